@@ -1,0 +1,69 @@
+# The commands that a person types. `make help` lists them.
+PYTHON ?= python3
+BIN := .venv/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check --require-virtualenv
+
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+.PHONY: help demo test check format lock clean
+
+help: ## Say what there is.
+	@awk -F ':.*## ' '/^[a-z]+:.*## /{printf "make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+demo: .venv/installed ## Align the embedded default: data, SFT, reward models, PPO, evaluation, model card.
+	$(BIN)/rlhf run configs/demo.yaml
+
+test: .venv/installed-dev ## Run every test.
+	$(BIN)/pytest
+
+check: .venv/installed-dev ## Formatting, lint, types, and the contracts between the layers.
+	$(BIN)/ruff format --check
+	$(BIN)/ruff check
+	$(BIN)/mypy
+	$(BIN)/lint-imports --no-cache
+
+format: .venv/installed-dev ## Put the code in form.
+	$(BIN)/ruff check --fix-only
+	$(BIN)/ruff format
+
+clean: ## Remove what can be made again: environment, caches, stages' working folders. Never data/ or mlruns/.
+	rm -rf .venv .rlhf *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache .coverage
+	find . -name __pycache__ -type d -not -path './data/*' -not -path './mlruns/*' -prune -exec rm -rf {} +
+
+# The environment. requirements-dev.lock holds all of requirements.lock at the same versions, so `make test` makes what
+# `make demo` needs as well, and neither undoes the other.
+.venv/bin/python:
+	@command -v $(PYTHON) >/dev/null || { echo "$(PYTHON) is not on the path; name a Python 3.11 or newer: make PYTHON=python3.12 demo" >&2; exit 1; }
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "$(PYTHON) is $$($(PYTHON) --version 2>&1), and 3.11 or newer is needed; name one: make PYTHON=python3.12 demo" >&2; exit 1; }
+	$(PYTHON) -m venv .venv
+
+.venv/installed: requirements.lock pyproject.toml | .venv/bin/python
+	$(call install,requirements.lock)
+	@touch $@
+
+.venv/installed-dev: requirements-dev.lock requirements.lock pyproject.toml | .venv/bin/python
+	$(call install,requirements-dev.lock)
+	@touch .venv/installed $@
+
+# Counts on standard output what pip found; what pip complains of stays on standard error. The mark stands for pip's
+# exit status, which a pipe loses in a plain sh.
+define install
+	@echo "Installing $(1) into .venv: about 2 GB, some minutes"
+	@touch .venv/failed
+	@{ $(PIP) install --requirement $(1) && $(PIP) install --no-deps --no-build-isolation --editable . \
+		&& rm .venv/failed; } | awk '/^Collecting/ && ++n % 40 == 0 {print "  " n " packages found"} \
+		/^Installing collected/ {print "  installing"}'
+	@test ! -e .venv/failed
+endef
+
+# The lock names no CUDA packages and no hashes (docs/adr/0006-one-lock.md): where the CUDA build of torch is what a
+# person gets, torch's own exact pins bring them.
+CUDA := cuda-bindings cuda-pathfinder cuda-toolkit nvidia-cublas nvidia-cuda-cupti nvidia-cuda-nvrtc \
+	nvidia-cuda-runtime nvidia-cudnn-cu13 nvidia-cufft nvidia-cufile nvidia-curand nvidia-cusolver nvidia-cusparse \
+	nvidia-cusparselt-cu13 nvidia-nccl-cu13 nvidia-nvjitlink nvidia-nvshmem-cu13 nvidia-nvtx triton
+COMPILE = UV_CUSTOM_COMPILE_COMMAND="make lock" $(BIN)/uv pip compile --quiet --universal --python-version 3.11 \
+	--no-annotate $(addprefix --no-emit-package ,$(CUDA))
+
+lock: .venv/installed-dev ## Compile both lock files from pyproject.toml. Delete them first to move to newer versions.
+	$(COMPILE) pyproject.toml -o requirements.lock
+	$(COMPILE) --extra dev -c requirements.lock pyproject.toml -o requirements-dev.lock

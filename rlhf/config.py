@@ -1,0 +1,318 @@
+"""Every setting there is.
+
+The docstring under a field is the help of its command-line flag, the text beside it in the Prefect form and the
+documentation of the YAML key. Only the standard library and pydantic are imported here.
+"""
+
+from typing import Annotated, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+Fraction = Annotated[float, Field(ge=0.0, lt=1.0)]
+Probability = Annotated[float, Field(ge=0.0, le=1.0)]
+Positive = Annotated[float, Field(gt=0.0)]
+NonNegative = Annotated[float, Field(ge=0.0)]
+Count = Annotated[int, Field(ge=1)]
+
+
+class Section(BaseModel):
+    """Frozen, and refuses a setting that it does not know."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True, protected_namespaces=())
+
+
+class ComputeConfig(Section):
+    """What of the machine is used, and in which precision. All of it changes the bits of a result."""
+
+    device: Literal["cpu", "cuda"] = "cpu"
+    """Where models run."""
+    num_threads: Count = 2
+    """Threads of one process on the CPU. Pinned, because another number gives other bits."""
+    dtype: Literal["bf16", "fp32"] = "bf16"
+    """Precision of matrix products. Weights, optimizer state, log-probabilities and losses are fp32 either way."""
+
+
+class ArchitectureConfig(Section):
+    """Shape of the Llama that is built where no base model is named."""
+
+    hidden_size: Count = 128
+    """Width of the residual stream."""
+    num_layers: Count = 4
+    """Transformer blocks."""
+    num_heads: Count = 4
+    """Attention heads; must divide hidden_size."""
+    feed_forward_size: Count = 384
+    """Inner width of the feed-forward layers."""
+
+    @model_validator(mode="after")
+    def _heads_divide(self) -> Self:
+        if self.hidden_size % self.num_heads:
+            raise ValueError(
+                f"hidden_size ({self.hidden_size}) is not a multiple of num_heads ({self.num_heads}); change one of the two"
+            )
+        return self
+
+
+class ModelConfig(Section):
+    """The language model that everything starts from."""
+
+    base: str | None = None
+    """Folder or hub id of a causal language model (safetensors). Empty: a small Llama is built, with a word-level tokenizer made from the training data."""
+    revision: str | None = None
+    """Commit, tag or branch of the hub id. Give a commit to make a run repeatable."""
+    architecture: ArchitectureConfig | None = None
+    """Shape of the model that is built where base is empty."""
+    max_length: Annotated[int, Field(ge=8)] = 64
+    """Tokens of prompt and response together, at most. Longer dialogues lose their oldest turns."""
+
+    @model_validator(mode="after")
+    def _base_or_architecture(self) -> Self:
+        if self.base is None and self.revision is not None:
+            raise ValueError("revision is set but base is not, so it would be ignored; name a base or drop revision")
+        if self.base is not None and self.architecture is not None:
+            raise ValueError("base and architecture are both set, and architecture would be ignored; drop one of the two")
+        return self
+
+
+class DataConfig(Section):
+    """Where the data is, and how it is split."""
+
+    path: str = "data"
+    """Folder with demonstrations.jsonl, preferences.jsonl, prompts.jsonl and datasheet.md, or one file of preferences. `data` is the folder that DVC tracks."""
+    embedded: Literal["calibrated_arithmetic"] | None = None
+    """Generator of the embedded data set that path must hold; missing data is generated. Empty: path holds data of your own."""
+    allow_dirty_data: bool = False
+    """Run although data/ differs from data.dvc. The run is then marked as not reproducible."""
+    test_fraction: Annotated[float, Field(gt=0.0, lt=1.0)] = 0.1
+    """Share of prompts (by hash) that reported figures use, and nothing else."""
+    validation_fraction: Annotated[float, Field(gt=0.0, lt=1.0)] = 0.05
+    """Share of prompts (by hash) that choose checkpoints and watch training."""
+    selection_fraction: Annotated[float, Field(gt=0.0, lt=1.0)] = 0.5
+    """Share of the training prompts (by hash) whose preferences train the selection reward model, and only it."""
+
+    @model_validator(mode="after")
+    def _something_left(self) -> Self:
+        if self.test_fraction + self.validation_fraction >= 1.0:
+            raise ValueError(
+                f"test_fraction ({self.test_fraction}) and validation_fraction ({self.validation_fraction}) leave nothing to train on; make them smaller"
+            )
+        return self
+
+
+class LoraConfig(Section):
+    """Train low-rank adapters in place of all weights. They are merged when the stage ends."""
+
+    rank: Count = 16
+    """Rank of the adapters."""
+    alpha: Positive = 32.0
+    """Scale of the adapters: their product is multiplied by alpha / rank."""
+    dropout: Fraction = 0.0
+    """Dropout on the adapters' input. PPO wants 0."""
+
+
+class TrainingSection(Section):
+    """Settings that the supervised stages share."""
+
+    num_epochs: Positive = 1.0
+    """Passes over the training rows."""
+    batch_size: Count = 64
+    """Rows (pairs, for a reward model) an optimizer step."""
+    micro_batch_size: Count | None = None
+    """Rows a forward pass; gradients are accumulated up to batch_size. Empty: batch_size."""
+    learning_rate: Positive = 1e-3
+    """Peak learning rate of AdamW; linear decay to zero."""
+    warmup_fraction: Fraction = 0.03
+    """Share of the steps over which the learning rate rises from zero."""
+    weight_decay: NonNegative = 0.0
+    """Decoupled weight decay of AdamW."""
+    max_grad_norm: Positive = 1.0
+    """Gradients are clipped to this norm."""
+    checkpoint_every_seconds: Positive = 300.0
+    """A killed stage goes on from its last checkpoint; this is how much it may lose."""
+    lora: LoraConfig | None = None
+    """Train adapters in place of all weights. Empty: all weights."""
+
+    @model_validator(mode="after")
+    def _micro_batches_divide(self) -> Self:
+        if self.micro_batch_size is not None and self.batch_size % self.micro_batch_size:
+            raise ValueError(
+                f"batch_size ({self.batch_size}) is not a multiple of micro_batch_size ({self.micro_batch_size}); change one of the two"
+            )
+        return self
+
+
+class SFTConfig(TrainingSection):
+    """Supervised fine-tuning on the demonstrations' completions."""
+
+    num_samples: Annotated[int, Field(ge=0, le=1000)] = 16
+    """Generations on validation prompts that are kept as a table."""
+
+
+class RewardModelConfig(TrainingSection):
+    """Training of the two reward models from the SFT weights (Bradley-Terry loss, margins where the data has them)."""
+
+    num_centring_rows: Count = 512
+    """Training demonstrations whose mean score becomes the score_offset, so that demonstrations score 0 on average."""
+
+
+class RewardAuditConfig(Section):
+    """What is measured of the reward models on held-out pairs."""
+
+    num_bins: Annotated[int, Field(ge=2, le=100)] = 10
+    """Bins of the reliability diagram and of the expected calibration error."""
+    batch_size: Count = 64
+    """Dialogues a forward pass."""
+    minimum_accuracy: Probability = 0.5
+    """The model card warns where the lower bound of the held-out accuracy is not above this."""
+
+
+class PPOConfig(Section):
+    """PPO against the reward model's score, with a KL penalty to the SFT policy (InstructGPT, 2203.02155)."""
+
+    num_updates: Count = 48
+    """Rollouts collected, each followed by num_ppo_epochs passes over it."""
+    rollout_size: Count = 256
+    """Episodes (responses) a rollout."""
+    num_ppo_epochs: Count = 2
+    """Passes over a rollout."""
+    num_minibatches: Count = 4
+    """Optimizer steps a pass; must divide rollout_size."""
+    micro_batch_size: Count | None = None
+    """Rows a forward pass; changes memory, not the loss. Empty: a whole minibatch."""
+    max_response_tokens: Count = 16
+    """Longest response, its EOS included."""
+    temperature: Positive = 1.0
+    """Temperature of sampling, and of every log-probability."""
+    learning_rate: Positive = 1.5e-4
+    """AdamW's learning rate for the policy."""
+    value_learning_rate: Positive = 3e-4
+    """AdamW's learning rate for the value model."""
+    learning_rate_schedule: Literal["linear", "constant"] = "linear"
+    """Linear: both learning rates fall to zero over the updates."""
+    num_critic_warmup_updates: Annotated[int, Field(ge=0)] = 2
+    """First updates, in which only the value model learns."""
+    kl_coef: NonNegative = 0.1
+    """Weight of the KL penalty (k1, policy against reference) in a token's reward, in score units per nat. With kl_target: where it starts."""
+    kl_target: Positive | None = None
+    """Nats a response that kl_coef is steered to (Ziegler et al. 1909.08593). Empty: kl_coef stays."""
+    kl_horizon: Positive | None = None
+    """Episodes over which the steering acts. Needs kl_target."""
+    gamma: Probability = 1.0
+    """Discount of a later token's reward."""
+    gae_lambda: Probability = 0.95
+    """Bias against variance in generalized advantage estimation (1506.02438)."""
+    clip_range: Positive = 0.2
+    """The probability ratio is clipped to 1 - clip_range and 1 + clip_range."""
+    value_clip_range: Positive = 0.2
+    """New values are clipped to this distance from those of the rollout."""
+    value_coef: NonNegative = 0.1
+    """Weight of the value loss."""
+    entropy_coef: NonNegative = 0.0
+    """Weight of the entropy bonus."""
+    target_kl: Positive | None = None
+    """Epochs over a rollout stop once the approximate KL (k3, rollout policy against current policy, nats a token) passes this. Empty: never."""
+    max_grad_norm: Positive = 1.0
+    """Gradients of policy and value model are clipped to this norm, each on its own."""
+    missing_eos_penalty: NonNegative = 1.0
+    """Subtracted from the score of a response without EOS."""
+    score_clip: Positive | None = None
+    """Scores are clipped to this distance from zero before penalties. Empty: not clipped."""
+    kl_budget: Positive = 20.0
+    """The run stops, keeping the best checkpoint, once the mean KL to the SFT policy passes this many nats a response."""
+    evaluate_every: Count = 4
+    """Updates between held-out evaluations, each of which is a checkpoint that may be chosen."""
+    num_validation_prompts: Count = 512
+    """Validation prompts of a held-out evaluation."""
+    checkpoint_every: Count = 8
+    """Updates between the checkpoints that a killed run goes on from."""
+    lora: LoraConfig | None = None
+    """Train adapters in place of all weights of the policy. Empty: all weights."""
+
+    @model_validator(mode="after")
+    def _sizes_divide(self) -> Self:
+        if self.rollout_size % self.num_minibatches:
+            raise ValueError(
+                f"rollout_size ({self.rollout_size}) is not a multiple of num_minibatches ({self.num_minibatches}); change one of the two"
+            )
+        if self.micro_batch_size is not None and self.minibatch_size % self.micro_batch_size:
+            raise ValueError(
+                f"a minibatch of {self.minibatch_size} rows is not a multiple of micro_batch_size ({self.micro_batch_size}); change one of the two"
+            )
+        if self.num_critic_warmup_updates >= self.num_updates:
+            raise ValueError(
+                f"num_critic_warmup_updates ({self.num_critic_warmup_updates}) leaves the policy no update of num_updates ({self.num_updates}); make it smaller"
+            )
+        if (self.kl_target is None) != (self.kl_horizon is None):
+            raise ValueError("kl_target and kl_horizon work together; set both or neither")
+        if self.lora is not None and self.lora.dropout:
+            raise ValueError("ppo.lora.dropout must be 0: with dropout the first ratio is not 1")
+        return self
+
+    @property
+    def minibatch_size(self) -> int:
+        """Episodes an optimizer step."""
+        return self.rollout_size // self.num_minibatches
+
+
+class EvaluationConfig(Section):
+    """The final comparison of policy and SFT baseline on test prompts."""
+
+    num_prompts: Count = 2048
+    """Test prompts, at most; fewer where the data has fewer."""
+    temperature: Positive = 1.0
+    """Temperature of sampling, for both models."""
+    batch_size: Count = 256
+    """Prompts a generation batch."""
+    num_side_by_side: Annotated[int, Field(ge=0, le=1000)] = 32
+    """Pairs of responses kept as a table."""
+    num_bootstrap: Annotated[int, Field(ge=100)] = 2000
+    """Resamples behind a bootstrap interval."""
+
+
+class Setup(Section):
+    """What every stage that runs a model needs, beside its own section."""
+
+    seed: int
+    """Seed of initialization, shuffling and sampling."""
+    model: ModelConfig
+    """The language model that everything starts from."""
+    compute: ComputeConfig
+    """Device, threads, precision."""
+
+
+class PipelineConfig(Section):
+    """Align a language model with human preferences: data, SFT, reward models, audit, PPO, evaluation, model card."""
+
+    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=60)] = "demo"
+    """Name of the recipe, seen in Prefect and MLflow."""
+    seed: Annotated[int, Field(ge=0, lt=2**31)] = 0
+    """Seed of initialization, shuffling and sampling. The data and its splits do not depend on it."""
+    model: ModelConfig = ModelConfig()
+    """The language model that everything starts from."""
+    data: DataConfig = DataConfig()
+    """Where the data is, and how it is split."""
+    sft: SFTConfig = SFTConfig()
+    """Supervised fine-tuning."""
+    reward_model: RewardModelConfig = RewardModelConfig()
+    """Training of the two reward models."""
+    reward_audit: RewardAuditConfig = RewardAuditConfig()
+    """Evaluation of the reward models."""
+    ppo: PPOConfig = PPOConfig()
+    """PPO."""
+    evaluation: EvaluationConfig = EvaluationConfig()
+    """Evaluation of the policy."""
+    compute: ComputeConfig = ComputeConfig()
+    """Device, threads, precision."""
+
+    @model_validator(mode="after")
+    def _response_fits(self) -> Self:
+        if self.ppo.max_response_tokens >= self.model.max_length:
+            raise ValueError(
+                f"ppo.max_response_tokens ({self.ppo.max_response_tokens}) leaves no room for a prompt in model.max_length ({self.model.max_length}); raise the one or lower the other"
+            )
+        return self
+
+    @property
+    def setup(self) -> Setup:
+        """The settings that every stage with a model shares."""
+        return Setup(seed=self.seed, model=self.model, compute=self.compute)

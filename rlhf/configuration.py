@@ -1,0 +1,235 @@
+"""Reads a recipe: defaults, then the YAML file, then the command line. Says what is wrong in terms of what was written."""
+
+import difflib
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import ValidationError
+from pydantic_core import ErrorDetails
+
+from rlhf.config import PipelineConfig
+from rlhf.errors import ConfigError
+from rlhf.project import root
+
+PATH_SETTINGS = ("model.base", "data.path")
+_NOTHING = ("none", "null")
+
+
+@dataclass(frozen=True)
+class Setting:
+    """One key of the configuration, as help and error messages speak of it.
+
+    Attributes:
+        name: dotted path, `ppo.kl_coef`.
+        help: the docstring under the field.
+        expected: what may be given, in words: `a number at least 0`.
+        default: value where nothing is given.
+        kind: JSON schema's type; `section` for a group of settings.
+        choices: the values that may be given, where they are few.
+        optional: `none` clears it.
+    """
+
+    name: str
+    help: str
+    expected: str
+    default: Any
+    kind: str
+    choices: tuple[str, ...]
+    optional: bool
+
+    @property
+    def flag(self) -> str:
+        """The command-line flag, `--ppo.kl-coef`."""
+        return "--" + self.name.replace("_", "-")
+
+
+@dataclass(frozen=True)
+class _Sources:
+    """Where each given setting was written, for error messages."""
+
+    file: str
+    lines: Mapping[str, int]
+    flags: frozenset[str]
+
+    def of(self, name: str) -> str:
+        """`--ppo.kl-coef`, or `configs/demo.yaml:12: ppo.kl_coef`."""
+        if name in self.flags:
+            return settings()[name].flag
+        line = self.lines.get(name)
+        return f"{self.file}:{line}: {name}" if line else f"{self.file}: {name}".removesuffix(": ")
+
+    def of_section(self, name: str) -> str:
+        """The same for a group: the flags that reach into it stand beside the file."""
+        flags = [settings()[flag].flag for flag in sorted(self.flags) if flag.startswith(f"{name}." if name else "")]
+        return " with ".join([self.of(name), *([", ".join(flags)] if flags else [])])
+
+
+@cache
+def settings() -> Mapping[str, Setting]:
+    """Every setting and section there is, by dotted name, in the order of rlhf/config.py."""
+    schema = PipelineConfig.model_json_schema()
+    return {setting.name: setting for setting in _settings_of(schema, schema["$defs"], "")}
+
+
+def load_config(path: Path | None, overrides: Mapping[str, object] | None = None) -> PipelineConfig:
+    """Read a recipe.
+
+    Args:
+        path: YAML file; None for the defaults.
+        overrides: dotted names and values that go before the file's. Text is read as the setting's type, and `none`
+            clears an optional one. A relative path that exists below the current directory means that one; others,
+            and those of the file, are relative to the project root.
+
+    Raises:
+        ConfigError: a setting is unknown, ill-typed or at odds with another; or the file is not there or not YAML.
+    """
+    values, lines = _read_yaml(path) if path else ({}, {})
+    overrides = overrides or {}
+    _refuse_unknown_flags(overrides)
+    for name, value in overrides.items():
+        _put(values, name.split("."), _from_text(settings()[name], value))
+    sources = _Sources(str(path) if path else "command line", lines, frozenset(overrides))
+    _refuse_booleans_as_numbers(values, sources)
+    try:
+        return PipelineConfig.model_validate(values)
+    except ValidationError as error:
+        raise ConfigError("\n".join(_explain(detail, sources) for detail in error.errors())) from None
+
+
+def nearest(name: str) -> Setting:
+    """The known setting whose name looks most like `name`."""
+    return settings()[difflib.get_close_matches(name, settings(), n=1, cutoff=0.0)[0]]
+
+
+def _settings_of(schema: Mapping[str, Any], definitions: Mapping[str, Any], prefix: str) -> Iterator[Setting]:
+    for key, field in schema["properties"].items():
+        alternatives = [option for option in field.get("anyOf", [field]) if option.get("type") != "null"]
+        optional = len(alternatives) < len(field.get("anyOf", [field]))
+        target = definitions.get(alternatives[0].get("$ref", "").rpartition("/")[2])
+        kind = "section" if target else alternatives[0].get("type", "value")
+        choices = alternatives[0].get("enum", [alternatives[0]["const"]] if "const" in alternatives[0] else [])
+        yield Setting(
+            name=prefix + key,
+            help=field.get("description", ""),
+            expected=_expected(target or alternatives[0], choices) + (" or none" if optional else ""),
+            default=field.get("default"),
+            kind=kind,
+            choices=tuple(choices),
+            optional=optional,
+        )
+        if target:
+            yield from _settings_of(target, definitions, f"{prefix}{key}.")
+
+
+def _expected(schema: Mapping[str, Any], choices: list[str]) -> str:
+    if choices:
+        return ("one of " if len(choices) > 1 else "") + ", ".join(choices)
+    if "properties" in schema:
+        return f"a section with {', '.join(schema['properties'])}"
+    words = {"boolean": "true or false", "integer": "a whole number", "number": "a number", "string": "text"}
+    limits = {
+        "minimum": "at least {:g}",
+        "exclusiveMinimum": "above {:g}",
+        "maximum": "at most {:g}",
+        "exclusiveMaximum": "below {:g}",
+        "maxLength": "of at most {} characters",
+        "pattern": "that matches {}",
+    }
+    bounds = " and ".join(text.format(schema[key]) for key, text in limits.items() if key in schema)
+    return f"{words.get(schema.get('type', ''), 'a value')} {bounds}".rstrip()
+
+
+def _read_yaml(path: Path) -> tuple[dict[str, Any], dict[str, int]]:
+    """The file's mapping, and the line of every setting in it."""
+    try:
+        loader = yaml.SafeLoader(path.read_text(encoding="utf-8"))
+        node = loader.get_single_node()
+        lines = dict(_lines(node, "", path))
+        values = loader.construct_document(node) if node else {}
+    except OSError as error:
+        raise ConfigError(f"{path}: cannot be read ({error.strerror}); the project's recipes are in configs/") from None
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"{path}: byte {error.start} is not UTF-8; save the file as UTF-8") from None
+    except yaml.MarkedYAMLError as error:
+        line = error.problem_mark.line + 1 if error.problem_mark else 1
+        raise ConfigError(f"{path}:{line}: not YAML: {error.problem}") from None
+    except yaml.YAMLError as error:
+        raise ConfigError(f"{path}: not YAML: {error}") from None
+    if not isinstance(values, dict):
+        raise ConfigError(f"{path}: expected settings (`name: value`), got {_shown(values)}")
+    return values, lines
+
+
+def _lines(node: yaml.Node | None, prefix: str, path: Path) -> Iterator[tuple[str, int]]:
+    seen: dict[str, int] = {}
+    for key, value in node.value if isinstance(node, yaml.MappingNode) else ():
+        name, line = f"{prefix}{key.value}", key.start_mark.line + 1
+        if name in seen:
+            raise ConfigError(f"{path}:{line}: {name} is set twice, first in line {seen[name]}; remove one of the two")
+        seen[name] = line
+        yield name, line
+        yield from _lines(value, f"{name}.", path)
+
+
+def _refuse_unknown_flags(overrides: Mapping[str, object]) -> None:
+    for name in overrides:
+        if name not in settings():
+            flag = "--" + name.replace("_", "-")
+            raise ConfigError(f"{flag} is not a setting; the nearest known one is {nearest(name).flag}")
+
+
+def _from_text(setting: Setting, value: object) -> object:
+    if not isinstance(value, str):
+        return value
+    if setting.optional and value.lower() in _NOTHING:
+        return None
+    if setting.name in PATH_SETTINGS:
+        return _path_as_recorded(value)
+    return yaml.safe_load(value) if setting.kind in ("array", "object", "value") else value
+
+
+def _path_as_recorded(value: str) -> str:
+    """A path below the current directory: relative to the project root if inside it, else absolute."""
+    found = Path.cwd() / value
+    if not found.exists():
+        return value
+    found = found.resolve()
+    return found.relative_to(root()).as_posix() if found.is_relative_to(root()) else str(found)
+
+
+def _put(values: dict[str, Any], keys: list[str], value: object) -> None:
+    for key in keys[:-1]:
+        if not isinstance(values.get(key), dict):
+            values[key] = {}
+        values = values[key]
+    values[keys[-1]] = value
+
+
+def _refuse_booleans_as_numbers(values: Mapping[str, Any], sources: _Sources, prefix: str = "") -> None:
+    """Pydantic reads `true` as 1, which is never what was meant."""
+    for key, value in values.items():
+        setting = settings().get(f"{prefix}{key}")
+        if isinstance(value, Mapping):
+            _refuse_booleans_as_numbers(value, sources, f"{prefix}{key}.")
+        elif isinstance(value, bool) and setting and setting.kind in ("integer", "number"):
+            raise ConfigError(f"{sources.of(setting.name)}: got {_shown(value)}, expected {setting.expected}")
+
+
+def _explain(detail: ErrorDetails, sources: _Sources) -> str:
+    name = ".".join(str(part) for part in detail["loc"])
+    if detail["type"] == "extra_forbidden":
+        return f"{sources.of(name)} is not a setting; the nearest known one is {nearest(name).name}"
+    if detail["type"] == "value_error":
+        return f"{sources.of_section(name)}: {detail['ctx']['error']}"
+    setting = settings().get(name)
+    expected = setting.expected if setting else detail["msg"]
+    return f"{sources.of(name)}: got {_shown(detail['input'])}, expected {expected}"
+
+
+def _shown(value: object) -> str:
+    """A value as it is written in YAML."""
+    return "nothing" if value is None else yaml.safe_dump(value, default_flow_style=True, width=1000).removesuffix("\n...\n").strip()

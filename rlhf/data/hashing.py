@@ -1,0 +1,38 @@
+"""Content hashes: DVC's kind for data folders and files, sha256 for what was imported."""
+
+import hashlib
+import json
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+_IGNORED_FOLDERS = (".dvc", ".git", ".hg")
+
+
+def dvc_md5(path: Path) -> str:
+    """The hash that `dvc add` writes for a folder or a file, computed without DVC.
+
+    Of a folder it is the md5 of DVC's manifest (the sorted relative paths with the md5 of each file), and ends with
+    `.dir`. A `.dvcignore` is not looked at.
+    """
+    if not path.is_dir():
+        return _hash_file(path, "md5")
+    entries = [{"md5": _hash_file(file, "md5"), "relpath": file.relative_to(path).as_posix()} for file in _files(path)]
+    manifest = json.dumps(sorted(entries, key=lambda entry: entry["relpath"]), sort_keys=True)
+    return hashlib.md5(manifest.encode(), usedforsecurity=False).hexdigest() + ".dir"
+
+
+def sha256(path: Path) -> str:
+    """The sha256 of a file."""
+    return _hash_file(path, "sha256")
+
+
+def _files(folder: Path) -> Iterator[Path]:
+    for parent, folders, names in os.walk(folder):
+        folders[:] = [name for name in folders if name not in _IGNORED_FOLDERS]
+        yield from (Path(parent) / name for name in names)
+
+
+def _hash_file(path: Path, algorithm: str) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, lambda: hashlib.new(algorithm, usedforsecurity=False)).hexdigest()

@@ -1,0 +1,209 @@
+"""What a data folder must hold, checked a line at a time: JSON Lines in TRL's explicit, conversational form."""
+
+import json
+import math
+from collections.abc import Iterator, Set
+from pathlib import Path
+from typing import Any
+
+from rlhf.errors import DataError
+
+Row = dict[str, Any]
+
+KNOWN_ROLES: Set[str] = frozenset({"system", "user", "assistant"})
+DATASHEET = "datasheet.md"
+REQUIRED_FIELDS = {
+    "demonstrations": ("prompt", "completion"),
+    "preferences": ("prompt", "chosen", "rejected"),
+    "prompts": ("prompt",),
+}
+KINDS = tuple(REQUIRED_FIELDS)
+OPTIONAL_FIELDS = {
+    "demonstrations": ("source",),
+    "preferences": ("margin", "annotator", "criteria", "source"),
+    "prompts": ("source",),
+}
+
+
+def validate_folder(folder: Path, roles: Set[str] = KNOWN_ROLES) -> dict[str, int]:
+    """Check every row of a data folder.
+
+    Args:
+        folder: holds demonstrations.jsonl, preferences.jsonl, prompts.jsonl and datasheet.md.
+        roles: roles that a message may have.
+
+    Returns:
+        Rows by kind: demonstrations, preferences, prompts.
+
+    Raises:
+        DataError: the first fault, with file and line.
+    """
+    check_files(folder)
+    return {kind: validate_file(folder / f"{kind}.jsonl", kind, roles) for kind in KINDS}
+
+
+def check_files(folder: Path) -> None:
+    """Check that the files of a data folder are there.
+
+    Raises:
+        DataError: the folder or one of its files is missing.
+    """
+    if not folder.is_dir():
+        raise DataError(f"{folder}: there is no such folder; make it with `rlhf data import FILE`")
+    for name in (*(f"{kind}.jsonl" for kind in KINDS), DATASHEET):
+        if not (folder / name).is_file():
+            raise DataError(f"{folder / name}: the file is missing; `rlhf data import FILE` makes all files of a data folder")
+
+
+def validate_file(path: Path, kind: str, roles: Set[str] = KNOWN_ROLES) -> int:
+    """Check every row of one file and count them.
+
+    Raises:
+        DataError: the first fault, with file and line.
+    """
+    return sum(1 for _ in read_rows(path, kind, roles))
+
+
+def read_rows(path: Path, kind: str, roles: Set[str] = KNOWN_ROLES) -> Iterator[tuple[int, Row]]:
+    """Read checked rows, one at a time.
+
+    Args:
+        path: a JSON Lines file.
+        kind: `demonstrations`, `preferences` or `prompts`.
+        roles: roles that a message may have.
+
+    Yields:
+        Line number, from 1, and row.
+
+    Raises:
+        DataError: the file is missing or empty, or a line is at fault.
+    """
+    if not path.is_file():
+        raise DataError(f"{path}: there is no such file; make it with `rlhf data import FILE`")
+    line = 0
+    with path.open("rb") as file:
+        for line, raw in enumerate(file, start=1):
+            where = f"{path.name}:{line}"
+            row = parse_line(raw, where)
+            check_row(row, kind, where, roles)
+            yield line, row
+    if line == 0:
+        raise DataError(f"{path}: the file is empty; give at least one row, or import the data again")
+
+
+def parse_line(raw: bytes, where: str) -> Row:
+    """Turn one line into a row.
+
+    Raises:
+        DataError: the line is not UTF-8, not JSON, or not an object.
+    """
+    try:
+        row = json.loads(raw.decode("utf-8"))
+    except UnicodeDecodeError as error:
+        raise DataError(
+            f"{where}: byte {error.start + 1} of the line (0x{raw[error.start]:02x}) is not UTF-8; save the file as UTF-8"
+        ) from None
+    except (ValueError, RecursionError) as error:
+        what = "the line is blank" if not raw.strip() else f"the line is not JSON ({error})"
+        raise DataError(f"{where}: {what}; put one JSON object on every line") from None
+    if not isinstance(row, dict):
+        raise DataError(f"{where}: the line is {_kind_of(row)}, not an object; put one JSON object on every line")
+    return row
+
+
+def check_row(row: Row, kind: str, where: str, roles: Set[str] = KNOWN_ROLES) -> None:
+    """Check one row.
+
+    Args:
+        row: as parsed.
+        kind: `demonstrations`, `preferences` or `prompts`.
+        where: file and line, for the message.
+        roles: roles that a message may have.
+
+    Raises:
+        DataError: the row is at fault.
+    """
+    _check_fields(row, kind, where)
+    for field in REQUIRED_FIELDS[kind]:
+        _check_messages(row[field], field, where, roles)
+    _check_prompt(row["prompt"], where)
+    for field in REQUIRED_FIELDS[kind][1:]:
+        _check_response(row[field], field, where)
+    if kind == "preferences" and row["chosen"] == row["rejected"]:
+        raise DataError(f'{where}: "chosen" and "rejected" are the same text; remove the row or fix the label')
+    _check_optional(row, where)
+
+
+def _check_fields(row: Row, kind: str, where: str) -> None:
+    required, optional = REQUIRED_FIELDS[kind], OPTIONAL_FIELDS[kind]
+    for field in required:
+        if field not in row:
+            raise DataError(f'{where}: the field "{field}" is missing; a row of {kind} needs {_quoted(required)}')
+    for field in row:
+        if field not in required and field not in optional:
+            known = _quoted((*required, *optional))
+            raise DataError(f'{where}: "{field}" is not a field of {kind}; remove it (known: {known})')
+
+
+def _check_messages(messages: object, field: str, where: str, roles: Set[str]) -> None:
+    form = 'give a list of {"role": ..., "content": ...}'
+    if not isinstance(messages, list):
+        raise DataError(f'{where}: "{field}" is {_kind_of(messages)}, not a list of messages; {form}')
+    if not messages:
+        raise DataError(f'{where}: "{field}" is an empty list; {form}')
+    for number, message in enumerate(messages, start=1):
+        if not isinstance(message, dict) or message.keys() != {"role", "content"}:
+            got = f"has the keys {_quoted(message)}" if isinstance(message, dict) else f"is {_kind_of(message)}"
+            raise DataError(f'{where}: message {number} of "{field}" {got}; {form}')
+        role, content = message["role"], message["content"]
+        if not isinstance(role, str) or role not in roles:
+            raise DataError(
+                f'{where}: message {number} of "{field}" has the unknown role {json.dumps(role)}; use one of {_quoted(sorted(roles))}'
+            )
+        _check_text(content, f'the content of message {number} of "{field}"', where)
+
+
+def _check_text(text: object, what: str, where: str) -> None:
+    if not isinstance(text, str):
+        raise DataError(f"{where}: {what} is {_kind_of(text)}, not text; put it in quotes")
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError as error:
+        raise DataError(f"{where}: {what} holds half of a surrogate pair ({ascii(text[error.start])}); remove it") from None
+
+
+def _check_prompt(messages: list[dict[str, str]], where: str) -> None:
+    if not any(message["content"].strip() for message in messages):
+        raise DataError(f'{where}: "prompt" is empty; remove the row or give its text')
+    if messages[-1]["role"] == "assistant":
+        raise DataError(f'{where}: "prompt" ends with the assistant\'s turn; end it with what is to be answered')
+
+
+def _check_response(messages: list[dict[str, str]], field: str, where: str) -> None:
+    if len(messages) != 1 or messages[0]["role"] != "assistant":
+        roles = ", ".join(message["role"] for message in messages)
+        raise DataError(f'{where}: "{field}" must be one message of the assistant, and is ({roles}); move the others to "prompt"')
+    if not messages[0]["content"].strip():
+        raise DataError(f'{where}: "{field}" is an empty response; remove the row or give its text')
+
+
+def _check_optional(row: Row, where: str) -> None:
+    for field in ("annotator", "criteria", "source"):
+        if field in row:
+            _check_text(row[field], f'"{field}"', where)
+    if "margin" in row:
+        margin = row["margin"]
+        if isinstance(margin, bool) or not isinstance(margin, int | float):
+            raise DataError(f'{where}: "margin" is {_kind_of(margin)}, not a number; give a number of at least 0, or leave it out')
+        if not math.isfinite(margin) or margin < 0:
+            raise DataError(f'{where}: "margin" is {margin}; give a finite number of at least 0, or swap chosen and rejected')
+
+
+def _kind_of(value: object) -> str:
+    names = {dict: "an object", list: "a list", str: "text", bool: "true or false", int: "a number", float: "a number"}
+    return names.get(type(value), "null")
+
+
+def _quoted(names: object) -> str:
+    assert isinstance(names, dict | list | tuple)
+    return ", ".join(f'"{name}"' for name in names) or "none"

@@ -1,0 +1,48 @@
+"""The errors that a person can do something about.
+
+Each message says what is wrong, what was found and what to do. The command line prints it without a traceback and
+exits with `exit_code`.
+"""
+
+
+class RLHFError(Exception):
+    """Base of every error that this project raises on purpose."""
+
+    exit_code = 1
+
+
+class InputError(RLHFError, ValueError):
+    """Something that was given is wrong: a setting, a file, a model folder."""
+
+    exit_code = 2
+
+
+class ConfigError(InputError):
+    """A setting that is unknown, ill-typed or at odds with another."""
+
+
+class DataError(InputError):
+    """A data set that cannot be used as it is."""
+
+
+class ModelError(InputError):
+    """A model folder that cannot be used as it is."""
+
+
+class ArtifactMismatchError(RLHFError):
+    """What a reference names is gone, or is not what was stored."""
+
+
+class TrainingDivergedError(RLHFError):
+    """A loss that is not finite, or a quantity beyond its limit.
+
+    Attributes:
+        step: optimizer step or update at which it was seen.
+        checkpoint: the last good checkpoint, where there is one.
+    """
+
+    def __init__(self, step: int, what: str, checkpoint: str | None) -> None:
+        kept = f"the last good checkpoint is {checkpoint}" if checkpoint else "no checkpoint had been written yet"
+        super().__init__(f"step {step}: {what}; {kept}. Lower the learning rate, or look at the data of that step")
+        self.step = step
+        self.checkpoint = checkpoint

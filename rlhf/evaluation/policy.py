@@ -1,0 +1,310 @@
+"""The policy against the SFT baseline it started from: the same test prompts, the same sampling noise."""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from rlhf.compute import configure, seeded
+from rlhf.config import EvaluationConfig, Setup
+from rlhf.conversations import decode_responses, encode_prompts
+from rlhf.data.schema import read_rows
+from rlhf.evaluation.gold import GoldJudgement, judge_by_rule
+from rlhf.evaluation.overoptimization import CurvePoint, curve_warnings, draw_overoptimization, overoptimization_curve
+from rlhf.evaluation.prompts import PromptChoice, choose_prompts
+from rlhf.evaluation.side_by_side import write_side_by_side
+from rlhf.evaluation.statistics import (
+    Estimate,
+    correlation,
+    distinct_n,
+    mean_interval,
+    paired_bootstrap,
+    wilson_interval,
+    win_rate,
+)
+from rlhf.generation import generate_responses
+from rlhf.logprobs import response_logprobs
+from rlhf.models import load_policy, load_reward_model, load_tokenizer, score_rows
+from rlhf.workspace import Workspace
+
+_LEAST_EOS_RATE = 0.9
+
+Ids = Sequence[Sequence[int]]
+
+
+@dataclass(frozen=True)
+class Responses:
+    """One response a prompt by one model, judged; N of them.
+
+    Attributes:
+        texts: without special tokens, [N].
+        lengths: tokens, EOS included, [N].
+        ended: the response has its EOS, [N].
+        scores: by the reward model that PPO climbed, [N].
+        selection_scores: by the reward model that chose the checkpoint, [N].
+        gold: by the rule behind the labels, where there is one.
+    """
+
+    texts: Sequence[str]
+    lengths: NDArray[np.int64]
+    ended: NDArray[np.bool_]
+    scores: NDArray[np.float64]
+    selection_scores: NDArray[np.float64]
+    gold: GoldJudgement | None
+
+    def values(self) -> dict[str, NDArray[np.float64]]:
+        """What each judge gives the responses, by the judge's name."""
+        gold = {} if self.gold is None else {"gold": self.gold.rewards}
+        return {**gold, "reward_model": self.scores, "selection_reward_model": self.selection_scores}
+
+
+def evaluate_policy(
+    config: EvaluationConfig,
+    setup: Setup,
+    max_response_tokens: int,
+    data: Path,
+    policy: Path,
+    baseline: Path,
+    reward_models: Path,
+    workspace: Workspace,
+) -> None:
+    """Compare the policy with its baseline on test prompts, and judge what PPO kept on its way.
+
+    Writes `evaluation.json`, `side_by_side.jsonl`, `side_by_side.md`, `curve.json` and `overoptimization.png`.
+
+    Args:
+        config: prompts, sampling, intervals.
+        setup: seed, model and compute settings.
+        max_response_tokens: longest response, as PPO was told.
+        data: the data stage's output.
+        policy: the PPO stage's output.
+        baseline: the SFT stage's output.
+        reward_models: the reward-model stage's output.
+        workspace: where results go.
+
+    Raises:
+        DataError: there are too few test prompts.
+    """
+    configure(setup.compute)
+    tokenizer = load_tokenizer(data / "tokenizer")
+    has_gold = json.loads((data / "report.json").read_text(encoding="utf-8"))["gold"] is not None
+    rows = [row for _, row in read_rows(data / "prompts" / "test.jsonl", "prompts")]
+    choice = choose_prompts(rows, config.num_prompts, has_gold)
+    prompts = encode_prompts(tokenizer, choice.prompts)
+
+    ids, kl = _sample(config, setup, max_response_tokens, tokenizer, prompts, policy, baseline)
+    scores = [
+        _score(config, setup, reward_models / name, tokenizer, prompts, ids)
+        for name in ("reward_model", "selection_reward_model")
+    ]
+    ours, theirs = (
+        _judge(tokenizer, choice.prompts, ids[model], scores[0][model], scores[1][model], has_gold) for model in (0, 1)
+    )
+    curve = overoptimization_curve(policy, has_gold)
+    evaluation = _compare(config, setup, choice, ours, theirs, kl)
+    evaluation["max_response_tokens"] = max_response_tokens
+    evaluation["warnings"] += curve_warnings(curve)
+    _write(workspace, evaluation, curve)
+    draw_overoptimization(curve, workspace.output / "overoptimization.png")
+    samples = _samples(config.num_side_by_side, choice.prompts, ours, theirs)
+    for folder in (workspace.output, workspace.report):
+        write_side_by_side(samples, folder)
+    _log(workspace, evaluation, curve)
+
+
+def _sample(
+    config: EvaluationConfig,
+    setup: Setup,
+    max_response_tokens: int,
+    tokenizer: Any,
+    prompts: Ids,
+    policy: Path,
+    baseline: Path,
+) -> tuple[tuple[Ids, Ids], NDArray[np.float64]]:
+    """Responses of policy and baseline, and each of the policy's k1, summed over its tokens. One model at a time."""
+
+    def respond(model: Any) -> list[list[int]]:
+        return generate_responses(
+            model,
+            tokenizer,
+            prompts,
+            compute=setup.compute,
+            max_response_tokens=max_response_tokens,
+            temperature=config.temperature,
+            seed=seeded(setup.seed, "evaluation"),
+            batch_size=config.batch_size,
+        )
+
+    def logprobs(model: Any, responses: Ids) -> NDArray[np.float64]:
+        tokens = response_logprobs(
+            model,
+            setup.compute,
+            prompts,
+            responses,
+            temperature=config.temperature,
+            pad_token_id=tokenizer.pad_token_id,
+            batch_size=config.batch_size,
+        )
+        return np.array([row.sum(dtype=np.float64) for row in tokens])
+
+    model = load_policy(policy / "policy", setup.compute)
+    ours = respond(model)
+    our_logprobs = logprobs(model, ours)
+    model = load_policy(baseline / "policy", setup.compute)
+    return (ours, respond(model)), our_logprobs - logprobs(model, ours)
+
+
+def _score(
+    config: EvaluationConfig, setup: Setup, folder: Path, tokenizer: Any, prompts: Ids, ids: tuple[Ids, Ids]
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Scores of both models' responses. A text that both gave is scored once, so that it ties to the last bit."""
+    rows = [(*prompt, *response) for responses in ids for prompt, response in zip(prompts, responses, strict=True)]
+    different = list(dict.fromkeys(rows))
+    reward_model = load_reward_model(folder, setup.compute)
+    found = score_rows(reward_model, setup.compute, different, tokenizer.pad_token_id, config.batch_size)
+    by_row = dict(zip(different, found.tolist(), strict=True))
+    ours, theirs = np.split(np.array([by_row[row] for row in rows]), 2)
+    return ours, theirs
+
+
+def _judge(
+    tokenizer: Any,
+    prompts: Sequence[Any],
+    ids: Ids,
+    scores: NDArray[np.float64],
+    selection_scores: NDArray[np.float64],
+    has_gold: bool,
+) -> Responses:
+    texts = decode_responses(tokenizer, ids)
+    return Responses(
+        texts,
+        np.array([len(row) for row in ids]),
+        np.array([tokenizer.eos_token_id in row for row in ids]),
+        scores,
+        selection_scores,
+        judge_by_rule(prompts, texts) if has_gold else None,
+    )
+
+
+def _compare(
+    config: EvaluationConfig,
+    setup: Setup,
+    choice: PromptChoice,
+    ours: Responses,
+    theirs: Responses,
+    kl: NDArray[np.float64],
+) -> dict[str, Any]:
+    values, baseline_values = ours.values(), theirs.values()
+    judge = next(iter(values))
+    seed = seeded(setup.seed, "bootstrap")
+    gains = {
+        name: paired_bootstrap(values[name] - baseline_values[name], config.num_bootstrap, seed).as_dict()
+        for name in values
+    }
+    win_rates = {name: win_rate(values[name], baseline_values[name]).as_dict() for name in values}
+    evaluation = {
+        "judge": judge,
+        "num_prompts": len(choice.prompts),
+        "num_easy_prompts": int(ours.gold.easy.sum()) if ours.gold else None,
+        "temperature": config.temperature,
+        "win_rate": win_rates[judge],
+        "win_rates": win_rates,
+        "gains": gains,
+        "kl": mean_interval(kl).as_dict(),
+        "models": {"policy": _describe(ours), "baseline": _describe(theirs)},
+        "score_gold_correlation": {
+            name: asdict(correlation(one.scores, one.gold.rewards))
+            for name, one in (("policy", ours), ("baseline", theirs))
+            if one.gold is not None
+        },
+        "notes": list(choice.notes),
+    }
+    return evaluation | {"warnings": _warnings(evaluation)}
+
+
+def _describe(responses: Responses) -> dict[str, Any]:
+    estimates = {
+        "score": mean_interval(responses.scores),
+        "selection_score": mean_interval(responses.selection_scores),
+        "response_tokens": mean_interval(responses.lengths),
+        "eos_rate": wilson_interval(int(responses.ended.sum()), len(responses.ended)),
+    }
+    if responses.gold is not None:
+        estimates |= {"gold": mean_interval(responses.gold.rewards), **responses.gold.shares()}
+    return {
+        **{name: estimate.as_dict() for name, estimate in estimates.items()},
+        "distinct_1": distinct_n(responses.texts, 1),
+        "distinct_2": distinct_n(responses.texts, 2),
+    }
+
+
+def _warnings(evaluation: Mapping[str, Any]) -> list[str]:
+    won, gain = Estimate(**evaluation["win_rate"]["rate"]), Estimate(**evaluation["gains"][evaluation["judge"]])
+    ended = evaluation["models"]["policy"]["eos_rate"]["value"]
+    found = []
+    if evaluation["judge"] == "reward_model":
+        second = Estimate(**evaluation["win_rates"]["selection_reward_model"]["rate"])
+        found.append(
+            f"The win rate is judged by the reward model that PPO climbed, which flatters the policy. By the selection reward "
+            f"model, which PPO did not climb but which chose the checkpoint, it is {second.value:.3f} "
+            f"({second.low:.3f} to {second.high:.3f})."
+        )
+    if won.low <= 0.5:
+        found.append(f"The win rate's interval ({won.low:.3f} to {won.high:.3f}) does not lie above one half.")
+    if gain.low <= 0:
+        found.append(
+            f"The gain over the baseline is not above zero by its interval ({gain.low:+.3f} to {gain.high:+.3f})."
+        )
+    if ended < _LEAST_EOS_RATE:
+        found.append(f"Only {ended:.1%} of the policy's responses end by themselves; the others are cut off.")
+    return found
+
+
+def _samples(count: int, prompts: Sequence[Any], ours: Responses, theirs: Responses) -> list[dict[str, Any]]:
+    def side(responses: Responses, row: int) -> dict[str, Any]:
+        return {
+            "response": responses.texts[row],
+            "ended": bool(responses.ended[row]),
+            **{name: float(values[row]) for name, values in responses.values().items()},
+        }
+
+    return [
+        {"prompt": prompt, "policy": side(ours, row), "baseline": side(theirs, row)}
+        for row, prompt in enumerate(prompts[:count])
+    ]
+
+
+def _write(workspace: Workspace, evaluation: Mapping[str, Any], curve: Sequence[CurvePoint]) -> None:
+    files = {"evaluation.json": evaluation, "curve.json": {"points": [point.as_dict() for point in curve]}}
+    for name, content in files.items():
+        (workspace.output / name).write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+
+
+def _log(workspace: Workspace, evaluation: Mapping[str, Any], curve: Sequence[CurvePoint]) -> None:
+    for point in curve:
+        means = {"score": point.score, "selection_score": point.selection_score, "kl": point.kl, "gold": point.gold}
+        found = {f"evaluation/curve_{name}": one.value for name, one in means.items() if one is not None}
+        workspace.log_metrics(found, point.update)
+    workspace.log_metrics(evaluation_metrics(evaluation), None)
+
+
+def evaluation_metrics(evaluation: Mapping[str, Any]) -> dict[str, float]:
+    """The figures of `evaluation.json` under the names that `rlhf.metrics` declares."""
+    metrics = {"num_prompts": float(evaluation["num_prompts"]), "num_warnings": float(len(evaluation["warnings"]))}
+    intervals = {"win_rate": evaluation["win_rate"]["rate"], "kl": evaluation["kl"]}
+    names = {"gold": "gold", "reward_model": "score", "selection_reward_model": "selection_score"}
+    intervals |= {f"{names[judge]}_gain": gain for judge, gain in evaluation["gains"].items()}
+    intervals |= {f"{names[judge]}_win_rate": one["rate"] for judge, one in evaluation["win_rates"].items()}
+    for name, estimate in intervals.items():
+        metrics |= {name: estimate["value"], f"{name}_low": estimate["low"], f"{name}_high": estimate["high"]}
+    for model, figures in evaluation["models"].items():
+        for name, figure in figures.items():
+            metrics[f"{model}_{name}"] = figure["value"] if isinstance(figure, dict) else figure
+    for model, found in evaluation["score_gold_correlation"].items():
+        if found["spearman"] is not None:
+            metrics[f"{model}_score_gold_correlation"] = found["spearman"]
+    return {f"evaluation/{name}": value for name, value in metrics.items()}

@@ -1,0 +1,115 @@
+"""Sampling of responses.
+
+Shapes: B rows, V vocabulary. Every row draws from noise of its own, keyed by what the row is and not by where it
+stands in a batch, so that batch size, order and early endings do not change what is sampled.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from rlhf.compute import autocast, seeded
+from rlhf.config import ComputeConfig
+from rlhf.sequences import batches_by_length, pad_sequences
+
+
+def sampling_noise(seed: int, keys: Sequence[tuple[str | int, ...]], num_tokens: int) -> NDArray[np.float64]:
+    """Uniform numbers in [0, 1), one a token, [B, num_tokens].
+
+    Args:
+        seed: seed of the run.
+        keys: what identifies a row's draw, for instance (update, prompt, sample).
+        num_tokens: draws a row.
+    """
+    noise = np.empty((len(keys), num_tokens))
+    for row, key in enumerate(keys):
+        noise[row] = np.random.Generator(np.random.Philox(seeded(seed, "sampling", *key))).random(num_tokens, np.float32)
+    return noise
+
+
+def generate_responses(
+    policy: Any,
+    tokenizer: Any,
+    prompts: Sequence[Sequence[int]],
+    *,
+    compute: ComputeConfig,
+    max_response_tokens: int,
+    temperature: float,
+    seed: int,
+    batch_size: int,
+) -> list[list[int]]:
+    """Sample one response a prompt. Row i's noise is keyed by (seed, i).
+
+    Returns:
+        Token ids of the responses; one that ended has its EOS as the last token.
+    """
+    noise = sampling_noise(seed, [(row,) for row in range(len(prompts))], max_response_tokens)
+    responses: list[list[int]] = [[] for _ in prompts]
+    for batch in batches_by_length([len(prompt) for prompt in prompts], batch_size):
+        sampled = sample(policy, [prompts[i] for i in batch], noise[batch], tokenizer, compute, temperature)
+        for row, response in zip(batch, sampled, strict=True):
+            responses[row] = response
+    return responses
+
+
+@torch.no_grad()
+def sample(
+    policy: Any,
+    prompts: Sequence[Sequence[int]],
+    noise: NDArray[np.float64],
+    tokenizer: Any,
+    compute: ComputeConfig,
+    temperature: float,
+) -> list[list[int]]:
+    """Sample one batch of responses, dropping rows from the computation once they ended.
+
+    Args:
+        policy: a causal language model in evaluation mode.
+        prompts: B rows of token ids.
+        noise: uniform numbers [B, R]; R is the longest response allowed.
+        tokenizer: names pad and EOS.
+        compute: device and precision.
+        temperature: divides the logits.
+    """
+    batch = pad_sequences(prompts, [[]] * len(prompts), tokenizer.pad_token_id, compute.device)
+    uniform = torch.from_numpy(noise).to(compute.device)
+    tokens = torch.full(noise.shape, tokenizer.pad_token_id, device=compute.device)
+    alive = torch.arange(len(prompts), device=compute.device)
+    ids, mask, position = batch.input_ids, batch.attention_mask, batch.position_ids
+    cache = None
+    with autocast(compute):
+        for step in range(noise.shape[1]):
+            outputs = policy(
+                input_ids=ids, attention_mask=mask, position_ids=position, past_key_values=cache, use_cache=True, logits_to_keep=1
+            )
+            sampled = sample_tokens(outputs.logits[:, -1].float() / temperature, uniform[alive, step])
+            tokens[alive, step] = sampled
+            going_on = (sampled != tokenizer.eos_token_id).nonzero().squeeze(1)
+            if len(going_on) == 0:
+                break
+            cache, position = outputs.past_key_values, position[:, -1:] + 1
+            ids, mask = sampled[:, None], torch.cat([mask, mask.new_ones(len(mask), 1)], dim=1)
+            if len(going_on) < len(alive):
+                cache.batch_select_indices(going_on)
+                alive, ids, mask, position = alive[going_on], ids[going_on], mask[going_on], position[going_on]
+    return [_until_eos(row, tokenizer.eos_token_id) for row in tokens.tolist()]
+
+
+def sample_tokens(logits: Tensor, uniform: Tensor) -> Tensor:
+    """Tokens [B] drawn by inverting the cumulative distribution of softmax(logits).
+
+    Args:
+        logits: [B, V], the temperature already applied.
+        uniform: numbers in [0, 1), [B].
+    """
+    cumulative = logits.softmax(-1).double().cumsum(-1)
+    threshold = uniform[:, None] * cumulative[:, -1:]
+    return torch.searchsorted(cumulative, threshold, right=True).squeeze(1)
+
+
+def _until_eos(row: list[int], eos_token_id: int) -> list[int]:
+    return row[: row.index(eos_token_id) + 1] if eos_token_id in row else row

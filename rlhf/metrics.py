@@ -1,0 +1,169 @@
+"""Every metric that a stage may log: its name, its unit and which way is better. MLflow gets no other."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Literal
+
+from rlhf.errors import RLHFError
+
+Better = Literal["higher", "lower", "neither"]
+
+
+@dataclass(frozen=True)
+class Metric:
+    """What a number means.
+
+    Attributes:
+        unit: unit of the number; empty for a share or a plain ratio.
+        better: which way is better, `neither` where that depends.
+        summary: one of the few that are copied to the parent run, by which people compare pipelines.
+    """
+
+    unit: str
+    better: Better = "neither"
+    summary: bool = False
+
+
+METRICS: dict[str, Metric] = {
+    "data/num_demonstrations_train": Metric("rows"),
+    "data/num_preferences_train": Metric("rows", summary=True),
+    "data/num_preferences_selection": Metric("rows"),
+    "data/num_preferences_test": Metric("rows"),
+    "data/num_prompts_train": Metric("rows", summary=True),
+    "data/num_prompts_validation": Metric("rows"),
+    "data/num_prompts_test": Metric("rows"),
+    "data/num_duplicates": Metric("rows", "lower"),
+    "data/num_leaks": Metric("rows", "lower"),
+    "data/num_label_conflicts": Metric("pairs", "lower"),
+    "data/num_cut_dialogues": Metric("rows", "lower"),
+    "sft/loss": Metric("nats/token", "lower"),
+    "sft/learning_rate": Metric("1"),
+    "sft/validation_loss": Metric("nats/token", "lower", summary=True),
+    "sft/validation_token_accuracy": Metric("", "higher", summary=True),
+    "reward_model/loss": Metric("nats/pair", "lower"),
+    "reward_model/accuracy": Metric("", "higher"),
+    "reward_model/validation_accuracy": Metric("", "higher", summary=True),
+    "reward_model/score_offset": Metric("score"),
+    "selection_reward_model/loss": Metric("nats/pair", "lower"),
+    "selection_reward_model/accuracy": Metric("", "higher"),
+    "selection_reward_model/validation_accuracy": Metric("", "higher"),
+    "selection_reward_model/score_offset": Metric("score"),
+    "reward_audit/accuracy": Metric("", "higher", summary=True),
+    "reward_audit/accuracy_low": Metric("", "higher"),
+    "reward_audit/accuracy_high": Metric("", "higher"),
+    "reward_audit/expected_calibration_error": Metric("", "lower", summary=True),
+    "reward_audit/longer_wins_accuracy": Metric("", "neither", summary=True),
+    "reward_audit/score_length_correlation": Metric("", "neither"),
+    "reward_audit/selection_accuracy": Metric("", "higher"),
+    "reward_audit/selection_accuracy_low": Metric("", "higher"),
+    "reward_audit/selection_accuracy_high": Metric("", "higher"),
+    "reward_audit/selection_expected_calibration_error": Metric("", "lower"),
+    "reward_audit/selection_score_length_correlation": Metric("", "neither"),
+    "reward_audit/model_agreement": Metric("", "higher"),
+    "reward_audit/num_pairs": Metric("pairs"),
+    "reward_audit/num_warnings": Metric("", "lower", summary=True),
+    "ppo/score_mean": Metric("score", "higher"),
+    "ppo/score_std": Metric("score"),
+    "ppo/kl_mean": Metric("nats/response", "lower"),
+    "ppo/kl_k3_mean": Metric("nats/response", "lower"),
+    "ppo/kl_coef": Metric("score/nat"),
+    "ppo/reward_mean": Metric("score/response", "higher"),
+    "ppo/response_tokens_mean": Metric("tokens"),
+    "ppo/eos_rate": Metric("", "higher"),
+    "ppo/policy_loss": Metric("1"),
+    "ppo/value_loss": Metric("score^2", "lower"),
+    "ppo/entropy": Metric("nats/token"),
+    "ppo/approx_kl": Metric("nats/token"),
+    "ppo/clip_fraction": Metric(""),
+    "ppo/value_clip_fraction": Metric("", "lower"),
+    "ppo/explained_variance": Metric("", "higher"),
+    "ppo/ratio_error": Metric("1", "lower"),
+    "ppo/policy_grad_norm": Metric("1"),
+    "ppo/value_grad_norm": Metric("1"),
+    "ppo/learning_rate": Metric("1"),
+    "ppo/validation_score": Metric("score", "higher"),
+    "ppo/validation_selection_score": Metric("score", "higher"),
+    "ppo/validation_kl": Metric("nats/response", "lower"),
+    "ppo/validation_objective": Metric("score", "higher"),
+    "ppo/validation_response_tokens": Metric("tokens"),
+    "ppo/validation_eos_rate": Metric("", "higher"),
+    "ppo/chosen_update": Metric("update", summary=True),
+    "ppo/chosen_objective": Metric("score", "higher", summary=True),
+    "ppo/episodes_per_second": Metric("episodes/s", "higher"),
+    "evaluation/win_rate": Metric("", "higher", summary=True),
+    "evaluation/win_rate_low": Metric("", "higher"),
+    "evaluation/win_rate_high": Metric("", "higher"),
+    "evaluation/policy_score": Metric("score", "higher", summary=True),
+    "evaluation/baseline_score": Metric("score", "higher"),
+    "evaluation/policy_selection_score": Metric("score", "higher"),
+    "evaluation/baseline_selection_score": Metric("score", "higher"),
+    "evaluation/policy_gold": Metric("gold", "higher", summary=True),
+    "evaluation/baseline_gold": Metric("gold", "higher", summary=True),
+    "evaluation/gold_gain": Metric("gold", "higher", summary=True),
+    "evaluation/gold_gain_low": Metric("gold", "higher"),
+    "evaluation/gold_gain_high": Metric("gold", "higher"),
+    "evaluation/gold_win_rate": Metric("", "higher"),
+    "evaluation/gold_win_rate_low": Metric("", "higher"),
+    "evaluation/gold_win_rate_high": Metric("", "higher"),
+    "evaluation/score_gain": Metric("score", "higher"),
+    "evaluation/score_gain_low": Metric("score", "higher"),
+    "evaluation/score_gain_high": Metric("score", "higher"),
+    "evaluation/score_win_rate": Metric("", "higher"),
+    "evaluation/score_win_rate_low": Metric("", "higher"),
+    "evaluation/score_win_rate_high": Metric("", "higher"),
+    "evaluation/selection_score_gain": Metric("score", "higher"),
+    "evaluation/selection_score_gain_low": Metric("score", "higher"),
+    "evaluation/selection_score_gain_high": Metric("score", "higher"),
+    "evaluation/selection_score_win_rate": Metric("", "higher", summary=True),
+    "evaluation/selection_score_win_rate_low": Metric("", "higher"),
+    "evaluation/selection_score_win_rate_high": Metric("", "higher"),
+    "evaluation/kl": Metric("nats/response", "lower", summary=True),
+    "evaluation/kl_low": Metric("nats/response", "lower"),
+    "evaluation/kl_high": Metric("nats/response", "lower"),
+    "evaluation/policy_response_tokens": Metric("tokens"),
+    "evaluation/baseline_response_tokens": Metric("tokens"),
+    "evaluation/policy_eos_rate": Metric("", "higher"),
+    "evaluation/baseline_eos_rate": Metric("", "higher"),
+    "evaluation/policy_distinct_1": Metric("", "higher"),
+    "evaluation/policy_distinct_2": Metric("", "higher"),
+    "evaluation/baseline_distinct_1": Metric("", "higher"),
+    "evaluation/baseline_distinct_2": Metric("", "higher"),
+    "evaluation/policy_hedging_easy": Metric("", "lower", summary=True),
+    "evaluation/policy_hedging_hard": Metric("", "higher", summary=True),
+    "evaluation/policy_accuracy_easy": Metric("", "higher", summary=True),
+    "evaluation/policy_accuracy_hard": Metric("", "higher"),
+    "evaluation/baseline_hedging_easy": Metric("", "lower"),
+    "evaluation/baseline_hedging_hard": Metric("", "higher"),
+    "evaluation/baseline_accuracy_easy": Metric("", "higher"),
+    "evaluation/baseline_accuracy_hard": Metric("", "higher"),
+    "evaluation/policy_score_gold_correlation": Metric("", "higher"),
+    "evaluation/baseline_score_gold_correlation": Metric("", "higher"),
+    "evaluation/curve_score": Metric("score", "higher"),
+    "evaluation/curve_selection_score": Metric("score", "higher"),
+    "evaluation/curve_gold": Metric("gold", "higher"),
+    "evaluation/curve_kl": Metric("nats/response", "lower"),
+    "evaluation/num_prompts": Metric("prompts"),
+    "evaluation/num_warnings": Metric("", "lower", summary=True),
+}
+
+_STAGES = ("data", "sft", "reward_model", "reward_audit", "ppo", "evaluation", "model_card")
+METRICS |= {f"{stage}/seconds": Metric("s", "lower", summary=True) for stage in _STAGES}
+METRICS |= {f"{stage}/trained_seconds": Metric("s", "lower", summary=True) for stage in _STAGES}
+
+
+class UndeclaredMetricError(RLHFError):
+    """A stage logged a metric that `METRICS` does not declare."""
+
+
+def check_declared(names: Iterable[str]) -> None:
+    """Refuse metric names that nobody has given a meaning.
+
+    Args:
+        names: an iterable of metric names, such as a mapping of metrics.
+
+    Raises:
+        UndeclaredMetricError: a name is not in `METRICS`.
+    """
+    unknown = sorted(set(names) - set(METRICS))
+    if unknown:
+        raise UndeclaredMetricError(f"metrics without a declaration: {', '.join(unknown)}; declare them in rlhf/metrics.py")

@@ -1,0 +1,161 @@
+"""Models and tokenizers: build, load, save, and the one function that scores.
+
+Weights are fp32 wherever they are trained or compared; `rlhf.compute.autocast` makes the products bf16. Only
+safetensors are read and written, and code that comes with a model is never run.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, LlamaConfig, LlamaForCausalLM
+
+from rlhf.compute import autocast, seeded
+from rlhf.config import ArchitectureConfig, ComputeConfig, Setup
+from rlhf.errors import ConfigError, ModelError
+from rlhf.sequences import batches_by_length, positions
+from rlhf.tokenizers import check_folder, load_tokenizer, prepare_tokenizer
+
+__all__ = [
+    "load_policy",
+    "load_reward_model",
+    "load_tokenizer",
+    "prepare_tokenizer",
+    "save_model",
+    "score",
+    "score_rows",
+    "start_policy",
+]
+
+
+def start_policy(setup: Setup, tokenizer: Any) -> Any:
+    """The model that supervised fine-tuning starts from, with an embedding for every token of the tokenizer.
+
+    Raises:
+        ModelError: the base cannot be loaded.
+        ConfigError: the base's context is shorter than `model.max_length`.
+    """
+    if setup.model.base is None:
+        model = _build(setup, tokenizer)
+    else:
+        model = _load(AutoModelForCausalLM, setup.model.base, setup.compute, revision=setup.model.revision)
+        _check_context(model.config, setup)
+        if len(tokenizer) > model.get_input_embeddings().num_embeddings:
+            torch.manual_seed(seeded(setup.seed, "new-embeddings"))
+            model.resize_token_embeddings(len(tokenizer))
+    _agree_on_special_tokens(model, tokenizer)
+    return model
+
+
+def load_policy(folder: Path, compute: ComputeConfig) -> Any:
+    """A causal language model of an earlier stage, fp32, in evaluation mode, on the configured device."""
+    return _load(AutoModelForCausalLM, str(folder), compute).to(compute.device).eval()
+
+
+def load_reward_model(folder: Path, compute: ComputeConfig) -> Any:
+    """A reward model, fp32, in evaluation mode, on the configured device.
+
+    Raises:
+        ModelError: it has more than one label, or cannot be loaded.
+    """
+    model = _load(AutoModelForSequenceClassification, str(folder), compute)
+    if model.config.num_labels != 1:
+        raise ModelError(f"{folder}: a reward model has one label, this one has {model.config.num_labels}; give another")
+    return model.to(compute.device).eval()
+
+
+def score(reward_model: Any, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
+    """Scores [B], fp32: the head's output at the last kept token, less the model's `score_offset`.
+
+    Args:
+        reward_model: a sequence classifier with one label.
+        input_ids: prompt and response, [B, T], padded on either side.
+        attention_mask: True where there is a token, [B, T].
+    """
+    mask = attention_mask.bool()
+    outputs = reward_model.base_model(
+        input_ids=input_ids, attention_mask=mask, position_ids=positions(mask), use_cache=False
+    )
+    last = (mask * torch.arange(mask.shape[1], device=mask.device)).argmax(1)
+    hidden = outputs.last_hidden_state[torch.arange(mask.shape[0], device=mask.device), last]
+    scores: Tensor = reward_model.score(hidden).float().squeeze(-1)
+    return scores - float(getattr(reward_model.config, "score_offset", 0.0))
+
+
+@torch.no_grad()
+def score_rows(
+    reward_model: Any, compute: ComputeConfig, rows: Sequence[Sequence[int]], pad_token_id: int, batch_size: int
+) -> NDArray[np.float32]:
+    """Scores [N] of rows of token ids, in batches of like length."""
+    scores = np.empty(len(rows), dtype=np.float32)
+    for batch in batches_by_length([len(row) for row in rows], batch_size):
+        width = len(rows[batch[0]])
+        ids = torch.tensor([[*rows[i], *[pad_token_id] * (width - len(rows[i]))] for i in batch])
+        lengths = torch.tensor([len(rows[i]) for i in batch])
+        mask = torch.arange(width) < lengths[:, None]
+        with autocast(compute):
+            scores[batch] = score(reward_model, ids.to(compute.device), mask.to(compute.device)).cpu().numpy()
+    return scores
+
+
+def save_model(model: Any, tokenizer: Any, folder: Path) -> None:
+    """Write weights (safetensors) and tokenizer to a folder that `from_pretrained` loads."""
+    model.save_pretrained(folder, safe_serialization=True)
+    tokenizer.save_pretrained(folder)
+
+
+def _build(setup: Setup, tokenizer: Any) -> Any:
+    shape = setup.model.architecture or ArchitectureConfig()
+    config = LlamaConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=shape.hidden_size,
+        intermediate_size=shape.feed_forward_size,
+        num_hidden_layers=shape.num_layers,
+        num_attention_heads=shape.num_heads,
+        max_position_embeddings=setup.model.max_length,
+        bos_token_id=tokenizer.bos_token_id,
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+        attn_implementation=_attention(setup.compute),
+    )
+    torch.manual_seed(seeded(setup.seed, "initialization"))
+    return LlamaForCausalLM(config)
+
+
+def _load(auto_class: Any, name: str, compute: ComputeConfig, revision: str | None = None) -> Any:
+    check_folder(name, weights=True)
+    try:
+        return auto_class.from_pretrained(
+            name,
+            revision=revision,
+            dtype=torch.float32,
+            use_safetensors=True,
+            trust_remote_code=False,
+            attn_implementation=_attention(compute),
+        )
+    except (OSError, ValueError) as error:
+        raise ModelError(f"the model {name} cannot be loaded: {error}") from error
+
+
+def _attention(compute: ComputeConfig) -> str:
+    """Eager where bf16 meets the CPU: the backward pass of the fused attention is many times slower there."""
+    return "eager" if compute.device == "cpu" and compute.dtype == "bf16" else "sdpa"
+
+
+def _check_context(config: Any, setup: Setup) -> None:
+    longest = getattr(config, "max_position_embeddings", None)
+    if longest is not None and setup.model.max_length > longest:
+        raise ConfigError(
+            f"model.max_length is {setup.model.max_length}, but {setup.model.base} has a context of {longest} tokens; lower it"
+        )
+
+
+def _agree_on_special_tokens(model: Any, tokenizer: Any) -> None:
+    for config in (model.config, model.generation_config):
+        config.bos_token_id = tokenizer.bos_token_id
+        config.eos_token_id = tokenizer.eos_token_id
+        config.pad_token_id = tokenizer.pad_token_id

@@ -1,0 +1,241 @@
+"""What the two supervised stages share: order of rows, settings of the trainer, checkpoints, watch over the loss."""
+
+import json
+import math
+import os
+import shutil
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import peft
+import torch
+from torch import Tensor
+from transformers import PrinterCallback, Trainer, TrainerCallback
+
+from rlhf.compute import seeded
+from rlhf.config import LoraConfig, Setup, TrainingSection
+from rlhf.data.hashing import sha256
+from rlhf.errors import TrainingDivergedError
+from rlhf.workspace import MetricLog
+
+LOGGING_STEPS = 10
+BATCHES_A_WINDOW = 8
+_SEAL = "sealed.json"
+
+
+def training_order(lengths: Sequence[int], num_epochs: float, batch_size: int, seed: int) -> list[int]:
+    """Row numbers in the order in which they are trained on, all epochs in a row.
+
+    Every epoch is a permutation of its own. Within a window of a few batches the rows are then sorted by length, cut
+    into batches and the batches shuffled, so that little is padded and yet a batch stays a near random draw. As the
+    order is fixed before training starts, a resumed run goes on with the very rows that were due.
+
+    Args:
+        lengths: tokens of every row.
+        num_epochs: passes over the rows; a fraction of a pass ends in the middle of a permutation.
+        batch_size: rows an optimizer step.
+        seed: of the permutations and of the order of batches.
+    """
+    rng = np.random.default_rng(seed)
+    total = max(1, round(len(lengths) * num_epochs))
+    passes = [rng.permutation(len(lengths)) for _ in range(math.ceil(total / len(lengths)))]
+    drawn = [int(row) for permutation in passes for row in permutation][:total]
+    order: list[int] = []
+    for start in range(0, total, batch_size * BATCHES_A_WINDOW):
+        window = sorted(drawn[start : start + batch_size * BATCHES_A_WINDOW], key=lambda row: lengths[row])
+        num_full = len(window) // batch_size
+        for batch in rng.permutation(num_full):
+            order.extend(window[batch * batch_size : (batch + 1) * batch_size])
+        order.extend(window[num_full * batch_size :])
+    return order
+
+
+def trainer_settings(config: TrainingSection, setup: Setup, folder: Path, num_rows: int, seed: int) -> dict[str, Any]:
+    """Arguments for TRL's SFTConfig and RewardConfig alike.
+
+    Args:
+        config: the stage's section.
+        setup: device and precision.
+        folder: where checkpoints go.
+        num_rows: rows of all epochs together, in the order in which they are trained on.
+        seed: of what the trainer draws by itself (adapters, dropout).
+    """
+    micro_batch_size = config.micro_batch_size or config.batch_size
+    num_steps = math.ceil(num_rows / config.batch_size)
+    return {
+        "output_dir": str(folder),
+        "per_device_train_batch_size": micro_batch_size,
+        "gradient_accumulation_steps": config.batch_size // micro_batch_size,
+        "num_train_epochs": 1,
+        "train_sampling_strategy": "sequential",
+        "learning_rate": config.learning_rate,
+        "lr_scheduler_type": "linear",
+        "warmup_steps": int(num_steps * config.warmup_fraction),
+        "weight_decay": config.weight_decay,
+        "max_grad_norm": config.max_grad_norm,
+        "gradient_checkpointing": False,
+        "bf16": setup.compute.dtype == "bf16",
+        "use_cpu": setup.compute.device == "cpu",
+        "dataloader_pin_memory": setup.compute.device == "cuda",
+        "seed": seeded(seed, "trainer") % 2**32,
+        # Rows are cut to fit when the data is prepared; SFTTrainer would cut answers, RewardTrainer drop pairs.
+        "max_length": None,
+        "use_cache": True,
+        "logging_steps": max(1, min(LOGGING_STEPS, num_steps // 10)),
+        "logging_nan_inf_filter": False,
+        "save_strategy": "no",
+        "save_total_limit": 2,
+        "report_to": "none",
+        "disable_tqdm": True,
+    }
+
+
+def adapter_config(lora: LoraConfig | None, task: Literal["CAUSAL_LM", "SEQ_CLS"]) -> peft.LoraConfig | None:
+    """The adapters of a stage, on every linear layer but the head; None where all weights are trained."""
+    if lora is None:
+        return None
+    return peft.LoraConfig(
+        r=lora.rank,
+        lora_alpha=lora.alpha,
+        lora_dropout=lora.dropout,
+        target_modules="all-linear",
+        modules_to_save=["score"] if task == "SEQ_CLS" else None,
+        task_type=task,
+    )
+
+
+class WatchedTrainer(Trainer):  # type: ignore[misc]
+    """Base beside TRL's trainers: stops at a loss that is not finite, and leaves out what nobody here reads."""
+
+    def training_step(self, *args: Any, **kwargs: Any) -> Tensor:
+        """A forward and backward pass, and a look at the loss."""
+        loss: Tensor = super().training_step(*args, **kwargs)
+        # To read a loss on a GPU is to wait for it. Once not finite it stays so, and later steps will tell.
+        if loss.device.type == "cpu" or self.state.global_step % self.args.logging_steps == 0:
+            refuse_divergence(loss, "the loss", self.state.global_step + 1, Path(self.args.output_dir))
+        return loss
+
+    def floating_point_ops(self, inputs: Any) -> int:
+        """Not counted: walking over all parameters at every step takes a millisecond."""
+        return 0
+
+    def create_model_card(self, *args: Any, **kwargs: Any) -> None:
+        """None: the model card is a stage of its own, and a checkpoint needs none."""
+
+    def _send_telemetry(self) -> None:
+        """None: a training run talks to nobody."""
+
+
+class StageCallback(TrainerCallback):  # type: ignore[misc]
+    """Logs the curve under the stage's metric names, asks for checkpoints by the clock, and seals them.
+
+    Attributes:
+        names: metric name by the trainer's name for it.
+    """
+
+    def __init__(self, names: Mapping[str, str], log_metrics: MetricLog, checkpoint_every_seconds: float) -> None:
+        self.names = names
+        self._log_metrics = log_metrics
+        self._every = checkpoint_every_seconds
+        self._saved_at = time.monotonic()
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """A resumed run repeats the curve up to its checkpoint, so that this attempt's curve is whole."""
+        self._saved_at = time.monotonic()
+        for entry in state.log_history:
+            self._log(entry, entry["step"])
+
+    def on_log(self, args: Any, state: Any, control: Any, logs: Mapping[str, float], **kwargs: Any) -> None:
+        """Log what the trainer logs, by this project's names."""
+        self._log(logs, state.global_step)
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Ask for a checkpoint once it is time, where a point of the curve ends: so a resumed curve has no half points."""
+        if state.global_step % args.logging_steps == 0 and time.monotonic() - self._saved_at >= self._every:
+            control.should_save = True
+
+    def on_save(self, args: Any, state: Any, control: Any, model: Any, **kwargs: Any) -> None:
+        """Seal the checkpoint just written."""
+        folder = Path(args.output_dir)
+        refuse_divergent_weights(model, state.global_step, folder)
+        seal(folder / f"checkpoint-{state.global_step}")
+        self._saved_at = time.monotonic()
+
+    def _log(self, logs: Mapping[str, float], step: int) -> None:
+        if "loss" in logs:
+            self._log_metrics({name: float(logs[key]) for key, name in self.names.items()}, step)
+
+
+def fit(trainer: Any, folder: Path) -> None:
+    """Train to the end, from the newest whole checkpoint where there is one.
+
+    Raises:
+        TrainingDivergedError: the loss or a weight is not finite.
+    """
+    trainer.remove_callback(PrinterCallback)  # it prints to standard output, which belongs to the command line
+    checkpoint = newest_checkpoint(folder)
+    trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
+    refuse_divergent_weights(trainer.model, trainer.state.global_step, folder)
+
+
+def refuse_divergence(value: Tensor, what: str, step: int, folder: Path) -> None:
+    """Stop where a number is not finite.
+
+    Raises:
+        TrainingDivergedError: naming the last good checkpoint in `folder`.
+    """
+    if not bool(torch.isfinite(value)):
+        checkpoint = newest_checkpoint(folder)
+        raise TrainingDivergedError(step, f"{what} is {float(value)}", str(checkpoint) if checkpoint else None)
+
+
+def refuse_divergent_weights(model: Any, step: int, folder: Path) -> None:
+    """Stop where a trained weight is not finite.
+
+    Raises:
+        TrainingDivergedError: naming the last good checkpoint in `folder`.
+    """
+    for name, weight in model.named_parameters():
+        if weight.requires_grad:
+            refuse_divergence(weight.detach().sum(), f"the sum of {name}", step, folder)
+
+
+def seal(checkpoint: Path) -> None:
+    """Bring a checkpoint to the disk, then note the sha256 of its files: only a sealed one is ever resumed from."""
+    files = sorted(path for path in checkpoint.rglob("*") if path.is_file())
+    for path in files:
+        _sync(path)
+    note = checkpoint / f"{_SEAL}.partial"
+    note.write_text(json.dumps({path.relative_to(checkpoint).as_posix(): sha256(path) for path in files}, indent=1))
+    _sync(note)
+    note.replace(checkpoint / _SEAL)
+    _sync(checkpoint)
+
+
+def newest_checkpoint(folder: Path) -> Path | None:
+    """The newest whole checkpoint. Torn ones are removed on the way, lest they count as kept ones."""
+    found = sorted(folder.glob("checkpoint-*"), key=lambda path: int(path.name.rpartition("-")[2]), reverse=True)
+    for checkpoint in found:
+        if _is_whole(checkpoint):
+            return checkpoint
+        shutil.rmtree(checkpoint)
+    return None
+
+
+def _is_whole(checkpoint: Path) -> bool:
+    seal_file = checkpoint / _SEAL
+    if not seal_file.is_file():
+        return False
+    digests: dict[str, str] = json.loads(seal_file.read_text())
+    return all((checkpoint / name).is_file() and sha256(checkpoint / name) == digest for name, digest in digests.items())
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
