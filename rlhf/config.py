@@ -18,7 +18,9 @@ Count = Annotated[int, Field(ge=1)]
 class Section(BaseModel):
     """Frozen, and refuses a setting that it does not know."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True, protected_namespaces=())
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", allow_inf_nan=False, use_attribute_docstrings=True, protected_namespaces=()
+    )
 
 
 class ComputeConfig(Section):
@@ -70,7 +72,9 @@ class ModelConfig(Section):
         if self.base is None and self.revision is not None:
             raise ValueError("revision is set but base is not, so it would be ignored; name a base or drop revision")
         if self.base is not None and self.architecture is not None:
-            raise ValueError("base and architecture are both set, and architecture would be ignored; drop one of the two")
+            raise ValueError(
+                "base and architecture are both set, and architecture would be ignored; drop one of the two"
+            )
         return self
 
 
@@ -89,6 +93,10 @@ class DataConfig(Section):
     """Share of prompts (by hash) that choose checkpoints and watch training."""
     selection_fraction: Annotated[float, Field(gt=0.0, lt=1.0)] = 0.5
     """Share of the training prompts (by hash) whose preferences train the selection reward model, and only it."""
+    max_rows: Count | None = None
+    """Only the first rows of each file are used, this many. For trials. Empty: all rows."""
+    overlong: Literal["error", "drop"] = "error"
+    """What to do with a row whose last turn alone does not fit model.max_length: stop with an error that names it, or drop and count it."""
 
     @model_validator(mode="after")
     def _something_left(self) -> Self:

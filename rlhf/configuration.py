@@ -1,7 +1,7 @@
-"""Reads a recipe: defaults, then the YAML file, then the command line. Says what is wrong in terms of what was written."""
+"""Reads a recipe: defaults, then the YAML file, then the command line. Errors speak of what was written, and where."""
 
 import difflib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -44,7 +44,7 @@ class Setting:
     @property
     def flag(self) -> str:
         """The command-line flag, `--ppo.kl-coef`."""
-        return "--" + self.name.replace("_", "-")
+        return flag_of(self.name)
 
 
 @dataclass(frozen=True)
@@ -100,9 +100,14 @@ def load_config(path: Path | None, overrides: Mapping[str, object] | None = None
         raise ConfigError("\n".join(_explain(detail, sources) for detail in error.errors())) from None
 
 
-def nearest(name: str) -> Setting:
-    """The known setting whose name looks most like `name`."""
-    return settings()[difflib.get_close_matches(name, settings(), n=1, cutoff=0.0)[0]]
+def flag_of(name: str) -> str:
+    """The command-line flag of a dotted name."""
+    return "--" + name.replace("_", "-")
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+    """The known name that looks most like `name`."""
+    return difflib.get_close_matches(name, list(known), n=1, cutoff=0.0)[0]
 
 
 def _settings_of(schema: Mapping[str, Any], definitions: Mapping[str, Any], prefix: str) -> Iterator[Setting]:
@@ -114,7 +119,7 @@ def _settings_of(schema: Mapping[str, Any], definitions: Mapping[str, Any], pref
         choices = alternatives[0].get("enum", [alternatives[0]["const"]] if "const" in alternatives[0] else [])
         yield Setting(
             name=prefix + key,
-            help=field.get("description", ""),
+            help=field.get("description") or (target or {}).get("description", ""),
             expected=_expected(target or alternatives[0], choices) + (" or none" if optional else ""),
             default=field.get("default"),
             kind=kind,
@@ -132,12 +137,12 @@ def _expected(schema: Mapping[str, Any], choices: list[str]) -> str:
         return f"a section with {', '.join(schema['properties'])}"
     words = {"boolean": "true or false", "integer": "a whole number", "number": "a number", "string": "text"}
     limits = {
-        "minimum": "at least {:g}",
-        "exclusiveMinimum": "above {:g}",
-        "maximum": "at most {:g}",
-        "exclusiveMaximum": "below {:g}",
-        "maxLength": "of at most {} characters",
+        "minimum": "at least {:.10g}",
+        "exclusiveMinimum": "above {:.10g}",
+        "maximum": "at most {:.10g}",
+        "exclusiveMaximum": "below {:.10g}",
         "pattern": "that matches {}",
+        "maxLength": "of at most {} characters",
     }
     bounds = " and ".join(text.format(schema[key]) for key, text in limits.items() if key in schema)
     return f"{words.get(schema.get('type', ''), 'a value')} {bounds}".rstrip()
@@ -178,8 +183,8 @@ def _lines(node: yaml.Node | None, prefix: str, path: Path) -> Iterator[tuple[st
 def _refuse_unknown_flags(overrides: Mapping[str, object]) -> None:
     for name in overrides:
         if name not in settings():
-            flag = "--" + name.replace("_", "-")
-            raise ConfigError(f"{flag} is not a setting; the nearest known one is {nearest(name).flag}")
+            known = flag_of(nearest(name, settings()))
+            raise ConfigError(f"{flag_of(name)} is not a setting; the nearest known one is {known}")
 
 
 def _from_text(setting: Setting, value: object) -> object:
@@ -222,7 +227,7 @@ def _refuse_booleans_as_numbers(values: Mapping[str, Any], sources: _Sources, pr
 def _explain(detail: ErrorDetails, sources: _Sources) -> str:
     name = ".".join(str(part) for part in detail["loc"])
     if detail["type"] == "extra_forbidden":
-        return f"{sources.of(name)} is not a setting; the nearest known one is {nearest(name).name}"
+        return f"{sources.of(name)} is not a setting; the nearest known one is {nearest(name, settings())}"
     if detail["type"] == "value_error":
         return f"{sources.of_section(name)}: {detail['ctx']['error']}"
     setting = settings().get(name)
@@ -232,4 +237,8 @@ def _explain(detail: ErrorDetails, sources: _Sources) -> str:
 
 def _shown(value: object) -> str:
     """A value as it is written in YAML."""
-    return "nothing" if value is None else yaml.safe_dump(value, default_flow_style=True, width=1000).removesuffix("\n...\n").strip()
+    return (
+        "nothing"
+        if value is None
+        else yaml.safe_dump(value, default_flow_style=True, width=1000).removesuffix("\n...\n").strip()
+    )

@@ -33,7 +33,9 @@ def encode_pairs(
         DataError: the chat template refuses a conversation, or does not continue its own generation prompt.
     """
     starts = _render(tokenizer, prompts, add_generation_prompt=True)
-    wholes = _render(tokenizer, [[*p, *c] for p, c in zip(prompts, completions, strict=True)], add_generation_prompt=False)
+    wholes = _render(
+        tokenizer, [[*p, *c] for p, c in zip(prompts, completions, strict=True)], add_generation_prompt=False
+    )
     ends = [_continuation(start, whole) for start, whole in zip(starts, wholes, strict=True)]
     prompt_ids, completion_ids = _encode(tokenizer, starts), _encode(tokenizer, ends)
     return [(p, end_at_eos(c, tokenizer.eos_token_id)) for p, c in zip(prompt_ids, completion_ids, strict=True)]
@@ -81,7 +83,9 @@ def _render(tokenizer: Any, conversations: Sequence[Conversation], add_generatio
             [list(c) for c in conversations], tokenize=False, add_generation_prompt=add_generation_prompt
         )
     except TemplateError as error:
-        raise DataError(f"the tokenizer's chat template refuses a conversation: {error}; mend the data or the template") from error
+        raise DataError(
+            f"the tokenizer's chat template refuses a conversation: {error}; mend the data or the template"
+        ) from error
     return texts
 
 

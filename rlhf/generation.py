@@ -105,8 +105,13 @@ def sample_tokens(logits: Tensor, uniform: Tensor) -> Tensor:
     Args:
         logits: [B, V], the temperature already applied.
         uniform: numbers in [0, 1), [B].
+
+    Raises:
+        FloatingPointError: a logit is not a number.
     """
     cumulative = logits.softmax(-1).double().cumsum(-1)
+    if not torch.isfinite(cumulative[:, -1]).all():
+        raise FloatingPointError("the policy's logits are not finite")
     threshold = uniform[:, None] * cumulative[:, -1:]
     return torch.searchsorted(cumulative, threshold, right=True).squeeze(1)
 

@@ -36,6 +36,7 @@ METRICS: dict[str, Metric] = {
     "data/num_leaks": Metric("rows", "lower"),
     "data/num_label_conflicts": Metric("pairs", "lower"),
     "data/num_cut_dialogues": Metric("rows", "lower"),
+    "data/num_too_long": Metric("rows", "lower"),
     "sft/loss": Metric("nats/token", "lower"),
     "sft/learning_rate": Metric("1"),
     "sft/validation_loss": Metric("nats/token", "lower", summary=True),

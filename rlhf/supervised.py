@@ -76,7 +76,7 @@ def trainer_settings(config: TrainingSection, setup: Setup, folder: Path, num_ro
         "warmup_steps": int(num_steps * config.warmup_fraction),
         "weight_decay": config.weight_decay,
         "max_grad_norm": config.max_grad_norm,
-        "gradient_checkpointing": False,
+        "activation_checkpointing": False,
         "bf16": setup.compute.dtype == "bf16",
         "use_cpu": setup.compute.device == "cpu",
         "dataloader_pin_memory": setup.compute.device == "cuda",

@@ -16,12 +16,12 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
-NUM_DEMONSTRATIONS = 19_000
-NUM_PREFERENCES = 24_000
-NUM_PROMPTS = 22_000
+NUM_DEMONSTRATIONS = 20_000
+NUM_PREFERENCES = 25_000
+NUM_PROMPTS = 19_000
 EASY_DEMONSTRATIONS = 0.6
 EASY_PREFERENCES = 0.6
-EASY_PROMPTS = 1 / 3
+EASY_PROMPTS = 0.5
 LABEL_NOISE = 0.05
 # How often an answer under comparison is right: as often as not where the raters' model can know, seldom where not.
 RIGHT_ANSWERS = {True: 0.5, False: 0.1}
@@ -117,8 +117,11 @@ def generate(folder: Path) -> None:
 
 
 def _demonstrations(rng: random.Random) -> Iterator[Row]:
+    styles: dict[str, bool] = {}
     for question in _questions(rng, NUM_DEMONSTRATIONS, EASY_DEMONSTRATIONS, times_easy=2):
-        answer = _answer(true_answer(question), hedged=rng.random() < 0.5)
+        # A question that comes twice is answered once in each style.
+        styles[question] = not styles[question] if question in styles else rng.random() < 0.5
+        answer = _answer(true_answer(question), hedged=styles[question])
         yield {"prompt": _message("user", question), "completion": _message("assistant", answer)}
 
 
@@ -221,7 +224,7 @@ no text of others is in it.
 - {NUM_PREFERENCES:,} preference pairs, {EASY_PREFERENCES:.0%} of them on easy questions, field `source`: `easy sums` or
   `hard products`. An answer under comparison is right in {RIGHT_ANSWERS[True]:.0%} of the easy and
   {RIGHT_ANSWERS[False]:.0%} of the hard cases, and garbled in {GARBLED_ANSWERS:.0%} of all.
-- {NUM_PROMPTS:,} prompts, a third of them easy.
+- {NUM_PROMPTS:,} prompts, half of them easy.
 
 Easy questions are sums of two one-digit numbers in {len(_LEADS) * len(_SUMS)} wordings, hard ones products of two
 three-digit numbers in as many. Held out means an unseen pair of wording and operands: the fact (7 + 5 = 12) may

@@ -158,12 +158,12 @@ def _broken_archive(path: Path, error: Exception) -> DataError:
 
 def _hub_commit(name: str, revision: str | None) -> str:
     """The commit that a revision of a hub data set stands for now."""
+    from httpx2 import HTTPError
     from huggingface_hub import HfApi
-    from huggingface_hub.errors import HfHubHTTPError, OfflineModeIsEnabled
 
     try:
         commit = HfApi().dataset_info(name, revision=revision, timeout=30).sha
-    except (HfHubHTTPError, OfflineModeIsEnabled, OSError) as error:
+    except (HTTPError, OSError) as error:
         raise DataError(f"{name}: there is no such file, and no such data set could be had from the hub ({error})") from None
     return commit or revision or "main"
 

@@ -8,16 +8,21 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from rlhf.evaluation.statistics import Calibration, Estimate
 
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.axis import Axis
+    from matplotlib.figure import Figure
+
 BLUE, VERMILION, GREEN, ORANGE, PURPLE, GREY = "#0072B2", "#D55E00", "#009E73", "#E69F00", "#CC79A7", "#6B6B6B"
 _DPI = 150
-_STYLE = {
+_STYLE: Any = {
     "font.family": "DejaVu Sans",
     "font.size": 10.5,
     "axes.titlesize": 12,
@@ -64,7 +69,7 @@ class ScoredPairs:
 
 
 @contextmanager
-def figure(path: Path, title: str, width: float, height: float) -> Iterator[Any]:
+def figure(path: Path, title: str, width: float, height: float) -> Iterator["Figure"]:
     """A figure in the project's style, written as PNG when the block ends.
 
     Args:
@@ -75,17 +80,18 @@ def figure(path: Path, title: str, width: float, height: float) -> Iterator[Any]
     """
     import matplotlib as mpl
     from matplotlib.figure import Figure
+    from matplotlib.layout_engine import ConstrainedLayoutEngine
 
     with mpl.rc_context(_STYLE):
-        one = Figure(figsize=(width, height), layout="constrained")
+        layout = ConstrainedLayoutEngine(w_pad=0.1, h_pad=0.09, wspace=0.04, hspace=0.04)
+        one = Figure(figsize=(width, height), layout=layout)
         one.suptitle(title, x=0.012, ha="left", fontsize=14.5, fontweight="bold", color="#222222")
-        one.get_layout_engine().set(w_pad=0.1, h_pad=0.09, wspace=0.04, hspace=0.04)
         yield one
         one.savefig(path, dpi=_DPI, metadata={"Software": None})
 
 
 def line_with_band(
-    axes: Any, x: Sequence[float], estimates: Sequence[Estimate], label: str, color: str, marker: str = "o"
+    axes: "Axes", x: Sequence[float], estimates: Sequence[Estimate], label: str, color: str, marker: str = "o"
 ) -> None:
     """A line through the estimates with their 95% intervals as a band."""
     low, high = [one.low for one in estimates], [one.high for one in estimates]
@@ -93,7 +99,7 @@ def line_with_band(
     axes.plot(x, [one.value for one in estimates], color=color, marker=marker, label=label, markeredgecolor="white")
 
 
-def subtitle(axes: Any, title: str, text: str) -> None:
+def subtitle(axes: "Axes", title: str, text: str) -> None:
     """A panel's title with a line below it in smaller, lighter type."""
     axes.set_title(title, pad=25)
     axes.annotate(
@@ -101,7 +107,7 @@ def subtitle(axes: Any, title: str, text: str) -> None:
     )
 
 
-def percent_axis(axis: Any) -> None:
+def percent_axis(axis: "Axis") -> None:
     """Ticks of shares as percentages."""
     from matplotlib.ticker import PercentFormatter
 
@@ -128,7 +134,7 @@ def draw_scores(models: Sequence[ScoredPairs], path: Path) -> None:
         panels[0].set_ylabel("responses")
 
 
-def _reliability_panel(axes: Any, model: ScoredPairs) -> None:
+def _reliability_panel(axes: "Axes", model: ScoredPairs) -> None:
     bins = model.calibration.bins
     x, accuracy = [one.confidence for one in bins], [one.accuracy for one in bins]
     errors = [[a.value - a.low for a in accuracy], [a.high - a.value for a in accuracy]]
@@ -151,7 +157,7 @@ def _reliability_panel(axes: Any, model: ScoredPairs) -> None:
     axes.legend(loc="best")
 
 
-def _confidence_histogram(axes: Any, model: ScoredPairs) -> None:
+def _confidence_histogram(axes: "Axes", model: ScoredPairs) -> None:
     bins = model.calibration.bins
     width = bins[0].high - bins[0].low
     axes.bar(
@@ -162,9 +168,9 @@ def _confidence_histogram(axes: Any, model: ScoredPairs) -> None:
     percent_axis(axes.xaxis)
 
 
-def _score_panel(axes: Any, model: ScoredPairs) -> None:
+def _score_panel(axes: "Axes", model: ScoredPairs) -> None:
     both = np.concatenate([model.chosen, model.rejected])
-    edges = np.histogram_bin_edges(both, bins=40)
+    edges = np.histogram_bin_edges(both, bins=40).tolist()
     sides: Mapping[str, tuple[NDArray[Any], str]] = {
         "chosen": (model.chosen, BLUE),
         "rejected": (model.rejected, VERMILION),

@@ -2,11 +2,11 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from rlhf.conversations import Conversation
 from rlhf.data import calibrated_arithmetic
 from rlhf.evaluation.statistics import Estimate, wilson_interval
 
@@ -28,7 +28,7 @@ class GoldJudgement:
     correct: NDArray[np.bool_]
 
     def shares(self) -> dict[str, Estimate]:
-        """Hedging and accuracy on easy and on hard questions, each with its interval; a kind that is absent is left out."""
+        """Hedging and accuracy on easy and on hard questions, with intervals; a kind that is absent is left out."""
         kinds = {"easy": self.easy, "hard": ~self.easy}
         measures = {"hedging": self.hedged, "accuracy": self.correct}
         return {
@@ -39,7 +39,7 @@ class GoldJudgement:
         }
 
 
-def judge_by_rule(prompts: Sequence[Any], responses: Sequence[str]) -> GoldJudgement:
+def judge_by_rule(prompts: Sequence[Conversation], responses: Sequence[str]) -> GoldJudgement:
     """Judge one response a prompt by the rule of the calibrated arithmetic.
 
     Args:
@@ -56,11 +56,11 @@ def judge_by_rule(prompts: Sequence[Any], responses: Sequence[str]) -> GoldJudge
     )
 
 
-def easy_questions(prompts: Sequence[Any]) -> NDArray[np.bool_]:
+def easy_questions(prompts: Sequence[Conversation]) -> NDArray[np.bool_]:
     """Which of N conversations end with an easy question, [N]."""
     return np.array([calibrated_arithmetic.is_easy(question(prompt)) for prompt in prompts], dtype=np.bool_)
 
 
-def question(prompt: Any) -> str:
+def question(prompt: Conversation) -> str:
     """Text of a conversation's last message."""
-    return str(prompt[-1]["content"])
+    return prompt[-1]["content"]

@@ -9,12 +9,15 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rlhf.errors import DataError
 from rlhf.evaluation.figures import BLUE, GREEN, GREY, ORANGE, PURPLE, VERMILION, figure, line_with_band, percent_axis
 from rlhf.evaluation.gold import judge_by_rule
 from rlhf.evaluation.statistics import Estimate, mean_interval
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
 
 @dataclass(frozen=True)
@@ -71,21 +74,21 @@ def overoptimization_curve(policy: Path, has_gold: bool) -> list[CurvePoint]:
 def curve_warnings(points: Sequence[CurvePoint]) -> list[str]:
     """Sentences on gold reward that was lost on the way: by the chosen checkpoint, or by going on after it."""
     judged = [(point, point.gold) for point in points if point.gold is not None]
-    chosen = next(((point, gold) for point, gold in judged if point.chosen), None)
-    if chosen is None:
+    if not judged:
         return []
-    best, last = max(judged, key=lambda one: one[1].value), judged[-1]
-    found = []
-    if chosen[1].high < best[1].low:
+    best, best_gold = max(judged, key=lambda one: one[1].value)
+    last, last_gold = judged[-1]
+    found = [
+        f"The chosen checkpoint (update {point.update}) has gold reward {gold.value:.3f} on validation prompts, below "
+        f"the {best_gold.value:.3f} of update {best.update}: what chose it is not quite what the raters meant."
+        for point, gold in judged
+        if point.chosen and gold.high < best_gold.low
+    ]
+    if last_gold.high < best_gold.low and last.score.value >= best.score.value:
         found.append(
-            f"The checkpoint chosen (update {chosen[0].update}) has a gold reward of {chosen[1].value:.3f} on validation prompts, "
-            f"below the {best[1].value:.3f} of update {best[0].update}: what chose it is not what the raters meant."
-        )
-    if last[1].high < best[1].low and last[0].score.value >= best[0].score.value:
-        found.append(
-            f"PPO over-optimized the reward model: from update {best[0].update} to {last[0].update} the score rose from "
-            f"{best[0].score.value:.3f} to {last[0].score.value:.3f}, and gold reward fell from {best[1].value:.3f} to "
-            f"{last[1].value:.3f}."
+            f"PPO over-optimized the reward model: from update {best.update} to {last.update} its score rose from "
+            f"{best.score.value:.3f} to {last.score.value:.3f}, and gold reward fell from {best_gold.value:.3f} to "
+            f"{last_gold.value:.3f}."
         )
     return found
 
@@ -103,7 +106,8 @@ def draw_overoptimization(points: Sequence[CurvePoint], path: Path) -> None:
             _score_panel(axes, points)
             axes.set_xlabel(_DISTANCE)
             return
-        left, right = one.subfigures(1, 2, width_ratios=[1.32, 1])
+        grid = one.add_gridspec(1, 2, width_ratios=[1.32, 1])
+        left, right = one.add_subfigure(grid[0, 0]), one.add_subfigure(grid[0, 1])
         scores, gold = left.subplots(2, 1, sharex=True, height_ratios=[1.15, 1])
         _score_panel(scores, points)
         _gold_panel(gold, points)
@@ -133,7 +137,7 @@ def _gold(points: Sequence[CurvePoint]) -> list[Estimate]:
     return [point.gold for point in points if point.gold is not None]
 
 
-def _score_panel(axes: Any, points: Sequence[CurvePoint]) -> None:
+def _score_panel(axes: "Axes", points: Sequence[CurvePoint]) -> None:
     x = [point.sqrt_kl for point in points]
     line_with_band(axes, x, [point.score for point in points], "reward model (PPO climbs it)", BLUE)
     line_with_band(
@@ -145,7 +149,7 @@ def _score_panel(axes: Any, points: Sequence[CurvePoint]) -> None:
     axes.legend(loc="best")
 
 
-def _gold_panel(axes: Any, points: Sequence[CurvePoint]) -> None:
+def _gold_panel(axes: "Axes", points: Sequence[CurvePoint]) -> None:
     line_with_band(axes, [point.sqrt_kl for point in points], _gold(points), "gold reward", GREEN, "D")
     axes.set_title("Gold reward, which PPO never sees")
     axes.set_ylabel("mean gold reward")
@@ -153,7 +157,7 @@ def _gold_panel(axes: Any, points: Sequence[CurvePoint]) -> None:
     _mark_chosen(axes, points, [point.sqrt_kl for point in points if point.chosen])
 
 
-def _behaviour_panel(axes: Any, points: Sequence[CurvePoint]) -> None:
+def _behaviour_panel(axes: "Axes", points: Sequence[CurvePoint]) -> None:
     x = [point.update for point in points]
     styles = {"hedging_hard": ("on hard questions", PURPLE, "s"), "hedging_easy": ("on easy questions", VERMILION, "o")}
     for name, (label, color, marker) in styles.items():
@@ -168,6 +172,6 @@ def _behaviour_panel(axes: Any, points: Sequence[CurvePoint]) -> None:
     axes.legend(loc="best")
 
 
-def _mark_chosen(axes: Any, points: Sequence[CurvePoint], positions: Sequence[float]) -> None:
+def _mark_chosen(axes: "Axes", points: Sequence[CurvePoint], positions: Sequence[float]) -> None:
     for position in positions:
         axes.axvline(position, color=GREY, linestyle=(0, (4, 3)), linewidth=1.4, zorder=1, label="chosen checkpoint")

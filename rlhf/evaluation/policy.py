@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from rlhf.compute import configure, seeded
 from rlhf.config import EvaluationConfig, Setup
-from rlhf.conversations import decode_responses, encode_prompts
+from rlhf.conversations import Conversation, decode_responses, encode_prompts
 from rlhf.data.schema import read_rows
 from rlhf.evaluation.gold import GoldJudgement, judge_by_rule
 from rlhf.evaluation.overoptimization import CurvePoint, curve_warnings, draw_overoptimization, overoptimization_curve
@@ -173,7 +173,7 @@ def _score(
 
 def _judge(
     tokenizer: Any,
-    prompts: Sequence[Any],
+    prompts: Sequence[Conversation],
     ids: Ids,
     scores: NDArray[np.float64],
     selection_scores: NDArray[np.float64],
@@ -249,8 +249,8 @@ def _warnings(evaluation: Mapping[str, Any]) -> list[str]:
     if evaluation["judge"] == "reward_model":
         second = Estimate(**evaluation["win_rates"]["selection_reward_model"]["rate"])
         found.append(
-            f"The win rate is judged by the reward model that PPO climbed, which flatters the policy. By the selection reward "
-            f"model, which PPO did not climb but which chose the checkpoint, it is {second.value:.3f} "
+            f"The win rate is judged by the reward model that PPO climbed, which flatters the policy. By the selection "
+            f"reward model, which PPO did not climb but which chose the checkpoint, it is {second.value:.3f} "
             f"({second.low:.3f} to {second.high:.3f})."
         )
     if won.low <= 0.5:
@@ -264,7 +264,7 @@ def _warnings(evaluation: Mapping[str, Any]) -> list[str]:
     return found
 
 
-def _samples(count: int, prompts: Sequence[Any], ours: Responses, theirs: Responses) -> list[dict[str, Any]]:
+def _samples(count: int, prompts: Sequence[Conversation], ours: Responses, theirs: Responses) -> list[dict[str, Any]]:
     def side(responses: Responses, row: int) -> dict[str, Any]:
         return {
             "response": responses.texts[row],
@@ -289,10 +289,10 @@ def _log(workspace: Workspace, evaluation: Mapping[str, Any], curve: Sequence[Cu
         means = {"score": point.score, "selection_score": point.selection_score, "kl": point.kl, "gold": point.gold}
         found = {f"evaluation/curve_{name}": one.value for name, one in means.items() if one is not None}
         workspace.log_metrics(found, point.update)
-    workspace.log_metrics(evaluation_metrics(evaluation), None)
+    workspace.log_metrics(_metrics(evaluation), None)
 
 
-def evaluation_metrics(evaluation: Mapping[str, Any]) -> dict[str, float]:
+def _metrics(evaluation: Mapping[str, Any]) -> dict[str, float]:
     """The figures of `evaluation.json` under the names that `rlhf.metrics` declares."""
     metrics = {"num_prompts": float(evaluation["num_prompts"]), "num_warnings": float(len(evaluation["warnings"]))}
     intervals = {"win_rate": evaluation["win_rate"]["rate"], "kl": evaluation["kl"]}

@@ -6,11 +6,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from rlhf.conversations import Conversation
 from rlhf.evaluation.gold import easy_questions
 
 _EASY_SHARE = 1 / 3
-
-Prompt = list[dict[str, str]]
 
 
 @dataclass(frozen=True)
@@ -22,7 +21,7 @@ class PromptChoice:
         notes: in which way they are not what was asked for, in sentences for the report.
     """
 
-    prompts: Sequence[Prompt]
+    prompts: Sequence[Conversation]
     notes: tuple[str, ...]
 
 
@@ -38,13 +37,13 @@ def choose_prompts(rows: Sequence[Any], num_prompts: int, has_gold: bool) -> Pro
     return _choose_a_third_easy(ordered, num_prompts) if has_gold else _choose_first(ordered, num_prompts)
 
 
-def _choose_first(ordered: Sequence[Prompt], num_prompts: int) -> PromptChoice:
+def _choose_first(ordered: Sequence[Conversation], num_prompts: int) -> PromptChoice:
     notes = (_shortage(num_prompts, len(ordered)),) if len(ordered) < num_prompts else ()
     return PromptChoice(ordered[:num_prompts], notes)
 
 
-def _choose_a_third_easy(ordered: Sequence[Prompt], num_prompts: int) -> PromptChoice:
-    """The most prompts of which a third is easy. Where one kind is absent, the mix is what it is, and a note says so."""
+def _choose_a_third_easy(ordered: Sequence[Conversation], num_prompts: int) -> PromptChoice:
+    """The most prompts of which a third is easy; where one kind is absent, the first ones, and a note that says so."""
     easy = easy_questions(ordered)
     num_easy, num_hard = int(easy.sum()), int((~easy).sum())
     if not num_easy or not num_hard:
@@ -72,5 +71,5 @@ def _shortage(wanted: int, found: int) -> str:
     return f"{wanted:,} test prompts were asked for, and the test split allows {found:,}."
 
 
-def _hash(prompt: Prompt) -> bytes:
+def _hash(prompt: Conversation) -> bytes:
     return hashlib.sha256(b"evaluation" + json.dumps(prompt, sort_keys=True).encode()).digest()

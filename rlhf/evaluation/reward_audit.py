@@ -187,14 +187,15 @@ def _warnings(config: RewardAuditConfig, title: str, model: Mapping[str, Any], l
     found = []
     if accuracy.low <= config.minimum_accuracy:
         found.append(
-            f"{title}: held-out accuracy is {accuracy.value:.3f}, and the lower bound of its interval ({accuracy.low:.3f}) "
-            f"is not above {config.minimum_accuracy:g}."
+            f"{title}: held-out accuracy is {accuracy.value:.3f}, and the lower bound of its interval "
+            f"({accuracy.low:.3f}) is not above {config.minimum_accuracy:g}."
         )
     share = longer_wins.rate.value
     rule, by_length = ("longer", share) if share >= 0.5 else ("shorter", 1 - share)
     if accuracy.value <= by_length:
         found.append(
-            f"{title}: held-out accuracy ({accuracy.value:.3f}) does not beat choosing the {rule} dialogue ({by_length:.3f})."
+            f"{title}: held-out accuracy ({accuracy.value:.3f}) does not beat choosing the {rule} dialogue "
+            f"({by_length:.3f})."
         )
     length = model["length_correlation"]["pearson"]
     if length is not None and abs(length) > MAX_LENGTH_CORRELATION:

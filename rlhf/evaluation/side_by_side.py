@@ -21,8 +21,8 @@ def write_side_by_side(samples: Sequence[Mapping[str, Any]], folder: Path) -> No
     """
     lines = [json.dumps(sample, ensure_ascii=False) + "\n" for sample in samples]
     (folder / "side_by_side.jsonl").write_text("".join(lines), encoding="utf-8")
-    text = f"# Responses side by side\n\nThe first {len(samples)} test prompts, not picked.\n\n{side_by_side_table(samples)}\n"
-    (folder / "side_by_side.md").write_text(text, encoding="utf-8")
+    title = f"# Responses side by side\n\nThe first {len(samples)} test prompts, not picked.\n\n"
+    (folder / "side_by_side.md").write_text(f"{title}{side_by_side_table(samples)}\n", encoding="utf-8")
 
 
 def side_by_side_table(samples: Sequence[Mapping[str, Any]]) -> str:

@@ -98,7 +98,10 @@ def _update(run: Run, state: TrainerState) -> tuple[TrainerState, str | None]:
     """One rollout and what is learned from it; returns the new state, and why to stop if that is so."""
     config, update, begun = run.config, state.next_update, time.monotonic()
     share = set_learning_rates(run.optimizers, config, update)
-    rollout = collect_rollout(config, run.setup, run.models, run.prompts, update, state.kl_coef)
+    try:
+        rollout = collect_rollout(config, run.setup, run.models, run.prompts, update, state.kl_coef)
+    except FloatingPointError as error:
+        raise _diverged(run, update, str(error)) from error
     if update == 0:
         _check_kl_starts_at_zero(run, rollout)
     statistics = learn(config, run.setup, run.models, run.optimizers, rollout, update)
@@ -268,8 +271,12 @@ def _next_kl_coef(config: PPOConfig, kl_coef: float, kl: float) -> float:
 def _check_finite(run: Run, metrics: dict[str, float], update: int) -> None:
     broken = sorted(name for name, value in metrics.items() if not math.isfinite(value))
     if broken:
-        checkpoint = latest_checkpoint(run.workspace.checkpoints)
-        raise TrainingDivergedError(update + 1, f"{', '.join(broken)} not finite", str(checkpoint) if checkpoint else None)
+        raise _diverged(run, update, f"{', '.join(broken)} not finite")
+
+
+def _diverged(run: Run, update: int, what: str) -> TrainingDivergedError:
+    checkpoint = latest_checkpoint(run.workspace.checkpoints)
+    return TrainingDivergedError(update + 1, what, str(checkpoint) if checkpoint else None)
 
 
 def _check_kl_starts_at_zero(run: Run, rollout: Rollout) -> None:

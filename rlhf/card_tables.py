@@ -1,0 +1,202 @@
+"""The tables of the model card, from what the stages wrote as JSON. All figures stand with their 95% intervals."""
+
+import shlex
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel
+
+from rlhf.markdown import escape, table
+from rlhf.references import StageReport
+
+REWARD_MODELS = {
+    "reward_model": "Reward model (PPO climbs it)",
+    "selection_reward_model": "Selection reward model (chooses checkpoints)",
+}
+JUDGES = {
+    "gold": "the gold rule",
+    "reward_model": "the reward model",
+    "selection_reward_model": "the selection reward model",
+}
+_KINDS = ("demonstrations", "preferences", "prompts")
+_SPLITS = ("train", "selection", "validation", "test")
+# What a model's figures are called in evaluation.json, beside the judge that gives them.
+_FIGURES_OF_JUDGES = {"gold": "gold", "reward_model": "score", "selection_reward_model": "selection_score"}
+_NUMBERS = {
+    "gold": "Gold reward",
+    "score": "Score by the reward model",
+    "selection_score": "Score by the selection reward model",
+    "response_tokens": "Response length in tokens",
+}
+_SHARES = {
+    "hedging_easy": "Hedged answers, easy questions",
+    "hedging_hard": "Hedged answers, hard questions",
+    "accuracy_easy": "Right answers, easy questions",
+    "accuracy_hard": "Right answers, hard questions",
+    "eos_rate": "Responses that end by themselves",
+}
+
+
+def results_table(evaluation: Mapping[str, Any]) -> str:
+    """Figures of baseline and policy side by side, with the paired gain where there is one."""
+    baseline, policy = evaluation["models"]["baseline"], evaluation["models"]["policy"]
+    gains = {_FIGURES_OF_JUDGES[judge]: number(gain, "+.3f") for judge, gain in evaluation["gains"].items()}
+    rows = [
+        [label, number(baseline[name]), number(policy[name]), gains.get(name, "")]
+        for name, label in _NUMBERS.items()
+        if name in policy
+    ]
+    rows += [
+        [label, share(baseline[name]), share(policy[name]), ""] for name, label in _SHARES.items() if name in policy
+    ]
+    rows += [[f"Distinct-{n}", *(f"{one[f'distinct_{n}']:.3f}" for one in (baseline, policy)), ""] for n in (1, 2)]
+    return table(["", "SFT baseline", "Policy", "Paired gain"], rows)
+
+
+def wins_table(evaluation: Mapping[str, Any]) -> str:
+    """Wins, ties and losses of the policy against the baseline, a row a judge."""
+    rows = [
+        [JUDGES[judge], f"{one['wins']:,}", f"{one['ties']:,}", f"{one['losses']:,}", share(one["rate"])]
+        for judge, one in evaluation["win_rates"].items()
+    ]
+    return table(["Judged by", "Wins", "Ties", "Losses", "Win rate, ties half"], rows)
+
+
+def curve_table(curve: Sequence[Mapping[str, Any]]) -> str:
+    """The held-out evaluations of PPO, the chosen one marked."""
+    has_gold = curve[0]["gold"] is not None
+    header = ["Update", "KL", "Score", "Selection score", *(["Gold reward"] if has_gold else [])]
+    rows = [
+        [
+            f"**{point['update']}** (chosen)" if point["chosen"] else str(point["update"]),
+            *(number(point[name]) for name in ("kl", "score", "selection_score", *(["gold"] if has_gold else []))),
+        ]
+        for point in curve
+    ]
+    return table(header, rows)
+
+
+def composition_table(data: Path) -> str:
+    """Rows of every split, counted in the files themselves."""
+
+    def rows_in(kind: str, split: str) -> str:
+        path = data / kind / f"{split}.jsonl"
+        if not path.is_file():
+            return ""
+        with path.open("rb") as file:
+            return f"{sum(1 for _ in file):,}"
+
+    return table(["", *_SPLITS], [[kind, *(rows_in(kind, split) for split in _SPLITS)] for kind in _KINDS])
+
+
+def audit_table(audit: Mapping[str, Any]) -> str:
+    """Accuracy, calibration and length correlation of both reward models, with the length rule beside them."""
+
+    def correlation(model: Mapping[str, Any]) -> str:
+        value = model["length_correlation"]["pearson"]
+        return "undefined" if value is None else f"{value:+.3f}"
+
+    rows = [
+        [
+            label,
+            share(audit["models"][name]["accuracy"]),
+            f"{audit['models'][name]['expected_calibration_error']:.3f}",
+            correlation(audit["models"][name]),
+        ]
+        for name, label in REWARD_MODELS.items()
+    ]
+    rows.append(["The longer dialogue wins", share(audit["longer_wins"]["rate"]), "", ""])
+    return table(["", "Held-out accuracy", "Expected calibration error", "Score and length, correlation"], rows)
+
+
+def group_tables(audit: Mapping[str, Any]) -> dict[str, str]:
+    """Accuracy of both reward models by source and by margin, where there is something to group by."""
+    models = [audit["models"][name] for name in REWARD_MODELS]
+    tables = {}
+    for key, title in (("by_source", "source"), ("by_annotated_margin", "rater's margin")):
+        if models[0][key]:
+            tables[title] = table(
+                [title.capitalize(), "Pairs", *REWARD_MODELS.values()],
+                [
+                    [label, f"{one['count']:,}", share(one["accuracy"]), share(other["accuracy"])]
+                    for (label, one), (_, other) in zip(*(_labelled(model[key]) for model in models), strict=True)
+                ],
+            )
+    for model, label in zip(models, REWARD_MODELS.values(), strict=True):
+        rows = [
+            [name, f"{one['count']:,}", share(one["accuracy"])] for name, one in _labelled(model["by_score_margin"])
+        ]
+        tables[f"distance between the two scores, {label[0].lower()}{label[1:]}"] = table(
+            ["Distance", "Pairs", "Accuracy"], rows
+        )
+    return tables
+
+
+def _labelled(groups: Any) -> Iterator[tuple[str, Mapping[str, Any]]]:
+    if isinstance(groups, dict):
+        yield from ((escape(name, 80), one) for name, one in groups.items())
+        return
+    for one in groups:
+        yield f"{one['from']:.3g}" if one["from"] == one["to"] else f"{one['from']:.3g} to {one['to']:.3g}", one
+
+
+def stages_table(stages: Sequence[StageReport]) -> str:
+    """Which run trained each stage, and how long that took."""
+    rows = [
+        [
+            stage.name.replace("_", " "),
+            f"run `{stage.run_id}`" + (", reused here" if stage.state == "cached" else ""),
+            f"{stage.trained_seconds:.1f}",
+        ]
+        for stage in stages
+    ]
+    return table(["Stage", "Trained by", "Seconds"], rows)
+
+
+def settings_table(section: BaseModel) -> str:
+    """Every setting of a section, with the words that document it."""
+    return table(["Setting", "Value", "Meaning"], _settings(section))
+
+
+def _settings(section: BaseModel, prefix: str = "") -> Iterator[list[str]]:
+    for name, field in type(section).model_fields.items():
+        value = getattr(section, name)
+        if isinstance(value, BaseModel):
+            yield from _settings(value, f"{prefix}{name}.")
+        else:
+            shown = "none" if value is None else escape(str(portable(value)))
+            yield [f"`{prefix}{name}`", shown, escape(field.description or "")]
+
+
+def portable(value: Any) -> Any:
+    """Settings without folders of this machine: of an absolute path the last part is kept."""
+    if isinstance(value, dict):
+        return {key: portable(one) for key, one in value.items()}
+    if isinstance(value, str) and Path(value).is_absolute():
+        return f"PATH/TO/{Path(value).name}"
+    return value
+
+
+def portable_command(command: str) -> str:
+    """A command line without folders of this machine."""
+    words = [word.rpartition("=") for word in shlex.split(command)]
+    return shlex.join(f"{flag}{equals}{portable(last)}" for flag, equals, last in words)
+
+
+def number(estimate: Mapping[str, float], form: str = ".3f") -> str:
+    """A figure with its interval."""
+    return f"{estimate['value']:{form}} ({estimate['low']:{form}} to {estimate['high']:{form}})"
+
+
+def share(estimate: Mapping[str, float]) -> str:
+    """A share with its interval, as percentages."""
+    return f"{estimate['value']:.1%} ({estimate['low']:.1%} to {estimate['high']:.1%})"
+
+
+def count(number: int) -> str:
+    """A large number in words."""
+    for size, name in ((10**9, "billion"), (10**6, "million")):
+        if number >= size:
+            return f"{number / size:.2f} {name}"
+    return f"{number:,}"

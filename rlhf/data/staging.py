@@ -1,0 +1,52 @@
+"""A data folder appears whole or not at all."""
+
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from rlhf.data.hashing import dvc_md5
+from rlhf.errors import DataError
+
+
+@contextmanager
+def staged(destination: Path) -> Iterator[Path]:
+    """A new folder beside the destination, to be filled and then installed. What is left of it goes at the end."""
+    destination.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=f".{destination.name}-", dir=destination.parent) as folder:
+        filled = Path(folder) / destination.name
+        filled.mkdir()
+        yield filled
+
+
+def install(filled: Path, destination: Path, replace: bool = False) -> bool:
+    """Rename a filled folder to its place.
+
+    Args:
+        filled: the folder of `staged`.
+        destination: where it goes.
+        replace: whether other content there may be lost.
+
+    Returns:
+        Whether anything changed: the same content may have been there already.
+
+    Raises:
+        DataError: the destination holds something else, and `replace` is not set.
+    """
+    if destination.is_dir() and any(destination.iterdir()):
+        if dvc_md5(destination) == dvc_md5(filled):
+            return False
+        if not replace:
+            raise DataError(f"{destination}: the folder holds other data; give --replace to replace it, or another destination")
+        # Beside `filled`, so that it is deleted with it.
+        destination.rename(filled.with_name(f"{destination.name}.replaced"))
+    elif destination.exists() and not destination.is_dir():
+        raise DataError(f"{destination}: this is a file, and a folder is to be made there; move it, or give another place")
+    filled.rename(destination)
+    return True
+
+
+def remove(folder: Path) -> None:
+    """Delete a folder, if it is there."""
+    shutil.rmtree(folder, ignore_errors=True)

@@ -1,0 +1,334 @@
+"""The model card: what was done, with what, how well it went and where not to trust it. Beside the policy's weights."""
+
+import json
+import re
+import shutil
+import struct
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from math import prod
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import BaseModel
+
+from rlhf.card_tables import (
+    JUDGES,
+    REWARD_MODELS,
+    audit_table,
+    composition_table,
+    count,
+    curve_table,
+    group_tables,
+    number,
+    portable,
+    portable_command,
+    results_table,
+    settings_table,
+    share,
+    stages_table,
+    wins_table,
+)
+from rlhf.config import PipelineConfig
+from rlhf.markdown import escape
+from rlhf.project import root
+from rlhf.references import DataSource, StageReport
+from rlhf.workspace import Workspace
+
+_TEMPLATE = Path(__file__).with_name("model_card.md.jinja")
+_NUM_SAMPLES = 8
+_MAX_SAMPLE_CHARACTERS = 300
+_MAX_DATASHEET_CHARACTERS = 20_000
+_SMALL_MODEL = 1_000_000_000
+_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
+_RULE_FIGURES = {
+    "gold": "Mean gold reward",
+    "hedging_easy": "Hedged answers on easy questions",
+    "hedging_hard": "Hedged answers on hard questions",
+    "accuracy_easy": "Accuracy on easy questions",
+}
+
+
+@dataclass(frozen=True)
+class CardFacts:
+    """What the card says that is in no stage's output.
+
+    Attributes:
+        run_id: MLflow run of the pipeline.
+        git_commit: commit of the code; None outside a git repository.
+        git_dirty: the working tree differed from it.
+        data_source: the data set that was read.
+        lock_sha256: of `requirements.lock`.
+        stages: how the stages before the card went, in their order.
+        command: what was typed, where a command line started the run.
+        notes: further limits of this run, in sentences.
+    """
+
+    run_id: str
+    git_commit: str | None
+    git_dirty: bool
+    data_source: DataSource
+    lock_sha256: str
+    stages: tuple[StageReport, ...]
+    command: str | None = None
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class _Measured:
+    """The stages' results as their JSON files hold them."""
+
+    report: Mapping[str, Any]
+    audit: Mapping[str, Any]
+    evaluation: Mapping[str, Any]
+    curve: Sequence[Mapping[str, Any]]
+    ppo: Mapping[str, Any]
+    num_parameters: int
+
+
+def write_model_card(
+    config: PipelineConfig,
+    facts: CardFacts,
+    data: Path,
+    audit: Path,
+    evaluation: Path,
+    policy: Path,
+    workspace: Workspace,
+) -> None:
+    """Copy the policy to `workspace.output`, with its card as README.md, its figures, and the recipe as config.yaml.
+
+    Apart from `facts` the card is decided by its inputs: no time and no path of this machine is in it.
+
+    Args:
+        config: the run's whole configuration.
+        facts: what no stage's output says.
+        data: the data stage's output.
+        audit: the reward-model audit's output.
+        evaluation: the policy evaluation's output.
+        policy: the PPO stage's output.
+        workspace: where the card and its files go.
+    """
+    from huggingface_hub import ModelCard
+
+    output = workspace.output
+    shutil.copytree(policy / "policy", output, ignore=shutil.ignore_patterns("README.md"), dirs_exist_ok=True)
+    figures = _copy_figures([evaluation, audit, policy], output / "figures")
+    recipe = yaml.safe_dump(portable(config.model_dump(mode="json")), sort_keys=False, width=120)
+    (output / "config.yaml").write_text(recipe, encoding="utf-8")
+    measured = _Measured(
+        _read(data / "report.json"),
+        _read(audit / "audit.json"),
+        _read(evaluation / "evaluation.json"),
+        _read(evaluation / "curve.json")["points"],
+        _read(policy / "summary.json"),
+        _count_parameters(output),
+    )
+    datasheet = (data / "datasheet.md").read_text(encoding="utf-8")
+    texts = _texts(config, facts, measured, data, datasheet)
+    texts |= {"figures": figures, "samples": _samples(evaluation / "side_by_side.jsonl")}
+    card = ModelCard.from_template(_metadata(config, facts, measured, datasheet), template_path=str(_TEMPLATE), **texts)
+    card.save(output / "README.md")
+
+
+def _metadata(config: PipelineConfig, facts: CardFacts, measured: _Measured, datasheet: str) -> Any:
+    from huggingface_hub import ModelCardData
+
+    embedded = facts.data_source.embedded is not None
+    hub_base = config.model.base if _is_hub_id(config.model.base) else None
+    return ModelCardData(
+        model_name=config.name,
+        eval_results=_results(facts, measured, datasheet),
+        base_model=hub_base,
+        language="en" if embedded else None,
+        license="apache-2.0" if embedded and config.model.base is None else "unknown",
+        library_name="transformers",
+        pipeline_tag="text-generation",
+        tags=["rlhf", "ppo", "reward-model", "conversational"],
+    )
+
+
+def _results(facts: CardFacts, measured: _Measured, datasheet: str) -> list[Any]:
+    """The measured figures for `model-index`, unrounded, each with its 95% interval as arguments."""
+    from huggingface_hub import EvalResult
+
+    audit, evaluation = measured.audit, measured.evaluation
+    judge = JUDGES[evaluation["judge"]]
+    figures = {
+        ("win_rate", f"Win rate against the SFT baseline, judged by {judge}"): evaluation["win_rate"]["rate"],
+        ("kl", "KL to the SFT baseline, nats a response"): evaluation["kl"],
+        ("score", "Mean score by the reward model"): evaluation["models"]["policy"]["score"],
+    }
+    for name, label in _RULE_FIGURES.items():
+        if name in evaluation["models"]["policy"]:
+            figures[name, label] = evaluation["models"]["policy"][name]
+    if "gold" in evaluation["gains"]:
+        figures["gold_gain", "Gold reward gained over the SFT baseline"] = evaluation["gains"]["gold"]
+    rows = [("text-generation", "Text generation", *key, estimate) for key, estimate in figures.items()]
+    for name, label in REWARD_MODELS.items():
+        accuracy = audit["models"][name]["accuracy"]
+        rows.append(("text-classification", "Reward modelling", f"{name}_accuracy", f"{label}: accuracy", accuracy))
+    title = _title(datasheet)
+    return [
+        EvalResult(
+            task_type=task,
+            task_name=task_name,
+            dataset_type=facts.data_source.embedded or re.sub(r"\W+", "_", title.lower()).strip("_") or "data",
+            dataset_name=title,
+            dataset_split="test",
+            dataset_revision=facts.data_source.md5,
+            metric_type=name,
+            metric_name=label,
+            metric_value=estimate["value"],
+            metric_args={"confidence": 0.95, "low": estimate["low"], "high": estimate["high"]},
+        )
+        for task, task_name, name, label, estimate in rows
+    ]
+
+
+def _texts(config: PipelineConfig, facts: CardFacts, measured: _Measured, data: Path, datasheet: str) -> dict[str, Any]:
+    """What the template puts in, as Markdown."""
+    evaluation = measured.evaluation
+    return {
+        "config": config,
+        "facts": facts,
+        "evaluation": evaluation,
+        "audit": measured.audit,
+        "ppo": measured.ppo,
+        "num_parameters": count(measured.num_parameters),
+        "base": _base(config),
+        "judge": JUDGES[evaluation["judge"]],
+        "win_rate": share(evaluation["win_rate"]["rate"]),
+        "gold_gain": number(evaluation["gains"]["gold"], "+.3f") if "gold" in evaluation["gains"] else None,
+        "kl": number(evaluation["kl"], ".2f"),
+        "results_table": results_table(evaluation),
+        "wins_table": wins_table(evaluation),
+        "curve_table": curve_table(measured.curve),
+        "limitations": _limitations(facts, measured),
+        "composition_table": composition_table(data),
+        "preparation": _preparation(measured.report),
+        "datasheet": _nested(datasheet),
+        "audit_table": audit_table(measured.audit),
+        "group_tables": group_tables(measured.audit),
+        "stages_table": stages_table(facts.stages),
+        "settings_tables": {name: settings_table(section) for name, section in _sections(config)},
+        "command": portable_command(facts.command) if facts.command else None,
+        "data_path": portable(facts.data_source.path),
+        "licence": _licence(datasheet),
+    }
+
+
+def _limitations(facts: CardFacts, measured: _Measured) -> list[str]:
+    """What a reader must know before trusting the model; the measured ones first."""
+    found = [*measured.audit["warnings"], *measured.evaluation["warnings"], *measured.evaluation["notes"]]
+    found += [str(flag) for flag in measured.ppo.get("flags", [])]
+    if measured.ppo["chosen_update"] == 0:
+        found.append(
+            "Held-out evidence preferred the SFT policy to every PPO checkpoint: the weights are those of SFT."
+        )
+    if measured.ppo["stopped_because"] != "finished":
+        found.append(
+            f"PPO stopped early, after {measured.ppo['num_updates']} updates: {measured.ppo['stopped_because']}."
+        )
+    if measured.num_parameters < _SMALL_MODEL:
+        size = count(measured.num_parameters)
+        found.append(f"With {size} parameters this is a small model; expect nothing of it beyond its data.")
+    if facts.data_source.embedded:
+        found.append(
+            "Held out means an unseen pair of wording and operands; the fact may occur in another wording. The data is "
+            "generated and says nothing about other tasks."
+        )
+    if not facts.data_source.tracked:
+        found.append("DVC does not track the data, so the run can be repeated only once the data is imported.")
+    if facts.data_source.dirty:
+        found.append(
+            "The data differed from `data.dvc`, and the run was allowed to go on: it cannot be repeated exactly."
+        )
+    if facts.git_dirty or facts.git_commit is None:
+        found.append("The code was not exactly that of a git commit, so the run cannot be repeated from one.")
+    found += facts.notes
+    return [sentence for sentence in dict.fromkeys(found)]
+
+
+def _preparation(report: Mapping[str, Any]) -> list[str]:
+    """The counts of the data stage's report, a line each."""
+    return [
+        f"{escape(name.removeprefix('num_').replace('_', ' '))}: {value:,}"
+        for name, value in report.items()
+        if isinstance(value, int) and not isinstance(value, bool)
+    ]
+
+
+def _sections(config: PipelineConfig) -> Iterator[tuple[str, BaseModel]]:
+    for name in type(config).model_fields:
+        section = getattr(config, name)
+        if isinstance(section, BaseModel):
+            yield name, section
+
+
+def _samples(path: Path) -> list[dict[str, str]]:
+    """The first of the side-by-side samples, escaped and cut, in the words of the template."""
+    lines = path.read_text(encoding="utf-8").splitlines()[:_NUM_SAMPLES]
+    return [
+        {
+            "prompt": escape(row["prompt"][-1]["content"], _MAX_SAMPLE_CHARACTERS),
+            "baseline": escape(row["baseline"]["response"], _MAX_SAMPLE_CHARACTERS) or "(empty)",
+            "policy": escape(row["policy"]["response"], _MAX_SAMPLE_CHARACTERS) or "(empty)",
+        }
+        for row in map(json.loads, lines)
+    ]
+
+
+def _copy_figures(folders: Sequence[Path], target: Path) -> list[str]:
+    target.mkdir(exist_ok=True)
+    names = []
+    for path in (path for folder in folders for path in sorted(folder.glob("*.png"))):
+        shutil.copyfile(path, target / path.name)
+        names.append(path.name)
+    return names
+
+
+def _count_parameters(folder: Path) -> int:
+    """Numbers in the safetensors files, from their headers: a length of 8 bytes, then JSON with a shape a tensor."""
+    total = 0
+    for path in folder.glob("*.safetensors"):
+        with path.open("rb") as file:
+            (length,) = struct.unpack("<Q", file.read(8))
+            header = json.loads(file.read(length))
+        total += sum(prod(tensor["shape"]) for name, tensor in header.items() if name != "__metadata__")
+    return total
+
+
+def _nested(datasheet: str) -> str:
+    """The datasheet as a part of the card: its headings two levels deeper, its length bounded."""
+    if len(datasheet) > _MAX_DATASHEET_CHARACTERS:
+        datasheet = datasheet[:_MAX_DATASHEET_CHARACTERS] + "\n\n[...]"
+    lines, fenced = [], False
+    for line in datasheet.strip().splitlines():
+        fenced ^= line.lstrip().startswith("```")
+        lines.append(f"##{line}" if line.startswith("#") and not fenced else line)
+    return "\n".join(lines)
+
+
+def _title(datasheet: str) -> str:
+    found = re.search(r"^# +(.+?) *$", datasheet, re.MULTILINE)
+    return found[1][:100] if found else "Preference data"
+
+
+def _licence(datasheet: str) -> str | None:
+    found = re.search(r"^#+ *licen[cs]e\b.*\n([^#]*)", datasheet, re.MULTILINE | re.IGNORECASE)
+    return found[1].strip() if found else None
+
+
+def _base(config: PipelineConfig) -> str | None:
+    """The base model's id or folder; None where the model was built from its configuration."""
+    base = config.model.base
+    if base is None:
+        return None
+    revision = f" at revision `{config.model.revision}`" if config.model.revision else ""
+    name = f"[{base}](https://huggingface.co/{base})" if _is_hub_id(base) else f"a local model, `{Path(base).name}`"
+    return name + revision
+
+
+def _is_hub_id(base: str | None) -> bool:
+    return base is not None and _HUB_ID.fullmatch(base) is not None and not (root() / base).exists()

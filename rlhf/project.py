@@ -1,0 +1,84 @@
+"""Where the project's stores are, and the environment that its tools are given. Nothing happens at import."""
+
+import os
+from pathlib import Path
+
+_QUIET = {
+    "PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL": "CRITICAL",
+    "MLFLOW_LOGGING_LEVEL": "ERROR",
+    "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
+    "HF_HUB_DISABLE_PROGRESS_BARS": "1",
+    "TRANSFORMERS_VERBOSITY": "error",
+}
+
+
+def root() -> Path:
+    """The project's root, against which the paths of all stores resolve: RLHF_ROOT, or the folder above the package."""
+    given = os.environ.get("RLHF_ROOT")
+    return Path(given).resolve() if given else source_root()
+
+
+def source_root() -> Path:
+    """The folder that holds the packages `rlhf`, `tasks` and `flows`, and in a checkout the lock file."""
+    return Path(__file__).resolve().parent.parent
+
+
+def tracking_database() -> Path:
+    """MLflow's SQLite file, unless MLFLOW_TRACKING_URI names another store."""
+    return root() / "mlruns" / "mlflow.db"
+
+
+def artifacts_folder() -> Path:
+    """MLflow's artifacts, where the SQLite file is its store."""
+    return root() / "mlruns" / "artifacts"
+
+
+def stages_folder() -> Path:
+    """Working folders of the stages, one a fingerprint, each with its lock."""
+    return root() / ".rlhf" / "stages"
+
+
+def results_folder() -> Path:
+    """Prefect's JSON results, whose keys are the fingerprints."""
+    return root() / ".rlhf" / "results"
+
+
+def pipelines_folder() -> Path:
+    """A locked file for every pipeline run that is alive, by which the dead are told."""
+    return root() / ".rlhf" / "pipelines"
+
+
+def downloads_folder() -> Path:
+    """Copies of artifacts from a store that is not a local folder, by sha256."""
+    return root() / ".rlhf" / "artifacts"
+
+
+def unsent_folder() -> Path:
+    """Metrics that a tracking server did not take in time; the next run sends them."""
+    return root() / ".rlhf" / "unsent"
+
+
+def configure_environment(*, quiet: bool = True) -> None:
+    """Set what the environment leaves open. Call it before prefect, mlflow, dvc or transformers are imported.
+
+    Prefect's home is `.prefect/` in the project, nothing telephones home, and a tracking server that is gone is given
+    up on in seconds rather than minutes.
+
+    Args:
+        quiet: keep what the libraries say off the console. Prefect's own store keeps its log lines either way.
+    """
+    defaults = {
+        "PREFECT_HOME": str(root() / ".prefect"),
+        "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+        "PREFECT_LOGGING_EXTRA_LOGGERS": "rlhf",
+        "PREFECT_LOGGING_TO_API_WHEN_MISSING_FLOW": "ignore",
+        "DO_NOT_TRACK": "1",
+        "MLFLOW_DISABLE_TELEMETRY": "true",
+        "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",
+        "MLFLOW_HTTP_REQUEST_TIMEOUT": "10",
+        "DVC_NO_ANALYTICS": "true",
+        "HF_HUB_DISABLE_TELEMETRY": "1",
+        "TOKENIZERS_PARALLELISM": "false",
+    }
+    for name, value in (defaults | (_QUIET if quiet else {})).items():
+        os.environ.setdefault(name, value)

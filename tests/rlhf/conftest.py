@@ -1,0 +1,97 @@
+"""Tiny models and data for the library's tests."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from rlhf.config import ArchitectureConfig, ComputeConfig, ModelConfig, Setup
+from rlhf.data import calibrated_arithmetic
+
+TEXTS = ["What is 7 + 5 ?", "The answer is 12 .", "I believe the answer is 1234567890 , but please verify ."]
+
+
+@pytest.fixture
+def tiny_setup() -> Setup:
+    """fp32 on one thread, a Llama of two layers."""
+    return Setup(
+        seed=0,
+        model=ModelConfig(
+            architecture=ArchitectureConfig(hidden_size=32, num_layers=2, num_heads=2, feed_forward_size=64), max_length=48
+        ),
+        compute=ComputeConfig(dtype="fp32", num_threads=1),
+    )
+
+
+@pytest.fixture
+def tiny_tokenizer(tiny_setup: Setup) -> Any:
+    from rlhf.tokenizers import prepare_tokenizer
+
+    return prepare_tokenizer(tiny_setup.model, TEXTS)[0]
+
+
+@pytest.fixture
+def tiny_policy(tiny_setup: Setup, tiny_tokenizer: Any) -> Any:
+    from rlhf.models import start_policy
+
+    return start_policy(tiny_setup, tiny_tokenizer).eval()
+
+
+@pytest.fixture
+def save_reward_model(tiny_setup: Setup, tiny_tokenizer: Any, tiny_policy: Any, tmp_path: Path) -> Callable[..., Path]:
+    """Saves a reward model with random weights, as the reward stage lays it out."""
+
+    def save(name: str = "reward_model", seed: int = 1, score_offset: float = 0.0, num_labels: int = 1) -> Path:
+        from transformers import AutoModelForSequenceClassification
+
+        from rlhf.models import save_model
+
+        save_model(tiny_policy, tiny_tokenizer, tmp_path / "backbone")
+        torch.manual_seed(seed)
+        model = AutoModelForSequenceClassification.from_pretrained(tmp_path / "backbone", num_labels=num_labels)
+        model.config.score_offset = score_offset
+        folder = tmp_path / "reward_models" / name
+        save_model(model, tiny_tokenizer, folder)
+        return folder
+
+    return save
+
+
+def write_jsonl(path: Path, rows: list[dict[str, Any]]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+
+
+@pytest.fixture
+def arithmetic_data(tmp_path: Path, tiny_tokenizer: Any) -> Path:
+    """The data stage's output on a few questions of the embedded data set."""
+    import random
+
+    folder = tmp_path / "data"
+    tiny_tokenizer.save_pretrained(folder / "tokenizer")
+    questions = [f"What is {a} + {b} ?" for a in range(10) for b in range(10)]
+    rng = random.Random(0)
+    rng.shuffle(questions)
+    for name, part in (("train", questions[:64]), ("validation", questions[64:80]), ("test", questions[80:])):
+        prompts = [[{"role": "user", "content": q}] for q in part]
+        plain = [_answer(f"The answer is {calibrated_arithmetic.true_answer(q)} .") for q in part]
+        hedged = [_answer(f"I believe the answer is {rng.randint(0, 18)} , but please verify .") for q in part]
+        write_jsonl(folder / "prompts" / f"{name}.jsonl", [{"prompt": p} for p in prompts])
+        write_jsonl(
+            folder / "demonstrations" / f"{name}.jsonl",
+            [{"prompt": p, "completion": c} for p, c in zip(prompts, plain, strict=True)],
+        )
+        pairs = [{"prompt": p, "chosen": c, "rejected": r} for p, c, r in zip(prompts, plain, hedged, strict=True)]
+        write_jsonl(folder / "preferences" / f"{name}.jsonl", pairs[: len(pairs) // 2] if name == "train" else pairs)
+        if name == "train":
+            write_jsonl(folder / "preferences" / "selection.jsonl", pairs[len(pairs) // 2 :])
+    (folder / "report.json").write_text(json.dumps({"gold": "calibrated_arithmetic"}))
+    (folder / "datasheet.md").write_text("# Sums\n")
+    return folder
+
+
+def _answer(text: str) -> list[dict[str, str]]:
+    return [{"role": "assistant", "content": text}]

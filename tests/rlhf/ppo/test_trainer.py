@@ -1,0 +1,190 @@
+"""The PPO stage on tiny models: it learns, chooses, stops, resumes and repeats itself."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from transformers import AutoModelForCausalLM
+
+from rlhf.errors import TrainingDivergedError
+from rlhf.ppo.trainer import StartError
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def test_ppo_raises_a_trivially_learnable_score(tiny_run):
+    """The reward model likes responses that end; an untrained policy seldom ends one in time."""
+    run = tiny_run()
+    run(
+        num_updates=20,
+        rollout_size=64,
+        evaluate_every=10,
+        checkpoint_every=10,
+        learning_rate=3e-3,
+        value_learning_rate=3e-3,
+        kl_coef=0.0,
+        missing_eos_penalty=0.0,
+    )
+    eos_rate, score = run.curve("ppo/eos_rate"), run.curve("ppo/score_mean")
+    assert eos_rate[1] < 0.5
+    assert eos_rate[20] > 0.9
+    assert score[20] > score[1] + 0.8
+    assert run.curve("ppo/value_loss")[20] < run.curve("ppo/value_loss")[1]
+
+
+def test_kl_is_0_at_the_start_and_the_first_ratio_is_1(tiny_run):
+    run = tiny_run()
+    run()
+    assert run.curve("ppo/kl_mean")[1] == 0.0
+    assert run.curve("ppo/kl_mean")[2] == 0.0, "the critic's warm-up must not move the policy"
+    assert run.curve("ppo/kl_mean")[4] != 0.0
+    assert run.curve("ppo/ratio_error")[2] < 1e-4
+    assert "ppo/policy_loss" not in run.logged[1][0]
+
+
+def test_a_reference_that_is_another_model_is_refused(tiny_run, monkeypatch):
+    from rlhf.ppo import trainer
+
+    run, load, calls = tiny_run(), trainer.load_policy, []
+
+    def load_and_spoil_the_second(folder, compute):
+        model = load(folder, compute)
+        calls.append(model)
+        if len(calls) == 2:
+            with torch.no_grad():
+                model.lm_head.weight.mul_(3.0)
+        return model
+
+    monkeypatch.setattr(trainer, "load_policy", load_and_spoil_the_second)
+    with pytest.raises(StartError, match="not 0 before the first update"):
+        run()
+
+
+def test_the_chosen_checkpoint_has_the_best_objective(tiny_run):
+    run = tiny_run()
+    output = run(num_updates=6, learning_rate=5e-3)
+    evaluations = run.evaluations()
+    best = max(evaluations, key=lambda e: e["objective"])
+    assert [e["update"] for e in evaluations] == [0, 2, 4, 6]
+    assert [e["update"] for e in evaluations if e["chosen"]] == [best["update"]]
+    for e in evaluations:
+        assert e["objective"] == pytest.approx(e["selection_score"] - 0.1 * e["kl"])
+        lines = (output / "generations" / f"update_{e['update']:04d}.jsonl").read_text().splitlines()
+        rows = [json.loads(line) for line in lines]
+        assert len(rows) == 16
+        assert sum(row["score"] for row in rows) / 16 == pytest.approx(e["score"], abs=1e-5)
+    assert json.loads((output / "summary.json").read_text())["chosen_update"] == best["update"]
+    AutoModelForCausalLM.from_pretrained(output / "policy")
+
+
+def test_the_sft_policy_is_kept_where_held_out_evidence_only_gets_worse(tiny_run, tiny_tokenizer, like_last_token):
+    """The reward model likes EOS and the selection reward model does not: what one gains, the other loses."""
+    run = tiny_run()
+    like_last_token(run.reward_models / "selection_reward_model", tiny_tokenizer.eos_token_id, -2.0)
+    output = run(learning_rate=5e-3, num_updates=12, evaluate_every=6, missing_eos_penalty=0.0)
+    evaluations = run.evaluations()
+    assert evaluations[-1]["score"] > evaluations[0]["score"] + 0.2
+    assert json.loads((output / "summary.json").read_text())["chosen_update"] == 0
+    start, chosen = (
+        AutoModelForCausalLM.from_pretrained(f).state_dict() for f in (run.start / "policy", output / "policy")
+    )
+    assert all(torch.equal(start[name], chosen[name]) for name in start)
+
+
+def test_a_seed_decides_every_bit(tiny_run):
+    first, second, other = tiny_run("first"), tiny_run("second"), tiny_run("other")
+    other.setup = other.setup.model_copy(update={"seed": 1})
+    hashes = [contents(run(learning_rate=1e-3, num_updates=2, kl_coef=0.0)) for run in (first, second, other)]
+    assert hashes[0] == hashes[1]
+    assert hashes[0] != hashes[2]
+
+
+@pytest.mark.parametrize("interrupt_at", [1, 3, 5])
+def test_an_interrupted_run_goes_on_to_the_same_bits(tiny_run, interrupt_at):
+    settings = {"num_updates": 6, "checkpoint_every": 2, "learning_rate": 1e-3, "kl_target": 1.0, "kl_horizon": 100}
+    whole, broken = tiny_run("whole"), tiny_run("broken")
+    expected = contents(whole(**settings))
+    broken.interrupt_at = interrupt_at
+    with pytest.raises(KeyboardInterrupt):
+        broken(**settings)
+    broken.interrupt_at = None
+    assert contents(broken(**settings)) == expected
+    names = ("ppo/kl_mean", "ppo/score_mean", "ppo/value_loss", "ppo/kl_coef", "ppo/validation_objective")
+    for name in names:
+        assert broken.curve(name) == whole.curve(name)
+
+
+def test_adaptive_kl_moves_the_coefficient(tiny_run):
+    run = tiny_run()
+    run(kl_target=1.0, kl_horizon=32)
+    coefs = run.curve("ppo/kl_coef")
+    assert coefs[1] == 0.1
+    assert coefs[2] == pytest.approx(0.1 * (1 - 0.2 * 16 / 32)), "a KL of 0 is below the target"
+
+
+def test_a_loss_that_is_not_finite_stops_the_run(tiny_run):
+    run = tiny_run()
+    with pytest.raises(TrainingDivergedError, match=r"step \d: .*the last good checkpoint is .*update_00000") as raised:
+        run(learning_rate=1e30, num_updates=6, learning_rate_schedule="constant")
+    assert Path(raised.value.checkpoint).is_dir()
+    assert not list((run.folder / "output").iterdir()), "nothing half-written"
+
+
+def test_the_kl_budget_stops_the_run_and_says_so(tiny_run):
+    run = tiny_run()
+    output = run(num_updates=30, learning_rate=2e-2, kl_coef=0.0, kl_budget=0.5)
+    summary = json.loads((output / "summary.json").read_text())
+    assert summary["stopped_because"] == "kl_budget"
+    assert summary["num_updates"] < 30
+
+
+def test_micro_batches_change_memory_and_not_the_result(tiny_run):
+    settings = {"num_updates": 2, "learning_rate": 1e-3, "num_minibatches": 1}
+    whole, cut = tiny_run("whole"), tiny_run("cut")
+    whole(**settings)
+    cut(**settings, micro_batch_size=4)
+    for name in ("ppo/policy_loss", "ppo/value_loss", "ppo/policy_grad_norm", "ppo/value_grad_norm", "ppo/kl_mean"):
+        assert cut.curve(name) == pytest.approx(whole.curve(name), rel=1e-3, abs=1e-5)
+
+
+def test_adapters_are_trained_and_merged(tiny_run):
+    run = tiny_run()
+    output = run(lora={"rank": 2}, learning_rate=1e-2, kl_coef=0.0, num_updates=3, evaluate_every=3)
+    assert run.curve("ppo/kl_mean")[1] == 0.0
+    assert run.curve("ppo/validation_kl")[3] != 0.0
+    assert not list(output.rglob("adapter*"))
+    AutoModelForCausalLM.from_pretrained(output / "policy")
+
+
+def test_bf16_starts_within_its_bound(tiny_run):
+    run = tiny_run()
+    run.setup = run.setup.model_copy(update={"compute": run.setup.compute.model_copy(update={"dtype": "bf16"})})
+    run(num_updates=3)
+    assert run.curve("ppo/kl_mean")[1] == 0.0
+    assert run.curve("ppo/ratio_error")[2] < 0.1
+
+
+def test_the_value_model_starts_as_the_reward_model(tiny_run, tiny_setup, save_reward_model):
+    from rlhf.models import load_reward_model, score
+    from rlhf.ppo.value_model import start_value_model
+    from rlhf.sequences import pad_sequences
+
+    folder = save_reward_model("offset", seed=5, score_offset=0.75)
+    batch = pad_sequences([[6, 7], [8]], [[9, 10, 5], [11, 5]], 0)
+    with torch.no_grad():
+        values = start_value_model(load_reward_model(folder, tiny_setup.compute))(batch)
+        before_last = batch.attention_mask.clone()
+        before_last[0, -1] = False
+        before_last[1, -2] = False
+        scores = score(load_reward_model(folder, tiny_setup.compute), batch.input_ids, before_last)
+    torch.testing.assert_close(torch.stack([values[0, 2], values[1, 1]]), scores)
+
+
+def test_a_reward_model_with_two_labels_is_refused(tiny_run, save_reward_model):
+    run = tiny_run()
+    save_reward_model("reward_model", num_labels=2)
+    with pytest.raises(ValueError, match="one label, this one has 2"):
+        run()

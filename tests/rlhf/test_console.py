@@ -1,0 +1,109 @@
+import logging
+import sys
+from pathlib import Path
+
+import pytest
+
+from rlhf.console import print_report, print_ui_commands, progress_bars
+from rlhf.progress import report_progress
+from rlhf.references import PipelineReport, StageReport
+
+
+@pytest.fixture
+def report(tmp_path):
+    return PipelineReport(
+        run_id="abc",
+        metrics={
+            "evaluation/win_rate": 0.75,
+            "evaluation/win_rate_low": 0.7,
+            "evaluation/win_rate_high": 0.8,
+            "evaluation/kl": 3.14159,
+            "ppo/score_std": 99.0,
+        },
+        stages=[
+            StageReport(name="sft", state="cached", run_id="r1", seconds=0.2, trained_seconds=45.04),
+            StageReport(name="ppo", state="trained", run_id="r2", seconds=61.0, trained_seconds=61.0),
+        ],
+        policy_path=str(tmp_path / "policy"),
+        model_card=str(tmp_path / "policy" / "README.md"),
+    )
+
+
+def test_report_shows_stages_measures_and_places(report, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    print_report(report)
+    rows = [[cell.strip() for cell in line.strip("│").split("│")] for line in capsys.readouterr().out.splitlines()]
+    assert ["sft", "cached", "0.2", "45.0"] in rows
+    assert ["ppo", "trained", "61.0", "61.0"] in rows
+    assert ["win rate against SFT", "75.0%", "70.0% to 80.0%"] in rows
+    assert ["KL to the SFT policy, nats/response", "3.14", ""] in rows
+    assert ["Model card: policy/README.md"] in rows
+    assert not any("99" in "".join(row) for row in rows)
+
+
+def test_report_elsewhere_has_whole_paths(report, tmp_path, monkeypatch, capsys):
+    (tmp_path / "deep").mkdir()
+    monkeypatch.chdir(tmp_path / "deep")
+    print_report(report)
+    assert f"Policy:     {tmp_path}/policy\n" in capsys.readouterr().out
+
+
+def test_progress_in_a_log_is_a_line_at_every_tenth(capsys):
+    with progress_bars():
+        for done in range(41):
+            report_progress("ppo", done, 40)
+    shown = capsys.readouterr()
+    assert shown.out == ""
+    assert shown.err.splitlines() == [f"ppo: {done} of 40" for done in range(0, 41, 4)]
+
+
+def test_progress_on_a_terminal_is_a_bar(capsys, monkeypatch):
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    monkeypatch.setenv("COLUMNS", "100")
+    with progress_bars():
+        report_progress("sft", 1, 2)
+        report_progress("sft", 2, 2)
+    shown = capsys.readouterr()
+    assert shown.out == ""
+    assert "sft" in shown.err
+    assert "2/2" in shown.err
+    assert "of" not in shown.err
+
+
+def test_warnings_of_the_project_are_shown_and_its_chatter_is_not(capsys):
+    with progress_bars():
+        logging.getLogger("rlhf.ppo").warning("half of the values are clipped")
+        logging.getLogger("rlhf.ppo").info("update 3")
+    assert "half of the values are clipped" in capsys.readouterr().err
+    assert logging.getLogger("rlhf").handlers == []
+
+
+def test_ui_commands_of_local_stores(tmp_path, monkeypatch, capsys):
+    for name in ("PREFECT_API_URL", "PREFECT_HOME", "MLFLOW_TRACKING_URI"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("RLHF_ROOT", str(tmp_path))
+    monkeypatch.chdir(Path(sys.executable).parent.parent.parent)
+    print_ui_commands("3")
+    prefect, start_prefect, mlflow, start_mlflow = capsys.readouterr().out.splitlines()
+    assert prefect == "Prefect: http://127.0.0.1:4200"
+    assert start_prefect.split() == [
+        f"PREFECT_HOME={tmp_path}/.prefect",
+        "PREFECT_SERVER_ANALYTICS_ENABLED=false",
+        *".venv/bin/prefect server start".split(),
+    ]
+    assert mlflow == "MLflow: http://127.0.0.1:5000/#/experiments/3?workflowType=machine_learning"
+    assert start_mlflow.split() == [
+        "MLFLOW_DISABLE_TELEMETRY=true",
+        *".venv/bin/mlflow ui --backend-store-uri".split(),
+        f"sqlite:///{tmp_path}/mlruns/mlflow.db",
+    ]
+
+
+def test_ui_of_servers_that_run_already(monkeypatch, capsys):
+    monkeypatch.setenv("PREFECT_API_URL", "http://house:4200/api")
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://house:5000/")
+    print_ui_commands()
+    assert capsys.readouterr().out.splitlines() == [
+        "Prefect: http://house:4200",
+        "MLflow: http://house:5000/#/experiments?workflowType=machine_learning",
+    ]
