@@ -10,6 +10,7 @@ from pydantic import BaseModel
 from rlhf.markdown import escape, table
 from rlhf.references import StageReport
 
+PLACEHOLDER = "PATH/TO"
 REWARD_MODELS = {
     "reward_model": "Reward model (PPO climbs it)",
     "selection_reward_model": "Selection reward model (chooses checkpoints)",
@@ -21,6 +22,12 @@ JUDGES = {
 }
 _KINDS = ("demonstrations", "preferences", "prompts")
 _SPLITS = ("train", "selection", "validation", "test")
+_PREPARATION = {
+    "duplicates": "Exact duplicates, left out",
+    "leaks": "Found in an evaluation split as well, left out of training",
+    "cut_dialogues": "Dialogues that lost their oldest turns",
+    "too_long": "Too long even so, left out",
+}
 # What a model's figures are called in evaluation.json, beside the judge that gives them.
 _FIGURES_OF_JUDGES = {"gold": "gold", "reward_model": "score", "selection_reward_model": "selection_score"}
 _NUMBERS = {
@@ -77,17 +84,35 @@ def curve_table(curve: Sequence[Mapping[str, Any]]) -> str:
     return table(header, rows)
 
 
-def composition_table(data: Path) -> str:
-    """Rows of every split, counted in the files themselves."""
+def composition_table(report: Mapping[str, Any]) -> str:
+    """Rows of every split."""
+    splits = report["splits"]
+    rows = [
+        [kind, *(f"{splits[f'{kind}/{split}']:,}" if f"{kind}/{split}" in splits else "" for split in _SPLITS)]
+        for kind in _KINDS
+    ]
+    return table(["", *_SPLITS], rows)
 
-    def rows_in(kind: str, split: str) -> str:
-        path = data / kind / f"{split}.jsonl"
-        if not path.is_file():
-            return ""
-        with path.open("rb") as file:
-            return f"{sum(1 for _ in file):,}"
 
-    return table(["", *_SPLITS], [[kind, *(rows_in(kind, split) for split in _SPLITS)] for kind in _KINDS])
+def preparation_table(report: Mapping[str, Any]) -> str:
+    """What the data stage took out or changed, by kind of row, and what it found."""
+    rows = [
+        [label, escape(kind), f"{count:,}"]
+        for name, label in _PREPARATION.items()
+        for kind, count in report[name].items()
+    ]
+    rows.append(["Pairs of responses that stand in both orders", "preferences", f"{report['label_conflicts']:,}"])
+    return table(["", "Where", "Rows"], rows)
+
+
+def lengths_table(report: Mapping[str, Any]) -> str:
+    """Lengths of the prompts in tokens."""
+    columns = ("min", "median", "p95", "max")
+    rows = [
+        [escape(name), *(f"{found[column]:.0f}" for column in columns)]
+        for name, found in report["lengths_in_tokens"].items()
+    ]
+    return table(["Length in tokens", *columns], rows)
 
 
 def audit_table(audit: Mapping[str, Any]) -> str:
@@ -114,31 +139,24 @@ def group_tables(audit: Mapping[str, Any]) -> dict[str, str]:
     """Accuracy of both reward models by source and by margin, where there is something to group by."""
     models = [audit["models"][name] for name in REWARD_MODELS]
     tables = {}
-    for key, title in (("by_source", "source"), ("by_annotated_margin", "rater's margin")):
+    for key, title in (("by_source", "Source"), ("by_annotated_margin", "Rater's margin")):
         if models[0][key]:
-            tables[title] = table(
-                [title.capitalize(), "Pairs", *REWARD_MODELS.values()],
-                [
-                    [label, f"{one['count']:,}", share(one["accuracy"]), share(other["accuracy"])]
-                    for (label, one), (_, other) in zip(*(_labelled(model[key]) for model in models), strict=True)
-                ],
-            )
-    for model, label in zip(models, REWARD_MODELS.values(), strict=True):
-        rows = [
-            [name, f"{one['count']:,}", share(one["accuracy"])] for name, one in _labelled(model["by_score_margin"])
-        ]
-        tables[f"distance between the two scores, {label[0].lower()}{label[1:]}"] = table(
-            ["Distance", "Pairs", "Accuracy"], rows
-        )
+            both = zip(models[0][key], models[1][key], strict=True)
+            rows = [
+                [_label(one), f"{one['count']:,}", share(one["accuracy"]), share(two["accuracy"])] for one, two in both
+            ]
+            tables[title] = table([title, "Pairs", *REWARD_MODELS.values()], rows)
+    for model, name in zip(models, REWARD_MODELS.values(), strict=True):
+        rows = [[_label(one), f"{one['count']:,}", share(one["accuracy"])] for one in model["by_score_margin"]]
+        tables[f"Distance of the two scores: {name}"] = table(["Distance", "Pairs", "Accuracy"], rows)
     return tables
 
 
-def _labelled(groups: Any) -> Iterator[tuple[str, Mapping[str, Any]]]:
-    if isinstance(groups, dict):
-        yield from ((escape(name, 80), one) for name, one in groups.items())
-        return
-    for one in groups:
-        yield f"{one['from']:.3g}" if one["from"] == one["to"] else f"{one['from']:.3g} to {one['to']:.3g}", one
+def _label(group: Mapping[str, Any]) -> str:
+    if "source" in group:
+        return escape(group["source"], 80)
+    low, high = f"{group['from']:.3g}", f"{group['to']:.3g}"
+    return low if low == high else f"{low} to {high}"
 
 
 def stages_table(stages: Sequence[StageReport]) -> str:
@@ -169,12 +187,12 @@ def _settings(section: BaseModel, prefix: str = "") -> Iterator[list[str]]:
             yield [f"`{prefix}{name}`", shown, escape(field.description or "")]
 
 
-def portable(value: Any) -> Any:
+def portable(value: object) -> object:
     """Settings without folders of this machine: of an absolute path the last part is kept."""
     if isinstance(value, dict):
         return {key: portable(one) for key, one in value.items()}
     if isinstance(value, str) and Path(value).is_absolute():
-        return f"PATH/TO/{Path(value).name}"
+        return f"{PLACEHOLDER}/{Path(value).name}"
     return value
 
 

@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import logging
 import math
 import signal
 import sys
@@ -149,7 +150,7 @@ def _run(options: argparse.Namespace) -> int:
 
 def _import_data(options: argparse.Namespace) -> int:
     configure_environment()
-    from rlhf.data.source import track
+    from rlhf.data.source import git_commands, track
 
     report = import_dataset(
         options.path,
@@ -163,9 +164,11 @@ def _import_data(options: argparse.Namespace) -> int:
         replace=options.replace,
     )
     print(report.summary)
-    md5 = track(root())
-    print(f"data/ is tracked by DVC (md5 {md5}). To record this version:")
-    print("  git add data.dvc && git commit -m 'Import data'")
+    import dvc.logger  # noqa: F401  # sets its level when it is imported
+
+    logging.getLogger("dvc").setLevel(logging.WARNING)  # it would name another git command
+    print(f"data/ is tracked by DVC, md5 {track(root(), desc=f'Imported from {report.sources[0].name}')}")
+    print(f"To record this version: {git_commands(f'Import {report.sources[0].name}')}")
     return 0
 
 

@@ -13,17 +13,20 @@ from typing import Any
 import yaml
 from pydantic import BaseModel
 
+from rlhf.card_metadata import card_metadata, is_hub_id
 from rlhf.card_tables import (
     JUDGES,
-    REWARD_MODELS,
+    PLACEHOLDER,
     audit_table,
     composition_table,
     count,
     curve_table,
     group_tables,
+    lengths_table,
     number,
     portable,
     portable_command,
+    preparation_table,
     results_table,
     settings_table,
     share,
@@ -32,7 +35,6 @@ from rlhf.card_tables import (
 )
 from rlhf.config import PipelineConfig
 from rlhf.markdown import escape
-from rlhf.project import root
 from rlhf.references import DataSource, StageReport
 from rlhf.workspace import Workspace
 
@@ -41,13 +43,6 @@ _NUM_SAMPLES = 8
 _MAX_SAMPLE_CHARACTERS = 300
 _MAX_DATASHEET_CHARACTERS = 20_000
 _SMALL_MODEL = 1_000_000_000
-_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
-_RULE_FIGURES = {
-    "gold": "Mean gold reward",
-    "hedging_easy": "Hedged answers on easy questions",
-    "hedging_hard": "Hedged answers on hard questions",
-    "accuracy_easy": "Accuracy on easy questions",
-}
 
 
 @dataclass(frozen=True)
@@ -125,68 +120,22 @@ def write_model_card(
         _count_parameters(output),
     )
     datasheet = (data / "datasheet.md").read_text(encoding="utf-8")
-    texts = _texts(config, facts, measured, data, datasheet)
-    texts |= {"figures": figures, "samples": _samples(evaluation / "side_by_side.jsonl")}
-    card = ModelCard.from_template(_metadata(config, facts, measured, datasheet), template_path=str(_TEMPLATE), **texts)
+    texts = _texts(config, facts, measured, datasheet)
+    texts |= {
+        "figures": figures,
+        "samples": _samples(evaluation / "side_by_side.jsonl"),
+        "config_has_placeholders": PLACEHOLDER in recipe,
+    }
+    metadata = card_metadata(config, facts.data_source, measured.audit, measured.evaluation)
+    card = ModelCard.from_template(metadata, template_path=str(_TEMPLATE), **texts)
     card.save(output / "README.md")
 
 
-def _metadata(config: PipelineConfig, facts: CardFacts, measured: _Measured, datasheet: str) -> Any:
-    from huggingface_hub import ModelCardData
-
-    embedded = facts.data_source.embedded is not None
-    hub_base = config.model.base if _is_hub_id(config.model.base) else None
-    return ModelCardData(
-        model_name=config.name,
-        eval_results=_results(facts, measured, datasheet),
-        base_model=hub_base,
-        language="en" if embedded else None,
-        license="apache-2.0" if embedded and config.model.base is None else "unknown",
-        library_name="transformers",
-        pipeline_tag="text-generation",
-        tags=["rlhf", "ppo", "reward-model", "conversational"],
-    )
+def _read(path: Path) -> Any:
+    return json.loads(path.read_text(encoding="utf-8"))
 
 
-def _results(facts: CardFacts, measured: _Measured, datasheet: str) -> list[Any]:
-    """The measured figures for `model-index`, unrounded, each with its 95% interval as arguments."""
-    from huggingface_hub import EvalResult
-
-    audit, evaluation = measured.audit, measured.evaluation
-    judge = JUDGES[evaluation["judge"]]
-    figures = {
-        ("win_rate", f"Win rate against the SFT baseline, judged by {judge}"): evaluation["win_rate"]["rate"],
-        ("kl", "KL to the SFT baseline, nats a response"): evaluation["kl"],
-        ("score", "Mean score by the reward model"): evaluation["models"]["policy"]["score"],
-    }
-    for name, label in _RULE_FIGURES.items():
-        if name in evaluation["models"]["policy"]:
-            figures[name, label] = evaluation["models"]["policy"][name]
-    if "gold" in evaluation["gains"]:
-        figures["gold_gain", "Gold reward gained over the SFT baseline"] = evaluation["gains"]["gold"]
-    rows = [("text-generation", "Text generation", *key, estimate) for key, estimate in figures.items()]
-    for name, label in REWARD_MODELS.items():
-        accuracy = audit["models"][name]["accuracy"]
-        rows.append(("text-classification", "Reward modelling", f"{name}_accuracy", f"{label}: accuracy", accuracy))
-    title = _title(datasheet)
-    return [
-        EvalResult(
-            task_type=task,
-            task_name=task_name,
-            dataset_type=facts.data_source.embedded or re.sub(r"\W+", "_", title.lower()).strip("_") or "data",
-            dataset_name=title,
-            dataset_split="test",
-            dataset_revision=facts.data_source.md5,
-            metric_type=name,
-            metric_name=label,
-            metric_value=estimate["value"],
-            metric_args={"confidence": 0.95, "low": estimate["low"], "high": estimate["high"]},
-        )
-        for task, task_name, name, label, estimate in rows
-    ]
-
-
-def _texts(config: PipelineConfig, facts: CardFacts, measured: _Measured, data: Path, datasheet: str) -> dict[str, Any]:
+def _texts(config: PipelineConfig, facts: CardFacts, measured: _Measured, datasheet: str) -> dict[str, Any]:
     """What the template puts in, as Markdown."""
     evaluation = measured.evaluation
     return {
@@ -205,8 +154,9 @@ def _texts(config: PipelineConfig, facts: CardFacts, measured: _Measured, data: 
         "wins_table": wins_table(evaluation),
         "curve_table": curve_table(measured.curve),
         "limitations": _limitations(facts, measured),
-        "composition_table": composition_table(data),
-        "preparation": _preparation(measured.report),
+        "composition_table": composition_table(measured.report),
+        "preparation_table": preparation_table(measured.report),
+        "lengths_table": lengths_table(measured.report),
         "datasheet": _nested(datasheet),
         "audit_table": audit_table(measured.audit),
         "group_tables": group_tables(measured.audit),
@@ -247,16 +197,7 @@ def _limitations(facts: CardFacts, measured: _Measured) -> list[str]:
     if facts.git_dirty or facts.git_commit is None:
         found.append("The code was not exactly that of a git commit, so the run cannot be repeated from one.")
     found += facts.notes
-    return [sentence for sentence in dict.fromkeys(found)]
-
-
-def _preparation(report: Mapping[str, Any]) -> list[str]:
-    """The counts of the data stage's report, a line each."""
-    return [
-        f"{escape(name.removeprefix('num_').replace('_', ' '))}: {value:,}"
-        for name, value in report.items()
-        if isinstance(value, int) and not isinstance(value, bool)
-    ]
+    return list(dict.fromkeys(found))
 
 
 def _sections(config: PipelineConfig) -> Iterator[tuple[str, BaseModel]]:
@@ -310,11 +251,6 @@ def _nested(datasheet: str) -> str:
     return "\n".join(lines)
 
 
-def _title(datasheet: str) -> str:
-    found = re.search(r"^# +(.+?) *$", datasheet, re.MULTILINE)
-    return found[1][:100] if found else "Preference data"
-
-
 def _licence(datasheet: str) -> str | None:
     found = re.search(r"^#+ *licen[cs]e\b.*\n([^#]*)", datasheet, re.MULTILINE | re.IGNORECASE)
     return found[1].strip() if found else None
@@ -326,9 +262,5 @@ def _base(config: PipelineConfig) -> str | None:
     if base is None:
         return None
     revision = f" at revision `{config.model.revision}`" if config.model.revision else ""
-    name = f"[{base}](https://huggingface.co/{base})" if _is_hub_id(base) else f"a local model, `{Path(base).name}`"
+    name = f"[{base}](https://huggingface.co/{base})" if is_hub_id(base) else f"a local model, `{Path(base).name}`"
     return name + revision
-
-
-def _is_hub_id(base: str | None) -> bool:
-    return base is not None and _HUB_ID.fullmatch(base) is not None and not (root() / base).exists()

@@ -8,7 +8,6 @@ from typing import Any
 
 import torch
 from datasets import Dataset
-from torch import Tensor
 from transformers import Trainer
 from trl import SFTConfig as TRLConfig
 from trl import SFTTrainer
@@ -17,12 +16,19 @@ from rlhf.compute import autocast, configure, seeded
 from rlhf.config import ComputeConfig, Setup, SFTConfig
 from rlhf.conversations import Conversation, decode_responses, encode_pairs, encode_prompts
 from rlhf.data.schema import Row, read_rows
-from rlhf.errors import TrainingDivergedError
 from rlhf.generation import generate_responses
 from rlhf.logprobs import chosen_logprobs, response_logits
 from rlhf.models import load_policy, load_tokenizer, save_model, start_policy
 from rlhf.sequences import batches_by_length, pad_sequences
-from rlhf.supervised import StageCallback, WatchedTrainer, adapter_config, fit, trainer_settings, training_order
+from rlhf.supervised import (
+    StageCallback,
+    WatchedTrainer,
+    adapter_config,
+    fit,
+    refuse_divergence,
+    trainer_settings,
+    training_order,
+)
 from rlhf.workspace import Workspace
 
 Pair = tuple[list[int], list[int]]
@@ -75,10 +81,10 @@ def train_sft(config: SFTConfig, setup: Setup, data: Path, workspace: Workspace)
     configure(setup.compute)
     tokenizer = load_tokenizer(data / "tokenizer")
     pairs = _encode(tokenizer, data / "demonstrations" / "train.jsonl")
-    save_model(_train(config, setup, tokenizer, pairs, workspace), tokenizer, workspace.output / "policy")
+    num_steps = _train(config, setup, tokenizer, pairs, workspace)
 
     policy = load_policy(workspace.output / "policy", setup.compute)
-    _evaluate(policy, tokenizer, config, setup, data, workspace)
+    _evaluate(policy, tokenizer, config, setup, data, num_steps, workspace)
     max_response_tokens = max(len(completion) for _, completion in pairs)
     _write_samples(policy, tokenizer, config, setup, max_response_tokens, data, workspace)
 
@@ -107,7 +113,8 @@ def evaluate_completions(
     return HeldOut(loss / num_tokens, num_right / num_tokens)
 
 
-def _train(config: SFTConfig, setup: Setup, tokenizer: Any, pairs: Sequence[Pair], workspace: Workspace) -> Any:
+def _train(config: SFTConfig, setup: Setup, tokenizer: Any, pairs: Sequence[Pair], workspace: Workspace) -> int:
+    """Train and save. Returns the number of steps."""
     dataset = _dataset(config, setup, pairs)
     trainer = CompletionTrainer(
         model=start_policy(setup, tokenizer),
@@ -120,8 +127,10 @@ def _train(config: SFTConfig, setup: Setup, tokenizer: Any, pairs: Sequence[Pair
         peft_config=adapter_config(config.lora, "CAUSAL_LM"),
         callbacks=[StageCallback(_CURVE, workspace.log_metrics, config.checkpoint_every_seconds)],
     )
-    fit(trainer, workspace.checkpoints)
-    return trainer.model.merge_and_unload() if config.lora else trainer.model
+    num_steps = fit(trainer, workspace.checkpoints)
+    policy = trainer.model.merge_and_unload() if config.lora else trainer.model
+    save_model(policy, tokenizer, workspace.output / "policy")
+    return num_steps
 
 
 def _dataset(config: SFTConfig, setup: Setup, pairs: Sequence[Pair]) -> Dataset:
@@ -136,11 +145,12 @@ def _dataset(config: SFTConfig, setup: Setup, pairs: Sequence[Pair]) -> Dataset:
 
 
 def _evaluate(
-    policy: Any, tokenizer: Any, config: SFTConfig, setup: Setup, data: Path, workspace: Workspace
+    policy: Any, tokenizer: Any, config: SFTConfig, setup: Setup, data: Path, num_steps: int, workspace: Workspace
 ) -> None:
     pairs = _encode(tokenizer, data / "demonstrations" / "validation.jsonl")
     batch_size = config.micro_batch_size or config.batch_size
     held_out = evaluate_completions(policy, setup.compute, pairs, tokenizer.pad_token_id, batch_size)
+    refuse_divergence(held_out.loss, "the validation loss", num_steps, workspace.checkpoints)
     workspace.log_metrics(
         {"sft/validation_loss": held_out.loss, "sft/validation_token_accuracy": held_out.token_accuracy}, None
     )
@@ -160,9 +170,10 @@ def _write_samples(
     data: Path,
     workspace: Workspace,
 ) -> None:
-    """Sample at temperature 1 on the first validation prompts."""
-    rows = [row for _, row in read_rows(data / "prompts" / "validation.jsonl", "prompts")][: config.num_samples]
-    prompts = encode_prompts(tokenizer, [row["prompt"] for row in rows])
+    """Answers at temperature 1 to the first validation prompts, as long as the longest demonstration at most."""
+    rows = [row for _, row in read_rows(data / "prompts" / "validation.jsonl", "prompts")]
+    chosen = [row["prompt"] for row in rows[: config.num_samples]]
+    prompts = encode_prompts(tokenizer, chosen)
     room = setup.model.max_length - max(map(len, prompts), default=0)
     responses = generate_responses(
         policy,
@@ -172,5 +183,26 @@ def _write_samples(
         max_response_tokens=min(max_response_tokens, room),
         temperature=1.0,
         seed=seeded(setup.seed, "sft", "samples"),
-        batch_size=config.batch_size,
+        batch_size=config.micro_batch_size or config.batch_size,
     )
+    texts = decode_responses(tokenizer, responses)
+    samples = [
+        {"prompt": prompt, "response": text, "ended": ids[-1:] == [tokenizer.eos_token_id]}
+        for prompt, text, ids in zip(chosen, texts, responses, strict=True)
+    ]
+    lines = "".join(json.dumps(sample, ensure_ascii=False) + "\n" for sample in samples)
+    (workspace.report / "samples.jsonl").write_text(lines, encoding="utf-8")
+    (workspace.report / "samples.md").write_text(_table(samples), encoding="utf-8")
+
+
+def _table(samples: Sequence[Row]) -> str:
+    header = "| prompt | response | ended |\n| --- | --- | --- |\n"
+    cells = [
+        ("<br>".join(f"{m['role']}: {m['content']}" for m in sample["prompt"]), sample["response"], sample["ended"])
+        for sample in samples
+    ]
+    return header + "".join(f"| {_cell(p)} | {_cell(r)} | {'yes' if ended else 'no'} |\n" for p, r, ended in cells)
+
+
+def _cell(text: str) -> str:
+    return text.replace("|", "\\|").replace("\n", "<br>")

@@ -169,8 +169,8 @@ class StageCallback(TrainerCallback):  # type: ignore[misc]
             self._log_metrics({name: float(logs[key]) for key, name in self.names.items()}, step)
 
 
-def fit(trainer: Any, folder: Path) -> None:
-    """Train to the end, from the newest whole checkpoint where there is one.
+def fit(trainer: Any, folder: Path) -> int:
+    """Train to the end, from the newest whole checkpoint where there is one. Returns the number of steps.
 
     Raises:
         TrainingDivergedError: the loss or a weight is not finite.
@@ -178,16 +178,18 @@ def fit(trainer: Any, folder: Path) -> None:
     trainer.remove_callback(PrinterCallback)  # it prints to standard output, which belongs to the command line
     checkpoint = newest_checkpoint(folder)
     trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
-    refuse_divergent_weights(trainer.model, trainer.state.global_step, folder)
+    num_steps: int = trainer.state.global_step
+    refuse_divergent_weights(trainer.model, num_steps, folder)
+    return num_steps
 
 
-def refuse_divergence(value: Tensor, what: str, step: int, folder: Path) -> None:
+def refuse_divergence(value: float | Tensor, what: str, step: int, folder: Path) -> None:
     """Stop where a number is not finite.
 
     Raises:
         TrainingDivergedError: naming the last good checkpoint in `folder`.
     """
-    if not bool(torch.isfinite(value)):
+    if not math.isfinite(value):
         checkpoint = newest_checkpoint(folder)
         raise TrainingDivergedError(step, f"{what} is {float(value)}", str(checkpoint) if checkpoint else None)
 

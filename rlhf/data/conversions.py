@@ -2,7 +2,6 @@
 
 import math
 from collections.abc import Callable, Mapping, Set
-from typing import Any
 
 from rlhf.data import dialogues
 from rlhf.data.dialogues import Messages, RowDroppedError, RowRefusedError, answer_of, prompt_of, text, turns
@@ -69,7 +68,9 @@ def _hh(row: Row) -> Converted:
 def _alpaca(row: Row) -> Converted:
     prompt = _instruction(row)
     if {"chosen", "rejected"} & row.keys():
-        return [_preference(row, prompt, answer_of(row.get("chosen"), "chosen"), answer_of(row.get("rejected"), "rejected"))]
+        return [
+            _preference(row, prompt, answer_of(row.get("chosen"), "chosen"), answer_of(row.get("rejected"), "rejected"))
+        ]
     return [_demonstration(prompt, answer_of(text(row, "output"), "output"))]
 
 
@@ -85,7 +86,9 @@ def _sharegpt(row: Row) -> Converted:
     if row.get("system"):
         prompt = [dialogues.message("system", text(row, "system")), *prompt]
     if {"chosen", "rejected"} & row.keys():
-        return [_preference(row, prompt, answer_of(row.get("chosen"), "chosen"), answer_of(row.get("rejected"), "rejected"))]
+        return [
+            _preference(row, prompt, answer_of(row.get("chosen"), "chosen"), answer_of(row.get("rejected"), "rejected"))
+        ]
     return [_demonstration(*dialogues.split_answer(prompt))]
 
 
@@ -105,7 +108,11 @@ def _trl_preference(row: Row) -> tuple[str, Row]:
         return _preference(row, *dialogues.common_prompt(better, worse))
     prompt = _given_prompt(row)
     # UltraFeedback and its kin give the prompt, and whole dialogues beside it.
-    if len(better) > 1 and better[:-1] == worse[:-1] and [m for m in better[:-1] if m["role"] == "user"][-1:] == prompt[-1:]:
+    if (
+        len(better) > 1
+        and better[:-1] == worse[:-1]
+        and [m for m in better[:-1] if m["role"] == "user"][-1:] == prompt[-1:]
+    ):
         prompt, better, worse = dialogues.common_prompt(better, worse)
     return _preference(row, prompt, better, worse)
 
@@ -129,7 +136,9 @@ def _qa(row: Row) -> Converted:
 
 def _kto(row: Row) -> Converted:
     label = row.get("label")
-    wanted = {True: True, False: False, "true": True, "false": False}.get(label.lower() if isinstance(label, str) else label)
+    wanted = {True: True, False: False, "true": True, "false": False}.get(
+        label.lower() if isinstance(label, str) else label
+    )
     if wanted is None:
         raise RowRefusedError('"label" is neither true nor false')
     if not wanted:
@@ -140,7 +149,9 @@ def _kto(row: Row) -> Converted:
 def _judgments(row: Row) -> Converted:
     first, second = next((pair for pair in _ANSWER_FIELDS if pair[0] in row), _ANSWER_FIELDS[0])
     prompt = _instruction(row if "instruction" in row else {"instruction": row.get("input"), "input": ""})
-    answers = [answer_of(text(row, name), name) for name in (first, second)]
+    if not isinstance(row.get(first), str) or not isinstance(row.get(second), str):
+        raise RowDroppedError(dialogues.NOT_TEXT)
+    answers = [answer_of(row[name], name) for name in (first, second)]
     verdicts = _verdicts(row)
     decided = [(judge, verdict) for judge, verdict in verdicts if verdict]
     if not decided:
@@ -157,12 +168,11 @@ def _verdicts(row: Row) -> list[tuple[str | None, int]]:
     return [(name if numbered else None, _verdict(row[name], name)) for name in fields]
 
 
-def _verdict(value: Any, field: str) -> int:  # noqa: ANN401 - whatever a file holds
-    if isinstance(value, str) and value.strip() in ("0", "1", "2"):
-        return int(value)
-    if isinstance(value, bool) or value not in (0, 1, 2):
+def _verdict(value: object, field: str) -> int:
+    given = str(value).strip().removesuffix(".0")
+    if isinstance(value, bool) or given not in ("0", "1", "2"):
         raise RowRefusedError(f'"{field}" is not 1 or 2 (the better answer) or 0 (a tie)')
-    return int(value)
+    return int(given)
 
 
 def _judged(row: Row, judge: str | None) -> Row:
@@ -177,14 +187,16 @@ def _preference(row: Row, prompt: Messages, chosen: Messages, rejected: Messages
     made: Row = {"prompt": prompt, "chosen": chosen, "rejected": rejected}
     if row.get("margin") not in (None, ""):
         made["margin"] = _margin(row["margin"])
-    made |= {name: row[name] for name in ("annotator", "criteria", "source") if isinstance(row.get(name), str) and row[name]}
+    made |= {
+        name: row[name] for name in ("annotator", "criteria", "source") if isinstance(row.get(name), str) and row[name]
+    }
     return "preferences", made
 
 
-def _margin(value: Any) -> float:  # noqa: ANN401 - whatever a file holds
+def _margin(value: object) -> float:
     try:
-        margin = math.nan if isinstance(value, bool) else float(value)
-    except (TypeError, ValueError):
+        margin = float(value) if isinstance(value, int | float | str) and not isinstance(value, bool) else math.nan
+    except (ValueError, OverflowError):
         margin = math.nan
     if not math.isfinite(margin) or margin < 0:
         raise RowRefusedError(f'"margin" is {value!r}, not a finite number of at least 0')

@@ -1,4 +1,7 @@
-"""The datasheet of an imported data set: where it is from, what is in it, what was left out. The same for the same input."""
+"""The datasheet of an imported data set: where it is from, what is in it, what was left out.
+
+The same for the same input.
+"""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -56,7 +59,11 @@ class SourceReport:
 
 
 def render(
-    sources: Sequence[SourceReport], counts: Mapping[str, int], derived: Sequence[str], licence: str | None, guidelines: str | None
+    sources: Sequence[SourceReport],
+    counts: Mapping[str, int],
+    derived: Sequence[str],
+    licence: str | None,
+    guidelines: str | None,
 ) -> str:
     """The datasheet as markdown.
 
@@ -82,7 +89,10 @@ def render(
             *([line for source in sources for line in _left_out(source)] or ["Nothing."]),
             "",
             "## Annotation guidelines",
-            (guidelines or "Not given. Write here what the annotators were told, who they were and how they were paid.").strip(),
+            (
+                guidelines
+                or "Not given. Write here what the annotators were told, who they were and how they were paid."
+            ).strip(),
             "",
             "## Licence",
             (licence or "Not given. Write here what may be done with the data.").strip(),

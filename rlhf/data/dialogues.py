@@ -31,6 +31,7 @@ SAME_RESPONSES = "chosen and rejected are the same text"
 CONTEXTS_DIFFER = "the contexts of chosen and rejected differ"
 NO_ANSWER = "the dialogue does not end with one answer of the assistant"
 UNKNOWN_ROLE = "a turn is neither of the system nor of the user nor of the assistant"
+NOT_TEXT = "a response is not text"
 TIE = "the judge saw no difference"
 UNWANTED = "the label says that the response is not wanted"
 
@@ -51,7 +52,7 @@ def has_turns(dialogue: str) -> bool:
 
 
 def split_dialogue(dialogue: str, field: str) -> Messages:
-    """The turns of `\\n\\nHuman: ... \\n\\nAssistant: ...`."""
+    r"""The turns of `\n\nHuman: ... \n\nAssistant: ...`."""
     start, *parts = _TURN.split(dialogue)
     if start.strip() or not parts:
         raise RowRefusedError(f'"{field}" does not start with a turn such as "\\n\\nHuman: ..."')

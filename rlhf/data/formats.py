@@ -65,7 +65,9 @@ class _Reading:
             yield from self._converted(number, row)
         if not self.kind:
             reasons = "; ".join(f"{dropped.count} because {reason}" for reason, dropped in self.dropped.items())
-            raise DataError(f"{self.source.name}: no row is left ({reasons or 'there are none'}); give another file or format")
+            raise DataError(
+                f"{self.source.name}: no row is left ({reasons or 'there are none'}); give another file or format"
+            )
 
     def _converted(self, number: int, row: Row) -> Iterator[Row]:
         where = self.source.where(number)
@@ -137,7 +139,9 @@ def import_dataset(
         counts = _write_rows(folder, main, extras)
         reports = (main.report("preferences"), *(extra.report(kind) for kind, extra in extras.items()))
         derived = _derived(extras)
-        (folder / DATASHEET).write_text(render(reports, counts, derived, licence, guidelines), encoding="utf-8", newline="\n")
+        (folder / DATASHEET).write_text(
+            render(reports, counts, derived, licence, guidelines), encoding="utf-8", newline="\n"
+        )
         changed = install(folder, destination, replace)
     return ImportReport(destination, changed, counts, reports, derived)
 
@@ -166,7 +170,9 @@ def _open(source: str, format_name: str, split: str) -> _Reading:
     if len(fitting) != 1:
         fields = ", ".join(f'"{name}"' for name in first)
         found = f"may be {' or '.join(fitting)}" if fitting else "is in no known format"
-        raise DataError(f"{rows.name}: a row with the fields {fields} {found}; give --format, one of {', '.join(CONVERTERS)}")
+        raise DataError(
+            f"{rows.name}: a row with the fields {fields} {found}; give --format, one of {', '.join(CONVERTERS)}"
+        )
     return _Reading(rows, fitting[0], detected=True)
 
 
@@ -175,7 +181,8 @@ def _write_rows(folder: Path, main: _Reading, extras: dict[str, _Reading]) -> di
     source = main.source.name.split(".", maxsplit=1)[0]
     with ExitStack() as stack:
         files = {
-            kind: stack.enter_context((folder / f"{kind}.jsonl").open("w", encoding="utf-8", newline="\n")) for kind in KINDS
+            kind: stack.enter_context((folder / f"{kind}.jsonl").open("w", encoding="utf-8", newline="\n"))
+            for kind in KINDS
         }
         for row in main.rows():
             _require_preferences(main)
@@ -211,7 +218,9 @@ def _from_extra(row: Row, kind: str, extra: _Reading) -> Row:
     if kind == "prompts":
         return {"prompt": row["prompt"]}
     if extra.kind != "demonstrations":
-        raise DataError(f"{extra.source.name}: the file holds {extra.kind}, no demonstrations; give another with --demonstrations")
+        raise DataError(
+            f"{extra.source.name}: the file holds {extra.kind}, no demonstrations; give another with --demonstrations"
+        )
     return {"prompt": row["prompt"], "completion": row["completion"]}
 
 
@@ -225,5 +234,7 @@ def _derived(extras: dict[str, _Reading]) -> tuple[str, ...]:
         "prompts": "No prompts were given: they are the prompts of the preferences.",
     }
     kto = [extra for extra in extras.values() if extra.format == "kto"]
-    unpaired = [f"{extra.source.name} is unpaired feedback: only the responses marked as wanted were taken." for extra in kto]
+    unpaired = [
+        f"{extra.source.name} is unpaired feedback: only the responses marked as wanted were taken." for extra in kto
+    ]
     return (*(sentences[kind] for kind in _without(extras)), *unpaired)

@@ -7,10 +7,10 @@ import json
 import re
 import zlib
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 from rlhf.data.hashing import sha256
 from rlhf.data.schema import Row, parse_line
@@ -59,7 +59,9 @@ def open_source(source: str, split: str = "train") -> RowSource:
         return RowSource(path.resolve().name, None, "row", lambda: _dataset_rows(str(path), None, split))
     match = _HUB_ID.fullmatch(source)
     if match is None or _form(path) is not None or path.parent.exists():
-        raise DataError(f"{source}: there is no such file; give a file ({_known()}) or a hub id such as organization/name")
+        raise DataError(
+            f"{source}: there is no such file; give a file ({_known()}) or a hub id such as organization/name"
+        )
     name, revision = match["name"], _hub_commit(match["name"], match["revision"])
     return RowSource(f"{name}@{revision}", None, "row", lambda: _dataset_rows(name, revision, split))
 
@@ -68,7 +70,9 @@ def _open_file(path: Path) -> RowSource:
     readers = {".jsonl": _jsonl_rows, ".json": _json_rows, ".csv": _csv_rows, ".parquet": _parquet_rows}
     form = _form(path)
     if form is None:
-        raise DataError(f"{path}: files ending with {''.join(path.suffixes) or 'nothing'} are not read; give {_known()}")
+        raise DataError(
+            f"{path}: files ending with {''.join(path.suffixes) or 'nothing'} are not read; give {_known()}"
+        )
     if path.stat().st_size == 0:
         raise DataError(f"{path}: the file is empty; give at least one row")
     reader = readers[form]
@@ -78,15 +82,23 @@ def _open_file(path: Path) -> RowSource:
 def _form(path: Path) -> str | None:
     name = path.name.lower()
     packed = name.removesuffix(".gz")
-    return next((suffix for suffix in SUFFIXES if packed.endswith(suffix) and (suffix != ".parquet" or packed == name)), None)
+    return next(
+        (suffix for suffix in SUFFIXES if packed.endswith(suffix) and (suffix != ".parquet" or packed == name)), None
+    )
 
 
 def _known() -> str:
     return ".jsonl, .json or .csv, each also with .gz, or .parquet"
 
 
-def _open_bytes(path: Path) -> AbstractContextManager[IO[bytes]]:
-    return gzip.open(path, "rb") if path.suffix.lower() == ".gz" else path.open("rb")
+@contextmanager
+def _open_bytes(path: Path) -> Iterator[io.BufferedIOBase]:
+    with path.open("rb") as file:
+        if path.suffix.lower() != ".gz":
+            yield file
+            return
+        with gzip.GzipFile(fileobj=file) as unpacked:
+            yield unpacked
 
 
 def _jsonl_rows(path: Path) -> Iterator[tuple[int, Row]]:
@@ -102,7 +114,9 @@ def _json_rows(path: Path) -> Iterator[tuple[int, Row]]:
     try:
         rows = json.loads(_read_text(path))
     except (ValueError, RecursionError) as error:
-        raise DataError(f"{path.name}: the file is not JSON ({error}); mend it, or name it .jsonl if every line is an object") from None
+        raise DataError(
+            f"{path.name}: the file is not JSON ({error}); mend it, or name it .jsonl if every line is an object"
+        ) from None
     if not isinstance(rows, list):
         raise DataError(f"{path.name}: the file is not a list; give a list of objects, one a row")
     for number, row in enumerate(rows, start=1):
@@ -164,7 +178,9 @@ def _hub_commit(name: str, revision: str | None) -> str:
     try:
         commit = HfApi().dataset_info(name, revision=revision, timeout=30).sha
     except (HTTPError, OSError) as error:
-        raise DataError(f"{name}: there is no such file, and no such data set could be had from the hub ({error})") from None
+        raise DataError(
+            f"{name}: there is no such file, and no such data set could be had from the hub ({error})"
+        ) from None
     return commit or revision or "main"
 
 

@@ -1,7 +1,7 @@
 """What a data folder must hold, checked a line at a time: JSON Lines in TRL's explicit, conversational form."""
 
 import json
-import math
+import sys
 from collections.abc import Iterator, Set
 from pathlib import Path
 from typing import Any
@@ -52,7 +52,9 @@ def check_files(folder: Path) -> None:
         raise DataError(f"{folder}: there is no such folder; make it with `rlhf data import FILE`")
     for name in (*(f"{kind}.jsonl" for kind in KINDS), DATASHEET):
         if not (folder / name).is_file():
-            raise DataError(f"{folder / name}: the file is missing; `rlhf data import FILE` makes all files of a data folder")
+            raise DataError(
+                f"{folder / name}: the file is missing; `rlhf data import FILE` makes all files of a data folder"
+            )
 
 
 def validate_file(path: Path, kind: str, roles: Set[str] = KNOWN_ROLES) -> int:
@@ -101,7 +103,8 @@ def parse_line(raw: bytes, where: str) -> Row:
         row = json.loads(raw.decode("utf-8"))
     except UnicodeDecodeError as error:
         raise DataError(
-            f"{where}: byte {error.start + 1} of the line (0x{raw[error.start]:02x}) is not UTF-8; save the file as UTF-8"
+            f"{where}: byte {error.start + 1} of the line (0x{raw[error.start]:02x}) is not UTF-8; "
+            "save the file as UTF-8"
         ) from None
     except (ValueError, RecursionError) as error:
         what = "the line is blank" if not raw.strip() else f"the line is not JSON ({error})"
@@ -158,7 +161,8 @@ def _check_messages(messages: object, field: str, where: str, roles: Set[str]) -
         role, content = message["role"], message["content"]
         if not isinstance(role, str) or role not in roles:
             raise DataError(
-                f'{where}: message {number} of "{field}" has the unknown role {json.dumps(role)}; use one of {_quoted(sorted(roles))}'
+                f'{where}: message {number} of "{field}" has the unknown role {json.dumps(role)}; '
+                f"use one of {_quoted(sorted(roles))}"
             )
         _check_text(content, f'the content of message {number} of "{field}"', where)
 
@@ -169,7 +173,7 @@ def _check_text(text: object, what: str, where: str) -> None:
     try:
         text.encode("utf-8")
     except UnicodeEncodeError as error:
-        raise DataError(f"{where}: {what} holds half of a surrogate pair ({ascii(text[error.start])}); remove it") from None
+        raise DataError(f"{where}: {what} holds half of a surrogate pair ({text[error.start]!a}); remove it") from None
 
 
 def _check_prompt(messages: list[dict[str, str]], where: str) -> None:
@@ -182,7 +186,9 @@ def _check_prompt(messages: list[dict[str, str]], where: str) -> None:
 def _check_response(messages: list[dict[str, str]], field: str, where: str) -> None:
     if len(messages) != 1 or messages[0]["role"] != "assistant":
         roles = ", ".join(message["role"] for message in messages)
-        raise DataError(f'{where}: "{field}" must be one message of the assistant, and is ({roles}); move the others to "prompt"')
+        raise DataError(
+            f'{where}: "{field}" must be one message of the assistant, and is ({roles}); move the others to "prompt"'
+        )
     if not messages[0]["content"].strip():
         raise DataError(f'{where}: "{field}" is an empty response; remove the row or give its text')
 
@@ -194,9 +200,13 @@ def _check_optional(row: Row, where: str) -> None:
     if "margin" in row:
         margin = row["margin"]
         if isinstance(margin, bool) or not isinstance(margin, int | float):
-            raise DataError(f'{where}: "margin" is {_kind_of(margin)}, not a number; give a number of at least 0, or leave it out')
-        if not math.isfinite(margin) or margin < 0:
-            raise DataError(f'{where}: "margin" is {margin}; give a finite number of at least 0, or swap chosen and rejected')
+            raise DataError(
+                f'{where}: "margin" is {_kind_of(margin)}, not a number; give a number of at least 0, or leave it out'
+            )
+        if not 0 <= margin <= sys.float_info.max:
+            raise DataError(
+                f'{where}: "margin" is {margin}; give a finite number of at least 0, or swap chosen and rejected'
+            )
 
 
 def _kind_of(value: object) -> str:

@@ -1,6 +1,5 @@
 """A data folder appears whole or not at all."""
 
-import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -38,15 +37,14 @@ def install(filled: Path, destination: Path, replace: bool = False) -> bool:
         if dvc_md5(destination) == dvc_md5(filled):
             return False
         if not replace:
-            raise DataError(f"{destination}: the folder holds other data; give --replace to replace it, or another destination")
+            raise DataError(
+                f"{destination}: the folder holds other data; give --replace to replace it, or another destination"
+            )
         # Beside `filled`, so that it is deleted with it.
         destination.rename(filled.with_name(f"{destination.name}.replaced"))
     elif destination.exists() and not destination.is_dir():
-        raise DataError(f"{destination}: this is a file, and a folder is to be made there; move it, or give another place")
+        raise DataError(
+            f"{destination}: this is a file, and a folder is to be made there; move it, or give another place"
+        )
     filled.rename(destination)
     return True
-
-
-def remove(folder: Path) -> None:
-    """Delete a folder, if it is there."""
-    shutil.rmtree(folder, ignore_errors=True)

@@ -147,7 +147,7 @@ def _reliability_panel(axes: "Axes", model: ScoredPairs) -> None:
         marker="o",
         capsize=3,
         elinewidth=1.3,
-        label="with 95% interval",
+        label="reward model, 95% interval",
     )
     error = model.calibration.expected_calibration_error
     subtitle(axes, model.title, f"accuracy {model.accuracy.value:.1%}, expected calibration error {error:.3f}")

@@ -137,12 +137,12 @@ def _describe(scored: ScoredPairs, pairs: HeldOutPairs) -> dict[str, Any]:
     }
 
 
-def _by_source(margins: NDArray[Any], rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+def _by_source(margins: NDArray[Any], rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     """Accuracy by the field `source`; nothing where no row has one."""
-    sources = np.array([str(row.get("source") or "unnamed") for row in rows])
     if not any(row.get("source") for row in rows):
-        return {}
-    return {str(name): _group(margins, np.flatnonzero(sources == name)) for name in np.unique(sources)}
+        return []
+    sources = np.array([str(row.get("source") or "unnamed") for row in rows])
+    return [{"source": str(name), **_group(margins, np.flatnonzero(sources == name))} for name in np.unique(sources)]
 
 
 def _by_annotated_margin(margins: NDArray[Any], rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:

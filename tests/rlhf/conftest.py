@@ -20,7 +20,8 @@ def tiny_setup() -> Setup:
     return Setup(
         seed=0,
         model=ModelConfig(
-            architecture=ArchitectureConfig(hidden_size=32, num_layers=2, num_heads=2, feed_forward_size=64), max_length=48
+            architecture=ArchitectureConfig(hidden_size=32, num_layers=2, num_heads=2, feed_forward_size=64),
+            max_length=48,
         ),
         compute=ComputeConfig(dtype="fp32", num_threads=1),
     )

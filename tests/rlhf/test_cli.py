@@ -1,11 +1,12 @@
 import json
 import os
 import re
-import signal
 import subprocess
 import sys
 
 import pytest
+import yaml
+from dvc.repo import Repo
 
 from rlhf.cli import main
 from rlhf.configuration import settings
@@ -42,7 +43,8 @@ def test_help_shows_every_setting_with_its_docstring_default_and_bounds(capsys, 
         if setting.kind == "section" and not setting.optional:
             assert re.search(rf"^{setting.name}:\n  {re.escape(setting.help)}$", shown, re.MULTILINE)
         else:
-            assert re.search(rf"^  {setting.flag} .*\s+{re.escape(setting.help)} \[.*default: .+\]$", shown, re.MULTILINE)
+            described = rf"^  {setting.flag} .*\s+{re.escape(setting.help)} \[.*default: .+\]$"
+            assert re.search(described, shown, re.MULTILINE)
     assert "[a number at least 0 and at most 1; default: 0.95]" in shown
 
 
@@ -92,3 +94,88 @@ def test_flags_in_kebab_or_snake_case(tmp_path, capsys, flags):
     recipe.write_text("seed: 1\n")
     assert main(["run", *flags, str(recipe)]) == 2
     assert "--ppo.kl-coef: got x, expected a number at least 0" in capsys.readouterr().err
+
+
+class TestData:
+    @pytest.fixture(autouse=True)
+    def project(self, tmp_path, monkeypatch):
+        """A new project's root, a git and DVC repository, and the current directory beside it."""
+        root = tmp_path / "project"
+        (tmp_path / "elsewhere").mkdir()
+        subprocess.run(["git", "init", "-q", root], check=True)
+        Repo.init(str(root)).close()
+        monkeypatch.chdir(tmp_path / "elsewhere")
+        before = dict(os.environ)
+        os.environ["RLHF_ROOT"] = str(root)
+        yield root
+        os.environ.clear()
+        os.environ.update(before)
+
+    @pytest.fixture
+    def pairs(self, tmp_path):
+        def write(name, answers):
+            rows = [{"prompt": "Why?", "chosen": answer, "rejected": "No."} for answer in answers]
+            path = tmp_path / "elsewhere" / name
+            path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+            return name
+
+        return write
+
+    def test_import_makes_tracks_and_says_how_to_record(self, pairs, project, capsys):
+        assert main(["data", "import", pairs("mine.jsonl", ["Because.", "It is so."])]) == 0
+        shown = capsys.readouterr().out
+        md5 = yaml.safe_load((project / "data.dvc").read_text())["outs"][0]["md5"]
+        assert "2 preferences\n" in shown
+        assert f"data/ is tracked by DVC, md5 {md5}\n" in shown
+        assert "git add data.dvc .gitignore && git commit -m 'Import mine.jsonl'" in shown
+        assert len((project / "data" / "preferences.jsonl").read_text().splitlines()) == 2
+        assert [line for line in shown.splitlines() if "git add" in line] == shown.splitlines()[-1:]
+
+    def test_import_replaces_only_when_told(self, pairs, project, capsys):
+        main(["data", "import", pairs("mine.jsonl", ["Because."])])
+        before = _contents(project)
+        assert main(["data", "import", pairs("other.jsonl", ["It is so."])]) == 2
+        assert "give --replace" in capsys.readouterr().err
+        assert _contents(project) == before
+        assert main(["data", "import", "other.jsonl", "--replace"]) == 0
+        assert _contents(project) != before
+
+    def test_import_that_fails_leaves_nothing(self, pairs, project, capsys):
+        before = _contents(project)
+        assert main(["data", "import", pairs("mine.jsonl", ["Because.", ""]), "--guidelines", "nowhere.md"]) == 2
+        assert "nowhere.md: cannot be read" in capsys.readouterr().err
+        assert main(["data", "import", pairs("mine.jsonl", ["No."])]) == 2
+        assert _contents(project) == before
+
+    def test_guidelines_and_licence_go_into_the_datasheet(self, pairs, project):
+        guidelines = project.parent / "guidelines.md"
+        guidelines.write_text("Prefer the answer that gives a reason.")
+        extra = ["--guidelines", str(guidelines), "--licence", "MIT"]
+        assert main(["data", "import", pairs("mine.jsonl", ["Because."]), *extra]) == 0
+        datasheet = (project / "data" / "datasheet.md").read_text()
+        assert "Prefer the answer that gives a reason." in datasheet
+        assert "MIT" in datasheet
+
+    def test_validate_counts_rows(self, pairs, project, capsys):
+        main(["data", "import", pairs("mine.jsonl", ["Because.", "It is so."])])
+        capsys.readouterr()
+        assert main(["data", "validate"]) == main(["data", "validate", str(project / "data")]) == 0
+        assert f"{project}/data/preferences.jsonl: 2 rows" in capsys.readouterr().out
+
+    def test_validate_names_the_first_fault(self, pairs, project, capsys):
+        main(["data", "import", pairs("mine.jsonl", ["Because."])])
+        with (project / "data" / "prompts.jsonl").open("a") as file:
+            file.write("{}\n")
+        assert main(["data", "validate"]) == 2
+        assert "prompts.jsonl:2" in capsys.readouterr().err
+
+    def test_unknown_flag(self, capsys):
+        with pytest.raises(SystemExit, match="2"):
+            main(["data", "import", "x.jsonl", "--relpace"])
+        assert "unrecognized arguments: --relpace" in capsys.readouterr().err
+
+
+def _contents(folder):
+    names = ("data", "data.dvc")
+    paths = [path for name in names for path in [folder / name, *(folder / name).rglob("*")] if path.is_file()]
+    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in paths}

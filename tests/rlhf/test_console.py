@@ -89,12 +89,12 @@ def test_ui_commands_of_local_stores(tmp_path, monkeypatch, capsys):
     assert start_prefect.split() == [
         f"PREFECT_HOME={tmp_path}/.prefect",
         "PREFECT_SERVER_ANALYTICS_ENABLED=false",
-        *".venv/bin/prefect server start".split(),
+        *[".venv/bin/prefect", "server", "start"],
     ]
     assert mlflow == "MLflow: http://127.0.0.1:5000/#/experiments/3?workflowType=machine_learning"
     assert start_mlflow.split() == [
         "MLFLOW_DISABLE_TELEMETRY=true",
-        *".venv/bin/mlflow ui --backend-store-uri".split(),
+        *[".venv/bin/mlflow", "ui", "--backend-store-uri"],
         f"sqlite:///{tmp_path}/mlruns/mlflow.db",
     ]
 

@@ -14,7 +14,7 @@ def test_mean_and_sum_see_only_what_is_kept():
 def test_whitened_values_have_mean_0_and_variance_1():
     white = masked_whiten(VALUES, MASK)
     kept = white[MASK]
-    torch.testing.assert_close(kept, torch.tensor([-1.5**0.5, 0.0, 1.5**0.5]))
+    torch.testing.assert_close(kept, torch.tensor([-(1.5**0.5), 0.0, 1.5**0.5]))
     assert white[~MASK].eq(0).all()
 
 

@@ -22,15 +22,15 @@ def test_scores_do_not_depend_on_padding_and_subtract_the_offset(tiny_setup, sav
     model = load_reward_model(save_reward_model(score_offset=0.5), tiny_setup.compute)
     rows = [[6, 7, 8, 5], [9, 5], [10, 11, 5]]
     with torch.no_grad():
-        alone = [
-            float(model(torch.tensor([row]), attention_mask=torch.ones(1, len(row))).logits) - 0.5 for row in rows
-        ]
+        alone = [float(model(torch.tensor([row]), attention_mask=torch.ones(1, len(row))).logits) - 0.5 for row in rows]
         left = score(
             model,
             torch.tensor([[0, 0, 9, 5], [0, 10, 11, 5]]),
             torch.tensor([[False, False, True, True], [False, True, True, True]]),
         )
-    np.testing.assert_allclose(score_rows(model, tiny_setup.compute, rows, 0, batch_size=2), alone, rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(
+        score_rows(model, tiny_setup.compute, rows, 0, batch_size=2), alone, rtol=1e-4, atol=1e-5
+    )
     np.testing.assert_allclose(left.numpy(), alone[1:], rtol=1e-4, atol=1e-5)
 
 
@@ -114,5 +114,7 @@ def test_a_base_without_a_chat_template_gets_a_plain_one(base):
     (base / "chat_template.jinja").unlink()
     tokenizer, report = prepare_tokenizer(ModelConfig(base=str(base)), [])
     assert report.chat_template == "own"
-    text = tokenizer.apply_chat_template([{"role": "user", "content": "Hi"}], tokenize=False, add_generation_prompt=True)
+    text = tokenizer.apply_chat_template(
+        [{"role": "user", "content": "Hi"}], tokenize=False, add_generation_prompt=True
+    )
     assert text.endswith("\n\nHuman: Hi\n\nAssistant:")

@@ -51,7 +51,9 @@ def test_gradients_are_clipped(models, tiny_setup):
     config = CONFIG.model_copy(update={"max_grad_norm": 1e-12, "num_ppo_epochs": 1, "value_learning_rate": 1e-3})
     run_update(config, tiny_setup, models, update=0)
     # A gradient far below AdamW's eps of 1e-5 moves nothing by more than lr * |g| / eps.
-    moved = max(float((a - b).detach().abs().max()) for a, b in zip(before, models.value_model.parameters(), strict=True))
+    moved = max(
+        float((a - b).detach().abs().max()) for a, b in zip(before, models.value_model.parameters(), strict=True)
+    )
     assert moved < 1e-8
 
 

@@ -1,0 +1,227 @@
+"""Which data a run reads: the folder that DVC tracks, checked against data.dvc, or something elsewhere."""
+
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from rlhf.config import DataConfig
+from rlhf.data.hashing import dvc_md5
+from rlhf.data.schema import DATASHEET
+from rlhf.data.staging import install, staged
+from rlhf.errors import DataError
+from rlhf.references import DataSource
+
+TRACKED = "data"
+DVC_FILE = "data.dvc"
+_OTHER_RECIPE = "choose another recipe, such as configs/hh.yaml, or set data.embedded to none"
+
+
+def resolve(config: DataConfig, root: Path) -> DataSource:
+    """Find the data of a run, bring it here if need be, and check that it is what it should be.
+
+    Embedded data that is missing is generated, other data that is missing is checked out of DVC's cache or pulled.
+
+    Args:
+        config: names the data; a relative path is taken from the project's root.
+        root: the project's root, with data.dvc.
+
+    Raises:
+        DataError: the data is missing, differs from data.dvc, or is not the embedded data where that is asked for.
+    """
+    path = root / config.path
+    if path.resolve() == (root / TRACKED).resolve():
+        return _tracked(config, root)
+    if config.embedded is not None:
+        _check_embedded_elsewhere(path)
+    elif not path.exists():
+        raise DataError(f"{path}: there is no such file or folder; set data.path to one that exists")
+    return DataSource(path=config.path, md5=dvc_md5(path), tracked=False, embedded=config.embedded)
+
+
+def track(root: Path, meta: Mapping[str, Any] | None = None, desc: str | None = None) -> str:
+    """Put data/ under DVC (`dvc add data`), and write what data.dvc says about it anew.
+
+    Args:
+        root: the project's root, a git and DVC repository.
+        meta: goes into data.dvc as `meta`; `{"generator": "calibrated_arithmetic"}` marks the embedded data.
+        desc: goes into data.dvc as `desc`.
+
+    Returns:
+        DVC's md5 of data/.
+
+    Raises:
+        DataError: data/ or the repository is missing, or DVC refuses.
+    """
+    if not (root / TRACKED).is_dir():
+        raise DataError(f"{root / TRACKED}: there is no such folder; make it with `rlhf data import FILE`")
+    with _repository(root, "DVC cannot track the folder") as repo:
+        (stage,) = repo.add(str(root / TRACKED))
+        md5: str = stage.outs[0].hash_info.value
+        # DVC keeps both from version to version, so stale ones would speak of other data.
+        stage.meta = {**meta, "md5": md5} if meta else None
+        stage.desc = desc
+        stage.dump()
+    return md5
+
+
+def git_commands(message: str = "Update the data") -> str:
+    """The command that records the tracked version in git."""
+    return f"git add {DVC_FILE} .gitignore && git commit -m '{message}'"
+
+
+def _tracked(config: DataConfig, root: Path) -> DataSource:
+    dvc_file = _read_dvc_file(root)
+    md5: str = dvc_file["outs"][0]["md5"]
+    folder = root / TRACKED
+    if config.embedded is not None:
+        _check_marked(dvc_file.get("meta") or {}, config.embedded, md5)
+    if not folder.exists():
+        _generate(folder, md5) if config.embedded is not None else _pull(root)
+    found = dvc_md5(folder)
+    # A .dvcignore changes DVC's hash, so DVC has the last word on a difference.
+    dirty = found != md5 and _hash_by_dvc(root) != md5
+    if dirty:
+        _check_dirty_data(config, folder)
+    return DataSource(
+        path=config.path, md5=found if dirty else md5, tracked=not dirty, dirty=dirty, embedded=config.embedded
+    )
+
+
+def _read_dvc_file(root: Path) -> dict[str, Any]:
+    """The content of data.dvc, for a root that is a git and DVC repository."""
+    if not (root / DVC_FILE).is_file():
+        raise DataError(
+            f"{root / DVC_FILE}: the file is missing, so data/ is not tracked by DVC; "
+            "import data with `rlhf data import FILE`, run `dvc add data`, "
+            "or get the file back with `git checkout data.dvc`"
+        )
+    _check_repository(root)
+    try:
+        content = yaml.safe_load((root / DVC_FILE).read_text(encoding="utf-8"))
+        md5 = content["outs"][0]["md5"]
+    except (yaml.YAMLError, UnicodeDecodeError, TypeError, KeyError, IndexError) as error:
+        raise DataError(
+            f"{root / DVC_FILE}: the file is not DVC's ({error!r}); get it back with `git checkout data.dvc`"
+        ) from None
+    assert isinstance(content, dict)
+    if not isinstance(md5, str):
+        raise DataError(f"{root / DVC_FILE}: the md5 is not text; get the file back with `git checkout data.dvc`")
+    return content
+
+
+def _check_repository(root: Path) -> None:
+    """Tell early, and without importing DVC, that its repository is not there."""
+    if not any((folder / ".git").exists() for folder in (root, *root.parents)):
+        raise DataError(
+            f"{root}: this is no git repository, so no version of the data can be told; run `git init && dvc init`"
+        )
+    if not (root / ".dvc").is_dir():
+        raise DataError(f"{root / '.dvc'}: this is no DVC repository, so data/ cannot be tracked; run `dvc init`")
+
+
+def _check_marked(meta: Mapping[str, Any], embedded: str, md5: str) -> None:
+    if meta.get("generator") != embedded or meta.get("md5") != md5:
+        raise DataError(
+            f"data.dvc tracks data that is not the embedded set {embedded}, which this recipe is made for; "
+            f"{_OTHER_RECIPE}"
+        )
+
+
+def _generate(folder: Path, md5: str) -> None:
+    from rlhf.data.calibrated_arithmetic import generate
+
+    with staged(folder) as filled:
+        generate(filled)
+        made = dvc_md5(filled)
+        if made != md5:
+            raise DataError(
+                f"the generator of the embedded data makes {made}, and data.dvc says {md5}; "
+                "check out the commit that data.dvc was written at, or record the new data with `rlhf data import`"
+            )
+        _install_unless_there(filled, folder)
+
+
+def _install_unless_there(filled: Path, folder: Path) -> None:
+    try:
+        install(filled, folder)
+    except OSError:
+        # Another run was faster; what it made is checked by the caller.
+        if not folder.is_dir():
+            raise
+
+
+def _check_dirty_data(config: DataConfig, folder: Path) -> None:
+    if not config.allow_dirty_data:
+        raise DataError(
+            "data/ has changed since `dvc add`: it differs from data.dvc; "
+            "record it (`dvc add data`, then commit data.dvc), "
+            "bring the recorded data back (`dvc checkout data --force`, or delete data/ if it is the embedded set), "
+            "or run with --allow-dirty-data"
+        )
+    if config.embedded is None:
+        return
+    with _generated() as original:
+        datasheet = folder / DATASHEET
+        if not datasheet.is_file() or datasheet.read_bytes() != (original / DATASHEET).read_bytes():
+            raise DataError(f"{folder}: this is not the embedded set {config.embedded}; {_OTHER_RECIPE}")
+
+
+def _check_embedded_elsewhere(path: Path) -> None:
+    """Generate the embedded data in a place of a person's own, or check what is there."""
+    with _generated() as original:
+        if not path.exists():
+            with staged(path) as filled:
+                for file in original.iterdir():
+                    (filled / file.name).write_bytes(file.read_bytes())
+                _install_unless_there(filled, path)
+        if dvc_md5(path) != dvc_md5(original):
+            raise DataError(f"{path}: this is not the embedded set calibrated_arithmetic; {_OTHER_RECIPE}")
+
+
+@contextmanager
+def _generated() -> Iterator[Path]:
+    from rlhf.data.calibrated_arithmetic import generate
+
+    with tempfile.TemporaryDirectory(prefix="rlhf-") as folder:
+        generate(Path(folder))
+        yield Path(folder)
+
+
+def _pull(root: Path) -> None:
+    """Bring data/ from DVC's cache, else from its remote."""
+    from dvc.exceptions import CheckoutError
+
+    with _repository(root, "the folder is missing, and neither DVC's cache nor a remote gives it") as repo:
+        try:
+            repo.checkout(targets=[DVC_FILE])
+        except CheckoutError:
+            repo.pull(targets=[DVC_FILE])
+
+
+def _hash_by_dvc(root: Path) -> str | None:
+    with _repository(root, "DVC cannot read the folder") as repo:
+        (out,) = repo.find_outs_by_path(str(root / TRACKED))
+        value: str | None = out.get_hash().value
+    return value
+
+
+@contextmanager
+def _repository(root: Path, failure: str) -> Iterator[Any]:
+    """DVC's repository, waited for while another process writes; what DVC refuses becomes a DataError."""
+    _check_repository(root)
+    from dvc.exceptions import DvcException
+    from dvc.repo import Repo
+
+    try:
+        with Repo(str(root), _wait_for_lock=True) as repo:
+            yield repo
+    except DvcException as error:
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise DataError(
+            f"{root / TRACKED}: {failure} ({reason}); look with `dvc status`, bring it with `dvc pull`, "
+            "or import it again with `rlhf data import FILE`"
+        ) from error

@@ -1,0 +1,90 @@
+import matplotlib.image
+import numpy as np
+import pytest
+
+from rlhf.evaluation.figures import ScoredPairs, draw_reliability, draw_scores
+from rlhf.evaluation.overoptimization import CurvePoint, curve_warnings, draw_overoptimization
+from rlhf.evaluation.statistics import Estimate, calibration, wilson_interval, win_rate
+
+
+def around(value, half=0.05):
+    return Estimate(value, value - half, value + half)
+
+
+def curve(scores, golds, chosen):
+    return [
+        CurvePoint(
+            4 * i,
+            i == chosen,
+            512,
+            around(i * 0.5),
+            around(score),
+            around(score),
+            None if gold is None else around(gold),
+            {} if gold is None else {"hedging_easy": wilson_interval(1, 10), "hedging_hard": wilson_interval(9, 10)},
+        )
+        for i, (score, gold) in enumerate(zip(scores, golds, strict=True))
+    ]
+
+
+def test_overoptimization_is_said_where_the_score_rose_and_gold_fell():
+    [warning] = curve_warnings(curve([0, 1, 2, 3], [0, 0.3, 0.2, -0.5], chosen=1))
+    assert (
+        "from update 4 to 12 its score rose from 1.000 to 3.000, and gold reward fell from 0.300 to -0.500" in warning
+    )
+
+
+def test_a_checkpoint_chosen_too_late_is_said():
+    warnings = curve_warnings(curve([0, 1, 2, 3], [0, 0.3, 0.1, 0.31], chosen=2))
+    assert len(warnings) == 1
+    assert "(update 8) has gold reward 0.100" in warnings[0]
+
+
+@pytest.mark.parametrize(
+    ("scores", "golds", "chosen"),
+    [
+        ([0, 1, 2], [0, 0.2, 0.4], 2),  # all is well
+        ([0, 1, 2], [0, 0.3, 0.25], 2),  # within the intervals
+        ([0, 1, 0.5], [0, 0.3, -0.2], 1),  # gold fell with the score: no over-optimization
+        ([0, 1, 2], [None, None, None], 1),  # nobody knows
+    ],
+)
+def test_nothing_is_said_without_evidence(scores, golds, chosen):
+    assert curve_warnings(curve(scores, golds, chosen)) == []
+
+
+def test_a_kl_below_zero_by_chance_is_no_distance():
+    assert CurvePoint(0, False, 8, around(-0.01), around(0), around(0)).sqrt_kl == 0
+
+
+@pytest.mark.parametrize("golds", [[0, 0.3, -0.5], [None] * 3])
+def test_the_figure_shows_what_it_is_given(tmp_path, golds):
+    pictures = []
+    for name, last in (("one", 3), ("same", 3), ("other", 5)):
+        draw_overoptimization(curve([0, 1, last], golds, chosen=1), tmp_path / f"{name}.png")
+        pictures.append(matplotlib.image.imread(tmp_path / f"{name}.png"))
+    assert pictures[0][..., :3].std() > 0.05
+    assert (tmp_path / "one.png").read_bytes() == (tmp_path / "same.png").read_bytes()
+    assert not np.array_equal(pictures[0], pictures[2])
+
+
+def test_one_point_is_a_figure_too(tmp_path):
+    draw_overoptimization(curve([0], [0.1], chosen=0), tmp_path / "one.png")
+    assert matplotlib.image.imread(tmp_path / "one.png")[..., :3].std() > 0.03
+
+
+def test_audit_figures_of_a_model_that_gives_one_score_to_all(tmp_path):
+    same = np.zeros(6)
+    one = ScoredPairs("Constant", same, same, win_rate(same, same).rate, calibration(np.full(6, 0.5), 10))
+    draw_reliability([one], tmp_path / "reliability.png")
+    draw_scores([one, one], tmp_path / "scores.png")
+    for path in tmp_path.iterdir():
+        assert matplotlib.image.imread(path)[..., :3].std() > 0.03
+
+
+def test_pyplot_is_not_touched(tmp_path):
+    import sys
+
+    before = "matplotlib.pyplot" in sys.modules
+    draw_overoptimization(curve([0, 1], [None, None], chosen=0), tmp_path / "one.png")
+    assert ("matplotlib.pyplot" in sys.modules) == before

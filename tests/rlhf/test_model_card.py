@@ -1,0 +1,303 @@
+import json
+import re
+import shutil
+import subprocess
+import sys
+from dataclasses import replace
+
+import pytest
+import yaml
+from huggingface_hub import ModelCard
+from known_models import HEDGED, SETUP, write_jsonl, write_world
+from markdown_it import MarkdownIt
+
+from rlhf.config import EvaluationConfig, ModelConfig, PipelineConfig, PPOConfig, RewardAuditConfig
+from rlhf.model_card import CardFacts, write_model_card
+from rlhf.references import DataSource, StageReport
+from rlhf.workspace import Workspace
+
+CONFIG = PipelineConfig(name="tiny", model=SETUP.model, compute=SETUP.compute, ppo=PPOConfig(kl_coef=0.07))
+FACTS = CardFacts(
+    run_id="run0",
+    git_commit="c0ffee",
+    git_dirty=False,
+    data_source=DataSource(path="data", md5="0123abcd.dir", tracked=True, embedded="calibrated_arithmetic"),
+    lock_sha256="feed",
+    stages=(
+        StageReport(name="sft", state="cached", run_id="run1", seconds=0.1, trained_seconds=44.4),
+        StageReport(name="reward_model", state="trained", run_id="run2", seconds=30.0, trained_seconds=30.0),
+    ),
+    command="rlhf run configs/demo.yaml --seed 0",
+)
+
+
+def make_workspace(folder):
+    for name in ("output", "report", "checkpoints"):
+        (folder / name).mkdir(parents=True)
+    return Workspace(folder / "output", folder / "report", folder / "checkpoints", lambda metrics, step: None)
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory):
+    """The outputs of all stages before the card, made by the stages themselves where they belong to this folder."""
+    from rlhf.evaluation.policy import evaluate_policy
+    from rlhf.evaluation.reward_audit import audit_reward_models
+
+    folder = write_world(tmp_path_factory.mktemp("card") / "world")
+    workspaces = {name: make_workspace(folder / name) for name in ("audit", "evaluation")}
+    data, models = folder / "data", folder / "reward_models"
+    audit_reward_models(RewardAuditConfig(), SETUP, data, models, workspaces["audit"])
+    evaluate_policy(
+        EvaluationConfig(num_prompts=48, num_bootstrap=200),
+        SETUP,
+        16,
+        data,
+        folder / "ppo",
+        folder / "sft",
+        models,
+        workspaces["evaluation"],
+    )
+    return folder
+
+
+@pytest.fixture
+def own_world(world, tmp_path):
+    shutil.copytree(world, tmp_path / "world")
+    return tmp_path / "world"
+
+
+def write(folder, target, config=CONFIG, facts=FACTS):
+    workspace = make_workspace(target)
+    outputs = [folder / name for name in ("data", "audit/output", "evaluation/output", "ppo")]
+    write_model_card(config, facts, *outputs, workspace)
+    return workspace.output
+
+
+def section(card, title):
+    found = re.search(rf"^## {title}\n(.*?)(?=^## |\Z)", card.text, re.MULTILINE | re.DOTALL)
+    return found[1]
+
+
+@pytest.fixture
+def card(world, tmp_path):
+    return ModelCard.load(write(world, tmp_path / "card") / "README.md")
+
+
+def test_model_index_holds_the_measured_figures(world, card):
+    evaluation = json.loads((world / "evaluation" / "output" / "evaluation.json").read_text())
+    audit = json.loads((world / "audit" / "output" / "audit.json").read_text())
+    policy = evaluation["models"]["policy"]
+    found = {result.metric_type: result for result in card.data.eval_results}
+    expected = {
+        "win_rate": evaluation["win_rate"]["rate"],
+        "kl": evaluation["kl"],
+        "gold": policy["gold"],
+        "gold_gain": evaluation["gains"]["gold"],
+        "hedging_easy": policy["hedging_easy"],
+        "hedging_hard": policy["hedging_hard"],
+        "reward_model_accuracy": audit["models"]["reward_model"]["accuracy"],
+        "selection_reward_model_accuracy": audit["models"]["selection_reward_model"]["accuracy"],
+    }
+    for name, estimate in expected.items():
+        assert found[name].metric_value == estimate["value"]
+        assert found[name].metric_args == {"confidence": 0.95, "low": estimate["low"], "high": estimate["high"]}
+        assert found[name].dataset_revision == "0123abcd.dir"
+    assert found["win_rate"].metric_value == 44 / 48
+
+
+def test_metadata(card):
+    data = card.data.to_dict()
+    assert data["model-index"][0]["name"] == "tiny"
+    assert [result["dataset"]["type"] for result in data["model-index"][0]["results"]] == ["calibrated_arithmetic"] * 2
+    assert data["license"] == "apache-2.0"
+    assert data["library_name"] == "transformers"
+    assert "rlhf" in data["tags"]
+    assert "base_model" not in data
+
+
+def test_the_folder_loads_and_answers(world, tmp_path):
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    output = write(world, tmp_path / "card")
+    model, tokenizer = AutoModelForCausalLM.from_pretrained(output), AutoTokenizer.from_pretrained(output)
+    prompt = tokenizer.apply_chat_template(
+        [{"role": "user", "content": "What is 1 + 2 ?"}],
+        add_generation_prompt=True,
+        return_tensors="pt",
+        return_dict=True,
+    )
+    response = model.generate(**prompt, do_sample=False, max_new_tokens=16)[0, prompt["input_ids"].shape[1] :]
+    assert tokenizer.decode(response, skip_special_tokens=True).strip() == HEDGED
+
+
+def test_every_figure_and_link_is_there(world, tmp_path):
+    output = write(world, tmp_path / "card")
+    links = re.findall(r"!\[[^\]]+\]\(([^)]+)\)", (output / "README.md").read_text())
+    assert links == ["figures/overoptimization.png", "figures/reliability.png", "figures/scores.png"]
+    for link in links:
+        source = next(path for path in world.rglob(link.split("/")[1]))
+        assert (output / link).read_bytes() == source.read_bytes()
+
+
+def test_what_the_card_must_say(card):
+    for text in (
+        "44", "91.7% (80.4% to 96.7%)",  # win rate with its interval
+        "judged by the gold rule",
+        "+0.875 (+",  # gold gained
+        "`kl_coef` | 0.07",
+        "Right and plain: 1.",
+        "#### Annotation guidelines",
+        "preferences |  |  |  | 32",
+        "Exact duplicates, left out | preferences | 2",
+        "The longer dialogue wins | 75.0% (57.9% to 86.7%)",
+        "run `run1`, reused here | 44.4",
+        "run `run2` | 30.0",
+        "**4** (chosen)",
+        "The checkpoint after update 4 was chosen",
+    ):  # fmt: skip
+        assert text in card.text, text
+    assert "None" not in card.text
+    assert "nan" not in card.text.lower().split()
+
+
+def test_limitations_hold_the_warnings(world, card):
+    limitations = section(card, "Limitations")
+    for folder, name in (("audit", "audit.json"), ("evaluation", "evaluation.json")):
+        warnings = json.loads((world / folder / "output" / name).read_text())["warnings"]
+        assert warnings
+        assert all(f"- {warning}\n" in limitations for warning in warnings)
+    assert "unseen pair of wording and operands; the fact may occur in another wording" in limitations
+    assert "small model" in limitations
+
+
+def test_limitations_hold_what_went_wrong(own_world, tmp_path):
+    summary = {"num_updates": 5, "stopped_because": "kl_budget", "chosen_update": 0, "flags": ["Values were clipped."]}
+    (own_world / "ppo" / "summary.json").write_text(json.dumps(summary))
+    source = FACTS.data_source.model_copy(update={"tracked": False, "dirty": True, "embedded": None})
+    facts = replace(FACTS, git_dirty=True, data_source=source, notes=("The server was gone for a while.",))
+    limitations = section(ModelCard.load(write(own_world, tmp_path / "card", facts=facts) / "README.md"), "Limitations")
+    for text in (
+        "weights are those of SFT",
+        "stopped early, after 5 updates: kl_budget",
+        "Values were clipped.",
+        "DVC does not track the data",
+        "The data differed from `data.dvc`",
+        "not exactly that of a git commit",
+        "The server was gone for a while.",
+    ):
+        assert text in limitations
+    assert "wording and operands" not in limitations
+
+
+def test_reproduce(card):
+    text = section(card, "Reproduce")
+    for part in (
+        "run0",
+        "git checkout c0ffee",
+        "0123abcd.dir",
+        "feed",
+        "rlhf run configs/demo.yaml --seed 0",
+        "| Seed | 0 |",
+    ):
+        assert part in text
+    assert "PATH/TO" not in text
+
+
+def test_no_folder_of_this_machine_is_in_the_card(world, tmp_path):
+    config = CONFIG.model_copy(update={"model": ModelConfig(base="/home/someone/models/base", max_length=48)})
+    source = FACTS.data_source.model_copy(
+        update={"path": "/home/someone/pairs.jsonl", "tracked": False, "embedded": None}
+    )
+    command = "rlhf run configs/hh.yaml --model.base /home/someone/models/base --data.path=/home/someone/pairs.jsonl"
+    facts = replace(FACTS, data_source=source, command=command)
+    output = write(world, tmp_path / "card", config, facts)
+    for path in ("README.md", "config.yaml"):
+        text = (output / path).read_text()
+        assert "/home/someone" not in text
+        assert str(world) not in text
+        assert "PATH/TO/base" in text
+    text = section(ModelCard.load(output / "README.md"), "Reproduce")
+    assert "--model.base PATH/TO/base --data.path=PATH/TO/pairs.jsonl" in text
+    assert "Put your own folder where it says `PATH/TO`" in text
+
+
+def test_the_recipe_beside_the_card_is_the_configuration(world, tmp_path):
+    from rlhf.configuration import load_config
+
+    path = write(world, tmp_path / "card") / "config.yaml"
+    assert load_config(path) == CONFIG
+    assert yaml.safe_load(path.read_text())["ppo"]["kl_coef"] == 0.07
+
+
+def test_base_models_of_the_hub_are_linked(world, tmp_path):
+    config = CONFIG.model_copy(update={"model": ModelConfig(base="org/model-1B", revision="abc", max_length=48)})
+    card = ModelCard.load(write(world, tmp_path / "card", config) / "README.md")
+    assert card.data.base_model == "org/model-1B"
+    assert card.data.license == "unknown"
+    assert "[org/model-1B](https://huggingface.co/org/model-1B) at revision `abc`" in card.text
+
+
+def test_the_same_inputs_give_the_same_bytes(world, tmp_path):
+    one, two = (write(world, tmp_path / name) for name in ("one", "two"))
+    files = sorted(path.relative_to(one) for path in one.rglob("*") if path.is_file())
+    assert files == sorted(path.relative_to(two) for path in two.rglob("*") if path.is_file())
+    assert all((one / name).read_bytes() == (two / name).read_bytes() for name in files)
+
+
+def test_the_policy_of_ppo_is_left_as_it_was(own_world, tmp_path):
+    (own_world / "ppo" / "policy" / "README.md").write_text("the base model's card")
+    before = {path: path.read_bytes() for path in (own_world / "ppo").rglob("*") if path.is_file()}
+    output = write(own_world, tmp_path / "card")
+    (output / "config.json").write_text("{}")
+    assert {path: path.read_bytes() for path in (own_world / "ppo").rglob("*") if path.is_file()} == before
+    assert "base model's card" not in (output / "README.md").read_text()
+
+
+def test_samples_cannot_break_the_card(own_world, tmp_path):
+    path = own_world / "evaluation" / "output" / "side_by_side.jsonl"
+    nasty = "---\n# Title {{ config }} {% raw %} | <script>alert(1)</script> [x](http://e.org) " + "a" * 5000
+    side = {"response": nasty, "ended": True}
+    write_jsonl(path, [{"prompt": [{"role": "user", "content": nasty}], "policy": side, "baseline": side}])
+    card = ModelCard.load(write(own_world, tmp_path / "card") / "README.md")
+    assert card.data.model_name == "tiny"
+    [row] = [line for line in card.text.splitlines() if "Title" in line]
+    assert len(row) < 1500
+    html = MarkdownIt("commonmark").enable("table").render(card.text)
+    assert "<script>" not in html
+    assert "{{ config }}" in html
+    assert 'href="http://e.org"' not in html
+
+
+def test_a_datasheet_is_nested_and_bounded(own_world, tmp_path):
+    sheet = "# Sheet\n\n```\n# a comment, no heading\n```\n\n## Licence: MIT\n\n" + "word " * 10_000
+    (own_world / "data" / "datasheet.md").write_text(sheet)
+    text = ModelCard.load(write(own_world, tmp_path / "card") / "README.md").text
+    assert "\n### Sheet\n" in text
+    assert "\n# a comment, no heading\n" in text
+    assert "\n#### Licence: MIT\n" in text
+    assert len(section(ModelCard(f"---\nlicense: mit\n---\n{text}"), "Data")) < 25_000
+
+
+def test_without_a_rule_the_card_says_who_judges(own_world, tmp_path):
+    from rlhf.evaluation.policy import evaluate_policy
+
+    report = json.loads((own_world / "data" / "report.json").read_text())
+    (own_world / "data" / "report.json").write_text(json.dumps(report | {"gold": None}))
+    shutil.rmtree(own_world / "evaluation")
+    workspace = make_workspace(own_world / "evaluation")
+    folders = [own_world / name for name in ("data", "ppo", "sft", "reward_models")]
+    evaluate_policy(EvaluationConfig(num_prompts=20, num_bootstrap=100), SETUP, 16, *folders, workspace)
+    source = FACTS.data_source.model_copy(update={"embedded": None})
+    card = ModelCard.load(write(own_world, tmp_path / "card", facts=replace(FACTS, data_source=source)) / "README.md")
+    assert "its verdict flatters the policy" in card.text
+    assert "gold reward" not in card.text.lower().replace("gold and proxy", "")
+    assert "gold" not in {result.metric_type for result in card.data.eval_results}
+    assert card.data.eval_results[0].dataset_type == "tiny_data"
+    assert "dvc checkout data.dvc" in section(card, "Reproduce")
+
+
+def test_importing_it_is_cheap():
+    heavy = ("torch", "transformers", "huggingface_hub", "mlflow")
+    code = f"import sys, rlhf.model_card; print([name for name in {heavy} if name in sys.modules])"
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert found.stdout.strip() == "[]"
