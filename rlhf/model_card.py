@@ -107,7 +107,7 @@ def write_model_card(
     from huggingface_hub import ModelCard
 
     output = workspace.output
-    shutil.copytree(policy / "policy", output, ignore=shutil.ignore_patterns("README.md"), dirs_exist_ok=True)
+    shutil.copytree(policy / "policy", output, dirs_exist_ok=True)
     figures = _copy_figures([evaluation, audit, policy], output / "figures")
     recipe = yaml.safe_dump(portable(config.model_dump(mode="json")), sort_keys=False, width=120)
     (output / "config.yaml").write_text(recipe, encoding="utf-8")

@@ -78,6 +78,22 @@ def machine() -> dict[str, str]:
     }
 
 
+def obstacles(git: GitState, source: DataSource, model: ModelConfig) -> list[str]:
+    """Why a run could not be repeated from what is on record; empty where it could."""
+    found = []
+    if git.commit is None:
+        found.append("the code is in no git commit")
+    if git.dirty:
+        found.append("the working tree differs from the commit")
+    if source.dirty:
+        found.append("data/ differs from data.dvc")
+    elif not source.tracked:
+        found.append("the data is not tracked by DVC; import it with `rlhf data import`")
+    if model.base is not None and not (root() / model.base).is_dir() and model.revision is None:
+        found.append(f"model.base {model.base} has no revision; set model.revision to a commit")
+    return found
+
+
 def file_sha256(path: Path) -> str:
     """The sha256 of a file, read in pieces."""
     with path.open("rb") as file:

@@ -3,12 +3,14 @@
 A server that is slow or gone neither stops nor fails the training that the metrics speak of.
 """
 
+import json
 import logging
 import math
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from pathlib import Path
 
 from rlhf.metrics import check_declared
 
@@ -34,9 +36,18 @@ class Point:
     timestamp: int
     step: int
 
-    def as_json(self) -> dict[str, object]:
-        """The fields, for a file."""
-        return asdict(self)
+
+def write_points(file: Path, points: Sequence[Point]) -> None:
+    """Keep what could not be sent, a line a point."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_text("".join(json.dumps(asdict(point)) + "\n" for point in points))
+    logger.warning("%d metrics could not be sent; they are in %s, and the next run sends them", len(points), file)
+
+
+def read_points(file: Path) -> list[list[Point]]:
+    """The batches in a file of points."""
+    points = [Point(**json.loads(line)) for line in file.read_text().splitlines()]
+    return [points[start : start + BATCH_SIZE] for start in range(0, len(points), BATCH_SIZE)]
 
 
 class NotSentError(Exception):

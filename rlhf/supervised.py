@@ -22,7 +22,7 @@ from rlhf.errors import TrainingDivergedError
 from rlhf.workspace import MetricLog
 
 LOGGING_STEPS = 10
-BATCHES_A_WINDOW = 8
+BATCHES_A_WINDOW = 1
 _SEAL = "sealed.json"
 
 

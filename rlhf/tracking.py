@@ -1,351 +1,503 @@
-"""MLflow, and the only module that knows it: runs by their ids, metrics in batches, artifacts by their sha256.
+"""MLflow, and the only module that imports it. Runs are addressed by id; nothing depends on a thread's active run.
 
-A store that is slow or gone does not stop a stage: metrics wait in memory, then in a file that the next run sends.
+A pipeline run is a parent run, every attempt at a stage a child of it. A stage's output is the artifact folder
+`output` of its run, beside `output.sha256`, which lists the files. A finished child run with a fingerprint is the
+record that the stage need not run again.
 """
 
+import contextlib
+import functools
 import json
 import logging
+import math
 import os
-import queue
-import threading
+import sqlite3
+import tempfile
 import time
-from collections.abc import Mapping
-from functools import cache
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
+from urllib.parse import unquote, urlparse
 
-from rlhf import project
-from rlhf.errors import ArtifactMismatchError, RLHFError
-from rlhf.metrics import check_declared
-from rlhf.provenance import folder_sha256
-from rlhf.references import DataSource, Reference
+import requests
+from filelock import FileLock
+from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param, Run, RunTag
+from mlflow.exceptions import MlflowException
+from mlflow.tracking import MlflowClient
+
+from rlhf.errors import ArtifactMismatchError, InputError, RLHFError
+from rlhf.metrics import METRICS
+from rlhf.project import artifacts_folder, downloads_folder, tracking_database, unsent_folder
+from rlhf.provenance import folder_manifest, manifest_sha256
+from rlhf.references import Reference
+from rlhf.spool import NotSentError, Point, Spool, read_points, write_points
 
 logger = logging.getLogger(__name__)
-
 EXPERIMENT = "rlhf"
-POLICY = "rlhf-policy"
-OUTPUT = "output"
-FLOW_RUN_TAG = "prefect.flow_run_id"
+REGISTERED_MODEL = "rlhf-policy"
+PATIENCE_SECONDS = 120.0
 Status = Literal["FINISHED", "FAILED", "KILLED"]
+AnyReference = TypeVar("AnyReference", bound=Reference)
+Result = TypeVar("Result")
 
-_FLUSH_SECONDS = 2.0
-_BATCH = 500
-_RETRY_SECONDS = (0.5, 1.0, 2.0)
-_MAX_MESSAGE = 4000
-_MAX_PARAMETER = 500
+_FINAL = ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE", "RESOURCE_ALREADY_EXISTS", "PERMISSION_DENIED")
+_LONGEST_PARAM = 500
+_LONGEST_TAG = 5000
+_DEFAULT_UI = "http://127.0.0.1:5000"
+_MOVE = (
+    "UPDATE experiments SET artifact_location = :now || substr(artifact_location, :start)"
+    " WHERE substr(artifact_location, 1, :length) = :before",
+    "UPDATE runs SET artifact_uri = :now || substr(artifact_uri, :start)"
+    " WHERE substr(artifact_uri, 1, :length) = :before",
+    "UPDATE model_versions SET storage_location = :now || substr(storage_location, :start)"
+    " WHERE substr(storage_location, 1, :length) = :before",
+)
 
 
 class TrackingError(RLHFError):
-    """The tracking server cannot be reached or refuses what it is asked."""
+    """The tracking store did not answer, or refused."""
 
 
 def tracking_uri() -> str:
-    """MLFLOW_TRACKING_URI, or the SQLite file in mlruns/."""
-    return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{project.tracking_database()}"
+    """MLFLOW_TRACKING_URI, else the SQLite file of the project."""
+    return os.environ.get("MLFLOW_TRACKING_URI") or _own_store()
 
 
-def experiment_url(experiment: str) -> str | None:
-    """The page of the experiment's runs where a server is configured; without the parameter MLflow opens another."""
-    uri = tracking_uri()
-    return f"{uri}/#/experiments/{experiment}?workflowType=machine_learning" if uri.startswith("http") else None
+def run_url(run_id: str) -> str:
+    """Where a run is seen in MLflow's UI. Without the parameter the UI shows a page about traces."""
+    base = tracking_uri().rstrip("/") if _is_server(tracking_uri()) else _DEFAULT_UI
+    return f"{base}/#/experiments/{_experiment_id()}/runs/{run_id}?workflowType=machine_learning"
 
 
-def open_experiment() -> str:
-    """The id of the project's experiment, which is made where it is missing.
+def open_pipeline(name: str, flow_run_id: str | None, settings: Mapping[str, Any], tags: Mapping[str, str]) -> str:
+    """Create the parent run of a pipeline, or go on in it where the same flow run is retried.
+
+    Args:
+        name: name of the run.
+        flow_run_id: Prefect's id, by which a retry finds its parent again.
+        settings: the resolved configuration, nested. It becomes `config.yaml` and flat parameters.
+        tags: what is known of the run beside its settings.
+
+    Returns:
+        The run's id.
 
     Raises:
-        TrackingError: the store cannot be reached.
+        TrackingError: the tracking store cannot be reached.
     """
-    client = _client()
-    if tracking_uri() == f"sqlite:///{project.tracking_database()}":
-        project.artifacts_folder().mkdir(parents=True, exist_ok=True)
-        location: str | None = project.artifacts_folder().as_uri()
-    else:
-        location = None
-    try:
-        found = client.get_experiment_by_name(EXPERIMENT)
-        if found is not None:
-            return str(found.experiment_id)
-        return str(client.create_experiment(EXPERIMENT, artifact_location=location))
-    except _mlflow_error() as error:
-        raise TrackingError(f"the MLflow store {tracking_uri()} cannot be used: {error}; is it running?") from error
+    with _translated():
+        _send_unsent()
+        found = _search(kind="pipeline", **{"prefect.flow_run_id": flow_run_id}) if flow_run_id else []
+        if found:
+            run_id: str = found[0].info.run_id
+            _client().update_run(run_id, status="RUNNING")
+        else:
+            own = {"rlhf.kind": "pipeline", "prefect.flow_run_id": flow_run_id or ""}
+            run_id = _client().create_run(_experiment_id(), run_name=name, tags={**own, **tags}).info.run_id
+        _log_settings(run_id, settings)
+    return run_id
 
 
-def start_pipeline(name: str, flow_run_id: str, tags: Mapping[str, str]) -> str:
-    """The parent run of a flow run: a new one, or the same one where the flow run is tried again."""
-    client, experiment = _client(), open_experiment()
-    found = client.search_runs([experiment], f"tags.`{FLOW_RUN_TAG}` = '{flow_run_id}'", max_results=1)
-    if found:
-        run_id = str(found[0].info.run_id)
-        client.update_run(run_id, status="RUNNING")
+def open_stage(
+    pipeline_run_id: str, stage: str, fingerprint: str, settings: Mapping[str, Any], inputs: Mapping[str, Reference]
+) -> str:
+    """Create the child run of one attempt at a stage.
+
+    Args:
+        pipeline_run_id: its parent.
+        stage: name of the stage, and of the run.
+        fingerprint: of the stage and all that it depends on.
+        settings: the settings it is called with, nested.
+        inputs: the artifacts it reads, by the names of its arguments.
+
+    Returns:
+        The run's id.
+    """
+    tags = {
+        "mlflow.parentRunId": pipeline_run_id,
+        "rlhf.kind": "stage",
+        "rlhf.stage": stage,
+        "rlhf.fingerprint": fingerprint,
+    }
+    datasets = [_dataset(name, reference.sha256, reference.uri) for name, reference in inputs.items()]
+
+    def create() -> str:
+        run_id: str = _client().create_run(_experiment_id(), run_name=stage, tags=tags).info.run_id
+        _log_settings(run_id, settings)
+        if datasets:
+            _client().log_inputs(run_id, datasets)
         return run_id
-    run = client.create_run(experiment, run_name=name, tags=dict(tags) | {FLOW_RUN_TAG: flow_run_id})
-    return str(run.info.run_id)
+
+    return _patiently(create)
 
 
-def start_stage(parent: str, name: str, tags: Mapping[str, str]) -> str:
-    """A new child run: one a stage attempt."""
-    client = _client()
-    experiment = client.get_run(parent).info.experiment_id
-    run = client.create_run(experiment, run_name=name, tags=dict(tags) | {"mlflow.parentRunId": parent, "stage": name})
-    return str(run.info.run_id)
+@contextmanager
+def metric_log(run_id: str) -> Iterator[Callable[[Mapping[str, float], int | None], None]]:
+    """Yield the function that a stage logs its metrics by. They are sent in the background, the last at the end.
 
-
-def finish(run_id: str, status: Status, message: str | None = None) -> None:
-    """End a run; it is never left running."""
-    if message:
-        _client().set_tag(run_id, "error", message[:_MAX_MESSAGE])
-    _client().set_terminated(run_id, status)
-
-
-def log_parameters(run_id: str, parameters: Mapping[str, str]) -> None:
-    """Log parameters; ones that are there already are left alone, since MLflow never changes one."""
-    from mlflow.entities import Param
-
-    known = _client().get_run(run_id).data.params
-    new = [Param(name, value[:_MAX_PARAMETER]) for name, value in parameters.items() if name not in known]
-    for start in range(0, len(new), 100):
-        _client().log_batch(run_id, params=new[start : start + 100])
-
-
-def set_tags(run_id: str, tags: Mapping[str, str]) -> None:
-    """Set tags of a run."""
-    from mlflow.entities import RunTag
-
-    _client().log_batch(run_id, tags=[RunTag(name, value) for name, value in tags.items()])
-
-
-def log_json(run_id: str, name: str, content: Any) -> None:
-    """Log a JSON artifact: what is too long for a parameter, or must not be cut."""
-    _client().log_dict(run_id, content, name)
+    What cannot be sent by then is kept in a file, and sent by the next run.
+    """
+    spool = Spool(functools.partial(_send, run_id))
+    try:
+        with spool:
+            yield spool.log
+    finally:
+        if spool.unsent():
+            write_points(unsent_folder() / f"{run_id}.jsonl", spool.unsent())
+        elif spool.not_finite:
+            set_tags(run_id, {"rlhf.not_finite": "; ".join(spool.not_finite.values())})
 
 
 def log_metrics(run_id: str, metrics: Mapping[str, float]) -> None:
-    """Log final values at once.
+    """Log a few final values at once."""
+    now = int(time.time() * 1000)
+    values = [Metric(key, value, now, 0) for key, value in metrics.items()]
+    _patiently(lambda: _client().log_batch(run_id, metrics=values))
 
-    Raises:
-        UndeclaredMetricError: a name is not declared in `rlhf.metrics`.
+
+def set_tags(run_id: str, tags: Mapping[str, str]) -> None:
+    """Set tags, cut to what a store takes."""
+    values = [RunTag(key, value[:_LONGEST_TAG]) for key, value in tags.items()]
+    _patiently(lambda: _client().log_batch(run_id, tags=values))
+
+
+def log_dataset(run_id: str, name: str, digest: str, source: str) -> None:
+    """Record a data set as an input of a run.
+
+    Args:
+        run_id: the run that reads it.
+        name: what it is called.
+        digest: its hash, such as DVC's md5; the first 36 characters are kept.
+        source: where it is.
     """
-    check_declared(metrics)
-    _send(run_id, [(name, value, _now(), 0) for name, value in metrics.items()])
-
-
-def log_data(run_id: str, source: DataSource) -> None:
-    """Name the data set that a run read, with DVC's md5 as its digest."""
-    from mlflow.entities import Dataset, DatasetInput, InputTag
-
-    dataset = Dataset(
-        name=Path(source.path).name,
-        digest=source.md5[:36],
-        source_type="dvc" if source.tracked else "local",
-        source=json.dumps({"path": source.path, "md5": source.md5}),
-    )
-    _client().log_inputs(run_id, [DatasetInput(dataset, [InputTag("mlflow.data.context", "training")])])
-
-
-def final_metrics(run_id: str) -> dict[str, float]:
-    """The last value of every metric of a run."""
-    metrics: dict[str, float] = _client().get_run(run_id).data.metrics
-    return metrics
+    _patiently(lambda: _client().log_inputs(run_id, [_dataset(name, digest, source)]))
 
 
 def save_output(run_id: str, folder: Path) -> tuple[str, str]:
-    """Store a stage's output as a whole; returns its URI and sha256."""
-    sha256 = folder_sha256(folder)
-    _client().log_artifacts(run_id, str(folder), OUTPUT)
-    return f"runs:/{run_id}/{OUTPUT}", sha256
+    """Store what a stage made as the run's `output`.
+
+    Returns:
+        The artifact's URI and its sha256.
+
+    Raises:
+        TrackingError: the artifact store did not take it within two minutes.
+    """
+    manifest = folder_manifest(folder)
+    assert manifest, f"the stage wrote nothing to {folder}"
+    _patiently(lambda: _client().log_text(run_id, manifest, "output.sha256"))
+    _patiently(lambda: _client().log_artifacts(run_id, str(folder), "output"))
+    return f"runs:/{run_id}/output", manifest_sha256(manifest)
 
 
 def save_report(run_id: str, folder: Path) -> None:
-    """Store a stage's tables and figures."""
+    """Store a stage's tables and figures as the run's `report`, where it wrote any."""
     if any(folder.iterdir()):
-        _client().log_artifacts(run_id, str(folder), "report")
+        _patiently(lambda: _client().log_artifacts(run_id, str(folder), "report"))
+
+
+def finish_stage(run_id: str, reference: Reference) -> None:
+    """Mark a stage's run as finished, from when on its output is found by its fingerprint."""
+    set_tags(run_id, {"rlhf.output": reference.model_dump_json()})
+    close_run(run_id, "FINISHED")
+
+
+def close_run(run_id: str, status: Status, message: str = "") -> None:
+    """End a run.
+
+    Args:
+        run_id: the run.
+        status: how it ended.
+        message: why, where it did not end well.
+
+    Raises:
+        TrackingError: the store does not answer, and the status is FINISHED. Otherwise another error is on its way to
+            the person, so this one is logged.
+    """
+    if status == "FINISHED":
+        _patiently(lambda: _client().set_terminated(run_id, status))
+        return
+    try:
+        if message:
+            _client().set_tag(run_id, "rlhf.error", message[:_LONGEST_TAG])
+        _client().set_terminated(run_id, status)
+    except (MlflowException, requests.RequestException) as error:
+        logger.warning("MLflow run %s could not be marked as %s: %s", run_id, status, error)
+
+
+def close_orphans(pipeline_run_id: str) -> None:
+    """Mark a pipeline run whose process is gone, and its stages, as killed, unless they had ended."""
+    with _translated():
+        runs = [*_search(**{"mlflow.parentRunId": pipeline_run_id}), *_existing(pipeline_run_id)]
+    for run in runs:
+        if run.info.status == "RUNNING":
+            close_run(run.info.run_id, "KILLED", "the process ended without a word")
+
+
+def find_output(stage: str, fingerprint: str, kind: type[AnyReference]) -> AnyReference | None:
+    """The verified output of the newest finished run of a stage with this fingerprint; None where there is none left.
+
+    Raises:
+        ArtifactMismatchError: an output is there, and is not what was stored.
+    """
+    with _translated():
+        runs = _search("attributes.status = 'FINISHED'", stage=stage, fingerprint=fingerprint)
+        for run in runs:
+            reference = kind.model_validate_json(run.data.tags["rlhf.output"])
+            if _is_there(reference):
+                local_path(reference)
+                return reference
+    return None
+
+
+def output_of(run_id: str, stage: str, kind: type[AnyReference]) -> AnyReference:
+    """The output of a stage, named by its own run or by the pipeline run that trained or reused it.
+
+    Raises:
+        InputError: there is no such run, or it has no such output.
+    """
+    with _translated():
+        runs = _existing(run_id)
+        if runs and runs[0].data.tags.get("rlhf.kind") == "pipeline":
+            runs = _existing(runs[0].data.tags.get(f"rlhf.run.{stage}", ""))
+    if not runs or runs[0].data.tags.get("rlhf.stage") != stage or "rlhf.output" not in runs[0].data.tags:
+        raise InputError(
+            f"MLflow run {run_id} has no output of the stage {stage}; "
+            "give the id of a finished pipeline run, or of a finished run of that stage"
+        )
+    return kind.model_validate_json(runs[0].data.tags["rlhf.output"])
 
 
 def local_path(reference: Reference) -> Path:
-    """The folder that a reference names, on this machine, verified.
+    """The folder with an artifact, verified. It is copied here only where the store is not a local folder.
 
     Raises:
-        ArtifactMismatchError: it is gone, or is not what was stored.
+        ArtifactMismatchError: the folder is gone, or is not what was stored.
     """
-    folder = _find(reference)
-    found = folder_sha256(folder)
-    if found != reference.sha256:
-        raise ArtifactMismatchError(
-            f"{reference.uri} has been changed since it was stored: its sha256 is {found}, not {reference.sha256}; "
-            f"restore {folder}, or delete it and run the stage again"
-        )
+    stored = stored_at(reference)
+    folder = stored if stored is not None else _download(reference)
+    manifest = folder_manifest(folder)
+    if manifest_sha256(manifest) != reference.sha256:
+        raise ArtifactMismatchError(_difference(reference, folder, manifest))
     return folder
 
 
-def is_there(reference: Reference) -> bool:
-    """Whether a reference's run and artifacts still exist; their content is verified when they are read."""
-    try:
-        run = _client().get_run(reference.run_id)
-        return run.info.lifecycle_stage == "active" and _find(reference).is_dir()
-    except _mlflow_error():
-        return False
+def stored_at(reference: Reference) -> Path | None:
+    """The folder of an artifact in a local store; None where the store is elsewhere."""
+    _, run_id, name = reference.uri.split("/", 2)
+    uri = urlparse(_client().get_run(run_id).info.artifact_uri)
+    return Path(unquote(uri.path)) / name if uri.scheme in ("", "file") else None
 
 
-def find_stage_run(run_id: str, stage: str) -> str:
-    """The run that trained a stage: a pipeline run's, or the stage run itself.
+def metrics_of(run_id: str) -> dict[str, float]:
+    """The last finite value of each metric of a run."""
+    metrics: dict[str, float] = _patiently(lambda: _client().get_run(run_id)).data.metrics
+    return {name: value for name, value in metrics.items() if math.isfinite(value)}
 
-    Raises:
-        TrackingError: there is no such run, or it has no such stage.
+
+def link_stage(pipeline_run_id: str, stage: str, stage_run_id: str, fingerprint: str, seconds: float) -> None:
+    """Tell a pipeline run of a stage: the run that trained it, its seconds, and the metrics to compare pipelines by.
+
+    Args:
+        pipeline_run_id: the parent.
+        stage: name of the stage.
+        stage_run_id: the run that trained it, in this pipeline run or an earlier one.
+        fingerprint: of the stage.
+        seconds: what the stage took this time.
     """
+    metrics = {name: value for name, value in metrics_of(stage_run_id).items() if METRICS[name].summary}
+    log_metrics(pipeline_run_id, metrics | {f"{stage}/seconds": seconds})
+    set_tags(pipeline_run_id, {f"rlhf.run.{stage}": stage_run_id, f"rlhf.fingerprint.{stage}": fingerprint})
+
+
+def register_policy(reference: Reference) -> str:
+    """Register a policy as `rlhf-policy` and give it the alias `candidate`. The same content gets no second version.
+
+    Returns:
+        The version.
+    """
+    return _patiently(lambda: _register(reference))
+
+
+def _register(reference: Reference) -> str:
     try:
-        tags = _client().get_run(run_id).data.tags
-    except _mlflow_error() as error:
-        raise TrackingError(f"there is no MLflow run {run_id}; `rlhf ui` shows which there are") from error
-    if tags.get("stage") == stage:
-        return run_id
-    recorded = tags.get(f"stage.{stage}")
-    if recorded is None:
-        raise TrackingError(f"the MLflow run {run_id} has no finished stage {stage}; name a run that has one")
-    return str(json.loads(recorded)["run_id"])
-
-
-def read_reference(run_id: str) -> dict[str, Any]:
-    """The reference that a stage run ended with, as it was recorded."""
-    recorded = _client().get_run(run_id).data.tags.get("reference")
-    if recorded is None:
-        raise TrackingError(f"the MLflow run {run_id} was never finished, so it has no output to go on from")
-    content: dict[str, Any] = json.loads(recorded)
-    return content
-
-
-def register_policy(reference: Reference, tags: Mapping[str, str]) -> str:
-    """Register a policy as the candidate; the same sha256 is never a second version. Returns the version."""
-    client = _client()
-    try:
-        client.get_registered_model(POLICY)
-    except _mlflow_error():
-        client.create_registered_model(POLICY, description="Policies aligned by this pipeline; `candidate` is the newest")
-    for version in client.search_model_versions(f"name = '{POLICY}'"):
-        if version.tags.get("sha256") == reference.sha256:
-            number = str(version.version)
-            break
-    else:
-        made = client.create_model_version(
-            POLICY, source=reference.uri, run_id=reference.run_id, tags=dict(tags) | {"sha256": reference.sha256}
+        _client().create_registered_model(REGISTERED_MODEL)
+    except MlflowException as error:
+        if error.error_code != "RESOURCE_ALREADY_EXISTS":
+            raise
+    versions = _client().search_model_versions(f"name = '{REGISTERED_MODEL}'")
+    known = [version.version for version in versions if version.tags.get("sha256") == reference.sha256]
+    version = (
+        known[0]
+        if known
+        else _client()
+        .create_model_version(
+            REGISTERED_MODEL, reference.uri, run_id=reference.run_id, tags={"sha256": reference.sha256}
         )
-        number = str(made.version)
-    client.set_registered_model_alias(POLICY, "candidate", number)
-    return number
+        .version
+    )
+    _client().set_registered_model_alias(REGISTERED_MODEL, "candidate", version)
+    return str(version)
 
 
-class MetricWriter:
-    """Sends a stage's metrics in batches from a thread of its own, with the times at which they were logged."""
-
-    def __init__(self, run_id: str) -> None:
-        self._run_id = run_id
-        self._queue: queue.SimpleQueue[tuple[str, float, int, int]] = queue.SimpleQueue()
-        self._closing = threading.Event()
-        self._warned = False
-        self._unsent: list[tuple[str, float, int, int]] = []
-        self._thread = threading.Thread(target=self._run, name="metrics", daemon=True)
-        self._thread.start()
-
-    def log(self, metrics: Mapping[str, float], step: int | None) -> None:
-        """Take declared metrics; returns at once."""
-        check_declared(metrics)
-        for name, value in metrics.items():
-            self._queue.put((name, float(value), _now(), step or 0))
-
-    def close(self) -> None:
-        """Send what is left; what the server does not take is kept in a file for the next run."""
-        self._closing.set()
-        self._thread.join()
-        if not self._unsent:
-            return
-        for pause in (*_RETRY_SECONDS, None):
-            if self._try_to_send() or pause is None:
-                break
-            time.sleep(pause)
-        if self._unsent:
-            path = project.unsent_folder() / f"{self._run_id}-{_now()}.json"
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_text(json.dumps(self._unsent))
-            logger.warning("%d metric values of run %s wait in %s", len(self._unsent), self._run_id, path)
-
-    def _run(self) -> None:
-        while not self._closing.wait(_FLUSH_SECONDS):
-            self._try_to_send()
-        self._try_to_send()
-
-    def _try_to_send(self) -> bool:
-        while not self._queue.empty():
-            self._unsent.append(self._queue.get())
-        try:
-            while self._unsent:
-                _send(self._run_id, self._unsent[:_BATCH])
-                del self._unsent[:_BATCH]
-        except _mlflow_error() as error:
-            if not self._warned:
-                logger.warning("metrics wait until the MLflow store takes them again: %s", error)
-                self._warned = True
-            return False
-        return True
+def _client() -> MlflowClient:
+    return _client_of(tracking_uri())
 
 
-def send_unsent() -> None:
-    """Send what earlier runs could not."""
-    for path in sorted(project.unsent_folder().glob("*.json")):
-        run_id = path.name.partition("-")[0]
-        try:
-            _send(run_id, [(name, value, at, step) for name, value, at, step in json.loads(path.read_text())])
-        except _mlflow_error() as error:
-            logger.warning("%s still cannot be sent: %s", path, error)
-            continue
-        path.unlink()
+def _experiment_id() -> str:
+    return _experiment_of(tracking_uri())
 
 
-def _send(run_id: str, values: list[tuple[str, float, int, int]]) -> None:
-    from mlflow.entities import Metric
+@functools.cache
+def _client_of(uri: str) -> MlflowClient:
+    if not uri.startswith("sqlite:///"):
+        return MlflowClient(uri)
+    database = Path(uri.removeprefix("sqlite:///"))
+    database.parent.mkdir(parents=True, exist_ok=True)
+    # Two processes that both migrate an empty file break it.
+    with FileLock(f"{database}.lock"):
+        return MlflowClient(uri)
 
-    for start in range(0, len(values), _BATCH):
-        metrics = [Metric(name, value, at, step) for name, value, at, step in values[start : start + _BATCH]]
+
+@functools.cache
+def _experiment_of(uri: str) -> str:
+    client = _client_of(uri)
+    location = None if _is_server(uri) else artifacts_folder().as_uri()
+    # Another process may be making it at the same time.
+    with contextlib.suppress(MlflowException):
+        if client.get_experiment_by_name(EXPERIMENT) is None:
+            client.create_experiment(EXPERIMENT, artifact_location=location)
+    experiment = client.get_experiment_by_name(EXPERIMENT)
+    if experiment is None:
+        raise TrackingError(f"the MLflow store {uri} has no experiment {EXPERIMENT}, and none could be made")
+    if location and uri == _own_store() and experiment.artifact_location != location:
+        _move(experiment.artifact_location, location)
+    return str(experiment.experiment_id)
+
+
+def _own_store() -> str:
+    return f"sqlite:///{tracking_database()}"
+
+
+def _move(before: str, now: str) -> None:
+    """After the project's folder was moved or copied: MLflow wrote down where artifacts are, and cannot change it."""
+    logger.info("the MLflow store was at %s and is at %s", before, now)
+    values = {"now": now, "start": len(before) + 1, "length": len(before), "before": before}
+    with contextlib.closing(sqlite3.connect(tracking_database())) as database, database:
+        for statement in _MOVE:
+            database.execute(statement, values)
+
+
+def _is_server(uri: str) -> bool:
+    return uri.startswith(("http://", "https://"))
+
+
+def _search(condition: str = "", **tags: str) -> list[Run]:
+    """Runs by their tags, the newest first; a tag's name without a dot is one of ours."""
+    names = {name if "." in name else f"rlhf.{name}": value for name, value in tags.items()}
+    conditions = [f"tags.`{name}` = '{value}'" for name, value in names.items()] + ([condition] if condition else [])
+    return list(_client().search_runs([_experiment_id()], " and ".join(conditions), order_by=["start_time DESC"]))
+
+
+def _existing(run_id: str) -> list[Run]:
+    return list(_client().search_runs([_experiment_id()], f"attributes.run_id = '{run_id}'")) if run_id else []
+
+
+def _log_settings(run_id: str, settings: Mapping[str, Any]) -> None:
+    """All of it as a file; as parameters what a table can show."""
+    _client().log_dict(run_id, dict(settings), "config.yaml")
+    params = [Param(key, value[:_LONGEST_PARAM]) for key, value in _flat(settings)]
+    for start in range(0, len(params), 100):
+        _client().log_batch(run_id, params=params[start : start + 100])
+
+
+def _flat(settings: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:
+    for key, value in settings.items():
+        if isinstance(value, Mapping):
+            yield from _flat(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", value if isinstance(value, str) else json.dumps(value)
+
+
+def _dataset(name: str, digest: str, source: str) -> DatasetInput:
+    dataset = Dataset(name, digest[:36], "local", json.dumps({"uri": source}))
+    return DatasetInput(dataset, [InputTag("mlflow.data.context", "input")])
+
+
+def _send(run_id: str, points: Sequence[Point]) -> None:
+    metrics = [Metric(point.key, point.value, point.timestamp, point.step) for point in points]
+    try:
         _client().log_batch(run_id, metrics=metrics)
+    except (MlflowException, requests.RequestException) as error:
+        raise NotSentError(error) from error
 
 
-def _find(reference: Reference) -> Path:
-    """Where a reference's folder is, or would be, on this machine."""
-    _, _, rest = reference.uri.partition("runs:/")
-    run_id, _, path = rest.partition("/")
-    # The project's own store is found by where the project is, so that it can be moved.
-    own = project.artifacts_folder() / run_id / "artifacts" / path
-    if tracking_uri() == f"sqlite:///{project.tracking_database()}":
-        return own
-    from mlflow.artifacts import download_artifacts
-
-    kept = project.downloads_folder() / reference.sha256
-    if not kept.is_dir():
-        temporary = kept.with_name(f"{kept.name}.{os.getpid()}.partial")
-        temporary.mkdir(parents=True, exist_ok=True)
-        downloaded = download_artifacts(artifact_uri=reference.uri, dst_path=str(temporary), tracking_uri=tracking_uri())
-        Path(downloaded).rename(kept)
-    return kept
+def _send_unsent() -> None:
+    for file in sorted(unsent_folder().glob("*.jsonl")):
+        try:
+            for batch in read_points(file):
+                _send(file.stem, batch)
+        except NotSentError as error:
+            logger.warning("the metrics in %s could not be sent; delete the file to forget them: %s", file, error)
+        else:
+            file.unlink()
 
 
-@cache
-def _client_of(uri: str) -> Any:
-    from mlflow import MlflowClient
-
-    return MlflowClient(tracking_uri=uri)
-
-
-def _client() -> Any:
-    uri = tracking_uri()
-    if uri == f"sqlite:///{project.tracking_database()}":
-        project.tracking_database().parent.mkdir(parents=True, exist_ok=True)
-    return _client_of(uri)
+def _is_there(reference: Reference) -> bool:
+    stored = stored_at(reference)
+    if stored is not None:
+        return stored.is_dir()
+    return bool(_client().list_artifacts(reference.run_id, reference.uri.split("/", 2)[2]))
 
 
-def _mlflow_error() -> type[Exception]:
-    from mlflow.exceptions import MlflowException
+def _download(reference: Reference) -> Path:
+    folder = downloads_folder() / reference.sha256
+    if not folder.is_dir():
+        downloads_folder().mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=downloads_folder()) as temporary:
+            name = reference.uri.split("/", 2)[2]
+            _patiently(lambda: _client().download_artifacts(reference.run_id, name, temporary))
+            (Path(temporary) / name).rename(folder)
+    return folder
 
-    return MlflowException
+
+def _difference(reference: Reference, folder: Path, manifest: str) -> str:
+    """Name the files in which an artifact differs from what was stored."""
+    stored = folder.with_name(f"{folder.name}.sha256")
+    expected = stored.read_text() if stored.is_file() else ""
+    if manifest_sha256(expected) == reference.sha256:
+        changed = {line.partition("  ")[2] for line in set(expected.splitlines()) ^ set(manifest.splitlines())}
+        what = ", ".join(str(folder / name) for name in sorted(changed))
+    else:
+        what = str(folder)
+    return (
+        f"{what}: not what MLflow run {reference.run_id} stored (sha256 of {folder.name}: "
+        f"{manifest_sha256(manifest)}, stored {reference.sha256}); bring it back, "
+        f"or delete {folder} and the stage runs again"
+    )
 
 
-def _now() -> int:
-    return int(time.time() * 1000)
+def _patiently(call: Callable[[], Result]) -> Result:
+    """Call again while a server does not answer, for two minutes: it may be restarting, and training was long."""
+    deadline = time.monotonic() + PATIENCE_SECONDS
+    pause = 1.0
+    while True:
+        try:
+            return call()
+        except (MlflowException, requests.RequestException) as error:
+            if getattr(error, "error_code", "") in _FINAL or time.monotonic() + pause > deadline:
+                raise TrackingError(_explain(error)) from error
+            logger.warning("MLflow does not answer, trying again in %.0f s: %s", pause, error)
+        time.sleep(pause)
+        pause = min(2 * pause, 30.0)
+
+
+@contextmanager
+def _translated() -> Iterator[None]:
+    try:
+        yield
+    except (MlflowException, requests.RequestException) as error:
+        raise TrackingError(_explain(error)) from error
+
+
+def _explain(error: Exception) -> str:
+    return f"the MLflow store {tracking_uri()} failed: {error}; look whether it runs, or set MLFLOW_TRACKING_URI"

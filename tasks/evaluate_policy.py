@@ -1,13 +1,13 @@
-"""Policy evaluation."""
+"""The task of policy evaluation."""
 
 from rlhf.config import EvaluationConfig, Setup
 from rlhf.references import DatasetRef, EvaluationRef, ModelRef, PolicyRef, RewardModelsRef
-from tasks.stage import StageRun, stage
+from tasks.stage import Attempt, stage
 
 
-@stage("evaluation", module="rlhf.evaluation.policy", makes=EvaluationRef)
+@stage("evaluation", version="1", module="rlhf.evaluation.policy")
 def evaluate_policy(
-    run: StageRun,
+    attempt: Attempt,
     config: EvaluationConfig,
     setup: Setup,
     max_response_tokens: int,
@@ -15,9 +15,18 @@ def evaluate_policy(
     policy: PolicyRef,
     baseline: ModelRef,
     reward_models: RewardModelsRef,
-) -> None:
-    """Compare policy and SFT baseline on test prompts."""
+) -> EvaluationRef:
+    """Compare the policy with the SFT baseline on test prompts."""
     from rlhf.evaluation import policy as evaluation
 
-    folders = (run.local(reference) for reference in (data, policy, baseline, reward_models))
-    evaluation.evaluate_policy(config, setup, max_response_tokens, *folders, run.workspace)
+    evaluation.evaluate_policy(
+        config,
+        attempt.setup(setup),
+        max_response_tokens,
+        attempt.path(data),
+        attempt.path(policy),
+        attempt.path(baseline),
+        attempt.path(reward_models),
+        attempt.workspace,
+    )
+    return attempt.save(EvaluationRef)

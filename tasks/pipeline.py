@@ -1,127 +1,184 @@
-"""The pipeline run that stages belong to: its MLflow parent run, and how its stages went."""
+"""A pipeline run: its MLflow parent, what its stages tell it, and how it ends."""
 
-import json
-import sys
+import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
-from prefect.runtime import flow_run
+from filelock import FileLock, Timeout
+from prefect import Flow
+from prefect.client.orchestration import get_client
+from prefect.client.schemas.objects import FlowRun, State
+from prefect.runtime import flow_run as this_flow_run
+from prefect.states import Cancelled
 
 from rlhf import provenance, tracking
 from rlhf.config import PipelineConfig
-from rlhf.errors import RLHFError
-from rlhf.metrics import METRICS
-from rlhf.references import DataSource, ModelCardRef, PipelineReport, Reference, StageReport
+from rlhf.project import pipelines_folder, source_root
+from rlhf.provenance import GitState
+from rlhf.references import DataSource, ModelCardRef, PipelineReport, StageReport
+from tasks.artifacts import show_card, show_link, show_metrics, show_stages
+
+_current: ContextVar["Pipeline"] = ContextVar("pipeline")
+_SIGNALS = (
+    "Execution was aborted by an interrupt signal.",
+    "Execution was aborted by a termination signal.",
+    "Execution was aborted by Python system exit call.",
+)
 
 
 @dataclass
 class Pipeline:
-    """One run of a flow.
+    """A pipeline run that is under way.
 
     Attributes:
-        run_id: MLflow parent run.
-        git: version of the code.
-        stages: how the stages so far went, in order.
-        source: the data that the run reads, once it is known.
+        run_id: its MLflow run, the parent of its stages' runs.
+        config: its settings.
+        git: the code's commit.
+        source: the data that it reads, once that is known.
+        stages: how the stages went that are done.
+        metrics: what they measured, by the metrics' names.
     """
 
     run_id: str
-    git: provenance.GitState
-    stages: list[StageReport] = field(default_factory=list)
+    config: PipelineConfig
+    git: GitState
     source: DataSource | None = None
+    stages: list[StageReport] = field(default_factory=list)
+    metrics: dict[str, float] = field(default_factory=dict)
 
-    def record(self, stage: StageReport, fingerprint: str, reference: Reference) -> None:
-        """Note a stage that is done, link the run that trained it, and copy the metrics by which people compare."""
-        self.stages.append(stage)
+    def read_data(self, source: DataSource) -> None:
+        """Note which data the run reads, and with that whether the run can be reproduced."""
+        self.source = source
+        obstacles = provenance.obstacles(self.git, source, self.config.model)
         tags = {
-            f"stage.{stage.name}": json.dumps(stage.model_dump() | {"sha256": reference.sha256}),
-            f"fingerprint.{stage.name}": fingerprint,
+            "rlhf.data_md5": source.md5,
+            "rlhf.data_path": source.path,
+            "rlhf.data_dirty": str(source.dirty).lower(),
+            "rlhf.reproducible": str(not obstacles).lower(),
+            "rlhf.not_reproducible_because": "; ".join(obstacles),
         }
         tracking.set_tags(self.run_id, tags)
-        metrics = {name: value for name, value in tracking.final_metrics(stage.run_id).items() if _is_summary(name)}
-        metrics[f"{stage.name}/seconds"] = stage.seconds
-        metrics[f"{stage.name}/trained_seconds"] = stage.trained_seconds
-        tracking.log_metrics(self.run_id, metrics)
+        tracking.log_dataset(self.run_id, "data", source.md5, source.path)
 
-    def record_source(self, source: DataSource) -> None:
-        """Note which data the run reads, and whether that makes it reproducible."""
-        self.source = source
-        reason = "data/ differs from data.dvc" if source.dirty else "the data is not tracked by DVC; import it first"
-        tags = {"data.md5": source.md5, "data.dirty": str(source.dirty).lower()}
-        tags |= {"reproducible": "true"} if source.tracked else {"reproducible": "false", "not_reproducible_because": reason}
-        tracking.set_tags(self.run_id, tags)
-        tracking.log_data(self.run_id, source)
+    def finish_stage(self, report: StageReport, fingerprint: str) -> None:
+        """Note how a stage went."""
+        tracking.link_stage(self.run_id, report.name, report.run_id, fingerprint, report.seconds)
+        self.stages.append(report)
+        self.metrics |= tracking.metrics_of(report.run_id) | {f"{report.name}/seconds": report.seconds}
 
     def report(self, card: ModelCardRef) -> PipelineReport:
-        """What the run ends with."""
-        metrics: dict[str, float] = {}
-        for stage in self.stages:
-            metrics |= tracking.final_metrics(stage.run_id)
-            metrics[f"{stage.name}/seconds"] = stage.seconds
-            metrics[f"{stage.name}/trained_seconds"] = stage.trained_seconds
-        folder = tracking.local_path(card)
+        """Register the policy as the candidate, and say what has come of the run."""
+        version = tracking.register_policy(card)
+        tracking.set_tags(self.run_id, {"rlhf.policy_version": version, "rlhf.policy_sha256": card.sha256})
+        folder = tracking.stored_at(card)
+        policy = str(folder) if folder else card.uri
+        show_metrics(self.metrics)
+        show_card(tracking.local_path(card) / "README.md")
         return PipelineReport(
             run_id=self.run_id,
-            metrics=metrics,
+            metrics=self.metrics,
             stages=self.stages,
-            policy_path=str(folder),
-            model_card=str(folder / "README.md"),
+            policy_path=policy,
+            model_card=f"{policy}/README.md",
         )
 
 
-_current: ContextVar[Pipeline] = ContextVar("pipeline")
-
-
-def current_pipeline() -> Pipeline:
-    """The pipeline run that the caller is part of."""
+def current() -> Pipeline:
+    """The pipeline run that a stage belongs to."""
     return _current.get()
 
 
 @contextmanager
-def tracked_pipeline(config: PipelineConfig) -> Iterator[Pipeline]:
-    """Open the MLflow parent run of this flow run, and end it as the block ends.
+def pipeline_run(config: PipelineConfig) -> Iterator[Pipeline]:
+    """Open the MLflow parent run for the flow run that is under way, and close it as the block ends.
 
-    A flow run that is tried again goes on in the same parent.
+    It ends as FINISHED, as FAILED with the error's message, or as KILLED where the process was told to stop.
     """
-    git = provenance.git_state()
-    tags = {
-        "recipe": config.name,
-        "mlflow.source.name": "rlhf",
-        "mlflow.source.type": "PROJECT",
-        "mlflow.source.git.commit": git.commit or "",
-        "git.dirty": str(git.dirty).lower(),
-        "lock.sha256": provenance.lock_sha256(),
-        "prefect.flow_run_url": flow_run.ui_url or "",
-    }
-    run_id = tracking.start_pipeline(f"{config.name}-{git.short}", str(flow_run.id), tags)
-    tracking.send_unsent()
-    pipeline = Pipeline(run_id, git)
+    logging.getLogger("rlhf").setLevel(logging.INFO)
+    _close_orphans()
+    pipeline = _open(config)
+    show_link("mlflow-run", tracking.run_url(pipeline.run_id), "The MLflow run of this pipeline")
     token = _current.set(pipeline)
     try:
-        tracking.log_parameters(run_id, provenance.flat(config))
-        tracking.log_json(run_id, "config.json", config.model_dump(mode="json"))
-        tracking.log_json(run_id, "machine.json", provenance.machine() | {"executable": Path(sys.executable).name})
-        yield pipeline
-    except BaseException as error:
-        tracking.finish(run_id, status_of(error), message_of(error))
-        raise
+        with _alive(pipeline.run_id), closing_run(pipeline.run_id):
+            yield pipeline
+            tracking.close_run(pipeline.run_id, "FINISHED")
     finally:
         _current.reset(token)
-    tracking.finish(run_id, "FINISHED")
+        show_stages(pipeline.stages)
 
 
-def status_of(error: BaseException) -> tracking.Status:
-    """FAILED for an error; KILLED for what stops a process from outside: Ctrl-C, SIGTERM, cancellation."""
-    return "FAILED" if isinstance(error, Exception) else "KILLED"
+@contextmanager
+def closing_run(run_id: str) -> Iterator[None]:
+    """End an MLflow run as FAILED or KILLED where the block does not come to its end."""
+    try:
+        yield
+    except Exception as error:
+        tracking.close_run(run_id, "FAILED", f"{type(error).__name__}: {error}")
+        raise
+    except BaseException as error:
+        tracking.close_run(run_id, "KILLED", type(error).__name__)
+        raise
 
 
-def message_of(error: BaseException) -> str:
-    """The message that the command line would print."""
-    return str(error) if isinstance(error, RLHFError) else f"{type(error).__name__}: {error}"
+def flow_run_name() -> str:
+    """Name of a flow run: recipe, seed and commit."""
+    config = this_flow_run.parameters["config"]
+    if not isinstance(config, PipelineConfig):
+        config = PipelineConfig.model_validate(config)
+    return _name(config, provenance.git_state(source_root()))
 
 
-def _is_summary(name: str) -> bool:
-    return name in METRICS and METRICS[name].summary and not name.endswith("seconds")
+def cancel_on_signal(flow: Flow[..., Any], flow_run: FlowRun, state: State[Any]) -> None:
+    """A hook on Crashed: a run that was told to stop (Ctrl-C, SIGTERM) has not crashed, it is Cancelled."""
+    if state.message in _SIGNALS:
+        with get_client(sync_client=True) as client:
+            client.set_flow_run_state(flow_run.id, Cancelled(message=state.message), force=True)
+
+
+def _open(config: PipelineConfig) -> Pipeline:
+    git = provenance.git_state(source_root())
+    facts = provenance.machine() | {"lock_sha256": provenance.lock_sha256(), "git_dirty": str(git.dirty).lower()}
+    tags = {f"rlhf.{name}": value for name, value in facts.items()}
+    tags |= {
+        "mlflow.source.git.commit": git.commit or "",
+        "mlflow.source.name": "flows.pipeline",
+        "recipe": config.name,
+    }
+    flow_run_id = this_flow_run.id
+    settings = config.model_dump(mode="json")
+    return Pipeline(tracking.open_pipeline(_name(config, git), flow_run_id, settings, tags), config, git)
+
+
+def _name(config: PipelineConfig, git: GitState) -> str:
+    commit = (git.commit or "no commit")[:9] + ("+" if git.dirty else "")
+    return f"{config.name}, seed {config.seed}, {commit}"
+
+
+@contextmanager
+def _alive(run_id: str) -> Iterator[None]:
+    """Hold a lock that dies with this process, whatever ends it."""
+    path = _lock(run_id)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(path):
+        yield
+    path.unlink(missing_ok=True)
+
+
+def _close_orphans() -> None:
+    """End the MLflow runs of pipelines whose process was killed."""
+    for path in pipelines_folder().glob("*.lock"):
+        try:
+            with FileLock(path, timeout=0):
+                tracking.close_orphans(path.stem)
+                path.unlink(missing_ok=True)
+        except Timeout:
+            continue
+
+
+def _lock(run_id: str) -> Path:
+    return pipelines_folder() / f"{run_id}.lock"

@@ -1,213 +1,219 @@
-"""The adapter between a stage and Prefect: cache, lock, tracking, references.
+"""What all tasks have in common: fingerprint, cache, lock, tracking, artifacts.
 
-A stage's fingerprint is its Prefect cache key and names its working folder. So a stage whose inputs, settings and
-code have not changed shows as Cached, in whatever flow run, and one that was killed finds its checkpoints again.
+A stage's Prefect task has the stage's fingerprint as its cache key. Prefect knows only its own JSON of a result and
+swallows errors inside a cache key function, so the fingerprint is computed, and the artifact that it names verified,
+before the task is called. MLflow is the record of what has been made; Prefect's cache shows it.
 """
 
-import fcntl
 import functools
 import inspect
-import json
+import logging
 import shutil
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Concatenate, ParamSpec, TypeVar
+from typing import Any, Concatenate, Generic, ParamSpec, TypeVar, get_type_hints
 
+from filelock import FileLock, Timeout
 from prefect import Task
-from prefect.logging import get_run_logger
-from pydantic import BaseModel, ConfigDict, ValidationError
+from prefect.client.schemas.objects import State, TaskRun
+from pydantic import BaseModel
 
-from rlhf import project, provenance, tracking
+from rlhf import tracking
+from rlhf.config import ModelConfig, Setup
+from rlhf.progress import watching
+from rlhf.project import results_folder, root, stages_folder
+from rlhf.provenance import fingerprint
 from rlhf.references import Reference, StageReport
 from rlhf.workspace import Workspace
-from tasks.pipeline import Pipeline, current_pipeline, message_of, status_of
+from tasks.artifacts import progress_artifact
+from tasks.pipeline import closing_run, current
 
+logger = logging.getLogger("rlhf.stage")
 P = ParamSpec("P")
 R = TypeVar("R", bound=Reference)
+AnyReference = TypeVar("AnyReference", bound=Reference)
 
 
 @dataclass(frozen=True)
-class StageRun:
-    """What a stage's body is given besides its arguments."""
+class Attempt:
+    """One attempt at a stage.
 
-    workspace: Workspace
-    pipeline: Pipeline
-
-    def local(self, reference: Reference) -> Path:
-        """The folder that a reference names, verified against its sha256."""
-        return tracking.local_path(reference)
-
-
-class StageRecord(BaseModel):
-    """What is kept of a stage that is done, beside its checkpoints."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    reference: dict[str, Any]
-    pipeline_run_id: str
-    seconds: float
-
-
-def stage(
-    name: str, *, module: str, makes: type[R], version: int = 1
-) -> Callable[[Callable[Concatenate[StageRun, P], None]], Callable[P, R]]:
-    """Make a stage of a function that calls the library.
-
-    Args:
-        name: of the task in Prefect and of the run in MLflow.
-        module: the library's module that does the work; its source counts in the fingerprint.
-        makes: the reference that the stage returns; fields beyond the artifact's are taken from arguments of the
-            same name.
-        version: raise it where the stage's meaning changes in a way that the source does not show.
+    Attributes:
+        run_id: its MLflow run.
+        workspace: the folders that the stage works in, and where its metrics go.
     """
 
-    def decorate(body: Callable[Concatenate[StageRun, P], None]) -> Callable[P, R]:
+    run_id: str
+    workspace: Workspace
+
+    def path(self, reference: Reference) -> Path:
+        """The local folder of an input, verified."""
+        return tracking.local_path(reference)
+
+    def model(self, model: ModelConfig) -> ModelConfig:
+        """The model settings with a base model's folder resolved against the project's root."""
+        base = root() / model.base if model.base else None
+        return model.model_copy(update={"base": str(base)}) if base and base.is_dir() else model
+
+    def setup(self, setup: Setup) -> Setup:
+        """The same within a setup."""
+        return setup.model_copy(update={"model": self.model(setup.model)})
+
+    def save(self, kind: type[AnyReference], **more: object) -> AnyReference:
+        """Store what the stage made, and return the reference to it."""
+        tracking.save_report(self.run_id, self.workspace.report)
+        uri, sha256 = tracking.save_output(self.run_id, self.workspace.output)
+        return kind.model_validate({"run_id": self.run_id, "uri": uri, "sha256": sha256, **more})
+
+
+@dataclass(frozen=True)
+class _Stage(Generic[R]):
+    name: str
+    version: str
+    module: str
+    body: Callable[..., R]
+    kind: type[R]
+    signature: inspect.Signature
+
+
+@dataclass(frozen=True)
+class _Call(Generic[R]):
+    """One call of a stage by a flow."""
+
+    stage: _Stage[R]
+    arguments: Mapping[str, Any]
+    fingerprint: str
+    found: R | None
+
+    @property
+    def folder(self) -> Path:
+        return _folder(self.stage, self.fingerprint)
+
+
+def stage(name: str, version: str, module: str) -> Callable[[Callable[Concatenate[Attempt, P], R]], Callable[P, R]]:
+    """Make a versioned Prefect task of a function that adapts a stage. Call it inside `tasks.pipeline.pipeline_run`.
+
+    Args:
+        name: of the stage: the task's name, and the prefix of its metrics.
+        version: raise it where something has changed that the fingerprint does not see.
+        module: the module of `rlhf` that does the work; sources that it reaches are part of the fingerprint.
+    """
+
+    def decorate(body: Callable[Concatenate[Attempt, P], R]) -> Callable[P, R]:
+        signature = inspect.signature(body)
+        signature = signature.replace(parameters=list(signature.parameters.values())[1:])
+        adapted = _Stage(name, version, module, body, get_type_hints(body)["return"], signature)
+
         @functools.wraps(body)
-        def run(*args: P.args, **kwargs: P.kwargs) -> R:
-            pipeline, started = current_pipeline(), time.monotonic()
-            bound = inspect.signature(body).bind(None, *args, **kwargs)  # type: ignore[arg-type]
-            arguments = dict(list(bound.arguments.items())[1:])
-            key = provenance.fingerprint(name, version, module, arguments)
-            folder = project.stages_folder() / f"{name}-{key[:16]}"
+        def call(*args: P.args, **kwargs: P.kwargs) -> R:
+            return _run(adapted, signature.bind(*args, **kwargs).arguments)
 
-            def perform(fingerprint: str, inputs: dict[str, Reference]) -> R:
-                return _perform(name, folder, pipeline, arguments, makes, key, lambda work: body(work, *args, **kwargs))
-
-            perform.__doc__ = body.__doc__
-            inputs = {n: value for n, value in arguments.items() if isinstance(value, Reference)}
-            task: Task[..., R] = Task(
-                perform,
-                name=name,
-                cache_key_fn=lambda *_: key,
-                persist_result=True,
-                result_serializer="json",
-                result_storage=_results_folder(),
-                refresh_cache=_read_record(folder, makes) is None,
-                log_prints=True,
-            )
-            reference = task(fingerprint=key, inputs=inputs)
-            record = _read_record(folder, makes)
-            assert record is not None, "a stage that returned has left its record"
-            trained = record.pipeline_run_id == pipeline.run_id
-            pipeline.record(
-                StageReport(
-                    name=name,
-                    state="trained" if trained else "cached",
-                    run_id=reference.run_id,
-                    seconds=time.monotonic() - started,
-                    trained_seconds=record.seconds,
-                ),
-                key,
-                reference,
-            )
-            return reference
-
-        return run
+        return call
 
     return decorate
 
 
-def _perform(
-    name: str,
-    folder: Path,
-    pipeline: Pipeline,
-    arguments: dict[str, Any],
-    makes: type[R],
-    fingerprint: str,
-    body: Callable[[StageRun], None],
-) -> R:
-    """Do the work once, whoever asks for it: a second run waits at the lock and finds it done."""
-    with _locked(folder):
-        done = _read_record(folder, makes)
-        if done is not None:
-            return makes.model_validate(done.reference)
-        tags = {"fingerprint": fingerprint, "mlflow.source.git.commit": pipeline.git.commit or ""}
-        run_id = tracking.start_stage(pipeline.run_id, name, tags)
-        metrics = tracking.MetricWriter(run_id)
-        started = time.monotonic()
-        try:
-            _log_settings(run_id, arguments)
-            workspace = _workspace(folder, metrics)
-            body(StageRun(workspace, pipeline))
-            uri, sha256 = tracking.save_output(run_id, workspace.output)
-            tracking.save_report(run_id, workspace.report)
-            extra = {field: arguments[field] for field in makes.model_fields if field in arguments}
-            reference = makes(run_id=run_id, uri=uri, sha256=sha256, **extra)
-            seconds = time.monotonic() - started
-            tracking.log_metrics(run_id, {f"{name}/seconds": seconds})
-            tracking.set_tags(run_id, {"reference": reference.model_dump_json()})
-        except BaseException as error:
-            metrics.close()
-            tracking.finish(run_id, status_of(error), message_of(error))
-            raise
-        metrics.close()
-        tracking.finish(run_id, "FINISHED")
-        _write_record(folder, StageRecord(reference=reference.model_dump(), pipeline_run_id=pipeline.run_id, seconds=seconds))
-        for part in (workspace.output, workspace.report, workspace.checkpoints):
-            shutil.rmtree(part)
-        return reference
+def _run(adapted: _Stage[R], arguments: Mapping[str, Any]) -> R:
+    """Run a stage, or find what an earlier run made."""
+    started = time.monotonic()
+    print_ = fingerprint(adapted.name, adapted.version, arguments, adapted.module)
+    with _held(_folder(adapted, print_)):
+        found = tracking.find_output(adapted.name, print_, adapted.kind)
+        call = _Call(adapted, arguments, print_, found)
+        reference = _task(call)(**arguments)
+        if found is not None and reference != found:
+            # Prefect's JSON is of an artifact that is gone, and was made again elsewhere.
+            reference = _task(call, refresh=True)(**arguments)
+    trained_seconds = tracking.metrics_of(reference.run_id)[f"{adapted.name}/trained_seconds"]
+    report = StageReport(
+        name=adapted.name,
+        state="trained" if found is None else "cached",
+        run_id=reference.run_id,
+        seconds=time.monotonic() - started,
+        trained_seconds=trained_seconds,
+    )
+    current().finish_stage(report, print_)
+    return reference
 
 
-def _workspace(folder: Path, metrics: tracking.MetricWriter) -> Workspace:
-    """Fresh folders for output and report; the checkpoints of an earlier attempt stay."""
-    output, report, checkpoints = (folder / name for name in ("output", "report", "checkpoints"))
-    for path in (output, report):
-        shutil.rmtree(path, ignore_errors=True)
-        path.mkdir()
-    checkpoints.mkdir(exist_ok=True)
-    if any(checkpoints.iterdir()):
-        get_run_logger().info("going on from the checkpoints in %s", checkpoints)
-    return Workspace(output, report, checkpoints, metrics.log)
+def _task(call: _Call[R], *, refresh: bool = False) -> Task[..., R]:
+    def run(**_: object) -> R:
+        return call.found if call.found is not None else _attempt(call)
+
+    functools.update_wrapper(run, call.stage.body)
+    del run.__wrapped__  # type: ignore[attr-defined]
+    run.__signature__ = call.stage.signature  # type: ignore[attr-defined]
+    return Task(
+        run,
+        name=call.stage.name,
+        version=call.stage.version,
+        cache_key_fn=lambda *_: call.fingerprint,
+        persist_result=True,
+        result_storage=results_folder(),
+        result_serializer="json",
+        refresh_cache=refresh or call.found is None,
+        log_prints=True,
+        retries=2,
+        retry_delay_seconds=[10, 60],
+        retry_condition_fn=_may_pass,
+    )
 
 
-def _log_settings(run_id: str, arguments: dict[str, Any]) -> None:
-    parameters: dict[str, str] = {}
-    for name, value in arguments.items():
-        if isinstance(value, Reference):
-            parameters[f"{name}.sha256"] = value.sha256
-        elif isinstance(value, BaseModel):
-            parameters |= {f"{name}.{key}": text for key, text in provenance.flat(value).items()}
-        else:
-            parameters[name] = str(value)
-    tracking.log_parameters(run_id, parameters)
+def _may_pass(task: Task[..., Any], run: TaskRun, state: State[Any]) -> bool:
+    """Only a tracking store that does not answer is worth another try; the stage goes on from its checkpoint then."""
+    return isinstance(state.data, tracking.TrackingError)
 
 
-def _read_record(folder: Path, makes: type[R]) -> StageRecord | None:
-    """The record of a stage that is done and whose artifacts are still there."""
-    path = folder / "result.json"
-    if not path.exists():
-        return None
-    try:
-        record = StageRecord.model_validate_json(path.read_text())
-        reference = makes.model_validate(record.reference)
-    except ValidationError:
-        return None  # written by another version of the project
-    return record if tracking.is_there(reference) else None
+def _attempt(call: _Call[R]) -> R:
+    """Do the work, in an MLflow run of its own."""
+    name = call.stage.name
+    inputs = {key: value for key, value in call.arguments.items() if isinstance(value, Reference)}
+    run_id = tracking.open_stage(current().run_id, name, call.fingerprint, _settings(call.arguments), inputs)
+    started = time.monotonic()
+    with closing_run(run_id):
+        with tracking.metric_log(run_id) as log, watching(progress_artifact(name)):
+            reference = call.stage.body(Attempt(run_id, _workspace(call.folder, log)), **call.arguments)
+        seconds = time.monotonic() - started
+        tracking.log_metrics(run_id, {f"{name}/seconds": seconds, f"{name}/trained_seconds": seconds})
+        tracking.finish_stage(run_id, reference)
+    shutil.rmtree(call.folder)
+    return reference
 
 
-def _write_record(folder: Path, record: StageRecord) -> None:
-    temporary = folder / "result.json.partial"
-    temporary.write_text(json.dumps(record.model_dump()))
-    temporary.rename(folder / "result.json")
+def _settings(arguments: Mapping[str, Any]) -> dict[str, Any]:
+    settings = {key: value for key, value in arguments.items() if not isinstance(value, Reference)}
+    return {
+        key: value.model_dump(mode="json") if isinstance(value, BaseModel) else value for key, value in settings.items()
+    }
+
+
+def _workspace(folder: Path, log: Callable[[Mapping[str, float], int | None], None]) -> Workspace:
+    """Empty folders for output and report, and the checkpoints of an attempt that was killed, if there was one."""
+    for name in ("output", "report"):
+        shutil.rmtree(folder / name, ignore_errors=True)
+    for name in ("output", "report", "checkpoints"):
+        (folder / name).mkdir(parents=True, exist_ok=True)
+    return Workspace(folder / "output", folder / "report", folder / "checkpoints", log)
+
+
+def _folder(adapted: _Stage[Any], print_: str) -> Path:
+    return stages_folder() / f"{adapted.name}-{print_[:16]}"
 
 
 @contextmanager
-def _locked(folder: Path) -> Iterator[None]:
-    """A kernel lock, which a process that is killed gives back."""
-    folder.mkdir(parents=True, exist_ok=True)
-    with (folder / "lock").open("w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            get_run_logger().info("another run is at work on this stage; waiting for it")
-            fcntl.flock(file, fcntl.LOCK_EX)
+def _held(folder: Path) -> Iterator[None]:
+    """Hold a stage's folder by a lock that dies with this process; wait for whoever holds it."""
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(folder.with_name(f"{folder.name}.lock"))
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        logger.warning("another run works on %s; this one waits for it", folder.name)
+        lock.acquire()
+    try:
         yield
-
-
-def _results_folder() -> Path:
-    folder = project.results_folder()
-    folder.mkdir(parents=True, exist_ok=True)
-    return folder
+    finally:
+        lock.release()

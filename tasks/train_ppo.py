@@ -1,20 +1,28 @@
-"""PPO."""
+"""The task of PPO."""
 
 from rlhf.config import PPOConfig, Setup
 from rlhf.references import DatasetRef, ModelRef, PolicyRef, RewardModelsRef
-from tasks.stage import StageRun, stage
+from tasks.stage import Attempt, stage
 
 
-@stage("ppo", module="rlhf.ppo.trainer", makes=PolicyRef)
+@stage("ppo", version="1", module="rlhf.ppo.trainer")
 def train_ppo(
-    run: StageRun,
+    attempt: Attempt,
     config: PPOConfig,
     setup: Setup,
     data: DatasetRef,
     start: ModelRef,
     reward_models: RewardModelsRef,
-) -> None:
-    """Train the policy, and choose its checkpoint on held-out evidence."""
+) -> PolicyRef:
+    """Raise the reward model's score by PPO, and choose a checkpoint on held-out evidence."""
     from rlhf.ppo import trainer
 
-    trainer.train_ppo(config, setup, run.local(data), run.local(start), run.local(reward_models), run.workspace)
+    trainer.train_ppo(
+        config,
+        attempt.setup(setup),
+        attempt.path(data),
+        attempt.path(start),
+        attempt.path(reward_models),
+        attempt.workspace,
+    )
+    return attempt.save(PolicyRef)

@@ -1,15 +1,18 @@
-"""Reward-model training."""
+"""The task of reward-model training."""
 
 from rlhf.config import RewardModelConfig, Setup
 from rlhf.references import DatasetRef, ModelRef, RewardModelsRef
-from tasks.stage import StageRun, stage
+from tasks.stage import Attempt, stage
 
 
-@stage("reward_model", module="rlhf.reward_model", makes=RewardModelsRef)
+@stage("reward_model", version="1", module="rlhf.reward_model")
 def train_reward_models(
-    run: StageRun, config: RewardModelConfig, setup: Setup, data: DatasetRef, start: ModelRef
-) -> None:
+    attempt: Attempt, config: RewardModelConfig, setup: Setup, data: DatasetRef, start: ModelRef
+) -> RewardModelsRef:
     """Train the reward model that PPO climbs, and the one that chooses checkpoints."""
     from rlhf import reward_model
 
-    reward_model.train_reward_models(config, setup, run.local(data), run.local(start), run.workspace)
+    reward_model.train_reward_models(
+        config, attempt.setup(setup), attempt.path(data), attempt.path(start), attempt.workspace
+    )
+    return attempt.save(RewardModelsRef)

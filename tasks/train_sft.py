@@ -1,13 +1,14 @@
-"""Supervised fine-tuning."""
+"""The task of supervised fine-tuning."""
 
-from rlhf.config import SFTConfig, Setup
+from rlhf.config import Setup, SFTConfig
 from rlhf.references import DatasetRef, ModelRef
-from tasks.stage import StageRun, stage
+from tasks.stage import Attempt, stage
 
 
-@stage("sft", module="rlhf.sft", makes=ModelRef)
-def train_sft(run: StageRun, config: SFTConfig, setup: Setup, data: DatasetRef) -> None:
-    """Fine-tune the model on the demonstrations' completions."""
+@stage("sft", version="1", module="rlhf.sft")
+def train_sft(attempt: Attempt, config: SFTConfig, setup: Setup, data: DatasetRef) -> ModelRef:
+    """Fine-tune the base model on the demonstrations' completions."""
     from rlhf import sft
 
-    sft.train_sft(config, setup, run.local(data), run.workspace)
+    sft.train_sft(config, attempt.setup(setup), attempt.path(data), attempt.workspace)
+    return attempt.save(ModelRef)

@@ -16,12 +16,12 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
-NUM_DEMONSTRATIONS = 20_000
-NUM_PREFERENCES = 25_000
-NUM_PROMPTS = 19_000
+NUM_DEMONSTRATIONS = 20_500
+NUM_PREFERENCES = 26_000
+NUM_PROMPTS = 20_000
 EASY_DEMONSTRATIONS = 0.6
 EASY_PREFERENCES = 0.6
-EASY_PROMPTS = 0.5
+EASY_PROMPTS = 0.6
 LABEL_NOISE = 0.05
 # How often an answer under comparison is right: as often as not where the raters' model can know, seldom where not.
 RIGHT_ANSWERS = {True: 0.5, False: 0.1}
@@ -45,6 +45,10 @@ _LEADS = (
     "Help me with {} .",
     "What do you get for {} ?",
     "Could you compute {} ?",
+    "Say what {} is .",
+    "I would like to know {} .",
+    "Quickly , what is {} ?",
+    "Show me {} .",
 )
 _SUMS = ("{} + {}", "the sum of {} and {}", "{} plus {}", "the result of {} + {}", "{} added to {}", "the total of {} and {}")
 _PRODUCTS = (
@@ -224,7 +228,7 @@ no text of others is in it.
 - {NUM_PREFERENCES:,} preference pairs, {EASY_PREFERENCES:.0%} of them on easy questions, field `source`: `easy sums` or
   `hard products`. An answer under comparison is right in {RIGHT_ANSWERS[True]:.0%} of the easy and
   {RIGHT_ANSWERS[False]:.0%} of the hard cases, and garbled in {GARBLED_ANSWERS:.0%} of all.
-- {NUM_PROMPTS:,} prompts, half of them easy.
+- {NUM_PROMPTS:,} prompts, {EASY_PROMPTS:.0%} of them easy.
 
 Easy questions are sums of two one-digit numbers in {len(_LEADS) * len(_SUMS)} wordings, hard ones products of two
 three-digit numbers in as many. Held out means an unseen pair of wording and operands: the fact (7 + 5 = 12) may

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO
@@ -163,7 +163,8 @@ def _open(source: str, format_name: str, split: str) -> _Reading:
     rows = open_source(source, split)
     if format_name != "auto":
         return _Reading(rows, format_name, detected=False)
-    _, first = next(rows.rows(), (0, None))
+    with closing(rows.rows()) as reading:
+        _, first = next(reading, (0, None))
     if first is None:
         raise DataError(f"{rows.name}: there are no rows; give at least one")
     fitting = detect(first)

@@ -6,7 +6,7 @@ import io
 import json
 import re
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +15,8 @@ from typing import Any
 from rlhf.data.hashing import sha256
 from rlhf.data.schema import Row, parse_line
 from rlhf.errors import DataError
+
+Rows = Generator[tuple[int, Row], None, None]
 
 SUFFIXES = (".jsonl", ".json", ".csv", ".parquet")
 _HUB_ID = re.compile(r"(?P<name>[\w.-]+/[\w.-]+)(@(?P<revision>[\w./-]+))?")
@@ -34,7 +36,7 @@ class RowSource:
     name: str
     sha256: str | None
     unit: str
-    rows: Callable[[], Iterator[tuple[int, Row]]]
+    rows: Callable[[], Rows]
 
     def where(self, number: int) -> str:
         """How a message names a row."""
@@ -101,7 +103,7 @@ def _open_bytes(path: Path) -> Iterator[io.BufferedIOBase]:
             yield unpacked
 
 
-def _jsonl_rows(path: Path) -> Iterator[tuple[int, Row]]:
+def _jsonl_rows(path: Path) -> Rows:
     try:
         with _open_bytes(path) as file:
             for line, raw in enumerate(file, start=1):
@@ -110,7 +112,7 @@ def _jsonl_rows(path: Path) -> Iterator[tuple[int, Row]]:
         raise _broken_archive(path, error) from None
 
 
-def _json_rows(path: Path) -> Iterator[tuple[int, Row]]:
+def _json_rows(path: Path) -> Rows:
     try:
         rows = json.loads(_read_text(path))
     except (ValueError, RecursionError) as error:
@@ -125,7 +127,7 @@ def _json_rows(path: Path) -> Iterator[tuple[int, Row]]:
         yield number, row
 
 
-def _csv_rows(path: Path) -> Iterator[tuple[int, Row]]:
+def _csv_rows(path: Path) -> Rows:
     csv.field_size_limit(2**31 - 1)
     reader = csv.DictReader(io.StringIO(_read_text(path), newline=""), strict=True)
     try:
@@ -151,7 +153,7 @@ def _read_text(path: Path) -> str:
         ) from None
 
 
-def _parquet_rows(path: Path) -> Iterator[tuple[int, Row]]:
+def _parquet_rows(path: Path) -> Rows:
     import pyarrow as pa
     from pyarrow import parquet
 
@@ -184,7 +186,7 @@ def _hub_commit(name: str, revision: str | None) -> str:
     return commit or revision or "main"
 
 
-def _dataset_rows(name: str, revision: str | None, split: str) -> Iterator[tuple[int, Row]]:
+def _dataset_rows(name: str, revision: str | None, split: str) -> Rows:
     from datasets import load_dataset
     from datasets.exceptions import DatasetsError
 

@@ -196,10 +196,12 @@ def _pull(root: Path) -> None:
     from dvc.exceptions import CheckoutError
 
     with _repository(root, "the folder is missing, and neither DVC's cache nor a remote gives it") as repo:
+        # Absolute: DVC takes a relative target from the current folder, and passes over one that it does not find.
+        targets = [str(root / DVC_FILE)]
         try:
-            repo.checkout(targets=[DVC_FILE])
+            repo.checkout(targets=targets)
         except CheckoutError:
-            repo.pull(targets=[DVC_FILE])
+            repo.pull(targets=targets)
 
 
 def _hash_by_dvc(root: Path) -> str | None:
@@ -218,6 +220,8 @@ def _repository(root: Path, failure: str) -> Iterator[Any]:
 
     try:
         with Repo(str(root), _wait_for_lock=True) as repo:
+            # It would say on standard output which git commands come next.
+            repo.scm_context.quiet = True
             yield repo
     except DvcException as error:
         reason = " ".join(str(error).split()) or type(error).__name__

@@ -40,6 +40,12 @@ def test_markup_is_shown_and_not_obeyed(text):
     assert kinds <= {"text", "text_special"}
 
 
+def test_addresses_are_no_links_where_links_are_found_in_text():
+    """As on GitHub, which links addresses that are only written."""
+    text = escape("http://a.b www.c.d e@f.g")
+    assert not any(part in text for part in ("://", "www.", "@"))
+
+
 def test_lines_become_one():
     assert escape("one\ntwo\r\nthree\x00four") == "one / two / three four"
 

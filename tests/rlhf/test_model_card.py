@@ -150,6 +150,7 @@ def test_what_the_card_must_say(card):
         "preferences |  |  |  | 32",
         "Exact duplicates, left out | preferences | 2",
         "The longer dialogue wins | 75.0% (57.9% to 86.7%)",
+        "hard products | 24 | 100.0% (86.2% to 100.0%) | 0.0% (0.0% to 13.8%)",
         "run `run1`, reused here | 44.4",
         "run `run2` | 30.0",
         "**4** (chosen)",

@@ -3,13 +3,15 @@
 import os
 import shutil
 import subprocess
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 from data_rows import demonstration, preference, user, write_folder
 
 from rlhf.data import calibrated_arithmetic
+
+_DVC_FOLDERS = ("SITE_CACHE", "GLOBAL_CONFIG", "SYSTEM_CONFIG")
 
 
 @pytest.fixture
@@ -38,36 +40,49 @@ def embedded_data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.fixture
-def repository(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A git and DVC repository of its own, which sees no settings of this machine."""
-    root = tmp_path / "repository"
-    root.mkdir()
-    settings = {
-        "DVC_NO_ANALYTICS": "true",
-        "DVC_SITE_CACHE_DIR": str(tmp_path / "site"),
-        "DVC_GLOBAL_CONFIG_DIR": str(tmp_path / "global"),
-        "DVC_SYSTEM_CONFIG_DIR": str(tmp_path / "system"),
-        "GIT_CONFIG_GLOBAL": os.devnull,
-        "GIT_CONFIG_NOSYSTEM": "1",
-    }
-    for name, value in settings.items():
-        monkeypatch.setenv(name, value)
-    subprocess.run(["git", "init", "-q", str(root)], check=True)
+@pytest.fixture(scope="session", autouse=True)
+def _no_settings_of_this_machine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    settings = {f"DVC_{name}_DIR": str(tmp_path_factory.mktemp("dvc")) for name in _DVC_FOLDERS}
+    settings |= {"DVC_NO_ANALYTICS": "true", "GIT_CONFIG_GLOBAL": os.devnull, "GIT_CONFIG_NOSYSTEM": "1"}
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in settings.items():
+            patch.setenv(name, value)
+        yield
+
+
+@pytest.fixture(scope="session")
+def _empty_repository(tmp_path_factory: pytest.TempPathFactory) -> Path:
     from dvc.repo import Repo
 
+    root = tmp_path_factory.mktemp("empty") / "repository"
+    subprocess.run(["git", "init", "-q", str(root)], check=True)
     Repo.init(str(root)).close()
     return root
 
 
-@pytest.fixture
-def embedded_repository(repository: Path, embedded_data: Path) -> Path:
-    """A repository whose data/ is the embedded set, tracked and marked."""
+@pytest.fixture(scope="session")
+def _embedded_repository(
+    _empty_repository: Path, embedded_data: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Path:
     from rlhf.data.source import track
 
-    shutil.copytree(embedded_data, repository / "data")
-    track(repository, {"generator": "calibrated_arithmetic"})
-    return repository
+    root = tmp_path_factory.mktemp("embedded") / "repository"
+    shutil.copytree(_empty_repository, root)
+    shutil.copytree(embedded_data, root / "data")
+    track(root, {"generator": "calibrated_arithmetic"})
+    return root
+
+
+@pytest.fixture
+def repository(_empty_repository: Path, tmp_path: Path) -> Path:
+    """A git and DVC repository of its own."""
+    return Path(shutil.copytree(_empty_repository, tmp_path / "repository"))
+
+
+@pytest.fixture
+def embedded_repository(_embedded_repository: Path, tmp_path: Path) -> Path:
+    """A repository whose data/ is the embedded set, tracked and marked."""
+    return Path(shutil.copytree(_embedded_repository, tmp_path / "repository"))
 
 
 @pytest.fixture

@@ -180,3 +180,7 @@ def test_quantile_groups_are_a_partition_by_rising_value(values, num_groups):
     assert max(sizes) - min(sizes) <= 1
     for lower, upper in itertools.pairwise(groups):
         assert max(values[i] for i in lower) <= min(values[i] for i in upper)
+
+
+def test_quantile_groups_keep_the_order_of_equal_values():
+    assert np.concatenate(quantile_groups([1.0] * 50, 4)).tolist() == list(range(50))

@@ -54,10 +54,21 @@ def test_margins_and_scores(audited):
 
 
 def test_warnings_say_what_is_wrong(audited):
-    text = "\n".join(audited["warnings"])
-    assert "Selection reward model (chooses checkpoints): held-out accuracy is 0.250" in text
-    assert "does not beat choosing the longer dialogue (0.750)" in text
-    assert "correlate by +1.00" in text
+    model, selection = "Reward model (PPO climbs it)", "Selection reward model (chooses checkpoints)"
+    assert audited["warnings"] == [
+        f"{model}: held-out accuracy (0.750) does not beat choosing the longer dialogue (0.750).",
+        f"{model}: score and response length correlate by +1.00; the score may stand for length.",
+        f"{selection}: held-out accuracy is 0.250, and the lower bound of its interval (0.133) is not above 0.5.",
+        f"{selection}: held-out accuracy (0.250) does not beat choosing the longer dialogue (0.750).",
+        f"{selection}: score and response length correlate by -1.00; the score may stand for length.",
+    ]
+
+
+def test_it_is_the_lower_bound_that_must_pass(world, workspace):
+    config = CONFIG.model_copy(update={"minimum_accuracy": 0.6})
+    audit_reward_models(config, SETUP, world / "data", world / "reward_models", workspace)
+    first = json.loads((workspace.output / "audit.json").read_text())["warnings"][0]
+    assert "accuracy is 0.750, and the lower bound of its interval (0.579) is not above 0.6" in first
 
 
 def test_metrics_are_declared_and_equal_the_file(audited, logged):

@@ -1,0 +1,79 @@
+"""What a person sees of a run in Prefect's UI beside its states: the card, the numbers, links, and progress."""
+
+import re
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from uuid import UUID
+
+import httpx
+from prefect.artifacts import (
+    create_link_artifact,
+    create_markdown_artifact,
+    create_progress_artifact,
+    create_table_artifact,
+    update_progress_artifact,
+)
+from prefect.exceptions import PrefectHTTPStatusError
+
+from rlhf import tracking
+from rlhf.metrics import METRICS
+from rlhf.references import StageReport
+
+_PROGRESS_EVERY_SECONDS = 5.0
+
+
+def show_link(key: str, url: str, description: str) -> None:
+    """Link to something outside Prefect."""
+    create_link_artifact(link=url, link_text=url, key=key, description=description)
+
+
+def show_card(readme: Path) -> None:
+    """Show the model card, without the metadata block that only the hub reads."""
+    text = re.sub(r"\A---\n.*?\n---\n", "", readme.read_text(encoding="utf-8"), flags=re.DOTALL)
+    create_markdown_artifact(markdown=text, key="model-card", description="The model card")
+
+
+def show_metrics(metrics: Mapping[str, float]) -> None:
+    """Show what the evaluation measured, with units."""
+    rows = [
+        {"metric": name, "value": f"{value:.4g}", "unit": METRICS[name].unit, "better": METRICS[name].better}
+        for name, value in sorted(metrics.items())
+        if name.startswith(("evaluation/", "reward_audit/"))
+    ]
+    create_table_artifact(table=rows, key="evaluation", description="Results on held-out data")
+
+
+def show_stages(stages: Sequence[StageReport]) -> None:
+    """Show how each stage went, with a link to the MLflow run that trained it."""
+    rows = [
+        f"| {stage.name} | {stage.state} | {stage.seconds:.1f} | {stage.trained_seconds:.1f} "
+        f"| [{stage.run_id[:8]}]({tracking.run_url(stage.run_id)}) |"
+        for stage in stages
+    ]
+    head = ["| stage | state | seconds | seconds when trained | MLflow run |", "|---|---|---:|---:|---|"]
+    create_markdown_artifact(markdown="\n".join(head + rows), key="stages", description="Stages of this run")
+
+
+def progress_artifact(stage: str) -> Callable[[str, int, int], None]:
+    """A watcher for `rlhf.progress` that keeps a progress artifact of a stage, and never stops the stage."""
+    artifact: UUID | None = None
+    due = 0.0
+
+    def show(reporting: str, done: int, total: int) -> None:
+        nonlocal artifact, due
+        if reporting != stage or time.monotonic() < due:
+            return
+        due = time.monotonic() + _PROGRESS_EVERY_SECONDS
+        percent = 100.0 * done / max(total, 1)
+        try:
+            if artifact is None:
+                created = create_progress_artifact(progress=percent, key=stage.replace("_", "-"), description=stage)
+                artifact = created if isinstance(created, UUID) else None
+            else:
+                update_progress_artifact(artifact, progress=percent)
+        except (httpx.HTTPError, PrefectHTTPStatusError):
+            # The server may be restarting; the next report tries again.
+            return
+
+    return show
