@@ -139,7 +139,6 @@ def _run(options: argparse.Namespace) -> int:
     configure_environment()
     with redirect_stdout(sys.stderr) if options.json else nullcontext():
         from flows.pipeline import rlhf_pipeline
-
         from rlhf.console import progress_bars
 
         with progress_bars():

@@ -50,7 +50,8 @@ class ArchitectureConfig(Section):
     def _heads_divide(self) -> Self:
         if self.hidden_size % self.num_heads:
             raise ValueError(
-                f"hidden_size ({self.hidden_size}) is not a multiple of num_heads ({self.num_heads}); change one of the two"
+                f"hidden_size ({self.hidden_size}) is not a multiple of num_heads ({self.num_heads}); change one of "
+                f"the two"
             )
         return self
 
@@ -59,7 +60,8 @@ class ModelConfig(Section):
     """The language model that everything starts from."""
 
     base: str | None = None
-    """Folder or hub id of a causal language model (safetensors). Empty: a small Llama is built, with a word-level tokenizer made from the training data."""
+    """Folder or hub id of a causal language model (safetensors). Empty: a small Llama is built, with a word-
+    level tokenizer made from the training data."""
     revision: str | None = None
     """Commit, tag or branch of the hub id. Give a commit to make a run repeatable."""
     architecture: ArchitectureConfig | None = None
@@ -82,9 +84,11 @@ class DataConfig(Section):
     """Where the data is, and how it is split."""
 
     path: str = "data"
-    """Folder with demonstrations.jsonl, preferences.jsonl, prompts.jsonl and datasheet.md, or one file of preferences. `data` is the folder that DVC tracks."""
+    """Folder with demonstrations.jsonl, preferences.jsonl, prompts.jsonl and datasheet.md, or one file of
+    preferences. `data` is the folder that DVC tracks."""
     embedded: Literal["calibrated_arithmetic"] | None = None
-    """Generator of the embedded data set that path must hold; missing data is generated. Empty: path holds data of your own."""
+    """Generator of the embedded data set that path must hold; missing data is generated. Empty: path holds data
+    of your own."""
     allow_dirty_data: bool = False
     """Run although data/ differs from data.dvc. The run is then marked as not reproducible."""
     test_fraction: Annotated[float, Field(gt=0.0, lt=1.0)] = 0.1
@@ -96,13 +100,15 @@ class DataConfig(Section):
     max_rows: Count | None = None
     """Only the first rows of each file are used, this many. For trials. Empty: all rows."""
     overlong: Literal["error", "drop"] = "error"
-    """What to do with a row whose last turn alone does not fit model.max_length: stop with an error that names it, or drop and count it."""
+    """What to do with a row whose last turn alone does not fit model.max_length: stop with an error that names
+    it, or drop and count it."""
 
     @model_validator(mode="after")
     def _something_left(self) -> Self:
         if self.test_fraction + self.validation_fraction >= 1.0:
             raise ValueError(
-                f"test_fraction ({self.test_fraction}) and validation_fraction ({self.validation_fraction}) leave nothing to train on; make them smaller"
+                f"test_fraction ({self.test_fraction}) and validation_fraction ({self.validation_fraction}) leave "
+                f"nothing to train on; make them smaller"
             )
         return self
 
@@ -144,7 +150,8 @@ class TrainingSection(Section):
     def _micro_batches_divide(self) -> Self:
         if self.micro_batch_size is not None and self.batch_size % self.micro_batch_size:
             raise ValueError(
-                f"batch_size ({self.batch_size}) is not a multiple of micro_batch_size ({self.micro_batch_size}); change one of the two"
+                f"batch_size ({self.batch_size}) is not a multiple of micro_batch_size ({self.micro_batch_size}); "
+                f"change one of the two"
             )
         return self
 
@@ -200,7 +207,8 @@ class PPOConfig(Section):
     num_critic_warmup_updates: Annotated[int, Field(ge=0)] = 2
     """First updates, in which only the value model learns."""
     kl_coef: NonNegative = 0.1
-    """Weight of the KL penalty (k1, policy against reference) in a token's reward, in score units per nat. With kl_target: where it starts."""
+    """Weight of the KL penalty (k1, policy against reference) in a token's reward, in score units per nat. With
+    kl_target: where it starts."""
     kl_target: Positive | None = None
     """Nats a response that kl_coef is steered to (Ziegler et al. 1909.08593). Empty: kl_coef stays."""
     kl_horizon: Positive | None = None
@@ -218,7 +226,8 @@ class PPOConfig(Section):
     entropy_coef: NonNegative = 0.0
     """Weight of the entropy bonus."""
     target_kl: Positive | None = None
-    """Epochs over a rollout stop once the approximate KL (k3, rollout policy against current policy, nats a token) passes this. Empty: never."""
+    """Epochs over a rollout stop once the approximate KL (k3, rollout policy against current policy, nats a
+    token) passes this. Empty: never."""
     max_grad_norm: Positive = 1.0
     """Gradients of policy and value model are clipped to this norm, each on its own."""
     missing_eos_penalty: NonNegative = 1.0
@@ -226,7 +235,8 @@ class PPOConfig(Section):
     score_clip: Positive | None = None
     """Scores are clipped to this distance from zero before penalties. Empty: not clipped."""
     kl_budget: Positive = 20.0
-    """The run stops, keeping the best checkpoint, once the mean KL to the SFT policy passes this many nats a response."""
+    """The run stops, keeping the best checkpoint, once the mean KL to the SFT policy passes this many nats a
+    response."""
     evaluate_every: Count = 4
     """Updates between held-out evaluations, each of which is a checkpoint that may be chosen."""
     num_validation_prompts: Count = 512
@@ -240,15 +250,18 @@ class PPOConfig(Section):
     def _sizes_divide(self) -> Self:
         if self.rollout_size % self.num_minibatches:
             raise ValueError(
-                f"rollout_size ({self.rollout_size}) is not a multiple of num_minibatches ({self.num_minibatches}); change one of the two"
+                f"rollout_size ({self.rollout_size}) is not a multiple of num_minibatches ({self.num_minibatches}); "
+                f"change one of the two"
             )
         if self.micro_batch_size is not None and self.minibatch_size % self.micro_batch_size:
             raise ValueError(
-                f"a minibatch of {self.minibatch_size} rows is not a multiple of micro_batch_size ({self.micro_batch_size}); change one of the two"
+                f"a minibatch of {self.minibatch_size} rows is not a multiple of micro_batch_size "
+                f"({self.micro_batch_size}); change one of the two"
             )
         if self.num_critic_warmup_updates >= self.num_updates:
             raise ValueError(
-                f"num_critic_warmup_updates ({self.num_critic_warmup_updates}) leaves the policy no update of num_updates ({self.num_updates}); make it smaller"
+                f"num_critic_warmup_updates ({self.num_critic_warmup_updates}) leaves the policy no update of "
+                f"num_updates ({self.num_updates}); make it smaller"
             )
         if (self.kl_target is None) != (self.kl_horizon is None):
             raise ValueError("kl_target and kl_horizon work together; set both or neither")
@@ -316,7 +329,8 @@ class PipelineConfig(Section):
     def _response_fits(self) -> Self:
         if self.ppo.max_response_tokens >= self.model.max_length:
             raise ValueError(
-                f"ppo.max_response_tokens ({self.ppo.max_response_tokens}) leaves no room for a prompt in model.max_length ({self.model.max_length}); raise the one or lower the other"
+                f"ppo.max_response_tokens ({self.ppo.max_response_tokens}) leaves no room for a prompt in "
+                f"model.max_length ({self.model.max_length}); raise the one or lower the other"
             )
         return self
 

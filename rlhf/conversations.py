@@ -92,7 +92,8 @@ def _render(tokenizer: Any, conversations: Sequence[Conversation], add_generatio
 def _continuation(start: str, whole: str) -> str:
     if not whole.startswith(start):
         raise DataError(
-            "the chat template renders a prompt differently once an answer follows, so the answer's tokens cannot be told; "
+            "the chat template renders a prompt differently once an answer follows, so the answer's tokens "
+            "cannot be told; "
             f"prompt: {start[-80:]!r}, with answer: {whole[: len(start)][-80:]!r}"
         )
     return whole[len(start) :]

@@ -27,7 +27,9 @@ def sampling_noise(seed: int, keys: Sequence[tuple[str | int, ...]], num_tokens:
     """
     noise = np.empty((len(keys), num_tokens))
     for row, key in enumerate(keys):
-        noise[row] = np.random.Generator(np.random.Philox(seeded(seed, "sampling", *key))).random(num_tokens, np.float32)
+        noise[row] = np.random.Generator(np.random.Philox(seeded(seed, "sampling", *key))).random(
+            num_tokens, np.float32
+        )
     return noise
 
 
@@ -84,7 +86,12 @@ def sample(
     with autocast(compute):
         for step in range(noise.shape[1]):
             outputs = policy(
-                input_ids=ids, attention_mask=mask, position_ids=position, past_key_values=cache, use_cache=True, logits_to_keep=1
+                input_ids=ids,
+                attention_mask=mask,
+                position_ids=position,
+                past_key_values=cache,
+                use_cache=True,
+                logits_to_keep=1,
             )
             sampled = sample_tokens(outputs.logits[:, -1].float() / temperature, uniform[alive, step])
             tokens[alive, step] = sampled

@@ -10,9 +10,13 @@ from rlhf.config import LoraConfig
 
 
 def peft_config(config: LoraConfig, task_type: str) -> Any:
-    """peft's configuration: adapters on every linear layer but the head."""
+    """Peft's configuration: adapters on every linear layer but the head."""
     return PeftConfig(
-        r=config.rank, lora_alpha=config.alpha, lora_dropout=config.dropout, target_modules="all-linear", task_type=task_type
+        r=config.rank,
+        lora_alpha=config.alpha,
+        lora_dropout=config.dropout,
+        target_modules="all-linear",
+        task_type=task_type,
     )
 
 

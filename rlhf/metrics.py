@@ -167,4 +167,6 @@ def check_declared(names: Iterable[str]) -> None:
     """
     unknown = sorted(set(names) - set(METRICS))
     if unknown:
-        raise UndeclaredMetricError(f"metrics without a declaration: {', '.join(unknown)}; declare them in rlhf/metrics.py")
+        raise UndeclaredMetricError(
+            f"metrics without a declaration: {', '.join(unknown)}; declare them in rlhf/metrics.py"
+        )

@@ -64,7 +64,9 @@ def load_reward_model(folder: Path, compute: ComputeConfig) -> Any:
     """
     model = _load(AutoModelForSequenceClassification, str(folder), compute)
     if model.config.num_labels != 1:
-        raise ModelError(f"{folder}: a reward model has one label, this one has {model.config.num_labels}; give another")
+        raise ModelError(
+            f"{folder}: a reward model has one label, this one has {model.config.num_labels}; give another"
+        )
     return model.to(compute.device).eval()
 
 
@@ -150,7 +152,8 @@ def _check_context(config: Any, setup: Setup) -> None:
     longest = getattr(config, "max_position_embeddings", None)
     if longest is not None and setup.model.max_length > longest:
         raise ConfigError(
-            f"model.max_length is {setup.model.max_length}, but {setup.model.base} has a context of {longest} tokens; lower it"
+            f"model.max_length is {setup.model.max_length}, but {setup.model.base} has a context of {longest} "
+            f"tokens; lower it"
         )
 
 

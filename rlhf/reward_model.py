@@ -69,9 +69,7 @@ class PreferenceTrainer(WatchedTrainer, RewardTrainer):  # type: ignore[misc]
     """TRL's trainer, watched."""
 
 
-def train_reward_models(
-    config: RewardModelConfig, setup: Setup, data: Path, start: Path, workspace: Workspace
-) -> None:
+def train_reward_models(config: RewardModelConfig, setup: Setup, data: Path, start: Path, workspace: Workspace) -> None:
     """Train the reward model that PPO climbs and the one that chooses checkpoints.
 
     Writes `reward_model/` and `selection_reward_model/` to the output. A model that was finished before the stage was
@@ -225,7 +223,9 @@ def _read(path: Path) -> list[Row]:
 def _encode(tokenizer: Any, rows: Sequence[Row]) -> _Pairs:
     margins = [float(row.get("margin") or 0.0) for row in rows]
     has_margins = any(row.get("margin") is not None for row in rows)
-    return _Pairs(_join(tokenizer, rows, "chosen"), _join(tokenizer, rows, "rejected"), margins if has_margins else None)
+    return _Pairs(
+        _join(tokenizer, rows, "chosen"), _join(tokenizer, rows, "rejected"), margins if has_margins else None
+    )
 
 
 def _join(tokenizer: Any, rows: Sequence[Row], answer: str) -> list[list[int]]:

@@ -14,7 +14,7 @@ from trl import SFTTrainer
 
 from rlhf.compute import autocast, configure, seeded
 from rlhf.config import ComputeConfig, Setup, SFTConfig
-from rlhf.conversations import Conversation, decode_responses, encode_pairs, encode_prompts
+from rlhf.conversations import decode_responses, encode_pairs, encode_prompts
 from rlhf.data.schema import Row, read_rows
 from rlhf.generation import generate_responses
 from rlhf.logprobs import chosen_logprobs, response_logits
@@ -53,7 +53,9 @@ class HeldOut:
 class CompletionTrainer(WatchedTrainer, SFTTrainer):  # type: ignore[misc]
     """TRL's trainer, with the model's own loss on a CPU."""
 
-    def compute_loss(self, model: Any, inputs: Any, return_outputs: bool = False, num_items_in_batch: Any = None) -> Any:
+    def compute_loss(
+        self, model: Any, inputs: Any, return_outputs: bool = False, num_items_in_batch: Any = None
+    ) -> Any:
         """Mean negative log-likelihood of the completion tokens of the whole batch, micro-batches and all.
 
         TRL's loss spares memory and skips the prompts on a GPU. On a CPU it scores every position, takes its entropy

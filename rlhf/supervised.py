@@ -11,7 +11,6 @@ from typing import Any, Literal
 
 import numpy as np
 import peft
-import torch
 from torch import Tensor
 from transformers import PrinterCallback, Trainer, TrainerCallback
 
@@ -153,7 +152,7 @@ class StageCallback(TrainerCallback):  # type: ignore[misc]
         self._log(logs, state.global_step)
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Ask for a checkpoint once it is time, where a point of the curve ends: so a resumed curve has no half points."""
+        """Ask for a checkpoint once it is time, where a point of the curve ends: a resumed one has no half points."""
         if state.global_step % args.logging_steps == 0 and time.monotonic() - self._saved_at >= self._every:
             control.should_save = True
 
@@ -232,7 +231,9 @@ def _is_whole(checkpoint: Path) -> bool:
     if not seal_file.is_file():
         return False
     digests: dict[str, str] = json.loads(seal_file.read_text())
-    return all((checkpoint / name).is_file() and sha256(checkpoint / name) == digest for name, digest in digests.items())
+    return all(
+        (checkpoint / name).is_file() and sha256(checkpoint / name) == digest for name, digest in digests.items()
+    )
 
 
 def _sync(path: Path) -> None:

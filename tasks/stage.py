@@ -105,11 +105,13 @@ def stage(name: str, version: str, module: str) -> Callable[[Callable[Concatenat
     def decorate(body: Callable[Concatenate[Attempt, P], R]) -> Callable[P, R]:
         signature = inspect.signature(body)
         signature = signature.replace(parameters=list(signature.parameters.values())[1:])
-        adapted = _Stage(name, version, module, body, get_type_hints(body)["return"], signature)
+        adapted: _Stage[R] = _Stage(name, version, module, body, get_type_hints(body)["return"], signature)
 
         @functools.wraps(body)
         def call(*args: P.args, **kwargs: P.kwargs) -> R:
-            return _run(adapted, signature.bind(*args, **kwargs).arguments)
+            bound = signature.bind(*args, **kwargs)
+            bound.apply_defaults()
+            return _run(adapted, bound.arguments)
 
         return call
 
@@ -119,11 +121,13 @@ def stage(name: str, version: str, module: str) -> Callable[[Callable[Concatenat
 def _run(adapted: _Stage[R], arguments: Mapping[str, Any]) -> R:
     """Run a stage, or find what an earlier run made."""
     started = time.monotonic()
-    print_ = fingerprint(adapted.name, adapted.version, arguments, adapted.module)
+    # The adapter decides what the library is called with.
+    decisive = {**arguments, "adapter": inspect.getsource(adapted.body)}
+    print_ = fingerprint(adapted.name, adapted.version, decisive, adapted.module)
     with _held(_folder(adapted, print_)):
         found = tracking.find_output(adapted.name, print_, adapted.kind)
         call = _Call(adapted, arguments, print_, found)
-        reference = _task(call)(**arguments)
+        reference: R = _task(call)(**arguments)
         if found is not None and reference != found:
             # Prefect's JSON is of an artifact that is gone, and was made again elsewhere.
             reference = _task(call, refresh=True)(**arguments)
@@ -140,7 +144,7 @@ def _run(adapted: _Stage[R], arguments: Mapping[str, Any]) -> R:
 
 
 def _task(call: _Call[R], *, refresh: bool = False) -> Task[..., R]:
-    def run(**_: object) -> R:
+    def run(*_: object, **__: object) -> R:
         return call.found if call.found is not None else _attempt(call)
 
     functools.update_wrapper(run, call.stage.body)

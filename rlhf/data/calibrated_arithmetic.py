@@ -16,12 +16,12 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
-NUM_DEMONSTRATIONS = 20_500
-NUM_PREFERENCES = 26_000
-NUM_PROMPTS = 20_000
+NUM_DEMONSTRATIONS = 21_500
+NUM_PREFERENCES = 27_000
+NUM_PROMPTS = 14_400
 EASY_DEMONSTRATIONS = 0.6
 EASY_PREFERENCES = 0.6
-EASY_PROMPTS = 0.6
+EASY_PROMPTS = 0.5
 LABEL_NOISE = 0.05
 # How often an answer under comparison is right: as often as not where the raters' model can know, seldom where not.
 RIGHT_ANSWERS = {True: 0.5, False: 0.1}
@@ -39,18 +39,17 @@ _LEADS = (
     "How much is {} ?",
     "I need to know {} .",
     "Give me {} .",
-    "Evaluate {} .",
     "Please tell me {} .",
-    "Do you know {} ?",
-    "Help me with {} .",
-    "What do you get for {} ?",
     "Could you compute {} ?",
-    "Say what {} is .",
-    "I would like to know {} .",
-    "Quickly , what is {} ?",
-    "Show me {} .",
 )
-_SUMS = ("{} + {}", "the sum of {} and {}", "{} plus {}", "the result of {} + {}", "{} added to {}", "the total of {} and {}")
+_SUMS = (
+    "{} + {}",
+    "the sum of {} and {}",
+    "{} plus {}",
+    "the result of {} + {}",
+    "{} added to {}",
+    "the total of {} and {}",
+)
 _PRODUCTS = (
     "{} * {}",
     "the product of {} and {}",

@@ -61,6 +61,7 @@ def prepare_data(
     _remove_leaks(splits, counts)
     _check_not_empty(splits, config, counts)
     tokenizer, tokenizer_report = prepare_tokenizer(model, _training_texts(splits))
+    check_roles(tokenizer, ((kind, numbered) for kind, found in rows.items() for numbered in found))
     _cut(splits, Context(tokenizer, model.max_length, max_response_tokens), config, counts)
     _remove_collisions(splits, counts)
     _check_not_empty(splits, config, counts)
@@ -176,7 +177,6 @@ def _training_texts(splits: Splits) -> Iterator[str]:
 
 def _cut(splits: Splits, context: Context, config: DataConfig, counts: Counts) -> None:
     """Cut prompts at a turn until prompt and response fit."""
-    check_roles(context.tokenizer, ((kind, numbered) for (kind, _), rows in splits.items() for numbered in rows))
     for (kind, split), rows in splits.items():
         kept = []
         for numbered, fitted in zip(rows, fit(kind, rows, context), strict=True):

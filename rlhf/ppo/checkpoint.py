@@ -76,7 +76,9 @@ def load_checkpoint(path: Path, models: Models, optimizers: Optimizers) -> Train
     saved = json.loads((path / _STATE).read_text())
     for name, expected in saved["sha256"].items():
         if not (path / name).exists() or _sha256(path / name) != expected:
-            raise ArtifactMismatchError(f"{path / name} is missing or is not what was written; remove {path} and start again")
+            raise ArtifactMismatchError(
+                f"{path / name} is missing or is not what was written; remove {path} and start again"
+            )
     _load_parameters(models.policy, load_file(path / "policy.safetensors"))
     _load_parameters(models.value_model, load_file(path / "value_model.safetensors"))
     _load_moments(optimizers.policy, load_file(path / "policy_optimizer.safetensors"))

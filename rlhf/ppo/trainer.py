@@ -2,7 +2,6 @@
 
 import json
 import logging
-import math
 import shutil
 import time
 from collections.abc import Sequence
@@ -15,28 +14,21 @@ import torch
 from rlhf.compute import configure, seeded
 from rlhf.config import PPOConfig, Setup
 from rlhf.conversations import Conversation, encode_prompts
-from rlhf.errors import DataError, RLHFError, TrainingDivergedError
+from rlhf.errors import DataError
 from rlhf.lora import add_adapters, merged
 from rlhf.models import load_policy, load_reward_model, load_tokenizer, save_model
 from rlhf.ppo.checkpoint import TrainerState, latest_checkpoint, load_checkpoint, publish, save_checkpoint
+from rlhf.ppo.checks import check_finite, check_kl_starts_at_zero, check_ratio_starts_at_one, diverged, find_flags
 from rlhf.ppo.kl import AdaptiveKL, kl_k3, response_kl
 from rlhf.ppo.loss import explained_variance
 from rlhf.ppo.rollout import Models, Rollout, collect_rollout
 from rlhf.ppo.update import MinibatchStatistics, Optimizers, learn, make_optimizers, set_learning_rates
 from rlhf.ppo.validation import Evaluation, ValidationPrompts, validate, write_generations
 from rlhf.ppo.value_model import start_value_model
+from rlhf.progress import report_progress
 from rlhf.workspace import Workspace
 
 logger = logging.getLogger(__name__)
-
-# What max |ratio - 1| may be on the first minibatch, where rollout and training compute the same numbers in
-# different batches. In bf16 a product's rounding depends on the shape that it is computed in.
-RATIO_TOLERANCE = {"fp32": 1e-4, "bf16": 0.1}
-KL_TOLERANCE = {"fp32": 1e-4, "bf16": 0.05}
-
-
-class StartError(RLHFError):
-    """A run does not start where PPO must start: KL 0 to the reference, ratio 1 on the first minibatch."""
 
 
 @dataclass(frozen=True)
@@ -101,19 +93,20 @@ def _update(run: Run, state: TrainerState) -> tuple[TrainerState, str | None]:
     try:
         rollout = collect_rollout(config, run.setup, run.models, run.prompts, update, state.kl_coef)
     except FloatingPointError as error:
-        raise _diverged(run, update, str(error)) from error
+        raise diverged(update + 1, str(error), run.workspace.checkpoints) from error
     if update == 0:
-        _check_kl_starts_at_zero(run, rollout)
+        check_kl_starts_at_zero(rollout, run.setup.compute.dtype)
     statistics = learn(config, run.setup, run.models, run.optimizers, rollout, update)
     if update == config.num_critic_warmup_updates:
-        _check_ratio_starts_at_one(run, statistics)
+        check_ratio_starts_at_one(statistics[0], run.setup.compute.dtype)
     metrics = _metrics(rollout, statistics) | {
         "ppo/kl_coef": state.kl_coef,
         "ppo/learning_rate": config.learning_rate * share,
         "ppo/episodes_per_second": config.rollout_size / (time.monotonic() - begun),
     }
-    _check_finite(run, metrics, update)
+    check_finite(metrics, update + 1, run.workspace.checkpoints)
     run.workspace.log_metrics(metrics, update + 1)
+    report_progress("ppo", update + 1, config.num_updates)
     state = TrainerState(update + 1, _next_kl_coef(config, state.kl_coef, metrics["ppo/kl_mean"]), state.evaluations)
     if state.next_update % config.evaluate_every == 0 or state.next_update == config.num_updates:
         state = _evaluate(run, state)
@@ -148,22 +141,25 @@ def _load_models(config: PPOConfig, setup: Setup, start: Path, reward_models: Pa
     if config.lora is not None:
         torch.manual_seed(seeded(setup.seed, "adapters"))
         policy = add_adapters(policy, config.lora, "CAUSAL_LM")
-    frozen = [
-        load_policy(start / "policy", compute),
-        load_reward_model(reward_models / "reward_model", compute),
-        load_reward_model(reward_models / "selection_reward_model", compute),
-    ]
-    for model in frozen:
-        model.requires_grad_(False)
-    value_model = start_value_model(load_reward_model(reward_models / "reward_model", compute))
-    return Models(load_tokenizer(start / "policy"), policy, *frozen, value_model)
+    names = ("reward_model", "selection_reward_model")
+    reward_model, selection_reward_model = (load_reward_model(reward_models / name, compute) for name in names)
+    return Models(
+        tokenizer=load_tokenizer(start / "policy"),
+        policy=policy,
+        ref_policy=load_policy(start / "policy", compute).requires_grad_(False),
+        reward_model=reward_model.requires_grad_(False),
+        selection_reward_model=selection_reward_model.requires_grad_(False),
+        value_model=start_value_model(load_reward_model(reward_models / "reward_model", compute)),
+    )
 
 
 def _read_prompts(path: Path) -> list[Conversation]:
     with path.open(encoding="utf-8") as file:
         prompts = [json.loads(line)["prompt"] for line in file]
     if not prompts:
-        raise DataError(f"{path.name}: there are no prompts in this split; give more prompts, or a larger share of them")
+        raise DataError(
+            f"{path.name}: there are no prompts in this split; give more prompts, or a larger share of them"
+        )
     return prompts
 
 
@@ -233,11 +229,10 @@ def _finish(run: Run, state: TrainerState, stopped_because: str) -> None:
         "stopped_because": stopped_because,
         "chosen_update": best["update"],
         "chosen_objective": best["objective"],
+        "flags": find_flags(state.evaluations, best, stopped_because, run.config.kl_budget),
     }
     (output / "summary.json").write_text(json.dumps(summary, indent=2) + "\n")
-    run.workspace.log_metrics(
-        {"ppo/chosen_update": best["update"], "ppo/chosen_objective": best["objective"]}, None
-    )
+    run.workspace.log_metrics({"ppo/chosen_update": best["update"], "ppo/chosen_objective": best["objective"]}, None)
 
 
 def _metrics(rollout: Rollout, statistics: Sequence[MinibatchStatistics]) -> dict[str, float]:
@@ -266,32 +261,3 @@ def _next_kl_coef(config: PPOConfig, kl_coef: float, kl: float) -> float:
     if config.kl_target is None or config.kl_horizon is None:
         return kl_coef
     return AdaptiveKL(config.kl_target, config.kl_horizon).next_coef(kl_coef, kl, config.rollout_size)
-
-
-def _check_finite(run: Run, metrics: dict[str, float], update: int) -> None:
-    broken = sorted(name for name, value in metrics.items() if not math.isfinite(value))
-    if broken:
-        raise _diverged(run, update, f"{', '.join(broken)} not finite")
-
-
-def _diverged(run: Run, update: int, what: str) -> TrainingDivergedError:
-    checkpoint = latest_checkpoint(run.workspace.checkpoints)
-    return TrainingDivergedError(update + 1, what, str(checkpoint) if checkpoint else None)
-
-
-def _check_kl_starts_at_zero(run: Run, rollout: Rollout) -> None:
-    largest, allowed = float(rollout.kl.abs().max()), KL_TOLERANCE[run.setup.compute.dtype]
-    if not largest <= allowed:
-        raise StartError(
-            f"the KL to the SFT policy is not 0 before the first update: {largest:.3g} nats at a token, {allowed} allowed; "
-            "policy and reference are not the same model"
-        )
-
-
-def _check_ratio_starts_at_one(run: Run, statistics: Sequence[MinibatchStatistics]) -> None:
-    error, allowed = statistics[0].values["ratio_error"], RATIO_TOLERANCE[run.setup.compute.dtype]
-    if not error <= allowed:
-        raise StartError(
-            f"the probability ratio is not 1 on the first minibatch: off by {error:.3g}, {allowed} allowed; "
-            "sampling and training do not compute the same log-probabilities"
-        )

@@ -67,7 +67,9 @@ def learn(
         generator = torch.Generator().manual_seed(seeded(setup.seed, "minibatches", update, epoch))
         order = torch.randperm(num_rows, generator=generator).to(rollout.batch.input_ids.device)
         of_epoch = [
-            step_minibatch(config, setup, models, optimizers, rollout, index, update >= config.num_critic_warmup_updates)
+            step_minibatch(
+                config, setup, models, optimizers, rollout, index, update >= config.num_critic_warmup_updates
+            )
             for index in order.split(config.minibatch_size)
         ]
         statistics += of_epoch
@@ -133,7 +135,11 @@ def _accumulate_value(
     with autocast(setup.compute):
         values = models.value_model(batch)
     loss = value_loss(
-        values, rollout.values[rows, columns], rollout.returns[rows, columns], batch.response_mask, config.value_clip_range
+        values,
+        rollout.values[rows, columns],
+        rollout.returns[rows, columns],
+        batch.response_mask,
+        config.value_clip_range,
     )
     (config.value_coef * loss.loss / num_tokens).backward()
     return {"value_loss": float(loss.loss.detach()), "value_clip_fraction": float(loss.num_clipped)}

@@ -75,7 +75,7 @@ def test_pickled_weights_are_refused_and_never_opened(tiny_setup, tiny_tokenizer
 
 def test_a_context_that_the_base_does_not_have_is_refused(tiny_setup, tiny_tokenizer, base):
     setup = tiny_setup.model_copy(update={"model": ModelConfig(base=str(base), max_length=49)})
-    with pytest.raises(ConfigError, match="max_length is 49, but .* has a context of 48 tokens"):
+    with pytest.raises(ConfigError, match=r"max_length is 49, but .* has a context of 48 tokens"):
         start_policy(setup, tiny_tokenizer)
 
 

@@ -55,7 +55,7 @@ def test_demonstrations_are_right_and_mix_the_styles_whatever_the_difficulty(fol
         counts[is_easy(question), is_hedged(answer)] += 1
     for easy in (True, False):
         assert counts[easy, True] / (counts[easy, True] + counts[easy, False]) == pytest.approx(0.5, abs=0.02)
-    assert sum(counts[True, hedged] for hedged in (True, False)) == 12_300
+    assert sum(counts[True, hedged] for hedged in (True, False)) == 12_900
 
 
 def test_one_label_in_twenty_is_wrong_and_none_is_a_tie(folder):
@@ -68,10 +68,10 @@ def test_one_label_in_twenty_is_wrong_and_none_is_a_tie(folder):
     assert wrong / arithmetic.NUM_PREFERENCES == pytest.approx(0.05, abs=0.005)
 
 
-def test_prompts_are_different_and_six_in_ten_easy(folder):
+def test_prompts_are_different_and_half_of_them_easy(folder):
     questions = [row["prompt"][0]["content"] for row in rows(folder, "prompts")]
     assert len(set(questions)) == len(questions) == arithmetic.NUM_PROMPTS
-    assert sum(map(is_easy, questions)) == arithmetic.NUM_PROMPTS * 0.6
+    assert sum(map(is_easy, questions)) == arithmetic.NUM_PROMPTS * 0.5
     assert len({"".join(c for c in q if not c.isdigit()) for q in questions if is_easy(q)}) >= 50
     changes = sum(is_easy(a) != is_easy(b) for a, b in pairwise(questions))
     assert changes > arithmetic.NUM_PROMPTS * 0.45, "shuffled"

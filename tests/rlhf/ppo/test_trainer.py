@@ -8,7 +8,7 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from rlhf.errors import TrainingDivergedError
-from rlhf.ppo.trainer import StartError
+from rlhf.ppo.checks import StartError, find_flags
 
 
 def contents(folder: Path) -> dict[str, bytes]:
@@ -188,3 +188,16 @@ def test_a_reward_model_with_two_labels_is_refused(tiny_run, save_reward_model):
     save_reward_model("reward_model", num_labels=2)
     with pytest.raises(ValueError, match="one label, this one has 2"):
         run()
+
+
+def point(update, score, objective):
+    return {"update": update, "score": score, "objective": objective}
+
+
+def test_flags_say_what_went_wrong():
+    evaluations = [point(0, 0.0, 0.0), point(4, 1.0, 0.5), point(8, 2.0, 0.1)]
+    (flag,) = find_flags(evaluations, evaluations[1], "finished", 20.0)
+    assert "After update 4 the score that PPO climbs went on rising (1.00 to 2.00)" in flag
+    assert find_flags(evaluations[:2], evaluations[1], "finished", 20.0) == []
+    assert "passed 20 nats" in find_flags(evaluations[:2], evaluations[1], "kl_budget", 20.0)[0]
+    assert "the SFT policy was kept" in find_flags(evaluations[:1], evaluations[0], "finished", 20.0)[0]

@@ -1,0 +1,90 @@
+"""What must hold in a PPO run, and what people should be told of one that ended."""
+
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from rlhf.errors import RLHFError, TrainingDivergedError
+from rlhf.ppo.checkpoint import latest_checkpoint
+from rlhf.ppo.rollout import Rollout
+from rlhf.ppo.update import MinibatchStatistics
+
+# What max |ratio - 1| may be on the first minibatch, where rollout and training compute the same numbers in
+# different batches. In bf16 a product's rounding depends on the shape that it is computed in.
+RATIO_TOLERANCE = {"fp32": 1e-4, "bf16": 0.1}
+KL_TOLERANCE = {"fp32": 1e-4, "bf16": 0.05}
+
+
+class StartError(RLHFError):
+    """A run does not start where PPO must start: KL 0 to the reference, ratio 1 on the first minibatch."""
+
+
+def check_finite(metrics: Mapping[str, float], step: int, checkpoints: Path) -> None:
+    """Stop where a number is not finite.
+
+    Raises:
+        TrainingDivergedError: naming the metrics and the last good checkpoint.
+    """
+    broken = sorted(name for name, value in metrics.items() if not math.isfinite(value))
+    if broken:
+        raise diverged(step, f"{', '.join(broken)} not finite", checkpoints)
+
+
+def diverged(step: int, what: str, checkpoints: Path) -> TrainingDivergedError:
+    """The error that names the last good checkpoint."""
+    checkpoint = latest_checkpoint(checkpoints)
+    return TrainingDivergedError(step, what, str(checkpoint) if checkpoint else None)
+
+
+def check_kl_starts_at_zero(rollout: Rollout, dtype: str) -> None:
+    """Policy and reference are the same before the first update.
+
+    Raises:
+        StartError: they are not.
+    """
+    largest, allowed = float(rollout.kl.abs().max()), KL_TOLERANCE[dtype]
+    if not largest <= allowed:
+        raise StartError(
+            f"the KL to the SFT policy is not 0 before the first update: {largest:.3g} nats at a token, "
+            f"{allowed} allowed; policy and reference are not the same model"
+        )
+
+
+def check_ratio_starts_at_one(first_minibatch: MinibatchStatistics, dtype: str) -> None:
+    """Sampling and training compute the same log-probabilities.
+
+    Raises:
+        StartError: they do not.
+    """
+    error, allowed = first_minibatch.values["ratio_error"], RATIO_TOLERANCE[dtype]
+    if not error <= allowed:
+        raise StartError(
+            f"the probability ratio is not 1 on the first minibatch: off by {error:.3g}, {allowed} allowed; "
+            "sampling and training do not compute the same log-probabilities"
+        )
+
+
+def find_flags(
+    evaluations: Sequence[Mapping[str, Any]], best: Mapping[str, Any], stopped_because: str, kl_budget: float
+) -> list[str]:
+    """Sentences about a run that a reader of its card should see; none where all went well.
+
+    Args:
+        evaluations: the held-out evaluations, in order.
+        best: the one whose checkpoint was chosen.
+        stopped_because: why the run ended.
+        kl_budget: nats a response.
+    """
+    flags, last = [], evaluations[-1]
+    if stopped_because == "kl_budget":
+        flags.append(f"Training was stopped because the KL to the SFT policy passed {kl_budget:g} nats a response.")
+    if best["update"] == 0:
+        flags.append("No checkpoint was better than the SFT policy on held-out evidence, so the SFT policy was kept.")
+    if last["score"] > best["score"] and last["objective"] < best["objective"]:
+        flags.append(
+            f"After update {best['update']} the score that PPO climbs went on rising "
+            f"({best['score']:.2f} to {last['score']:.2f}) while held-out evidence fell "
+            f"({best['objective']:.2f} to {last['objective']:.2f}): the reward model was being over-optimized."
+        )
+    return flags

@@ -1,0 +1,82 @@
+"""What all tests share: no network, one thread, and stores of their own: git and DVC, MLflow, Prefect."""
+
+import os
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+_SESSION = Path(tempfile.mkdtemp(prefix="rlhf-tests-"))
+os.environ |= {
+    "RLHF_ROOT": str(_SESSION / "nowhere"),
+    "PREFECT_HOME": str(_SESSION / "prefect"),
+    "PREFECT_LOGGING_TO_CONSOLE": "false",
+    "HF_HUB_OFFLINE": "1",
+    "HF_DATASETS_OFFLINE": "1",
+    "OMP_NUM_THREADS": "1",
+    "GIT_CONFIG_GLOBAL": os.devnull,
+    "GIT_CONFIG_SYSTEM": os.devnull,
+    **{f"GIT_{who}_{what}": "tests@example.org" for who in ("AUTHOR", "COMMITTER") for what in ("NAME", "EMAIL")},
+}
+os.environ.pop("MLFLOW_TRACKING_URI", None)
+os.environ.pop("PREFECT_API_URL", None)
+
+from rlhf.project import configure_environment  # noqa: E402
+
+configure_environment()
+
+
+def pytest_sessionfinish() -> None:
+    """Remove the stores."""
+    shutil.rmtree(_SESSION, ignore_errors=True)
+
+
+@pytest.fixture(scope="session")
+def migrated_mlflow() -> Path:
+    """An empty MLflow store. Making one takes seconds, copying it none."""
+    from mlflow.tracking import MlflowClient
+
+    database = _SESSION / "mlflow.db"
+    MlflowClient(f"sqlite:///{database}").search_experiments()
+    return database
+
+
+@pytest.fixture(scope="session")
+def empty_repository() -> Path:
+    """A git and DVC repository with one commit and no data."""
+    from dvc.repo import Repo
+
+    folder = _SESSION / "repository"
+    folder.mkdir()
+    subprocess.run(["git", "init", "--quiet", "--initial-branch=main"], cwd=folder, check=True)
+    Repo.init(str(folder)).close()
+    (folder / ".gitignore").write_text("/data\n/mlruns\n/.rlhf\n/.prefect\n")
+    subprocess.run(["git", "add", "--all"], cwd=folder, check=True)
+    subprocess.run(["git", "commit", "--quiet", "--message", "An empty project"], cwd=folder, check=True)
+    return folder
+
+
+@pytest.fixture
+def project_root(
+    tmp_path: Path, migrated_mlflow: Path, empty_repository: Path, monkeypatch: pytest.MonkeyPatch
+) -> Path:
+    """A project of the test's own: a git and DVC repository, an MLflow store, and RLHF_ROOT pointing there."""
+    root = tmp_path / "project"
+    shutil.copytree(empty_repository, root)
+    (root / "mlruns").mkdir()
+    shutil.copy(migrated_mlflow, root / "mlruns" / "mlflow.db")
+    monkeypatch.setenv("RLHF_ROOT", str(root))
+    return root
+
+
+@pytest.fixture(scope="session")
+def prefect_server() -> Iterator[str]:
+    """A real Prefect server with a database of its own. Yields the URL of its API."""
+    from prefect.settings import PREFECT_API_URL
+    from prefect.testing.utilities import prefect_test_harness
+
+    with prefect_test_harness(server_startup_timeout=120):
+        yield str(PREFECT_API_URL.value())
