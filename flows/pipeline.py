@@ -14,7 +14,7 @@ from tasks.train_sft import train_sft
 from tasks.write_model_card import write_model_card
 
 
-@flow(name="rlhf-pipeline", flow_run_name=flow_run_name, on_crashed=[cancel_on_signal], log_prints=True)
+@flow(name="rlhf-pipeline", flow_run_name=flow_run_name, on_crashed=[cancel_on_signal])
 def rlhf_pipeline(config: PipelineConfig) -> PipelineReport:
     """Align a language model with human preferences."""
     with pipeline_run(config) as run:

@@ -119,7 +119,7 @@ def _settings_of(schema: Mapping[str, Any], definitions: Mapping[str, Any], pref
         choices = alternatives[0].get("enum", [alternatives[0]["const"]] if "const" in alternatives[0] else [])
         yield Setting(
             name=prefix + key,
-            help=field.get("description") or (target or {}).get("description", ""),
+            help=" ".join((field.get("description") or (target or {}).get("description", "")).split()),
             expected=_expected(target or alternatives[0], choices) + (" or none" if optional else ""),
             default=field.get("default"),
             kind=kind,

@@ -4,7 +4,7 @@ import logging
 import os
 import shlex
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -62,19 +62,19 @@ def progress_bars() -> Iterator[None]:
 def print_report(report: PipelineReport) -> None:
     """Stages, the few numbers that matter, the card, and how to see more, on standard output."""
     console = Console(soft_wrap=True)
-    console.print(_stage_table(report.stages))
+    print_stages(report.stages)
     console.print(_metric_table(report.metrics))
     console.print(f"Model card: {_from_here(report.model_card)}", highlight=False)
     console.print(f"Policy:     {_from_here(report.policy_path)}", highlight=False)
 
 
-def print_ui_commands(experiment: str | None = None) -> None:
+def print_ui_commands(mlflow_page: str | None = None) -> None:
     """How to open the two user interfaces, on standard output.
 
     Args:
-        experiment: id of the MLflow experiment that the link leads to; None for the list of experiments.
+        mlflow_page: where in MLflow to begin; None for the list of experiments.
     """
-    for name, (address, command) in {"Prefect": _prefect_ui(), "MLflow": _mlflow_ui(experiment)}.items():
+    for name, (address, command) in {"Prefect": _prefect_ui(), "MLflow": _mlflow_ui(mlflow_page)}.items():
         print(f"{name}: {address}")
         if command is not None:
             print(f"  {command}")
@@ -90,14 +90,15 @@ def _prefect_ui() -> tuple[str, str | None]:
     return "http://127.0.0.1:4200", f"PREFECT_HOME={home} {quiet} {_program('prefect')} server start"
 
 
-def _mlflow_ui(experiment: str | None) -> tuple[str, str | None]:
+def _mlflow_ui(page: str | None) -> tuple[str, str | None]:
+    store = os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{tracking_database()}"
+    is_server = store.startswith(("http://", "https://"))
     # Without the parameter this MLflow opens its page about traces, which is empty.
-    page = f"/#/experiments{f'/{experiment}' if experiment else ''}?workflowType=machine_learning"
-    store = os.environ.get("MLFLOW_TRACKING_URI", f"sqlite:///{tracking_database()}")
-    if store.startswith(("http://", "https://")):
-        return store.rstrip("/") + page, None
-    command = f"{_program('mlflow')} ui --backend-store-uri {shlex.quote(store)}"
-    return f"http://127.0.0.1:5000{page}", f"MLFLOW_DISABLE_TELEMETRY=true {command}"
+    experiments = "/#/experiments?workflowType=machine_learning"
+    address = page or (store.rstrip("/") if is_server else "http://127.0.0.1:5000") + experiments
+    if is_server:
+        return address, None
+    return address, f"MLFLOW_DISABLE_TELEMETRY=true {_program('mlflow')} ui --backend-store-uri {shlex.quote(store)}"
 
 
 def _program(name: str) -> str:
@@ -105,13 +106,14 @@ def _program(name: str) -> str:
     return shlex.quote(_from_here(str(Path(sys.executable).parent / name)))
 
 
-def _stage_table(stages: list[StageReport]) -> Table:
+def print_stages(stages: Sequence[StageReport]) -> None:
+    """How each stage went, on standard output."""
     table = Table("stage", "state", "seconds", "when trained")
     for column in table.columns[2:]:
         column.justify = "right"
     for stage in stages:
         table.add_row(stage.name, stage.state, f"{stage.seconds:.1f}", f"{stage.trained_seconds:.1f}")
-    return table
+    Console(soft_wrap=True).print(table)
 
 
 def _metric_table(metrics: Mapping[str, float]) -> Table:
@@ -151,7 +153,8 @@ class _Lines:
         tenth = done * 10 // max(total, 1)
         if tenth != self.tenths.get(stage):
             self.tenths[stage] = tenth
-            print(f"{stage}: {done} of {total}", file=sys.stderr, flush=True)
+            # Not print, which Prefect turns into a log line within a flow.
+            sys.stderr.write(f"{stage}: {done} of {total}\n")
 
 
 @contextmanager

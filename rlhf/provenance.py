@@ -24,6 +24,7 @@ _ISA = ("avx2", "fma", "avx512f", "avx512_vnni", "avx512_bf16", "avx512_fp16", "
 _NO_NUMBERS = frozenset(
     f"rlhf.{name}"
     for name in (
+        "artifacts",
         "config",
         "configuration",
         "errors",

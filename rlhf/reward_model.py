@@ -27,11 +27,11 @@ from rlhf.config import ComputeConfig, RewardModelConfig, Setup
 from rlhf.conversations import encode_pairs
 from rlhf.data.schema import Row, read_rows
 from rlhf.errors import DataError, ModelError
+from rlhf.lora import merged, peft_config
 from rlhf.models import load_policy, load_reward_model, load_tokenizer, save_model, score_rows
 from rlhf.supervised import (
     StageCallback,
     WatchedTrainer,
-    adapter_config,
     fit,
     refuse_divergence,
     seal,
@@ -172,11 +172,11 @@ def _train(
         args=TRLConfig(**trainer_settings(config, setup, checkpoints, len(dataset), seed)),
         train_dataset=dataset,
         processing_class=inputs.tokenizer,
-        peft_config=adapter_config(config.lora, "SEQ_CLS"),
+        peft_config=peft_config(config.lora, "SEQ_CLS") if config.lora else None,
         callbacks=[StageCallback(curve, log_metrics, config.checkpoint_every_seconds)],
     )
     num_steps = fit(trainer, checkpoints)
-    model = trainer.model.merge_and_unload() if config.lora else trainer.model
+    model = merged(trainer.model)
     save_model(model, inputs.tokenizer, folder)
     return num_steps
 

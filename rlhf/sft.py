@@ -18,12 +18,12 @@ from rlhf.conversations import decode_responses, encode_pairs, encode_prompts
 from rlhf.data.schema import Row, read_rows
 from rlhf.generation import generate_responses
 from rlhf.logprobs import chosen_logprobs, response_logits
+from rlhf.lora import merged, peft_config
 from rlhf.models import load_policy, load_tokenizer, save_model, start_policy
 from rlhf.sequences import batches_by_length, pad_sequences
 from rlhf.supervised import (
     StageCallback,
     WatchedTrainer,
-    adapter_config,
     fit,
     refuse_divergence,
     trainer_settings,
@@ -87,8 +87,9 @@ def train_sft(config: SFTConfig, setup: Setup, data: Path, workspace: Workspace)
 
     policy = load_policy(workspace.output / "policy", setup.compute)
     _evaluate(policy, tokenizer, config, setup, data, num_steps, workspace)
-    max_response_tokens = max(len(completion) for _, completion in pairs)
-    _write_samples(policy, tokenizer, config, setup, max_response_tokens, data, workspace)
+    if config.num_samples:
+        max_response_tokens = max(len(completion) for _, completion in pairs)
+        _write_samples(policy, tokenizer, config, setup, max_response_tokens, data, workspace)
 
 
 @torch.no_grad()
@@ -126,11 +127,11 @@ def _train(config: SFTConfig, setup: Setup, tokenizer: Any, pairs: Sequence[Pair
         ),
         train_dataset=dataset,
         processing_class=tokenizer,
-        peft_config=adapter_config(config.lora, "CAUSAL_LM"),
+        peft_config=peft_config(config.lora, "CAUSAL_LM") if config.lora else None,
         callbacks=[StageCallback(_CURVE, workspace.log_metrics, config.checkpoint_every_seconds)],
     )
     num_steps = fit(trainer, workspace.checkpoints)
-    policy = trainer.model.merge_and_unload() if config.lora else trainer.model
+    policy = merged(trainer.model)
     save_model(policy, tokenizer, workspace.output / "policy")
     return num_steps
 
@@ -176,7 +177,7 @@ def _write_samples(
     rows = [row for _, row in read_rows(data / "prompts" / "validation.jsonl", "prompts")]
     chosen = [row["prompt"] for row in rows[: config.num_samples]]
     prompts = encode_prompts(tokenizer, chosen)
-    room = setup.model.max_length - max(map(len, prompts), default=0)
+    room = setup.model.max_length - max(map(len, prompts))
     responses = generate_responses(
         policy,
         tokenizer,

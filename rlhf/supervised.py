@@ -7,49 +7,42 @@ import shutil
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
-import peft
 from torch import Tensor
 from transformers import PrinterCallback, Trainer, TrainerCallback
 
 from rlhf.compute import seeded
-from rlhf.config import LoraConfig, Setup, TrainingSection
+from rlhf.config import Setup, TrainingSection
 from rlhf.data.hashing import sha256
 from rlhf.errors import TrainingDivergedError
 from rlhf.workspace import MetricLog
 
 LOGGING_STEPS = 10
-BATCHES_A_WINDOW = 1
 _SEAL = "sealed.json"
 
 
 def training_order(lengths: Sequence[int], num_epochs: float, batch_size: int, seed: int) -> list[int]:
     """Row numbers in the order in which they are trained on, all epochs in a row.
 
-    Every epoch is a permutation of its own. Within a window of a few batches the rows are then sorted by length, cut
-    into batches and the batches shuffled, so that little is padded and yet a batch stays a near random draw. As the
-    order is fixed before training starts, a resumed run goes on with the very rows that were due.
+    Every epoch is a permutation of its own. The rows of a batch then stand by length, so that micro-batches are padded
+    little; the batch itself stays a random draw, since batches of like length, faster by a fifth, left the demo's
+    held-out loss 8% higher. As the order is fixed before training starts, a resumed run goes on with the rows that
+    were due.
 
     Args:
         lengths: tokens of every row.
         num_epochs: passes over the rows; a fraction of a pass ends in the middle of a permutation.
         batch_size: rows an optimizer step.
-        seed: of the permutations and of the order of batches.
+        seed: of the permutations.
     """
     rng = np.random.default_rng(seed)
     total = max(1, round(len(lengths) * num_epochs))
     passes = [rng.permutation(len(lengths)) for _ in range(math.ceil(total / len(lengths)))]
-    drawn = [int(row) for permutation in passes for row in permutation][:total]
-    order: list[int] = []
-    for start in range(0, total, batch_size * BATCHES_A_WINDOW):
-        window = sorted(drawn[start : start + batch_size * BATCHES_A_WINDOW], key=lambda row: lengths[row])
-        num_full = len(window) // batch_size
-        for batch in rng.permutation(num_full):
-            order.extend(window[batch * batch_size : (batch + 1) * batch_size])
-        order.extend(window[num_full * batch_size :])
-    return order
+    drawn = np.concatenate(passes)[:total].tolist()
+    batches = (drawn[start : start + batch_size] for start in range(0, total, batch_size))
+    return [row for batch in batches for row in sorted(batch, key=lambda row: lengths[row])]
 
 
 def trainer_settings(config: TrainingSection, setup: Setup, folder: Path, num_rows: int, seed: int) -> dict[str, Any]:
@@ -90,20 +83,6 @@ def trainer_settings(config: TrainingSection, setup: Setup, folder: Path, num_ro
         "report_to": "none",
         "disable_tqdm": True,
     }
-
-
-def adapter_config(lora: LoraConfig | None, task: Literal["CAUSAL_LM", "SEQ_CLS"]) -> peft.LoraConfig | None:
-    """The adapters of a stage, on every linear layer but the head; None where all weights are trained."""
-    if lora is None:
-        return None
-    return peft.LoraConfig(
-        r=lora.rank,
-        lora_alpha=lora.alpha,
-        lora_dropout=lora.dropout,
-        target_modules="all-linear",
-        modules_to_save=["score"] if task == "SEQ_CLS" else None,
-        task_type=task,
-    )
 
 
 class WatchedTrainer(Trainer):  # type: ignore[misc]

@@ -1,8 +1,6 @@
 """MLflow, and the only module that imports it. Runs are addressed by id; nothing depends on a thread's active run.
 
-A pipeline run is a parent run, every attempt at a stage a child of it. A stage's output is the artifact folder
-`output` of its run, beside `output.sha256`, which lists the files. A finished child run with a fingerprint is the
-record that the stage need not run again.
+A pipeline run is a parent run, every attempt at a stage a child of it. What stages leave is `rlhf.artifacts`' business.
 """
 
 import contextlib
@@ -12,13 +10,11 @@ import logging
 import math
 import os
 import sqlite3
-import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal, TypeVar
-from urllib.parse import unquote, urlparse
 
 import requests
 from filelock import FileLock
@@ -26,16 +22,16 @@ from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param, Run,
 from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
 
-from rlhf.errors import ArtifactMismatchError, InputError, RLHFError
+from rlhf.errors import RLHFError
 from rlhf.metrics import METRICS
-from rlhf.project import artifacts_folder, downloads_folder, tracking_database, unsent_folder
-from rlhf.provenance import folder_manifest, manifest_sha256
+from rlhf.project import artifacts_folder, tracking_database, unsent_folder
 from rlhf.references import Reference
 from rlhf.spool import NotSentError, Point, Spool, read_points, write_points
 
 logger = logging.getLogger(__name__)
 EXPERIMENT = "rlhf"
 REGISTERED_MODEL = "rlhf-policy"
+OUTPUT_TAG = "rlhf.output"
 PATIENCE_SECONDS = 120.0
 Status = Literal["FINISHED", "FAILED", "KILLED"]
 AnyReference = TypeVar("AnyReference", bound=Reference)
@@ -86,14 +82,15 @@ def open_pipeline(name: str, flow_run_id: str | None, settings: Mapping[str, Any
         TrackingError: the tracking store cannot be reached.
     """
     with _translated():
+        _experiment_id()
         _send_unsent()
-        found = _search(kind="pipeline", **{"prefect.flow_run_id": flow_run_id}) if flow_run_id else []
+        found = _find(f"tags.`prefect.flow_run_id` = '{flow_run_id}'") if flow_run_id else []
         if found:
             run_id: str = found[0].info.run_id
-            _client().update_run(run_id, status="RUNNING")
+            client().update_run(run_id, status="RUNNING")
         else:
             own = {"rlhf.kind": "pipeline", "prefect.flow_run_id": flow_run_id or ""}
-            run_id = _client().create_run(_experiment_id(), run_name=name, tags={**own, **tags}).info.run_id
+            run_id = client().create_run(_experiment_id(), run_name=name, tags={**own, **tags}).info.run_id
         _log_settings(run_id, settings)
     return run_id
 
@@ -122,13 +119,13 @@ def open_stage(
     datasets = [_dataset(name, reference.sha256, reference.uri) for name, reference in inputs.items()]
 
     def create() -> str:
-        run_id: str = _client().create_run(_experiment_id(), run_name=stage, tags=tags).info.run_id
+        run_id: str = client().create_run(_experiment_id(), run_name=stage, tags=tags).info.run_id
         _log_settings(run_id, settings)
         if datasets:
-            _client().log_inputs(run_id, datasets)
+            client().log_inputs(run_id, datasets)
         return run_id
 
-    return _patiently(create)
+    return patiently(create)
 
 
 @contextmanager
@@ -152,13 +149,13 @@ def log_metrics(run_id: str, metrics: Mapping[str, float]) -> None:
     """Log a few final values at once."""
     now = int(time.time() * 1000)
     values = [Metric(key, value, now, 0) for key, value in metrics.items()]
-    _patiently(lambda: _client().log_batch(run_id, metrics=values))
+    patiently(lambda: client().log_batch(run_id, metrics=values))
 
 
 def set_tags(run_id: str, tags: Mapping[str, str]) -> None:
     """Set tags, cut to what a store takes."""
     values = [RunTag(key, value[:_LONGEST_TAG]) for key, value in tags.items()]
-    _patiently(lambda: _client().log_batch(run_id, tags=values))
+    patiently(lambda: client().log_batch(run_id, tags=values))
 
 
 def log_dataset(run_id: str, name: str, digest: str, source: str) -> None:
@@ -170,34 +167,12 @@ def log_dataset(run_id: str, name: str, digest: str, source: str) -> None:
         digest: its hash, such as DVC's md5; the first 36 characters are kept.
         source: where it is.
     """
-    _patiently(lambda: _client().log_inputs(run_id, [_dataset(name, digest, source)]))
-
-
-def save_output(run_id: str, folder: Path) -> tuple[str, str]:
-    """Store what a stage made as the run's `output`.
-
-    Returns:
-        The artifact's URI and its sha256.
-
-    Raises:
-        TrackingError: the artifact store did not take it within two minutes.
-    """
-    manifest = folder_manifest(folder)
-    assert manifest, f"the stage wrote nothing to {folder}"
-    _patiently(lambda: _client().log_text(run_id, manifest, "output.sha256"))
-    _patiently(lambda: _client().log_artifacts(run_id, str(folder), "output"))
-    return f"runs:/{run_id}/output", manifest_sha256(manifest)
-
-
-def save_report(run_id: str, folder: Path) -> None:
-    """Store a stage's tables and figures as the run's `report`, where it wrote any."""
-    if any(folder.iterdir()):
-        _patiently(lambda: _client().log_artifacts(run_id, str(folder), "report"))
+    patiently(lambda: client().log_inputs(run_id, [_dataset(name, digest, source)]))
 
 
 def finish_stage(run_id: str, reference: Reference) -> None:
     """Mark a stage's run as finished, from when on its output is found by its fingerprint."""
-    set_tags(run_id, {"rlhf.output": reference.model_dump_json()})
+    set_tags(run_id, {OUTPUT_TAG: reference.model_dump_json()})
     close_run(run_id, "FINISHED")
 
 
@@ -214,83 +189,42 @@ def close_run(run_id: str, status: Status, message: str = "") -> None:
             the person, so this one is logged.
     """
     if status == "FINISHED":
-        _patiently(lambda: _client().set_terminated(run_id, status))
+        patiently(lambda: client().set_terminated(run_id, status))
         return
     try:
         if message:
-            _client().set_tag(run_id, "rlhf.error", message[:_LONGEST_TAG])
-        _client().set_terminated(run_id, status)
+            client().set_tag(run_id, "rlhf.error", message[:_LONGEST_TAG])
+        client().set_terminated(run_id, status)
     except (MlflowException, requests.RequestException) as error:
         logger.warning("MLflow run %s could not be marked as %s: %s", run_id, status, error)
 
 
 def close_orphans(pipeline_run_id: str) -> None:
     """Mark a pipeline run whose process is gone, and its stages, as killed, unless they had ended."""
-    with _translated():
-        runs = [*_search(**{"mlflow.parentRunId": pipeline_run_id}), *_existing(pipeline_run_id)]
-    for run in runs:
-        if run.info.status == "RUNNING":
-            close_run(run.info.run_id, "KILLED", "the process ended without a word")
+    for which in (f"tags.`mlflow.parentRunId` = '{pipeline_run_id}'", f"attributes.run_id = '{pipeline_run_id}'"):
+        for run in _find(which):
+            if run.info.status == "RUNNING":
+                close_run(run.info.run_id, "KILLED", "the process ended without a word")
 
 
-def find_output(stage: str, fingerprint: str, kind: type[AnyReference]) -> AnyReference | None:
-    """The verified output of the newest finished run of a stage with this fingerprint; None where there is none left.
-
-    Raises:
-        ArtifactMismatchError: an output is there, and is not what was stored.
-    """
-    with _translated():
-        runs = _search("attributes.status = 'FINISHED'", stage=stage, fingerprint=fingerprint)
-        for run in runs:
-            reference = kind.model_validate_json(run.data.tags["rlhf.output"])
-            if _is_there(reference):
-                local_path(reference)
-                return reference
-    return None
+def finished_stages(stage: str, fingerprint: str) -> list[dict[str, str]]:
+    """The tags of the finished runs of a stage with this fingerprint, the newest first."""
+    runs = _find(
+        f"tags.`rlhf.stage` = '{stage}' and tags.`rlhf.fingerprint` = '{fingerprint}'"
+        " and attributes.status = 'FINISHED'"
+    )
+    return [run.data.tags for run in runs]
 
 
-def output_of(run_id: str, stage: str, kind: type[AnyReference]) -> AnyReference:
-    """The output of a stage, named by its own run or by the pipeline run that trained or reused it.
-
-    Raises:
-        InputError: there is no such run, or it has no such output.
-    """
-    with _translated():
-        runs = _existing(run_id)
-        if runs and runs[0].data.tags.get("rlhf.kind") == "pipeline":
-            runs = _existing(runs[0].data.tags.get(f"rlhf.run.{stage}", ""))
-    if not runs or runs[0].data.tags.get("rlhf.stage") != stage or "rlhf.output" not in runs[0].data.tags:
-        raise InputError(
-            f"MLflow run {run_id} has no output of the stage {stage}; "
-            "give the id of a finished pipeline run, or of a finished run of that stage"
-        )
-    return kind.model_validate_json(runs[0].data.tags["rlhf.output"])
-
-
-def local_path(reference: Reference) -> Path:
-    """The folder with an artifact, verified. It is copied here only where the store is not a local folder.
-
-    Raises:
-        ArtifactMismatchError: the folder is gone, or is not what was stored.
-    """
-    stored = stored_at(reference)
-    folder = stored if stored is not None else _download(reference)
-    manifest = folder_manifest(folder)
-    if manifest_sha256(manifest) != reference.sha256:
-        raise ArtifactMismatchError(_difference(reference, folder, manifest))
-    return folder
-
-
-def stored_at(reference: Reference) -> Path | None:
-    """The folder of an artifact in a local store; None where the store is elsewhere."""
-    _, run_id, name = reference.uri.split("/", 2)
-    uri = urlparse(_client().get_run(run_id).info.artifact_uri)
-    return Path(unquote(uri.path)) / name if uri.scheme in ("", "file") else None
+def tags_of(run_id: str) -> dict[str, str]:
+    """The tags of a run; none where there is no such run."""
+    runs = _find(f"attributes.run_id = '{run_id}'") if run_id.isalnum() else []
+    return runs[0].data.tags if runs else {}
 
 
 def metrics_of(run_id: str) -> dict[str, float]:
     """The last finite value of each metric of a run."""
-    metrics: dict[str, float] = _patiently(lambda: _client().get_run(run_id)).data.metrics
+    metrics: dict[str, float] = patiently(lambda: client().get_run(run_id)).data.metrics
     return {name: value for name, value in metrics.items() if math.isfinite(value)}
 
 
@@ -315,31 +249,32 @@ def register_policy(reference: Reference) -> str:
     Returns:
         The version.
     """
-    return _patiently(lambda: _register(reference))
+    return patiently(lambda: _register(reference))
 
 
 def _register(reference: Reference) -> str:
     try:
-        _client().create_registered_model(REGISTERED_MODEL)
+        client().create_registered_model(REGISTERED_MODEL)
     except MlflowException as error:
         if error.error_code != "RESOURCE_ALREADY_EXISTS":
             raise
-    versions = _client().search_model_versions(f"name = '{REGISTERED_MODEL}'")
+    versions = client().search_model_versions(f"name = '{REGISTERED_MODEL}'")
     known = [version.version for version in versions if version.tags.get("sha256") == reference.sha256]
     version = (
         known[0]
         if known
-        else _client()
+        else client()
         .create_model_version(
             REGISTERED_MODEL, reference.uri, run_id=reference.run_id, tags={"sha256": reference.sha256}
         )
         .version
     )
-    _client().set_registered_model_alias(REGISTERED_MODEL, "candidate", version)
+    client().set_registered_model_alias(REGISTERED_MODEL, "candidate", version)
     return str(version)
 
 
-def _client() -> MlflowClient:
+def client() -> MlflowClient:
+    """The client of the store, for `rlhf.artifacts`."""
     return _client_of(tracking_uri())
 
 
@@ -391,23 +326,18 @@ def _is_server(uri: str) -> bool:
     return uri.startswith(("http://", "https://"))
 
 
-def _search(condition: str = "", **tags: str) -> list[Run]:
-    """Runs by their tags, the newest first; a tag's name without a dot is one of ours."""
-    names = {name if "." in name else f"rlhf.{name}": value for name, value in tags.items()}
-    conditions = [f"tags.`{name}` = '{value}'" for name, value in names.items()] + ([condition] if condition else [])
-    return list(_client().search_runs([_experiment_id()], " and ".join(conditions), order_by=["start_time DESC"]))
-
-
-def _existing(run_id: str) -> list[Run]:
-    return list(_client().search_runs([_experiment_id()], f"attributes.run_id = '{run_id}'")) if run_id else []
+def _find(condition: str) -> list[Run]:
+    """Runs that meet a condition, the newest first."""
+    runs = patiently(lambda: client().search_runs([_experiment_id()], condition, order_by=["start_time DESC"]))
+    return list(runs)
 
 
 def _log_settings(run_id: str, settings: Mapping[str, Any]) -> None:
     """All of it as a file; as parameters what a table can show."""
-    _client().log_dict(run_id, dict(settings), "config.yaml")
+    client().log_dict(run_id, dict(settings), "config.yaml")
     params = [Param(key, value[:_LONGEST_PARAM]) for key, value in _flat(settings)]
     for start in range(0, len(params), 100):
-        _client().log_batch(run_id, params=params[start : start + 100])
+        client().log_batch(run_id, params=params[start : start + 100])
 
 
 def _flat(settings: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:
@@ -426,7 +356,7 @@ def _dataset(name: str, digest: str, source: str) -> DatasetInput:
 def _send(run_id: str, points: Sequence[Point]) -> None:
     metrics = [Metric(point.key, point.value, point.timestamp, point.step) for point in points]
     try:
-        _client().log_batch(run_id, metrics=metrics)
+        client().log_batch(run_id, metrics=metrics)
     except (MlflowException, requests.RequestException) as error:
         raise NotSentError(error) from error
 
@@ -442,41 +372,7 @@ def _send_unsent() -> None:
             file.unlink()
 
 
-def _is_there(reference: Reference) -> bool:
-    stored = stored_at(reference)
-    if stored is not None:
-        return stored.is_dir()
-    return bool(_client().list_artifacts(reference.run_id, reference.uri.split("/", 2)[2]))
-
-
-def _download(reference: Reference) -> Path:
-    folder = downloads_folder() / reference.sha256
-    if not folder.is_dir():
-        downloads_folder().mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=downloads_folder()) as temporary:
-            name = reference.uri.split("/", 2)[2]
-            _patiently(lambda: _client().download_artifacts(reference.run_id, name, temporary))
-            (Path(temporary) / name).rename(folder)
-    return folder
-
-
-def _difference(reference: Reference, folder: Path, manifest: str) -> str:
-    """Name the files in which an artifact differs from what was stored."""
-    stored = folder.with_name(f"{folder.name}.sha256")
-    expected = stored.read_text() if stored.is_file() else ""
-    if manifest_sha256(expected) == reference.sha256:
-        changed = {line.partition("  ")[2] for line in set(expected.splitlines()) ^ set(manifest.splitlines())}
-        what = ", ".join(str(folder / name) for name in sorted(changed))
-    else:
-        what = str(folder)
-    return (
-        f"{what}: not what MLflow run {reference.run_id} stored (sha256 of {folder.name}: "
-        f"{manifest_sha256(manifest)}, stored {reference.sha256}); bring it back, "
-        f"or delete {folder} and the stage runs again"
-    )
-
-
-def _patiently(call: Callable[[], Result]) -> Result:
+def patiently(call: Callable[[], Result]) -> Result:
     """Call again while a server does not answer, for two minutes: it may be restarting, and training was long."""
     deadline = time.monotonic() + PATIENCE_SECONDS
     pause = 1.0

@@ -6,7 +6,7 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from filelock import FileLock, Timeout
 from prefect import Flow
@@ -15,13 +15,34 @@ from prefect.client.schemas.objects import FlowRun, State
 from prefect.runtime import flow_run as this_flow_run
 from prefect.states import Cancelled
 
-from rlhf import provenance, tracking
+from rlhf import artifacts, provenance, tracking
 from rlhf.config import PipelineConfig
 from rlhf.project import pipelines_folder, source_root
 from rlhf.provenance import GitState
-from rlhf.references import DataSource, ModelCardRef, PipelineReport, StageReport
-from tasks.artifacts import show_card, show_link, show_metrics, show_stages
+from rlhf.references import (
+    AuditRef,
+    DatasetRef,
+    DataSource,
+    EvaluationRef,
+    ModelCardRef,
+    ModelRef,
+    PipelineReport,
+    PolicyRef,
+    Reference,
+    RewardModelsRef,
+    StageReport,
+)
+from tasks.display import show_card, show_link, show_metrics, show_stages
 
+AnyReference = TypeVar("AnyReference", bound=Reference)
+_STAGES: dict[type[Reference], str] = {
+    DatasetRef: "data",
+    ModelRef: "sft",
+    RewardModelsRef: "reward_model",
+    AuditRef: "reward_audit",
+    PolicyRef: "ppo",
+    EvaluationRef: "evaluation",
+}
 _current: ContextVar["Pipeline"] = ContextVar("pipeline")
 _SIGNALS = (
     "Execution was aborted by an interrupt signal.",
@@ -70,14 +91,35 @@ class Pipeline:
         self.stages.append(report)
         self.metrics |= tracking.metrics_of(report.run_id) | {f"{report.name}/seconds": report.seconds}
 
+    def use(self, run_id: str, kind: type[AnyReference]) -> AnyReference:
+        """Take the output of a stage from an earlier run, as if the stage were cached here.
+
+        Args:
+            run_id: MLflow run of the pipeline, or of the stage itself.
+            kind: says which stage.
+
+        Raises:
+            InputError: that run has no such output.
+            ArtifactMismatchError: the output is gone, or is not what was stored.
+        """
+        stage = _STAGES[kind]
+        reference, fingerprint = artifacts.output_of(run_id, stage, kind)
+        artifacts.local_path(reference)
+        if isinstance(reference, DatasetRef):
+            self.read_data(reference.source)
+        trained = tracking.metrics_of(reference.run_id)[f"{stage}/trained_seconds"]
+        report = StageReport(name=stage, state="cached", run_id=reference.run_id, seconds=0.0, trained_seconds=trained)
+        self.finish_stage(report, fingerprint)
+        return reference
+
     def report(self, card: ModelCardRef) -> PipelineReport:
         """Register the policy as the candidate, and say what has come of the run."""
         version = tracking.register_policy(card)
         tracking.set_tags(self.run_id, {"rlhf.policy_version": version, "rlhf.policy_sha256": card.sha256})
-        folder = tracking.stored_at(card)
+        folder = artifacts.stored_at(card)
         policy = str(folder) if folder else card.uri
         show_metrics(self.metrics)
-        show_card(tracking.local_path(card) / "README.md")
+        show_card(artifacts.local_path(card) / "README.md")
         return PipelineReport(
             run_id=self.run_id,
             metrics=self.metrics,
@@ -99,8 +141,8 @@ def pipeline_run(config: PipelineConfig) -> Iterator[Pipeline]:
     It ends as FINISHED, as FAILED with the error's message, or as KILLED where the process was told to stop.
     """
     logging.getLogger("rlhf").setLevel(logging.INFO)
-    _close_orphans()
     pipeline = _open(config)
+    _close_orphans()
     show_link("mlflow-run", tracking.run_url(pipeline.run_id), "The MLflow run of this pipeline")
     token = _current.set(pipeline)
     try:

@@ -21,14 +21,14 @@ from prefect import Task
 from prefect.client.schemas.objects import State, TaskRun
 from pydantic import BaseModel
 
-from rlhf import tracking
+from rlhf import artifacts, tracking
 from rlhf.config import ModelConfig, Setup
 from rlhf.progress import watching
 from rlhf.project import results_folder, root, stages_folder
 from rlhf.provenance import fingerprint
 from rlhf.references import Reference, StageReport
 from rlhf.workspace import Workspace
-from tasks.artifacts import progress_artifact
+from tasks.display import progress_artifact
 from tasks.pipeline import closing_run, current
 
 logger = logging.getLogger("rlhf.stage")
@@ -51,7 +51,7 @@ class Attempt:
 
     def path(self, reference: Reference) -> Path:
         """The local folder of an input, verified."""
-        return tracking.local_path(reference)
+        return artifacts.local_path(reference)
 
     def model(self, model: ModelConfig) -> ModelConfig:
         """The model settings with a base model's folder resolved against the project's root."""
@@ -64,8 +64,8 @@ class Attempt:
 
     def save(self, kind: type[AnyReference], **more: object) -> AnyReference:
         """Store what the stage made, and return the reference to it."""
-        tracking.save_report(self.run_id, self.workspace.report)
-        uri, sha256 = tracking.save_output(self.run_id, self.workspace.output)
+        artifacts.save_report(self.run_id, self.workspace.report)
+        uri, sha256 = artifacts.save_output(self.run_id, self.workspace.output)
         return kind.model_validate({"run_id": self.run_id, "uri": uri, "sha256": sha256, **more})
 
 
@@ -125,7 +125,7 @@ def _run(adapted: _Stage[R], arguments: Mapping[str, Any]) -> R:
     decisive = {**arguments, "adapter": inspect.getsource(adapted.body)}
     print_ = fingerprint(adapted.name, adapted.version, decisive, adapted.module)
     with _held(_folder(adapted, print_)):
-        found = tracking.find_output(adapted.name, print_, adapted.kind)
+        found = artifacts.find_output(adapted.name, print_, adapted.kind)
         call = _Call(adapted, arguments, print_, found)
         reference: R = _task(call)(**arguments)
         if found is not None and reference != found:
@@ -153,13 +153,15 @@ def _task(call: _Call[R], *, refresh: bool = False) -> Task[..., R]:
     return Task(
         run,
         name=call.stage.name,
+        task_run_name=call.stage.name,
         version=call.stage.version,
         cache_key_fn=lambda *_: call.fingerprint,
         persist_result=True,
         result_storage=results_folder(),
         result_serializer="json",
         refresh_cache=refresh or call.found is None,
-        log_prints=True,
+        # Prefect's log_prints replaces print, whose output dill reads when datasets hashes a function.
+        log_prints=False,
         retries=2,
         retry_delay_seconds=[10, 60],
         retry_condition_fn=_may_pass,

@@ -3,6 +3,7 @@
 import os
 import shutil
 import subprocess
+import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -70,6 +71,38 @@ def project_root(
     shutil.copy(migrated_mlflow, root / "mlruns" / "mlflow.db")
     monkeypatch.setenv("RLHF_ROOT", str(root))
     return root
+
+
+@pytest.fixture(scope="session")
+def embedded_data(empty_repository: Path) -> Path:
+    """The embedded data set, and data.dvc that tracks it."""
+    from rlhf.data import calibrated_arithmetic, source
+
+    folder = _SESSION / "embedded"
+    shutil.copytree(empty_repository, folder)
+    (folder / "data").mkdir()
+    calibrated_arithmetic.generate(folder / "data")
+    source.track(folder, {"generator": "calibrated_arithmetic"})
+    return folder
+
+
+@pytest.fixture
+def embedded_project(project_root: Path, embedded_data: Path) -> Path:
+    """A project with the embedded data in place, committed."""
+    shutil.copytree(embedded_data / "data", project_root / "data")
+    shutil.copy(embedded_data / "data.dvc", project_root)
+    subprocess.run(["git", "add", "--all"], cwd=project_root, check=True)
+    subprocess.run(["git", "commit", "--quiet", "--message", "The embedded data"], cwd=project_root, check=True)
+    return project_root
+
+
+@pytest.fixture(scope="session")
+def migrated_prefect() -> Path:
+    """A Prefect home with an empty database. Making one takes seconds, copying it none."""
+    home = _SESSION / "migrated-prefect"
+    command = [sys.executable, "-m", "prefect", "server", "database", "upgrade", "--yes"]
+    subprocess.run(command, env=os.environ | {"PREFECT_HOME": str(home)}, check=True, capture_output=True)
+    return home
 
 
 @pytest.fixture(scope="session")

@@ -23,8 +23,8 @@ EASY_DEMONSTRATIONS = 0.6
 EASY_PREFERENCES = 0.6
 EASY_PROMPTS = 0.5
 LABEL_NOISE = 0.05
-# How often an answer under comparison is right: as often as not where the raters' model can know, seldom where not.
-RIGHT_ANSWERS = {True: 0.5, False: 0.1}
+# How often an answer under comparison is right: as often as not where a model can know, less often where it cannot.
+RIGHT_ANSWERS = {True: 0.5, False: 0.25}
 # Policies under training garble their answers now and then; raters see that too.
 GARBLED_ANSWERS = 0.15
 

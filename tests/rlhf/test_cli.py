@@ -1,3 +1,4 @@
+import inspect
 import json
 import os
 import re
@@ -7,7 +8,10 @@ import sys
 import pytest
 import yaml
 from dvc.repo import Repo
+from prefect import Flow
 
+from flows import stages
+from rlhf.arguments import STAGES, parse
 from rlhf.cli import main
 from rlhf.configuration import settings
 
@@ -170,9 +174,25 @@ class TestData:
         assert "prompts.jsonl:2" in capsys.readouterr().err
 
     def test_unknown_flag(self, capsys):
+        assert main(["data", "import", "x.jsonl", "--relpace"]) == 2
+        assert "--relpace is not a flag; the nearest known one is --replace" in capsys.readouterr().err
+
+
+class TestStage:
+    def test_every_stage_has_its_flow_and_that_flows_runs(self):
+        flows = {name: getattr(stages, f"{name.replace('-', '_')}_stage") for name in STAGES}
+        runs = {name: tuple(inspect.signature(flow.fn).parameters) for name, flow in flows.items()}
+        assert runs == {name: ("config", *runs) for name, runs in STAGES.items()}
+        assert len(STAGES) == sum(isinstance(value, Flow) for value in vars(stages).values())
+
+    def test_one_run_stands_for_all_that_are_not_named(self):
+        options = parse(["stage", "ppo", "x.yaml", "--run", "1", "--sft-run", "2"])
+        assert (options.data_run, options.sft_run, options.reward_models_run) == ("1", "2", "1")
+
+    def test_a_run_that_is_missing(self, capsys):
         with pytest.raises(SystemExit, match="2"):
-            main(["data", "import", "x.jsonl", "--relpace"])
-        assert "unrecognized arguments: --relpace" in capsys.readouterr().err
+            main(["stage", "ppo", "x.yaml", "--data-run", "1", "--sft-run", "2"])
+        assert "required: --reward-models-run" in capsys.readouterr().err
 
 
 def _contents(folder):

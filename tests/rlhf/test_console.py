@@ -83,7 +83,7 @@ def test_ui_commands_of_local_stores(tmp_path, monkeypatch, capsys):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("RLHF_ROOT", str(tmp_path))
     monkeypatch.chdir(Path(sys.executable).parent.parent.parent)
-    print_ui_commands("3")
+    print_ui_commands("http://127.0.0.1:5000/#/experiments/3?workflowType=machine_learning")
     prefect, start_prefect, mlflow, start_mlflow = capsys.readouterr().out.splitlines()
     assert prefect == "Prefect: http://127.0.0.1:4200"
     assert start_prefect.split() == [

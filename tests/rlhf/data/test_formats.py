@@ -122,6 +122,10 @@ DEMONSTRATIONS: dict[str, tuple[dict[str, Any], list[dict[str, Any]]]] = {
         [demonstration("Hi", "Yes")],
     ),
     "trl": ({"messages": [*user("Hi"), *assistant("Yes")]}, [demonstration("Hi", "Yes")]),
+    "trl with an empty column": (
+        {"prompt": "Hi", "completion": "Yes", "chosen": None, "label": None},
+        [demonstration("Hi", "Yes")],
+    ),
     "kto": ({"messages": [*user("Hi"), *assistant("Yes")], "label": True}, [demonstration("Hi", "Yes")]),
     "qa": ({"question": "Hi", "answer": "Yes"}, [demonstration("Hi", "Yes")]),
     "self_instruct": (
@@ -137,7 +141,7 @@ def test_takes_demonstrations_from_a_file_of_their_own(tmp_path: Path, name: str
     pairs = write_lines(tmp_path / "pairs.jsonl", [preference()])
     extra = write_lines(tmp_path / "extra.jsonl", [row])
     report = import_dataset(str(pairs), tmp_path / "data", demonstrations=str(extra))
-    assert report.sources[1].format == name
+    assert report.sources[1].format == name.split()[0]
     assert read(tmp_path / "data" / "demonstrations.jsonl") == expected
     assert read(tmp_path / "data" / "prompts.jsonl") == [{"prompt": preference()["prompt"]}]
 

@@ -62,18 +62,15 @@ class TestTrack:
         assert "data.dvc" in git(own_repository, "ls-files")
         assert "data/" not in git(own_repository, "status", "--short", "--untracked-files=all")
 
-    def test_prints_nothing_on_standard_output(
-        self, repository: Path, data_folder: Path, capfd: pytest.CaptureFixture[str]
-    ) -> None:
+    def test_prints_nothing_on_standard_output(self, repository: Path, data_folder: Path) -> None:
         shutil.copytree(data_folder, repository / "data")
-        track(repository)
-        shutil.rmtree(repository / "data")
-        resolve(OWN, repository)
-        shutil.rmtree(repository / "data")
-        shutil.rmtree(repository / ".dvc" / "cache")
-        with pytest.raises(DataError):
-            resolve(OWN, repository)
-        assert capfd.readouterr().out == ""
+        code = (
+            "import shutil, sys; from pathlib import Path; "
+            "from rlhf.config import DataConfig; from rlhf.data.source import resolve, track;"
+            "root = Path(sys.argv[1]); track(root); shutil.rmtree(root / 'data'); resolve(DataConfig(), root)"
+        )
+        done = subprocess.run([sys.executable, "-c", code, str(repository)], check=True, capture_output=True, text=True)
+        assert done.stdout == ""
 
     def test_without_data(self, repository: Path) -> None:
         with pytest.raises(DataError, match="data: there is no such folder; make it with `rlhf data import"):
@@ -271,6 +268,20 @@ def test_two_at_once_make_one_data_folder(embedded_repository: Path) -> None:
         "preferences.jsonl",
         "prompts.jsonl",
     ]
+
+
+def test_another_run_was_faster(embedded_repository: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The other run's folder appears between the look and the rename."""
+    shutil.rmtree(embedded_repository / "data")
+    rename = Path.rename
+
+    def rename_late(self: Path, target: Path) -> Path:
+        shutil.copytree(self, target)
+        return rename(self, target)
+
+    monkeypatch.setattr(Path, "rename", rename_late)
+    assert resolve(EMBEDDED, embedded_repository).tracked
+    assert [path.name for path in embedded_repository.iterdir() if path.name.startswith(".data")] == []
 
 
 def test_other_data_in_the_way_of_a_fresh_clone(repository: Path, data_folder: Path) -> None:

@@ -1,0 +1,174 @@
+"""What may be typed after `rlhf`, with the help of it. A flag for every setting comes from rlhf/config.py."""
+
+import argparse
+from collections.abc import Sequence
+from itertools import zip_longest
+from pathlib import Path
+
+from rlhf.configuration import Setting, nearest, settings
+from rlhf.data.formats import FORMATS
+from rlhf.errors import ConfigError
+
+STAGES = {
+    "data": (),
+    "sft": ("data_run",),
+    "reward-model": ("data_run", "sft_run"),
+    "reward-audit": ("data_run", "reward_models_run"),
+    "ppo": ("data_run", "sft_run", "reward_models_run"),
+    "evaluation": ("data_run", "sft_run", "reward_models_run", "ppo_run"),
+    "model-card": ("data_run", "reward_audit_run", "ppo_run", "evaluation_run"),
+}
+"""The stages that can be run alone, and the earlier runs that each goes on from."""
+
+_ALIASES = {"--allow-dirty-data": "--data.allow-dirty-data"}
+_METAVARS = {"integer": "N", "number": "X", "string": "TEXT", "boolean": "true|false", "section": "none"}
+_SETTINGS = (
+    "Any setting of the recipe can be given as a flag: --ppo.kl-coef 0.05 --seed 1. `none` clears an optional one."
+)
+
+
+def parse(arguments: Sequence[str]) -> argparse.Namespace:
+    """Read a command line.
+
+    Args:
+        arguments: what follows `rlhf`.
+
+    Returns:
+        `command`, such as `run` or `data import`, and what it was given; settings by their dotted names.
+
+    Raises:
+        ConfigError: a flag that there is not.
+        SystemExit: after help (0), or another mistake in the form of the command (2).
+    """
+    options, unknown = _parser().parse_known_args(_in_kebab_case(arguments))
+    flags = [argument.partition("=")[0] for argument in unknown if argument.startswith("--")]
+    if flags:
+        known = [flag for action in options.parser._actions for flag in action.option_strings if flag.startswith("--")]
+        noun = "setting" if "config" in options else "flag"
+        raise ConfigError(f"{flags[0]} is not a {noun}; the nearest known one is {nearest(flags[0], known)}")
+    if unknown:
+        options.parser.error(f"unrecognized arguments: {' '.join(unknown)}")
+    _fill_in_runs(options)
+    return options
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="rlhf", description="Align a language model with human preferences.")
+    commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
+    _add_run(commands.add_parser("run", help="run all stages of a recipe", allow_abbrev=False))
+    _add_stages(commands.add_parser("stage", help="run one stage on the outputs of earlier runs"))
+    _add_data(commands.add_parser("data", help="import or check data"))
+    ui = commands.add_parser("ui", help="print the commands that open Prefect's and MLflow's user interfaces")
+    ui.set_defaults(command="ui", parser=ui)
+    return parser
+
+
+def _add_run(parser: argparse.ArgumentParser) -> None:
+    parser.description = (
+        f"Run all stages of a recipe; what an earlier run made and nothing has changed is used again. {_SETTINGS}"
+    )
+    parser.usage = "rlhf run [--help] [--json] CONFIG [--SECTION.SETTING VALUE ...]"
+    parser.set_defaults(command="run", parser=parser)
+    _add_recipe(parser)
+
+
+def _add_stages(parser: argparse.ArgumentParser) -> None:
+    stages = parser.add_subparsers(title="stages", required=True, metavar="STAGE")
+    for name, runs in STAGES.items():
+        stage = stages.add_parser(name, allow_abbrev=False)
+        stage.description = f"Run this stage alone on the outputs of earlier runs. {_SETTINGS}"
+        flags = [f"--{run.replace('_', '-')}" for run in runs]
+        named = "".join(f" {flag} ID" for flag in flags)
+        stage.usage = f"rlhf stage {name} [--help] [--json] CONFIG{named} [--SECTION.SETTING VALUE ...]"
+        stage.set_defaults(command="stage", stage=name, parser=stage)
+        if runs:
+            stage.add_argument(
+                "--run", metavar="ID", help="MLflow run of an earlier pipeline, for all that is not named"
+            )
+        for flag in flags:
+            stage.add_argument(
+                flag, metavar="ID", help="MLflow run of that stage, or of a pipeline that it was part of"
+            )
+        _add_recipe(stage)
+
+
+def _add_data(parser: argparse.ArgumentParser) -> None:
+    commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
+    importing = commands.add_parser(
+        "import",
+        help="make data/ from a file or a Hugging Face data set",
+        description="Turn preferences into data/, track it with DVC, and print the git command that records it. "
+        "Rows that cannot be used are left out, counted and named.",
+    )
+    importing.set_defaults(command="data import", parser=importing)
+    importing.add_argument("path", metavar="PATH", help="JSON Lines, JSON, CSV (plain or .gz), Parquet, or a hub id")
+    importing.add_argument("--format", choices=FORMATS, default="auto", help="convention of the rows [default: auto]")
+    importing.add_argument("--demonstrations", metavar="PATH", help="demonstrations [default: the chosen responses]")
+    importing.add_argument("--prompts", metavar="PATH", help="prompts for PPO [default: those of the preferences]")
+    importing.add_argument("--split", default="train", help="split of a hub data set [default: train]")
+    importing.add_argument("--licence", help="licence of the data, for the datasheet")
+    importing.add_argument("--guidelines", metavar="FILE", type=Path, help="annotation guidelines, for the datasheet")
+    importing.add_argument("--replace", action="store_true", help="replace other data in data/")
+    validating = commands.add_parser("validate", help="check every row of a data folder")
+    validating.set_defaults(command="data validate", parser=validating)
+    validating.add_argument("path", metavar="PATH", nargs="?", type=Path, help="data folder [default: data/]")
+
+
+def _add_recipe(parser: argparse.ArgumentParser) -> None:
+    """CONFIG, --json, and a flag for every setting, by section."""
+    parser.add_argument(
+        "config", metavar="CONFIG", type=Path, help="YAML file of the recipe, such as configs/demo.yaml"
+    )
+    parser.add_argument(
+        "--json", action="store_true", help="print one JSON object at the end, and all else on standard error"
+    )
+    groups = {"": parser.add_argument_group("settings of the whole run")}
+    for setting in settings().values():
+        section, dot, _ = setting.name.partition(".")
+        if setting.kind == "section" and not dot:
+            groups[section] = parser.add_argument_group(section, setting.help)
+        elif setting.kind != "section" or setting.optional:
+            _add_setting(groups[section if dot else ""], setting)
+
+
+def _add_setting(group: argparse._ArgumentGroup, setting: Setting) -> None:
+    aliases = [alias for alias, flag in _ALIASES.items() if flag == setting.flag]
+    default = (
+        "none"
+        if setting.default is None
+        else str(setting.default).lower()
+        if setting.kind == "boolean"
+        else setting.default
+    )
+    expected = "none; or set what is in it" if setting.kind == "section" else setting.expected
+    group.add_argument(
+        setting.flag,
+        *aliases,
+        dest=setting.name,
+        metavar="|".join(setting.choices) or _METAVARS.get(setting.kind, "YAML"),
+        default=argparse.SUPPRESS,
+        help=f"{setting.help} [{expected}; default: {default}]".replace("%", "%%"),
+    )
+
+
+def _in_kebab_case(arguments: Sequence[str]) -> list[str]:
+    """Flags may come in snake case, and a true-or-false flag without its value means true."""
+    switches = {setting.flag for setting in settings().values() if setting.kind == "boolean"} | set(_ALIASES)
+    result: list[str] = []
+    for argument, following in zip_longest(arguments, arguments[1:], fillvalue=""):
+        flag, equals, value = argument.partition("=")
+        if flag.startswith("--"):
+            flag = flag.replace("_", "-")
+        if flag in switches and not equals and following.lower() not in ("true", "false"):
+            equals, value = "=", "true"
+        result.append(flag + equals + value)
+    return result
+
+
+def _fill_in_runs(options: argparse.Namespace) -> None:
+    """`--run` stands for every earlier run that is not named."""
+    for name in STAGES[options.stage] if options.command == "stage" else ():
+        setattr(options, name, getattr(options, name) or options.run)
+        if getattr(options, name) is None:
+            flag = f"--{name.replace('_', '-')}"
+            options.parser.error(f"the following arguments are required: {flag} (or --run for all earlier runs)")

@@ -1,0 +1,129 @@
+"""What stages leave: stored in MLflow's artifact store, found again by fingerprint, verified by sha256.
+
+A stage's output is the artifact folder `output` of its run, beside `output.sha256`, which lists the files. A finished
+run with a fingerprint is the record that the stage need not run again.
+"""
+
+import tempfile
+from pathlib import Path
+from typing import TypeVar
+from urllib.parse import unquote, urlparse
+
+from rlhf.errors import ArtifactMismatchError, InputError
+from rlhf.project import downloads_folder
+from rlhf.provenance import folder_manifest, manifest_sha256
+from rlhf.references import Reference
+from rlhf.tracking import OUTPUT_TAG, client, finished_stages, patiently, tags_of
+
+AnyReference = TypeVar("AnyReference", bound=Reference)
+
+
+def save_output(run_id: str, folder: Path) -> tuple[str, str]:
+    """Store what a stage made as the run's `output`.
+
+    Returns:
+        The artifact's URI and its sha256.
+
+    Raises:
+        TrackingError: the artifact store did not take it within two minutes.
+    """
+    manifest = folder_manifest(folder)
+    assert manifest, f"the stage wrote nothing to {folder}"
+    patiently(lambda: client().log_text(run_id, manifest, "output.sha256"))
+    patiently(lambda: client().log_artifacts(run_id, str(folder), "output"))
+    return f"runs:/{run_id}/output", manifest_sha256(manifest)
+
+
+def save_report(run_id: str, folder: Path) -> None:
+    """Store a stage's tables and figures as the run's `report`, where it wrote any."""
+    if any(folder.iterdir()):
+        patiently(lambda: client().log_artifacts(run_id, str(folder), "report"))
+
+
+def find_output(stage: str, fingerprint: str, kind: type[AnyReference]) -> AnyReference | None:
+    """The verified output of the newest finished run of a stage with this fingerprint; None where there is none left.
+
+    Raises:
+        ArtifactMismatchError: an output is there, and is not what was stored.
+    """
+    for tags in finished_stages(stage, fingerprint):
+        reference = kind.model_validate_json(tags[OUTPUT_TAG])
+        if _is_there(reference):
+            local_path(reference)
+            return reference
+    return None
+
+
+def output_of(run_id: str, stage: str, kind: type[AnyReference]) -> tuple[AnyReference, str]:
+    """The output of a stage, named by its own run or by the pipeline run that trained or reused it.
+
+    Returns:
+        The reference, and the stage's fingerprint.
+
+    Raises:
+        InputError: there is no such run, or it has no such output.
+    """
+    tags = tags_of(run_id)
+    if tags.get("rlhf.kind") == "pipeline":
+        tags = tags_of(tags.get(f"rlhf.run.{stage}", ""))
+    if tags.get("rlhf.stage") != stage or OUTPUT_TAG not in tags:
+        raise InputError(
+            f"MLflow run {run_id} has no output of the stage {stage}; "
+            "give the id of a finished pipeline run, or of a finished run of that stage"
+        )
+    return kind.model_validate_json(tags[OUTPUT_TAG]), tags["rlhf.fingerprint"]
+
+
+def local_path(reference: Reference) -> Path:
+    """The folder with an artifact, verified. It is copied here only where the store is not a local folder.
+
+    Raises:
+        ArtifactMismatchError: the folder is gone, or is not what was stored.
+    """
+    stored = stored_at(reference)
+    folder = stored if stored is not None else _download(reference)
+    manifest = folder_manifest(folder)
+    if manifest_sha256(manifest) != reference.sha256:
+        raise ArtifactMismatchError(_difference(reference, folder, manifest))
+    return folder
+
+
+def stored_at(reference: Reference) -> Path | None:
+    """The folder of an artifact in a local store; None where the store is elsewhere."""
+    _, run_id, name = reference.uri.split("/", 2)
+    uri = urlparse(patiently(lambda: client().get_run(run_id)).info.artifact_uri)
+    return Path(unquote(uri.path)) / name if uri.scheme in ("", "file") else None
+
+
+def _is_there(reference: Reference) -> bool:
+    stored = stored_at(reference)
+    if stored is not None:
+        return stored.is_dir()
+    return bool(patiently(lambda: client().list_artifacts(reference.run_id, reference.uri.split("/", 2)[2])))
+
+
+def _download(reference: Reference) -> Path:
+    folder = downloads_folder() / reference.sha256
+    if not folder.is_dir():
+        downloads_folder().mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=downloads_folder()) as temporary:
+            name = reference.uri.split("/", 2)[2]
+            patiently(lambda: client().download_artifacts(reference.run_id, name, temporary))
+            (Path(temporary) / name).rename(folder)
+    return folder
+
+
+def _difference(reference: Reference, folder: Path, manifest: str) -> str:
+    """Name the files in which an artifact differs from what was stored."""
+    stored = folder.with_name(f"{folder.name}.sha256")
+    expected = stored.read_text() if stored.is_file() else ""
+    if manifest_sha256(expected) == reference.sha256:
+        changed = {line.partition("  ")[2] for line in set(expected.splitlines()) ^ set(manifest.splitlines())}
+        what = ", ".join(str(folder / name) for name in sorted(changed))
+    else:
+        what = str(folder)
+    return (
+        f"{what}: not what MLflow run {reference.run_id} stored (sha256 of {folder.name}: "
+        f"{manifest_sha256(manifest)}, stored {reference.sha256}); bring it back, "
+        f"or delete {folder} and the stage runs again"
+    )

@@ -1,0 +1,138 @@
+"""The whole pipeline on configs/smoke.yaml: a real Prefect server, MLflow store and DVC repository."""
+
+import json
+from pathlib import Path
+
+import pytest
+import yaml
+from mlflow.tracking import MlflowClient
+from prefect.client.orchestration import get_client
+
+from flows import stages
+from flows.pipeline import rlhf_pipeline
+from rlhf import tracking
+from rlhf.config import PipelineConfig
+from rlhf.configuration import load_config
+from rlhf.errors import DataError, InputError
+from rlhf.references import PipelineReport
+
+REPOSITORY = Path(__file__).parents[2]
+SMOKE = REPOSITORY / "configs" / "smoke.yaml"
+STAGES = ["data", "sft", "reward_model", "reward_audit", "ppo", "evaluation", "model_card"]
+
+pytestmark = pytest.mark.usefixtures("prefect_server")
+
+
+def config(**settings: object) -> PipelineConfig:
+    return load_config(SMOKE, {"compute.num_threads": 1, **settings})
+
+
+def states(report: PipelineReport) -> dict[str, str]:
+    return {stage.name: stage.state for stage in report.stages}
+
+
+def versions(client: MlflowClient) -> dict[str, str]:
+    return {v.version: v.tags["sha256"] for v in client.search_model_versions("name = 'rlhf-policy'")}
+
+
+def test_all_stages_then_none_then_those_behind_a_changed_setting(embedded_project: Path):
+    first = rlhf_pipeline(config())
+    assert states(first) == dict.fromkeys(STAGES, "trained")
+    assert list(states(first)) == STAGES
+
+    second = rlhf_pipeline(config())
+    assert states(second) == dict.fromkeys(STAGES, "cached")
+    assert [stage.run_id for stage in second.stages] == [stage.run_id for stage in first.stages]
+    assert second.policy_path == first.policy_path
+    assert {k: v for k, v in second.metrics.items() if not k.endswith("/seconds")} == {
+        k: v for k, v in first.metrics.items() if not k.endswith("/seconds")
+    }
+
+    third = rlhf_pipeline(config(**{"ppo.kl_coef": 0.3}))
+    assert states(third) == dict.fromkeys(STAGES[:4], "cached") | dict.fromkeys(STAGES[4:], "trained")
+
+    check_policy_folder(first)
+    check_parent(first, second)
+    check_registry(first, third)
+    check_stages_alone(first)
+
+
+def check_policy_folder(report: PipelineReport) -> None:
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    AutoModelForCausalLM.from_pretrained(report.policy_path)
+    AutoTokenizer.from_pretrained(report.policy_path)
+    card = Path(report.model_card).read_text()
+    assert report.run_id in card
+    assert all(stage.run_id in card for stage in report.stages[:-1])
+
+
+def check_parent(trained: PipelineReport, cached: PipelineReport) -> None:
+    client = MlflowClient(tracking.tracking_uri())
+    parents = [client.get_run(report.run_id) for report in (trained, cached)]
+    for parent in parents:
+        assert parent.info.status == "FINISHED"
+        assert parent.data.params["ppo.kl_coef"] == "0.1"
+        assert {tag.split(".")[-1] for tag in parent.data.tags if tag.startswith("rlhf.run.")} == set(STAGES)
+        assert {f"{stage}/seconds" for stage in STAGES} <= set(parent.data.metrics)
+        assert {f"{stage}/trained_seconds" for stage in STAGES} <= set(parent.data.metrics)
+        (data,) = parent.inputs.dataset_inputs
+        assert data.dataset.digest == parent.data.tags["rlhf.data_md5"]
+        assert data.dataset.digest.endswith(".dir")
+    assert "evaluation/win_rate" in parents[1].data.metrics
+    experiment = client.get_experiment_by_name(tracking.EXPERIMENT)
+    assert experiment is not None
+    runs = client.search_runs([experiment.experiment_id])
+    assert {run.info.status for run in runs} == {"FINISHED"}
+
+
+def check_registry(first: PipelineReport, third: PipelineReport) -> None:
+    client = MlflowClient(tracking.tracking_uri())
+    assert len(versions(client)) == len(set(versions(client).values())) == 2
+    candidate = client.get_model_version_by_alias("rlhf-policy", "candidate")
+    assert candidate.run_id == third.stages[-1].run_id
+    rlhf_pipeline(config())
+    assert len(versions(client)) == 2
+    assert client.get_model_version_by_alias("rlhf-policy", "candidate").run_id == first.stages[-1].run_id
+
+
+def check_stages_alone(report: PipelineReport) -> None:
+    """Every stage on the outputs of the pipeline run, named by its id or by the stages' own."""
+    run, of = report.run_id, {stage.name: stage.run_id for stage in report.stages}
+    alone = [
+        stages.data_stage(config()),
+        stages.sft_stage(config(), run),
+        stages.reward_model_stage(config(), of["data"], of["sft"]),
+        stages.reward_audit_stage(config(), run, of["reward_model"]),
+        stages.ppo_stage(config(), run, run, run),
+        stages.evaluation_stage(config(), run, of["sft"], run, of["ppo"]),
+        stages.model_card_stage(config(), run, run, run, run).stages[-1],
+    ]
+    assert [stage.run_id for stage in alone] == [of[name] for name in STAGES]
+    with pytest.raises(InputError, match="has no output of the stage sft"):
+        stages.ppo_stage(config(), run, of["data"], run)
+
+
+def test_data_that_is_not_there_is_one_error(project_root: Path):
+    with pytest.raises(DataError, match=r"data\.dvc: the file is missing"):
+        rlhf_pipeline(config())
+    client = MlflowClient(tracking.tracking_uri())
+    (parent,) = client.search_runs(["1"])
+    assert parent.info.status == "FAILED"
+    assert "data.dvc: the file is missing" in parent.data.tags["rlhf.error"]
+
+
+def test_the_deployment_runs_the_demo():
+    deployment = yaml.safe_load((REPOSITORY / "prefect.yaml").read_text())["deployments"][0]
+    assert deployment["entrypoint"] == "flows.pipeline.rlhf_pipeline"
+    assert deployment["parameters"]["config"] == yaml.safe_load((REPOSITORY / "configs" / "demo.yaml").read_text())
+    rlhf_pipeline.validate_parameters(deployment["parameters"])
+
+
+def test_a_flow_run_is_named_after_recipe_seed_and_commit(project_root: Path):
+    with pytest.raises(DataError):
+        rlhf_pipeline(config(seed=7))
+    with get_client(sync_client=True) as prefect:
+        run = max(prefect.read_flow_runs(limit=200), key=lambda run: run.created)
+    assert run.name.startswith("smoke, seed 7, ")
+    assert json.loads(json.dumps(run.parameters))["config"]["seed"] == 7
