@@ -60,8 +60,8 @@ class ModelConfig(Section):
     """The language model that everything starts from."""
 
     base: str | None = None
-    """Folder or hub id of a causal language model (safetensors). Empty: a small Llama is built, with a word-
-    level tokenizer made from the training data."""
+    """Folder or hub id of a causal language model (safetensors). Empty: a small Llama is built, with a
+    word-level tokenizer made from the training data."""
     revision: str | None = None
     """Commit, tag or branch of the hub id. Give a commit to make a run repeatable."""
     architecture: ArchitectureConfig | None = None

@@ -24,7 +24,7 @@ EASY_PREFERENCES = 0.6
 EASY_PROMPTS = 0.5
 LABEL_NOISE = 0.05
 # How often an answer under comparison is right: as often as not where a model can know, less often where it cannot.
-RIGHT_ANSWERS = {True: 0.5, False: 0.25}
+RIGHT_ANSWERS = {True: 0.5, False: 0.2}
 # Policies under training garble their answers now and then; raters see that too.
 GARBLED_ANSWERS = 0.15
 
