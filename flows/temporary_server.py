@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 _EPHEMERAL = {"PREFECT_UI_ENABLED": "0", "PREFECT__SERVER_EPHEMERAL": "1", "PREFECT__SERVER_FINAL": "1"}
-START_SECONDS = 120.0
+START_SECONDS = 180.0
 
 
 @contextlib.contextmanager

@@ -106,10 +106,10 @@ def migrated_prefect() -> Path:
 
 
 @pytest.fixture(scope="session")
-def prefect_server() -> Iterator[str]:
+def prefect_server(migrated_prefect: Path) -> Iterator[str]:
     """A real Prefect server with a database of its own. Yields the URL of its API."""
-    from prefect.settings import PREFECT_API_URL
-    from prefect.testing.utilities import prefect_test_harness
+    from flows.temporary_server import temporary_server
 
-    with prefect_test_harness(server_startup_timeout=120):
-        yield str(PREFECT_API_URL.value())
+    shutil.copytree(migrated_prefect, os.environ["PREFECT_HOME"])
+    with temporary_server() as url:
+        yield url
