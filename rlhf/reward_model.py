@@ -12,6 +12,7 @@ import math
 import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +30,7 @@ from rlhf.data.schema import Row, read_rows
 from rlhf.errors import DataError, ModelError
 from rlhf.lora import merged, peft_config
 from rlhf.models import load_policy, load_reward_model, load_tokenizer, save_model, score_rows
+from rlhf.progress import report_progress
 from rlhf.supervised import (
     StageCallback,
     WatchedTrainer,
@@ -142,15 +144,17 @@ def _train_to_end(
         logged.append((metrics, step))
         workspace.log_metrics(metrics, step)
 
-    partial = finished.with_name(f"{name}.partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    num_steps = _train(name, config, setup, pairs, inputs, workspace.checkpoints / name, log_metrics, partial / "model")
-    metrics = _centre_and_validate(partial / "model", config, setup, inputs)
+    unfinished = finished.with_name(f"{name}.partial")
+    shutil.rmtree(unfinished, ignore_errors=True)
+    num_steps = _train(
+        name, config, setup, pairs, inputs, workspace.checkpoints / name, log_metrics, unfinished / "model"
+    )
+    metrics = _centre_and_validate(unfinished / "model", config, setup, inputs)
     refuse_divergence(metrics["score_offset"], "the mean score", num_steps, workspace.checkpoints / name)
     log_metrics({f"{name}/{key}": value for key, value in metrics.items()}, None)
-    (partial / "metrics.json").write_text(json.dumps(logged))
-    seal(partial)
-    partial.rename(finished)
+    (unfinished / "metrics.json").write_text(json.dumps(logged))
+    seal(unfinished)
+    unfinished.rename(finished)
 
 
 def _train(
@@ -173,12 +177,17 @@ def _train(
         train_dataset=dataset,
         processing_class=inputs.tokenizer,
         peft_config=peft_config(config.lora, "SEQ_CLS") if config.lora else None,
-        callbacks=[StageCallback(curve, log_metrics, config.checkpoint_every_seconds)],
+        callbacks=[StageCallback(curve, log_metrics, config.checkpoint_every_seconds, partial(_report, name))],
     )
     num_steps = fit(trainer, checkpoints)
     model = merged(trainer.model)
     save_model(model, inputs.tokenizer, folder)
     return num_steps
+
+
+def _report(name: str, done: int, total: int) -> None:
+    """To those who watch, the two models are one stage, and each is half of it."""
+    report_progress("reward_model", list(SPLITS).index(name) * total + done, len(SPLITS) * total)
 
 
 def _centre_and_validate(folder: Path, config: RewardModelConfig, setup: Setup, inputs: _Inputs) -> dict[str, float]:

@@ -3,6 +3,7 @@
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from rlhf.generation import generate_responses
 from rlhf.logprobs import chosen_logprobs, response_logits
 from rlhf.lora import merged, peft_config
 from rlhf.models import load_policy, load_tokenizer, save_model, start_policy
+from rlhf.progress import report_progress
 from rlhf.sequences import batches_by_length, pad_sequences
 from rlhf.supervised import (
     StageCallback,
@@ -119,6 +121,7 @@ def evaluate_completions(
 def _train(config: SFTConfig, setup: Setup, tokenizer: Any, pairs: Sequence[Pair], workspace: Workspace) -> int:
     """Train and save. Returns the number of steps."""
     dataset = _dataset(config, setup, pairs)
+    report = partial(report_progress, "sft")
     trainer = CompletionTrainer(
         model=start_policy(setup, tokenizer),
         args=TRLConfig(
@@ -128,7 +131,7 @@ def _train(config: SFTConfig, setup: Setup, tokenizer: Any, pairs: Sequence[Pair
         train_dataset=dataset,
         processing_class=tokenizer,
         peft_config=peft_config(config.lora, "CAUSAL_LM") if config.lora else None,
-        callbacks=[StageCallback(_CURVE, workspace.log_metrics, config.checkpoint_every_seconds)],
+        callbacks=[StageCallback(_CURVE, workspace.log_metrics, config.checkpoint_every_seconds, report)],
     )
     num_steps = fit(trainer, workspace.checkpoints)
     policy = merged(trainer.model)

@@ -5,7 +5,7 @@ import math
 import os
 import shutil
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -108,15 +108,25 @@ class WatchedTrainer(Trainer):  # type: ignore[misc]
 
 
 class StageCallback(TrainerCallback):  # type: ignore[misc]
-    """Logs the curve under the stage's metric names, asks for checkpoints by the clock, and seals them.
+    """Logs the curve under the stage's metric names, tells how far it is, asks for checkpoints by the clock.
 
-    Attributes:
+    Args:
         names: metric name by the trainer's name for it.
+        log_metrics: takes the points of the curve.
+        checkpoint_every_seconds: time between checkpoints.
+        report: takes the steps done and the steps there are.
     """
 
-    def __init__(self, names: Mapping[str, str], log_metrics: MetricLog, checkpoint_every_seconds: float) -> None:
-        self.names = names
+    def __init__(
+        self,
+        names: Mapping[str, str],
+        log_metrics: MetricLog,
+        checkpoint_every_seconds: float,
+        report: Callable[[int, int], None],
+    ) -> None:
+        self._names = names
         self._log_metrics = log_metrics
+        self._report = report
         self._every = checkpoint_every_seconds
         self._saved_at = time.monotonic()
 
@@ -132,7 +142,10 @@ class StageCallback(TrainerCallback):  # type: ignore[misc]
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Ask for a checkpoint once it is time, where a point of the curve ends: a resumed one has no half points."""
-        if state.global_step % args.logging_steps == 0 and time.monotonic() - self._saved_at >= self._every:
+        at_point = state.global_step % args.logging_steps == 0
+        if at_point or state.global_step == state.max_steps:
+            self._report(state.global_step, state.max_steps)
+        if at_point and time.monotonic() - self._saved_at >= self._every:
             control.should_save = True
 
     def on_save(self, args: Any, state: Any, control: Any, model: Any, **kwargs: Any) -> None:
@@ -144,7 +157,7 @@ class StageCallback(TrainerCallback):  # type: ignore[misc]
 
     def _log(self, logs: Mapping[str, float], step: int) -> None:
         if "loss" in logs:
-            self._log_metrics({name: float(logs[key]) for key, name in self.names.items()}, step)
+            self._log_metrics({name: float(logs[key]) for key, name in self._names.items()}, step)
 
 
 def fit(trainer: Any, folder: Path) -> int:

@@ -110,6 +110,6 @@ def prefect_server(migrated_prefect: Path) -> Iterator[str]:
     """A real Prefect server with a database of its own. Yields the URL of its API."""
     from flows.temporary_server import temporary_server
 
-    shutil.copytree(migrated_prefect, os.environ["PREFECT_HOME"])
+    shutil.copytree(migrated_prefect, os.environ["PREFECT_HOME"], dirs_exist_ok=True)
     with temporary_server() as url:
         yield url

@@ -70,9 +70,8 @@ def prepare_data(
         _write_rows(workspace.output / kind / f"{split}.jsonl", [numbered.row for numbered in numbered_rows])
     tokenizer.save_pretrained(workspace.output / "tokenizer")
     (workspace.output / DATASHEET).write_text(datasheet, encoding="utf-8")
-    report = build_report(source, {name: len(rows) for name, rows in splits.items()}, counts) | {
-        "tokenizer": asdict(tokenizer_report)
-    }
+    report = build_report(source, {name: len(found) for name, found in splits.items()}, counts)
+    report["tokenizer"] = asdict(tokenizer_report) | {"origin": _without_folders(tokenizer_report.origin)}
     (workspace.output / "report.json").write_text(json.dumps(report, indent=2, sort_keys=True) + "\n", encoding="utf-8")
     workspace.report.mkdir(parents=True, exist_ok=True)
     (workspace.report / "data.md").write_text(render(report), encoding="utf-8")
@@ -93,6 +92,11 @@ def count_label_conflicts(preferences: Sequence[NumberedRow]) -> int:
     """Pairs of responses to one prompt that stand in both orders."""
     pairs = {(n.key, prompt_key(n.row["chosen"]), prompt_key(n.row["rejected"])) for n in preferences}
     return sum(chosen < rejected and (key, rejected, chosen) in pairs for key, chosen, rejected in pairs)
+
+
+def _without_folders(origin: str) -> str:
+    """The name of a local model; where it lies on this machine is no part of what was made."""
+    return Path(origin).name if Path(origin).is_dir() else origin
 
 
 def _data_folder(path: Path, scratch: Path) -> Path:

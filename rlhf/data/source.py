@@ -68,6 +68,20 @@ def track(root: Path, meta: Mapping[str, Any] | None = None, desc: str | None = 
     return md5
 
 
+def check_repository(root: Path) -> None:
+    """Tell early, and without importing DVC, that its repository is not there.
+
+    Raises:
+        DataError: the root is no git or no DVC repository.
+    """
+    if not any((folder / ".git").exists() for folder in (root, *root.parents)):
+        raise DataError(
+            f"{root}: this is no git repository, so no version of the data can be told; run `git init && dvc init`"
+        )
+    if not (root / ".dvc").is_dir():
+        raise DataError(f"{root / '.dvc'}: this is no DVC repository, so data/ cannot be tracked; run `dvc init`")
+
+
 def git_commands(message: str = "Update the data") -> str:
     """The command that records the tracked version in git."""
     return f"git add {DVC_FILE} .gitignore && git commit -m '{message}'"
@@ -99,7 +113,7 @@ def _read_dvc_file(root: Path) -> dict[str, Any]:
             "import data with `rlhf data import FILE`, run `dvc add data`, "
             "or get the file back with `git checkout data.dvc`"
         )
-    _check_repository(root)
+    check_repository(root)
     try:
         content = yaml.safe_load((root / DVC_FILE).read_text(encoding="utf-8"))
         md5 = content["outs"][0]["md5"]
@@ -111,16 +125,6 @@ def _read_dvc_file(root: Path) -> dict[str, Any]:
     if not isinstance(md5, str):
         raise DataError(f"{root / DVC_FILE}: the md5 is not text; get the file back with `git checkout data.dvc`")
     return content
-
-
-def _check_repository(root: Path) -> None:
-    """Tell early, and without importing DVC, that its repository is not there."""
-    if not any((folder / ".git").exists() for folder in (root, *root.parents)):
-        raise DataError(
-            f"{root}: this is no git repository, so no version of the data can be told; run `git init && dvc init`"
-        )
-    if not (root / ".dvc").is_dir():
-        raise DataError(f"{root / '.dvc'}: this is no DVC repository, so data/ cannot be tracked; run `dvc init`")
 
 
 def _check_marked(meta: Mapping[str, Any], embedded: str, md5: str) -> None:
@@ -214,7 +218,7 @@ def _hash_by_dvc(root: Path) -> str | None:
 @contextmanager
 def _repository(root: Path, failure: str) -> Iterator[Any]:
     """DVC's repository, waited for while another process writes; what DVC refuses becomes a DataError."""
-    _check_repository(root)
+    check_repository(root)
     from dvc.exceptions import DvcException
     from dvc.repo import Repo
 

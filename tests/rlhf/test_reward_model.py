@@ -14,6 +14,7 @@ from rlhf.conversations import encode_pairs
 from rlhf.data.schema import read_rows
 from rlhf.errors import DataError, TrainingDivergedError
 from rlhf.models import load_policy, load_reward_model, save_model, score, score_rows
+from rlhf.progress import watching
 from rlhf.reward_model import start_reward_model, train_reward_models
 
 CONFIG = RewardModelConfig(num_epochs=5, batch_size=16, learning_rate=5e-3)
@@ -89,6 +90,14 @@ def test_both_models_learn_and_are_centred(tiny_setup, arithmetic_data, start, t
         assert run.final[f"{name}/validation_accuracy"] > 0.9
         assert run.final[f"{name}/score_offset"] == model.config.score_offset != 0.0
     assert len(set(run.weights(*MODELS))) == 2
+
+
+def test_progress_is_told_as_that_of_one_stage(tiny_setup, arithmetic_data, start, tmp_path):
+    heard = []
+    config = CONFIG.model_copy(update={"num_epochs": 1})
+    with watching(lambda *report: heard.append(report)):
+        train_reward_models(config, tiny_setup, arithmetic_data, start, Run(tmp_path / "run").workspace)
+    assert heard == [("reward_model", done, 4) for done in (1, 2, 3, 4)]
 
 
 def test_saved_folder_is_a_plain_classifier(tiny_setup, arithmetic_data, start, tiny_tokenizer, tmp_path):

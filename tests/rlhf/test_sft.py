@@ -14,7 +14,8 @@ from rlhf.conversations import encode_pairs
 from rlhf.data.schema import read_rows
 from rlhf.errors import TrainingDivergedError
 from rlhf.models import load_policy, start_policy
-from rlhf.sft import evaluate_completions, train_sft
+from rlhf.progress import watching
+from rlhf.sft import _dataset, _train, evaluate_completions, train_sft
 from rlhf.supervised import newest_checkpoint
 
 CONFIG = SFTConfig(num_epochs=5, batch_size=16, learning_rate=1e-2, num_samples=3)
@@ -110,9 +111,7 @@ def test_loss_is_that_of_completion_tokens_alone(
     assert len({len(completion) for _, completion in pairs}) > 1  # else a mean of means would do
     config = SFTConfig(batch_size=64, micro_batch_size=micro_batch_size, num_samples=0)
     run = Run(tmp_path / "run")
-    from rlhf import sft
-
-    sft._train(config, tiny_setup, tiny_tokenizer, pairs, run.workspace)
+    _train(config, tiny_setup, tiny_tokenizer, pairs, run.workspace)
     losses, _ = losses_row_by_row(start_policy(tiny_setup, tiny_tokenizer), pairs)
     assert run.curves["sft/loss"] == {1: pytest.approx(mean(losses), rel=1e-5)}
 
@@ -176,6 +175,14 @@ def test_torn_checkpoint_is_not_resumed_from(tiny_setup, arithmetic_data, tmp_pa
     assert resumed.weights("policy") == whole.weights("policy")
 
 
+def test_progress_is_told(tiny_setup, arithmetic_data, tmp_path):
+    heard = []
+    config = CONFIG.model_copy(update={"num_epochs": 5.2})
+    with watching(lambda *report: heard.append(report)):
+        train_sft(config, tiny_setup, arithmetic_data, Run(tmp_path / "run").workspace)
+    assert heard == [("sft", done, 21) for done in (*range(2, 21, 2), 21)]
+
+
 def test_no_checkpoint_before_its_time(tiny_setup, arithmetic_data, tmp_path):
     run = Run(tmp_path / "run")
     train_sft(CONFIG, tiny_setup, arithmetic_data, run.workspace)
@@ -195,6 +202,14 @@ def test_seed_decides_every_bit(tiny_setup, arithmetic_data, tmp_path):
         train_sft(config, tiny_setup.model_copy(update={"seed": seed}), arithmetic_data, run.workspace)
     first, same, other = (run.weights("policy") for run in runs)
     assert first == same != other
+
+
+def test_order_of_rows_is_drawn_from_the_seed(tiny_setup, arithmetic_data, tiny_tokenizer):
+    pairs = encoded(arithmetic_data, tiny_tokenizer)
+    other = tiny_setup.model_copy(update={"seed": 1})
+    first, same, second = (_dataset(CONFIG, setup, pairs)["input_ids"][:] for setup in (tiny_setup, tiny_setup, other))
+    assert first == same != second
+    assert sorted(first) == sorted(second)
 
 
 def test_divergence_stops_the_stage_with_step_and_checkpoint(tiny_setup, arithmetic_data, tmp_path):

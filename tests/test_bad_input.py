@@ -1,0 +1,254 @@
+"""What a person may get wrong: one clear error, exit code 2, no traceback, nothing half-written."""
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+from mlflow.tracking import MlflowClient
+
+from rlhf import tracking
+from rlhf.cli import main
+
+SMOKE = str(Path(__file__).resolve().parents[1] / "configs" / "smoke.yaml")
+KINDS = ("demonstrations", "preferences", "prompts")
+
+pytestmark = pytest.mark.usefixtures("prefect_server")
+
+
+def user(text):
+    return [{"role": "user", "content": text}]
+
+
+def assistant(text):
+    return [{"role": "assistant", "content": text}]
+
+
+def rows_of(kind, count=120):
+    for number in range(count):
+        prompt = user(f"Name the number after {number} .")
+        yield {
+            "demonstrations": {"prompt": prompt, "completion": assistant(f"It is {number + 1} .")},
+            "preferences": {
+                "prompt": prompt,
+                "chosen": assistant(f"It is {number + 1} ."),
+                "rejected": assistant("No ."),
+            },
+            "prompts": {"prompt": prompt},
+        }[kind]
+
+
+@pytest.fixture
+def data(tmp_path):
+    """A data folder elsewhere, with nothing wrong."""
+    folder = tmp_path / "own"
+    folder.mkdir()
+    for kind in KINDS:
+        (folder / f"{kind}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows_of(kind)))
+    (folder / "datasheet.md").write_text("# Numbers\n\nMade for a test.\n")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def base(tmp_path_factory):
+    """A model folder with nothing wrong."""
+    from rlhf.config import ArchitectureConfig, ComputeConfig, ModelConfig, Setup
+    from rlhf.models import save_model, start_policy
+    from rlhf.tokenizers import prepare_tokenizer
+
+    architecture = ArchitectureConfig(hidden_size=16, num_layers=1, num_heads=1, feed_forward_size=16)
+    setup = Setup(seed=0, model=ModelConfig(architecture=architecture), compute=ComputeConfig())
+    texts = [message["content"] for row in rows_of("demonstrations") for part in row.values() for message in part]
+    tokenizer, _ = prepare_tokenizer(setup.model, texts)
+    folder = tmp_path_factory.mktemp("base")
+    save_model(start_policy(setup, tokenizer), tokenizer, folder)
+    return folder
+
+
+@pytest.fixture
+def own_base(base, tmp_path):
+    return Path(shutil.copytree(base, tmp_path / "base"))
+
+
+@pytest.fixture
+def refused(project_root, capsys, monkeypatch):
+    """Run a command that must be refused, and return its one line."""
+    monkeypatch.chdir(project_root)
+
+    def run(*arguments, exit_code=2):
+        before = contents(project_root)
+        capsys.readouterr()
+        assert main(arguments) == exit_code
+        shown = capsys.readouterr()
+        assert shown.out == ""
+        assert "Traceback" not in shown.err
+        *others, last = shown.err.splitlines()
+        assert last.startswith("rlhf: error: ")
+        assert not any("error" in line.lower() for line in others)
+        assert contents(project_root) == before
+        assert_nothing_left(project_root)
+        return last
+
+    return run
+
+
+def contents(root):
+    """What a run must not touch: the data and what tracks it."""
+    paths = [root / "data.dvc", root / ".gitignore", *(root / "data").rglob("*")]
+    return {path.relative_to(root): path.read_bytes() for path in paths if path.is_file()}
+
+
+def assert_nothing_left(root):
+    """No run that seems to go on, nothing registered, no result that a later run would take."""
+    runs = mlflow_runs()
+    assert {run.info.status for run in runs} <= {"FAILED", "FINISHED"}
+    assert all(run.info.status == "FAILED" for run in runs if run.data.tags["rlhf.kind"] == "pipeline")
+    assert list(MlflowClient(tracking.tracking_uri()).search_registered_models()) == []
+    failed = {run.info.run_id for run in runs if run.info.status == "FAILED"}
+    stored = {path.parts[-4] for path in (root / "mlruns" / "artifacts").glob("*/artifacts/output/*")}
+    assert stored.isdisjoint(failed)
+
+
+def mlflow_runs():
+    client = MlflowClient(tracking.tracking_uri())
+    return client.search_runs([experiment.experiment_id for experiment in client.search_experiments()])
+
+
+def elsewhere(path):
+    return ("run", SMOKE, "--compute.num-threads", "1", "--data.embedded", "none", "--data.path", str(path))
+
+
+def based_on(path):
+    return ("--model.architecture", "none", "--model.base", str(path))
+
+
+def append(path, row):
+    with path.open("ab") as file:
+        file.write(row if isinstance(row, bytes) else json.dumps(row).encode() + b"\n")
+
+
+class TestSettings:
+    def test_unknown(self, refused):
+        message = refused("run", SMOKE, "--ppo.kl-coeff", "0.1")
+        assert "--ppo.kl-coeff is not a setting; the nearest known one is --ppo.kl-coef" in message
+        assert mlflow_runs() == []
+
+    def test_ill_typed(self, refused):
+        message = refused("run", SMOKE, "--ppo.num-updates", "many")
+        assert "--ppo.num-updates: got many, expected a whole number at least 1" in message
+        assert mlflow_runs() == []
+
+    def test_rollout_that_the_minibatches_do_not_divide(self, refused):
+        message = refused("run", SMOKE, "--ppo.rollout-size", "250", "--ppo.num-minibatches", "4")
+        assert "rollout_size (250) is not a multiple of num_minibatches (4); change one of the two" in message
+        assert mlflow_runs() == []
+
+
+class TestDataFiles:
+    def test_no_folder(self, refused, tmp_path):
+        assert "nowhere: there is no such file or folder" in refused(*elsewhere(tmp_path / "nowhere"))
+
+    @pytest.mark.parametrize("kind", KINDS)
+    def test_missing(self, refused, data, kind):
+        (data / f"{kind}.jsonl").unlink()
+        assert f"{kind}.jsonl: the file is missing" in refused(*elsewhere(data))
+
+    @pytest.mark.parametrize("kind", KINDS)
+    def test_empty(self, refused, data, kind):
+        (data / f"{kind}.jsonl").write_text("")
+        assert f"{kind}.jsonl: the file is empty" in refused(*elsewhere(data))
+
+    @pytest.mark.parametrize(
+        ("row", "what"),
+        [
+            (b'{"prompt": [\n', "preferences.jsonl:121: the line is not JSON"),
+            (
+                {"prompt": user("Why ?"), "chosen": assistant("So .")},
+                'preferences.jsonl:121: the field "rejected" is missing',
+            ),
+            (
+                {"prompt": user("Why ?"), "chosen": assistant("So ."), "rejected": assistant("So .")},
+                'preferences.jsonl:121: "chosen" and "rejected" are the same text',
+            ),
+            (
+                {
+                    "prompt": [{"role": "narrator", "content": "Once"}],
+                    "chosen": assistant("A"),
+                    "rejected": assistant("B"),
+                },
+                'preferences.jsonl:121: message 1 of "prompt" has the unknown role "narrator"',
+            ),
+            (b'{"prompt": "\xff"}\n', "preferences.jsonl:121: byte 13 of the line (0xff) is not UTF-8"),
+        ],
+    )
+    def test_row(self, refused, data, row, what):
+        append(data / "preferences.jsonl", row)
+        assert what in refused(*elsewhere(data))
+
+    def test_one_file_of_preferences(self, refused, data):
+        append(data / "preferences.jsonl", {"prompt": user("Why ?")})
+        assert "preferences.jsonl:121: a row of prompts in a file of preferences" in refused(*elsewhere(data / "preferences.jsonl"))
+
+    def test_prompt_that_does_not_fit(self, refused, data):
+        append(data / "prompts.jsonl", {"prompt": user("so " * 100)})
+        message = refused(*elsewhere(data))
+        assert "prompts.jsonl:121" in message
+        assert "max_length" in message
+
+    def test_role_that_the_template_does_not_know(self, refused, data, own_base):
+        template = "{% for m in messages %}{% if m.role == 'system' %}{{ raise_exception('no system') }}{% endif %}"
+        (own_base / "chat_template.jinja").write_text(template + "{{ m.content }}{% endfor %}")
+        append(data / "prompts.jsonl", {"prompt": [{"role": "system", "content": "Be brief ."}, *user("Why ?")]})
+        message = refused(*elsewhere(data), *based_on(own_base))
+        assert "system" in message
+        assert "prompts.jsonl" in message
+
+
+class TestModelFolder:
+    def test_missing(self, refused, data, tmp_path):
+        assert "nowhere: no such model folder" in refused(*elsewhere(data), *based_on(tmp_path / "nowhere"))
+
+    def test_without_tokenizer(self, refused, data, own_base):
+        for path in own_base.glob("*token*"):
+            path.unlink()
+        assert "base: there is no tokenizer in this model folder" in refused(*elsewhere(data), *based_on(own_base))
+
+    def test_with_pickled_weights_only(self, refused, data, own_base):
+        (own_base / "model.safetensors").rename(own_base / "pytorch_model.bin")
+        message = refused(*elsewhere(data), *based_on(own_base))
+        assert "base: only pickled weights are there (pytorch_model.bin)" in message
+
+
+class TestTrackedData:
+    @pytest.fixture
+    def changed(self, embedded_project):
+        append(embedded_project / "data" / "prompts.jsonl", {"prompt": user("What is 1 + 1 ?")})
+        return embedded_project
+
+    def test_changed_since_dvc_add(self, changed, refused):
+        message = refused("run", SMOKE)
+        assert "data/ has changed since `dvc add`" in message
+        assert "--allow-dirty-data" in message
+
+    def test_allowed_and_then_marked(self, changed, capsys):
+        assert main(["stage", "data", SMOKE, "--allow-dirty-data", "--json"]) == 0
+        shown = json.loads(capsys.readouterr().out)
+        (parent,) = [run for run in mlflow_runs() if run.data.tags["rlhf.kind"] == "pipeline"]
+        assert shown["state"] == "trained"
+        assert parent.data.tags["rlhf.data_dirty"] == "true"
+        assert parent.data.tags["rlhf.reproducible"] == "false"
+
+    def test_data_of_another_kind_under_the_demo(self, data, project_root, refused, monkeypatch, capsys):
+        monkeypatch.chdir(project_root)
+        assert main(["data", "import", str(data / "preferences.jsonl")]) == 0
+        assert "not the embedded set calibrated_arithmetic" in refused("run", SMOKE)
+
+
+class TestDivergence:
+    def test_loss_that_is_not_finite(self, data, refused):
+        sizes = ("--sft.num-epochs", "3", "--sft.batch-size", "8", "--sft.learning-rate", "1e38")
+        message = refused(*elsewhere(data), *sizes, exit_code=1)
+        assert "step " in message
+        assert "checkpoint" in message
+        (sft,) = [run for run in mlflow_runs() if run.data.tags.get("rlhf.stage") == "sft"]
+        assert sft.info.status == "FAILED"
