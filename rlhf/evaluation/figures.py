@@ -99,6 +99,17 @@ def line_with_band(
     axes.plot(x, [one.value for one in estimates], color=color, marker=marker, label=label, markeredgecolor="white")
 
 
+def path_with_bars(
+    axes: "Axes", x: Sequence[float], estimates: Sequence[Estimate], label: str, color: str, marker: str = "o"
+) -> None:
+    """A path through the estimates in their order, with 95% intervals as bars: x may go back and forth."""
+    values = [one.value for one in estimates]
+    errors = [[one.value - one.low for one in estimates], [one.high - one.value for one in estimates]]
+    axes.errorbar(x, values, yerr=errors, fmt="none", ecolor=color, elinewidth=1.2, alpha=0.45)
+    axes.plot(x, values, color=color, linewidth=1.0, alpha=0.5)
+    axes.plot(x, values, color=color, marker=marker, linestyle="none", label=label, markeredgecolor="white")
+
+
 def subtitle(axes: "Axes", title: str, text: str) -> None:
     """A panel's title with a line below it in smaller, lighter type."""
     axes.set_title(title, pad=25)

@@ -12,7 +12,18 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rlhf.errors import DataError
-from rlhf.evaluation.figures import BLUE, GREEN, GREY, ORANGE, PURPLE, VERMILION, figure, line_with_band, percent_axis
+from rlhf.evaluation.figures import (
+    BLUE,
+    GREEN,
+    GREY,
+    ORANGE,
+    PURPLE,
+    VERMILION,
+    figure,
+    line_with_band,
+    path_with_bars,
+    percent_axis,
+)
 from rlhf.evaluation.gold import judge_by_rule
 from rlhf.evaluation.statistics import Estimate, mean_interval
 
@@ -139,8 +150,8 @@ def _gold(points: Sequence[CurvePoint]) -> list[Estimate]:
 
 def _score_panel(axes: "Axes", points: Sequence[CurvePoint]) -> None:
     x = [point.sqrt_kl for point in points]
-    line_with_band(axes, x, [point.score for point in points], "reward model (PPO climbs it)", BLUE)
-    line_with_band(
+    path_with_bars(axes, x, [point.score for point in points], "reward model (PPO climbs it)", BLUE)
+    path_with_bars(
         axes, x, [point.selection_score for point in points], "selection reward model (chooses)", ORANGE, "s"
     )
     axes.set_title("Scores of the two reward models")
@@ -150,7 +161,7 @@ def _score_panel(axes: "Axes", points: Sequence[CurvePoint]) -> None:
 
 
 def _gold_panel(axes: "Axes", points: Sequence[CurvePoint]) -> None:
-    line_with_band(axes, [point.sqrt_kl for point in points], _gold(points), "gold reward", GREEN, "D")
+    path_with_bars(axes, [point.sqrt_kl for point in points], _gold(points), "gold reward", GREEN, "D")
     axes.set_title("Gold reward, which PPO never sees")
     axes.set_ylabel("mean gold reward")
     axes.set_xlabel(_DISTANCE)

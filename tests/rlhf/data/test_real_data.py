@@ -146,6 +146,9 @@ def test_the_data_stage_on_dialogues_and_a_real_model(
     prepare_data(config, model, 64, resolve(config, tmp_path), tmp_path, workspace)
     report = json.loads((tmp_path / "out" / "report.json").read_text())
     assert round(report["longer_wins_accuracy"], 3) == 0.446
+    for path in (tmp_path / "out").rglob("*.*"):
+        assert str(real_data).encode() not in path.read_bytes(), f"{path.name} says where the model lay"
+    assert report["tokenizer"]["origin"] == "stories260K-hf"
     assert report["tokenizer"]["pad_token_choice"] in ("chosen", "added")
     assert logged["data/num_cut_dialogues"] > 500
     assert logged["data/num_too_long"] < 150
