@@ -102,5 +102,7 @@ def _continuation(start: str, whole: str) -> str:
 def _encode(tokenizer: Any, texts: Sequence[str]) -> list[list[int]]:
     if not texts:
         return []
-    ids: list[list[int]] = tokenizer(list(texts), add_special_tokens=False, return_attention_mask=False)["input_ids"]
+    # Not verbose: that a dialogue is longer than the model's context is for the data stage to say.
+    encoded = tokenizer(list(texts), add_special_tokens=False, return_attention_mask=False, verbose=False)
+    ids: list[list[int]] = encoded["input_ids"]
     return ids

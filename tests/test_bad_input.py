@@ -1,6 +1,7 @@
 """What a person may get wrong: one clear error, exit code 2, no traceback, nothing half-written."""
 
 import json
+import logging
 import shutil
 from pathlib import Path
 
@@ -74,6 +75,8 @@ def own_base(base, tmp_path):
 def refused(project_root, capsys, monkeypatch):
     """Run a command that must be refused, and return its one line."""
     monkeypatch.chdir(project_root)
+    # A library's handler may hold on to the captured, and by now closed, standard error of an earlier test.
+    monkeypatch.setattr(logging, "raiseExceptions", False)
 
     def run(*arguments, exit_code=2):
         before = contents(project_root)
@@ -187,7 +190,8 @@ class TestDataFiles:
 
     def test_one_file_of_preferences(self, refused, data):
         append(data / "preferences.jsonl", {"prompt": user("Why ?")})
-        assert "preferences.jsonl:121: a row of prompts in a file of preferences" in refused(*elsewhere(data / "preferences.jsonl"))
+        message = refused(*elsewhere(data / "preferences.jsonl"))
+        assert "preferences.jsonl:121: a row of prompts in a file of preferences" in message
 
     def test_prompt_that_does_not_fit(self, refused, data):
         append(data / "prompts.jsonl", {"prompt": user("so " * 100)})

@@ -1,6 +1,9 @@
 """The whole pipeline on configs/smoke.yaml: a real Prefect server, MLflow store and DVC repository."""
 
 import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -35,7 +38,18 @@ def versions(client: MlflowClient) -> dict[str, str]:
     return {v.version: v.tags["sha256"] for v in client.search_model_versions("name = 'rlhf-policy'")}
 
 
-def test_all_stages_then_none_then_those_behind_a_changed_setting(embedded_project: Path):
+CACHED_RUN = """
+import sys
+from pathlib import Path
+from rlhf.configuration import load_config
+from flows.pipeline import rlhf_pipeline
+report = rlhf_pipeline(load_config(Path(sys.argv[1]), {"compute.num_threads": 1}))
+print({stage.state for stage in report.stages})
+print({"torch", "transformers", "trl", "datasets"} & set(sys.modules))
+"""
+
+
+def test_all_stages_then_none_then_those_behind_a_changed_setting(embedded_project: Path, prefect_server: str):
     first = rlhf_pipeline(config())
     assert states(first) == dict.fromkeys(STAGES, "trained")
     assert list(states(first)) == STAGES
@@ -51,10 +65,21 @@ def test_all_stages_then_none_then_those_behind_a_changed_setting(embedded_proje
     third = rlhf_pipeline(config(**{"ppo.kl_coef": 0.3}))
     assert states(third) == dict.fromkeys(STAGES[:4], "cached") | dict.fromkeys(STAGES[4:], "trained")
 
+    check_cached_in_another_process(prefect_server)
     check_policy_folder(first)
     check_parent(first, second)
     check_registry(first, third)
     check_stages_alone(first)
+
+
+def check_cached_in_another_process(api_url: str) -> None:
+    """All is found, and nothing that trains is imported."""
+    command = [sys.executable, "-c", CACHED_RUN, str(SMOKE)]
+    run = subprocess.run(
+        command, env=os.environ | {"PREFECT_API_URL": api_url}, capture_output=True, text=True, check=True
+    )
+    assert run.stdout == "{'cached'}\nset()\n", run.stderr
+    assert run.stderr == ""
 
 
 def check_policy_folder(report: PipelineReport) -> None:

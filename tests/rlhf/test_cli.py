@@ -1,13 +1,14 @@
+import ast
 import inspect
 import json
-import os
 import re
+import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import yaml
-from dvc.repo import Repo
 from prefect import Flow
 
 from flows import stages
@@ -15,12 +16,8 @@ from rlhf.arguments import STAGES, parse
 from rlhf.cli import main
 from rlhf.configuration import settings
 
+SMOKE = Path(__file__).resolve().parents[2] / "configs" / "smoke.yaml"
 HEAVY = {"torch", "trl", "transformers", "mlflow", "prefect", "datasets", "dvc", "numpy", "matplotlib"}
-
-
-def _rlhf(*arguments, **options):
-    command = [sys.executable, "-m", "rlhf.cli", *arguments]
-    return subprocess.run(command, capture_output=True, text=True, check=False, **options)
 
 
 @pytest.mark.parametrize(
@@ -102,18 +99,11 @@ def test_flags_in_kebab_or_snake_case(tmp_path, capsys, flags):
 
 class TestData:
     @pytest.fixture(autouse=True)
-    def project(self, tmp_path, monkeypatch):
-        """A new project's root, a git and DVC repository, and the current directory beside it."""
-        root = tmp_path / "project"
+    def project(self, project_root, tmp_path, monkeypatch):
+        """A project's root, and the current directory beside it."""
         (tmp_path / "elsewhere").mkdir()
-        subprocess.run(["git", "init", "-q", root], check=True)
-        Repo.init(str(root)).close()
         monkeypatch.chdir(tmp_path / "elsewhere")
-        before = dict(os.environ)
-        os.environ["RLHF_ROOT"] = str(root)
-        yield root
-        os.environ.clear()
-        os.environ.update(before)
+        return project_root
 
     @pytest.fixture
     def pairs(self, tmp_path):
@@ -199,3 +189,43 @@ def _contents(folder):
     names = ("data", "data.dvc")
     paths = [path for name in names for path in [folder / name, *(folder / name).rglob("*")] if path.is_file()]
     return {path.relative_to(folder).as_posix(): path.read_bytes() for path in paths}
+
+
+@pytest.mark.slow
+class TestRun:
+    @pytest.fixture
+    def run(self, embedded_project, migrated_prefect, monkeypatch):
+        """Run the pipeline in a process of its own, with a temporary server of its own."""
+        shutil.copytree(migrated_prefect, embedded_project / ".prefect")
+        monkeypatch.setenv("PREFECT_HOME", str(embedded_project / ".prefect"))
+        monkeypatch.chdir(embedded_project)
+
+        def start(*arguments):
+            script = (
+                "import sys; from rlhf.cli import main; code = main();"
+                "print(sorted(sys.modules), file=sys.stderr); sys.exit(code)"
+            )
+            command = [sys.executable, "-c", script, "run", str(SMOKE), "--compute.num-threads", "1", *arguments]
+            return subprocess.run(command, capture_output=True, text=True, check=False)
+
+        return start
+
+    def test_json_then_cached_without_torch_then_for_people(self, run):
+        trained = run("--json")
+        assert trained.returncode == 0, trained.stderr
+        report = json.loads(trained.stdout)
+        assert set(report) == {"run_id", "metrics", "stages", "policy_path", "model_card"}
+        assert {stage["state"] for stage in report["stages"]} == {"trained"}
+        assert set(report["stages"][0]) == {"name", "state", "run_id", "seconds", "trained_seconds"}
+        assert (Path(report["policy_path"]) / "model.safetensors").is_file()
+        assert "ppo: 4 of 4\n" in trained.stderr
+
+        cached = run()
+        assert cached.returncode == 0, cached.stderr
+        modules = set(ast.literal_eval(cached.stderr.splitlines()[-1]))
+        assert modules.isdisjoint({"torch", "trl", "transformers"})
+        assert cached.stdout.count("cached") == len(report["stages"])
+        assert "win rate against SFT" in cached.stdout
+        assert "prefect server start" in cached.stdout
+        assert f"Model card: {Path(report['model_card']).relative_to(Path.cwd())}\n" in cached.stdout
+        assert "?workflowType=machine_learning" in cached.stdout

@@ -189,10 +189,12 @@ def test_no_checkpoint_before_its_time(tiny_setup, arithmetic_data, tmp_path):
     assert list(run.checkpoints.iterdir()) == []
 
 
-def test_at_most_two_checkpoints_are_kept(tiny_setup, arithmetic_data, tmp_path):
+def test_two_checkpoints_are_kept_and_taken_where_a_point_of_the_curve_ends(tiny_setup, arithmetic_data, tmp_path):
     run = Run(tmp_path / "run")
-    train_sft(RESUMABLE, tiny_setup, arithmetic_data, run.workspace)
-    assert sorted(path.name for path in run.checkpoints.iterdir()) == ["checkpoint-5", "checkpoint-6"]
+    config = CONFIG.model_copy(update={"num_epochs": 5.2, "checkpoint_every_seconds": 1e-9})
+    train_sft(config, tiny_setup, arithmetic_data, run.workspace)
+    assert list(run.curves["sft/loss"]) == list(range(2, 21, 2))
+    assert sorted(path.name for path in run.checkpoints.iterdir()) == ["checkpoint-18", "checkpoint-20"]
 
 
 def test_seed_decides_every_bit(tiny_setup, arithmetic_data, tmp_path):
