@@ -59,7 +59,6 @@ def prepare_data(
     counts.label_conflicts = count_label_conflicts(rows["preferences"])
     splits = _split(rows, config)
     _remove_leaks(splits, counts)
-    _check_not_empty(splits, config, counts)
     tokenizer, tokenizer_report = prepare_tokenizer(model, _training_texts(splits))
     check_roles(tokenizer, ((kind, numbered) for kind, found in rows.items() for numbered in found))
     _cut(splits, Context(tokenizer, model.max_length, max_response_tokens), config, counts)

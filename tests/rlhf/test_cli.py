@@ -224,7 +224,7 @@ class TestRun:
         assert cached.returncode == 0, cached.stderr
         modules = set(ast.literal_eval(cached.stderr.splitlines()[-1]))
         assert modules.isdisjoint({"torch", "trl", "transformers"})
-        assert cached.stdout.count("cached") == len(report["stages"])
+        assert cached.stdout.count("│ cached │") == len(report["stages"])
         assert "win rate against SFT" in cached.stdout
         assert "prefect server start" in cached.stdout
         assert f"Model card: {Path(report['model_card']).relative_to(Path.cwd())}\n" in cached.stdout

@@ -234,9 +234,11 @@ def test_half_a_finished_model_is_trained_again(tiny_setup, arithmetic_data, sta
     torn = run.workspace.checkpoints / "finished" / "reward_model.partial" / "model"
     torn.mkdir(parents=True)
     (torn / "model.safetensors").write_bytes(b"half")
+    (torn / "left_behind.json").write_bytes(b"{}")
     train_reward_models(CONFIG, tiny_setup, arithmetic_data, start, run.workspace)
     assert len(count_steps) == 20
     load_reward_model(run.output / "reward_model", tiny_setup.compute)
+    assert list(run.output.rglob("left_behind.json")) == []
 
 
 @pytest.mark.parametrize(("learning_rate", "num_epochs", "step"), [(1e30, 5, 2), (1e30, 0.5, 1)])

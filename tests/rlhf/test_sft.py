@@ -214,6 +214,22 @@ def test_order_of_rows_is_drawn_from_the_seed(tiny_setup, arithmetic_data, tiny_
     assert sorted(first) == sorted(second)
 
 
+def test_rows_are_trained_on_in_the_order_drawn(tiny_setup, arithmetic_data, tiny_tokenizer, tmp_path, monkeypatch):
+    trained = []
+    training_step = supervised.WatchedTrainer.training_step
+
+    def recorded(self, model, inputs, *args, **kwargs):
+        for row, mask in zip(inputs["input_ids"], inputs["attention_mask"], strict=True):
+            trained.append(row[mask.bool()].tolist())
+        return training_step(self, model, inputs, *args, **kwargs)
+
+    monkeypatch.setattr(supervised.WatchedTrainer, "training_step", recorded)
+    config = CONFIG.model_copy(update={"num_epochs": 1.5, "micro_batch_size": 4})
+    train_sft(config, tiny_setup, arithmetic_data, Run(tmp_path / "run").workspace)
+    dataset = _dataset(config, tiny_setup, encoded(arithmetic_data, tiny_tokenizer))
+    assert trained == dataset["input_ids"][:]
+
+
 def test_divergence_stops_the_stage_with_step_and_checkpoint(tiny_setup, arithmetic_data, tmp_path):
     config = RESUMABLE.model_copy(update={"learning_rate": 1e30, "warmup_fraction": 0.4})
     run = Run(tmp_path / "run")

@@ -13,7 +13,7 @@ from rlhf.data.prepare import NEEDED, prepare_data
 from rlhf.data.report import Counts
 from rlhf.data.report import metrics as report_metrics
 from rlhf.data.schema import KINDS, validate_file
-from rlhf.data.splits import prompt_key
+from rlhf.data.splits import is_for_selection, prompt_key, split_of
 from rlhf.errors import DataError
 from rlhf.metrics import check_declared
 from rlhf.references import DataSource
@@ -264,6 +264,18 @@ class TestCutting:
         assert prepared.report["leaks"]["prompts/after_cutting"] > 20
         sides = [split for split in ("train", "validation", "test") if _ends(prepared.rows("prompts", split), end)]
         assert len(sides) == 1
+
+    def test_pairs_that_are_the_same_once_cut_train_one_reward_model(self, tmp_path: Path, rows: Rows) -> None:
+        config = DataConfig(test_fraction=0.1, validation_fraction=0.1)
+        end = self.dialogue(6)
+        starts = [[*user(f"Start {n}"), *assistant("x"), *end] for n in range(400)]
+        training = [s for s in starts if split_of(prompt_key(s), config) == "train"]
+        rows["preferences"] += [{**rows["preferences"][0], "prompt": start} for start in training]
+        prepared = prepare(tmp_path, write_folder(tmp_path / "data", rows), config)
+        counted = prepared.report["leaks"]["preferences/after_cutting"]
+        assert counted == sum(is_for_selection(prompt_key(start), config) for start in training) > 50
+        assert _ends(prepared.rows("preferences", "train"), end)
+        assert not _ends(prepared.rows("preferences", "selection"), end)
 
 
 def _ends(rows: list[dict[str, Any]], end: list[dict[str, str]]) -> bool:

@@ -1,0 +1,296 @@
+"""Runs, metrics and the registry in a real MLflow store."""
+
+import logging
+import os
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import httpx
+import pytest
+from mlflow.tracking import MlflowClient
+
+from rlhf import artifacts, spool, tracking
+from rlhf.errors import ArtifactMismatchError, InputError
+from rlhf.metrics import UndeclaredMetricError
+from rlhf.project import unsent_folder
+from rlhf.references import ModelCardRef, ModelRef
+
+pytestmark = pytest.mark.usefixtures("project_root")
+
+
+@pytest.fixture
+def client() -> MlflowClient:
+    return MlflowClient(tracking.tracking_uri())
+
+
+@pytest.fixture
+def pipeline() -> str:
+    return tracking.open_pipeline("demo", "flow-run-1", {"seed": 0}, {"recipe": "demo"})
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    folder = tmp_path / "made"
+    (folder / "policy").mkdir(parents=True)
+    (folder / "policy" / "weights").write_text("w")
+    (folder / "notes").write_text("n")
+    return folder
+
+
+def train(pipeline: str, folder: Path, fingerprint: str = "f") -> ModelRef:
+    run_id = tracking.open_stage(pipeline, "sft", fingerprint, {}, {})
+    uri, sha256 = artifacts.save_output(run_id, folder)
+    reference = ModelRef(run_id=run_id, uri=uri, sha256=sha256)
+    tracking.finish_stage(run_id, reference)
+    return reference
+
+
+def test_a_retried_flow_run_goes_on_in_its_parent(client: MlflowClient, pipeline: str):
+    tracking.close_run(pipeline, "FAILED", "first try")
+    assert tracking.open_pipeline("demo", "flow-run-1", {"seed": 0}, {}) == pipeline
+    assert client.get_run(pipeline).info.status == "RUNNING"
+    assert tracking.open_pipeline("demo", "flow-run-2", {"seed": 0}, {}) != pipeline
+    assert tracking.open_pipeline("demo", None, {"seed": 0}, {}) != tracking.open_pipeline("demo", None, {}, {})
+
+
+def test_settings_are_parameters_and_a_file(client: MlflowClient):
+    settings = {"name": "demo", "ppo": {"kl_coef": 0.1, "lora": None}, "long": "x" * 7000} | {
+        f"n{i}": i for i in range(150)
+    }
+    run = client.get_run(tracking.open_pipeline("demo", None, settings, {}))
+    assert run.data.params["ppo.kl_coef"] == "0.1"
+    assert run.data.params["ppo.lora"] == "null"
+    assert run.data.params["name"] == "demo"
+    assert run.data.params["n149"] == "149"
+    assert len(run.data.params["long"]) == 500
+    file = client.download_artifacts(run.info.run_id, "config.yaml")
+    assert "x" * 7000 in Path(file).read_text()
+
+
+def test_runs_end_with_a_status_and_a_reason(client: MlflowClient, pipeline: str):
+    child = tracking.open_stage(pipeline, "sft", "f", {}, {})
+    tracking.close_run(child, "FAILED", "DataError: row 3" + "x" * 9000)
+    assert client.get_run(child).info.status == "FAILED"
+    assert client.get_run(child).data.tags["rlhf.error"].startswith("DataError: row 3")
+    tracking.close_orphans(pipeline)
+    assert client.get_run(pipeline).info.status == "KILLED"
+    assert client.get_run(child).info.status == "FAILED"
+
+
+def test_metrics_are_curves_and_final_values(client: MlflowClient, pipeline: str):
+    with tracking.metric_log(pipeline) as log:
+        for step in range(1200):
+            log({"ppo/kl_mean": step / 10}, step)
+        log({"ppo/chosen_update": 7.0}, None)
+        log({"ppo/entropy": float("inf")}, 3)
+    assert [p.value for p in client.get_metric_history(pipeline, "ppo/kl_mean")] == [s / 10 for s in range(1200)]
+    assert tracking.metrics_of(pipeline) == {"ppo/kl_mean": 119.9, "ppo/chosen_update": 7.0}
+    assert client.get_run(pipeline).data.tags["rlhf.not_finite"] == "ppo/entropy was inf at step 3"
+
+
+def test_an_undeclared_metric_is_refused(pipeline: str):
+    with pytest.raises(UndeclaredMetricError), tracking.metric_log(pipeline) as log:
+        log({"ppo/unheard_of": 1.0}, 1)
+
+
+def test_an_output_is_found_by_its_fingerprint_without_a_copy(client: MlflowClient, pipeline: str, folder: Path):
+    reference = train(pipeline, folder)
+    assert reference.uri == f"runs:/{reference.run_id}/output"
+    assert artifacts.find_output("sft", "f", ModelRef) == reference
+    assert artifacts.find_output("sft", "g", ModelRef) is None
+    assert artifacts.find_output("ppo", "f", ModelRef) is None
+    path = artifacts.local_path(reference)
+    assert str(path) == client.get_run(reference.run_id).info.artifact_uri.removeprefix("file://") + "/output"
+    assert (path / "policy" / "weights").read_text() == "w"
+
+
+def test_of_several_outputs_the_newest_that_is_left_is_found(pipeline: str, folder: Path):
+    first = train(pipeline, folder)
+    time.sleep(0.01)
+    second = train(pipeline, folder)
+    assert artifacts.find_output("sft", "f", ModelRef) == second
+    subprocess.run(["rm", "-r", str(artifacts.local_path(second))], check=True)
+    assert artifacts.find_output("sft", "f", ModelRef) == first
+
+
+def test_a_run_that_did_not_finish_has_no_output(pipeline: str, folder: Path):
+    run_id = tracking.open_stage(pipeline, "sft", "f", {}, {})
+    artifacts.save_output(run_id, folder)
+    tracking.close_run(run_id, "KILLED")
+    assert artifacts.find_output("sft", "f", ModelRef) is None
+
+
+@pytest.mark.parametrize(
+    ("harm", "named"),
+    [
+        (lambda path: (path / "notes").write_text("m"), "notes"),
+        (lambda path: (path / "policy" / "weights").unlink(), "weights"),
+        (lambda path: (path / "extra").write_text(""), "extra"),
+    ],
+)
+def test_a_changed_artifact_is_named(harm: object, named: str, pipeline: str, folder: Path):
+    reference = train(pipeline, folder)
+    path = artifacts.local_path(reference)
+    harm(path)  # type: ignore[operator]
+    with pytest.raises(ArtifactMismatchError, match=rf"{named}: not what MLflow run .* stored {reference.sha256}"):
+        artifacts.find_output("sft", "f", ModelRef)
+
+
+def test_an_artifact_that_is_gone_is_an_error_where_it_is_needed(pipeline: str, folder: Path):
+    reference = train(pipeline, folder)
+    subprocess.run(["rm", "-r", str(artifacts.local_path(reference))], check=True)
+    with pytest.raises(ArtifactMismatchError, match="output"):
+        artifacts.local_path(reference)
+
+
+def test_outputs_are_named_by_stage_run_or_pipeline_run(client: MlflowClient, pipeline: str, folder: Path):
+    reference = train(pipeline, folder)
+    tracking.log_metrics(reference.run_id, {"sft/validation_loss": 1.5, "sft/loss": 1.0, "sft/trained_seconds": 9.0})
+    tracking.link_stage(pipeline, "sft", reference.run_id, "f", 2.0)
+    assert artifacts.output_of(pipeline, "sft", ModelRef) == (reference, "f")
+    assert artifacts.output_of(reference.run_id, "sft", ModelRef) == (reference, "f")
+    assert client.get_run(pipeline).data.metrics == {
+        "sft/validation_loss": 1.5,
+        "sft/seconds": 2.0,
+        "sft/trained_seconds": 9.0,
+    }
+    for run_id, stage in ((pipeline, "ppo"), (reference.run_id, "ppo"), ("0" * 32, "sft"), ("it's", "sft")):
+        with pytest.raises(InputError, match=f"{run_id} has no output of the stage {stage}"):
+            artifacts.output_of(run_id, stage, ModelRef)
+
+
+def test_the_same_policy_is_registered_once(client: MlflowClient, pipeline: str, folder: Path):
+    def card() -> ModelCardRef:
+        return ModelCardRef.model_validate(train(pipeline, folder).model_dump())
+
+    first, again = card(), card()
+    assert tracking.register_policy(first) == tracking.register_policy(again) == "1"
+    (folder / "notes").write_text("other")
+    assert tracking.register_policy(card()) == "2"
+    assert str(client.get_model_version_by_alias("rlhf-policy", "candidate").version) == "2"
+    assert tracking.register_policy(again) == "1"
+    assert str(client.get_model_version_by_alias("rlhf-policy", "candidate").version) == "1"
+    assert client.get_model_version("rlhf-policy", "1").tags["sha256"] == first.sha256
+
+
+def test_a_data_set_is_an_input_with_a_digest(client: MlflowClient, pipeline: str):
+    md5 = "0123456789abcdef0123456789abcdef.dir"
+    tracking.log_dataset(pipeline, "data", md5, "data")
+    (data,) = client.get_run(pipeline).inputs.dataset_inputs
+    assert (data.dataset.name, data.dataset.digest) == ("data", md5)
+
+
+def test_links_lead_to_the_page_with_runs(client: MlflowClient, pipeline: str):
+    experiment = client.get_experiment_by_name(tracking.EXPERIMENT)
+    assert experiment is not None
+    expected = f"#/experiments/{experiment.experiment_id}/runs/{pipeline}?workflowType=machine_learning"
+    assert tracking.run_url(pipeline).endswith(expected)
+
+
+def test_a_project_that_moved_finds_its_artifacts(
+    project_root: Path, pipeline: str, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    reference = train(pipeline, folder)
+    moved = tmp_path / "a new place"
+    project_root.rename(moved)
+    monkeypatch.setenv("RLHF_ROOT", str(moved))
+    assert artifacts.find_output("sft", "f", ModelRef) == reference
+    assert artifacts.local_path(reference).is_relative_to(moved)
+    after = train(tracking.open_pipeline("demo", None, {}, {}), folder, "g")
+    assert artifacts.local_path(after).is_relative_to(moved)
+    assert not project_root.exists()
+
+
+def test_metrics_of_a_store_that_was_gone_are_sent_by_the_next_run(
+    client: MlflowClient, pipeline: str, project_root: Path, caplog: pytest.LogCaptureFixture
+):
+    database = project_root / "mlruns" / "mlflow.db"
+    with caplog.at_level(logging.WARNING, "rlhf"), tracking.metric_log(pipeline) as log:
+        log({"sft/loss": 1.0}, 1)
+        hidden = database.read_bytes()
+        database.write_bytes(b"not a database" * 1000)
+    assert [record.message for record in caplog.records if str(unsent_folder()) in record.message]
+    database.write_bytes(hidden)
+    tracking.open_pipeline("demo", None, {}, {})
+    (point,) = client.get_metric_history(pipeline, "sft/loss")
+    assert (point.step, point.value) == (1, 1.0)
+    assert not list(unsent_folder().iterdir())
+
+
+class Server:
+    """An MLflow server that can be stopped and started again."""
+
+    def __init__(self, folder: Path, database: Path) -> None:
+        with socket.create_server(("127.0.0.1", 0)) as listener:
+            self.port = listener.getsockname()[1]
+        self.command = [
+            *(sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(self.port)),
+            *("--backend-store-uri", f"sqlite:///{database}", "--artifacts-destination", str(folder / "served")),
+            *("--workers", "1"),
+        ]
+        self.process: subprocess.Popen[bytes] | None = None
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.port}"
+
+    def start(self) -> None:
+        environment = {name: value for name, value in os.environ.items() if name != "MLFLOW_TRACKING_URI"}
+        self.process = subprocess.Popen(
+            self.command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True
+        )
+        for _ in range(1200):
+            try:
+                if httpx.get(f"{self.url}/health").status_code == 200:
+                    return
+            except httpx.ConnectError:
+                time.sleep(0.1)
+        raise AssertionError("the MLflow server did not start")
+
+    def stop(self) -> None:
+        if self.process is not None:
+            os.killpg(self.process.pid, 9)
+            self.process.wait()
+        self.process = None
+
+
+@pytest.fixture
+def server(tmp_path: Path, project_root: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
+    server = Server(tmp_path, project_root / "mlruns" / "mlflow.db")
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", server.url)
+    server.start()
+    yield server
+    server.stop()
+
+
+def test_a_server_that_stores_artifacts_elsewhere_and_goes_away(
+    server: Server, folder: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(spool, "SEND_EVERY_SECONDS", 0.1)
+    monkeypatch.setattr(tracking, "PATIENCE_SECONDS", 60.0)
+    pipeline = tracking.open_pipeline("demo", None, {}, {})
+    assert tracking.run_url(pipeline).startswith(f"{server.url}/#/experiments/")
+    reference = train(pipeline, folder)
+    assert artifacts.stored_at(reference) is None
+    assert (artifacts.local_path(reference) / "policy" / "weights").read_text() == "w"
+    assert artifacts.find_output("sft", "f", ModelRef) == reference
+    assert tracking.register_policy(reference) == "1"
+
+    with tracking.metric_log(pipeline) as log:
+        log({"sft/loss": 3.0}, 1)
+        server.stop()
+        log({"sft/loss": 2.0}, 2)
+        time.sleep(0.5)
+        server.start()
+    history = MlflowClient(server.url).get_metric_history(pipeline, "sft/loss")
+    assert [(point.step, point.value) for point in history] == [(1, 3.0), (2, 2.0)]
+
+    server.stop()
+    monkeypatch.setattr(tracking, "PATIENCE_SECONDS", 0.0)
+    with pytest.raises(tracking.TrackingError, match=f"the MLflow store {server.url} failed"):
+        tracking.open_pipeline("demo", None, {}, {})
+    tracking.close_run(pipeline, "KILLED")
