@@ -46,7 +46,7 @@ def find_leaks(training: Mapping[str, Prompt], evaluation: Mapping[str, Prompt])
 
 
 def _first_turn_key(prompt: Prompt) -> str:
-    """The first user's turn as `prompt_key` gives a prompt of this one turn; empty if nothing is said."""
+    """The first turn in which the user says anything, as `prompt_key` gives a prompt of this one turn; or empty."""
     return next((prompt_key([m]) for m in prompt if m["role"] == "user" and m["content"].strip()), "")
 
 

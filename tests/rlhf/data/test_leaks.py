@@ -84,11 +84,15 @@ def test_agrees_with_a_slow_search(training: list[Prompt], evaluation: list[Prom
         found = said(prompt)
         return [found[i : i + 13] for i in range(len(found) - 12)]
 
+    def first_said(prompt: Prompt) -> str:
+        turns = (message["content"].strip() for message in prompt if message["role"] == "user")
+        return next((turn for turn in turns if turn), "")
+
     def slow(prompt: Prompt) -> bool:
-        first = prompt[0]["content"].strip()
+        first = first_said(prompt)
         return any(
             prompt_key(prompt) == prompt_key(other)
-            or (first and first == other[0]["content"].strip())
+            or (first and first == first_said(other))
             or any(run in runs(other) for run in runs(prompt))
             for other in evaluation
         )
