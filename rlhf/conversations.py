@@ -43,6 +43,8 @@ def encode_pairs(
 
 def decode_responses(tokenizer: Any, responses: Sequence[Sequence[int]]) -> list[str]:
     """Text of responses, without EOS and other special tokens."""
+    if not responses:
+        return []
     texts: list[str] = tokenizer.batch_decode([list(ids) for ids in responses], skip_special_tokens=True)
     return [text.strip() for text in texts]
 

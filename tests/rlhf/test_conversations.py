@@ -31,6 +31,10 @@ def test_a_pair_starts_with_the_prompt_that_a_policy_continues(tokenizer):
     assert decode_responses(tokenizer, [completion_ids]) == ["The answer is 12 ."]
 
 
+def test_of_nothing_comes_nothing(tokenizer):
+    assert decode_responses(tokenizer, []) == encode_prompts(tokenizer, []) == encode_pairs(tokenizer, [], []) == []
+
+
 def test_digits_are_single_tokens(tokenizer):
     assert len(tokenizer("12", add_special_tokens=False)["input_ids"]) == 2
 
