@@ -114,7 +114,9 @@ def _finite(metrics: dict[str, float]) -> dict[str, float | None]:
 
 def _import_data(options: argparse.Namespace) -> None:
     configure_environment()
-    from rlhf.data.source import git_commands, track
+    from rlhf.data.source import check_repository, git_commands, track
+
+    check_repository(root())
 
     report = import_dataset(
         options.path,

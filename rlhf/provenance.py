@@ -132,7 +132,7 @@ def fingerprint(stage: str, version: str, arguments: Mapping[str, object], modul
         "stage": stage,
         "version": version,
         "arguments": {name: _canonical(value) for name, value in arguments.items()},
-        "sources": {name: file_sha256(path) for name, path in reached_sources(module).items()},
+        "sources": {name: _source_sha256(path) for name, path in reached_sources(module).items()},
         "lock": lock_sha256(),
         "python": platform.python_version(),
         "machine": [platform.machine(), *_cpu(), *_gpus()],
@@ -156,6 +156,12 @@ def reached_sources(module: str) -> dict[str, Path]:
     names = {module} | graph.find_upstream_modules(module)
     files = sorted(file for name in names for file in _files_of(name))
     return {file.relative_to(source_root()).as_posix(): file for file in files}
+
+
+@cache
+def _source_sha256(path: Path) -> str:
+    """Read once a process, before the module is imported: what is edited later is not what this process runs."""
+    return file_sha256(path)
 
 
 def _files_of(module: str) -> Iterator[Path]:

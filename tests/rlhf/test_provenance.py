@@ -32,13 +32,19 @@ def source_tree(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Pat
     provenance.reached_sources.cache_clear()
     yield tmp_path
     provenance.reached_sources.cache_clear()
+    provenance._source_sha256.cache_clear()
 
 
-def after_appending(file: Path, text: str = "# changed\n") -> str:
-    before = file.read_text()
-    file.write_text(before + text)
+def after_appending(file: Path) -> str:
+    """The fingerprint that a process has which starts after a change."""
+    before, unchanged = file.read_text(), ppo_print()
+    file.write_text(before + "# changed\n")
+    if file.suffix == ".py":
+        assert ppo_print() == unchanged, "within a process the sources are read once"
+    provenance._source_sha256.cache_clear()
     changed = ppo_print()
     file.write_text(before)
+    provenance._source_sha256.cache_clear()
     return changed
 
 
