@@ -1,8 +1,10 @@
 """What a person sees of a run in Prefect's UI beside its states: the card, the numbers, links, and progress."""
 
+import logging
 import re
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from uuid import UUID
 
@@ -20,20 +22,33 @@ from rlhf import tracking
 from rlhf.metrics import METRICS
 from rlhf.references import StageReport
 
+logger = logging.getLogger("rlhf.display")
 _PROGRESS_EVERY_SECONDS = 5.0
 
 
+@contextmanager
+def _at_leisure() -> Iterator[None]:
+    """What is only shown must not fail the run when Prefect's server is being restarted."""
+    try:
+        yield
+    except (httpx.HTTPError, PrefectHTTPStatusError) as error:
+        logger.warning("Prefect did not take something that it should show: %r", error)
+
+
+@_at_leisure()
 def show_link(key: str, url: str, description: str) -> None:
     """Link to something outside Prefect."""
     create_link_artifact(link=url, link_text=url, key=key, description=description)
 
 
+@_at_leisure()
 def show_card(readme: Path) -> None:
     """Show the model card, without the metadata block that only the hub reads."""
     text = re.sub(r"\A---\n.*?\n---\n", "", readme.read_text(encoding="utf-8"), flags=re.DOTALL)
     create_markdown_artifact(markdown=text, key="model-card", description="The model card")
 
 
+@_at_leisure()
 def show_metrics(metrics: Mapping[str, float]) -> None:
     """Show what the evaluation measured, with units."""
     rows = [
@@ -44,6 +59,7 @@ def show_metrics(metrics: Mapping[str, float]) -> None:
     create_table_artifact(table=rows, key="evaluation", description="Results on held-out data")
 
 
+@_at_leisure()
 def show_stages(stages: Sequence[StageReport]) -> None:
     """Show how each stage went, with a link to the MLflow run that trained it."""
     rows = [
@@ -66,14 +82,11 @@ def progress_artifact(stage: str) -> Callable[[str, int, int], None]:
             return
         due = time.monotonic() + _PROGRESS_EVERY_SECONDS
         percent = 100.0 * done / max(total, 1)
-        try:
+        with _at_leisure():
             if artifact is None:
                 created = create_progress_artifact(progress=percent, key=stage.replace("_", "-"), description=stage)
                 artifact = created if isinstance(created, UUID) else None
             else:
                 update_progress_artifact(artifact, progress=percent)
-        except (httpx.HTTPError, PrefectHTTPStatusError):
-            # The server may be restarting; the next report tries again.
-            return
 
     return show

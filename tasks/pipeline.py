@@ -47,7 +47,6 @@ _current: ContextVar["Pipeline"] = ContextVar("pipeline")
 _SIGNALS = (
     "Execution was aborted by an interrupt signal.",
     "Execution was aborted by a termination signal.",
-    "Execution was aborted by Python system exit call.",
 )
 
 
