@@ -6,6 +6,7 @@ input breaks, which a dead parent cannot prevent.
 """
 
 import contextlib
+import importlib
 import os
 import socket
 import subprocess
@@ -62,6 +63,8 @@ def _process(log: Path, environment: dict[str, str]) -> Iterator[str]:
         )
         with process:
             try:
+                # The server takes seconds to start; what every flow imports is imported meanwhile.
+                importlib.import_module("flows.pipeline")
                 url = _wait_until_up(process, log)
                 starting.release()
                 yield url
