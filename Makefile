@@ -5,10 +5,10 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check --require-virtualenv
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test check format lock clean
+.PHONY: help demo test check format lock clean bench bench-learning bench-scaling bench-gpu
 
 help: ## Say what there is.
-	@awk -F ':.*## ' '/^[a-z]+:.*## /{printf "make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 demo: .venv/installed ## Align the embedded default: data, SFT, reward models, PPO, evaluation, model card.
 	$(BIN)/rlhf run configs/demo.yaml
@@ -25,6 +25,22 @@ check: .venv/installed-dev ## Formatting, lint, types, and the contracts between
 format: .venv/installed-dev ## Put the code in form.
 	$(BIN)/ruff check --fix-only
 	$(BIN)/ruff format
+
+# BUSY=1 measures on a busy machine and says so; FRESH=1 uses no result of an earlier call; QUICK=1 is a smoke;
+# ARGS holds further flags, such as ARGS="--threads 1" (each program has --help).
+BENCH_FLAGS = $(if $(BUSY),--busy) $(if $(FRESH),--fresh) $(ARGS)
+
+bench: .venv/installed ## Ours beside TRL's last PPO, in pairs. CASES="20M-epochs4 ..." PAIRS=5 QUICK=1 BUSY=1 FRESH=1
+	$(BIN)/python -m benchmarks.run $(CASES) $(if $(PAIRS),--pairs $(PAIRS)) $(if $(QUICK),--quick) $(BENCH_FLAGS)
+
+bench-learning: .venv/installed ## Does ours learn as well, and how much sooner? Five seeds a side.
+	$(BIN)/python -m benchmarks.learning $(BENCH_FLAGS)
+
+bench-scaling: .venv/installed ## Cost against response length, rollout size and model size.
+	$(BIN)/python -m benchmarks.scaling $(BENCH_FLAGS)
+
+bench-gpu: .venv/installed ## 160M and 1B parameters on a CUDA device.
+	$(BIN)/python -m benchmarks.gpu $(ARGS)
 
 clean: ## Remove what can be made again: environment, caches, stages' working folders. Never data/ or mlruns/.
 	rm -rf .venv .rlhf *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache .coverage

@@ -1,6 +1,8 @@
 """Threads, device, precision and derived seeds: what decides the bits of a result beside data and settings."""
 
+import ctypes
 import hashlib
+import platform
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
@@ -8,6 +10,9 @@ import torch
 
 from rlhf.config import ComputeConfig
 from rlhf.errors import ConfigError
+
+_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # of malloc.h
+_KEPT_BYTES = 2**31 - 1
 
 
 def configure(compute: ComputeConfig) -> torch.device:
@@ -20,6 +25,7 @@ def configure(compute: ComputeConfig) -> torch.device:
         raise ConfigError("compute.device is cuda, but torch finds no CUDA device; set it to cpu")
     if torch.get_num_threads() != compute.num_threads:
         torch.set_num_threads(compute.num_threads)
+    _keep_freed_memory()
     return torch.device(compute.device)
 
 
@@ -30,7 +36,23 @@ def autocast(compute: ComputeConfig) -> AbstractContextManager[Any]:
     return torch.autocast(compute.device, dtype=torch.bfloat16)
 
 
+def in_fp32(compute_device: str) -> AbstractContextManager[Any]:
+    """Inside `autocast`: products as they are asked for, such as those of a scalar head in fp32."""
+    return torch.autocast(compute_device, enabled=False)
+
+
 def seeded(seed: int, *purpose: str | int) -> int:
     """A seed of 63 bits for one purpose, independent of those for all other purposes."""
     text = "/".join(map(str, (seed, *purpose)))
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big") >> 1
+
+
+def _keep_freed_memory() -> None:
+    """Let glibc keep large blocks that were freed: each would cost a page fault every 4 KiB when it is used again.
+
+    The next forward pass asks for the same sizes, so the peak does not grow. docs/experiment-log.md has the figures.
+    """
+    if platform.libc_ver()[0] == "glibc":
+        libc = ctypes.CDLL(None)
+        for option in (_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD):
+            libc.mallopt(option, _KEPT_BYTES)

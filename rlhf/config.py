@@ -181,6 +181,83 @@ class RewardAuditConfig(Section):
     """The model card warns where the lower bound of the held-out accuracy is not above this."""
 
 
+class RewardSourceConfig(Section):
+    """One source of scores. With its weight it is part of the score that PPO climbs."""
+
+    kind: Literal["trained", "model", "function"] = "trained"
+    """trained: the reward model of this pipeline. model: another reward model, such as one for safety. function: a
+    Python function that an installed package offers in the entry-point group rlhf.rewards."""
+    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]+$", max_length=40)] = "reward_model"
+    """Name of the source's curves. Of a function: the name of its entry point."""
+    path: str | None = None
+    """Folder or hub id of the reward model (kind: model). Its tokenizer may be another than the policy's."""
+    revision: str | None = None
+    """Commit, tag or branch of the hub id."""
+    weight: float = 1.0
+    """What the source's score is multiplied by. Negative: a penalty."""
+    normalize: bool = False
+    """Subtract the mean and divide by the standard deviation of this source's scores in all rollouts before."""
+
+    @model_validator(mode="after")
+    def _fields_belong_to_the_kind(self) -> Self:
+        if (self.path is not None) != (self.kind == "model"):
+            raise ValueError("path is for the kind model, and for it only; give it there and drop it elsewhere")
+        if self.revision is not None and self.path is None:
+            raise ValueError("revision is set but path is not, so it would be ignored; drop it")
+        if self.weight == 0.0:
+            raise ValueError("a source of weight 0 would be computed and ignored; drop it")
+        return self
+
+
+AlarmName = Literal[
+    "negative_kl",
+    "entropy_collapse",
+    "eos_rate_fall",
+    "length_growth",
+    "overoptimization",
+    "explained_variance",
+    "value_clipping",
+]
+
+
+class AlarmsConfig(Section):
+    """When PPO says that something is wrong. Empty: that alarm is off."""
+
+    start_kl: Positive | None = None
+    """Nats at a token that the KL to the SFT policy may be off 0 before the first update. Empty: 1e-4 in fp32, 0.05 in
+    bf16. Beyond it the run stops with an error."""
+    start_ratio: Positive | None = None
+    """What the probability ratio may be off 1 on the first minibatch. Empty: 1e-4 in fp32, 0.1 in bf16. Beyond it the
+    run stops with an error."""
+    negative_kl: NonNegative | None = 0.5
+    """The mean KL (k1) is below minus this many nats a response, and falls: the estimate is being exploited."""
+    entropy_collapse: Fraction | None = 0.1
+    """The entropy is below this share of the first rollout's."""
+    eos_rate_fall: Probability | None = 0.2
+    """The share of responses with EOS is lower by more than this than in the first rollout."""
+    length_growth: Annotated[float, Field(gt=1.0)] | None = 2.0
+    """Responses are longer than this multiple of the first rollout's mean length."""
+    overoptimization: NonNegative | None = 0.1
+    """A held-out evaluation has a higher score than the best checkpoint, but an objective lower by more than this."""
+    explained_variance: Annotated[float, Field(lt=1.0)] | None = 0.0
+    """The value model explains less than this share of the returns' variance, once the policy learns."""
+    value_clipping: Probability | None = 0.5
+    """More than this share of the value losses are clipped: the value model cannot follow its targets."""
+    patience: Count = 4
+    """Updates in a row in which an alarm's condition must hold."""
+    fatal: tuple[AlarmName, ...] = ("negative_kl",)
+    """Alarms that end the run, with the best checkpoint kept. The others are shown and logged."""
+
+    @model_validator(mode="after")
+    def _fatal_alarms_are_on(self) -> Self:
+        off = [name for name in self.fatal if getattr(self, name) is None]
+        if off:
+            raise ValueError(
+                f"fatal names {', '.join(off)}, but that alarm is off; give it a threshold or drop it there"
+            )
+        return self
+
+
 class PPOConfig(Section):
     """PPO against the reward model's score, with a KL penalty to the SFT policy (InstructGPT, 2203.02155)."""
 
@@ -188,6 +265,8 @@ class PPOConfig(Section):
     """Rollouts collected, each followed by num_ppo_epochs passes over it."""
     rollout_size: Count = 256
     """Episodes (responses) a rollout."""
+    num_responses_per_prompt: Count = 1
+    """Responses sampled to each prompt of a rollout; must divide rollout_size."""
     num_ppo_epochs: Count = 2
     """Passes over a rollout."""
     num_minibatches: Count = 4
@@ -245,9 +324,48 @@ class PPOConfig(Section):
     """Updates between the checkpoints that a killed run goes on from."""
     lora: LoraConfig | None = None
     """Train adapters in place of all weights of the policy. Empty: all weights."""
+    sharing: Literal["none", "adapters", "trunk"] = "none"
+    """none: four models. adapters: policy, value and reward models are LoRA adapters over one frozen backbone (needs
+    ppo.lora and reward_model.lora). trunk: the value head stands on the policy's own backbone."""
+    rewards: tuple[RewardSourceConfig, ...] = (RewardSourceConfig(),)
+    """Sources of the score. They are weighted and summed; then come clipping and penalties."""
+    length_penalty: NonNegative = 0.0
+    """Subtracted from the score for every response token beyond length_penalty_free_tokens."""
+    length_penalty_free_tokens: Annotated[int, Field(ge=0)] = 0
+    """Response tokens that length_penalty does not count."""
+    ptx_coef: NonNegative = 0.0
+    """Weight of the next-token loss on demonstrations that is added to the policy's loss (PPO-ptx, InstructGPT)."""
+    ptx_batch_size: Count | None = None
+    """Demonstrations an optimizer step. Empty: as many as a minibatch has episodes."""
+    alarms: AlarmsConfig = AlarmsConfig()
+    """When something is wrong."""
+
+    @model_validator(mode="after")
+    def _rewards_are_told_apart(self) -> Self:
+        names = [source.name for source in self.rewards]
+        if not names:
+            raise ValueError("ppo.rewards is empty; name a source, such as {kind: trained}")
+        if len(set(names)) < len(names):
+            raise ValueError(f"ppo.rewards: two sources have one name ({', '.join(names)}); give each its own")
+        return self
+
+    @model_validator(mode="after")
+    def _nothing_is_ignored(self) -> Self:
+        if self.length_penalty_free_tokens and not self.length_penalty:
+            raise ValueError("length_penalty_free_tokens is set but length_penalty is 0, so it would be ignored")
+        if self.ptx_batch_size is not None and not self.ptx_coef:
+            raise ValueError("ptx_batch_size is set but ptx_coef is 0, so it would be ignored")
+        if self.sharing == "adapters" and self.lora is None:
+            raise ValueError("sharing is adapters but lora is not set; set ppo.lora, or another sharing")
+        return self
 
     @model_validator(mode="after")
     def _sizes_divide(self) -> Self:
+        if self.rollout_size % self.num_responses_per_prompt:
+            raise ValueError(
+                f"rollout_size ({self.rollout_size}) is not a multiple of num_responses_per_prompt "
+                f"({self.num_responses_per_prompt}); change one of the two"
+            )
         if self.rollout_size % self.num_minibatches:
             raise ValueError(
                 f"rollout_size ({self.rollout_size}) is not a multiple of num_minibatches ({self.num_minibatches}); "
@@ -331,6 +449,15 @@ class PipelineConfig(Section):
             raise ValueError(
                 f"ppo.max_response_tokens ({self.ppo.max_response_tokens}) leaves no room for a prompt in "
                 f"model.max_length ({self.model.max_length}); raise the one or lower the other"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _adapters_fit(self) -> Self:
+        if self.ppo.sharing == "adapters" and self.reward_model.lora is None:
+            raise ValueError(
+                "ppo.sharing is adapters, which needs reward models that are adapters over the SFT policy; set "
+                "reward_model.lora, or another ppo.sharing"
             )
         return self
 

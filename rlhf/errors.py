@@ -33,6 +33,18 @@ class ArtifactMismatchError(RLHFError):
     """What a reference names is gone, or is not what was stored."""
 
 
+class StartError(RLHFError):
+    """A PPO run does not start where it must: KL 0 to the reference, ratio 1 on the first minibatch.
+
+    Attributes:
+        alarm: the setting of `ppo.alarms` that holds what is allowed.
+    """
+
+    def __init__(self, alarm: str, message: str) -> None:
+        super().__init__(message)
+        self.alarm = alarm
+
+
 class TrainingDivergedError(RLHFError):
     """A loss that is not finite, or a quantity beyond its limit.
 

@@ -14,7 +14,11 @@ from torch import Tensor
 
 from rlhf.compute import autocast, seeded
 from rlhf.config import ComputeConfig
+from rlhf.kv_cache import decoding_cache
 from rlhf.sequences import batches_by_length, pad_sequences
+
+# Leaving the computation means copying the cache of the rows that stay, so it waits until it pays.
+_COMPACT_BELOW = 0.875
 
 
 def sampling_noise(seed: int, keys: Sequence[tuple[str | int, ...]], num_tokens: int) -> NDArray[np.float64]:
@@ -67,7 +71,7 @@ def sample(
     compute: ComputeConfig,
     temperature: float,
 ) -> list[list[int]]:
-    """Sample one batch of responses, dropping rows from the computation once they ended.
+    """Sample one batch of responses; rows that ended leave the computation, some at a time.
 
     Args:
         policy: a causal language model in evaluation mode.
@@ -78,31 +82,35 @@ def sample(
         temperature: divides the logits.
     """
     batch = pad_sequences(prompts, [[]] * len(prompts), tokenizer.pad_token_id, compute.device)
+    num_steps = noise.shape[1]
     uniform = torch.from_numpy(noise).to(compute.device)
     tokens = torch.full(noise.shape, tokenizer.pad_token_id, device=compute.device)
-    alive = torch.arange(len(prompts), device=compute.device)
-    ids, mask, position = batch.input_ids, batch.attention_mask, batch.position_ids
-    cache = None
+    cache = decoding_cache(policy, batch.input_ids.shape[1] + num_steps)
+    mask = torch.cat([batch.attention_mask, batch.attention_mask.new_ones(noise.shape)], dim=1)
+    ids, position = batch.input_ids, batch.position_ids
+    rows = torch.arange(len(prompts), device=compute.device)  # those that are computed
+    alive = torch.ones_like(rows, dtype=torch.bool)  # those of them that have not ended
     with autocast(compute):
-        for step in range(noise.shape[1]):
+        for step in range(num_steps):
             outputs = policy(
                 input_ids=ids,
-                attention_mask=mask,
+                attention_mask=mask[:, : batch.input_ids.shape[1] + step],
                 position_ids=position,
                 past_key_values=cache,
                 use_cache=True,
                 logits_to_keep=1,
             )
-            sampled = sample_tokens(outputs.logits[:, -1].float() / temperature, uniform[alive, step])
-            tokens[alive, step] = sampled
-            going_on = (sampled != tokenizer.eos_token_id).nonzero().squeeze(1)
-            if len(going_on) == 0:
+            sampled = sample_tokens(outputs.logits[:, -1].float() / temperature, uniform[rows, step])
+            tokens[rows, step] = sampled
+            alive &= sampled != tokenizer.eos_token_id
+            num_alive = int(alive.sum())
+            if num_alive == 0:
                 break
-            cache, position = outputs.past_key_values, position[:, -1:] + 1
-            ids, mask = sampled[:, None], torch.cat([mask, mask.new_ones(len(mask), 1)], dim=1)
-            if len(going_on) < len(alive):
-                cache.batch_select_indices(going_on)
-                alive, ids, mask, position = alive[going_on], ids[going_on], mask[going_on], position[going_on]
+            ids, position = sampled[:, None], position[:, -1:] + 1
+            if num_alive <= len(rows) * _COMPACT_BELOW:
+                kept = alive.nonzero().squeeze(1)
+                cache.batch_select_indices(kept)
+                rows, alive, mask, ids, position = rows[kept], alive[kept], mask[kept], ids[kept], position[kept]
     return [_until_eos(row, tokenizer.eos_token_id) for row in tokens.tolist()]
 
 

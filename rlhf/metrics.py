@@ -88,6 +88,8 @@ METRICS: dict[str, Metric] = {
     "ppo/validation_objective": Metric("score", "higher"),
     "ppo/validation_response_tokens": Metric("tokens"),
     "ppo/validation_eos_rate": Metric("", "higher"),
+    "ppo/ptx_loss": Metric("nats/token", "lower"),
+    "ppo/num_alarms": Metric("", "lower", summary=True),
     "ppo/chosen_update": Metric("update", summary=True),
     "ppo/chosen_objective": Metric("score", "higher", summary=True),
     "ppo/episodes_per_second": Metric("episodes/s", "higher"),
@@ -152,8 +154,17 @@ METRICS |= {f"{stage}/seconds": Metric("s", "lower", summary=True) for stage in 
 METRICS |= {f"{stage}/trained_seconds": Metric("s", "lower", summary=True) for stage in _STAGES}
 
 
+FAMILIES: dict[str, Metric] = {"ppo/source_score_mean/": Metric("score", "higher")}
+"""Metrics that there are several of: what follows the prefix is a name out of the configuration."""
+
+
 class UndeclaredMetricError(RLHFError):
     """A stage logged a metric that `METRICS` does not declare."""
+
+
+def describe(name: str) -> Metric:
+    """What a metric means, whether it stands for itself or belongs to a family."""
+    return METRICS.get(name) or next(metric for prefix, metric in FAMILIES.items() if name.startswith(prefix))
 
 
 def check_declared(names: Iterable[str]) -> None:
@@ -165,7 +176,7 @@ def check_declared(names: Iterable[str]) -> None:
     Raises:
         UndeclaredMetricError: a name is not in `METRICS`.
     """
-    unknown = sorted(set(names) - set(METRICS))
+    unknown = sorted(name for name in {*names} - set(METRICS) if not name.startswith(tuple(FAMILIES)))
     if unknown:
         raise UndeclaredMetricError(
             f"metrics without a declaration: {', '.join(unknown)}; declare them in rlhf/metrics.py"

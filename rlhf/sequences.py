@@ -37,6 +37,16 @@ class SequenceBatch:
         """Token ids of the responses, [B, R]."""
         return self.input_ids[:, -self.num_response_tokens :]
 
+    @property
+    def context(self) -> dict[str, Tensor]:
+        """A model's inputs that predict the responses: all columns but the last, which predicts nothing, [B, T - 1]."""
+        columns = slice(0, -1)
+        return {
+            "input_ids": self.input_ids[:, columns],
+            "attention_mask": self.attention_mask[:, columns],
+            "position_ids": self.position_ids[:, columns],
+        }
+
     def rows(self, index: Tensor) -> "SequenceBatch":
         """The rows that `index` names, with columns trimmed that hold no token of theirs."""
         mask, response_mask = self.attention_mask[index], self.response_mask[index]

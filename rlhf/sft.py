@@ -111,8 +111,8 @@ def evaluate_completions(
     for index in batches_by_length([len(prompt) + len(completion) for prompt, completion in pairs], batch_size):
         batch = pad_sequences([pairs[i][0] for i in index], [pairs[i][1] for i in index], pad_token_id, compute.device)
         with autocast(compute):
-            logits = response_logits(policy, batch, temperature=1.0)
-        loss -= float(chosen_logprobs(logits, batch.responses)[batch.response_mask].double().sum())
+            logits = response_logits(policy, batch)
+        loss -= float(chosen_logprobs(logits, batch.responses, temperature=1.0)[batch.response_mask].double().sum())
         num_right += int((logits.argmax(-1) == batch.responses)[batch.response_mask].sum())
         num_tokens += int(batch.response_mask.sum())
     return HeldOut(loss / num_tokens, num_right / num_tokens)

@@ -23,7 +23,7 @@ from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
 
 from rlhf.errors import RLHFError
-from rlhf.metrics import METRICS
+from rlhf.metrics import describe
 from rlhf.project import artifacts_folder, tracking_database, unsent_folder
 from rlhf.references import Reference
 from rlhf.spool import NotSentError, Point, Spool, read_points, write_points
@@ -238,7 +238,7 @@ def link_stage(pipeline_run_id: str, stage: str, stage_run_id: str, fingerprint:
         fingerprint: of the stage.
         seconds: what the stage took this time.
     """
-    metrics = {name: value for name, value in metrics_of(stage_run_id).items() if METRICS[name].summary}
+    metrics = {name: value for name, value in metrics_of(stage_run_id).items() if describe(name).summary}
     log_metrics(pipeline_run_id, metrics | {f"{stage}/seconds": seconds})
     set_tags(pipeline_run_id, {f"rlhf.run.{stage}": stage_run_id, f"rlhf.fingerprint.{stage}": fingerprint})
 

@@ -19,7 +19,7 @@ from prefect.artifacts import (
 from prefect.exceptions import PrefectHTTPStatusError
 
 from rlhf import tracking
-from rlhf.metrics import METRICS
+from rlhf.metrics import describe
 from rlhf.references import StageReport
 
 logger = logging.getLogger("rlhf.display")
@@ -52,7 +52,7 @@ def show_card(readme: Path) -> None:
 def show_metrics(metrics: Mapping[str, float]) -> None:
     """Show what the evaluation measured, with units."""
     rows = [
-        {"metric": name, "value": f"{value:.4g}", "unit": METRICS[name].unit, "better": METRICS[name].better}
+        {"metric": name, "value": f"{value:.4g}", "unit": describe(name).unit, "better": describe(name).better}
         for name, value in sorted(metrics.items())
         if name.startswith(("evaluation/", "reward_audit/"))
     ]

@@ -10,21 +10,26 @@ import json
 import os
 import shutil
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 from torch.optim import Optimizer
 
-from rlhf.errors import ArtifactMismatchError
-from rlhf.ppo.rollout import Models
+from rlhf.errors import ArtifactMismatchError, RLHFError
+from rlhf.ppo.models import Models, Parameters
 from rlhf.ppo.update import Optimizers
 
 NUM_KEPT = 2
 _STATE = "state.json"
+
+
+class CheckpointError(RLHFError):
+    """A checkpoint that cannot be written, or is of another run."""
 
 
 @dataclass(frozen=True)
@@ -35,28 +40,46 @@ class TrainerState:
         next_update: the update to go on with.
         kl_coef: the KL controller's coefficient.
         evaluations: the held-out evaluations so far, in order.
+        moments: count, mean and squares of each source's scores, by name.
+        alarms: what the alarms remember.
     """
 
     next_update: int
     kl_coef: float
-    evaluations: list[dict[str, Any]]
+    evaluations: list[dict[str, Any]] = field(default_factory=list)
+    moments: dict[str, dict[str, float]] = field(default_factory=dict)
+    alarms: dict[str, Any] = field(default_factory=dict)
 
 
-def save_checkpoint(folder: Path, state: TrainerState, models: Models, optimizers: Optimizers) -> Path:
+def save_checkpoint(
+    folder: Path, state: TrainerState, models: Models, optimizers: Optimizers, settings: Mapping[str, Any]
+) -> Path:
     """Write `folder/update_NNNN` and remove all but the newest two.
 
+    Args:
+        folder: of all checkpoints.
+        state: what is not in the tensors.
+        models: those that learn.
+        optimizers: theirs.
+        settings: the run's, as JSON; a run with others does not go on from here.
+
     Raises:
-        OSError: the disk is full, for instance; earlier checkpoints are as they were.
+        CheckpointError: it cannot be written, for instance because the disk is full; earlier ones are as they were.
     """
     final = folder / f"update_{state.next_update:06d}"
     temporary = final.with_suffix(".partial")
     shutil.rmtree(temporary, ignore_errors=True)
-    temporary.mkdir(parents=True)
-    for name, tensors in _tensors(models, optimizers).items():
-        save_file(tensors, temporary / name)
-    hashes = {path.name: _sha256(path) for path in sorted(temporary.iterdir())}
-    (temporary / _STATE).write_text(json.dumps({"state": asdict(state), "sha256": hashes}))
-    publish(temporary, final)
+    try:
+        temporary.mkdir(parents=True)
+        for name, tensors in _tensors(models, optimizers).items():
+            save_file(tensors, temporary / name)
+        hashes = {path.name: _sha256(path) for path in sorted(temporary.iterdir())}
+        whole = {"state": asdict(state), "settings": settings, "sha256": hashes}
+        (temporary / _STATE).write_text(json.dumps(whole))
+        publish(temporary, final)
+    except (OSError, SafetensorError) as error:
+        shutil.rmtree(temporary, ignore_errors=True)
+        raise _not_written(folder, final, error) from error
     for old in sorted(folder.glob("update_??????"))[:-NUM_KEPT]:
         shutil.rmtree(old)
     return final
@@ -67,23 +90,31 @@ def latest_checkpoint(folder: Path) -> Path | None:
     return max(folder.glob("update_??????"), default=None)
 
 
-def load_checkpoint(path: Path, models: Models, optimizers: Optimizers) -> TrainerState:
+def load_checkpoint(path: Path, models: Models, optimizers: Optimizers, settings: Mapping[str, Any]) -> TrainerState:
     """Put the saved tensors into models and optimizers.
 
     Raises:
+        CheckpointError: it is of a run with other settings.
         ArtifactMismatchError: a file is not what was written.
     """
-    saved = json.loads((path / _STATE).read_text())
-    for name, expected in saved["sha256"].items():
+    try:
+        saved = json.loads((path / _STATE).read_text())
+        hashes, state = saved["sha256"], TrainerState(**saved["state"])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise ArtifactMismatchError(
+            f"{path / _STATE} cannot be read ({error}); remove {path} and start again"
+        ) from error
+    for name, expected in hashes.items():
         if not (path / name).exists() or _sha256(path / name) != expected:
             raise ArtifactMismatchError(
                 f"{path / name} is missing or is not what was written; remove {path} and start again"
             )
-    _load_parameters(models.policy, load_file(path / "policy.safetensors"))
-    _load_parameters(models.value_model, load_file(path / "value_model.safetensors"))
+    _refuse_other_settings(path, saved["settings"], settings)
+    _load_weights(models.policy_parameters, load_file(path / "policy.safetensors"))
+    _load_weights(models.value_parameters, load_file(path / "value_model.safetensors"))
     _load_moments(optimizers.policy, load_file(path / "policy_optimizer.safetensors"))
     _load_moments(optimizers.value, load_file(path / "value_optimizer.safetensors"))
-    return TrainerState(**saved["state"])
+    return state
 
 
 def publish(temporary: Path, final: Path) -> None:
@@ -103,22 +134,21 @@ def publish(temporary: Path, final: Path) -> None:
 
 def _tensors(models: Models, optimizers: Optimizers) -> dict[str, dict[str, Tensor]]:
     return {
-        "policy.safetensors": _parameters(models.policy),
-        "value_model.safetensors": _parameters(models.value_model),
+        "policy.safetensors": _weights(models.policy_parameters),
+        "value_model.safetensors": _weights(models.value_parameters),
         "policy_optimizer.safetensors": _moments(optimizers.policy),
         "value_optimizer.safetensors": _moments(optimizers.value),
     }
 
 
-def _parameters(model: torch.nn.Module) -> dict[str, Tensor]:
-    return {name: p.detach().contiguous() for name, p in model.named_parameters() if p.requires_grad}
+def _weights(parameters: Parameters) -> dict[str, Tensor]:
+    return {name: parameter.detach().contiguous() for name, parameter in parameters.items()}
 
 
-def _load_parameters(model: torch.nn.Module, saved: Mapping[str, Tensor]) -> None:
+def _load_weights(parameters: Parameters, saved: Mapping[str, Tensor]) -> None:
     with torch.no_grad():
-        for name, parameter in model.named_parameters():
-            if parameter.requires_grad:
-                parameter.copy_(saved[name])
+        for name, parameter in parameters.items():
+            parameter.copy_(saved[name])
 
 
 def _moments(optimizer: Optimizer) -> dict[str, Tensor]:
@@ -133,6 +163,25 @@ def _load_moments(optimizer: Optimizer, saved: Mapping[str, Tensor]) -> None:
         index, name = key.split(".")
         state.setdefault(int(index), {})[name] = tensor
     optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
+
+
+def _refuse_other_settings(path: Path, saved: Mapping[str, Any], settings: Mapping[str, Any]) -> None:
+    different = sorted(name for name in {*saved, *settings} if saved.get(name) != settings.get(name))
+    if different:
+        name = different[0]
+        raise CheckpointError(
+            f"{path} is a checkpoint of another configuration: {', '.join(different)} differ ({name} was "
+            f"{saved.get(name)!r} and is {settings.get(name)!r}); start in another folder, or give the settings it was "
+            f"written with"
+        )
+
+
+def _not_written(folder: Path, final: Path, error: Exception) -> "CheckpointError":
+    before = latest_checkpoint(folder)
+    kept = f"{before.name} is as it was, and a run goes on from there" if before else "none had been written before"
+    return CheckpointError(
+        f"the checkpoint {final} could not be written ({error}); {kept}. Make room on the disk and start again"
+    )
 
 
 def _sha256(path: Path) -> str:

@@ -5,7 +5,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from rlhf.errors import RLHFError, TrainingDivergedError
+from rlhf.config import AlarmsConfig
+from rlhf.errors import StartError, TrainingDivergedError
 from rlhf.ppo.checkpoint import latest_checkpoint
 from rlhf.ppo.rollout import Rollout
 from rlhf.ppo.update import MinibatchStatistics
@@ -14,10 +15,6 @@ from rlhf.ppo.update import MinibatchStatistics
 # different batches. In bf16 a product's rounding depends on the shape that it is computed in.
 RATIO_TOLERANCE = {"fp32": 1e-4, "bf16": 0.1}
 KL_TOLERANCE = {"fp32": 1e-4, "bf16": 0.05}
-
-
-class StartError(RLHFError):
-    """A run does not start where PPO must start: KL 0 to the reference, ratio 1 on the first minibatch."""
 
 
 def check_finite(metrics: Mapping[str, float], step: int, checkpoints: Path) -> None:
@@ -37,36 +34,42 @@ def diverged(step: int, what: str, checkpoints: Path) -> TrainingDivergedError:
     return TrainingDivergedError(step, what, str(checkpoint) if checkpoint else None)
 
 
-def check_kl_starts_at_zero(rollout: Rollout, dtype: str) -> None:
+def check_kl_starts_at_zero(rollout: Rollout, alarms: AlarmsConfig, dtype: str) -> None:
     """Policy and reference are the same before the first update.
 
     Raises:
         StartError: they are not.
     """
-    largest, allowed = float(rollout.kl.abs().max()), KL_TOLERANCE[dtype]
+    largest, allowed = float(rollout.kl.abs().max()), alarms.start_kl or KL_TOLERANCE[dtype]
     if not largest <= allowed:
         raise StartError(
+            "start_kl",
             f"the KL to the SFT policy is not 0 before the first update: {largest:.3g} nats at a token, "
-            f"{allowed} allowed; policy and reference are not the same model"
+            f"{allowed} allowed; policy and reference are not the same model",
         )
 
 
-def check_ratio_starts_at_one(first_minibatch: MinibatchStatistics, dtype: str) -> None:
+def check_ratio_starts_at_one(first_minibatch: MinibatchStatistics, alarms: AlarmsConfig, dtype: str) -> None:
     """Sampling and training compute the same log-probabilities.
 
     Raises:
         StartError: they do not.
     """
-    error, allowed = first_minibatch.values["ratio_error"], RATIO_TOLERANCE[dtype]
+    error, allowed = first_minibatch.values["ratio_error"], alarms.start_ratio or RATIO_TOLERANCE[dtype]
     if not error <= allowed:
         raise StartError(
+            "start_ratio",
             f"the probability ratio is not 1 on the first minibatch: off by {error:.3g}, {allowed} allowed; "
-            "sampling and training do not compute the same log-probabilities"
+            "sampling and training do not compute the same log-probabilities",
         )
 
 
 def find_flags(
-    evaluations: Sequence[Mapping[str, Any]], best: Mapping[str, Any], stopped_because: str, kl_budget: float
+    evaluations: Sequence[Mapping[str, Any]],
+    best: Mapping[str, Any],
+    stopped_because: str,
+    kl_budget: float,
+    alarms: Sequence[Mapping[str, Any]] = (),
 ) -> list[str]:
     """Sentences about a run that a reader of its card should see; none where all went well.
 
@@ -75,6 +78,7 @@ def find_flags(
         best: the one whose checkpoint was chosen.
         stopped_because: why the run ended.
         kl_budget: nats a response.
+        alarms: those that went off, in order.
     """
     flags, last = [], evaluations[-1]
     if stopped_because == "kl_budget":
@@ -87,4 +91,7 @@ def find_flags(
             f"({best['score']:.2f} to {last['score']:.2f}) while held-out evidence fell "
             f"({best['objective']:.2f} to {last['objective']:.2f}): the reward model was being over-optimized."
         )
+    for alarm in alarms:
+        ended = " The run was ended by it." if alarm["fatal"] else ""
+        flags.append(f"Alarm {alarm['name']} after update {alarm['update']}: {alarm['message']}.{ended}")
     return flags

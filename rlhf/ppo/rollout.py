@@ -1,39 +1,42 @@
 """A rollout: responses sampled by the policy, scored, and turned into advantages.
 
-Shapes: B episodes, R response columns of the longest response.
+Shapes: B episodes, R response columns of the longest response. With several processes each computes its share of the
+rows, and all of them hold the whole rollout.
 """
 
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from rlhf.compute import autocast, seeded
-from rlhf.config import PPOConfig, Setup
+from rlhf.config import PPOConfig, RewardSourceConfig, Setup
+from rlhf.conversations import Conversation
 from rlhf.generation import sample, sampling_noise
-from rlhf.logprobs import chosen_logprobs, response_logits
-from rlhf.models import score
+from rlhf.logprobs import chosen_logprobs, chosen_logprobs_and_entropy, response_logits
+from rlhf.ppo import processes
 from rlhf.ppo.advantages import estimate_advantages
 from rlhf.ppo.kl import kl_k1, token_rewards
-from rlhf.ppo.value_model import ValueModel
+from rlhf.ppo.models import Models
+from rlhf.ppo.sources import Moments, Responses, Source, combine, penalized, raw_scores
+from rlhf.ppo.value_model import TrunkValueHead
 from rlhf.sequences import SequenceBatch, batches_by_length, pad_sequences
 
-RowFunction = Callable[[SequenceBatch], Tensor]
+RowFunction = Callable[[SequenceBatch], tuple[Tensor, ...]]
 
 
 @dataclass(frozen=True)
-class Models:
-    """The models of a PPO run. Policy and value model learn, the others are frozen."""
+class Prompts:
+    """Prompts as they are written and as token ids."""
 
-    tokenizer: Any
-    policy: Any
-    ref_policy: Any
-    reward_model: Any
-    selection_reward_model: Any
-    value_model: ValueModel
+    conversations: Sequence[Conversation]
+    ids: Sequence[Sequence[int]]
+
+    def pick(self, index: Sequence[int]) -> "Prompts":
+        """The prompts that `index` names, in its order."""
+        return Prompts([self.conversations[i] for i in index], [self.ids[i] for i in index])
 
 
 @dataclass(frozen=True)
@@ -44,36 +47,48 @@ class Rollout:
         batch: prompts and responses.
         old_logprobs: log-probabilities under the policy that sampled, [B, R].
         ref_logprobs: under the SFT policy, [B, R].
+        entropy: of the distribution that each token was drawn from, nats, [B, R].
         values: of the value model before the update, [B, R].
-        scores: what the reward model says, after clipping and penalties, [B].
+        source_scores: what each source says, less its offset, [B], by name.
+        scores: their weighted sum, after clipping and penalties, [B].
         kl: k1 of each token, policy against reference, nats, [B, R].
         rewards: a token's reward, after the KL penalty, [B, R].
         advantages: whitened, [B, R].
         returns: targets of the value model, [B, R].
         ended: whether the response has its EOS, [B].
+        moments: of the sources' scores, this rollout's included.
     """
 
     batch: SequenceBatch
     old_logprobs: Tensor
     ref_logprobs: Tensor
+    entropy: Tensor
     values: Tensor
+    source_scores: Mapping[str, Tensor]
     scores: Tensor
     kl: Tensor
     rewards: Tensor
     advantages: Tensor
     returns: Tensor
     ended: Tensor
+    moments: Mapping[str, Moments]
 
 
-def rollout_prompts(seed: int, update: int, rollout_size: int, num_prompts: int) -> list[int]:
+def rollout_prompts(seed: int, update: int, num_rollout_prompts: int, num_prompts: int) -> list[int]:
     """Which prompts an update uses: consecutive pieces of an endless row of seeded permutations."""
-    wanted = range(update * rollout_size, (update + 1) * rollout_size)
+    wanted = range(update * num_rollout_prompts, (update + 1) * num_rollout_prompts)
     orders = {epoch: _order(seed, epoch, num_prompts) for epoch in {place // num_prompts for place in wanted}}
     return [orders[place // num_prompts][place % num_prompts] for place in wanted]
 
 
 def collect_rollout(
-    config: PPOConfig, setup: Setup, models: Models, prompts: Sequence[Sequence[int]], update: int, kl_coef: float
+    config: PPOConfig,
+    setup: Setup,
+    models: Models,
+    prompts: Prompts,
+    update: int,
+    kl_coef: float,
+    moments: Mapping[str, Moments],
 ) -> Rollout:
     """Sample, score and estimate advantages.
 
@@ -81,64 +96,101 @@ def collect_rollout(
         config: sizes and coefficients.
         setup: seed and compute.
         models: the models of the run.
-        prompts: token ids of every training prompt.
+        prompts: every training prompt.
         update: number of the update, from 0; with the seed it decides prompts and noise.
         kl_coef: weight of the KL penalty in this rollout.
+        moments: of the sources' scores in the rollouts before.
     """
-    chosen = rollout_prompts(setup.seed, update, config.rollout_size, len(prompts))
-    noise = sampling_noise(setup.seed, _noise_keys(update, chosen), config.max_response_tokens)
-    rows = [prompts[prompt] for prompt in chosen]
-    responses = sample(models.policy, rows, noise, models.tokenizer, setup.compute, config.temperature)
-    batch = pad_sequences(rows, responses, models.tokenizer.pad_token_id, setup.compute.device)
-    ended = torch.tensor([r[-1] == models.tokenizer.eos_token_id for r in responses], device=setup.compute.device)
-    old_logprobs = response_logprobs_of(models.policy, batch, config, setup)
-    ref_logprobs = response_logprobs_of(models.ref_policy, batch, config, setup)
-    values = by_rows(models.value_model, batch, config, setup)
-    scores = penalized_scores(score_batch(models.reward_model, batch, config, setup), ended, config)
+    num_prompts = config.rollout_size // config.num_responses_per_prompt
+    chosen = rollout_prompts(setup.seed, update, num_prompts, len(prompts.ids))
+    chosen = [prompt for prompt in chosen for _ in range(config.num_responses_per_prompt)]
+    rows = sample_responses(config, setup, models, prompts.pick(chosen), _noise_keys(update, chosen), setup.seed)
+    mask, lengths = rows.batch.response_mask, rows.batch.response_mask.sum(1)
+    ended = has_ended(rows)
+    old_logprobs, entropy, values = _policy_and_values(config, setup, models, rows.batch)
+    (ref_logprobs,) = by_rows(_logprobs(models.ref_policy, config, setup), rows.batch, config)
+    source_scores = score_responses(config, setup, models, rows)
+    combined, moments = combine(models.sources, source_scores, moments)
+    scores = penalized(combined, ended, lengths, config)
     kl = kl_k1(old_logprobs, ref_logprobs)
-    rewards = token_rewards(scores, kl, batch.response_mask, kl_coef)
-    estimate = estimate_advantages(rewards, values, batch.response_mask, config.gamma, config.gae_lambda)
+    rewards = token_rewards(scores, kl, mask, kl_coef)
+    estimate = estimate_advantages(rewards, values, mask, config.gamma, config.gae_lambda)
     return Rollout(
-        batch, old_logprobs, ref_logprobs, values, scores, kl, rewards, estimate.advantages, estimate.returns, ended
+        batch=rows.batch,
+        old_logprobs=old_logprobs,
+        ref_logprobs=ref_logprobs,
+        entropy=entropy,
+        values=values,
+        source_scores=source_scores,
+        scores=scores,
+        kl=kl,
+        rewards=rewards,
+        advantages=estimate.advantages,
+        returns=estimate.returns,
+        ended=ended,
+        moments=moments,
     )
 
 
-def penalized_scores(scores: Tensor, ended: Tensor, config: PPOConfig) -> Tensor:
-    """Scores [B], clipped, then less the penalty where EOS is missing."""
-    if config.score_clip is not None:
-        scores = scores.clamp(-config.score_clip, config.score_clip)
-    return scores - config.missing_eos_penalty * (~ended)
+def sample_responses(
+    config: PPOConfig,
+    setup: Setup,
+    models: Models,
+    prompts: Prompts,
+    noise_keys: Sequence[tuple[str | int, ...]],
+    seed: int,
+) -> Responses:
+    """Sample a response to each prompt, each from noise of its own."""
+    own = processes.share(torch.arange(len(prompts.ids))).tolist()
+    noise = sampling_noise(seed, [noise_keys[i] for i in own], config.max_response_tokens)
+    sampled = sample(
+        models.policy, [prompts.ids[i] for i in own], noise, models.tokenizer, setup.compute, config.temperature
+    )
+    responses = processes.gathered(sampled, len(prompts.ids))
+    batch = pad_sequences(prompts.ids, responses, models.tokenizer.pad_token_id, setup.compute.device)
+    return Responses(batch, prompts.conversations, responses, models.tokenizer)
 
 
-def response_logprobs_of(model: Any, batch: SequenceBatch, config: PPOConfig, setup: Setup) -> Tensor:
+def has_ended(rows: Responses) -> Tensor:
+    """Whether each response has its EOS, [B]."""
+    ended = [response[-1] == rows.tokenizer.eos_token_id for response in rows.responses]
+    return torch.tensor(ended, device=rows.batch.input_ids.device)
+
+
+def response_logprobs_of(model: object, batch: SequenceBatch, config: PPOConfig, setup: Setup) -> Tensor:
     """Log-probabilities of the batch's responses, [B, R], 0 outside the mask."""
-
-    def logprobs(rows: SequenceBatch) -> Tensor:
-        return chosen_logprobs(response_logits(model, rows, config.temperature), rows.responses)
-
-    return by_rows(logprobs, batch, config, setup)
+    return by_rows(_logprobs(model, config, setup), batch, config)[0]
 
 
-def score_batch(reward_model: Any, batch: SequenceBatch, config: PPOConfig, setup: Setup) -> Tensor:
-    """Scores of the batch's responses, [B]."""
+def score_responses(config: PPOConfig, setup: Setup, models: Models, rows: Responses) -> dict[str, Tensor]:
+    """Scores [B] of every source, by its name."""
+    return {source.config.name: _scores(source, config, setup, rows) for source in models.sources}
 
-    def scores(rows: SequenceBatch) -> Tensor:
-        return score(reward_model, rows.input_ids, rows.attention_mask)[:, None]
 
-    lengths = batch.attention_mask.sum(1).tolist()
-    result = torch.empty(len(lengths), device=batch.input_ids.device)
-    for index, computed in _each(scores, batch, config, setup):
-        result[index] = computed[:, 0]
-    return result
+def selection_scores(config: PPOConfig, setup: Setup, models: Models, rows: Responses) -> Tensor:
+    """Scores [B] of the reward model that chooses checkpoints."""
+    return _scores(Source(RewardSourceConfig(), models.selection_reward_model), config, setup, rows)
 
 
 @torch.no_grad()
-def by_rows(compute_rows: RowFunction, batch: SequenceBatch, config: PPOConfig, setup: Setup) -> Tensor:
-    """Apply a function of [b, r] to trimmed rows of like length and put the results together, [B, R]."""
-    result = torch.zeros(batch.response_mask.shape, device=batch.input_ids.device)
-    for index, computed in _each(compute_rows, batch, config, setup):
-        result[index, : computed.shape[1]] = computed
-    return result.masked_fill(~batch.response_mask, 0.0)
+def _scores(source: Source, config: PPOConfig, setup: Setup, rows: Responses) -> Tensor:
+    scores = torch.zeros(len(rows.responses), device=rows.batch.input_ids.device)
+    for index in _own_micro_batches(rows.batch, config):
+        with autocast(setup.compute):
+            scores[index] = raw_scores(source, _pick(rows, index), setup)
+    return processes.summed(scores)
+
+
+@torch.no_grad()
+def by_rows(compute_rows: RowFunction, batch: SequenceBatch, config: PPOConfig) -> tuple[Tensor, ...]:
+    """Apply a function of several [b, r] to trimmed rows of like length and put the results together, each [B, R]."""
+    results: list[Tensor] = []
+    for index in _own_micro_batches(batch, config):
+        computed = compute_rows(batch.rows(index))
+        results = results or [torch.zeros(batch.response_mask.shape, device=index.device) for _ in computed]
+        for result, part in zip(results, computed, strict=True):
+            result[index, : part.shape[1]] = part.float()
+    return tuple(processes.summed(result).masked_fill(~batch.response_mask, 0.0) for result in results)
 
 
 def micro_batches(batch: SequenceBatch, index: Tensor, size: int) -> list[Tensor]:
@@ -147,16 +199,45 @@ def micro_batches(batch: SequenceBatch, index: Tensor, size: int) -> list[Tensor
     return [index[torch.tensor(piece, device=index.device)] for piece in batches_by_length(lengths, size)]
 
 
-@torch.no_grad()
-def _each(
-    compute_rows: RowFunction, batch: SequenceBatch, config: PPOConfig, setup: Setup
-) -> list[tuple[Tensor, Tensor]]:
-    everything = torch.arange(len(batch.input_ids), device=batch.input_ids.device)
-    results = []
-    for index in micro_batches(batch, everything, config.micro_batch_size or config.minibatch_size):
+def _policy_and_values(config: PPOConfig, setup: Setup, models: Models, batch: SequenceBatch) -> tuple[Tensor, ...]:
+    """Log-probabilities and entropy under the policy, and values, each [B, R]."""
+
+    def with_policy(rows: SequenceBatch) -> tuple[Tensor, ...]:
         with autocast(setup.compute):
-            results.append((index, compute_rows(batch.rows(index)).float()))
-    return results
+            logits = response_logits(models.policy, rows)
+        return chosen_logprobs_and_entropy(logits, rows.responses, config.temperature)
+
+    def with_values(rows: SequenceBatch) -> tuple[Tensor, ...]:
+        with autocast(setup.compute):
+            return (models.value_model(rows),)
+
+    if isinstance(models.value_model, TrunkValueHead):
+        return by_rows(lambda rows: (*with_policy(rows), *with_values(rows)), batch, config)
+    return (*by_rows(with_policy, batch, config), *by_rows(with_values, batch, config))
+
+
+def _logprobs(model: object, config: PPOConfig, setup: Setup) -> RowFunction:
+    def logprobs(rows: SequenceBatch) -> tuple[Tensor, ...]:
+        with autocast(setup.compute):
+            logits = response_logits(model, rows)
+        return (chosen_logprobs(logits, rows.responses, config.temperature),)
+
+    return logprobs
+
+
+def _own_micro_batches(batch: SequenceBatch, config: PPOConfig) -> Iterator[Tensor]:
+    everything = torch.arange(len(batch.input_ids), device=batch.input_ids.device)
+    yield from micro_batches(batch, processes.share(everything), config.micro_batch_size or config.minibatch_size)
+
+
+def _pick(rows: Responses, index: Tensor) -> Responses:
+    picked = index.tolist()
+    return Responses(
+        rows.batch.rows(index),
+        [rows.prompts[i] for i in picked],
+        [rows.responses[i] for i in picked],
+        rows.tokenizer,
+    )
 
 
 def _order(seed: int, epoch: int, num_prompts: int) -> list[int]:

@@ -2,29 +2,28 @@
 
 import json
 import logging
-import shutil
 import time
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import torch
-
-from rlhf.compute import configure, seeded
+from rlhf.compute import configure
 from rlhf.config import PPOConfig, Setup
-from rlhf.conversations import Conversation, encode_prompts
-from rlhf.errors import DataError
-from rlhf.lora import add_adapters, merged
-from rlhf.models import load_policy, load_reward_model, load_tokenizer, save_model
-from rlhf.ppo.checkpoint import TrainerState, latest_checkpoint, load_checkpoint, publish, save_checkpoint
-from rlhf.ppo.checks import check_finite, check_kl_starts_at_zero, check_ratio_starts_at_one, diverged, find_flags
-from rlhf.ppo.kl import AdaptiveKL, kl_k3, response_kl
-from rlhf.ppo.loss import explained_variance
-from rlhf.ppo.rollout import Models, Rollout, collect_rollout
-from rlhf.ppo.update import MinibatchStatistics, Optimizers, learn, make_optimizers, set_learning_rates
-from rlhf.ppo.validation import Evaluation, ValidationPrompts, validate, write_generations
-from rlhf.ppo.value_model import start_value_model
+from rlhf.conversations import Conversation, encode_pairs, encode_prompts
+from rlhf.errors import ConfigError, DataError
+from rlhf.ppo import processes
+from rlhf.ppo.alarms import Memory, watch_evaluations, watch_update
+from rlhf.ppo.candidates import best_evaluation, keep_candidate, remove_other_candidates, write_results
+from rlhf.ppo.checkpoint import TrainerState, latest_checkpoint, load_checkpoint, save_checkpoint
+from rlhf.ppo.checks import check_finite, diverged
+from rlhf.ppo.kl import AdaptiveKL
+from rlhf.ppo.learner import Learner, make_learner, take_update
+from rlhf.ppo.models import load_models
+from rlhf.ppo.ptx import Demonstrations
+from rlhf.ppo.rollout import Prompts
+from rlhf.ppo.sources import Moments
+from rlhf.ppo.validation import validate, write_generations
 from rlhf.progress import report_progress
 from rlhf.workspace import Workspace
 
@@ -35,29 +34,37 @@ logger = logging.getLogger(__name__)
 class Run:
     """What stays the same throughout a run."""
 
-    config: PPOConfig
-    setup: Setup
-    models: Models
-    optimizers: Optimizers
-    prompts: Sequence[Sequence[int]]
-    validation: ValidationPrompts
+    learner: Learner
+    validation: Prompts
     workspace: Workspace
 
     @property
-    def candidates(self) -> Path:
-        """Where the policies that were best at some time are kept."""
-        return self.workspace.checkpoints / "candidates"
+    def config(self) -> PPOConfig:
+        """PPO's settings."""
+        return self.learner.learning.config
 
     @property
-    def generations(self) -> Path:
-        """Where the validation generations are kept until the run is done."""
-        return self.workspace.checkpoints / "generations"
+    def setup(self) -> Setup:
+        """Seed, model and compute."""
+        return self.learner.learning.setup
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """All settings of the run by name, as JSON."""
+        return self.config.model_dump(mode="json") | self.setup.model_dump(mode="json", include={"seed", "compute"})
+
+    def log(self, metrics: Mapping[str, float], step: int | None) -> None:
+        """Log metrics, once for all processes."""
+        if processes.is_first():
+            self.workspace.log_metrics(metrics, step)
 
 
 def train_ppo(
     config: PPOConfig, setup: Setup, data: Path, start: Path, reward_models: Path, workspace: Workspace
 ) -> None:
     """Run PPO and leave the chosen policy, the evaluations and their generations in `workspace.output`.
+
+    Started several times by `torchrun` or `accelerate launch`, the processes share the work; the first one writes.
 
     Args:
         config: PPO's settings.
@@ -71,11 +78,12 @@ def train_ppo(
         TrainingDivergedError: a loss that is not finite.
         StartError: KL or ratio is wrong at the start.
         DataError: there are no prompts.
+        ConfigError: the minibatch does not divide among the processes.
+        CheckpointError: a checkpoint cannot be written, or is of another configuration.
     """
     run = _prepare(config, setup, data, start, reward_models, workspace)
-    state = _resume(run)
+    state, stopped_because = _resume(run), "finished"
     started = time.monotonic()
-    stopped_because = "finished"
     while state.next_update < config.num_updates:
         state, stop = _update(run, state)
         if stop is not None:
@@ -89,68 +97,65 @@ def train_ppo(
 def _update(run: Run, state: TrainerState) -> tuple[TrainerState, str | None]:
     """One rollout and what is learned from it; returns the new state, and why to stop if that is so."""
     config, update, begun = run.config, state.next_update, time.monotonic()
-    share = set_learning_rates(run.optimizers, config, update)
+    moments = {name: Moments(**values) for name, values in state.moments.items()}  # type: ignore[arg-type]
     try:
-        rollout = collect_rollout(config, run.setup, run.models, run.prompts, update, state.kl_coef)
+        taken = take_update(run.learner, update, state.kl_coef, moments)
     except FloatingPointError as error:
         raise diverged(update + 1, str(error), run.workspace.checkpoints) from error
-    if update == 0:
-        check_kl_starts_at_zero(rollout, run.setup.compute.dtype)
-    statistics = learn(config, run.setup, run.models, run.optimizers, rollout, update)
-    if update == config.num_critic_warmup_updates:
-        check_ratio_starts_at_one(statistics[0], run.setup.compute.dtype)
-    metrics = _metrics(rollout, statistics) | {
-        "ppo/kl_coef": state.kl_coef,
-        "ppo/learning_rate": config.learning_rate * share,
-        "ppo/episodes_per_second": config.rollout_size / (time.monotonic() - begun),
-    }
-    check_finite(metrics, update + 1, run.workspace.checkpoints)
-    run.workspace.log_metrics(metrics, update + 1)
-    report_progress("ppo", update + 1, config.num_updates)
-    state = TrainerState(update + 1, _next_kl_coef(config, state.kl_coef, metrics["ppo/kl_mean"]), state.evaluations)
+    speed = {"ppo/episodes_per_second": config.rollout_size / (time.monotonic() - begun)}
+    check_finite(taken.metrics, update + 1, run.workspace.checkpoints)
+    run.log(taken.metrics | speed, update + 1)
+    if processes.is_first():
+        report_progress("ppo", update + 1, config.num_updates)
+    state, stop = _watch(run, state, taken.metrics)
+    state = replace(
+        state,
+        next_update=update + 1,
+        kl_coef=_next_kl_coef(config, state.kl_coef, taken.metrics["ppo/kl_mean"]),
+        moments={name: asdict(values) for name, values in taken.rollout.moments.items()},
+    )
     if state.next_update % config.evaluate_every == 0 or state.next_update == config.num_updates:
-        state = _evaluate(run, state)
-    stop = "kl_budget" if metrics["ppo/kl_mean"] > config.kl_budget else None
-    if state.next_update % config.checkpoint_every == 0:
-        save_checkpoint(run.workspace.checkpoints, state, run.models, run.optimizers)
-        _remove_other_candidates(run, state)
+        state, stop_after = _evaluate(run, state)
+        stop = stop or stop_after
+    if state.next_update % config.checkpoint_every == 0 and processes.is_first():
+        learning = run.learner.learning
+        save_checkpoint(run.workspace.checkpoints, state, learning.models, learning.optimizers, run.settings)
+        remove_other_candidates(run.workspace.checkpoints, state.evaluations)
     return state, stop
+
+
+def _watch(run: Run, state: TrainerState, metrics: Mapping[str, float]) -> tuple[TrainerState, str | None]:
+    """Look at an update's metrics; a fatal alarm or a spent KL budget is a reason to stop."""
+    memory, alarms = watch_update(run.config.alarms, Memory(**state.alarms), metrics, state.next_update + 1)
+    for alarm in alarms:
+        logger.warning("alarm %s after update %d: %s", alarm.name, alarm.update, alarm.message)
+    fatal = [alarm.name for alarm in alarms if alarm.fatal]
+    over_budget = "kl_budget" if metrics["ppo/kl_mean"] > run.config.kl_budget else None
+    return replace(state, alarms=asdict(memory)), fatal[0] if fatal else over_budget
 
 
 def _prepare(
     config: PPOConfig, setup: Setup, data: Path, start: Path, reward_models: Path, workspace: Workspace
 ) -> Run:
     configure(setup.compute)
-    models = _load_models(config, setup, start, reward_models)
+    processes.join(setup.compute)
+    if config.minibatch_size % processes.num_processes():
+        raise ConfigError(
+            f"a minibatch of {config.minibatch_size} episodes (ppo.rollout_size / ppo.num_minibatches) does not divide "
+            f"among {processes.num_processes()} processes; change one of the three"
+        )
+    models = load_models(config, setup, start, reward_models)
+    tokenizer = models.tokenizer
     prompts = _read_prompts(data / "prompts" / "train.jsonl")
     validation = _read_prompts(data / "prompts" / "validation.jsonl")[: config.num_validation_prompts]
-    return Run(
+    learner = make_learner(
         config,
         setup,
         models,
-        make_optimizers(config, models),
-        encode_prompts(models.tokenizer, prompts),
-        ValidationPrompts(validation, encode_prompts(models.tokenizer, validation)),
-        workspace,
+        Prompts(prompts, encode_prompts(tokenizer, prompts)),
+        _read_demonstrations(data / "demonstrations" / "train.jsonl", tokenizer) if config.ptx_coef else None,
     )
-
-
-def _load_models(config: PPOConfig, setup: Setup, start: Path, reward_models: Path) -> Models:
-    compute = setup.compute
-    policy = load_policy(start / "policy", compute)
-    if config.lora is not None:
-        torch.manual_seed(seeded(setup.seed, "adapters"))
-        policy = add_adapters(policy, config.lora, "CAUSAL_LM")
-    names = ("reward_model", "selection_reward_model")
-    reward_model, selection_reward_model = (load_reward_model(reward_models / name, compute) for name in names)
-    return Models(
-        tokenizer=load_tokenizer(start / "policy"),
-        policy=policy,
-        ref_policy=load_policy(start / "policy", compute).requires_grad_(False),
-        reward_model=reward_model.requires_grad_(False),
-        selection_reward_model=selection_reward_model.requires_grad_(False),
-        value_model=start_value_model(load_reward_model(reward_models / "reward_model", compute)),
-    )
+    return Run(learner, Prompts(validation, encode_prompts(tokenizer, validation)), workspace)
 
 
 def _read_prompts(path: Path) -> list[Conversation]:
@@ -163,20 +168,31 @@ def _read_prompts(path: Path) -> list[Conversation]:
     return prompts
 
 
+def _read_demonstrations(path: Path, tokenizer: Any) -> Demonstrations:
+    with path.open(encoding="utf-8") as file:
+        rows = [json.loads(line) for line in file]
+    if not rows:
+        raise DataError(f"{path.name}: there are no demonstrations for PPO-ptx; set ppo.ptx_coef to 0, or give some")
+    pairs = encode_pairs(tokenizer, [row["prompt"] for row in rows], [row["completion"] for row in rows])
+    return Demonstrations(pairs, tokenizer.pad_token_id)
+
+
 def _resume(run: Run) -> TrainerState:
     """Go on from the newest checkpoint, or evaluate the SFT policy and begin."""
     path = latest_checkpoint(run.workspace.checkpoints)
     if path is not None:
         logger.info("PPO goes on from %s", path.name)
-        return load_checkpoint(path, run.models, run.optimizers)
-    return _evaluate(run, TrainerState(0, run.config.kl_coef, []))
+        learning = run.learner.learning
+        state = load_checkpoint(path, learning.models, learning.optimizers, run.settings)
+        processes.wait_for_all()  # before the first one writes, and removes what the others read
+        return state
+    return _evaluate(run, TrainerState(0, run.config.kl_coef))[0]
 
 
-def _evaluate(run: Run, state: TrainerState) -> TrainerState:
+def _evaluate(run: Run, state: TrainerState) -> tuple[TrainerState, str | None]:
     """Evaluate on validation prompts; a policy that is better than all before it is kept."""
-    evaluation, generations = validate(run.config, run.setup, run.models, run.validation, state.next_update)
-    write_generations(run.generations / f"update_{state.next_update:04d}.jsonl", generations)
-    run.workspace.log_metrics(evaluation.metrics(), state.next_update)
+    models = run.learner.learning.models
+    evaluation, generations = validate(run.config, run.setup, models, run.validation, state.next_update)
     logger.info(
         "update %d/%d: score %.3f, selection score %.3f, KL %.2f, objective %.3f",
         evaluation.update,
@@ -186,75 +202,28 @@ def _evaluate(run: Run, state: TrainerState) -> TrainerState:
         evaluation.kl,
         evaluation.objective,
     )
-    state = TrainerState(state.next_update, state.kl_coef, [*state.evaluations, asdict(evaluation)])
-    if _best(state)["update"] == state.next_update:
-        _keep_candidate(run, evaluation)
-    return state
-
-
-def _best(state: TrainerState) -> dict[str, Any]:
-    return max(state.evaluations, key=lambda evaluation: (evaluation["objective"], -evaluation["update"]))
-
-
-def _keep_candidate(run: Run, evaluation: Evaluation) -> None:
-    final = run.candidates / f"update_{evaluation.update:04d}"
-    temporary = final.with_suffix(".partial")
-    shutil.rmtree(temporary, ignore_errors=True)
-    save_model(merged(run.models.policy), run.models.tokenizer, temporary)
-    publish(temporary, final)
-
-
-def _remove_other_candidates(run: Run, state: TrainerState) -> None:
-    """Keep the best policy only, once a checkpoint says which it is."""
-    for folder in run.candidates.iterdir():
-        if folder.name != f"update_{_best(state)['update']:04d}":
-            shutil.rmtree(folder)
+    run.log(evaluation.metrics(), state.next_update)
+    evaluations = [*state.evaluations, asdict(evaluation)]
+    if processes.is_first():
+        write_generations(run.workspace.checkpoints, evaluation.update, generations)
+        if best_evaluation(evaluations)["update"] == state.next_update:
+            keep_candidate(run.workspace.checkpoints, evaluation.update, models.export_policy(), models.tokenizer)
+    memory, alarms = watch_evaluations(run.config.alarms, Memory(**state.alarms), evaluations)
+    for alarm in alarms:
+        logger.warning("alarm %s after update %d: %s", alarm.name, alarm.update, alarm.message)
+    state = replace(state, evaluations=evaluations, alarms=asdict(memory))
+    return state, next((alarm.name for alarm in alarms if alarm.fatal), None)
 
 
 def _finish(run: Run, state: TrainerState, stopped_because: str) -> None:
-    best, output = _best(state), run.workspace.output
     if state.evaluations[-1]["update"] != state.next_update:
-        state = _evaluate(run, state)
-        best = _best(state)
-    shutil.copytree(run.candidates / f"update_{best['update']:04d}", output / "policy", dirs_exist_ok=True)
-    (output / "generations").mkdir(parents=True, exist_ok=True)
-    lines = []
-    for evaluation in state.evaluations:
-        name = f"update_{evaluation['update']:04d}.jsonl"
-        shutil.copy(run.generations / name, output / "generations" / name)
-        lines.append(json.dumps(evaluation | {"chosen": evaluation is best or evaluation == best}) + "\n")
-    (output / "evaluations.jsonl").write_text("".join(lines))
-    summary = {
-        "num_updates": state.next_update,
-        "stopped_because": stopped_because,
-        "chosen_update": best["update"],
-        "chosen_objective": best["objective"],
-        "flags": find_flags(state.evaluations, best, stopped_because, run.config.kl_budget),
-    }
-    (output / "summary.json").write_text(json.dumps(summary, indent=2) + "\n")
-    run.workspace.log_metrics({"ppo/chosen_update": best["update"], "ppo/chosen_objective": best["objective"]}, None)
-
-
-def _metrics(rollout: Rollout, statistics: Sequence[MinibatchStatistics]) -> dict[str, float]:
-    mask = rollout.batch.response_mask
-    kl = response_kl(rollout.kl, mask)
-    means = {
-        f"ppo/{name}": sum(s.values[name] for s in statistics) / len(statistics)
-        for name in statistics[0].values
-        if name != "ratio_error"
-    }
-    if "ratio_error" in statistics[0].values:
-        means["ppo/ratio_error"] = statistics[0].values["ratio_error"]
-    return means | {
-        "ppo/score_mean": float(rollout.scores.mean()),
-        "ppo/score_std": float(rollout.scores.std()),
-        "ppo/kl_mean": float(kl.mean()),
-        "ppo/kl_k3_mean": float(response_kl(kl_k3(rollout.old_logprobs, rollout.ref_logprobs), mask).mean()),
-        "ppo/reward_mean": float(rollout.rewards.sum(1).mean()),
-        "ppo/response_tokens_mean": float(mask.sum(1).float().mean()),
-        "ppo/eos_rate": float(rollout.ended.float().mean()),
-        "ppo/explained_variance": explained_variance(rollout.values, rollout.returns, mask),
-    }
+        state, _ = _evaluate(run, state)
+    if processes.is_first():
+        write_results(run.workspace, state, stopped_because, run.config.kl_budget)
+        best = best_evaluation(state.evaluations)
+        run.log({"ppo/chosen_update": best["update"], "ppo/chosen_objective": best["objective"]}, None)
+        run.log({"ppo/num_alarms": len(state.alarms["raised"])}, None)
+    processes.wait_for_all()
 
 
 def _next_kl_coef(config: PPOConfig, kl_coef: float, kl: float) -> float:

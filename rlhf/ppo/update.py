@@ -4,19 +4,29 @@ Shapes: M rows of a minibatch, R response columns.
 """
 
 from collections import defaultdict
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+from torch.nn import Parameter
 from torch.optim import AdamW, Optimizer
 
 from rlhf.compute import autocast, seeded
 from rlhf.config import PPOConfig, Setup
-from rlhf.logprobs import chosen_logprobs, entropy, response_logits
+from rlhf.logprobs import chosen_logprobs, chosen_logprobs_and_entropy, response_logits
+from rlhf.ppo import processes
 from rlhf.ppo.loss import policy_loss, value_loss
-from rlhf.ppo.rollout import Models, Rollout, micro_batches
+from rlhf.ppo.models import Models
+from rlhf.ppo.ptx import Demonstrations, demonstration_loss
+from rlhf.ppo.rollout import Rollout, micro_batches
+from rlhf.ppo.value_model import TrunkValueHead
+from rlhf.sequences import SequenceBatch
 
 ADAM_EPS = 1e-5
+
+Totals = dict[str, Tensor]
+Losses = Callable[[Tensor, SequenceBatch], tuple[Tensor, Totals]]
 
 
 @dataclass(frozen=True)
@@ -34,10 +44,22 @@ class MinibatchStatistics:
     values: dict[str, float]
 
 
+@dataclass(frozen=True)
+class Learning:
+    """What all minibatches of a run share."""
+
+    config: PPOConfig
+    setup: Setup
+    models: Models
+    optimizers: Optimizers
+    demonstrations: Demonstrations | None = None
+
+
 def make_optimizers(config: PPOConfig, models: Models) -> Optimizers:
     """Optimizers over whatever of the two models is trained."""
     return Optimizers(
-        _adamw(models.policy, config.learning_rate), _adamw(models.value_model, config.value_learning_rate)
+        _adamw(list(models.policy_parameters.values()), config.learning_rate),
+        _adamw(list(models.value_parameters.values()), config.value_learning_rate),
     )
 
 
@@ -53,24 +75,19 @@ def set_learning_rates(optimizers: Optimizers, config: PPOConfig, update: int) -
     return share
 
 
-def learn(
-    config: PPOConfig, setup: Setup, models: Models, optimizers: Optimizers, rollout: Rollout, update: int
-) -> list[MinibatchStatistics]:
+def learn(learning: Learning, rollout: Rollout, update: int) -> list[MinibatchStatistics]:
     """Take num_ppo_epochs x num_minibatches optimizer steps, fewer where target_kl stops them.
 
     Returns:
         Statistics of every minibatch, in order. The first one's `ratio_error` is max |ratio - 1|.
     """
-    statistics = []
-    num_rows = len(rollout.batch.input_ids)
+    config, statistics = learning.config, list[MinibatchStatistics]()
     for epoch in range(config.num_ppo_epochs):
-        generator = torch.Generator().manual_seed(seeded(setup.seed, "minibatches", update, epoch))
-        order = torch.randperm(num_rows, generator=generator).to(rollout.batch.input_ids.device)
+        generator = torch.Generator().manual_seed(seeded(learning.setup.seed, "minibatches", update, epoch))
+        order = torch.randperm(config.rollout_size, generator=generator).to(rollout.batch.input_ids.device)
         of_epoch = [
-            step_minibatch(
-                config, setup, models, optimizers, rollout, index, update >= config.num_critic_warmup_updates
-            )
-            for index in order.split(config.minibatch_size)
+            step_minibatch(learning, rollout, index, update, len(statistics) + number)
+            for number, index in enumerate(order.split(config.minibatch_size))
         ]
         statistics += of_epoch
         kl = sum(s.values.get("approx_kl", 0.0) for s in of_epoch) / len(of_epoch)
@@ -80,74 +97,126 @@ def learn(
 
 
 def step_minibatch(
-    config: PPOConfig,
-    setup: Setup,
-    models: Models,
-    optimizers: Optimizers,
-    rollout: Rollout,
-    index: Tensor,
-    train_policy: bool,
+    learning: Learning, rollout: Rollout, index: Tensor, update: int, number: int
 ) -> MinibatchStatistics:
-    """One optimizer step on the rows `index`, in micro-batches whose sums make up the whole minibatch's mean."""
-    totals: dict[str, float] = defaultdict(float)
-    num_tokens = int(rollout.batch.response_mask[index].sum())
-    for rows in micro_batches(rollout.batch, index, config.micro_batch_size or config.minibatch_size):
-        value_totals = _accumulate_value(config, setup, models, rollout, rows, num_tokens)
-        policy_totals = _accumulate_policy(config, setup, models, rollout, rows, num_tokens) if train_policy else {}
-        for name, value in (value_totals | policy_totals).items():
-            totals[name] = max(totals[name], value) if name == "ratio_error" else totals[name] + value
-    means = {name: value if name == "ratio_error" else value / num_tokens for name, value in totals.items()}
-    means["value_grad_norm"] = _step(optimizers.value, config)
+    """One optimizer step of each model on the rows `index`.
+
+    Gradients are accumulated over micro-batches, and over processes, whose sums make up the whole minibatch's mean.
+    The two models take turns, so that only one of them has gradients at a time.
+
+    Args:
+        learning: settings, models and optimizers.
+        rollout: the whole rollout.
+        index: row numbers of the minibatch, [M].
+        update: number of the update; early ones may be the critic's alone.
+        number: of the minibatch within the update; it decides the demonstrations of PPO-ptx.
+    """
+    config, models = learning.config, learning.models
+    train_policy = update >= config.num_critic_warmup_updates
+    step = _Step(learning, rollout, index, train_policy)
+    norms = {}
+    if isinstance(models.value_model, TrunkValueHead):
+        step.accumulate(step.both)
+        norms["value_grad_norm"] = _step(learning.optimizers.value, config)
+    else:
+        step.accumulate(step.value)
+        norms["value_grad_norm"] = _step(learning.optimizers.value, config)
+        if train_policy:
+            step.accumulate(step.policy)
     if train_policy:
-        means["policy_grad_norm"] = _step(optimizers.policy, config)
-    return MinibatchStatistics(means)
+        if learning.demonstrations is not None:
+            loss = demonstration_loss(learning.demonstrations, config, learning.setup, models.policy, update, number)
+            norms["ptx_loss"] = float(loss)
+        norms["policy_grad_norm"] = _step(learning.optimizers.policy, config)
+    return MinibatchStatistics(step.means() | norms)
 
 
-def _accumulate_policy(
-    config: PPOConfig, setup: Setup, models: Models, rollout: Rollout, rows: Tensor, num_tokens: int
-) -> dict[str, float]:
-    batch = rollout.batch.rows(rows)
-    mask, columns = batch.response_mask, slice(0, batch.num_response_tokens)
-    with autocast(setup.compute):
-        logits = response_logits(models.policy, batch, config.temperature)
-    logprobs = chosen_logprobs(logits, batch.responses)
-    old_logprobs = rollout.old_logprobs[rows, columns]
-    loss = policy_loss(logprobs, old_logprobs, rollout.advantages[rows, columns], mask, config.clip_range)
-    with torch.set_grad_enabled(config.entropy_coef > 0):
-        entropy_sum = entropy(logits).masked_fill(~mask, 0.0).sum()
-    total = loss.loss - config.entropy_coef * entropy_sum if config.entropy_coef > 0 else loss.loss
-    (total / num_tokens).backward()
-    ratio_error = ((logprobs.detach() - old_logprobs).exp() - 1.0).abs().masked_fill(~mask, 0.0).max()
-    return {
-        "policy_loss": float(loss.loss.detach()),
-        "clip_fraction": float(loss.num_clipped),
-        "approx_kl": float(loss.approx_kl),
-        "entropy": float(entropy_sum.detach()),
-        "ratio_error": float(ratio_error),
-    }
+class _Step:
+    """The losses of one minibatch, summed over the micro-batches that this process has of it."""
 
+    def __init__(self, learning: Learning, rollout: Rollout, index: Tensor, train_policy: bool) -> None:
+        self.learning, self.rollout, self.train_policy = learning, rollout, train_policy
+        config = learning.config
+        by_length = torch.cat(micro_batches(rollout.batch, index, len(index)))
+        own = processes.share(by_length)
+        self.micro_batches = micro_batches(rollout.batch, own, config.micro_batch_size or config.minibatch_size)
+        self.num_tokens = int(rollout.batch.response_mask[index].sum())
+        self.totals: Totals = defaultdict(lambda: torch.zeros((), dtype=torch.float64))
+        self.ratio_error = torch.zeros(())
 
-def _accumulate_value(
-    config: PPOConfig, setup: Setup, models: Models, rollout: Rollout, rows: Tensor, num_tokens: int
-) -> dict[str, float]:
-    batch = rollout.batch.rows(rows)
-    columns = slice(0, batch.num_response_tokens)
-    with autocast(setup.compute):
-        values = models.value_model(batch)
-    loss = value_loss(
-        values,
-        rollout.values[rows, columns],
-        rollout.returns[rows, columns],
-        batch.response_mask,
-        config.value_clip_range,
-    )
-    (config.value_coef * loss.loss / num_tokens).backward()
-    return {"value_loss": float(loss.loss.detach()), "value_clip_fraction": float(loss.num_clipped)}
+    def accumulate(self, losses: Losses) -> None:
+        """Call a function of rows on every micro-batch and let its loss's gradients add up."""
+        for rows in self.micro_batches:
+            loss, totals = losses(rows, self.rollout.batch.rows(rows))
+            (loss / self.num_tokens).backward()
+            for name, value in totals.items():
+                self.totals[name] = self.totals[name] + value.detach().double().cpu()
+
+    def value(self, rows: Tensor, batch: SequenceBatch) -> tuple[Tensor, Totals]:
+        """The value model's own pass and loss."""
+        with autocast(self.learning.setup.compute):
+            values = self.learning.models.value_model(batch)
+        return self._value_loss(rows, batch, values)
+
+    def policy(self, rows: Tensor, batch: SequenceBatch) -> tuple[Tensor, Totals]:
+        """The policy's own pass and loss."""
+        return self._policy_loss(rows, batch, self._logits(batch))
+
+    def both(self, rows: Tensor, batch: SequenceBatch) -> tuple[Tensor, Totals]:
+        """One pass for both losses; while only the critic learns, its gradient stops at the head."""
+        with torch.set_grad_enabled(self.train_policy):
+            logits = self._logits(batch)
+        values = self.learning.models.value_model(batch, learn_backbone=self.train_policy)
+        loss, totals = self._value_loss(rows, batch, values)
+        if self.train_policy:
+            policy_loss, of_policy = self._policy_loss(rows, batch, logits)
+            loss, totals = loss + policy_loss, totals | of_policy
+        return loss, totals
+
+    def means(self) -> dict[str, float]:
+        """Means over the tokens of the whole minibatch, of all processes."""
+        names = sorted(self.totals)
+        sums = processes.summed(torch.stack([self.totals[name] for name in names])) / self.num_tokens
+        means = dict(zip(names, sums.tolist(), strict=True))
+        if self.train_policy:
+            means["ratio_error"] = float(processes.largest(self.ratio_error))
+        return means
+
+    def _logits(self, batch: SequenceBatch) -> Tensor:
+        with autocast(self.learning.setup.compute):
+            return response_logits(self.learning.models.policy, batch)
+
+    def _policy_loss(self, rows: Tensor, batch: SequenceBatch, logits: Tensor) -> tuple[Tensor, Totals]:
+        config, columns = self.learning.config, slice(0, batch.num_response_tokens)
+        mask, old_logprobs = batch.response_mask, self.rollout.old_logprobs[rows, columns]
+        bonus = torch.zeros((), device=logits.device)
+        if config.entropy_coef > 0:
+            logprobs, entropy = chosen_logprobs_and_entropy(logits, batch.responses, config.temperature)
+            bonus = config.entropy_coef * entropy.masked_fill(~mask, 0.0).sum()
+        else:
+            logprobs = chosen_logprobs(logits, batch.responses, config.temperature)
+        loss = policy_loss(logprobs, old_logprobs, self.rollout.advantages[rows, columns], mask, config.clip_range)
+        error = ((logprobs.detach() - old_logprobs).exp() - 1.0).abs().masked_fill(~mask, 0.0).max()
+        self.ratio_error = torch.maximum(self.ratio_error, error.cpu())
+        totals = {"policy_loss": loss.loss, "clip_fraction": loss.num_clipped, "approx_kl": loss.approx_kl}
+        return loss.loss - bonus, totals
+
+    def _value_loss(self, rows: Tensor, batch: SequenceBatch, values: Tensor) -> tuple[Tensor, Totals]:
+        config, columns = self.learning.config, slice(0, batch.num_response_tokens)
+        loss = value_loss(
+            values,
+            self.rollout.values[rows, columns],
+            self.rollout.returns[rows, columns],
+            batch.response_mask,
+            config.value_clip_range,
+        )
+        return config.value_coef * loss.loss, {"value_loss": loss.loss, "value_clip_fraction": loss.num_clipped}
 
 
 def _step(optimizer: Optimizer, config: PPOConfig) -> float:
-    """Clip, step and clear; returns the gradient's norm before clipping."""
-    parameters = [p for group in optimizer.param_groups for p in group["params"]]
+    """Sum over processes, clip, step and clear; returns the gradient's norm before clipping."""
+    parameters: Sequence[Parameter] = [p for group in optimizer.param_groups for p in group["params"]]
+    processes.sum_gradients(parameters)
     norm = torch.nn.utils.clip_grad_norm_(parameters, config.max_grad_norm)
     if torch.isfinite(norm):  # the trainer stops on what is not, with the weights still good
         optimizer.step()
@@ -155,6 +224,10 @@ def _step(optimizer: Optimizer, config: PPOConfig) -> float:
     return float(norm)
 
 
-def _adamw(model: torch.nn.Module, learning_rate: float) -> Optimizer:
-    parameters = [p for p in model.parameters() if p.requires_grad]
-    return AdamW(parameters, lr=learning_rate, eps=ADAM_EPS, weight_decay=0.0, fused=True)
+def _adamw(parameters: Sequence[Parameter], learning_rate: float) -> Optimizer:
+    optimizer = AdamW(parameters, lr=learning_rate, eps=ADAM_EPS, weight_decay=0.0, fused=True)
+    for parameter in parameters:
+        # Made before the first pass, what lives long does not lie scattered among what comes and goes.
+        moments = {name: torch.zeros_like(parameter) for name in ("exp_avg", "exp_avg_sq")}
+        optimizer.state[parameter] = {"step": torch.zeros((), device=parameter.device), **moments}
+    return optimizer

@@ -15,26 +15,28 @@ import torch
 from rlhf.compute import seeded
 from rlhf.config import PPOConfig, Setup
 from rlhf.conversations import Conversation, decode_responses
-from rlhf.generation import sample, sampling_noise
 from rlhf.masking import masked_sum
 from rlhf.ppo.kl import kl_k1
-from rlhf.ppo.rollout import Models, response_logprobs_of, score_batch
-from rlhf.sequences import pad_sequences
+from rlhf.ppo.models import Models
+from rlhf.ppo.rollout import (
+    Prompts,
+    has_ended,
+    response_logprobs_of,
+    sample_responses,
+    score_responses,
+    selection_scores,
+)
 
 BATCH_SIZE = 256
 
 
 @dataclass(frozen=True)
-class ValidationPrompts:
-    """Prompts as they are written and as token ids."""
-
-    conversations: Sequence[Conversation]
-    ids: Sequence[Sequence[int]]
-
-
-@dataclass(frozen=True)
 class Generation:
-    """One response to a validation prompt. The score is the reward model's own, without clipping or penalties."""
+    """One response to a validation prompt.
+
+    The score is the weighted sum of the sources as they are: without running normalization, clipping or penalties, so
+    that the scores of different updates compare.
+    """
 
     prompt: Conversation
     response: str
@@ -71,44 +73,47 @@ class Evaluation:
 
 
 def validate(
-    config: PPOConfig, setup: Setup, models: Models, prompts: ValidationPrompts, update: int
+    config: PPOConfig, setup: Setup, models: Models, prompts: Prompts, update: int
 ) -> tuple[Evaluation, list[Generation]]:
     """Sample a response to every validation prompt, with the same noise at every evaluation."""
     generations: list[Generation] = []
     for start in range(0, len(prompts.ids), BATCH_SIZE):
         rows = slice(start, start + BATCH_SIZE)
-        part = ValidationPrompts(prompts.conversations[rows], prompts.ids[rows])
+        part = Prompts(prompts.conversations[rows], prompts.ids[rows])
         generations += _generate(config, setup, models, part, start)
     return _summarize(config, generations, update), generations
 
 
-def write_generations(path: Path, generations: Sequence[Generation]) -> None:
+def generations_path(checkpoints: Path, update: int) -> Path:
+    """Where the generations of an evaluation are kept until the run is done."""
+    return checkpoints / "generations" / f"update_{update:04d}.jsonl"
+
+
+def write_generations(checkpoints: Path, update: int, generations: Sequence[Generation]) -> None:
     """Keep the generations as JSON Lines."""
+    path = generations_path(checkpoints, update)
     path.parent.mkdir(parents=True, exist_ok=True)
     lines = (json.dumps(asdict(generation), ensure_ascii=False) + "\n" for generation in generations)
     path.write_text("".join(lines), encoding="utf-8")
 
 
-def _generate(
-    config: PPOConfig, setup: Setup, models: Models, prompts: ValidationPrompts, first: int
-) -> list[Generation]:
+def _generate(config: PPOConfig, setup: Setup, models: Models, prompts: Prompts, first: int) -> list[Generation]:
     keys: list[tuple[str | int, ...]] = [("validation", first + row) for row in range(len(prompts.ids))]
-    noise = sampling_noise(seeded(setup.seed, "validation"), keys, config.max_response_tokens)
-    tokenizer = models.tokenizer
-    responses = sample(models.policy, prompts.ids, noise, tokenizer, setup.compute, config.temperature)
-    batch = pad_sequences(prompts.ids, responses, tokenizer.pad_token_id, setup.compute.device)
+    rows = sample_responses(config, setup, models, prompts, keys, seeded(setup.seed, "validation"))
     kl = kl_k1(
-        response_logprobs_of(models.policy, batch, config, setup),
-        response_logprobs_of(models.ref_policy, batch, config, setup),
+        response_logprobs_of(models.policy, rows.batch, config, setup),
+        response_logprobs_of(models.ref_policy, rows.batch, config, setup),
     )
+    by_source = score_responses(config, setup, models, rows)
+    scores = sum(source.config.weight * by_source[source.config.name] for source in models.sources)
     columns: list[Any] = [
         prompts.conversations,
-        decode_responses(tokenizer, responses),
-        score_batch(models.reward_model, batch, config, setup).tolist(),
-        score_batch(models.selection_reward_model, batch, config, setup).tolist(),
-        masked_sum(kl, batch.response_mask).tolist(),
-        [len(response) for response in responses],
-        [response[-1] == tokenizer.eos_token_id for response in responses],
+        decode_responses(models.tokenizer, rows.responses),
+        torch.as_tensor(scores).tolist(),
+        selection_scores(config, setup, models, rows).tolist(),
+        masked_sum(kl, rows.batch.response_mask).tolist(),
+        [len(response) for response in rows.responses],
+        has_ended(rows).tolist(),
     ]
     return [Generation(*row) for row in zip(*columns, strict=True)]
 

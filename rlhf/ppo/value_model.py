@@ -1,4 +1,4 @@
-"""The value model: a backbone of its own with a scalar head on every response position.
+"""The value model: a scalar head on every response position, over a backbone of its own or the policy's.
 
 Shapes: B rows, R response columns, H hidden size.
 """
@@ -8,30 +8,56 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from rlhf.compute import in_fp32
 from rlhf.sequences import SequenceBatch
 
 
 class ValueModel(nn.Module):
     """Estimates what a response will still earn, before each of its tokens."""
 
-    def __init__(self, backbone: nn.Module, hidden_size: int) -> None:
+    def __init__(self, backbone: Any, hidden_size: int) -> None:
         super().__init__()
         self.backbone = backbone
-        self.head = nn.Linear(hidden_size, 1)
-        nn.init.zeros_(self.head.weight)
-        nn.init.zeros_(self.head.bias)
+        self.head = zero_head(hidden_size)
 
     def forward(self, batch: SequenceBatch) -> Tensor:
         """Values of the states before each response token, [B, R], fp32."""
-        hidden = self.backbone(
-            input_ids=batch.input_ids,
-            attention_mask=batch.attention_mask,
-            position_ids=batch.position_ids,
-            use_cache=False,
-        ).last_hidden_state
-        before = hidden[:, -batch.num_response_tokens - 1 : -1]
-        values: Tensor = self.head(before).float().squeeze(-1)
-        return values
+        hidden = self.backbone(**batch.context, use_cache=False).last_hidden_state
+        return head_values(self.head, hidden[:, -batch.num_response_tokens :])
+
+
+class TrunkValueHead(nn.Module):
+    """A value head on the policy's own backbone: what the policy computes for its logits serves for the values too."""
+
+    def __init__(self, trunk: Any, hidden_size: int) -> None:
+        super().__init__()
+        self.head = zero_head(hidden_size)
+        self._hidden: Tensor | None = None
+        trunk.register_forward_hook(self._keep)
+
+    def forward(self, batch: SequenceBatch, *, learn_backbone: bool = True) -> Tensor:
+        """Values [B, R] from the pass of the policy over the same batch just before; what it kept is let go."""
+        assert self._hidden is not None, "the policy has not been called"
+        hidden, self._hidden = self._hidden[:, -batch.num_response_tokens :], None
+        return head_values(self.head, hidden if learn_backbone else hidden.detach())
+
+    def _keep(self, module: nn.Module, inputs: object, output: Any) -> None:
+        self._hidden = output.last_hidden_state
+
+
+def zero_head(hidden_size: int) -> nn.Linear:
+    """A head that says 0 to everything."""
+    head = nn.Linear(hidden_size, 1)
+    nn.init.zeros_(head.weight)
+    nn.init.zeros_(head.bias)
+    return head
+
+
+def head_values(head: nn.Module, hidden: Tensor) -> Tensor:
+    """Values [B, R], fp32, of hidden states [B, R, H]."""
+    with in_fp32(hidden.device.type):
+        values: Tensor = head(hidden.float()).squeeze(-1)
+    return values
 
 
 def start_value_model(reward_model: Any) -> ValueModel:
@@ -44,7 +70,12 @@ def start_value_model(reward_model: Any) -> ValueModel:
         InstructGPT, 2203.02155, appendix C.4: the value function is initialized from the reward model.
     """
     model = ValueModel(reward_model.base_model, reward_model.config.hidden_size)
-    with torch.no_grad():
-        model.head.weight.copy_(reward_model.score.weight)
-        model.head.bias.fill_(-float(getattr(reward_model.config, "score_offset", 0.0)))
+    start_head(model.head, reward_model)
     return model.to(reward_model.device)
+
+
+def start_head(head: nn.Linear, reward_model: Any) -> None:
+    """Give a value head the weights of a reward model's head, less its score_offset."""
+    with torch.no_grad():
+        head.weight.copy_(reward_model.score.weight)
+        head.bias.fill_(-float(getattr(reward_model.config, "score_offset", 0.0)))

@@ -94,3 +94,22 @@ def tiny_run(
         return TinyRun(tiny_setup, arithmetic_data, tmp_path / "sft", tmp_path / "reward_models", tmp_path / name)
 
     return make
+
+
+@pytest.fixture
+def make_learner(tiny_run: Callable[..., TinyRun]) -> Callable[..., Any]:
+    """Makes a learner of the tiny models, on prompts given as token ids; settings change `config`."""
+    from rlhf.ppo.learner import make_learner
+    from rlhf.ppo.models import load_models
+    from rlhf.ppo.rollout import Prompts
+
+    run = tiny_run("learner")
+
+    def make(config: PPOConfig, ids: list[list[int]] | None = None, **settings: Any) -> Any:
+        config = PPOConfig.model_validate(config.model_dump() | settings)
+        models = load_models(config, run.setup, run.start, run.reward_models)
+        ids = ids or [[6], [6, 7]]
+        conversations = [[{"role": "user", "content": " ".join(map(str, row))}] for row in ids]
+        return make_learner(config, run.setup, models, Prompts(conversations, ids))
+
+    return make

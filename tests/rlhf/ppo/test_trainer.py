@@ -46,9 +46,9 @@ def test_kl_is_0_at_the_start_and_the_first_ratio_is_1(tiny_run):
 
 
 def test_a_reference_that_is_another_model_is_refused(tiny_run, monkeypatch):
-    from rlhf.ppo import trainer
+    from rlhf.ppo import models
 
-    run, load, calls = tiny_run(), trainer.load_policy, []
+    run, load, calls = tiny_run(), models.load_policy, []
 
     def load_and_spoil_the_second(folder, compute):
         model = load(folder, compute)
@@ -58,7 +58,7 @@ def test_a_reference_that_is_another_model_is_refused(tiny_run, monkeypatch):
                 model.lm_head.weight.mul_(3.0)
         return model
 
-    monkeypatch.setattr(trainer, "load_policy", load_and_spoil_the_second)
+    monkeypatch.setattr(models, "load_policy", load_and_spoil_the_second)
     with pytest.raises(StartError, match="not 0 before the first update"):
         run()
 

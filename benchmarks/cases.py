@@ -1,0 +1,77 @@
+"""What is compared, and what the project wants to see."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field, replace
+
+from benchmarks.arguments import Settings
+
+
+@dataclass(frozen=True)
+class Case:
+    """One row of the table.
+
+    Attributes:
+        name: as on the command line.
+        what: for the table.
+        models: name of a set in `benchmarks.made_models`.
+        settings: of both sides; the peer's micro-batch is theirs.
+        dtype: ours; the peer knows only fp32.
+        sharing: ours.
+        target: ratio of episodes a second, ours over the peer's, at least; None where it is only reported.
+        memory_target: ratio of peak memory, ours over the peer's, at most.
+    """
+
+    name: str
+    what: str
+    models: str
+    settings: Settings = field(default_factory=Settings)
+    dtype: str = "bf16"
+    sharing: str = "none"
+    target: float | None = None
+    memory_target: float | None = None
+
+    def our_flags(self, micro_batch: int | None) -> list[str]:
+        """Flags of `our_ppo` beside the models'. Ours may cut its batches in another way than the peer."""
+        settings = replace(self.settings, micro_batch=micro_batch or self.settings.micro_batch)
+        return [*settings.flags(), "--dtype", self.dtype, "--sharing", self.sharing]
+
+    @property
+    def peer_key(self) -> tuple[str, Settings]:
+        """Cases of one key have the same peer."""
+        return self.models, self.settings
+
+
+_ONE_EPOCH = Settings(ppo_epochs=1)
+_ENDS = Settings(ends=True)
+
+CASES = {
+    case.name: case
+    for case in (
+        Case("20M-epochs4", "20M, 4 epochs", "20M", target=3.0, memory_target=0.5),
+        Case("2M-epochs4", "1.84M, 4 epochs", "2M", target=2.2),
+        Case("20M-epochs4-fp32", "20M, 4 epochs, fp32", "20M", dtype="fp32", target=1.1),
+        Case("20M-epochs1", "20M, 1 epoch", "20M", _ONE_EPOCH, target=3.0),
+        Case("ends-epochs4", "20M, 4 epochs, responses end", "ends", _ENDS, target=4.0),
+        Case("20M-trunk", "20M, 4 epochs, value head on the policy's trunk", "20M", sharing="trunk"),
+        Case("20M-adapters", "20M, 4 epochs, adapters", "20M", sharing="adapters", memory_target=0.28),
+    )
+}
+
+
+def shrunk(case: Case) -> Case:
+    """The same case in seconds: a smoke, whose figures mean nothing."""
+    settings = replace(case.settings, episodes=16, rollout=8, micro_batch=4, ppo_epochs=1, response_tokens=8)
+    return replace(case, models="ends" if case.settings.ends else "tiny", settings=settings)
+
+
+def groups(cases: Iterable[Case]) -> list[list[Case]]:
+    """Cases that share their peer's run, in the order given."""
+    by_peer: dict[tuple[str, Settings], list[Case]] = {}
+    for case in cases:
+        by_peer.setdefault(case.peer_key, []).append(case)
+    return list(by_peer.values())
+
+
+def running_order(group: list[Case]) -> list[Case | None]:
+    """One cycle: the first of ours, the peer (None), the others of ours. Cycles follow one another: A B A B A."""
+    return [group[0], None, *group[1:]]

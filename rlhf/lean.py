@@ -1,0 +1,148 @@
+"""Layers that compute what transformers' own do, and keep less for the backward pass.
+
+Under autocast a norm's fp32 output is rounded to bf16 once for every product that reads it, and each copy is kept; the
+gated feed-forward keeps its activation although gate and up say what it was. Here the norm hands out bf16 itself, and
+the activation is computed again. Results agree to bf16's rounding; docs/experiment-log.md has the figures.
+
+Shapes: N tokens, H hidden size, F feed-forward size.
+"""
+
+import functools
+import logging
+from types import MethodType
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+from transformers import AttentionInterface
+from transformers.masking_utils import AttentionMaskInterface, eager_mask
+
+logger = logging.getLogger(__name__)
+
+ATTENTION = "rlhf_lean"
+"""Name of the attention under which transformers finds `attend`."""
+
+_NORMS = {"LlamaRMSNorm", "MistralRMSNorm", "Qwen2RMSNorm", "Qwen3RMSNorm"}
+_FEED_FORWARDS = {"LlamaMLP", "MistralMLP", "Qwen2MLP", "Qwen3MLP"}
+
+
+def make_lean(model: Any) -> Any:
+    """Replace the forward passes of the layers that are known; a model without any stays as it is, which is said once.
+
+    Weights, their names and what is saved do not change.
+    """
+    num_replaced = 0
+    for name, module in model.named_modules():
+        kind = type(module).__name__
+        # The norms of a block only: what the last one hands out goes to heads that want fp32.
+        if kind in _NORMS and ".layers." in f".{name}":
+            module.forward = MethodType(_norm_forward, module)
+            num_replaced += 1
+        elif kind in _FEED_FORWARDS and isinstance(module.act_fn, nn.SiLU | _silu_classes()):
+            module.forward = MethodType(_feed_forward, module)
+            num_replaced += 1
+    if not num_replaced:
+        _say_once(model.config.model_type)
+    return model
+
+
+def attend(
+    module: nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
+    scaling: float | None = None,
+    dropout: float = 0.0,
+    **kwargs: Any,
+) -> tuple[Tensor, None]:
+    """Attention by plain products, whose backward pass is the fast one in bf16 on a CPU. Dropout is refused.
+
+    Args:
+        module: the attention layer; its key and value heads may be fewer than its query heads.
+        query: [B, heads, T, D].
+        key: [B, key-value heads, S, D].
+        value: as `key`.
+        attention_mask: added to the scores, [B, 1, T, S].
+        scaling: multiplies the scores.
+        dropout: must be 0.
+        kwargs: what other kinds of attention use.
+    """
+    assert dropout == 0.0, "models are in evaluation mode"
+    groups = query.shape[1] // key.shape[1]
+    if groups > 1:
+        key, value = key.repeat_interleave(groups, 1), value.repeat_interleave(groups, 1)
+    scale = query.shape[-1] ** -0.5 if scaling is None else scaling
+    scores = torch.matmul(query, key.transpose(2, 3))
+    scores = scores * scale if attention_mask is None else torch.add(attention_mask, scores, alpha=scale)
+    output = torch.matmul(scores.softmax(-1), value)
+    return output.transpose(1, 2).contiguous(), None
+
+
+def register_attention() -> str:
+    """Make `attend` known to transformers; returns its name."""
+    AttentionInterface.register(ATTENTION, attend)
+    AttentionMaskInterface.register(ATTENTION, eager_mask)
+    return ATTENTION
+
+
+class _Norm(torch.autograd.Function):
+    """x / rms(x) * weight, [N, H], in bf16 from fp32."""
+
+    @staticmethod
+    def forward(ctx: Any, hidden: Tensor, weight: Tensor, eps: float) -> Tensor:
+        scale = hidden.square().mean(-1, keepdim=True).add_(eps).rsqrt_()
+        ctx.save_for_backward(hidden, scale, weight)
+        return (hidden * scale).mul_(weight).bfloat16()
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor | None, None]:
+        hidden, scale, weight = ctx.saved_tensors
+        gradient = gradient.float()
+        normalized = hidden * scale
+        of_weight = None
+        if ctx.needs_input_grad[1]:
+            of_weight = (gradient * normalized).flatten(0, -2).sum(0)
+        inner = gradient * weight
+        shared = (inner * normalized).mean(-1, keepdim=True)
+        return inner.sub_(normalized.mul_(shared)).mul_(scale), of_weight, None
+
+
+class _GatedSiLU(torch.autograd.Function):
+    """silu(gate) * up, [N, F]."""
+
+    @staticmethod
+    def forward(ctx: Any, gate: Tensor, up: Tensor) -> Tensor:
+        ctx.save_for_backward(gate, up)
+        return functional.silu(gate).mul_(up)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor]:
+        gate, up = ctx.saved_tensors
+        of_gate = torch.ops.aten.silu_backward(gradient * up, gate)
+        return of_gate, functional.silu(gate).mul_(gradient)
+
+
+def _norm_forward(self: Any, hidden_states: Tensor) -> Tensor:
+    if hidden_states.dtype == torch.float32 and torch.is_autocast_enabled(hidden_states.device.type):
+        normalized: Tensor = _Norm.apply(hidden_states, self.weight, self.variance_epsilon)  # type: ignore[no-untyped-call]
+        return normalized
+    return type(self).forward(self, hidden_states)  # type: ignore[no-any-return]
+
+
+def _feed_forward(self: Any, x: Tensor) -> Tensor:
+    output: Tensor = self.down_proj(_GatedSiLU.apply(self.gate_proj(x), self.up_proj(x)))  # type: ignore[no-untyped-call]
+    return output
+
+
+def _silu_classes() -> type[nn.Module]:
+    from transformers.activations import ACT2FN
+
+    kind: type[nn.Module] = type(ACT2FN["silu"])
+    return kind
+
+
+@functools.cache
+def _say_once(model_type: str) -> None:
+    logger.info("%s is computed by transformers' own layers: none of them has a leaner form here", model_type)

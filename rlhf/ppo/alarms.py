@@ -1,0 +1,145 @@
+"""Alarms: what goes wrong in a PPO run, each with the name of its likely cause.
+
+An alarm goes off once its condition has held for some updates in a row. It is told once, and again after it had ended.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from rlhf.config import AlarmsConfig
+
+
+@dataclass(frozen=True)
+class Alarm:
+    """An alarm that went off.
+
+    Attributes:
+        name: of the threshold in the configuration.
+        update: after which it went off.
+        message: what was seen, and the likely cause.
+        fatal: it ends the run.
+    """
+
+    name: str
+    update: int
+    message: str
+    fatal: bool
+
+
+@dataclass(frozen=True)
+class Memory:
+    """What the alarms remember of a run.
+
+    Attributes:
+        first: metrics of the first rollout.
+        last_kl: mean KL of the rollout before.
+        streaks: for how many updates in a row each condition has held.
+        raised: alarms that went off, as dictionaries, in order.
+    """
+
+    first: dict[str, float] = field(default_factory=dict)
+    last_kl: float = 0.0
+    streaks: dict[str, int] = field(default_factory=dict)
+    raised: list[dict[str, Any]] = field(default_factory=list)
+
+
+def watch_update(
+    config: AlarmsConfig, memory: Memory, metrics: Mapping[str, float], update: int
+) -> tuple[Memory, list[Alarm]]:
+    """Look at one update's metrics.
+
+    Args:
+        config: thresholds.
+        memory: of the updates before.
+        metrics: of this update, by the names of `rlhf.metrics`.
+        update: its number, from 1.
+
+    Returns:
+        The memory with this update in it, and the alarms that went off now.
+    """
+    first = memory.first or dict(metrics)
+    conditions = dict(_conditions(config, first, memory.last_kl, metrics))
+    streaks = {name: memory.streaks.get(name, 0) + 1 for name in conditions}
+    alarms = [
+        Alarm(name, update, conditions[name], name in config.fatal)
+        for name, streak in streaks.items()
+        if streak == config.patience
+    ]
+    raised = [*memory.raised, *map(asdict, alarms)]
+    return Memory(first, metrics["ppo/kl_mean"], streaks, raised), alarms
+
+
+def watch_evaluations(
+    config: AlarmsConfig, memory: Memory, evaluations: Sequence[Mapping[str, Any]]
+) -> tuple[Memory, list[Alarm]]:
+    """Look at the newest held-out evaluation, beside the best one.
+
+    Args:
+        config: thresholds.
+        memory: of the run so far.
+        evaluations: all of them, in order.
+    """
+    last, best = evaluations[-1], max(evaluations, key=lambda evaluation: evaluation["objective"])
+    threshold = config.overoptimization
+    drop = best["objective"] - last["objective"]
+    if threshold is None or last["score"] <= best["score"] or drop <= threshold:
+        return Memory(memory.first, memory.last_kl, memory.streaks | {"overoptimization": 0}, memory.raised), []
+    streaks = memory.streaks | {"overoptimization": memory.streaks.get("overoptimization", 0) + 1}
+    if streaks["overoptimization"] > 1:
+        return Memory(memory.first, memory.last_kl, streaks, memory.raised), []
+    message = (
+        f"the score rose from {best['score']:.2f} (update {best['update']}) to {last['score']:.2f} while held-out "
+        f"evidence fell from {best['objective']:.2f} to {last['objective']:.2f}: the policy exploits what the reward "
+        f"model does not know"
+    )
+    alarm = Alarm("overoptimization", last["update"], message, "overoptimization" in config.fatal)
+    return Memory(memory.first, memory.last_kl, streaks, [*memory.raised, asdict(alarm)]), [alarm]
+
+
+def _conditions(
+    config: AlarmsConfig, first: Mapping[str, float], last_kl: float, now: Mapping[str, float]
+) -> Iterator[tuple[str, str]]:
+    """Names and messages of the conditions that hold."""
+    kl = now["ppo/kl_mean"]
+    if config.negative_kl is not None and kl < -config.negative_kl and kl < last_kl:
+        yield (
+            "negative_kl",
+            f"the mean KL is {kl:.3f} nats and falls: tokens are scored by another distribution than they were sampled "
+            f"from, and the penalty pays the policy for it; look at temperature, masks and EOS",
+        )
+    entropy, start = now["ppo/entropy"], first["ppo/entropy"]
+    if config.entropy_collapse is not None and entropy < config.entropy_collapse * start:
+        yield (
+            "entropy_collapse",
+            f"the entropy fell from {start:.3f} to {entropy:.4f} nats a token: the policy says one thing only; lower "
+            f"the learning rate, or raise kl_coef or entropy_coef",
+        )
+    eos_rate, start = now["ppo/eos_rate"], first["ppo/eos_rate"]
+    if config.eos_rate_fall is not None and eos_rate < start - config.eos_rate_fall:
+        yield (
+            "eos_rate_fall",
+            f"responses that end fell from {start:.0%} to {eos_rate:.0%}: the score likes them unfinished, or longer; "
+            f"raise missing_eos_penalty or max_response_tokens",
+        )
+    length, start = now["ppo/response_tokens_mean"], first["ppo/response_tokens_mean"]
+    if config.length_growth is not None and length > config.length_growth * start:
+        yield (
+            "length_growth",
+            f"responses grew from {start:.1f} to {length:.1f} tokens: the reward model likes length; see its audit, or "
+            f"set length_penalty",
+        )
+    explained = now["ppo/explained_variance"]
+    if config.explained_variance is not None and "ppo/policy_loss" in now and explained < config.explained_variance:
+        yield (
+            "explained_variance",
+            f"the value model explains {explained:.2f} of the returns' variance, which is worse than their mean does: "
+            f"advantages are noise; raise num_critic_warmup_updates or value_learning_rate",
+        )
+    clipped = now["ppo/value_clip_fraction"]
+    if config.value_clipping is not None and clipped > config.value_clipping:
+        yield (
+            "value_clipping",
+            f"{clipped:.0%} of the value losses are clipped: scores are large beside value_clip_range; raise it, or "
+            f"normalize the score",
+        )

@@ -1,0 +1,62 @@
+"""The policies that may be chosen, and what a run leaves behind once one is."""
+
+import json
+import shutil
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from rlhf.models import save_model
+from rlhf.ppo.checkpoint import TrainerState, publish
+from rlhf.ppo.checks import find_flags
+from rlhf.ppo.validation import generations_path
+from rlhf.workspace import Workspace
+
+
+def best_evaluation(evaluations: Sequence[Mapping[str, Any]]) -> Mapping[str, Any]:
+    """The held-out evaluation with the best objective; of equal ones the earliest."""
+    return max(evaluations, key=lambda evaluation: (evaluation["objective"], -evaluation["update"]))
+
+
+def keep_candidate(checkpoints: Path, update: int, policy: Any, tokenizer: Any) -> None:
+    """Save a policy as the best one so far; it appears all at once."""
+    final = _candidate(checkpoints, update)
+    temporary = final.with_suffix(".partial")
+    shutil.rmtree(temporary, ignore_errors=True)
+    save_model(policy, tokenizer, temporary)
+    publish(temporary, final)
+
+
+def remove_other_candidates(checkpoints: Path, evaluations: Sequence[Mapping[str, Any]]) -> None:
+    """Keep the best policy only, once a checkpoint says which it is."""
+    best = _candidate(checkpoints, best_evaluation(evaluations)["update"])
+    for folder in best.parent.iterdir():
+        if folder != best:
+            shutil.rmtree(folder)
+
+
+def write_results(workspace: Workspace, state: TrainerState, stopped_because: str, kl_budget: float) -> None:
+    """Write the chosen policy, all evaluations with their generations, and a summary to the output."""
+    best, output = best_evaluation(state.evaluations), workspace.output
+    shutil.copytree(_candidate(workspace.checkpoints, best["update"]), output / "policy", dirs_exist_ok=True)
+    (output / "generations").mkdir(parents=True, exist_ok=True)
+    lines = []
+    for evaluation in state.evaluations:
+        generations = generations_path(workspace.checkpoints, evaluation["update"])
+        shutil.copy(generations, output / "generations" / generations.name)
+        lines.append(json.dumps(evaluation | {"chosen": evaluation == best}) + "\n")
+    (output / "evaluations.jsonl").write_text("".join(lines))
+    alarms = state.alarms.get("raised", [])
+    summary = {
+        "num_updates": state.next_update,
+        "stopped_because": stopped_because,
+        "chosen_update": best["update"],
+        "chosen_objective": best["objective"],
+        "alarms": alarms,
+        "flags": find_flags(state.evaluations, best, stopped_because, kl_budget, alarms),
+    }
+    (output / "summary.json").write_text(json.dumps(summary, indent=2) + "\n")
+
+
+def _candidate(checkpoints: Path, update: int) -> Path:
+    return checkpoints / "candidates" / f"update_{update:04d}"

@@ -1,0 +1,118 @@
+"""The models of a PPO run, by how much of them is shared."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from peft import PeftModel
+from torch import nn
+
+from rlhf.compute import seeded
+from rlhf.config import PPOConfig, Setup
+from rlhf.lora import add_adapters, merged
+from rlhf.models import freeze, load_policy, load_reward_model, load_tokenizer
+from rlhf.ppo.adapters import Role, add_reward_model, add_value_model, load_backbone, merged_policy
+from rlhf.ppo.sources import Source, load_sources
+from rlhf.ppo.value_model import TrunkValueHead, ValueModel, start_value_model
+
+Parameters = dict[str, nn.Parameter]
+
+
+@dataclass(frozen=True)
+class Models:
+    """The models of a PPO run. Policy and value model learn, the others are frozen.
+
+    Attributes:
+        tokenizer: the policy's.
+        policy: a causal language model, or what is called like one.
+        ref_policy: the SFT policy.
+        value_model: with a backbone of its own, or a head on the policy's.
+        sources: what scores are made of, in the order of the configuration.
+        selection_reward_model: chooses checkpoints; PPO does not see its scores.
+        policy_parameters: what of the policy learns, by name.
+        value_parameters: what of the value model learns, by name.
+        export_policy: a plain copy of the policy, to be saved.
+    """
+
+    tokenizer: Any
+    policy: Any
+    ref_policy: Any
+    value_model: ValueModel | TrunkValueHead
+    sources: tuple[Source, ...]
+    selection_reward_model: Any
+    policy_parameters: Parameters
+    value_parameters: Parameters
+    export_policy: Callable[[], Any]
+
+
+def load_models(config: PPOConfig, setup: Setup, start: Path, reward_models: Path) -> Models:
+    """Load policy, reference, value model and reward models, and share what `config.sharing` says.
+
+    Args:
+        config: PPO's settings.
+        setup: seed, model and compute.
+        start: holds `policy/`, the SFT policy.
+        reward_models: holds `reward_model/` and `selection_reward_model/`.
+
+    Raises:
+        ModelError: a model cannot be loaded, or cannot be shared.
+    """
+    load = _load_adapters if config.sharing == "adapters" else _load_apart
+    return load(config, setup, start / "policy", reward_models)
+
+
+def _load_apart(config: PPOConfig, setup: Setup, start: Path, reward_models: Path) -> Models:
+    compute = setup.compute
+    policy = load_policy(start, compute)
+    if config.lora is not None:
+        torch.manual_seed(seeded(setup.seed, "adapters"))
+        policy = add_adapters(policy, config.lora, "CAUSAL_LM")
+    reward_model, selection_reward_model = (
+        freeze(load_reward_model(reward_models / name, compute), compute)
+        for name in ("reward_model", "selection_reward_model")
+    )
+    value_model: ValueModel | TrunkValueHead
+    if config.sharing == "trunk":
+        trunk = policy.get_base_model().base_model if isinstance(policy, PeftModel) else policy.base_model
+        value_model = TrunkValueHead(trunk, policy.config.hidden_size).to(compute.device)
+    else:
+        value_model = start_value_model(load_reward_model(reward_models / "reward_model", compute))
+    tokenizer = load_tokenizer(start)
+    return Models(
+        tokenizer,
+        policy,
+        freeze(load_policy(start, compute), compute),
+        value_model,
+        load_sources(config, setup, tokenizer, reward_model),
+        selection_reward_model,
+        _trained(policy),
+        _trained(value_model),
+        lambda: merged(policy),
+    )
+
+
+def _load_adapters(config: PPOConfig, setup: Setup, start: Path, reward_models: Path) -> Models:
+    assert config.lora is not None, "the configuration asks for it"
+    backbone = load_backbone(start, config.lora, setup)
+    reward_model, selection_reward_model = (
+        add_reward_model(backbone, reward_models / name, name) for name in ("reward_model", "selection_reward_model")
+    )
+    value_model = add_value_model(backbone, reward_models / "reward_model", reward_model)
+    tokenizer = load_tokenizer(start)
+    return Models(
+        tokenizer,
+        Role(backbone, "policy", backbone.causal_lm),
+        Role(backbone, None, backbone.causal_lm),
+        value_model,
+        load_sources(config, setup, tokenizer, reward_model),
+        selection_reward_model,
+        backbone.parameters_of("policy"),
+        backbone.parameters_of("value") | {f"head.{name}": p for name, p in value_model.head.named_parameters()},
+        lambda: merged_policy(backbone, start, setup),
+    )
+
+
+def _trained(model: nn.Module) -> Parameters:
+    return {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
