@@ -17,6 +17,7 @@ class Case:
         settings: of both sides; the peer's micro-batch is theirs.
         dtype: ours; the peer knows only fp32.
         sharing: ours.
+        micro_batch: ours; small ones cost some time and save memory.
         target: ratio of episodes a second, ours over the peer's, at least; None where it is only reported.
         memory_target: ratio of peak memory, ours over the peer's, at most.
     """
@@ -27,12 +28,13 @@ class Case:
     settings: Settings = field(default_factory=Settings)
     dtype: str = "bf16"
     sharing: str = "none"
+    micro_batch: int = 8
     target: float | None = None
     memory_target: float | None = None
 
     def our_flags(self, micro_batch: int | None) -> list[str]:
         """Flags of `our_ppo` beside the models'. Ours may cut its batches in another way than the peer."""
-        settings = replace(self.settings, micro_batch=micro_batch or self.settings.micro_batch)
+        settings = replace(self.settings, micro_batch=micro_batch or self.micro_batch)
         return [*settings.flags(), "--dtype", self.dtype, "--sharing", self.sharing]
 
     @property
@@ -48,10 +50,10 @@ CASES = {
     case.name: case
     for case in (
         Case("20M-epochs4", "20M, 4 epochs", "20M", target=3.0, memory_target=0.5),
-        Case("2M-epochs4", "1.84M, 4 epochs", "2M", target=2.2),
+        Case("2M-epochs4", "1.84M, 4 epochs", "2M", micro_batch=32, target=2.2),
         Case("20M-epochs4-fp32", "20M, 4 epochs, fp32", "20M", dtype="fp32", target=1.1),
         Case("20M-epochs1", "20M, 1 epoch", "20M", _ONE_EPOCH, target=3.0),
-        Case("ends-epochs4", "20M, 4 epochs, responses end", "ends", _ENDS, target=4.0),
+        Case("ends-epochs4", "20M, 4 epochs, responses end", "ends", _ENDS, micro_batch=16, target=4.0),
         Case("20M-trunk", "20M, 4 epochs, value head on the policy's trunk", "20M", sharing="trunk"),
         Case("20M-adapters", "20M, 4 epochs, adapters", "20M", sharing="adapters", memory_target=0.28),
     )
@@ -61,7 +63,7 @@ CASES = {
 def shrunk(case: Case) -> Case:
     """The same case in seconds: a smoke, whose figures mean nothing."""
     settings = replace(case.settings, episodes=16, rollout=8, micro_batch=4, ppo_epochs=1, response_tokens=8)
-    return replace(case, models="ends" if case.settings.ends else "tiny", settings=settings)
+    return replace(case, models="ends" if case.settings.ends else "tiny", settings=settings, micro_batch=4)
 
 
 def groups(cases: Iterable[Case]) -> list[list[Case]]:

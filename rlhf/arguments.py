@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from itertools import zip_longest
 from pathlib import Path
 
-from rlhf.configuration import Setting, nearest, settings
+from rlhf.configuration import Setting, nearest, settings, shown
 from rlhf.data.formats import FORMATS
 from rlhf.errors import ConfigError
 
@@ -133,13 +133,7 @@ def _add_recipe(parser: argparse.ArgumentParser) -> None:
 
 def _add_setting(group: argparse._ArgumentGroup, setting: Setting) -> None:
     aliases = [alias for alias, flag in _ALIASES.items() if flag == setting.flag]
-    default = (
-        "none"
-        if setting.default is None
-        else str(setting.default).lower()
-        if setting.kind == "boolean"
-        else setting.default
-    )
+    default = "none" if setting.default is None else shown(setting.default)
     expected = "none; or set what is in it" if setting.kind == "section" else setting.expected
     group.add_argument(
         setting.flag,

@@ -1,5 +1,6 @@
 """The tables of the model card, from what the stages wrote as JSON. All figures stand with their 95% intervals."""
 
+import json
 import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -7,6 +8,8 @@ from typing import Any
 
 from pydantic import BaseModel
 
+from rlhf import reward_functions
+from rlhf.config import RewardSourceConfig
 from rlhf.markdown import escape, table
 from rlhf.references import StageReport
 
@@ -183,14 +186,40 @@ def _settings(section: BaseModel, prefix: str = "") -> Iterator[list[str]]:
         if isinstance(value, BaseModel):
             yield from _settings(value, f"{prefix}{name}.")
         else:
-            shown = "none" if value is None else escape(str(portable(value)))
+            shown = "none" if value is None else escape(_written(value))
             yield [f"`{prefix}{name}`", shown, escape(field.description or "")]
+
+
+def _written(value: object) -> str:
+    if isinstance(value, tuple):
+        return json.dumps(portable([one.model_dump() if isinstance(one, BaseModel) else one for one in value]))
+    return str(portable(value))
+
+
+def sources_table(sources: Sequence[RewardSourceConfig]) -> str:
+    """What the score was made of, a row a source."""
+    rows = [
+        [escape(source.name), _kind_of_source(source), f"{source.weight:g}", "yes" if source.normalize else "no"]
+        for source in sources
+    ]
+    return table(["Source", "What it is", "Weight", "Normalized"], rows)
+
+
+def _kind_of_source(source: RewardSourceConfig) -> str:
+    if source.kind == "trained":
+        return "the reward model of this run"
+    if source.kind == "function":
+        return f"a function of {escape(reward_functions.distribution(reward_functions.find(source.name)))}"
+    revision = f" at revision {source.revision}" if source.revision else ""
+    return escape(f"the reward model {portable(source.path)}{revision}")
 
 
 def portable(value: object) -> object:
     """Settings without folders of this machine: of an absolute path the last part is kept."""
     if isinstance(value, dict):
         return {key: portable(one) for key, one in value.items()}
+    if isinstance(value, list):
+        return [portable(one) for one in value]
     if isinstance(value, str) and Path(value).is_absolute():
         return f"{PLACEHOLDER}/{Path(value).name}"
     return value

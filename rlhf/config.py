@@ -32,6 +32,9 @@ class ComputeConfig(Section):
     """Threads of one process on the CPU. Pinned, because another number gives other bits."""
     dtype: Literal["bf16", "fp32"] = "bf16"
     """Precision of matrix products. Weights, optimizer state, log-probabilities and losses are fp32 either way."""
+    num_processes: Count = 1
+    """Processes that share the rows of each PPO step, each with num_threads threads on the CPU or a CUDA device of its
+    own. Other stages run in one. Must divide the episodes of a minibatch."""
 
 
 class ArchitectureConfig(Section):
@@ -237,8 +240,9 @@ class AlarmsConfig(Section):
     """The share of responses with EOS is lower by more than this than in the first rollout."""
     length_growth: Annotated[float, Field(gt=1.0)] | None = 2.0
     """Responses are longer than this multiple of the first rollout's mean length."""
-    overoptimization: NonNegative | None = 0.1
-    """A held-out evaluation has a higher score than the best checkpoint, but an objective lower by more than this."""
+    overoptimization: NonNegative | None = 0.15
+    """A held-out evaluation has a higher score than the best checkpoint, but an objective (selection score less kl_coef
+    times KL) lower by more than this."""
     explained_variance: Annotated[float, Field(lt=1.0)] | None = 0.0
     """The value model explains less than this share of the returns' variance, once the policy learns."""
     value_clipping: Probability | None = 0.5
@@ -328,7 +332,8 @@ class PPOConfig(Section):
     """none: four models. adapters: policy, value and reward models are LoRA adapters over one frozen backbone (needs
     ppo.lora and reward_model.lora). trunk: the value head stands on the policy's own backbone."""
     rewards: tuple[RewardSourceConfig, ...] = (RewardSourceConfig(),)
-    """Sources of the score. They are weighted and summed; then come clipping and penalties."""
+    """Sources of the score, such as [{kind: trained}, {kind: function, name: polite, weight: 0.2}]. They are weighted
+    and summed; then come clipping and penalties. docs/reward-functions.md tells how to write a function."""
     length_penalty: NonNegative = 0.0
     """Subtracted from the score for every response token beyond length_penalty_free_tokens."""
     length_penalty_free_tokens: Annotated[int, Field(ge=0)] = 0
@@ -391,6 +396,23 @@ class PPOConfig(Section):
     def minibatch_size(self) -> int:
         """Episodes an optimizer step."""
         return self.rollout_size // self.num_minibatches
+
+
+def uneven_shares(ppo: PPOConfig, compute: ComputeConfig) -> str | None:
+    """Why the processes cannot share a minibatch evenly, and what to do; None where they can."""
+    share, rest = divmod(ppo.minibatch_size, compute.num_processes)
+    if rest:
+        return (
+            f"a minibatch of {ppo.minibatch_size} episodes (ppo.rollout_size / ppo.num_minibatches) does not divide "
+            f"among {compute.num_processes} processes (compute.num_processes); change one of the three"
+        )
+    if ppo.micro_batch_size is not None and share % ppo.micro_batch_size:
+        return (
+            f"a process's share of a minibatch is {share} episodes (ppo.rollout_size / ppo.num_minibatches / "
+            f"compute.num_processes), which is not a multiple of ppo.micro_batch_size ({ppo.micro_batch_size}); change "
+            f"one of the four"
+        )
+    return None
 
 
 class EvaluationConfig(Section):
@@ -459,6 +481,12 @@ class PipelineConfig(Section):
                 "ppo.sharing is adapters, which needs reward models that are adapters over the SFT policy; set "
                 "reward_model.lora, or another ppo.sharing"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _processes_share_evenly(self) -> Self:
+        if uneven := uneven_shares(self.ppo, self.compute):
+            raise ValueError(uneven)
         return self
 
     @property

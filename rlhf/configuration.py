@@ -1,6 +1,7 @@
 """Reads a recipe: defaults, then the YAML file, then the command line. Errors speak of what was written, and where."""
 
 import difflib
+import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cache
@@ -15,8 +16,9 @@ from rlhf.config import PipelineConfig
 from rlhf.errors import ConfigError
 from rlhf.project import root
 
-PATH_SETTINGS = ("model.base", "data.path")
+PATH_SETTINGS = ("model.base", "data.path", "ppo.rewards[].path")
 _NOTHING = ("none", "null")
+_INDEX = re.compile(r"\[\d+\]")
 
 
 @dataclass(frozen=True)
@@ -24,7 +26,7 @@ class Setting:
     """One key of the configuration, as help and error messages speak of it.
 
     Attributes:
-        name: dotted path, `ppo.kl_coef`.
+        name: dotted path, `ppo.kl_coef`; within the elements of a list, `ppo.rewards[].weight`.
         help: the docstring under the field.
         expected: what may be given, in words: `a number at least 0`.
         default: value where nothing is given.
@@ -56,9 +58,10 @@ class _Sources:
     flags: frozenset[str]
 
     def of(self, name: str) -> str:
-        """`--ppo.kl-coef`, or `configs/demo.yaml:12: ppo.kl_coef`."""
-        if name in self.flags:
-            return settings()[name].flag
+        """`--ppo.kl-coef`, `configs/demo.yaml:12: ppo.kl_coef`, or `--ppo.rewards: [0].weight` within a list."""
+        of_list, bracket, place = name.partition("[")
+        if of_list in self.flags:
+            return settings()[of_list].flag + (f": [{place}" if bracket else "")
         line = self.lines.get(name)
         return f"{self.file}:{line}: {name}" if line else f"{self.file}: {name}".removesuffix(": ")
 
@@ -71,6 +74,12 @@ class _Sources:
 @cache
 def settings() -> Mapping[str, Setting]:
     """Every setting and section there is, by dotted name, in the order of rlhf/config.py."""
+    return {name: setting for name, setting in _all_settings().items() if "[]" not in name}
+
+
+@cache
+def _all_settings() -> Mapping[str, Setting]:
+    """The same, with what may stand in the elements of lists: they are no flags of their own."""
     schema = PipelineConfig.model_json_schema()
     return {setting.name: setting for setting in _settings_of(schema, schema["$defs"], "")}
 
@@ -120,17 +129,28 @@ def _settings_of(schema: Mapping[str, Any], definitions: Mapping[str, Any], pref
         yield Setting(
             name=prefix + key,
             help=" ".join((field.get("description") or (target or {}).get("description", "")).split()),
-            expected=_expected(target or alternatives[0], choices) + (" or none" if optional else ""),
+            expected=_expected(target or alternatives[0], choices, definitions) + (" or none" if optional else ""),
             default=field.get("default"),
             kind=kind,
             choices=tuple(choices),
             optional=optional,
         )
+        element = _element(alternatives[0], definitions)
         if target:
             yield from _settings_of(target, definitions, f"{prefix}{key}.")
+        elif "properties" in element:
+            yield from _settings_of(element, definitions, f"{prefix}{key}[].")
 
 
-def _expected(schema: Mapping[str, Any], choices: list[str]) -> str:
+def _element(schema: Mapping[str, Any], definitions: Mapping[str, Any]) -> Mapping[str, Any]:
+    """What a list's elements are; nothing where it is no list."""
+    items: Mapping[str, Any] = schema.get("items", {})
+    return definitions.get(items.get("$ref", "").rpartition("/")[2], items)
+
+
+def _expected(schema: Mapping[str, Any], choices: list[str], definitions: Mapping[str, Any]) -> str:
+    if element := _element(schema, definitions):
+        return f"a list, each of it {_expected(element, element.get('enum', []), definitions)}"
     if choices:
         return ("one of " if len(choices) > 1 else "") + ", ".join(choices)
     if "properties" in schema:
@@ -165,12 +185,16 @@ def _read_yaml(path: Path) -> tuple[dict[str, Any], dict[str, int]]:
     except yaml.YAMLError as error:
         raise ConfigError(f"{path}: not YAML: {error}") from None
     if not isinstance(values, dict):
-        raise ConfigError(f"{path}: expected settings (`name: value`), got {_shown(values)}")
+        raise ConfigError(f"{path}: expected settings (`name: value`), got {shown(values)}")
     return values, lines
 
 
 def _lines(node: yaml.Node | None, prefix: str, path: Path) -> Iterator[tuple[str, int]]:
     seen: dict[str, int] = {}
+    for index, element in enumerate(node.value if isinstance(node, yaml.SequenceNode) else ()):
+        name = f"{prefix.removesuffix('.')}[{index}]"
+        yield name, element.start_mark.line + 1
+        yield from _lines(element, f"{name}.", path)
     for key, value in node.value if isinstance(node, yaml.MappingNode) else ():
         name, line = f"{prefix}{key.value}", key.start_mark.line + 1
         if name in seen:
@@ -192,9 +216,25 @@ def _from_text(setting: Setting, value: object) -> object:
         return value
     if setting.optional and value.lower() in _NOTHING:
         return None
-    if setting.name in PATH_SETTINGS:
-        return _path_as_recorded(value)
-    return yaml.safe_load(value) if setting.kind in ("array", "object", "value") else value
+    return _with_paths(setting.name, _parsed(setting, value) if setting.kind == "array" else value)
+
+
+def _parsed(setting: Setting, text: str) -> object:
+    try:
+        return yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        problem = error.problem if isinstance(error, yaml.MarkedYAMLError) else error
+        raise ConfigError(
+            f"{setting.flag}: got {text}, which is not YAML ({problem}), expected {setting.expected}"
+        ) from None
+
+
+def _with_paths(name: str, value: object) -> object:
+    if isinstance(value, list):
+        return [_with_paths(f"{name}[]", element) for element in value]
+    if isinstance(value, dict):
+        return {key: _with_paths(f"{name}.{key}", inner) for key, inner in value.items()}
+    return _path_as_recorded(value) if name in PATH_SETTINGS and isinstance(value, str) else value
 
 
 def _path_as_recorded(value: str) -> str:
@@ -214,31 +254,50 @@ def _put(values: dict[str, Any], keys: list[str], value: object) -> None:
     values[keys[-1]] = value
 
 
-def _refuse_booleans_as_numbers(values: Mapping[str, Any], sources: _Sources, prefix: str = "") -> None:
+def _refuse_booleans_as_numbers(value: object, sources: _Sources, name: str = "") -> None:
     """Pydantic reads `true` as 1, which is never what was meant."""
-    for key, value in values.items():
-        setting = settings().get(f"{prefix}{key}")
-        if isinstance(value, Mapping):
-            _refuse_booleans_as_numbers(value, sources, f"{prefix}{key}.")
-        elif isinstance(value, bool) and setting and setting.kind in ("integer", "number"):
-            raise ConfigError(f"{sources.of(setting.name)}: got {_shown(value)}, expected {setting.expected}")
+    setting = _all_settings().get(_INDEX.sub("[]", name))
+    if isinstance(value, Mapping):
+        for key, inner in value.items():
+            _refuse_booleans_as_numbers(inner, sources, f"{name}.{key}".removeprefix("."))
+    elif isinstance(value, list):
+        for index, inner in enumerate(value):
+            _refuse_booleans_as_numbers(inner, sources, f"{name}[{index}]")
+    elif isinstance(value, bool) and setting and setting.kind in ("integer", "number"):
+        raise ConfigError(f"{sources.of(name)}: got {shown(value)}, expected {setting.expected}")
 
 
 def _explain(detail: ErrorDetails, sources: _Sources) -> str:
-    name = ".".join(str(part) for part in detail["loc"])
+    name = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in detail["loc"]).removeprefix(".")
+    kind = _INDEX.sub("[]", name)
     if detail["type"] == "extra_forbidden":
-        return f"{sources.of(name)} is not a setting; the nearest known one is {nearest(name, settings())}"
+        return f"{sources.of(name)} is not a setting; the nearest known one is {_nearest_setting(kind)}"
     if detail["type"] == "value_error":
         return f"{sources.of_section(name)}: {detail['ctx']['error']}"
-    setting = settings().get(name)
-    expected = setting.expected if setting else detail["msg"]
-    return f"{sources.of(name)}: got {_shown(detail['input'])}, expected {expected}"
+    setting = _all_settings().get(kind)
+    expected = setting.expected if setting else _expected_of_element(kind) or detail["msg"]
+    return f"{sources.of(name)}: got {shown(detail['input'])}, expected {expected}"
 
 
-def _shown(value: object) -> str:
+def _nearest_setting(name: str) -> str:
+    """Within a list's element one of its own, otherwise any."""
+    of_list, brackets, key = name.rpartition("[].")
+    if not brackets:
+        return nearest(name, settings())
+    siblings = [known.rpartition("[].")[2] for known in _all_settings() if known.startswith(of_list + brackets)]
+    return nearest(key, siblings)
+
+
+def _expected_of_element(name: str) -> str | None:
+    """What an element of a list of plain values or of sections may be."""
+    setting = _all_settings().get(name.removesuffix("[]")) if name.endswith("[]") else None
+    return setting.expected.removeprefix("a list, each of it ") if setting else None
+
+
+def shown(value: object) -> str:
     """A value as it is written in YAML."""
     return (
         "nothing"
         if value is None
-        else yaml.safe_dump(value, default_flow_style=True, width=1000).removesuffix("\n...\n").strip()
+        else yaml.safe_dump(value, default_flow_style=True, width=1000, sort_keys=False).removesuffix("\n...\n").strip()
     )

@@ -41,6 +41,15 @@ def encode_pairs(
     return [(p, end_at_eos(c, tokenizer.eos_token_id)) for p, c in zip(prompt_ids, completion_ids, strict=True)]
 
 
+def encode_dialogues(tokenizer: Any, dialogues: Sequence[Conversation]) -> list[list[int]]:
+    """Token ids of whole dialogues, as their text is tokenized in one piece.
+
+    Raises:
+        DataError: the chat template refuses a conversation.
+    """
+    return _encode(tokenizer, _render(tokenizer, dialogues, add_generation_prompt=False))
+
+
 def decode_responses(tokenizer: Any, responses: Sequence[Sequence[int]]) -> list[str]:
     """Text of responses, without EOS and other special tokens."""
     if not responses:

@@ -15,7 +15,7 @@ from torch import Tensor
 from rlhf.compute import autocast, seeded
 from rlhf.config import ComputeConfig
 from rlhf.kv_cache import decoding_cache
-from rlhf.sequences import batches_by_length, pad_sequences
+from rlhf.sequences import batches_by_length, pad_left, positions
 
 # Leaving the computation means copying the cache of the rows that stay, so it waits until it pays.
 _COMPACT_BELOW = 0.875
@@ -81,20 +81,20 @@ def sample(
         compute: device and precision.
         temperature: divides the logits.
     """
-    batch = pad_sequences(prompts, [[]] * len(prompts), tokenizer.pad_token_id, compute.device)
+    ids, mask = pad_left(prompts, tokenizer.pad_token_id, compute.device)
     num_steps = noise.shape[1]
     uniform = torch.from_numpy(noise).to(compute.device)
     tokens = torch.full(noise.shape, tokenizer.pad_token_id, device=compute.device)
-    cache = decoding_cache(policy, batch.input_ids.shape[1] + num_steps)
-    mask = torch.cat([batch.attention_mask, batch.attention_mask.new_ones(noise.shape)], dim=1)
-    ids, position = batch.input_ids, batch.position_ids
+    num_prompt_columns, position = ids.shape[1], positions(mask)
+    cache = decoding_cache(policy, num_prompt_columns + num_steps)
+    mask = torch.cat([mask, mask.new_ones(noise.shape)], dim=1)
     rows = torch.arange(len(prompts), device=compute.device)  # those that are computed
     alive = torch.ones_like(rows, dtype=torch.bool)  # those of them that have not ended
     with autocast(compute):
         for step in range(num_steps):
             outputs = policy(
                 input_ids=ids,
-                attention_mask=mask[:, : batch.input_ids.shape[1] + step],
+                attention_mask=mask[:, : num_prompt_columns + step],
                 position_ids=position,
                 past_key_values=cache,
                 use_cache=True,

@@ -22,7 +22,15 @@ _CHUNK_ELEMENTS = 2**20
 
 def response_logits(model: Any, batch: SequenceBatch) -> Tensor:
     """Logits that the response's tokens were drawn from, before the temperature, [B, R, V]; of no other position."""
-    logits: Tensor = model(**batch.context, use_cache=False, logits_to_keep=batch.num_response_tokens).logits
+
+    def at_responses(module: torch.nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        return (batch.before_responses(inputs[0]), *inputs[1:])
+
+    hook = model.get_output_embeddings().register_forward_pre_hook(at_responses)
+    try:
+        logits: Tensor = model(input_ids=batch.context, use_cache=False).logits
+    finally:
+        hook.remove()
     return logits
 
 

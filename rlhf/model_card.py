@@ -30,10 +30,11 @@ from rlhf.card_tables import (
     results_table,
     settings_table,
     share,
+    sources_table,
     stages_table,
     wins_table,
 )
-from rlhf.config import PipelineConfig
+from rlhf.config import PipelineConfig, PPOConfig
 from rlhf.markdown import escape
 from rlhf.references import DataSource, StageReport
 from rlhf.workspace import Workspace
@@ -43,6 +44,7 @@ _NUM_SAMPLES = 8
 _MAX_SAMPLE_CHARACTERS = 300
 _MAX_DATASHEET_CHARACTERS = 20_000
 _SMALL_MODEL = 1_000_000_000
+_STOPS = {"kl_budget": "the KL to the SFT policy passed its budget"}
 
 
 @dataclass(frozen=True)
@@ -160,6 +162,7 @@ def _texts(config: PipelineConfig, facts: CardFacts, measured: _Measured, datash
         "datasheet": _nested(datasheet),
         "audit_table": audit_table(measured.audit),
         "group_tables": group_tables(measured.audit),
+        "sources_table": sources_table(config.ppo.rewards) if config.ppo.rewards != PPOConfig().rewards else None,
         "stages_table": stages_table(facts.stages),
         "settings_tables": {name: settings_table(section) for name, section in _sections(config)},
         "command": portable_command(facts.command) if facts.command else None,
@@ -177,9 +180,8 @@ def _limitations(facts: CardFacts, measured: _Measured) -> list[str]:
             "Held-out evidence preferred the SFT policy to every PPO checkpoint: the weights are those of SFT."
         )
     if measured.ppo["stopped_because"] != "finished":
-        found.append(
-            f"PPO stopped early, after {measured.ppo['num_updates']} updates: {measured.ppo['stopped_because']}."
-        )
+        cause = _STOPS.get(measured.ppo["stopped_because"], f"the alarm `{measured.ppo['stopped_because']}` went off")
+        found.append(f"PPO stopped early, after {measured.ppo['num_updates']} updates: {cause}.")
     if measured.num_parameters < _SMALL_MODEL:
         size = count(measured.num_parameters)
         found.append(f"With {size} parameters this is a small model; expect nothing of it beyond its data.")

@@ -87,9 +87,9 @@ def score(reward_model: Any, input_ids: Tensor, attention_mask: Tensor) -> Tenso
         attention_mask: True where there is a token, [B, T].
     """
     mask = attention_mask.bool()
-    outputs = reward_model.base_model(
-        input_ids=input_ids, attention_mask=mask, position_ids=positions(mask), use_cache=False
-    )
+    # Padding that comes last is seen by no token, and costs a model nothing but its columns.
+    where = {} if mask[:, 0].all() else {"attention_mask": mask, "position_ids": positions(mask)}
+    outputs = reward_model.base_model(input_ids=input_ids, use_cache=False, **where)
     last = (mask * torch.arange(mask.shape[1], device=mask.device)).argmax(1)
     hidden = outputs.last_hidden_state[torch.arange(mask.shape[0], device=mask.device), last]
     with in_fp32(mask.device.type):

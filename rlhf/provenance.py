@@ -6,14 +6,15 @@ import json
 import os
 import platform
 import subprocess
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
 from pydantic import BaseModel
 
-from rlhf.config import DataConfig, ModelConfig
+from rlhf import reward_functions
+from rlhf.config import DataConfig, ModelConfig, RewardSourceConfig
 from rlhf.project import root, source_root
 from rlhf.references import DataSource, Reference
 
@@ -79,7 +80,9 @@ def machine() -> dict[str, str]:
     }
 
 
-def obstacles(git: GitState, source: DataSource, model: ModelConfig) -> list[str]:
+def obstacles(
+    git: GitState, source: DataSource, model: ModelConfig, rewards: Sequence[RewardSourceConfig] = ()
+) -> list[str]:
     """Why a run could not be repeated from what is on record; empty where it could."""
     found = []
     if git.commit is None:
@@ -92,7 +95,18 @@ def obstacles(git: GitState, source: DataSource, model: ModelConfig) -> list[str
         found.append("the data is not tracked by DVC; import it with `rlhf data import`")
     if model.base is not None and not (root() / model.base).is_dir() and model.revision is None:
         found.append(f"model.base {model.base} has no revision; set model.revision to a commit")
-    return found
+    return found + [why for reward in rewards if (why := _reward_obstacle(reward))]
+
+
+def _reward_obstacle(reward: RewardSourceConfig) -> str | None:
+    if reward.kind == "function":
+        package = reward_functions.distribution(reward_functions.find(reward.name))
+        lock = source_root() / "requirements.lock"
+        if not lock.is_file() or package.lower().replace("_", "-") not in lock.read_text(encoding="utf-8").split():
+            return f"the reward function {reward.name} is of {package}, which requirements.lock does not name"
+    elif reward.path is not None and not (root() / reward.path).is_dir() and reward.revision is None:
+        return f"the reward model {reward.path} has no revision; set revision to a commit"
+    return None
 
 
 def file_sha256(path: Path) -> str:
@@ -185,7 +199,9 @@ def _canonical(value: object) -> object:
     if isinstance(value, DataConfig):
         return value.model_dump(mode="json", exclude={"path", "allow_dirty_data"})
     if isinstance(value, ModelConfig):
-        return value.model_dump(mode="json") | {"base": _base_model(value)}
+        return value.model_dump(mode="json") | {"base": _content(value.base)}
+    if isinstance(value, RewardSourceConfig):
+        return value.model_dump(mode="json") | {"path": _content(value.path), "code": _reward_code(value)}
     if isinstance(value, BaseModel):
         return {name: _canonical(getattr(value, name)) for name in type(value).model_fields}
     if isinstance(value, list | tuple):
@@ -194,10 +210,20 @@ def _canonical(value: object) -> object:
     return value
 
 
-def _base_model(model: ModelConfig) -> str | None:
-    """A base model in a folder is known by its content, one of the hub by its id and revision."""
-    folder = root() / model.base if model.base else None
-    return folder_sha256(folder) if folder and folder.is_dir() else model.base
+def _content(model: str | None) -> str | None:
+    """A model in a folder is known by its content, one of the hub by its id and revision."""
+    folder = root() / model if model else None
+    return folder_sha256(folder) if folder and folder.is_dir() else model
+
+
+def _reward_code(source: RewardSourceConfig) -> dict[str, object] | None:
+    """Of a reward function: which package has it, and the sources of that package. They are read, not imported."""
+    if source.kind != "function":
+        return None
+    point = reward_functions.find(source.name)
+    files = reward_functions.source_files(point)
+    sources = {name: _source_sha256(path) for name, path in sorted(files.items())}
+    return {"package": reward_functions.distribution(point), "function": point.value, "sources": sources}
 
 
 def _git(folder: Path, *arguments: str) -> str | None:

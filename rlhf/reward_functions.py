@@ -4,21 +4,18 @@ Whoever can submit a form must not be able to name code to import, so a recipe n
 installed decides whose code that is.
 """
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from importlib.machinery import ModuleSpec, PathFinder
 from importlib.metadata import EntryPoint, entry_points
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 from rlhf.config import RewardSourceConfig
-from rlhf.conversations import Conversation
 from rlhf.errors import ConfigError
 
 GROUP = "rlhf.rewards"
 """The entry-point group in which installed packages offer reward functions."""
-
-RewardFunction = Callable[[Sequence[Conversation], Sequence[str]], Iterable[float]]
-"""Takes prompts and the texts of their responses, and returns a finite number for each."""
 
 
 def check_installed(sources: Sequence[RewardSourceConfig]) -> None:
@@ -55,7 +52,7 @@ def find(name: str) -> EntryPoint:
     return found[0]
 
 
-def load(name: str) -> RewardFunction:
+def load(name: str) -> Callable[..., Any]:
     """Import a reward function.
 
     Raises:
@@ -63,7 +60,7 @@ def load(name: str) -> RewardFunction:
     """
     point = find(name)
     try:
-        function: RewardFunction = point.load()
+        function: Callable[..., Any] = point.load()
     except Exception as error:
         raise ConfigError(
             f"ppo.rewards: the reward function {name!r}, {point.value} of {distribution(point)}, cannot be imported: "
@@ -83,34 +80,40 @@ def distribution(point: EntryPoint) -> str:
 
 
 def source_files(point: EntryPoint) -> dict[str, Path]:
-    """The files that the function's code is in, by their paths within its package; the package is not imported.
+    """The files that the function's code is in, by their paths within its package; nothing of it is imported.
 
-    They are all Python files of the innermost package that is no namespace, or the one file of a module without a
-    package. What that package imports from others is not seen.
+    They are all Python files of the outermost package that is no namespace, or the one file of a module in no package.
+    What that package imports from others is not seen.
 
     Raises:
-        ConfigError: the package has no such module.
+        ConfigError: there is no such module.
     """
-    top: ModuleSpec | None = None
-    spec: ModuleSpec | None = None
-    name = ""
-    for part in point.module.split("."):
-        name = f"{name}.{part}".lstrip(".")
-        parent = spec
-        spec = PathFinder.find_spec(name, _folders(parent)) if parent else find_spec(name)
-        if spec is None or (parent and not _folders(parent)):
-            raise ConfigError(
-                f"ppo.rewards: {distribution(point)} says that the reward function {point.name!r} is {point.value}, but "
-                f"there is no module {name}; install the package again"
-            )
-        top = top or (spec if spec.has_location else None)
-    assert spec is not None, "a module's name has at least one part"
-    files = {Path(file).name: Path(file) for file in (spec.origin,) if spec.has_location and file}
-    for folder in _folders(top):
+    specs = _specs(point)
+    located = [spec for spec in specs if spec.has_location and spec.origin]
+    if not located or located[-1] is not specs[-1]:
+        raise _no_module(point)
+    files = {Path(str(specs[-1].origin)).name: Path(str(specs[-1].origin))}
+    for folder in located[0].submodule_search_locations or ():
         files |= {path.relative_to(folder).as_posix(): path for path in sorted(Path(folder).rglob("*.py"))}
     return files
 
 
-def _folders(spec: ModuleSpec | None) -> list[str]:
-    """Where a package's modules are; none of what is no package."""
-    return list(spec.submodule_search_locations or ()) if spec else []
+def _specs(point: EntryPoint) -> list[ModuleSpec]:
+    """Where `a`, `a.b` and `a.b.c` are, for a function in `a.b.c`. `find_spec` alone would import `a` and `a.b`."""
+    first, *others = point.module.split(".")
+    specs, name = [find_spec(first)], first
+    for part in others:
+        name = f"{name}.{part}"
+        folders = specs[-1].submodule_search_locations if specs[-1] else None
+        specs.append(PathFinder.find_spec(name, list(folders)) if folders else None)
+    found = [spec for spec in specs if spec is not None]
+    if len(found) < len(specs):
+        raise _no_module(point)
+    return found
+
+
+def _no_module(point: EntryPoint) -> ConfigError:
+    return ConfigError(
+        f"ppo.rewards: {distribution(point)} says that the reward function {point.name!r} is {point.value}, but there "
+        f"is no file of a module {point.module}; install the package again"
+    )

@@ -1,7 +1,7 @@
 """Prompts and responses as padded tensors.
 
-Shapes: B rows, P tokens of the longest prompt, R of the longest response, T = P + R. Prompts are padded on the left
-and responses on the right, so that the responses of all rows stand in the same R columns.
+Shapes: B rows, T tokens of the longest row, R of the longest response, H hidden size. A row is its prompt and then its
+response, and padding comes last: no token sees it under causal attention, so models need neither mask nor positions.
 """
 
 from collections.abc import Iterator, Sequence
@@ -16,50 +16,58 @@ class SequenceBatch:
     """Padded rows. Masks are True = keep.
 
     Attributes:
-        input_ids: prompt and response, [B, T].
-        attention_mask: True where there is a token, [B, T].
-        position_ids: position within the row's own tokens, [B, T].
-        response_mask: True on the response's tokens, its EOS included, [B, R].
+        input_ids: prompt, response, padding, [B, T].
+        prompt_lengths: tokens of each prompt, [B].
+        response_mask: True on the response's tokens, its EOS included, counted from its first one, [B, R].
     """
 
     input_ids: Tensor
-    attention_mask: Tensor
-    position_ids: Tensor
+    prompt_lengths: Tensor
     response_mask: Tensor
 
     @property
     def num_response_tokens(self) -> int:
-        """R, the columns that responses stand in."""
+        """R, tokens of the longest response."""
         return self.response_mask.shape[1]
 
     @property
-    def responses(self) -> Tensor:
-        """Token ids of the responses, [B, R]."""
-        return self.input_ids[:, -self.num_response_tokens :]
+    def lengths(self) -> Tensor:
+        """Tokens of each row, [B]."""
+        return self.prompt_lengths + self.response_mask.sum(1)
 
     @property
-    def context(self) -> dict[str, Tensor]:
-        """A model's inputs that predict the responses: all columns but the last, which predicts nothing, [B, T - 1]."""
-        columns = slice(0, -1)
-        return {
-            "input_ids": self.input_ids[:, columns],
-            "attention_mask": self.attention_mask[:, columns],
-            "position_ids": self.position_ids[:, columns],
-        }
+    def attention_mask(self) -> Tensor:
+        """True where there is a token, [B, T]."""
+        return torch.arange(self.input_ids.shape[1], device=self.input_ids.device) < self.lengths[:, None]
+
+    @property
+    def responses(self) -> Tensor:
+        """Token ids of the responses, [B, R]; something of no meaning outside the mask."""
+        return self.input_ids.gather(1, self._columns(self.input_ids.shape[1]))
+
+    @property
+    def context(self) -> Tensor:
+        """What predicts the responses: all columns but the last, which predicts nothing, [B, T - 1]."""
+        return self.input_ids[:, :-1]
+
+    def before_responses(self, hidden: Tensor) -> Tensor:
+        """Of hidden states of the context, [B, T - 1, H], those that stand before each response token, [B, R, H]."""
+        rows = torch.arange(len(hidden), device=hidden.device)[:, None]
+        return hidden[rows, self._columns(hidden.shape[1] + 1) - 1]
 
     def rows(self, index: Tensor) -> "SequenceBatch":
-        """The rows that `index` names, with columns trimmed that hold no token of theirs."""
-        mask, response_mask = self.attention_mask[index], self.response_mask[index]
-        num_prompt_columns = mask.shape[1] - response_mask.shape[1]
-        left = num_prompt_columns - int(mask[:, :num_prompt_columns].sum(1).max())
-        right = response_mask.shape[1] - int(response_mask.sum(1).max())
-        columns = slice(left, mask.shape[1] - right)
+        """The rows that `index` names, without columns that hold no token of theirs."""
+        prompt_lengths, response_mask = self.prompt_lengths[index], self.response_mask[index]
+        response_lengths = response_mask.sum(1)
+        longest = int((prompt_lengths + response_lengths).max())
         return SequenceBatch(
-            self.input_ids[index, columns],
-            mask[:, columns],
-            self.position_ids[index, columns],
-            response_mask[:, : response_mask.shape[1] - right],
+            self.input_ids[index, :longest], prompt_lengths, response_mask[:, : int(response_lengths.max())]
         )
+
+    def _columns(self, num_columns: int) -> Tensor:
+        """Columns of the response tokens, [B, R]; the last one for those that a row has not."""
+        places = torch.arange(self.num_response_tokens, device=self.input_ids.device)
+        return (self.prompt_lengths[:, None] + places).clamp(max=num_columns - 1)
 
 
 def pad_sequences(
@@ -68,31 +76,32 @@ def pad_sequences(
     pad_token_id: int,
     device: torch.device | str = "cpu",
 ) -> SequenceBatch:
-    """Pad prompts on the left and responses on the right.
+    """Join prompts and responses and pad them.
 
     Args:
         prompts: B rows of token ids, none empty.
-        responses: as many rows of token ids; a row may be empty, not all.
+        responses: as many rows of token ids, not all empty.
         pad_token_id: stands where nothing is.
         device: of the tensors returned.
     """
-    num_prompt = max(map(len, prompts))
-    num_response = max(map(len, responses))
-    ids = [
-        [pad_token_id] * (num_prompt - len(p)) + [*p, *r] + [pad_token_id] * (num_response - len(r))
-        for p, r in zip(prompts, responses, strict=True)
-    ]
-    prompt_lengths = torch.tensor([len(p) for p in prompts])
+    rows = [[*p, *r] for p, r in zip(prompts, responses, strict=True)]
+    longest = max(map(len, rows))
     response_lengths = torch.tensor([len(r) for r in responses])
-    column = torch.arange(num_prompt + num_response)
-    from_left = column >= (num_prompt - prompt_lengths)[:, None]
-    mask = from_left & (column < (num_prompt + response_lengths)[:, None])
     return SequenceBatch(
-        torch.tensor(ids, device=device),
-        mask.to(device),
-        positions(mask).to(device),
-        mask[:, num_prompt:].to(device),
+        torch.tensor([row + [pad_token_id] * (longest - len(row)) for row in rows], device=device),
+        torch.tensor([len(p) for p in prompts], device=device),
+        (torch.arange(max(map(len, responses))) < response_lengths[:, None]).to(device),
     )
+
+
+def pad_left(
+    rows: Sequence[Sequence[int]], pad_token_id: int, device: torch.device | str = "cpu"
+) -> tuple[Tensor, Tensor]:
+    """Rows to be continued, all ending in the last column: token ids [B, T], and where there are any [B, T]."""
+    longest = max(map(len, rows))
+    ids = torch.tensor([[pad_token_id] * (longest - len(row)) + [*row] for row in rows], device=device)
+    lengths = torch.tensor([len(row) for row in rows], device=device)
+    return ids, torch.arange(longest, device=device) >= longest - lengths[:, None]
 
 
 def positions(attention_mask: Tensor) -> Tensor:

@@ -32,6 +32,7 @@ logger = logging.getLogger(__name__)
 EXPERIMENT = "rlhf"
 REGISTERED_MODEL = "rlhf-policy"
 OUTPUT_TAG = "rlhf.output"
+ALARMS_TAG = "alarms"
 PATIENCE_SECONDS = 120.0
 Status = Literal["FINISHED", "FAILED", "KILLED"]
 AnyReference = TypeVar("AnyReference", bound=Reference)
@@ -158,6 +159,12 @@ def set_tags(run_id: str, tags: Mapping[str, str]) -> None:
     patiently(lambda: client().log_batch(run_id, tags=values))
 
 
+def set_alarms(run_id: str, names: Sequence[str]) -> None:
+    """Tag a run with the alarms that went off in it, so that such runs can be searched for; nothing where none did."""
+    if names:
+        set_tags(run_id, {ALARMS_TAG: ",".join(dict.fromkeys(names))})
+
+
 def log_dataset(run_id: str, name: str, digest: str, source: str) -> None:
     """Record a data set as an input of a run.
 
@@ -229,7 +236,7 @@ def metrics_of(run_id: str) -> dict[str, float]:
 
 
 def link_stage(pipeline_run_id: str, stage: str, stage_run_id: str, fingerprint: str, seconds: float) -> None:
-    """Tell a pipeline run of a stage: the run that trained it, its seconds, and the metrics to compare pipelines by.
+    """Tell a pipeline run of a stage: the run that trained it, its seconds, alarms, and the metrics to compare by.
 
     Args:
         pipeline_run_id: the parent.
@@ -240,7 +247,8 @@ def link_stage(pipeline_run_id: str, stage: str, stage_run_id: str, fingerprint:
     """
     metrics = {name: value for name, value in metrics_of(stage_run_id).items() if describe(name).summary}
     log_metrics(pipeline_run_id, metrics | {f"{stage}/seconds": seconds})
-    set_tags(pipeline_run_id, {f"rlhf.run.{stage}": stage_run_id, f"rlhf.fingerprint.{stage}": fingerprint})
+    tags = {f"rlhf.run.{stage}": stage_run_id, f"rlhf.fingerprint.{stage}": fingerprint}
+    set_tags(pipeline_run_id, tags | {k: v for k, v in tags_of(stage_run_id).items() if k == ALARMS_TAG})
 
 
 def register_policy(reference: Reference) -> str:

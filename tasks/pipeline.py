@@ -32,6 +32,7 @@ from rlhf.references import (
     RewardModelsRef,
     StageReport,
 )
+from rlhf.reward_functions import check_installed
 from tasks.display import show_card, show_link, show_metrics, show_stages
 
 AnyReference = TypeVar("AnyReference", bound=Reference)
@@ -73,7 +74,7 @@ class Pipeline:
     def read_data(self, source: DataSource) -> None:
         """Note which data the run reads, and with that whether the run can be reproduced."""
         self.source = source
-        obstacles = provenance.obstacles(self.git, source, self.config.model)
+        obstacles = provenance.obstacles(self.git, source, self.config.model, self.config.ppo.rewards)
         tags = {
             "rlhf.data_md5": source.md5,
             "rlhf.data_path": source.path,
@@ -140,6 +141,7 @@ def pipeline_run(config: PipelineConfig) -> Iterator[Pipeline]:
     It ends as FINISHED, as FAILED with the error's message, or as KILLED where the process was told to stop.
     """
     logging.getLogger("rlhf").setLevel(logging.INFO)
+    check_installed(config.ppo.rewards)
     pipeline = _open(config)
     _close_orphans()
     show_link("mlflow-run", tracking.run_url(pipeline.run_id), "The MLflow run of this pipeline")

@@ -1,7 +1,12 @@
 """The task of PPO."""
 
+import json
+
+from rlhf import tracking
 from rlhf.config import PPOConfig, Setup
+from rlhf.errors import StartError
 from rlhf.references import DatasetRef, ModelRef, PolicyRef, RewardModelsRef
+from tasks.pipeline import current
 from tasks.stage import Attempt, stage
 
 
@@ -17,12 +22,19 @@ def train_ppo(
     """Raise the reward model's score by PPO, and choose a checkpoint on held-out evidence."""
     from rlhf.ppo import trainer
 
-    trainer.train_ppo(
-        config,
-        attempt.setup(setup),
-        attempt.path(data),
-        attempt.path(start),
-        attempt.path(reward_models),
-        attempt.workspace,
-    )
+    try:
+        trainer.train_ppo(
+            attempt.ppo(config),
+            attempt.setup(setup),
+            attempt.path(data),
+            attempt.path(start),
+            attempt.path(reward_models),
+            attempt.workspace,
+        )
+    except StartError as error:
+        tracking.set_alarms(attempt.run_id, [error.alarm])
+        tracking.set_alarms(current().run_id, [error.alarm])
+        raise
+    summary = json.loads((attempt.workspace.output / "summary.json").read_text())
+    tracking.set_alarms(attempt.run_id, [alarm["name"] for alarm in summary["alarms"]])
     return attempt.save(PolicyRef)

@@ -75,6 +75,10 @@ class Role:
         """The backbone's configuration."""
         return self.part.config
 
+    def get_output_embeddings(self) -> Any:
+        """The head that makes logits of hidden states."""
+        return self.part.get_output_embeddings()
+
 
 @dataclass(frozen=True)
 class AdapterRewardModel:

@@ -4,10 +4,13 @@ An alarm goes off once its condition has held for some updates in a row. It is t
 """
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from rlhf.config import AlarmsConfig
+from rlhf.ppo.candidates import best_evaluation
+
+_COMPARED_WITH_THE_FIRST = ("ppo/entropy", "ppo/eos_rate", "ppo/response_tokens_mean")
 
 
 @dataclass(frozen=True)
@@ -33,13 +36,11 @@ class Memory:
 
     Attributes:
         first: metrics of the first rollout.
-        last_kl: mean KL of the rollout before.
         streaks: for how many updates in a row each condition has held.
         raised: alarms that went off, as dictionaries, in order.
     """
 
     first: dict[str, float] = field(default_factory=dict)
-    last_kl: float = 0.0
     streaks: dict[str, int] = field(default_factory=dict)
     raised: list[dict[str, Any]] = field(default_factory=list)
 
@@ -58,16 +59,16 @@ def watch_update(
     Returns:
         The memory with this update in it, and the alarms that went off now.
     """
-    first = memory.first or dict(metrics)
-    conditions = dict(_conditions(config, first, memory.last_kl, metrics))
+    first = memory.first or {name: metrics[name] for name in _COMPARED_WITH_THE_FIRST}
+    conditions = dict(_conditions(config, first, metrics))
     streaks = {name: memory.streaks.get(name, 0) + 1 for name in conditions}
     alarms = [
         Alarm(name, update, conditions[name], name in config.fatal)
         for name, streak in streaks.items()
         if streak == config.patience
     ]
-    raised = [*memory.raised, *map(asdict, alarms)]
-    return Memory(first, metrics["ppo/kl_mean"], streaks, raised), alarms
+    kept = {"overoptimization": memory.streaks.get("overoptimization", 0)}
+    return Memory(first, kept | streaks, [*memory.raised, *map(asdict, alarms)]), alarms
 
 
 def watch_evaluations(
@@ -80,33 +81,38 @@ def watch_evaluations(
         memory: of the run so far.
         evaluations: all of them, in order.
     """
-    last, best = evaluations[-1], max(evaluations, key=lambda evaluation: evaluation["objective"])
-    threshold = config.overoptimization
-    drop = best["objective"] - last["objective"]
-    if threshold is None or last["score"] <= best["score"] or drop <= threshold:
-        return Memory(memory.first, memory.last_kl, memory.streaks | {"overoptimization": 0}, memory.raised), []
-    streaks = memory.streaks | {"overoptimization": memory.streaks.get("overoptimization", 0) + 1}
-    if streaks["overoptimization"] > 1:
-        return Memory(memory.first, memory.last_kl, streaks, memory.raised), []
+    last, best = evaluations[-1], best_evaluation(evaluations)
+    holds = _is_overoptimized(config.overoptimization, last, best)
+    streak = memory.streaks.get("overoptimization", 0) + 1 if holds else 0
+    memory = replace(memory, streaks=memory.streaks | {"overoptimization": streak})
+    if streak != 1:
+        return memory, []
     message = (
         f"the score rose from {best['score']:.2f} (update {best['update']}) to {last['score']:.2f} while held-out "
         f"evidence fell from {best['objective']:.2f} to {last['objective']:.2f}: the policy exploits what the reward "
-        f"model does not know"
+        f"model does not know; raise kl_coef, or train the reward model on more pairs"
     )
     alarm = Alarm("overoptimization", last["update"], message, "overoptimization" in config.fatal)
-    return Memory(memory.first, memory.last_kl, streaks, [*memory.raised, asdict(alarm)]), [alarm]
+    return replace(memory, raised=[*memory.raised, asdict(alarm)]), [alarm]
+
+
+def _is_overoptimized(threshold: float | None, last: Mapping[str, Any], best: Mapping[str, Any]) -> bool:
+    if threshold is None or last["score"] <= best["score"]:
+        return False
+    return bool(best["objective"] - last["objective"] > threshold)
 
 
 def _conditions(
-    config: AlarmsConfig, first: Mapping[str, float], last_kl: float, now: Mapping[str, float]
+    config: AlarmsConfig, first: Mapping[str, float], now: Mapping[str, float]
 ) -> Iterator[tuple[str, str]]:
     """Names and messages of the conditions that hold."""
     kl = now["ppo/kl_mean"]
-    if config.negative_kl is not None and kl < -config.negative_kl and kl < last_kl:
+    if config.negative_kl is not None and kl < -config.negative_kl:
         yield (
             "negative_kl",
-            f"the mean KL is {kl:.3f} nats and falls: tokens are scored by another distribution than they were sampled "
-            f"from, and the penalty pays the policy for it; look at temperature, masks and EOS",
+            f"the mean KL fell from 0 to {kl:.2f} nats a response, which no distribution has: tokens are scored by "
+            f"another one than they were sampled from, and the penalty pays the policy for it; look at temperature, "
+            f"masks and EOS",
         )
     entropy, start = now["ppo/entropy"], first["ppo/entropy"]
     if config.entropy_collapse is not None and entropy < config.entropy_collapse * start:

@@ -53,7 +53,7 @@ def write_results(workspace: Workspace, state: TrainerState, stopped_because: st
         "chosen_update": best["update"],
         "chosen_objective": best["objective"],
         "alarms": alarms,
-        "flags": find_flags(state.evaluations, best, stopped_because, kl_budget, alarms),
+        "flags": find_flags(best, stopped_because, kl_budget, alarms),
     }
     (output / "summary.json").write_text(json.dumps(summary, indent=2) + "\n")
 

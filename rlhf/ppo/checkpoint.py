@@ -42,6 +42,7 @@ class TrainerState:
         evaluations: the held-out evaluations so far, in order.
         moments: count, mean and squares of each source's scores, by name.
         alarms: what the alarms remember.
+        stopped_because: why no further update is taken, where that is so.
     """
 
     next_update: int
@@ -49,6 +50,7 @@ class TrainerState:
     evaluations: list[dict[str, Any]] = field(default_factory=list)
     moments: dict[str, dict[str, float]] = field(default_factory=dict)
     alarms: dict[str, Any] = field(default_factory=dict)
+    stopped_because: str | None = None
 
 
 def save_checkpoint(

@@ -65,33 +65,22 @@ def check_ratio_starts_at_one(first_minibatch: MinibatchStatistics, alarms: Alar
 
 
 def find_flags(
-    evaluations: Sequence[Mapping[str, Any]],
-    best: Mapping[str, Any],
-    stopped_because: str,
-    kl_budget: float,
-    alarms: Sequence[Mapping[str, Any]] = (),
+    best: Mapping[str, Any], stopped_because: str, kl_budget: float, alarms: Sequence[Mapping[str, Any]]
 ) -> list[str]:
     """Sentences about a run that a reader of its card should see; none where all went well.
 
     Args:
-        evaluations: the held-out evaluations, in order.
-        best: the one whose checkpoint was chosen.
+        best: the held-out evaluation whose checkpoint was chosen.
         stopped_because: why the run ended.
         kl_budget: nats a response.
         alarms: those that went off, in order.
     """
-    flags, last = [], evaluations[-1]
+    flags = []
     if stopped_because == "kl_budget":
         flags.append(f"Training was stopped because the KL to the SFT policy passed {kl_budget:g} nats a response.")
     if best["update"] == 0:
         flags.append("No checkpoint was better than the SFT policy on held-out evidence, so the SFT policy was kept.")
-    if last["score"] > best["score"] and last["objective"] < best["objective"]:
-        flags.append(
-            f"After update {best['update']} the score that PPO climbs went on rising "
-            f"({best['score']:.2f} to {last['score']:.2f}) while held-out evidence fell "
-            f"({best['objective']:.2f} to {last['objective']:.2f}): the reward model was being over-optimized."
-        )
     for alarm in alarms:
-        ended = " The run was ended by it." if alarm["fatal"] else ""
-        flags.append(f"Alarm {alarm['name']} after update {alarm['update']}: {alarm['message']}.{ended}")
+        ended = " It ended the run." if alarm["name"] == stopped_because else ""
+        flags.append(f"Alarm `{alarm['name']}` after update {alarm['update']}: {alarm['message']}.{ended}")
     return flags

@@ -69,28 +69,46 @@ def _load_apart(config: PPOConfig, setup: Setup, start: Path, reward_models: Pat
     if config.lora is not None:
         torch.manual_seed(seeded(setup.seed, "adapters"))
         policy = add_adapters(policy, config.lora, "CAUSAL_LM")
-    reward_model, selection_reward_model = (
-        freeze(load_reward_model(reward_models / name, compute), compute)
-        for name in ("reward_model", "selection_reward_model")
-    )
+    ref_policy = freeze(load_policy(start, compute), compute)
+    tokenizer = load_tokenizer(start)
+    trained = reward_models / "reward_model"
+    sources = load_sources(config, setup, tokenizer, lambda: freeze(load_reward_model(trained, compute), compute))
     value_model: ValueModel | TrunkValueHead
     if config.sharing == "trunk":
         trunk = policy.get_base_model().base_model if isinstance(policy, PeftModel) else policy.base_model
         value_model = TrunkValueHead(trunk, policy.config.hidden_size).to(compute.device)
     else:
-        value_model = start_value_model(load_reward_model(reward_models / "reward_model", compute))
-    tokenizer = load_tokenizer(start)
+        like_policy = next((source for source in sources if _is_like(source, ref_policy)), None)
+        value_model = _start_apart(like_policy, setup, start, trained)
     return Models(
         tokenizer,
         policy,
-        freeze(load_policy(start, compute), compute),
+        ref_policy,
         value_model,
-        load_sources(config, setup, tokenizer, reward_model),
-        selection_reward_model,
+        sources,
+        freeze(load_reward_model(reward_models / "selection_reward_model", compute), compute),
         _trained(policy),
         _trained(value_model),
         lambda: merged(policy),
     )
+
+
+def _is_like(source: Source, policy: Any) -> bool:
+    """Whether a source is a reward model that reads the policy's tokens with a backbone of the policy's shape."""
+    if source.model is None or source.tokenizer is not None:
+        return False
+    backbones = (source.model.base_model, policy.base_model)
+    one, other = ({name: p.shape for name, p in backbone.named_parameters()} for backbone in backbones)
+    return one == other
+
+
+def _start_apart(source: Source | None, setup: Setup, start: Path, trained: Path) -> ValueModel:
+    """A value model of its own: a copy of a source's reward model, or the SFT policy's backbone under a zero head."""
+    if source is None:
+        policy = load_policy(start, setup.compute)
+        return ValueModel(policy.base_model, policy.config.hidden_size).to(setup.compute.device)
+    folder = source.config.path or trained
+    return start_value_model(load_reward_model(folder, setup.compute, source.config.revision))
 
 
 def _load_adapters(config: PPOConfig, setup: Setup, start: Path, reward_models: Path) -> Models:
@@ -106,7 +124,7 @@ def _load_adapters(config: PPOConfig, setup: Setup, start: Path, reward_models: 
         Role(backbone, "policy", backbone.causal_lm),
         Role(backbone, None, backbone.causal_lm),
         value_model,
-        load_sources(config, setup, tokenizer, reward_model),
+        load_sources(config, setup, tokenizer, lambda: reward_model),
         selection_reward_model,
         backbone.parameters_of("policy"),
         backbone.parameters_of("value") | {f"head.{name}": p for name, p in value_model.head.named_parameters()},

@@ -142,10 +142,11 @@ def sample_responses(
 ) -> Responses:
     """Sample a response to each prompt, each from noise of its own."""
     own = processes.share(torch.arange(len(prompts.ids))).tolist()
-    noise = sampling_noise(seed, [noise_keys[i] for i in own], config.max_response_tokens)
-    sampled = sample(
-        models.policy, [prompts.ids[i] for i in own], noise, models.tokenizer, setup.compute, config.temperature
-    )
+    sampled: list[list[int]] = []
+    if own:  # of a few prompts a process may have none
+        noise = sampling_noise(seed, [noise_keys[i] for i in own], config.max_response_tokens)
+        ids = [prompts.ids[i] for i in own]
+        sampled = sample(models.policy, ids, noise, models.tokenizer, setup.compute, config.temperature)
     responses = processes.gathered(sampled, len(prompts.ids))
     batch = pad_sequences(prompts.ids, responses, models.tokenizer.pad_token_id, setup.compute.device)
     return Responses(batch, prompts.conversations, responses, models.tokenizer)
@@ -182,20 +183,20 @@ def _scores(source: Source, config: PPOConfig, setup: Setup, rows: Responses) ->
 
 
 @torch.no_grad()
-def by_rows(compute_rows: RowFunction, batch: SequenceBatch, config: PPOConfig) -> tuple[Tensor, ...]:
+def by_rows(
+    compute_rows: RowFunction, batch: SequenceBatch, config: PPOConfig, num_results: int = 1
+) -> tuple[Tensor, ...]:
     """Apply a function of several [b, r] to trimmed rows of like length and put the results together, each [B, R]."""
-    results: list[Tensor] = []
+    results = [torch.zeros(batch.response_mask.shape, device=batch.input_ids.device) for _ in range(num_results)]
     for index in _own_micro_batches(batch, config):
-        computed = compute_rows(batch.rows(index))
-        results = results or [torch.zeros(batch.response_mask.shape, device=index.device) for _ in computed]
-        for result, part in zip(results, computed, strict=True):
+        for result, part in zip(results, compute_rows(batch.rows(index)), strict=True):
             result[index, : part.shape[1]] = part.float()
     return tuple(processes.summed(result).masked_fill(~batch.response_mask, 0.0) for result in results)
 
 
 def micro_batches(batch: SequenceBatch, index: Tensor, size: int) -> list[Tensor]:
     """The rows `index` in pieces of `size` rows of like length, the longest first."""
-    lengths = batch.attention_mask[index].sum(1).tolist()
+    lengths = batch.lengths[index].tolist()
     return [index[torch.tensor(piece, device=index.device)] for piece in batches_by_length(lengths, size)]
 
 
@@ -212,8 +213,8 @@ def _policy_and_values(config: PPOConfig, setup: Setup, models: Models, batch: S
             return (models.value_model(rows),)
 
     if isinstance(models.value_model, TrunkValueHead):
-        return by_rows(lambda rows: (*with_policy(rows), *with_values(rows)), batch, config)
-    return (*by_rows(with_policy, batch, config), *by_rows(with_values, batch, config))
+        return by_rows(lambda rows: (*with_policy(rows), *with_values(rows)), batch, config, num_results=3)
+    return (*by_rows(with_policy, batch, config, num_results=2), *by_rows(with_values, batch, config))
 
 
 def _logprobs(model: object, config: PPOConfig, setup: Setup) -> RowFunction:

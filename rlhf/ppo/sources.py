@@ -4,31 +4,31 @@ Shapes: B responses.
 """
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from importlib.metadata import entry_points
+from numbers import Real
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from rlhf import reward_functions
+from rlhf.compute import in_fp32
 from rlhf.config import PPOConfig, RewardSourceConfig, Setup
-from rlhf.conversations import Conversation, decode_responses, encode_pairs
-from rlhf.errors import ConfigError, ModelError, RLHFError
+from rlhf.conversations import Conversation, decode_responses, encode_dialogues
+from rlhf.errors import ModelError, RLHFError
 from rlhf.models import freeze, load_reward_model, load_tokenizer, score, score_rows
 from rlhf.sequences import SequenceBatch
 
-ENTRY_POINTS = "rlhf.rewards"
-"""The entry-point group in which installed packages offer reward functions."""
+RewardFunction = Callable[[Sequence[Conversation], Sequence[str]], Iterable[float]]
+"""Takes prompts and the texts of their responses, and returns a finite number for each. docs/reward-functions.md."""
 
-RewardFunction = Callable[[Sequence[Conversation], Sequence[str]], Sequence[float]]
-"""Takes prompts and the texts of their responses, and returns a finite number for each."""
-
-NORMALIZATION_EPS = 1e-6
+LEAST_DEVIATION = 1e-6
+"""Scores that differ by less are all the same, and what differs from them later is not measured by that."""
 
 
-class RewardFunctionError(RLHFError):
-    """A reward function raised, or returned something else than a finite number for each response."""
+class RewardSourceError(RLHFError):
+    """A source of scores failed, or gave something else than a finite number for each response."""
 
 
 @dataclass(frozen=True)
@@ -61,10 +61,15 @@ class Moments:
     squares: float = 0.0
 
     def normalize(self, scores: Tensor) -> Tensor:
-        """Scores less the mean, over the standard deviation; as they are before anything was seen."""
+        """Scores less the mean, over the standard deviation; as they are before anything was seen.
+
+        Where all scores so far were the same only the mean is subtracted: the first that differs is no outlier of
+        millions of standard deviations.
+        """
         if self.count == 0:
             return scores
-        return (scores - self.mean) / (math.sqrt(self.squares / self.count) + NORMALIZATION_EPS)
+        deviation = math.sqrt(self.squares / self.count)
+        return (scores - self.mean) / (deviation if deviation > LEAST_DEVIATION else 1.0)
 
     def updated(self, scores: Tensor) -> "Moments":
         """The moments with a rollout's scores [B] added."""
@@ -92,39 +97,45 @@ class Responses:
     tokenizer: Any
 
 
-def load_sources(config: PPOConfig, setup: Setup, tokenizer: Any, trained: Any) -> tuple[Source, ...]:
+def load_sources(
+    config: PPOConfig, setup: Setup, tokenizer: Any, load_trained: Callable[[], Any]
+) -> tuple[Source, ...]:
     """The sources of `config.rewards`.
 
     Args:
         config: PPO's settings.
         setup: compute.
         tokenizer: the policy's.
-        trained: the pipeline's own reward model.
+        load_trained: gives the pipeline's own reward model, where a source asks for it.
 
     Raises:
-        ConfigError: no installed package offers a function of that name.
+        ConfigError: a function is not installed, or cannot be imported.
         ModelError: a reward model cannot be loaded, or has more than one label.
     """
-    return tuple(_load(source, setup, tokenizer, trained) for source in config.rewards)
-
-
-def function_names() -> list[str]:
-    """Names of the reward functions that installed packages offer."""
-    return sorted({point.name for point in entry_points(group=ENTRY_POINTS)})
+    return tuple(_load(source, setup, tokenizer, load_trained) for source in config.rewards)
 
 
 def raw_scores(source: Source, rows: Responses, setup: Setup) -> Tensor:
     """Scores [B] of one source, less its offset, before normalization and weight.
 
     Raises:
-        RewardFunctionError: the function raised, or did not return a finite number for each response.
+        RewardSourceError: the source failed, or did not give a finite number for each response.
     """
+    device = rows.batch.input_ids.device
     if source.function is not None:
-        return _call(source.config.name, source.function, rows).to(rows.batch.input_ids.device)
+        with in_fp32(device.type):  # a function's own model is not ours to round
+            return _call(source.config.name, source.function, rows).to(device)
     if source.tokenizer is None:
-        return score(source.model, rows.batch.input_ids, rows.batch.attention_mask)
-    ids = _encode_again(source.tokenizer, rows)
-    return torch.from_numpy(score_rows(source.model, setup.compute, ids, 0, len(ids))).to(rows.batch.input_ids.device)
+        scores = score(source.model, rows.batch.input_ids, rows.batch.attention_mask)
+    else:
+        ids = _encode_again(source, rows)
+        scores = torch.from_numpy(score_rows(source.model, setup.compute, ids, 0, len(ids))).to(device)
+    if not bool(scores.isfinite().all()):
+        raise RewardSourceError(
+            f"the reward model {source.config.name!r} gave a score that is not finite; its weights are broken, or the "
+            f"dialogues are longer than it can read"
+        )
+    return scores
 
 
 def combine(
@@ -162,60 +173,83 @@ def penalized(scores: Tensor, ended: Tensor, lengths: Tensor, config: PPOConfig)
     return scores - config.missing_eos_penalty * (~ended) - config.length_penalty * too_long
 
 
-def _load(config: RewardSourceConfig, setup: Setup, tokenizer: Any, trained: Any) -> Source:
+def _load(config: RewardSourceConfig, setup: Setup, tokenizer: Any, load_trained: Callable[[], Any]) -> Source:
     if config.kind == "trained":
-        return Source(config, model=trained)
+        return Source(config, model=load_trained())
     if config.kind == "function":
-        return Source(config, function=_find_function(config.name))
+        return Source(config, function=reward_functions.load(config.name))
     assert config.path is not None, "the configuration asks for it"
     model = freeze(load_reward_model(config.path, setup.compute, config.revision), setup.compute)
     own = load_tokenizer(config.path, config.revision)
-    if own.get_vocab() == tokenizer.get_vocab() and own.chat_template == tokenizer.chat_template:
+    if _encodes_alike(own, tokenizer):
         return Source(config, model=model)
     if own.chat_template is None:
         raise ModelError(
-            f"{config.path}: the reward model's tokenizer has no chat template, so it cannot read dialogues"
+            f"{config.path}: the reward model's tokenizer has no chat template, so it cannot read dialogues; save one "
+            f"with it"
         )
     return Source(config, model=model, tokenizer=own)
 
 
-def _find_function(name: str) -> RewardFunction:
-    found = [point for point in entry_points(group=ENTRY_POINTS) if point.name == name]
-    if not found:
-        there = ", ".join(function_names()) or "none at all"
-        raise ConfigError(
-            f"ppo.rewards: no installed package offers a reward function {name!r} in the entry-point group "
-            f"{ENTRY_POINTS}; there are: {there}"
-        )
-    function: RewardFunction = found[0].load()
-    return function
+def _encodes_alike(one: Any, other: Any) -> bool:
+    return bool(
+        one.get_vocab() == other.get_vocab()
+        and one.chat_template == other.chat_template
+        and one.eos_token_id == other.eos_token_id
+    )
 
 
 def _call(name: str, function: RewardFunction, rows: Responses) -> Tensor:
+    """What a function says, as fp32. It gets copies of the prompts, so that it cannot change what PPO trains on."""
     texts = decode_responses(rows.tokenizer, rows.responses)
+    prompts = [[dict(message) for message in prompt] for prompt in rows.prompts]
     try:
-        values = list(function(rows.prompts, texts))
+        returned = function(prompts, list(texts))
+        values = list(returned) if isinstance(returned, Iterable) else None
     except Exception as error:
-        raise RewardFunctionError(
+        raise RewardSourceError(
             f"the reward function {name!r} raised {type(error).__name__}: {error}; it was given {len(texts)} responses"
         ) from error
+    if values is None:
+        raise RewardSourceError(f"the reward function {name!r} returned {returned!r}; it must return a list of numbers")
     if len(values) != len(texts):
-        raise RewardFunctionError(
+        raise RewardSourceError(
             f"the reward function {name!r} returned {len(values)} numbers for {len(texts)} responses; it must return "
             f"one for each"
         )
     for text, value in zip(texts, values, strict=True):
-        if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
-            raise RewardFunctionError(
+        if not _is_score(value):
+            raise RewardSourceError(
                 f"the reward function {name!r} returned {value!r} for the response {text[:80]!r}; it must return a "
-                f"finite number"
+                f"finite number that fp32 holds"
             )
     return torch.tensor([float(value) for value in values])
 
 
-def _encode_again(tokenizer: Any, rows: Responses) -> list[list[int]]:
-    """Dialogues in the reward model's own tokens; a response without EOS has none here either."""
+def _is_score(value: object) -> bool:
+    """A real number, Python's or NumPy's; a tensor is none, and neither is a truth value."""
+    return isinstance(value, Real) and not isinstance(value, bool) and abs(value) <= torch.finfo(torch.float32).max
+
+
+def _encode_again(source: Source, rows: Responses) -> list[list[int]]:
+    """Dialogues in the reward model's own tokens, each in one piece, as it was trained on them."""
     texts = decode_responses(rows.tokenizer, rows.responses)
-    pairs = encode_pairs(tokenizer, rows.prompts, [[{"role": "assistant", "content": text}] for text in texts])
+    dialogues = [
+        [*prompt, {"role": "assistant", "content": text}] for prompt, text in zip(rows.prompts, texts, strict=True)
+    ]
+    encoded = encode_dialogues(source.tokenizer, dialogues)
     ended = [response[-1] == rows.tokenizer.eos_token_id for response in rows.responses]
-    return [prompt + (ids if end else ids[:-1]) for (prompt, ids), end in zip(pairs, ended, strict=True)]
+    ids = [_up_to_the_end(row, source.tokenizer.eos_token_id, end) for row, end in zip(encoded, ended, strict=True)]
+    longest, limit = max(map(len, ids)), getattr(source.model.config, "max_position_embeddings", None)
+    if limit is not None and longest > limit:
+        raise RewardSourceError(
+            f"the reward model {source.config.name!r} reads {limit} tokens, and a dialogue has {longest} in its own "
+            f"tokens; lower model.max_length or ppo.max_response_tokens, or take another reward model"
+        )
+    return ids
+
+
+def _up_to_the_end(ids: list[int], eos_token_id: int, ended: bool) -> list[int]:
+    """A dialogue up to its last EOS, which stays where the response ended by itself; the template has put it there."""
+    last = len(ids) - 1 - ids[::-1].index(eos_token_id) if eos_token_id in ids else len(ids)
+    return [*ids[:last], eos_token_id] if ended else ids[:last]

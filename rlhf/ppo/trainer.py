@@ -3,21 +3,22 @@
 import json
 import logging
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from rlhf.compute import configure
-from rlhf.config import PPOConfig, Setup
+from rlhf.config import PPOConfig, Setup, uneven_shares
 from rlhf.conversations import Conversation, encode_pairs, encode_prompts
 from rlhf.errors import ConfigError, DataError
 from rlhf.ppo import processes
-from rlhf.ppo.alarms import Memory, watch_evaluations, watch_update
+from rlhf.ppo.alarms import Alarm, Memory, watch_evaluations, watch_update
 from rlhf.ppo.candidates import best_evaluation, keep_candidate, remove_other_candidates, write_results
 from rlhf.ppo.checkpoint import TrainerState, latest_checkpoint, load_checkpoint, save_checkpoint
 from rlhf.ppo.checks import check_finite, diverged
 from rlhf.ppo.kl import AdaptiveKL
+from rlhf.ppo.launch import train_in_processes
 from rlhf.ppo.learner import Learner, make_learner, take_update
 from rlhf.ppo.models import load_models
 from rlhf.ppo.ptx import Demonstrations
@@ -64,7 +65,8 @@ def train_ppo(
 ) -> None:
     """Run PPO and leave the chosen policy, the evaluations and their generations in `workspace.output`.
 
-    Started several times by `torchrun` or `accelerate launch`, the processes share the work; the first one writes.
+    With `compute.num_processes` above 1 the work is done by as many processes, of which the first one writes. They are
+    started here, unless `torchrun` or `accelerate launch` has started this very process as one of them.
 
     Args:
         config: PPO's settings.
@@ -78,24 +80,34 @@ def train_ppo(
         TrainingDivergedError: a loss that is not finite.
         StartError: KL or ratio is wrong at the start.
         DataError: there are no prompts.
-        ConfigError: the minibatch does not divide among the processes.
+        ConfigError: the minibatch does not divide among the processes, or more or fewer were started.
         CheckpointError: a checkpoint cannot be written, or is of another configuration.
+        ProcessesError: a process died, or they no longer hold the same weights.
     """
-    run = _prepare(config, setup, data, start, reward_models, workspace)
-    state, stopped_because = _resume(run), "finished"
+    if uneven := uneven_shares(config, setup.compute):
+        raise ConfigError(uneven)
+    if setup.compute.num_processes > 1 and processes.num_started() == 1:
+        train_in_processes(config, setup, data, start, reward_models, workspace)
+        return
+    configure(setup.compute)
+    with processes.joined(setup.compute):
+        _train(_prepare(config, setup, data, start, reward_models, workspace))
+
+
+def _train(run: Run) -> None:
+    config = run.config
+    state = _resume(run)
     started = time.monotonic()
-    while state.next_update < config.num_updates:
-        state, stop = _update(run, state)
-        if stop is not None:
-            stopped_because = stop
-            break
+    while state.next_update < config.num_updates and state.stopped_because is None:
+        state = _update(run, state)
+    stopped_because = "finished" if state.next_update == config.num_updates else str(state.stopped_because)
     elapsed = time.monotonic() - started
     logger.info("PPO: %s after %d updates, %.0f s", stopped_because, state.next_update, elapsed)
     _finish(run, state, stopped_because)
 
 
-def _update(run: Run, state: TrainerState) -> tuple[TrainerState, str | None]:
-    """One rollout and what is learned from it; returns the new state, and why to stop if that is so."""
+def _update(run: Run, state: TrainerState) -> TrainerState:
+    """One rollout and what is learned from it; returns the new state."""
     config, update, begun = run.config, state.next_update, time.monotonic()
     moments = {name: Moments(**values) for name, values in state.moments.items()}  # type: ignore[arg-type]
     try:
@@ -107,7 +119,7 @@ def _update(run: Run, state: TrainerState) -> tuple[TrainerState, str | None]:
     run.log(taken.metrics | speed, update + 1)
     if processes.is_first():
         report_progress("ppo", update + 1, config.num_updates)
-    state, stop = _watch(run, state, taken.metrics)
+    state = _watch(run, state, taken.metrics)
     state = replace(
         state,
         next_update=update + 1,
@@ -115,35 +127,40 @@ def _update(run: Run, state: TrainerState) -> tuple[TrainerState, str | None]:
         moments={name: asdict(values) for name, values in taken.rollout.moments.items()},
     )
     if state.next_update % config.evaluate_every == 0 or state.next_update == config.num_updates:
-        state, stop_after = _evaluate(run, state)
-        stop = stop or stop_after
-    if state.next_update % config.checkpoint_every == 0 and processes.is_first():
-        learning = run.learner.learning
-        save_checkpoint(run.workspace.checkpoints, state, learning.models, learning.optimizers, run.settings)
+        state = _evaluate(run, state)
+    if state.next_update % config.checkpoint_every == 0:
+        _save(run, state)
+    return state
+
+
+def _save(run: Run, state: TrainerState) -> None:
+    models, optimizers = run.learner.learning.models, run.learner.learning.optimizers
+    processes.check_alike([*models.policy_parameters.values(), *models.value_parameters.values()])
+    if processes.is_first():
+        save_checkpoint(run.workspace.checkpoints, state, models, optimizers, run.settings)
         remove_other_candidates(run.workspace.checkpoints, state.evaluations)
-    return state, stop
 
 
-def _watch(run: Run, state: TrainerState, metrics: Mapping[str, float]) -> tuple[TrainerState, str | None]:
+def _watch(run: Run, state: TrainerState, metrics: Mapping[str, float]) -> TrainerState:
     """Look at an update's metrics; a fatal alarm or a spent KL budget is a reason to stop."""
     memory, alarms = watch_update(run.config.alarms, Memory(**state.alarms), metrics, state.next_update + 1)
+    state = _alarmed(state, memory, alarms)
+    if state.stopped_because is None and metrics["ppo/kl_mean"] > run.config.kl_budget:
+        state = replace(state, stopped_because="kl_budget")
+    return state
+
+
+def _alarmed(state: TrainerState, memory: Memory, alarms: Sequence[Alarm]) -> TrainerState:
+    """Say which alarms went off, and note them; the first fatal one is why the run stops."""
     for alarm in alarms:
         logger.warning("alarm %s after update %d: %s", alarm.name, alarm.update, alarm.message)
-    fatal = [alarm.name for alarm in alarms if alarm.fatal]
-    over_budget = "kl_budget" if metrics["ppo/kl_mean"] > run.config.kl_budget else None
-    return replace(state, alarms=asdict(memory)), fatal[0] if fatal else over_budget
+    fatal = next((alarm.name for alarm in alarms if alarm.fatal), None)
+    return replace(state, alarms=asdict(memory), stopped_because=state.stopped_because or fatal)
 
 
 def _prepare(
     config: PPOConfig, setup: Setup, data: Path, start: Path, reward_models: Path, workspace: Workspace
 ) -> Run:
-    configure(setup.compute)
-    processes.join(setup.compute)
-    if config.minibatch_size % processes.num_processes():
-        raise ConfigError(
-            f"a minibatch of {config.minibatch_size} episodes (ppo.rollout_size / ppo.num_minibatches) does not divide "
-            f"among {processes.num_processes()} processes; change one of the three"
-        )
     models = load_models(config, setup, start, reward_models)
     tokenizer = models.tokenizer
     prompts = _read_prompts(data / "prompts" / "train.jsonl")
@@ -180,16 +197,17 @@ def _read_demonstrations(path: Path, tokenizer: Any) -> Demonstrations:
 def _resume(run: Run) -> TrainerState:
     """Go on from the newest checkpoint, or evaluate the SFT policy and begin."""
     path = latest_checkpoint(run.workspace.checkpoints)
+    processes.check_agreed("newest checkpoint", path.name if path else "none")
     if path is not None:
         logger.info("PPO goes on from %s", path.name)
         learning = run.learner.learning
         state = load_checkpoint(path, learning.models, learning.optimizers, run.settings)
         processes.wait_for_all()  # before the first one writes, and removes what the others read
         return state
-    return _evaluate(run, TrainerState(0, run.config.kl_coef))[0]
+    return _evaluate(run, TrainerState(0, run.config.kl_coef))
 
 
-def _evaluate(run: Run, state: TrainerState) -> tuple[TrainerState, str | None]:
+def _evaluate(run: Run, state: TrainerState) -> TrainerState:
     """Evaluate on validation prompts; a policy that is better than all before it is kept."""
     models = run.learner.learning.models
     evaluation, generations = validate(run.config, run.setup, models, run.validation, state.next_update)
@@ -209,15 +227,12 @@ def _evaluate(run: Run, state: TrainerState) -> tuple[TrainerState, str | None]:
         if best_evaluation(evaluations)["update"] == state.next_update:
             keep_candidate(run.workspace.checkpoints, evaluation.update, models.export_policy(), models.tokenizer)
     memory, alarms = watch_evaluations(run.config.alarms, Memory(**state.alarms), evaluations)
-    for alarm in alarms:
-        logger.warning("alarm %s after update %d: %s", alarm.name, alarm.update, alarm.message)
-    state = replace(state, evaluations=evaluations, alarms=asdict(memory))
-    return state, next((alarm.name for alarm in alarms if alarm.fatal), None)
+    return _alarmed(replace(state, evaluations=evaluations), memory, alarms)
 
 
 def _finish(run: Run, state: TrainerState, stopped_because: str) -> None:
     if state.evaluations[-1]["update"] != state.next_update:
-        state, _ = _evaluate(run, state)
+        state = _evaluate(run, state)
     if processes.is_first():
         write_results(run.workspace, state, stopped_because, run.config.kl_budget)
         best = best_evaluation(state.evaluations)

@@ -22,8 +22,8 @@ class ValueModel(nn.Module):
 
     def forward(self, batch: SequenceBatch) -> Tensor:
         """Values of the states before each response token, [B, R], fp32."""
-        hidden = self.backbone(**batch.context, use_cache=False).last_hidden_state
-        return head_values(self.head, hidden[:, -batch.num_response_tokens :])
+        hidden = self.backbone(input_ids=batch.context, use_cache=False).last_hidden_state
+        return head_values(self.head, batch.before_responses(hidden))
 
 
 class TrunkValueHead(nn.Module):
@@ -38,7 +38,7 @@ class TrunkValueHead(nn.Module):
     def forward(self, batch: SequenceBatch, *, learn_backbone: bool = True) -> Tensor:
         """Values [B, R] from the pass of the policy over the same batch just before; what it kept is let go."""
         assert self._hidden is not None, "the policy has not been called"
-        hidden, self._hidden = self._hidden[:, -batch.num_response_tokens :], None
+        hidden, self._hidden = batch.before_responses(self._hidden), None
         return head_values(self.head, hidden if learn_backbone else hidden.detach())
 
     def _keep(self, module: nn.Module, inputs: object, output: Any) -> None:

@@ -1,7 +1,9 @@
 """Tiny models and data for the library's tests."""
 
+import importlib
 import json
-from collections.abc import Callable
+import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -59,6 +61,32 @@ def save_reward_model(tiny_setup: Setup, tiny_tokenizer: Any, tiny_policy: Any, 
         return folder
 
     return save
+
+
+@pytest.fixture
+def install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., Path]]:
+    """Really installs a package that offers reward functions: its files, and the dist-info that pip would write."""
+    before = set(sys.modules)
+
+    def put(
+        code: str, *offers: str, package: str = "my-rewards", version: str = "1.0", module: str = "my_rewards"
+    ) -> Path:
+        site = tmp_path / f"site-{package}"
+        info = site / f"{package.replace('-', '_')}-{version}.dist-info"
+        info.mkdir(parents=True)
+        (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {package}\nVersion: {version}\n")
+        (info / "entry_points.txt").write_text("\n".join(["[rlhf.rewards]", *offers]) + "\n")
+        path = site / f"{module.replace('.', '/')}.py"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(code)
+        monkeypatch.syspath_prepend(site)
+        importlib.invalidate_caches()
+        return path
+
+    yield put
+    for name in set(sys.modules) - before:
+        if str(getattr(sys.modules[name], "__file__", "")).startswith(str(tmp_path)):
+            del sys.modules[name]
 
 
 def write_jsonl(path: Path, rows: list[dict[str, Any]]) -> None:

@@ -179,7 +179,7 @@ def test_limitations_hold_what_went_wrong(own_world, tmp_path):
     limitations = section(ModelCard.load(write(own_world, tmp_path / "card", facts=facts) / "README.md"), "Limitations")
     for text in (
         "weights are those of SFT",
-        "stopped early, after 5 updates: kl_budget",
+        "stopped early, after 5 updates: the KL to the SFT policy passed its budget",
         "Values were clipped.",
         "DVC does not track the data",
         "The data differed from `data.dvc`",

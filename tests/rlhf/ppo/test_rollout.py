@@ -70,10 +70,10 @@ def test_micro_batches_change_nothing_but_the_rounding(collect):
 
 def test_several_responses_to_a_prompt_are_different_samples(collect):
     rollout = collect(PROMPTS, num_responses_per_prompt=4)
-    prompts = rollout.batch.input_ids[:, : -rollout.batch.num_response_tokens]
-    assert torch.equal(prompts[0].expand(4, -1), prompts[:4])
-    assert torch.equal(prompts[4].expand(4, -1), prompts[4:])
-    assert not torch.equal(prompts[0], prompts[4])
+    ids, lengths = rollout.batch.input_ids.tolist(), rollout.batch.prompt_lengths.tolist()
+    prompts = [row[:length] for row, length in zip(ids, lengths, strict=True)]
+    assert prompts == [prompts[0]] * 4 + [prompts[4]] * 4
+    assert prompts[0] != prompts[4]
     assert len({tuple(row) for row in rollout.batch.responses.tolist()}) == 8
 
 

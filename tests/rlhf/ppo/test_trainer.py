@@ -177,8 +177,7 @@ def test_the_value_model_starts_as_the_reward_model(tiny_run, tiny_setup, save_r
     with torch.no_grad():
         values = start_value_model(load_reward_model(folder, tiny_setup.compute))(batch)
         before_last = batch.attention_mask.clone()
-        before_last[0, -1] = False
-        before_last[1, -2] = False
+        before_last[torch.arange(2), batch.lengths - 1] = False
         scores = score(load_reward_model(folder, tiny_setup.compute), batch.input_ids, before_last)
     torch.testing.assert_close(torch.stack([values[0, 2], values[1, 1]]), scores)
 
@@ -190,14 +189,12 @@ def test_a_reward_model_with_two_labels_is_refused(tiny_run, save_reward_model):
         run()
 
 
-def point(update, score, objective):
-    return {"update": update, "score": score, "objective": objective}
-
-
 def test_flags_say_what_went_wrong():
-    evaluations = [point(0, 0.0, 0.0), point(4, 1.0, 0.5), point(8, 2.0, 0.1)]
-    (flag,) = find_flags(evaluations, evaluations[1], "finished", 20.0)
-    assert "After update 4 the score that PPO climbs went on rising (1.00 to 2.00)" in flag
-    assert find_flags(evaluations[:2], evaluations[1], "finished", 20.0) == []
-    assert "passed 20 nats" in find_flags(evaluations[:2], evaluations[1], "kl_budget", 20.0)[0]
-    assert "the SFT policy was kept" in find_flags(evaluations[:1], evaluations[0], "finished", 20.0)[0]
+    sft, later = {"update": 0}, {"update": 4}
+    alarm = {"name": "negative_kl", "update": 3, "message": "the mean KL fell", "fatal": True}
+    assert find_flags(later, "finished", 20.0, []) == []
+    assert "passed 20 nats" in find_flags(later, "kl_budget", 20.0, [])[0]
+    assert "the SFT policy was kept" in find_flags(sft, "finished", 20.0, [])[0]
+    (line,) = find_flags(later, "finished", 20.0, [alarm])
+    assert line == "Alarm `negative_kl` after update 3: the mean KL fell."
+    assert find_flags(later, "negative_kl", 20.0, [alarm]) == [f"{line} It ended the run."]
