@@ -9,6 +9,7 @@ import argparse
 import math
 import tempfile
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -65,6 +66,8 @@ def load(parsed: argparse.Namespace, settings: Settings, scratch: Path) -> Learn
     for name in ("reward_model", "selection_reward_model"):
         (scratch / "reward_models" / name).symlink_to(parsed.reward.resolve())
     models = load_models(config, setup, scratch, scratch / "reward_models")
+    # Held-out evaluations, which the peer has none of, are not timed, and neither is their model counted.
+    models = replace(models, selection_reward_model=None)
     # The reward model reads the policy's tokens, so nobody looks at the text of a prompt.
     return make_learner(config, setup, models, rollouts.Prompts([[] for _ in prompts], prompts))
 

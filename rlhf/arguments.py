@@ -124,11 +124,13 @@ def _add_recipe(parser: argparse.ArgumentParser) -> None:
     )
     groups = {"": parser.add_argument_group("settings of the whole run")}
     for setting in settings().values():
-        section, dot, _ = setting.name.partition(".")
-        if setting.kind == "section" and not dot:
-            groups[section] = parser.add_argument_group(section, setting.help)
-        elif setting.kind != "section" or setting.optional:
-            _add_setting(groups[section if dot else ""], setting)
+        section = setting.name.rpartition(".")[0]
+        if setting.kind == "section" and not setting.optional:
+            groups[setting.name] = parser.add_argument_group(setting.name, setting.help)
+            continue
+        while section not in groups:  # an optional section is a flag of its own, among those that are in it
+            section = section.rpartition(".")[0]
+        _add_setting(groups[section], setting)
 
 
 def _add_setting(group: argparse._ArgumentGroup, setting: Setting) -> None:

@@ -233,7 +233,8 @@ class AlarmsConfig(Section):
     """What the probability ratio may be off 1 on the first minibatch. Empty: 1e-4 in fp32, 0.1 in bf16. Beyond it the
     run stops with an error."""
     negative_kl: NonNegative | None = 0.5
-    """The mean KL (k1) is below minus this many nats a response, and falls: the estimate is being exploited."""
+    """The mean KL (k1) has fallen below minus this many nats a response. No KL is negative: the estimate is wrong, and
+    its penalty pays the policy for making it more so."""
     entropy_collapse: Fraction | None = 0.1
     """The entropy is below this share of the first rollout's."""
     eos_rate_fall: Probability | None = 0.2
@@ -248,7 +249,7 @@ class AlarmsConfig(Section):
     value_clipping: Probability | None = 0.5
     """More than this share of the value losses are clipped: the value model cannot follow its targets."""
     patience: Count = 4
-    """Updates in a row in which an alarm's condition must hold."""
+    """Updates in a row in which an alarm's condition must hold. At over-optimization it is one held-out evaluation."""
     fatal: tuple[AlarmName, ...] = ("negative_kl",)
     """Alarms that end the run, with the best checkpoint kept. The others are shown and logged."""
 
@@ -358,6 +359,12 @@ class PPOConfig(Section):
     def _nothing_is_ignored(self) -> Self:
         if self.length_penalty_free_tokens and not self.length_penalty:
             raise ValueError("length_penalty_free_tokens is set but length_penalty is 0, so it would be ignored")
+        if self.length_penalty and self.length_penalty_free_tokens >= self.max_response_tokens:
+            raise ValueError(
+                f"length_penalty_free_tokens ({self.length_penalty_free_tokens}) leaves no token of "
+                f"max_response_tokens ({self.max_response_tokens}) to penalize, so length_penalty would be ignored; "
+                f"make it smaller"
+            )
         if self.ptx_batch_size is not None and not self.ptx_coef:
             raise ValueError("ptx_batch_size is set but ptx_coef is 0, so it would be ignored")
         if self.sharing == "adapters" and self.lora is None:

@@ -1,12 +1,17 @@
 """Low-rank adapters (2106.09685), by peft."""
 
 import copy
+import json
+from pathlib import Path
 from typing import Any
 
 from peft import LoraConfig as PeftConfig
 from peft import PeftModel, get_peft_model
 
 from rlhf.config import LoraConfig
+
+ADAPTER = "adapter"
+"""The folder within a reward model's that holds it as an adapter over the SFT policy."""
 
 
 def peft_config(config: LoraConfig, task_type: str) -> Any:
@@ -28,3 +33,13 @@ def add_adapters(model: Any, config: LoraConfig, task_type: str) -> Any:
 def merged(model: Any) -> Any:
     """A plain model with the adapters' product added to its weights; a model without adapters as it is."""
     return copy.deepcopy(model).merge_and_unload() if isinstance(model, PeftModel) else model
+
+
+def save_adapter(model: Any, folder: Path) -> None:
+    """Write the adapters and a head that was trained with them, without what they were trained over (safetensors)."""
+    model.save_pretrained(folder, safe_serialization=True)
+    (folder / "README.md").unlink(missing_ok=True)  # peft's template of a card
+    settings = folder / "adapter_config.json"
+    # Peft notes the folder of this machine that the model was loaded from.
+    without_path = json.loads(settings.read_text()) | {"base_model_name_or_path": None}
+    settings.write_text(json.dumps(without_path, indent=2, sort_keys=True) + "\n")

@@ -28,7 +28,7 @@ from rlhf.config import ComputeConfig, RewardModelConfig, Setup
 from rlhf.conversations import encode_pairs
 from rlhf.data.schema import Row, read_rows
 from rlhf.errors import DataError, ModelError
-from rlhf.lora import merged, peft_config
+from rlhf.lora import ADAPTER, merged, peft_config, save_adapter
 from rlhf.models import load_policy, load_reward_model, load_tokenizer, save_model, score_rows
 from rlhf.progress import report_progress
 from rlhf.supervised import (
@@ -180,8 +180,9 @@ def _train(
         callbacks=[StageCallback(curve, log_metrics, config.checkpoint_every_seconds, partial(_report, name))],
     )
     num_steps = fit(trainer, checkpoints)
-    model = merged(trainer.model)
-    save_model(model, inputs.tokenizer, folder)
+    save_model(merged(trainer.model), inputs.tokenizer, folder)
+    if config.lora is not None:
+        save_adapter(trainer.model, folder / ADAPTER)
     return num_steps
 
 

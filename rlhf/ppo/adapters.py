@@ -19,12 +19,9 @@ from torch import Tensor, nn
 from rlhf.compute import seeded
 from rlhf.config import LoraConfig, Setup
 from rlhf.errors import ModelError
-from rlhf.lora import peft_config
+from rlhf.lora import ADAPTER, peft_config
 from rlhf.models import freeze, load_policy
 from rlhf.ppo.value_model import ValueModel, start_head
-
-ADAPTER = "adapter"
-"""The folder within a reward model's that holds it as an adapter over the SFT policy."""
 
 
 class SharedBackbone:

@@ -78,7 +78,9 @@ def value_loss(
     Source:
         "The N+ implementation details of RLHF with PPO", 2403.17031, value function loss clipping.
     """
-    near = old_values + (values - old_values).clamp(-clip_range, clip_range)
+    change = (values - old_values).clamp(-clip_range, clip_range)
+    # Where nothing is clipped the sum would still differ from the value by rounding, and be counted as clipped.
+    near = torch.where((values - old_values).abs() > clip_range, old_values + change, values)
     unclipped, clipped = (values - returns).square(), (near - returns).square()
     loss = 0.5 * torch.maximum(unclipped, clipped).masked_fill(~response_mask, 0.0).sum()
     return ValueLoss(loss, ((clipped > unclipped) & response_mask).sum())

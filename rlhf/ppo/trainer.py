@@ -52,7 +52,9 @@ class Run:
     @property
     def settings(self) -> dict[str, Any]:
         """All settings of the run by name, as JSON."""
-        return self.config.model_dump(mode="json") | self.setup.model_dump(mode="json", include={"seed", "compute"})
+        compute = self.setup.compute.model_dump(mode="json")
+        of_compute = {f"compute.{name}": value for name, value in compute.items()}
+        return self.config.model_dump(mode="json") | of_compute | {"seed": self.setup.seed}
 
     def log(self, metrics: Mapping[str, float], step: int | None) -> None:
         """Log metrics, once for all processes."""

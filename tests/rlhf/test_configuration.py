@@ -132,6 +132,71 @@ def test_recipe_makes_no_objects(recipe):
         load_config(recipe("name: !!python/object/apply:os.getcwd []\n"))
 
 
+REWARDS = "[{kind: trained, weight: 0.5}, {kind: function, name: brevity, normalize: true}]"
+AS_JSON = '[{"weight": 0.5}, {"kind": "function", "name": "brevity", "normalize": true}]'
+
+
+class TestLists:
+    def test_recipe_and_flag_give_the_same(self, recipe):
+        given = load_config(recipe(f"ppo:\n  rewards: {REWARDS}\n")).ppo.rewards
+        assert [(source.kind, source.name, source.weight, source.normalize) for source in given] == [
+            ("trained", "reward_model", 0.5, False),
+            ("function", "brevity", 1.0, True),
+        ]
+        for text in (REWARDS, AS_JSON):
+            assert load_config(None, {"ppo.rewards": text}).ppo.rewards == given
+        assert load_config(
+            recipe("ppo: {alarms: {fatal: []}}\n"), {"ppo.alarms.fatal": "[value_clipping]"}
+        ).ppo.alarms.fatal == ("value_clipping",)
+
+    @pytest.mark.parametrize(
+        ("text", "message"),
+        [
+            (
+                "[{kind: trained, weigth: 1}]",
+                r"--ppo\.rewards: \[0\]\.weigth is not a setting; the nearest .* is weight$",
+            ),
+            ("[{}, {weight: much}]", r"--ppo\.rewards: \[1\]\.weight: got much, expected a number$"),
+            ("[{}, {weight: true}]", r"--ppo\.rewards: \[1\]\.weight: got true, expected a number$"),
+            ("[{kind: model}]", r"--ppo\.rewards: \[0\]: path is for the kind model"),
+            ("[{}, {}]", r"ppo with --ppo\.rewards: ppo\.rewards: two sources have one name"),
+            (
+                "[{kind: trained",
+                r"--ppo\.rewards: got \[{kind: trained, which is not YAML .*, expected a list, each of it",
+            ),
+            ("trained", r"--ppo\.rewards: got trained, expected a list, each of it a section with kind, name, path"),
+            ("[trained]", r"--ppo\.rewards: \[0\]: got trained, expected a section with kind, name, path"),
+            ("", r"--ppo\.rewards: got nothing, expected a list"),
+            (
+                "!!python/name:os.system",
+                r"--ppo\.rewards: got .*, which is not YAML \(could not determine a constructor",
+            ),
+        ],
+    )
+    def test_a_mistake_on_a_flag_is_told_with_its_place(self, text, message):
+        with pytest.raises(ConfigError, match=message) as error:
+            load_config(None, {"ppo.rewards": text})
+        assert "\n" not in str(error.value)
+
+    def test_a_flag_replaces_the_recipes_list(self, recipe):
+        path = recipe("ppo:\n  rewards:\n    - {kind: function, name: long}\n    - {kind: trained}\n")
+        assert [s.name for s in load_config(path, {"ppo.rewards": "[{name: other}]"}).ppo.rewards] == ["other"]
+        with pytest.raises(ConfigError, match=r"^--ppo\.rewards: \[0\]\.weight: got x"):
+            load_config(path, {"ppo.rewards": "[{weight: x}]"})
+
+    def test_a_key_that_is_set_twice_in_an_element_is_refused(self, recipe):
+        with pytest.raises(ConfigError, match=r":4: ppo\.rewards\[0\]\.name is set twice, first in line 3"):
+            load_config(recipe("ppo:\n  rewards:\n    - name: a\n      name: b\n"))
+
+    def test_help_says_what_an_element_is(self):
+        known = settings()
+        assert known["ppo.rewards"].expected == (
+            "a list, each of it a section with kind, name, path, revision, weight, normalize"
+        )
+        assert known["ppo.alarms.fatal"].expected.startswith("a list, each of it one of negative_kl, entropy_collapse")
+        assert not [name for name in known if "[" in name]
+
+
 class TestPaths:
     @pytest.fixture(autouse=True)
     def project(self, tmp_path, monkeypatch):
@@ -146,6 +211,12 @@ class TestPaths:
 
     def test_path_inside_the_project_is_recorded_relative_to_it(self):
         assert load_config(None, {"model.base": "../project/models/own"}).model.base == "models/own"
+
+    def test_reward_models_on_a_flag_are_found_from_the_current_directory(self, tmp_path):
+        (tmp_path / "elsewhere" / "safety").mkdir()
+        text = "[{kind: model, name: a, path: safety}, {kind: model, name: b, path: ../project/models/own}]"
+        paths = [source.path for source in load_config(None, {"ppo.rewards": text}).ppo.rewards]
+        assert paths == [str(tmp_path / "elsewhere" / "safety"), "models/own"]
 
     def test_what_is_not_there_stays_as_it_is(self):
         config = load_config(None, {"model.base": "organization/name", "data.path": "data"})

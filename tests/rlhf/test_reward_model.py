@@ -283,6 +283,26 @@ def test_adapters_are_merged_and_the_head_is_trained(tiny_setup, arithmetic_data
         assert weights["score.weight"].norm() > 0.15  # it starts at 0.1
 
 
+def test_adapters_are_kept_beside_the_merged_models(tiny_setup, arithmetic_data, start, tmp_path):
+    """On the shared backbone they score as the merged models do, and no path of this machine is in them."""
+    from rlhf.ppo.adapters import add_reward_model, load_backbone
+
+    config = CONFIG.model_copy(update={"lora": LoraConfig(rank=2, alpha=4)})
+    run = Run(tmp_path / "run")
+    train_reward_models(config, tiny_setup, arithmetic_data, start, run.workspace)
+    backbone = load_backbone(start / "policy", LoraConfig(rank=3), tiny_setup)
+    rows = torch.tensor([[6, 7, 8, 9], [9, 8, 7, 6]])
+    for name in MODELS:
+        folder = run.output / name
+        assert str(tmp_path) not in (folder / "adapter" / "adapter_config.json").read_text()
+        assert {path.suffix for path in (folder / "adapter").iterdir()} == {".json", ".safetensors"}
+        adapter = add_reward_model(backbone, folder, name)
+        with torch.no_grad():
+            ours = score(adapter, rows, torch.ones_like(rows))
+            theirs = score(load_reward_model(folder, tiny_setup.compute), rows, torch.ones_like(rows))
+        torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-4)
+
+
 def test_bf16_learns_too(tiny_setup, arithmetic_data, start, tmp_path):
     setup = tiny_setup.model_copy(update={"compute": tiny_setup.compute.model_copy(update={"dtype": "bf16"})})
     run = Run(tmp_path / "run")

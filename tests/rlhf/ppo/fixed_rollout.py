@@ -7,8 +7,9 @@ from pathlib import Path
 
 import torch
 import torch.distributed as dist
+from tiny_world import SETUP
 
-from rlhf.config import PPOConfig, Setup
+from rlhf.config import PPOConfig
 from rlhf.ppo import processes
 from rlhf.ppo.learner import make_learner
 from rlhf.ppo.models import load_models
@@ -36,10 +37,6 @@ class World:
 
     folder: Path
 
-    @property
-    def setup(self):
-        return Setup.model_validate_json((self.folder / "setup.json").read_text())
-
     def path(self, case, name):
         return self.folder / f"{case}-{name}.pt"
 
@@ -47,7 +44,7 @@ class World:
 def compute(world, case):
     """Collect a rollout; then take one step on the rollout that the single process had, and note its gradients."""
     learner = make(world, case)
-    learning, policy = learner.learning, learner.learning.models.policy
+    learning = learner.learning
     perturb(learning.models.policy_parameters, 0.02)
     rollout = collect_rollout(learning.config, learning.setup, learning.models, learner.prompts, UPDATE, 0.1, {})
     few = learner.prompts.pick([3])
@@ -61,7 +58,6 @@ def compute(world, case):
     index = torch.randperm(16, generator=torch.Generator().manual_seed(0))[:8]
     statistics = step_minibatch(learning, fixed, index, UPDATE, number=0)
     weights = [p.detach() for p in learning.models.policy_parameters.values()]
-    assert policy is not None
     return {
         "rollout": rollout,
         "evaluation": (evaluation, generations),
@@ -72,14 +68,14 @@ def compute(world, case):
 
 
 def make(world, case):
-    config, setup = PPOConfig(**(BASE | CASES[case])), world.setup
+    config = PPOConfig(**(BASE | CASES[case]))
     folder = world.folder / ("adapter_models" if config.sharing == "adapters" else "reward_models")
-    models = load_models(config, setup, world.folder / "sft", folder)
+    models = load_models(config, SETUP, world.folder / "sft", folder)
     ids = [[6 + (7 * row + column) % 20 for column in range(1 + row)] for row in range(16)]
     conversations = [[{"role": "user", "content": " ".join(map(str, row))}] for row in ids]
     pairs = [([6, 7 + i % 9], list(range(6, 8 + i % 5))) for i in range(12)]
     demonstrations = Demonstrations(pairs, models.tokenizer.pad_token_id) if config.ptx_coef else None
-    return make_learner(config, setup, models, Prompts(conversations, ids), demonstrations)
+    return make_learner(config, SETUP, models, Prompts(conversations, ids), demonstrations)
 
 
 def perturb(parameters, size):
@@ -140,7 +136,7 @@ def message_of(call):
 
 if __name__ == "__main__":
     world = World(Path(sys.argv[1]))
-    compute_config = world.setup.compute.model_copy(update={"num_processes": processes.num_started()})
+    compute_config = SETUP.compute.model_copy(update={"num_processes": processes.num_started()})
     torch.set_num_threads(1)
     with processes.joined(compute_config):
         save_all(world)

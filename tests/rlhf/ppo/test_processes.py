@@ -9,48 +9,24 @@ import fixed_rollout
 import pytest
 import torch
 from fixed_rollout import CASES, World, load
-from peft import LoraConfig, get_peft_model
-from transformers import AutoModelForSequenceClassification
+from tiny_world import save_world
 
-from rlhf.config import ArchitectureConfig, ComputeConfig, ModelConfig, PipelineConfig, PPOConfig, Setup
+from rlhf.config import ComputeConfig, PipelineConfig, PPOConfig
 from rlhf.errors import ConfigError
-from rlhf.models import save_model, start_policy
 from rlhf.ppo import processes
-from rlhf.tokenizers import prepare_tokenizer
 
 TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
 PER_TOKEN = ("old_logprobs", "ref_logprobs", "entropy", "values", "kl", "rewards", "advantages", "returns")
-SHAPE = ArchitectureConfig(hidden_size=32, num_layers=2, num_heads=2, feed_forward_size=64)
-SETUP = Setup(
-    seed=0,
-    model=ModelConfig(architecture=SHAPE, max_length=48),
-    compute=ComputeConfig(dtype="fp32", num_threads=1),
-)
 
 
 @pytest.fixture(scope="module")
 def world(tmp_path_factory):
     """All cases, computed by one process and by two."""
     world = World(tmp_path_factory.mktemp("world"))
-    save_models(world.folder)
+    save_world(world.folder)
     fixed_rollout.save_all(world)
     subprocess.run([*TORCHRUN, str(Path(fixed_rollout.__file__)), str(world.folder)], check=True)
     return world
-
-
-def save_models(folder):
-    """Policy and reward models, these whole and as adapters over the policy."""
-    (folder / "setup.json").write_text(SETUP.model_dump_json())
-    tokenizer = prepare_tokenizer(SETUP.model, ["0 1 2 3 4 5 6 7 8 9 a b c d e f g h i j k l m n"])[0]
-    save_model(start_policy(SETUP, tokenizer), tokenizer, folder / "sft" / "policy")
-    for seed, name in enumerate(("reward_model", "selection_reward_model")):
-        torch.manual_seed(seed)
-        model = AutoModelForSequenceClassification.from_pretrained(folder / "sft" / "policy", num_labels=1)
-        save_model(model, tokenizer, folder / "reward_models" / name)
-        config = LoraConfig(task_type="SEQ_CLS", target_modules="all-linear", r=2, init_lora_weights=False)
-        adapted = get_peft_model(model, config)
-        adapted.save_pretrained(folder / "adapter_models" / name / "adapter")
-        model.config.save_pretrained(folder / "adapter_models" / name)
 
 
 @pytest.fixture(params=CASES)
@@ -148,7 +124,11 @@ def test_more_processes_than_cuda_devices_are_refused(monkeypatch):
 @pytest.mark.parametrize(
     ("ppo", "num_processes", "message"),
     [
-        ({"rollout_size": 12, "num_minibatches": 4}, 2, r"minibatch of 3 episodes .* does not divide among 2 processes"),
+        (
+            {"rollout_size": 12, "num_minibatches": 4},
+            2,
+            r"minibatch of 3 episodes .* does not divide among 2 processes",
+        ),
         ({"rollout_size": 16, "num_minibatches": 2, "micro_batch_size": 8}, 2, r"share of a minibatch is 4 episodes"),
     ],
 )

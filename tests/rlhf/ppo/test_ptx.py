@@ -52,7 +52,7 @@ def test_the_gradient_is_that_of_the_weighted_mean_token_loss(gradient, tiny_pol
     expected = torch.autograd.grad(0.5 * mean, list(tiny_policy.parameters()))
     torch.testing.assert_close(found, torch.cat([g.reshape(-1) for g in expected]), rtol=1e-4, atol=1e-7)
     assert found.abs().max() > 1e-3
-    assert loss == pytest.approx(float(mean), rel=1e-6)
+    assert loss == pytest.approx(mean.item(), rel=1e-6)
 
 
 def test_it_is_added_to_what_is_there(gradient, tiny_policy, tiny_setup):
@@ -106,7 +106,7 @@ def test_by_default_as_many_are_drawn_as_a_minibatch_has_episodes(gradient, tiny
     _, other = gradient(0, 0, many, ptx_batch_size=5)
     assert loss == same != other
     everything = gradient(0, 0, many, ptx_batch_size=1000)[1]
-    assert everything == pytest.approx(float(sum(losses(tiny_policy, many.pairs))) / 48, rel=1e-5)
+    assert everything == pytest.approx(sum(losses(tiny_policy, many.pairs)).item() / 48, rel=1e-5)
 
 
 SETTINGS = {"num_updates": 8, "rollout_size": 32, "evaluate_every": 8, "learning_rate": 3e-3, "checkpoint_every": 2}

@@ -1,0 +1,105 @@
+"""Lean layers compute what transformers' own do: to the bit where they are not used, within bf16's rounding where they
+are."""
+
+import copy
+
+import pytest
+import torch
+from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM, Qwen2Config, Qwen2ForCausalLM
+
+from rlhf import lean
+from rlhf.lean import attend, make_lean
+
+SHAPE = {"hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2, "num_attention_heads": 4}
+SHAPE |= {"num_key_value_heads": 2, "vocab_size": 50, "tie_word_embeddings": False}
+IDS = torch.randint(50, (3, 9), generator=torch.Generator().manual_seed(0))
+
+
+def model_of(kind=LlamaForCausalLM, config=LlamaConfig, **more):
+    torch.manual_seed(0)
+    return kind(config(**SHAPE, attn_implementation="eager", **more)).eval()
+
+
+def gradients(model, dtype):
+    model.zero_grad()
+    with torch.autocast("cpu", dtype=torch.bfloat16, enabled=dtype == "bf16"):
+        logits = model(input_ids=IDS, use_cache=False).logits.float()
+    (logits.log_softmax(-1)[..., 3].sum() / 27).backward()
+    return logits.detach(), {name: p.grad for name, p in model.named_parameters() if p.grad is not None}
+
+
+def relative(ours, theirs):
+    return float((ours - theirs).norm() / theirs.norm())
+
+
+def test_fp32_is_left_to_transformers():
+    own = model_of()
+    ours, theirs = gradients(make_lean(copy.deepcopy(own)), "fp32"), gradients(own, "fp32")
+    assert torch.equal(ours[0], theirs[0])
+    # The gated feed-forward is computed here in fp32 as well, by the same formula.
+    for name, gradient in theirs[1].items():
+        torch.testing.assert_close(ours[1][name], gradient, rtol=1e-5, atol=1e-7)
+
+
+@pytest.mark.parametrize("kind", [(LlamaForCausalLM, LlamaConfig), (Qwen2ForCausalLM, Qwen2Config)])
+def test_bf16_is_as_near_to_fp32_as_transformers_own(kind):
+    own = model_of(*kind)
+    exact, theirs = gradients(own, "fp32"), gradients(own, "bf16")
+    lean_model = make_lean(copy.deepcopy(own))
+    lean_model.set_attn_implementation(lean.register_attention())
+    ours = gradients(lean_model, "bf16")
+    assert relative(ours[0], exact[0]) < 1.5 * relative(theirs[0], exact[0]) + 1e-3
+    for name, gradient in exact[1].items():
+        assert relative(ours[1][name], gradient) < 1.5 * relative(theirs[1][name], gradient) + 5e-3, name
+
+
+def test_frozen_norms_get_no_gradient():
+    model = make_lean(model_of())
+    for name, parameter in model.named_parameters():
+        parameter.requires_grad_("norm" not in name)
+    _, found = gradients(model, "bf16")
+    assert not [name for name in found if "norm" in name]
+    assert [name for name in found if "q_proj" in name]
+
+
+def test_another_activation_is_left_alone():
+    own = model_of(hidden_act="gelu")
+    assert torch.equal(gradients(make_lean(copy.deepcopy(own)), "fp32")[0], gradients(own, "fp32")[0])
+    assert "forward" not in vars(make_lean(own).model.layers[0].mlp)
+
+
+def test_a_model_without_known_layers_says_so_once(caplog):
+    model = GPT2LMHeadModel(GPT2Config(n_embd=32, n_layer=1, n_head=2, vocab_size=50))
+    lean._say_once.cache_clear()
+    with caplog.at_level("INFO"):
+        assert make_lean(make_lean(model)) is model
+    assert [record.message for record in caplog.records if record.name == "rlhf.lean"] == [
+        "gpt2 is computed by transformers' own layers: none of them has a leaner form here"
+    ]
+
+
+def test_a_copy_of_a_lean_model_is_its_own(tmp_path):
+    model = make_lean(model_of())
+    other = copy.deepcopy(model)
+    with torch.no_grad():
+        other.model.layers[0].input_layernorm.weight.zero_()
+    assert not torch.equal(gradients(model, "bf16")[0], gradients(other, "bf16")[0])
+    model.save_pretrained(tmp_path)
+    saved = LlamaForCausalLM.from_pretrained(tmp_path)
+    torch.testing.assert_close(gradients(saved, "fp32")[0], gradients(model, "fp32")[0])
+
+
+@pytest.mark.parametrize("groups", [1, 2])
+def test_attention_with_padding_in_front(groups):
+    """A row whose padding sees nothing gets numbers all the same, and no other row is touched by them."""
+    generator = torch.Generator().manual_seed(0)
+    query = torch.randn(2, 4, 5, 8, generator=generator)
+    key, value = (torch.randn(2, 4 // groups, 5, 8, generator=generator) for _ in range(2))
+    seen = torch.ones(5, 5, dtype=torch.bool).tril().repeat(2, 1, 1, 1)
+    seen[1, :, :, :2] = False
+    mask = torch.zeros(2, 1, 5, 5).masked_fill(~seen, torch.finfo(torch.float32).min)
+    ours, _ = attend(torch.nn.Module(), query, key, value, mask, scaling=0.3)
+    keys, values = (part.repeat_interleave(groups, 1) for part in (key, value))
+    theirs = torch.nn.functional.scaled_dot_product_attention(query, keys, values, attn_mask=mask, scale=0.3)
+    assert torch.isfinite(ours).all()
+    torch.testing.assert_close(ours, theirs.transpose(1, 2))

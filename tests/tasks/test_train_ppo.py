@@ -1,0 +1,147 @@
+"""The task of PPO: what of a run is seen in MLflow, with a real store, a real Prefect server and a tiny real run."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from mlflow.tracking import MlflowClient
+from prefect import flow
+
+from rlhf import artifacts, tracking
+from rlhf.config import ArchitectureConfig, ComputeConfig, ModelConfig, PipelineConfig, PPOConfig
+from rlhf.errors import ConfigError, StartError
+from rlhf.references import DatasetRef, DataSource, ModelRef, Reference, RewardModelsRef, StageReport
+from tasks.pipeline import current, pipeline_run
+from tasks.train_ppo import train_ppo
+
+pytestmark = pytest.mark.usefixtures("project_root", "prefect_server")
+ARCHITECTURE = ArchitectureConfig(hidden_size=16, num_layers=1, num_heads=2, feed_forward_size=16)
+SMALL = {
+    "num_updates": 4,
+    "rollout_size": 16,
+    "num_minibatches": 2,
+    "num_critic_warmup_updates": 1,
+    "max_response_tokens": 6,
+    "evaluate_every": 4,
+    "kl_budget": 1e6,
+}
+MODEL = ModelConfig(architecture=ARCHITECTURE, max_length=24)
+COMPUTE = ComputeConfig(num_threads=1, dtype="fp32")
+INPUTS = Path()
+
+
+@flow
+def only_ppo(config: PipelineConfig) -> StageReport:
+    """PPO on inputs that are in the store."""
+    with pipeline_run(config) as run:
+        source = DataSource(path="data", md5="1", tracked=True)
+        data = stored("data", DatasetRef, source=source)
+        train_ppo(config.ppo, config.setup, data, stored("sft", ModelRef), stored("reward_models", RewardModelsRef))
+        return run.stages[-1]
+
+
+def stored(name: str, kind: type[Reference], **more: object) -> Any:
+    """An input as an earlier stage would have left it."""
+    run_id = tracking.open_stage(current().run_id, name, "f", {}, {})
+    uri, sha256 = artifacts.save_output(run_id, INPUTS / name)
+    tracking.close_run(run_id, "FINISHED")
+    return kind.model_validate({"run_id": run_id, "uri": uri, "sha256": sha256, **more})
+
+
+@pytest.fixture(autouse=True)
+def inputs(tmp_path: Path) -> Path:
+    """Prompts, an SFT policy, two reward models."""
+    from transformers import LlamaForSequenceClassification
+
+    from rlhf.models import save_model, start_policy
+    from rlhf.tokenizers import prepare_tokenizer
+
+    global INPUTS
+    INPUTS = tmp_path / "inputs"
+    setup = PipelineConfig(model=MODEL, compute=COMPUTE).setup
+    tokenizer, _ = prepare_tokenizer(MODEL, ["What is 1 + 2 ?", "It is 3 ."])
+    policy = start_policy(setup, tokenizer)
+    save_model(policy, tokenizer, INPUTS / "sft" / "policy")
+    for seed, name in enumerate(("reward_model", "selection_reward_model")):
+        torch.manual_seed(seed)
+        policy.config.num_labels = 1
+        save_model(LlamaForSequenceClassification(policy.config), tokenizer, INPUTS / "reward_models" / name)
+    for name in ("train", "validation"):
+        path = INPUTS / "data" / "prompts" / f"{name}.jsonl"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        row = {"prompt": [{"role": "user", "content": "What is 1 + 2 ?"}]}
+        path.write_text(f"{json.dumps(row)}\n" * 4)
+    return INPUTS
+
+
+def run_ppo(**settings: object) -> StageReport:
+    ppo = PPOConfig.model_validate(SMALL | settings)
+    return only_ppo(PipelineConfig(model=MODEL, compute=COMPUTE, ppo=ppo))
+
+
+def runs(kind: str) -> list[Any]:
+    client = MlflowClient(tracking.tracking_uri())
+    experiment = client.get_experiment_by_name(tracking.EXPERIMENT)
+    assert experiment is not None
+    return list(client.search_runs([experiment.experiment_id], f"tags.`rlhf.kind` = '{kind}'"))
+
+
+def tags_of_ppo() -> list[dict[str, str]]:
+    return [run.data.tags for run in runs("stage") if run.data.tags["rlhf.stage"] == "ppo"]
+
+
+def test_alarms_are_tags_of_the_stage_and_of_every_pipeline_that_uses_it() -> None:
+    loud = {"learning_rate": 0.3, "kl_coef": 0.0, "learning_rate_schedule": "constant", "num_updates": 8}
+    alarms = {"patience": 1, "fatal": ["entropy_collapse"]}
+    first, second = run_ppo(**loud, alarms=alarms), run_ppo(**loud, alarms=alarms)
+    assert (first.state, second.state) == ("trained", "cached")
+    (stage,), (one, two) = tags_of_ppo(), [run.data.tags for run in runs("pipeline")]
+    assert "entropy_collapse" in stage["alarms"].split(",")
+    assert one["alarms"] == two["alarms"] == stage["alarms"]
+    folder = artifacts.stored_at(artifacts.output_of(first.run_id, "ppo", ModelRef)[0])
+    assert folder is not None
+    summary = json.loads((folder / "summary.json").read_text())
+    assert summary["stopped_because"] == "entropy_collapse"
+    assert stage["alarms"] == ",".join(dict.fromkeys(alarm["name"] for alarm in summary["alarms"]))
+    client = MlflowClient(tracking.tracking_uri())
+    experiment = client.get_experiment_by_name(tracking.EXPERIMENT)
+    assert experiment is not None
+    assert len(client.search_runs([experiment.experiment_id], "tags.alarms LIKE '%entropy_collapse%'")) == 3
+
+
+def test_a_sound_run_has_no_such_tag() -> None:
+    run_ppo(alarms={"explained_variance": None})
+    assert all("alarms" not in run.data.tags for run in [*runs("stage"), *runs("pipeline")])
+
+
+def test_a_run_that_does_not_start_right_is_tagged_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    from rlhf.ppo import update
+
+    logits = update.response_logits
+    monkeypatch.setattr(update, "response_logits", lambda *arguments: 1.1 * logits(*arguments))
+    with pytest.raises(StartError):
+        run_ppo()
+    (stage,), (parent,) = tags_of_ppo(), [run.data.tags for run in runs("pipeline")]
+    assert stage["alarms"] == parent["alarms"] == "start_ratio"
+    assert stage["rlhf.error"].startswith("StartError: the probability ratio is not 1")
+
+
+def test_a_reward_model_is_found_from_the_projects_root(
+    project_root: Path, inputs: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    (inputs / "reward_models" / "reward_model").rename(project_root / "safety")
+    monkeypatch.chdir(tmp_path)
+    rewards = [{"kind": "model", "name": "safety", "path": "safety"}]
+    assert run_ppo(rewards=rewards).state == "trained"
+    assert run_ppo(rewards=rewards).state == "cached"
+    config = project_root / "safety" / "config.json"
+    config.write_text(config.read_text() + "\n")
+    assert run_ppo(rewards=rewards).state == "trained", "a reward model is known by its content"
+
+
+def test_a_function_that_is_not_installed_is_refused_before_anything_is_done() -> None:
+    with pytest.raises(ConfigError, match="no installed package offers a reward function 'brevity'"):
+        run_ppo(rewards=[{"kind": "function", "name": "brevity"}])
+    assert runs("pipeline") == []
