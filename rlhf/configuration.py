@@ -145,7 +145,8 @@ def _settings_of(schema: Mapping[str, Any], definitions: Mapping[str, Any], pref
 def _element(schema: Mapping[str, Any], definitions: Mapping[str, Any]) -> Mapping[str, Any]:
     """What a list's elements are; nothing where it is no list."""
     items: Mapping[str, Any] = schema.get("items", {})
-    return definitions.get(items.get("$ref", "").rpartition("/")[2], items)
+    element: Mapping[str, Any] = definitions.get(items.get("$ref", "").rpartition("/")[2], items)
+    return element
 
 
 def _expected(schema: Mapping[str, Any], choices: list[str], definitions: Mapping[str, Any]) -> str:

@@ -93,6 +93,7 @@ METRICS: dict[str, Metric] = {
     "ppo/chosen_update": Metric("update", summary=True),
     "ppo/chosen_objective": Metric("score", "higher", summary=True),
     "ppo/episodes_per_second": Metric("episodes/s", "higher"),
+    "ppo/checkpoint_seconds": Metric("s", "lower"),
     "evaluation/win_rate": Metric("", "higher", summary=True),
     "evaluation/win_rate_low": Metric("", "higher"),
     "evaluation/win_rate_high": Metric("", "higher"),

@@ -146,6 +146,15 @@ class TestSettings:
         assert "rollout_size (250) is not a multiple of num_minibatches (4); change one of the two" in message
         assert mlflow_runs() == []
 
+    def test_reward_function_that_no_package_offers(self, refused):
+        message = refused("run", SMOKE, "--ppo.rewards", "[{kind: trained}, {kind: function, name: nobody}]")
+        assert "no installed package offers a reward function 'nobody' in the entry-point group rlhf.rewards" in message
+        assert mlflow_runs() == []
+
+    def test_mistake_within_a_list(self, refused):
+        message = refused("run", SMOKE, "--ppo.rewards", "[{kind: trained, weigth: 2}]")
+        assert "--ppo.rewards: [0].weigth is not a setting; the nearest known one is weight" in message
+
 
 class TestDataFiles:
     def test_no_folder(self, refused, tmp_path):

@@ -43,6 +43,7 @@ class TrainerState:
         moments: count, mean and squares of each source's scores, by name.
         alarms: what the alarms remember.
         stopped_because: why no further update is taken, where that is so.
+        logged: every [step, metrics] so far.
     """
 
     next_update: int
@@ -51,6 +52,7 @@ class TrainerState:
     moments: dict[str, dict[str, float]] = field(default_factory=dict)
     alarms: dict[str, Any] = field(default_factory=dict)
     stopped_because: str | None = None
+    logged: list[list[Any]] = field(default_factory=list)
 
 
 def save_checkpoint(

@@ -227,8 +227,13 @@ def _call(name: str, function: RewardFunction, rows: Responses) -> Tensor:
 
 
 def _is_score(value: object) -> bool:
-    """A real number, Python's or NumPy's; a tensor is none, and neither is a truth value."""
-    return isinstance(value, Real) and not isinstance(value, bool) and abs(value) <= torch.finfo(torch.float32).max
+    """A real number, Python's or NumPy's, that fp32 holds; a tensor is none, and neither is a truth value."""
+    if isinstance(value, bool) or not isinstance(value, Real):
+        return False
+    try:
+        return abs(float(value)) <= torch.finfo(torch.float32).max
+    except OverflowError:
+        return False
 
 
 def _encode_again(source: Source, rows: Responses) -> list[list[int]]:

@@ -118,7 +118,7 @@ def _update(run: Run, state: TrainerState) -> TrainerState:
         raise diverged(update + 1, str(error), run.workspace.checkpoints) from error
     speed = {"ppo/episodes_per_second": config.rollout_size / (time.monotonic() - begun)}
     check_finite(taken.metrics, update + 1, run.workspace.checkpoints)
-    run.log(taken.metrics | speed, update + 1)
+    state = _log(run, state, taken.metrics | speed, update + 1)
     if processes.is_first():
         report_progress("ppo", update + 1, config.num_updates)
     state = _watch(run, state, taken.metrics)
@@ -139,8 +139,16 @@ def _save(run: Run, state: TrainerState) -> None:
     models, optimizers = run.learner.learning.models, run.learner.learning.optimizers
     processes.check_alike([*models.policy_parameters.values(), *models.value_parameters.values()])
     if processes.is_first():
+        begun = time.monotonic()
         save_checkpoint(run.workspace.checkpoints, state, models, optimizers, run.settings)
+        run.log({"ppo/checkpoint_seconds": time.monotonic() - begun}, state.next_update)
         remove_other_candidates(run.workspace.checkpoints, state.evaluations)
+
+
+def _log(run: Run, state: TrainerState, metrics: Mapping[str, float], step: int) -> TrainerState:
+    """Log metrics, and note them: whoever goes on from here logs them again, so that its curves are whole."""
+    run.log(metrics, step)
+    return replace(state, logged=[*state.logged, [step, dict(metrics)]])
 
 
 def _watch(run: Run, state: TrainerState, metrics: Mapping[str, float]) -> TrainerState:
@@ -204,6 +212,8 @@ def _resume(run: Run) -> TrainerState:
         logger.info("PPO goes on from %s", path.name)
         learning = run.learner.learning
         state = load_checkpoint(path, learning.models, learning.optimizers, run.settings)
+        for step, metrics in state.logged:
+            run.log(metrics, step)
         processes.wait_for_all()  # before the first one writes, and removes what the others read
         return state
     return _evaluate(run, TrainerState(0, run.config.kl_coef))
@@ -222,7 +232,7 @@ def _evaluate(run: Run, state: TrainerState) -> TrainerState:
         evaluation.kl,
         evaluation.objective,
     )
-    run.log(evaluation.metrics(), state.next_update)
+    state = _log(run, state, evaluation.metrics(), state.next_update)
     evaluations = [*state.evaluations, asdict(evaluation)]
     if processes.is_first():
         write_generations(run.workspace.checkpoints, evaluation.update, generations)

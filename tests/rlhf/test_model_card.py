@@ -190,6 +190,58 @@ def test_limitations_hold_what_went_wrong(own_world, tmp_path):
     assert "wording and operands" not in limitations
 
 
+def test_every_alarm_is_a_line_with_its_cause(own_world, tmp_path):
+    from rlhf.ppo.checks import find_flags
+
+    alarms = [
+        {"name": "length_growth", "update": 4, "message": "responses grew from 3.0 to 9.0 tokens", "fatal": False},
+        {"name": "negative_kl", "update": 5, "message": "the mean KL fell from 0 to -0.90", "fatal": True},
+    ]
+    flags = find_flags({"update": 4}, "negative_kl", 20.0, alarms)
+    ended = {"num_updates": 5, "stopped_because": "negative_kl", "chosen_update": 4, "alarms": alarms, "flags": flags}
+    (own_world / "ppo" / "summary.json").write_text(json.dumps(ended))
+    limitations = section(ModelCard.load(write(own_world, tmp_path / "card") / "README.md"), "Limitations")
+    assert "- Alarm `length_growth` after update 4: responses grew from 3.0 to 9.0 tokens.\n" in limitations
+    assert "- Alarm `negative_kl` after update 5: the mean KL fell from 0 to -0.90. It ended the run.\n" in limitations
+    assert "- PPO stopped early, after 5 updates: the alarm `negative_kl` went off.\n" in limitations
+
+
+def test_what_the_score_was_made_of(world, tmp_path, install):
+    install("def brevity(prompts, responses): ...", "brevity = my_rewards:brevity")
+    rewards = [
+        {"weight": 0.5},
+        {"kind": "model", "name": "safety", "path": "/home/someone/safety", "normalize": True},
+        {"kind": "model", "name": "tone", "path": "owner/tone", "revision": "abc"},
+        {"kind": "function", "name": "brevity", "weight": -0.01},
+    ]
+    config = CONFIG.model_copy(update={"ppo": PPOConfig(rewards=rewards, ptx_coef=27.8, sharing="trunk")})
+    output = write(world, tmp_path / "card", config)
+    text = section(ModelCard.load(output / "README.md"), "Procedure")
+    for row in (
+        "| reward\\_model | the reward model of this run | 0.5 | no |",
+        "| safety | the reward model PATH/TO/safety | 1 | yes |",
+        "| tone | the reward model owner/tone at revision abc | 1 | no |",
+        "| brevity | a function of my-rewards==1.0 | -0.01 | no |",
+        "The value head stood on the policy's own backbone.",
+        "added to the policy's loss with weight 27.8 (PPO-ptx).",
+    ):
+        assert row in text
+    card = (output / "README.md").read_text()
+    assert "PPO against\na weighted sum of scores (see Procedure) with a KL penalty" in card
+    assert "/home/someone" not in card + (output / "config.yaml").read_text()
+    assert MarkdownIt("commonmark").enable("table").render(text).count("<table>") == 10, (
+        "sources, stages, and eight sections of settings"
+    )
+
+
+def test_what_is_as_always_is_not_said(card):
+    text = section(card, "Procedure")
+    assert "weighted sum" not in card.text
+    assert "PPO-ptx)" not in text.partition("<details>")[0]
+    assert "backbone" not in text.partition("<details>")[0]
+    assert "PPO against\nthat reward model's score with a KL penalty" in card.text
+
+
 def test_reproduce(card):
     text = section(card, "Reproduce")
     for part in (

@@ -84,8 +84,8 @@ def run_ppo(**settings: object) -> StageReport:
 def runs(kind: str) -> list[Any]:
     client = MlflowClient(tracking.tracking_uri())
     experiment = client.get_experiment_by_name(tracking.EXPERIMENT)
-    assert experiment is not None
-    return list(client.search_runs([experiment.experiment_id], f"tags.`rlhf.kind` = '{kind}'"))
+    found = client.search_runs([experiment.experiment_id], f"tags.`rlhf.kind` = '{kind}'") if experiment else []
+    return list(found)
 
 
 def tags_of_ppo() -> list[dict[str, str]]:

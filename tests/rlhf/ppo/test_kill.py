@@ -33,7 +33,7 @@ config = PPOConfig(
 workspace = Workspace(folder / "output", folder / "report", folder / "checkpoints", log_metrics)
 train_ppo(config, Setup.model_validate_json(setup), Path(data), Path(start), Path(reward_models), workspace)
 """
-CLOCKS = ("ppo/episodes_per_second",)
+CLOCKS = ("ppo/episodes_per_second", "ppo/checkpoint_seconds")
 
 
 def start(run, folder: Path) -> subprocess.Popen[bytes]:
