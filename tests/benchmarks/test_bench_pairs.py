@@ -60,9 +60,9 @@ def test_the_peer_runs_after_the_first_of_ours():
 
 def test_both_sides_are_given_the_same_settings():
     case = CASES["20M-epochs4"]
-    ours = case.our_flags(micro_batch=None)
+    ours = case.our_flags(micro_batch=case.settings.micro_batch)
     assert ours[: len(case.settings.flags())] == case.settings.flags()
-    assert "--micro-batch 32" in " ".join(case.our_flags(micro_batch=32))
+    assert f"--micro-batch {case.micro_batch} " in " ".join(case.our_flags(micro_batch=None))
 
 
 def test_a_smoke_is_small():

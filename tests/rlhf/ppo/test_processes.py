@@ -9,11 +9,12 @@ import fixed_rollout
 import pytest
 import torch
 from fixed_rollout import CASES, World, load
-from tiny_world import save_world
+from tiny_world import SETUP, save_world
 
 from rlhf.config import ComputeConfig, PipelineConfig, PPOConfig
 from rlhf.errors import ConfigError
 from rlhf.ppo import processes
+from rlhf.provenance import fingerprint, reached_sources
 
 TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
 PER_TOKEN = ("old_logprobs", "ref_logprobs", "entropy", "values", "kl", "rewards", "advantages", "returns")
@@ -139,3 +140,10 @@ def test_sizes_that_do_not_divide_are_refused(tiny_run, ppo, num_processes, mess
     run.setup = run.setup.model_copy(update={"compute": ComputeConfig(num_processes=num_processes)})
     with pytest.raises(ConfigError, match=message):
         run(**ppo)
+
+
+def test_the_number_of_processes_and_what_starts_them_are_in_the_fingerprint():
+    one, two = (SETUP.model_copy(update={"compute": ComputeConfig(num_processes=n)}) for n in (1, 2))
+    prints = {fingerprint("ppo", "1", {"setup": setup}, "rlhf.ppo.trainer") for setup in (one, two)}
+    assert len(prints) == 2
+    assert {"rlhf/ppo/launch.py", "rlhf/ppo/worker.py"} <= set(reached_sources("rlhf.ppo.trainer"))

@@ -173,6 +173,7 @@ class TestRuns:
         ]
         assert not list((broken.folder / "output").iterdir())
         flag.unlink()
+        broken._log_metrics = log
         assert contents(broken(rewards=ONLY_LENGTH)) == expected
         assert broken.curve("ppo/score_mean") == whole.curve("ppo/score_mean")
 
