@@ -192,7 +192,7 @@ def test_any_launcher_gives_the_same_bits(whole, world, tmp_path, launcher):
     assert contents(by_hand.folder / "output") == contents(run.folder / "output")
     assert by_hand.logged_to_file() == run.logged
     num_lines = len((by_hand.folder / "report" / "metrics.jsonl").read_text().splitlines())
-    assert num_lines == 9, "4 updates, 3 evaluations, 2 final values: logged once"
+    assert num_lines == 13, "4 updates, 3 evaluations, 4 checkpoints, 2 final values: logged once"
 
 
 @pytest.mark.slow
