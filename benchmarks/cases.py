@@ -55,7 +55,7 @@ CASES = {
         Case("20M-epochs1", "20M, 1 epoch", "20M", _ONE_EPOCH, target=3.0),
         Case("ends-epochs4", "20M, 4 epochs, responses end", "ends", _ENDS, micro_batch=16, target=4.0),
         Case("20M-trunk", "20M, 4 epochs, value head on the policy's trunk", "20M", sharing="trunk"),
-        Case("20M-adapters", "20M, 4 epochs, adapters", "20M", sharing="adapters", memory_target=0.28),
+        Case("20M-adapters", "20M, 4 epochs, adapters", "20M", sharing="adapters", micro_batch=4, memory_target=0.28),
     )
 }
 

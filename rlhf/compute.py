@@ -2,6 +2,7 @@
 
 import ctypes
 import hashlib
+import os
 import platform
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
@@ -13,6 +14,8 @@ from rlhf.errors import ConfigError
 
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # of malloc.h
 _KEPT_BYTES = 2**31 - 1
+# oneDNN makes a kernel for every shape and keeps 1,024 of them, half a megabyte each; a pass of one width has about 40.
+_KEPT_KERNELS = "64"
 
 
 def configure(compute: ComputeConfig) -> torch.device:
@@ -26,6 +29,7 @@ def configure(compute: ComputeConfig) -> torch.device:
     if torch.get_num_threads() != compute.num_threads:
         torch.set_num_threads(compute.num_threads)
     _keep_freed_memory()
+    os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", _KEPT_KERNELS)
     return torch.device(compute.device)
 
 
@@ -45,6 +49,12 @@ def seeded(seed: int, *purpose: str | int) -> int:
     """A seed of 63 bits for one purpose, independent of those for all other purposes."""
     text = "/".join(map(str, (seed, *purpose)))
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big") >> 1
+
+
+def give_back_freed_memory() -> None:
+    """Between phases that ask for different sizes: let the system have what glibc kept, so that it does not add up."""
+    if platform.libc_ver()[0] == "glibc":
+        ctypes.CDLL(None).malloc_trim(0)
 
 
 def _keep_freed_memory() -> None:

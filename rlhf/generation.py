@@ -14,7 +14,7 @@ from torch import Tensor
 
 from rlhf.compute import autocast, seeded
 from rlhf.config import ComputeConfig
-from rlhf.kv_cache import decoding_cache
+from rlhf.kv_cache import PreallocatedCache, decoding_cache
 from rlhf.sequences import batches_by_length, pad_left, positions
 
 # Leaving the computation means copying the cache of the rows that stay, so it waits until it pays.
@@ -70,6 +70,7 @@ def sample(
     tokenizer: Any,
     compute: ComputeConfig,
     temperature: float,
+    prompt_batch_size: int | None = None,
 ) -> list[list[int]]:
     """Sample one batch of responses; rows that ended leave the computation, some at a time.
 
@@ -80,27 +81,24 @@ def sample(
         tokenizer: names pad and EOS.
         compute: device and precision.
         temperature: divides the logits.
+        prompt_batch_size: prompts read at a time, which takes far more memory than decoding; None is all.
     """
     ids, mask = pad_left(prompts, tokenizer.pad_token_id, compute.device)
     num_steps = noise.shape[1]
     uniform = torch.from_numpy(noise).to(compute.device)
     tokens = torch.full(noise.shape, tokenizer.pad_token_id, device=compute.device)
     num_prompt_columns, position = ids.shape[1], positions(mask)
-    cache = decoding_cache(policy, num_prompt_columns + num_steps)
+    cache = decoding_cache(policy, len(prompts), num_prompt_columns + num_steps)
     mask = torch.cat([mask, mask.new_ones(noise.shape)], dim=1)
     rows = torch.arange(len(prompts), device=compute.device)  # those that are computed
     alive = torch.ones_like(rows, dtype=torch.bool)  # those of them that have not ended
     with autocast(compute):
+        logits = _read_prompts(policy, cache, ids, mask[:, :num_prompt_columns], position, prompt_batch_size)
         for step in range(num_steps):
-            outputs = policy(
-                input_ids=ids,
-                attention_mask=mask[:, : num_prompt_columns + step],
-                position_ids=position,
-                past_key_values=cache,
-                use_cache=True,
-                logits_to_keep=1,
-            )
-            sampled = sample_tokens(outputs.logits[:, -1].float() / temperature, uniform[rows, step])
+            if step > 0:
+                seen = mask[:, : num_prompt_columns + step]
+                logits = _next_logits(policy, cache, ids, seen, position)
+            sampled = sample_tokens(logits.float() / temperature, uniform[rows, step])
             tokens[rows, step] = sampled
             alive &= sampled != tokenizer.eos_token_id
             num_alive = int(alive.sum())
@@ -129,6 +127,29 @@ def sample_tokens(logits: Tensor, uniform: Tensor) -> Tensor:
         raise FloatingPointError("the policy's logits are not finite")
     threshold = uniform[:, None] * cumulative[:, -1:]
     return torch.searchsorted(cumulative, threshold, right=True).squeeze(1)
+
+
+def _read_prompts(
+    policy: Any, cache: Any, ids: Tensor, mask: Tensor, position: Tensor, batch_size: int | None
+) -> Tensor:
+    if batch_size is None or not isinstance(cache, PreallocatedCache):
+        return _next_logits(policy, cache, ids, mask, position)
+    pieces = cache.pieces(batch_size)
+    return torch.cat([_next_logits(policy, cache, ids[rows], mask[rows], position[rows]) for rows in pieces])
+
+
+def _next_logits(policy: Any, cache: Any, ids: Tensor, mask: Tensor, position: Tensor) -> Tensor:
+    """Logits [B, V] of what follows new tokens `ids`; `mask` covers those before them as well."""
+    outputs = policy(
+        input_ids=ids,
+        attention_mask=mask,
+        position_ids=position,
+        past_key_values=cache,
+        use_cache=True,
+        logits_to_keep=1,
+    )
+    logits: Tensor = outputs.logits[:, -1]
+    return logits
 
 
 def _until_eos(row: list[int], eos_token_id: int) -> list[int]:

@@ -7,6 +7,7 @@ from typing import Any
 
 from peft import LoraConfig as PeftConfig
 from peft import PeftModel, get_peft_model
+from peft.tuners.tuners_utils import BaseTunerLayer
 
 from rlhf.config import LoraConfig
 
@@ -28,6 +29,13 @@ def peft_config(config: LoraConfig, task_type: str) -> Any:
 def add_adapters(model: Any, config: LoraConfig, task_type: str) -> Any:
     """The model with fresh adapters, which change nothing yet; only they are trained."""
     return get_peft_model(model, peft_config(config, task_type))
+
+
+def leave_inputs(model: Any) -> None:
+    """Adapters take their input as it is, where peft would make an fp32 copy that `autocast` then makes bf16 again."""
+    for module in model.modules():
+        if isinstance(module, BaseTunerLayer):
+            module.cast_input_dtype_enabled = False
 
 
 def merged(model: Any) -> Any:

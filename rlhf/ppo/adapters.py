@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from rlhf.compute import seeded
 from rlhf.config import LoraConfig, Setup
 from rlhf.errors import ModelError
-from rlhf.lora import ADAPTER, peft_config
+from rlhf.lora import ADAPTER, leave_inputs, peft_config
 from rlhf.models import freeze, load_policy
 from rlhf.ppo.value_model import ValueModel, start_head
 
@@ -90,7 +90,9 @@ def load_backbone(folder: Path, config: LoraConfig, setup: Setup) -> SharedBackb
     """The SFT policy, frozen, with a fresh adapter for the policy, which changes nothing yet."""
     model = freeze(load_policy(folder, setup.compute), setup.compute)
     torch.manual_seed(seeded(setup.seed, "adapters"))
-    return SharedBackbone(get_peft_model(model, peft_config(config, "CAUSAL_LM"), adapter_name="policy"))
+    model = get_peft_model(model, peft_config(config, "CAUSAL_LM"), adapter_name="policy")
+    leave_inputs(model)
+    return SharedBackbone(model)
 
 
 def add_reward_model(backbone: SharedBackbone, folder: Path, name: str) -> AdapterRewardModel:

@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from rlhf.compute import give_back_freed_memory
 from rlhf.config import PPOConfig, Setup
 from rlhf.ppo.checks import check_kl_starts_at_zero, check_ratio_starts_at_one
 from rlhf.ppo.kl import kl_k3, response_kl
@@ -69,7 +70,9 @@ def take_update(learner: Learner, update: int, kl_coef: float, moments: Mapping[
     rollout = collect_rollout(config, setup, learning.models, learner.prompts, update, kl_coef, moments or {})
     if update == 0:
         check_kl_starts_at_zero(rollout, config.alarms, setup.compute.dtype)
+    give_back_freed_memory()
     statistics = learn(learning, rollout, update)
+    give_back_freed_memory()
     if update == config.num_critic_warmup_updates:
         check_ratio_starts_at_one(statistics[0], config.alarms, setup.compute.dtype)
     of_steps = {"ppo/kl_coef": kl_coef, "ppo/learning_rate": config.learning_rate * share}

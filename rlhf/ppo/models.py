@@ -9,9 +9,9 @@ import torch
 from peft import PeftModel
 from torch import nn
 
-from rlhf.compute import seeded
+from rlhf.compute import give_back_freed_memory, seeded
 from rlhf.config import PPOConfig, Setup
-from rlhf.lora import add_adapters, merged
+from rlhf.lora import add_adapters, leave_inputs, merged
 from rlhf.models import freeze, load_policy, load_reward_model, load_tokenizer
 from rlhf.ppo.adapters import Role, add_reward_model, add_value_model, load_backbone, merged_policy
 from rlhf.ppo.sources import Source, load_sources
@@ -60,7 +60,9 @@ def load_models(config: PPOConfig, setup: Setup, start: Path, reward_models: Pat
         ModelError: a model cannot be loaded, or cannot be shared.
     """
     load = _load_adapters if config.sharing == "adapters" else _load_apart
-    return load(config, setup, start / "policy", reward_models)
+    models = load(config, setup, start / "policy", reward_models)
+    give_back_freed_memory()
+    return models
 
 
 def _load_apart(config: PPOConfig, setup: Setup, start: Path, reward_models: Path) -> Models:
@@ -69,6 +71,7 @@ def _load_apart(config: PPOConfig, setup: Setup, start: Path, reward_models: Pat
     if config.lora is not None:
         torch.manual_seed(seeded(setup.seed, "adapters"))
         policy = add_adapters(policy, config.lora, "CAUSAL_LM")
+        leave_inputs(policy)
     ref_policy = freeze(load_policy(start, compute), compute)
     tokenizer = load_tokenizer(start)
     trained = reward_models / "reward_model"

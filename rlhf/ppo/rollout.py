@@ -146,7 +146,8 @@ def sample_responses(
     if own:  # of a few prompts a process may have none
         noise = sampling_noise(seed, [noise_keys[i] for i in own], config.max_response_tokens)
         ids = [prompts.ids[i] for i in own]
-        sampled = sample(models.policy, ids, noise, models.tokenizer, setup.compute, config.temperature)
+        size = config.micro_batch_size or config.minibatch_size
+        sampled = sample(models.policy, ids, noise, models.tokenizer, setup.compute, config.temperature, size)
     responses = processes.gathered(sampled, len(prompts.ids))
     batch = pad_sequences(prompts.ids, responses, models.tokenizer.pad_token_id, setup.compute.device)
     return Responses(batch, prompts.conversations, responses, models.tokenizer)

@@ -77,7 +77,7 @@ def test_decoding_gives_the_tokens_of_a_model_without_a_cache(save_family, tiny_
     policy = load_policy(run.start / "policy", tiny_setup.compute)
     prompts = PROMPTS * 4
     noise = sampling_noise(0, [(row,) for row in range(len(prompts))], 12)
-    assert all(isinstance(layer, PreallocatedLayer) for layer in decoding_cache(policy, 20).layers)
+    assert all(isinstance(layer, PreallocatedLayer) for layer in decoding_cache(policy, 2, 20).layers)
     ours = sample(policy, prompts, noise, tiny_tokenizer, tiny_setup.compute, 0.9)
     assert ours == without_cache(policy, prompts, noise, tiny_tokenizer.eos_token_id, 0.9)
 
@@ -114,7 +114,7 @@ def test_a_sliding_window_keeps_the_cache_of_its_model(save_family, tiny_tokeniz
     kv_cache._say_once.cache_clear()
     with caplog.at_level("INFO"):
         for _ in range(2):
-            cache = decoding_cache(policy, 20)
+            cache = decoding_cache(policy, 2, 20)
     assert not any(isinstance(layer, PreallocatedLayer) for layer in cache.layers)
     assert [record.message for record in caplog.records if "the cache of transformers" in record.message] == [
         "decoding mistral with the cache of transformers: not all of its layers keep whole keys and values"
