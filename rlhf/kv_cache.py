@@ -89,7 +89,7 @@ class PreallocatedCache(Cache):  # type: ignore[misc]
         super().__init__(layers=[PreallocatedLayer(num_rows, num_columns) for _ in range(num_layers)])
 
     def pieces(self, size: int) -> Iterator[slice]:
-        """The rows, `size` at a time: a call made meanwhile is the first over those, calls made afterwards are over all."""
+        """The rows, `size` at a time: a call made meanwhile begins those, later ones go on with all."""
         num_rows = self.layers[0].num_rows
         for start in range(0, num_rows, size):
             rows = slice(start, min(start + size, num_rows))
