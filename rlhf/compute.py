@@ -4,7 +4,8 @@ import ctypes
 import hashlib
 import os
 import platform
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
 import torch
@@ -38,6 +39,13 @@ def autocast(compute: ComputeConfig) -> AbstractContextManager[Any]:
     if compute.dtype == "fp32":
         return nullcontext()
     return torch.autocast(compute.device, dtype=torch.bfloat16)
+
+
+@contextmanager
+def kept_casts(compute: ComputeConfig) -> Iterator[None]:
+    """Inside, `autocast` rounds a weight once, however often it is entered. For weights that do not change meanwhile."""
+    with autocast(compute), in_fp32(compute.device):
+        yield
 
 
 def in_fp32(compute_device: str) -> AbstractContextManager[Any]:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from rlhf.compute import autocast, seeded
+from rlhf.compute import autocast, kept_casts, seeded
 from rlhf.config import PPOConfig, RewardSourceConfig, Setup
 from rlhf.conversations import Conversation
 from rlhf.generation import sample, sampling_noise
@@ -214,8 +214,12 @@ def _policy_and_values(config: PPOConfig, setup: Setup, models: Models, batch: S
             return (models.value_model(rows),)
 
     if isinstance(models.value_model, TrunkValueHead):
-        return by_rows(lambda rows: (*with_policy(rows), *with_values(rows)), batch, config, num_results=3)
-    return (*by_rows(with_policy, batch, config, num_results=2), *by_rows(with_values, batch, config))
+        with kept_casts(setup.compute):
+            return by_rows(lambda rows: (*with_policy(rows), *with_values(rows)), batch, config, num_results=3)
+    with kept_casts(setup.compute):
+        of_policy = by_rows(with_policy, batch, config, num_results=2)
+    with kept_casts(setup.compute):
+        return (*of_policy, *by_rows(with_values, batch, config))
 
 
 def _logprobs(model: object, config: PPOConfig, setup: Setup) -> RowFunction:

@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.nn import Parameter
 from torch.optim import AdamW, Optimizer
 
-from rlhf.compute import autocast, seeded
+from rlhf.compute import autocast, kept_casts, seeded
 from rlhf.config import PPOConfig, Setup
 from rlhf.logprobs import chosen_logprobs, chosen_logprobs_and_entropy, response_logits
 from rlhf.ppo import processes
@@ -146,11 +146,12 @@ class _Step:
 
     def accumulate(self, losses: Losses) -> None:
         """Call a function of rows on every micro-batch and let its loss's gradients add up."""
-        for rows in self.micro_batches:
-            loss, totals = losses(rows, self.rollout.batch.rows(rows))
-            (loss / self.num_tokens).backward()
-            for name, value in totals.items():
-                self.totals[name] = self.totals[name] + value.detach().double().cpu()
+        with kept_casts(self.learning.setup.compute):
+            for rows in self.micro_batches:
+                loss, totals = losses(rows, self.rollout.batch.rows(rows))
+                (loss / self.num_tokens).backward()
+                for name, value in totals.items():
+                    self.totals[name] = self.totals[name] + value.detach().double().cpu()
 
     def value(self, rows: Tensor, batch: SequenceBatch) -> tuple[Tensor, Totals]:
         """The value model's own pass and loss."""
