@@ -15,7 +15,7 @@ from rlhf.references import StageReport
 
 PLACEHOLDER = "PATH/TO"
 REWARD_MODELS = {
-    "reward_model": "Reward model (PPO climbs it)",
+    "reward_model": "Reward model",
     "selection_reward_model": "Selection reward model (chooses checkpoints)",
 }
 JUDGES = {

@@ -43,7 +43,7 @@ def autocast(compute: ComputeConfig) -> AbstractContextManager[Any]:
 
 @contextmanager
 def kept_casts(compute: ComputeConfig) -> Iterator[None]:
-    """Inside, `autocast` rounds a weight once, however often it is entered. For weights that do not change meanwhile."""
+    """Inside, `autocast` rounds each weight once, however often it is entered. No weight may change meanwhile."""
     with autocast(compute), in_fp32(compute.device):
         yield
 

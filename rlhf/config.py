@@ -268,8 +268,8 @@ class PPOConfig(Section):
 
     num_updates: Count = 48
     """Rollouts collected, each followed by num_ppo_epochs passes over it."""
-    rollout_size: Count = 256
-    """Episodes (responses) a rollout."""
+    rollout_size: Annotated[int, Field(ge=2)] = 256
+    """Episodes (responses) a rollout, over which advantages and scores are compared."""
     num_responses_per_prompt: Count = 1
     """Responses sampled to each prompt of a rollout; must divide rollout_size."""
     num_ppo_epochs: Count = 2
@@ -353,6 +353,8 @@ class PPOConfig(Section):
             raise ValueError("ppo.rewards is empty; name a source, such as {kind: trained}")
         if len(set(names)) < len(names):
             raise ValueError(f"ppo.rewards: two sources have one name ({', '.join(names)}); give each its own")
+        if sum(source.kind == "trained" for source in self.rewards) > 1:
+            raise ValueError("ppo.rewards: two sources are of kind trained, and there is one such reward model")
         return self
 
     @model_validator(mode="after")

@@ -5,7 +5,7 @@ Shapes: B rows, H key-value heads, T columns, D head size.
 
 import functools
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
@@ -15,16 +15,16 @@ from transformers.cache_utils import DynamicLayer
 
 logger = logging.getLogger(__name__)
 
-# Attention reads whole blocks, the rest of the last one masked: a step whose shapes are those of the step before finds
-# its kernels made and its memory freed.
+# A step whose shapes are those of the step before finds its kernels made and memory of its sizes freed.
 _BLOCK_COLUMNS = 16
 
 
 class PreallocatedLayer(DynamicLayer):  # type: ignore[misc]
-    """One layer's keys and values in buffers of full length; a step writes its column and copies nothing else.
+    """One layer's keys and values in memory that is set aside once; a step writes its column and copies nothing else.
 
-    After the prompts, what it hands out ends with a whole block of columns. Those that nothing was written to hold 0,
-    and `get_mask_sizes` tells transformers to mask them.
+    After the prompts, what it hands out are whole blocks of columns that lie side by side, as products want them; every
+    new block moves the rows apart. Columns that nothing was written to hold 0, and `get_mask_sizes` tells transformers
+    to mask them.
     """
 
     def __init__(self, num_rows: int, num_columns: int) -> None:
@@ -42,9 +42,16 @@ class PreallocatedLayer(DynamicLayer):  # type: ignore[misc]
         self.rows = slice(0, self.num_rows)
 
     def lazy_initialization(self, key_states: Tensor, value_states: Tensor) -> None:
-        """Set the buffers aside, [B, H, T, D]."""
-        self.dtype, self.device = key_states.dtype, key_states.device
-        self.key_buffer, self.value_buffer = self._buffer(key_states), self._buffer(value_states)
+        """Set the memory aside, in the precision that products are computed in."""
+        device = key_states.device
+        self.device, self.dtype = device, key_states.dtype
+        if torch.is_autocast_enabled(device.type):
+            self.dtype = torch.get_autocast_dtype(device.type)
+        heads, columns, size = key_states.shape[1:]
+        num_elements = self.num_rows * heads * self.num_columns * size
+        self._memory = [torch.empty(num_elements, dtype=self.dtype, device=device) for _ in range(2)]
+        none = torch.empty(self.num_rows, heads, 0, size, dtype=self.dtype, device=device)
+        self.keys, self.values = self._laid_out([none, none], _whole_blocks(columns + 1))
         self.is_initialized = True
 
     def get_seq_length(self) -> int:
@@ -57,29 +64,35 @@ class PreallocatedLayer(DynamicLayer):  # type: ignore[misc]
         return _whole_blocks(num_columns) if self.length else num_columns, 0
 
     def update(self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
-        """Write new columns and return what is there so far, as views."""
+        """Write new columns, and return what there is to attend to, [B, H, T, D]."""
         if not self.is_initialized:
             self.lazy_initialization(key_states, value_states)
-        shown = slice(0, self.get_mask_sizes(key_states.shape[2])[0])
-        columns = slice(self.length, self.length + key_states.shape[2])
-        self.key_buffer[self.rows, :, columns] = key_states
-        self.value_buffer[self.rows, :, columns] = value_states
+        is_first, columns = self.length == 0, slice(self.length, self.length + key_states.shape[2])
+        if columns.stop > self.keys.shape[2]:
+            written = [states[:, :, : self.length].clone() for states in (self.keys, self.values)]
+            self.keys, self.values = self._laid_out(written, _whole_blocks(columns.stop))
+        self.keys[self.rows, :, columns] = key_states.to(self.dtype)
+        self.values[self.rows, :, columns] = value_states.to(self.dtype)
         self.length = columns.stop
-        return self.key_buffer[self.rows, :, shown], self.value_buffer[self.rows, :, shown]
+        return (key_states, value_states) if is_first else (self.keys, self.values)
 
     def batch_select_indices(self, indices: Tensor) -> None:
         """Keep these rows only."""
-        for name in ("key_buffer", "value_buffer"):
-            old = getattr(self, name)
-            kept = old.new_zeros(len(indices), *old.shape[1:])
-            kept[:, :, : self.length] = old[indices, :, : self.length]
-            setattr(self, name, kept)
         self.num_rows = len(indices)
+        kept = [states[indices, :, : self.length] for states in (self.keys, self.values)]
+        self.keys, self.values = self._laid_out(kept, self.keys.shape[2])
         self.end()
 
-    def _buffer(self, states: Tensor) -> Tensor:
-        _, heads, _, size = states.shape
-        return torch.zeros(self.num_rows, heads, self.num_columns, size, dtype=states.dtype, device=states.device)
+    def _laid_out(self, written: Sequence[Tensor], num_columns: int) -> list[Tensor]:
+        """Keys and values in the memory set aside, with room for `num_columns`, 0 where nothing is written."""
+        laid_out = []
+        for memory, states in zip(self._memory, written, strict=True):
+            rows, heads, length, size = states.shape
+            whole = memory[: rows * heads * num_columns * size].view(rows, heads, num_columns, size)
+            whole[:, :, :length] = states
+            whole[:, :, length:] = 0
+            laid_out.append(whole)
+        return laid_out
 
 
 class PreallocatedCache(Cache):  # type: ignore[misc]

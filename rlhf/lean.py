@@ -18,11 +18,14 @@ from torch.nn import functional
 from transformers import AttentionInterface
 from transformers.masking_utils import AttentionMaskInterface, eager_mask
 
+from rlhf.compute import in_fp32
+
 logger = logging.getLogger(__name__)
 
 ATTENTION = "rlhf_lean"
 """Name of the attention under which transformers finds `attend`."""
 
+_LEAST = torch.finfo(torch.bfloat16).min
 _NORMS = {"LlamaRMSNorm", "MistralRMSNorm", "Qwen2RMSNorm", "Qwen3RMSNorm"}
 _FEED_FORWARDS = {"LlamaMLP", "MistralMLP", "Qwen2MLP", "Qwen3MLP"}
 
@@ -74,6 +77,11 @@ def attend(
     if groups > 1:
         key, value = key.repeat_interleave(groups, 1), value.repeat_interleave(groups, 1)
     scale = query.shape[-1] ** -0.5 if scaling is None else scaling
+    if torch.is_autocast_enabled(query.device.type):
+        with in_fp32(query.device.type):
+            mask = None if attention_mask is None else attention_mask.clamp(min=_LEAST).bfloat16()
+            output = _Attention.apply(query.bfloat16(), key.bfloat16(), value.bfloat16(), mask, scale)  # type: ignore[no-untyped-call]
+        return output.transpose(1, 2).contiguous(), None
     scores = torch.matmul(query, key.transpose(2, 3))
     scores = scores * scale if attention_mask is None else torch.add(attention_mask, scores, alpha=scale)
     output = torch.matmul(scores.softmax(-1), value)
@@ -107,6 +115,28 @@ class _Norm(torch.autograd.Function):
         inner = gradient * weight
         shared = (inner * normalized).mean(-1, keepdim=True)
         return inner.sub_(normalized.mul_(shared)).mul_(scale), of_weight, None
+
+
+class _Attention(torch.autograd.Function):
+    """softmax(query key^T * scale + mask) value in bf16, [B, heads, T, D]; keeps the probabilities in bf16 alone."""
+
+    @staticmethod
+    def forward(ctx: Any, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, scale: float) -> Tensor:
+        scores = torch.matmul(query, key.transpose(2, 3))
+        scores = scores.mul_(scale) if mask is None else torch.add(mask, scores, alpha=scale)
+        probabilities = scores.softmax(-1)
+        ctx.save_for_backward(query, key, value, probabilities)
+        ctx.scale = scale
+        return torch.matmul(probabilities, value)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor, Tensor, None, None]:
+        query, key, value, probabilities = ctx.saved_tensors
+        of_value = torch.matmul(probabilities.transpose(2, 3), gradient)
+        of_probabilities = torch.matmul(gradient, value.transpose(2, 3))
+        of_scores = torch.ops.aten._softmax_backward_data(of_probabilities, probabilities, -1, torch.bfloat16)
+        of_scores.mul_(ctx.scale)
+        return torch.matmul(of_scores, key), torch.matmul(of_scores.transpose(2, 3), query), of_value, None, None
 
 
 class _GatedSiLU(torch.autograd.Function):

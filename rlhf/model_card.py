@@ -163,6 +163,7 @@ def _texts(config: PipelineConfig, facts: CardFacts, measured: _Measured, datash
         "audit_table": audit_table(measured.audit),
         "group_tables": group_tables(measured.audit),
         "sources_table": sources_table(config.ppo.rewards) if config.ppo.rewards != PPOConfig().rewards else None,
+        "climbs_reward_model": any(source.kind == "trained" for source in config.ppo.rewards),
         "stages_table": stages_table(facts.stages),
         "settings_tables": {name: settings_table(section) for name, section in _sections(config)},
         "command": portable_command(facts.command) if facts.command else None,

@@ -141,7 +141,7 @@ def pipeline_run(config: PipelineConfig) -> Iterator[Pipeline]:
     It ends as FINISHED, as FAILED with the error's message, or as KILLED where the process was told to stop.
     """
     logging.getLogger("rlhf").setLevel(logging.INFO)
-    check_installed(config.ppo.rewards)
+    _check_reward_sources(config)
     pipeline = _open(config)
     _close_orphans()
     show_link("mlflow-run", tracking.run_url(pipeline.run_id), "The MLflow run of this pipeline")
@@ -166,6 +166,17 @@ def closing_run(run_id: str) -> Iterator[None]:
     except BaseException as error:
         tracking.close_run(run_id, "KILLED", type(error).__name__)
         raise
+
+
+def _check_reward_sources(config: PipelineConfig) -> None:
+    """Refuse at once what PPO would refuse after hours: reward functions and reward models that are not there."""
+    check_installed(config.ppo.rewards)
+    paths = [source.path for source in config.ppo.rewards if source.path is not None]
+    if paths:
+        from rlhf.tokenizers import check_folder  # transformers takes seconds to import
+
+        for path in paths:
+            check_folder(path, weights=True)
 
 
 def flow_run_name() -> str:

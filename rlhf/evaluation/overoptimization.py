@@ -40,7 +40,7 @@ class CurvePoint:
         chosen: its checkpoint is the one that PPO returned.
         num_responses: kept generations behind the figures.
         kl: KL of policy to SFT policy in nats a response (k1, summed over the response's tokens).
-        score: by the reward model that PPO climbs.
+        score: the one that PPO climbs, without normalization, clipping and penalties.
         selection_score: by the reward model that chooses checkpoints.
         gold: by the rule behind the labels, where there is one.
         shares: hedging and accuracy on easy and hard questions, where there is a rule.
@@ -150,11 +150,11 @@ def _gold(points: Sequence[CurvePoint]) -> list[Estimate]:
 
 def _score_panel(axes: "Axes", points: Sequence[CurvePoint]) -> None:
     x = [point.sqrt_kl for point in points]
-    path_with_bars(axes, x, [point.score for point in points], "reward model (PPO climbs it)", BLUE)
+    path_with_bars(axes, x, [point.score for point in points], "score (PPO climbs it)", BLUE)
     path_with_bars(
         axes, x, [point.selection_score for point in points], "selection reward model (chooses)", ORANGE, "s"
     )
-    axes.set_title("Scores of the two reward models")
+    axes.set_title("Score and selection score")
     axes.set_ylabel("mean score")
     _mark_chosen(axes, points, [point.sqrt_kl for point in points if point.chosen])
     axes.legend(loc="best")

@@ -27,7 +27,7 @@ from rlhf.models import load_reward_model, load_tokenizer, score_rows
 from rlhf.workspace import Workspace
 
 TITLES = {
-    "reward_model": "Reward model (PPO climbs it)",
+    "reward_model": "Reward model",
     "selection_reward_model": "Selection reward model (chooses checkpoints)",
 }
 MAX_LENGTH_CORRELATION = 0.5

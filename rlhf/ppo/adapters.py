@@ -49,6 +49,11 @@ class SharedBackbone:
                 layer.enable_adapters(True)
         self._active = adapter
 
+    def start_over(self) -> None:
+        """After an adapter was added: the policy's alone is on."""
+        self.activate(None)
+        self.activate("policy")
+
     def parameters_of(self, adapter: str) -> dict[str, nn.Parameter]:
         """The weights of one adapter by name."""
         return {name: p for name, p in self.peft.named_parameters() if f".{adapter}." in name}
@@ -116,6 +121,15 @@ def add_reward_model(backbone: SharedBackbone, folder: Path, name: str) -> Adapt
     return AdapterRewardModel(role, score.to(device).requires_grad_(False), SimpleNamespace(score_offset=offset))
 
 
+def add_zero_value_model(backbone: SharedBackbone, config: LoraConfig, setup: Setup) -> ValueModel:
+    """A value model that says 0 to everything, with a fresh adapter."""
+    torch.manual_seed(seeded(setup.seed, "value-adapter"))
+    backbone.peft.add_adapter("value", peft_config(config, "CAUSAL_LM"))
+    backbone.start_over()
+    role = Role(backbone, "value", backbone.causal_lm.base_model)
+    return ValueModel(role, role.config.hidden_size).to(setup.compute.device)
+
+
 def add_value_model(backbone: SharedBackbone, folder: Path, reward_model: AdapterRewardModel) -> ValueModel:
     """A value model that starts as the reward model in `folder`, with an adapter and a head of its own."""
     weights, _ = _read_adapter(folder)
@@ -160,5 +174,4 @@ def _add_adapter(backbone: SharedBackbone, folder: Path, name: str, weights: dic
             f"{folder / ADAPTER}: the adapter does not fit the SFT policy ({(missing + outcome.unexpected_keys)[0]}); "
             f"it was trained over another model"
         )
-    backbone.activate(None)
-    backbone.activate("policy")
+    backbone.start_over()

@@ -70,7 +70,6 @@ def take_update(learner: Learner, update: int, kl_coef: float, moments: Mapping[
     rollout = collect_rollout(config, setup, learning.models, learner.prompts, update, kl_coef, moments or {})
     if update == 0:
         check_kl_starts_at_zero(rollout, config.alarms, setup.compute.dtype)
-    give_back_freed_memory()
     statistics = learn(learning, rollout, update)
     give_back_freed_memory()
     if update == config.num_critic_warmup_updates:

@@ -13,7 +13,14 @@ from rlhf.compute import give_back_freed_memory, seeded
 from rlhf.config import PPOConfig, Setup
 from rlhf.lora import add_adapters, leave_inputs, merged
 from rlhf.models import freeze, load_policy, load_reward_model, load_tokenizer
-from rlhf.ppo.adapters import Role, add_reward_model, add_value_model, load_backbone, merged_policy
+from rlhf.ppo.adapters import (
+    Role,
+    add_reward_model,
+    add_value_model,
+    add_zero_value_model,
+    load_backbone,
+    merged_policy,
+)
 from rlhf.ppo.sources import Source, load_sources
 from rlhf.ppo.value_model import TrunkValueHead, ValueModel, start_value_model
 
@@ -117,18 +124,20 @@ def _start_apart(source: Source | None, setup: Setup, start: Path, trained: Path
 def _load_adapters(config: PPOConfig, setup: Setup, start: Path, reward_models: Path) -> Models:
     assert config.lora is not None, "the configuration asks for it"
     backbone = load_backbone(start, config.lora, setup)
-    reward_model, selection_reward_model = (
-        add_reward_model(backbone, reward_models / name, name) for name in ("reward_model", "selection_reward_model")
-    )
-    value_model = add_value_model(backbone, reward_models / "reward_model", reward_model)
     tokenizer = load_tokenizer(start)
+    folder = reward_models / "reward_model"
+    sources = load_sources(config, setup, tokenizer, lambda: add_reward_model(backbone, folder, "reward_model"))
+    trained = next((source.model for source in sources if source.config.kind == "trained"), None)
+    value_model = (
+        add_value_model(backbone, folder, trained) if trained else add_zero_value_model(backbone, config.lora, setup)
+    )
     return Models(
         tokenizer,
         Role(backbone, "policy", backbone.causal_lm),
         Role(backbone, None, backbone.causal_lm),
         value_model,
-        load_sources(config, setup, tokenizer, lambda: reward_model),
-        selection_reward_model,
+        sources,
+        add_reward_model(backbone, reward_models / "selection_reward_model", "selection_reward_model"),
         backbone.parameters_of("policy"),
         backbone.parameters_of("value") | {f"head.{name}": p for name, p in value_model.head.named_parameters()},
         lambda: merged_policy(backbone, start, setup),

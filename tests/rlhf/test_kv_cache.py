@@ -21,7 +21,20 @@ def test_what_is_handed_out_ends_with_a_whole_block_that_is_masked():
     keys, values = cache.update(states(3, 1, 2), states(3, 1, 3), 0)
     assert keys.shape == values.shape == (3, 2, 16, 4)
     assert (keys[0, 0, :, 0].tolist(), layer.get_seq_length()) == ([1.0] * 5 + [2.0] + [0.0] * 10, 6)
-    assert layer.key_buffer.shape[2] == 32
+    assert keys.is_contiguous()
+    for _ in range(11):
+        keys, values = cache.update(states(3, 1, 4), states(3, 1, 5), 0)
+    assert keys.shape == values.shape == (3, 2, 32, 4)
+    assert keys[2, 1, :, 3].tolist() == [1.0] * 5 + [2.0] + [4.0] * 11 + [0.0] * 15
+    assert values[1, 0, 4:8, 0].tolist() == [1.0, 3.0, 5.0, 5.0]
+
+
+def test_under_autocast_it_keeps_what_products_read():
+    cache = PreallocatedCache(1, num_rows=1, num_columns=20)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        cache.update(states(1, 2, 1), states(1, 2, 1), 0)
+        keys, values = cache.update(states(1, 1, 1), states(1, 1, 1), 0)
+    assert (keys.dtype, values.dtype) == (torch.bfloat16, torch.bfloat16)
 
 
 def test_prompts_read_in_pieces_fill_their_own_rows():
@@ -32,7 +45,7 @@ def test_prompts_read_in_pieces_fill_their_own_rows():
             keys, _ = cache.update(states(*shape, number + 1), states(*shape, number + 1), layer)
             assert keys.shape[0] == rows.stop - rows.start
     for layer in cache.layers:
-        assert layer.key_buffer[:, 0, 0, 0].tolist() == [1.0, 1.0, 2.0, 2.0, 3.0]
+        assert layer.keys[:, 0, 0, 0].tolist() == [1.0, 1.0, 2.0, 2.0, 3.0]
         assert layer.get_seq_length() == 3
     keys, _ = cache.update(states(5, 1, 9), states(5, 1, 9), 0)
     assert keys[:, 0, 3, 0].tolist() == [9.0] * 5

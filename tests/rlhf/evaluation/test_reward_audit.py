@@ -54,7 +54,7 @@ def test_margins_and_scores(audited):
 
 
 def test_warnings_say_what_is_wrong(audited):
-    model, selection = "Reward model (PPO climbs it)", "Selection reward model (chooses checkpoints)"
+    model, selection = "Reward model", "Selection reward model (chooses checkpoints)"
     assert audited["warnings"] == [
         f"{model}: held-out accuracy (0.750) does not beat choosing the longer dialogue (0.750).",
         f"{model}: score and response length correlate by +1.00; the score may stand for length.",
