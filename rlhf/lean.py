@@ -9,6 +9,8 @@ Shapes: N tokens, H hidden size, F feed-forward size.
 
 import functools
 import logging
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from types import MethodType
 from typing import Any
 
@@ -28,6 +30,10 @@ ATTENTION = "rlhf_lean"
 _LEAST = torch.finfo(torch.bfloat16).min
 _NORMS = {"LlamaRMSNorm", "MistralRMSNorm", "Qwen2RMSNorm", "Qwen3RMSNorm"}
 _FEED_FORWARDS = {"LlamaMLP", "MistralMLP", "Qwen2MLP", "Qwen3MLP"}
+_BLOCKS = {"LlamaDecoderLayer", "MistralDecoderLayer", "Qwen2DecoderLayer", "Qwen3DecoderLayer"}
+
+Taken = Callable[[Tensor], Tensor]
+"""Takes the hidden states [B, R, H] that somebody reads of all [B, T, H]."""
 
 
 def make_lean(model: Any) -> Any:
@@ -48,6 +54,37 @@ def make_lean(model: Any) -> Any:
     if not num_replaced:
         _say_once(model.config.model_type)
     return model
+
+
+def prepare_last_block(model: Any) -> Any:
+    """Let the last block of a known family skip, after its attention, the positions that nobody reads (`taking`)."""
+    blocks = [module for module in model.modules() if type(module).__name__ in _BLOCKS]
+    if blocks:
+        blocks[-1].taken = None
+        blocks[-1].forward = MethodType(_last_block_forward, blocks[-1])
+    return model
+
+
+def takes(model: Any) -> bool:
+    """Whether a model's last block was prepared."""
+    return _last_block(model) is not None
+
+
+@contextmanager
+def taking(model: Any, taken: Taken) -> Iterator[bool]:
+    """Inside, a model's last hidden states are those that `taken` takes, and its logits are theirs.
+
+    Yields whether that is so; of a model whose last block was not prepared, all positions come out as ever.
+    """
+    block = _last_block(model)
+    if block is None:
+        yield False
+        return
+    block.taken = taken
+    try:
+        yield True
+    finally:
+        block.taken = None
 
 
 def attend(
@@ -159,6 +196,21 @@ def _norm_forward(self: Any, hidden_states: Tensor) -> Tensor:
         normalized: Tensor = _Norm.apply(hidden_states, self.weight, self.variance_epsilon)  # type: ignore[no-untyped-call]
         return normalized
     return type(self).forward(self, hidden_states)  # type: ignore[no-any-return]
+
+
+def _last_block_forward(self: Any, hidden_states: Tensor, **kwargs: Any) -> Tensor:
+    attended, _ = self.self_attn(hidden_states=self.input_layernorm(hidden_states), **kwargs)
+    hidden_states = hidden_states + attended
+    if self.taken is not None:
+        hidden_states = self.taken(hidden_states)
+    output: Tensor = hidden_states + self.mlp(self.post_attention_layernorm(hidden_states))
+    return output
+
+
+def _last_block(model: Any) -> Any:
+    """The prepared block of a model, or of the part of one that a role calls."""
+    modules = getattr(model, "part", model).modules()
+    return next((module for module in modules if "taken" in module.__dict__), None)
 
 
 def _feed_forward(self: Any, x: Tensor) -> Tensor:

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from rlhf.compute import autocast
 from rlhf.config import ComputeConfig
+from rlhf.lean import taking
 from rlhf.sequences import SequenceBatch, batches_by_length, pad_sequences
 
 # Logits that are fp32 at one time: the full softmax of a batch is never in memory.
@@ -22,6 +23,10 @@ _CHUNK_ELEMENTS = 2**20
 
 def response_logits(model: Any, batch: SequenceBatch) -> Tensor:
     """Logits that the response's tokens were drawn from, before the temperature, [B, R, V]; of no other position."""
+    with taking(model, batch.before_responses) as is_taken:
+        if is_taken:
+            needed: Tensor = model(input_ids=batch.context, use_cache=False).logits
+            return needed
 
     def at_responses(module: torch.nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
         return (batch.before_responses(inputs[0]), *inputs[1:])

@@ -18,7 +18,7 @@ from transformers.pytorch_utils import Conv1D
 from rlhf.compute import autocast, in_fp32, seeded
 from rlhf.config import ArchitectureConfig, ComputeConfig, Setup
 from rlhf.errors import ConfigError, ModelError
-from rlhf.lean import make_lean, register_attention
+from rlhf.lean import make_lean, prepare_last_block, register_attention, taking
 from rlhf.sequences import batches_by_length, positions
 from rlhf.tokenizers import check_folder, load_tokenizer, prepare_tokenizer
 
@@ -89,11 +89,15 @@ def score(reward_model: Any, input_ids: Tensor, attention_mask: Tensor) -> Tenso
     mask = attention_mask.bool()
     # Padding that comes last is seen by no token, and costs a model nothing but its columns.
     where = {} if mask[:, 0].all() else {"attention_mask": mask, "position_ids": positions(mask)}
-    outputs = reward_model.base_model(input_ids=input_ids, use_cache=False, **where)
-    last = (mask * torch.arange(mask.shape[1], device=mask.device)).argmax(1)
-    hidden = outputs.last_hidden_state[torch.arange(mask.shape[0], device=mask.device), last]
+    last = (mask * torch.arange(mask.shape[1], device=mask.device)).argmax(1, keepdim=True)
+
+    def at_the_end(hidden: Tensor) -> Tensor:
+        return hidden[torch.arange(mask.shape[0], device=mask.device)[:, None], last]
+
+    with taking(reward_model.base_model, at_the_end) as is_taken:
+        hidden = reward_model.base_model(input_ids=input_ids, use_cache=False, **where).last_hidden_state
     with in_fp32(mask.device.type):
-        scores: Tensor = reward_model.score(hidden.float()).squeeze(-1)
+        scores: Tensor = reward_model.score((hidden if is_taken else at_the_end(hidden)).float()).flatten()
     return scores - float(getattr(reward_model.config, "score_offset", 0.0))
 
 
@@ -167,7 +171,7 @@ def _load(auto_class: Any, name: str, compute: ComputeConfig, revision: str | No
         )
     except (OSError, ValueError) as error:
         raise ModelError(f"the model {name} cannot be loaded: {error}") from error
-    return make_lean(model) if compute.dtype == "bf16" else model
+    return prepare_last_block(make_lean(model) if compute.dtype == "bf16" else model)
 
 
 def _attention(compute: ComputeConfig) -> str:

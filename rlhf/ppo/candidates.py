@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from rlhf.models import save_model
-from rlhf.ppo.checkpoint import TrainerState, publish
+from rlhf.ppo.checkpoint import TrainerState, publish, writing
 from rlhf.ppo.checks import find_flags
 from rlhf.ppo.validation import generations_path
 from rlhf.workspace import Workspace
@@ -19,12 +19,17 @@ def best_evaluation(evaluations: Sequence[Mapping[str, Any]]) -> Mapping[str, An
 
 
 def keep_candidate(checkpoints: Path, update: int, policy: Any, tokenizer: Any) -> None:
-    """Save a policy as the best one so far; it appears all at once."""
+    """Save a policy as the best one so far; it appears all at once.
+
+    Raises:
+        CheckpointError: it cannot be written, for instance because the disk is full.
+    """
     final = _candidate(checkpoints, update)
     temporary = final.with_suffix(".partial")
     shutil.rmtree(temporary, ignore_errors=True)
-    save_model(policy, tokenizer, temporary)
-    publish(temporary, final)
+    with writing(f"the policy {final}", checkpoints, temporary):
+        save_model(policy, tokenizer, temporary)
+        publish(temporary, final)
 
 
 def remove_other_candidates(checkpoints: Path, evaluations: Sequence[Mapping[str, Any]]) -> None:

@@ -9,7 +9,8 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -73,7 +74,7 @@ def save_checkpoint(
     final = folder / f"update_{state.next_update:06d}"
     temporary = final.with_suffix(".partial")
     shutil.rmtree(temporary, ignore_errors=True)
-    try:
+    with writing(f"the checkpoint {final}", folder, temporary):
         temporary.mkdir(parents=True)
         for name, tensors in _tensors(models, optimizers).items():
             save_file(tensors, temporary / name)
@@ -81,9 +82,6 @@ def save_checkpoint(
         whole = {"state": asdict(state), "settings": settings, "sha256": hashes}
         (temporary / _STATE).write_text(json.dumps(whole))
         publish(temporary, final)
-    except (OSError, SafetensorError) as error:
-        shutil.rmtree(temporary, ignore_errors=True)
-        raise _not_written(folder, final, error) from error
     for old in sorted(folder.glob("update_??????"))[:-NUM_KEPT]:
         shutil.rmtree(old)
     return final
@@ -119,6 +117,30 @@ def load_checkpoint(path: Path, models: Models, optimizers: Optimizers, settings
     _load_moments(optimizers.policy, load_file(path / "policy_optimizer.safetensors"))
     _load_moments(optimizers.value, load_file(path / "value_optimizer.safetensors"))
     return state
+
+
+@contextmanager
+def writing(what: str, folder: Path, temporary: Path | None = None) -> Iterator[None]:
+    """Write something of a run; where the disk takes no more, nothing half-written stays.
+
+    Args:
+        what: is written, for the message.
+        folder: of all checkpoints.
+        temporary: where it is written at first.
+
+    Raises:
+        CheckpointError: it cannot be written.
+    """
+    try:
+        yield
+    except (OSError, SafetensorError) as error:
+        if temporary is not None:
+            shutil.rmtree(temporary, ignore_errors=True)
+        last = latest_checkpoint(folder)
+        kept = f"{last.name} is as it was, and a run goes on from there" if last else "there is no checkpoint yet"
+        raise CheckpointError(
+            f"{what} could not be written ({error}); {kept}. Make room on the disk and start again"
+        ) from error
 
 
 def publish(temporary: Path, final: Path) -> None:
@@ -178,14 +200,6 @@ def _refuse_other_settings(path: Path, saved: Mapping[str, Any], settings: Mappi
             f"{saved.get(name)!r} and is {settings.get(name)!r}); start in another folder, or give the settings it was "
             f"written with"
         )
-
-
-def _not_written(folder: Path, final: Path, error: Exception) -> "CheckpointError":
-    before = latest_checkpoint(folder)
-    kept = f"{before.name} is as it was, and a run goes on from there" if before else "none had been written before"
-    return CheckpointError(
-        f"the checkpoint {final} could not be written ({error}); {kept}. Make room on the disk and start again"
-    )
 
 
 def _sha256(path: Path) -> str:

@@ -15,7 +15,7 @@ from rlhf.errors import ConfigError, DataError
 from rlhf.ppo import processes
 from rlhf.ppo.alarms import Alarm, Memory, watch_evaluations, watch_update
 from rlhf.ppo.candidates import best_evaluation, keep_candidate, remove_other_candidates, write_results
-from rlhf.ppo.checkpoint import TrainerState, latest_checkpoint, load_checkpoint, save_checkpoint
+from rlhf.ppo.checkpoint import TrainerState, latest_checkpoint, load_checkpoint, save_checkpoint, writing
 from rlhf.ppo.checks import check_finite, diverged
 from rlhf.ppo.kl import AdaptiveKL
 from rlhf.ppo.launch import train_in_processes
@@ -235,7 +235,8 @@ def _evaluate(run: Run, state: TrainerState) -> TrainerState:
     state = _log(run, state, evaluation.metrics(), state.next_update)
     evaluations = [*state.evaluations, asdict(evaluation)]
     if processes.is_first():
-        write_generations(run.workspace.checkpoints, evaluation.update, generations)
+        with writing("the generations of a held-out evaluation", run.workspace.checkpoints):
+            write_generations(run.workspace.checkpoints, evaluation.update, generations)
         if best_evaluation(evaluations)["update"] == state.next_update:
             keep_candidate(run.workspace.checkpoints, evaluation.update, models.export_policy(), models.tokenizer)
     memory, alarms = watch_evaluations(run.config.alarms, Memory(**state.alarms), evaluations)
@@ -246,7 +247,8 @@ def _finish(run: Run, state: TrainerState, stopped_because: str) -> None:
     if state.evaluations[-1]["update"] != state.next_update:
         state = _evaluate(run, state)
     if processes.is_first():
-        write_results(run.workspace, state, stopped_because, run.config.kl_budget)
+        with writing("PPO's output", run.workspace.checkpoints):
+            write_results(run.workspace, state, stopped_because, run.config.kl_budget)
         best = best_evaluation(state.evaluations)
         run.log({"ppo/chosen_update": best["update"], "ppo/chosen_objective": best["objective"]}, None)
         run.log({"ppo/num_alarms": len(state.alarms["raised"])}, None)

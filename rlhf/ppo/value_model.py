@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from rlhf.compute import in_fp32
+from rlhf.lean import takes, taking
 from rlhf.sequences import SequenceBatch
 
 
@@ -22,8 +23,9 @@ class ValueModel(nn.Module):
 
     def forward(self, batch: SequenceBatch) -> Tensor:
         """Values of the states before each response token, [B, R], fp32."""
-        hidden = self.backbone(input_ids=batch.context, use_cache=False).last_hidden_state
-        return head_values(self.head, batch.before_responses(hidden))
+        with taking(self.backbone, batch.before_responses) as is_taken:
+            hidden = self.backbone(input_ids=batch.context, use_cache=False).last_hidden_state
+        return head_values(self.head, hidden if is_taken else batch.before_responses(hidden))
 
 
 class TrunkValueHead(nn.Module):
@@ -33,12 +35,14 @@ class TrunkValueHead(nn.Module):
         super().__init__()
         self.head = zero_head(hidden_size)
         self._hidden: Tensor | None = None
+        self._is_taken = takes(trunk)
         trunk.register_forward_hook(self._keep)
 
     def forward(self, batch: SequenceBatch, *, learn_backbone: bool = True) -> Tensor:
         """Values [B, R] from the pass of the policy over the same batch just before; what it kept is let go."""
         assert self._hidden is not None, "the policy has not been called"
-        hidden, self._hidden = batch.before_responses(self._hidden), None
+        hidden = self._hidden if self._is_taken else batch.before_responses(self._hidden)
+        self._hidden = None
         return head_values(self.head, hidden if learn_backbone else hidden.detach())
 
     def _keep(self, module: nn.Module, inputs: object, output: Any) -> None:

@@ -8,7 +8,9 @@ import torch
 from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM, Qwen2Config, Qwen2ForCausalLM
 
 from rlhf import lean
-from rlhf.lean import attend, make_lean
+from rlhf.lean import attend, make_lean, prepare_last_block, takes, taking
+from rlhf.logprobs import response_logits
+from rlhf.sequences import pad_sequences
 
 SHAPE = {"hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2, "num_attention_heads": 4}
 SHAPE |= {"num_key_value_heads": 2, "vocab_size": 50, "tie_word_embeddings": False}
@@ -103,3 +105,50 @@ def test_attention_with_padding_in_front(groups):
     theirs = torch.nn.functional.scaled_dot_product_attention(query, keys, values, attn_mask=mask, scale=0.3)
     assert torch.isfinite(ours).all()
     torch.testing.assert_close(ours, theirs.transpose(1, 2))
+
+
+@pytest.mark.parametrize("dtype", ["fp32", "bf16"])
+@pytest.mark.parametrize(("kind", "config"), [(LlamaForCausalLM, LlamaConfig), (Qwen2ForCausalLM, Qwen2Config)])
+def test_a_last_block_that_skips_what_nobody_reads_gives_the_rest_as_ever(kind, config, dtype):
+    policy = prepare_last_block(model_of(kind, config))
+    batch = pad_sequences([[6, 7, 8, 9, 10], [9]], [[10, 11], [12, 13, 14, 5]], 0)
+    block, columns = policy.model.layers[-1], []
+    block.mlp.register_forward_hook(lambda module, inputs, output: columns.append(inputs[0].shape[1]))
+
+    def gradients_of(logits):
+        policy.zero_grad()
+        logits.float()[batch.response_mask].log_softmax(-1)[:, 3].sum().backward()
+        return {name: parameter.grad.clone() for name, parameter in policy.named_parameters()}
+
+    with torch.autocast("cpu", dtype=torch.bfloat16, enabled=dtype == "bf16"):
+        taken = response_logits(policy, batch)
+        whole = batch.before_responses(policy(input_ids=batch.context, use_cache=False).logits)
+    assert columns == [4, 6]
+    limit = 1e-5 if dtype == "fp32" else 0.02
+    assert relative(taken, whole) < limit
+    expected = gradients_of(whole)
+    for name, gradient in gradients_of(taken).items():
+        assert relative(gradient, expected[name]) < limit, name
+
+
+def test_after_an_error_all_positions_come_out_again():
+    policy = prepare_last_block(model_of())
+
+    def answer(first):
+        with taking(policy, lambda hidden: hidden[:, :first]):
+            assert policy(IDS).logits.shape[1] == 1
+            raise RuntimeError("not now")
+
+    with pytest.raises(RuntimeError, match="not now"):
+        answer(1)
+    assert policy(IDS).logits.shape[1] == 9
+
+
+def test_a_family_that_is_not_known_reads_all_positions():
+    torch.manual_seed(0)
+    config = GPT2Config(n_embd=64, n_layer=2, n_head=4, vocab_size=50)
+    policy = prepare_last_block(GPT2LMHeadModel(config).eval())
+    assert not takes(policy)
+    with taking(policy, lambda hidden: hidden[:, :1]) as is_taken:
+        assert not is_taken
+        assert policy(IDS).logits.shape[1] == 9

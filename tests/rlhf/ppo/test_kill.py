@@ -8,16 +8,34 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
+from tiny_world import SETUP, save_world
 
 PROGRAM = """
-import json, sys
+import importlib, json, os, signal, sys
 from pathlib import Path
 from rlhf.config import PPOConfig, Setup
 from rlhf.ppo.trainer import train_ppo
 from rlhf.workspace import Workspace
 
+def die_at(call):
+    # Be killed as a function of a module is called for the n-th time: rlhf.generation:sample_tokens:30
+    module, name, number = call.split(":")
+    module = importlib.import_module(module)
+    real, calls = getattr(module, name), [0]
+
+    def counted(*arguments, **keywords):
+        calls[0] += 1
+        if calls[0] == int(number):
+            os.kill(os.getpid(), signal.SIGKILL)
+        return real(*arguments, **keywords)
+
+    setattr(module, name, counted)
+
+if "DIE_AT" in os.environ:
+    die_at(os.environ["DIE_AT"])
 setup, data, start, reward_models, folder = sys.argv[1:]
 folder = Path(folder)
 log = (folder / "metrics.jsonl").open("a")
@@ -36,11 +54,30 @@ train_ppo(config, Setup.model_validate_json(setup), Path(data), Path(start), Pat
 CLOCKS = ("ppo/episodes_per_second", "ppo/checkpoint_seconds")
 
 
-def start(run, folder: Path) -> subprocess.Popen[bytes]:
+# Moments that a kill by the clock seldom meets.
+MOMENTS = {
+    "in generation": "rlhf.generation:sample_tokens:75",
+    "in the forward passes of a rollout": "rlhf.ppo.rollout:score_responses:7",
+    "between the two models' optimizer steps": "rlhf.ppo.update:_step:24",
+    "in the backward passes of a minibatch": "rlhf.ppo.update:policy_loss:9",
+    "between a checkpoint's files": "rlhf.ppo.checkpoint:save_file:15",
+    "as a checkpoint's files are synced": "os:fsync:29",
+    "before a checkpoint has its name": "rlhf.ppo.checkpoint:publish:4",
+    "between a checkpoint and its metrics": "rlhf.ppo.trainer:remove_other_candidates:3",
+    "as the chosen policy is saved": "rlhf.ppo.candidates:save_model:2",
+    "as the output is written": "rlhf.ppo.candidates:find_flags:1",
+}
+
+
+def command(run, folder: Path) -> list[str]:
     for part in ("output", "report", "checkpoints"):
         (folder / part).mkdir(parents=True, exist_ok=True)
     inputs = [run.setup.model_dump_json(), *map(str, (run.data, run.start, run.reward_models, folder))]
-    return subprocess.Popen([sys.executable, "-c", PROGRAM, *inputs], env=os.environ | {"TQDM_DISABLE": "1"})
+    return [sys.executable, "-c", PROGRAM, *inputs]
+
+
+def start(run, folder: Path, **environment: str) -> subprocess.Popen[bytes]:
+    return subprocess.Popen(command(run, folder), env=os.environ | {"TQDM_DISABLE": "1"} | environment)
 
 
 def curve(folder: Path) -> dict[str, dict[str, float]]:
@@ -57,10 +94,80 @@ def contents(folder: Path) -> dict[str, bytes]:
     return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    """What a run is made of."""
+    world = tmp_path_factory.mktemp("world")
+    save_world(world)
+    folders = {"data": world / "data", "start": world / "sft", "reward_models": world / "reward_models"}
+    return SimpleNamespace(setup=SETUP, **folders)
+
+
+@pytest.fixture(scope="module")
+def whole(run, tmp_path_factory):
+    """A run that was left alone."""
+    folder = tmp_path_factory.mktemp("whole")
+    assert start(run, folder).wait() == 0
+    return folder
+
+
 @pytest.mark.slow
-def test_a_run_that_was_killed_again_and_again_ends_with_the_same_bits(tiny_run, tmp_path):
-    run, whole, killed = tiny_run(), tmp_path / "whole", tmp_path / "killed"
-    assert start(run, whole).wait() == 0
+@pytest.mark.parametrize("moment", MOMENTS)
+def test_a_run_that_was_killed_at_a_bad_moment_ends_with_the_same_bits(run, whole, tmp_path, moment):
+    assert start(run, tmp_path, DIE_AT=MOMENTS[moment]).wait() == -signal.SIGKILL
+    assert start(run, tmp_path).wait() == 0
+    assert contents(tmp_path / "output") == contents(whole / "output")
+    assert curve(tmp_path) == curve(whole)
+    assert not list(tmp_path.rglob("*.partial"))
+
+
+FULL_DISK = """
+mount -t tmpfs -o size=$1 tmpfs "$2" || exit 99
+checkpoints=$2
+shift 2
+"$@"
+echo "ended with $?; there were" $(ls "$checkpoints") >&2
+mount -o remount,size=64m "$checkpoints" || exit 99
+exec "$@"
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("room", [1.5, 2.2])
+def test_a_full_disk_leaves_the_checkpoint_before_good(run, whole, tmp_path, room):
+    """A disk with room for the first checkpoint, and not for all that follows; then it is made larger."""
+    if subprocess.run(["unshare", "-Urm", "true"], check=False, capture_output=True).returncode:
+        pytest.skip("this system lets nobody mount a disk of his own")
+    checkpoints = tmp_path / "checkpoints"
+    words = command(run, tmp_path)
+    size = int(room * num_bytes(max((whole / "checkpoints").glob("update_??????"))))
+    size += num_bytes(whole / "checkpoints" / "candidates")
+    done = subprocess.run(
+        ["unshare", "-Urm", "sh", "-c", FULL_DISK, "sh", str(size), str(checkpoints), *words],
+        env=os.environ | {"TQDM_DISABLE": "1"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert "could not be written" in done.stderr
+    assert "No space left on device" in done.stderr
+    assert "is as it was, and a run goes on from there. Make room on the disk" in done.stderr
+    (listing,) = (line for line in done.stderr.splitlines() if line.startswith("ended with 1"))
+    assert "update_00000" in listing
+    assert ".partial" not in listing
+    assert contents(tmp_path / "output") == contents(whole / "output")
+    assert curve(tmp_path) == curve(whole)
+
+
+def num_bytes(folder: Path) -> int:
+    """As a disk counts them, in whole pages."""
+    return sum(-(-path.stat().st_size // 4096) * 4096 for path in folder.rglob("*") if path.is_file())
+
+
+@pytest.mark.slow
+def test_a_run_that_was_killed_again_and_again_ends_with_the_same_bits(run, whole, tmp_path):
+    killed = tmp_path
     seed = int(os.environ.get("RLHF_KILL_SEED", random.SystemRandom().randrange(10_000)))
     print(f"RLHF_KILL_SEED={seed}")
     moments, num_killed = random.Random(seed), 0

@@ -196,3 +196,22 @@ def test_an_adapter_over_another_model_is_refused(shared_run, tiny_tokenizer, tm
 def test_settings_that_do_not_go_together_are_refused(settings, message):
     with pytest.raises(ValueError, match=message):
         PPOConfig.model_validate(settings)
+
+
+def test_adapters_without_the_trained_reward_model_start_from_a_value_of_zero(shared_run, install):
+    install(
+        "def score(prompts, responses):\n    return [float(len(text)) for text in responses]\n",
+        "long = my_rewards:score",
+    )
+    run = shared_run()
+    learner = learner_of(run, **MODES["adapters"], rewards=[{"kind": "function", "name": "long"}])
+    models = learner.learning.models
+    assert not [name for name, _ in models.policy.backbone.peft.named_parameters() if ".reward_model." in name]
+    with torch.no_grad():
+        assert not models.value_model(BATCH).any()
+    before = {name: parameter.detach().clone() for name, parameter in models.value_parameters.items()}
+    for update in range(2):
+        take_update(learner, update, 0.0)
+    changed = {name for name, parameter in models.value_parameters.items() if not torch.equal(parameter, before[name])}
+    assert any("lora_B" in name for name in changed)
+    assert {"head.weight", "head.bias"} <= changed
