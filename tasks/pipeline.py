@@ -16,8 +16,8 @@ from prefect.runtime import flow_run as this_flow_run
 from prefect.states import Cancelled
 
 from rlhf import artifacts, provenance, tracking
-from rlhf.config import PipelineConfig
-from rlhf.project import pipelines_folder, source_root
+from rlhf.config import PipelineConfig, RewardSourceConfig
+from rlhf.project import pipelines_folder, root, source_root
 from rlhf.provenance import GitState
 from rlhf.references import (
     AuditRef,
@@ -168,10 +168,16 @@ def closing_run(run_id: str) -> Iterator[None]:
         raise
 
 
+def with_folder(source: RewardSourceConfig) -> RewardSourceConfig:
+    """The source with the whole path of its reward model, where that is a folder below the project's root."""
+    folder = root() / source.path if source.path else None
+    return source.model_copy(update={"path": str(folder)}) if folder and folder.is_dir() else source
+
+
 def _check_reward_sources(config: PipelineConfig) -> None:
     """Refuse at once what PPO would refuse after hours: reward functions and reward models that are not there."""
     check_installed(config.ppo.rewards)
-    paths = [source.path for source in config.ppo.rewards if source.path is not None]
+    paths = [source.path for source in map(with_folder, config.ppo.rewards) if source.path is not None]
     if paths:
         from rlhf.tokenizers import check_folder  # transformers takes seconds to import
 

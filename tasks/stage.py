@@ -22,14 +22,14 @@ from prefect.client.schemas.objects import State, TaskRun
 from pydantic import BaseModel
 
 from rlhf import artifacts, tracking
-from rlhf.config import ModelConfig, PPOConfig, RewardSourceConfig, Setup
+from rlhf.config import ModelConfig, PPOConfig, Setup
 from rlhf.progress import watching
 from rlhf.project import results_folder, root, stages_folder
 from rlhf.provenance import fingerprint
 from rlhf.references import Reference, StageReport
 from rlhf.workspace import Workspace
 from tasks.display import progress_artifact
-from tasks.pipeline import closing_run, current
+from tasks.pipeline import closing_run, current, with_folder
 
 logger = logging.getLogger("rlhf.stage")
 P = ParamSpec("P")
@@ -64,7 +64,7 @@ class Attempt:
 
     def ppo(self, config: PPOConfig) -> PPOConfig:
         """The same for the reward models that PPO's settings name."""
-        return config.model_copy(update={"rewards": tuple(map(_with_folder, config.rewards))})
+        return config.model_copy(update={"rewards": tuple(map(with_folder, config.rewards))})
 
     def save(self, kind: type[AnyReference], **more: object) -> AnyReference:
         """Store what the stage made, and return the reference to it."""
@@ -191,11 +191,6 @@ def _attempt(call: _Call[R]) -> R:
         tracking.finish_stage(run_id, reference)
     shutil.rmtree(call.folder)
     return reference
-
-
-def _with_folder(source: RewardSourceConfig) -> RewardSourceConfig:
-    folder = root() / source.path if source.path else None
-    return source.model_copy(update={"path": str(folder)}) if folder and folder.is_dir() else source
 
 
 def _settings(arguments: Mapping[str, Any]) -> dict[str, Any]:

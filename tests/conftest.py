@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -28,6 +29,8 @@ os.environ.pop("PREFECT_API_URL", None)
 from rlhf.project import configure_environment  # noqa: E402
 
 configure_environment()
+# A shell starts what it puts in the background deaf to Ctrl-C, and so would be all that the tests start.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_sessionfinish() -> None:

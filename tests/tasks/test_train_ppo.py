@@ -11,7 +11,7 @@ from prefect import flow
 
 from rlhf import artifacts, tracking
 from rlhf.config import ArchitectureConfig, ComputeConfig, ModelConfig, PipelineConfig, PPOConfig
-from rlhf.errors import ConfigError, StartError
+from rlhf.errors import ConfigError, ModelError, StartError
 from rlhf.references import DatasetRef, DataSource, ModelRef, Reference, RewardModelsRef, StageReport
 from tasks.pipeline import current, pipeline_run
 from tasks.train_ppo import train_ppo
@@ -139,6 +139,12 @@ def test_a_reward_model_is_found_from_the_projects_root(
     config = project_root / "safety" / "config.json"
     config.write_text(config.read_text() + "\n")
     assert run_ppo(rewards=rewards).state == "trained", "a reward model is known by its content"
+
+
+def test_a_reward_model_that_is_not_there_is_refused_before_anything_is_done() -> None:
+    with pytest.raises(ModelError, match=r"\./safty: no such model folder"):
+        run_ppo(rewards=[{"kind": "model", "name": "safety", "path": "./safty"}])
+    assert runs("pipeline") == []
 
 
 def test_a_function_that_is_not_installed_is_refused_before_anything_is_done() -> None:
