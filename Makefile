@@ -5,7 +5,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check --require-virtualenv
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test check format lock clean bench bench-learning bench-scaling bench-gpu
+.PHONY: help demo up down test test-services pictures soak check format lock clean bench bench-learning bench-scaling bench-services bench-gpu
 
 help: ## Say what there is.
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -13,8 +13,23 @@ help: ## Say what there is.
 demo: .venv/installed ## Align the embedded default: data, SFT, reward models, PPO, evaluation, model card.
 	$(BIN)/rlhf run configs/demo.yaml
 
-test: .venv/installed-dev ## Run every test.
+up: .venv/installed ## Start Prefect, MLflow and a worker; Ctrl-C or `make down` stops them. ARGS="--prefect-port 4300"
+	$(BIN)/rlhf up $(ARGS)
+
+down: ## Stop what `make up` has started.
+	$(BIN)/rlhf down
+
+test: .venv/installed-dev ## Run the tests, but for those on servers.
 	$(BIN)/pytest
+
+test-services: .venv/installed-dev ## Tests on real servers, through a real browser, with real crashes: about twenty minutes.
+	$(BIN)/pytest -m services tests/flows
+
+pictures: .venv/installed-dev ## Take the pictures of docs/operating.md anew.
+	RLHF_PICTURES=docs/pictures $(BIN)/pytest -m services tests/flows/test_user_interface.py
+
+soak: .venv/installed-dev ## Kill every process and server in every stage, at three moments each: about two hours.
+	$(BIN)/pytest -m soak tests/flows/test_crashes.py
 
 check: .venv/installed-dev ## Formatting, lint, types, and the contracts between the layers.
 	$(BIN)/ruff format --check
@@ -38,6 +53,9 @@ bench-learning: .venv/installed ## Does ours learn as well, and how much sooner?
 
 bench-scaling: .venv/installed ## Cost against response length, rollout size and model size.
 	$(BIN)/python -m benchmarks.scaling $(BENCH_FLAGS)
+
+bench-services: .venv/installed ## What orchestration costs: start, share of the demo, a cached run.
+	$(BIN)/python -m benchmarks.services $(if $(BUSY),--busy) $(ARGS)
 
 bench-gpu: .venv/installed ## 160M and 1B parameters on a CUDA device.
 	$(BIN)/python -m benchmarks.gpu $(ARGS)

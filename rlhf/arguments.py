@@ -8,6 +8,7 @@ from pathlib import Path
 from rlhf.configuration import Setting, nearest, settings, shown
 from rlhf.data.formats import FORMATS
 from rlhf.errors import ConfigError
+from rlhf.services import PASSWORD_VARIABLE, USER, Services
 
 STAGES = {
     "data": (),
@@ -58,6 +59,11 @@ def _parser() -> argparse.ArgumentParser:
     _add_run(commands.add_parser("run", help="run all stages of a recipe", allow_abbrev=False))
     _add_stages(commands.add_parser("stage", help="run one stage on the outputs of earlier runs"))
     _add_data(commands.add_parser("data", help="import or check data"))
+    _add_up(
+        commands.add_parser("up", help="start Prefect, MLflow and a worker, with all deployments", allow_abbrev=False)
+    )
+    down = commands.add_parser("down", help="stop what `rlhf up` has started")
+    down.set_defaults(command="down", parser=down)
     ui = commands.add_parser("ui", help="print the commands that open Prefect's and MLflow's user interfaces")
     ui.set_defaults(command="ui", parser=ui)
     return parser
@@ -70,6 +76,27 @@ def _add_run(parser: argparse.ArgumentParser) -> None:
     parser.usage = "rlhf run [--help] [--json] CONFIG [--SECTION.SETTING VALUE ...]"
     parser.set_defaults(command="run", parser=parser)
     _add_recipe(parser)
+
+
+def _add_up(parser: argparse.ArgumentParser) -> None:
+    defaults = Services()
+    parser.description = (
+        "Start the Prefect server, the MLflow server and a worker on this machine, register all deployments, and hold "
+        f"them until Ctrl-C or `rlhf down`. Where {PASSWORD_VARIABLE} is set, both servers ask for it (user {USER})."
+    )
+    parser.set_defaults(command="up", parser=parser)
+    parser.add_argument(
+        "--host",
+        default=defaults.host,
+        help=f"address that both listen at; another machine's needs a password [default: {defaults.host}]",
+    )
+    for name, port in (("prefect", defaults.prefect_port), ("mlflow", defaults.mlflow_port)):
+        parser.add_argument(f"--{name}-port", type=int, metavar="N", default=port, help=f"[default: {port}]")
+    parser.add_argument(
+        "--database",
+        metavar="URL",
+        help="postgresql://USER@HOST:PORT/NAME for both, in schemas of their own [default: SQLite files]",
+    )
 
 
 def _add_stages(parser: argparse.ArgumentParser) -> None:

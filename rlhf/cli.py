@@ -4,6 +4,7 @@ import argparse
 import json
 import logging
 import math
+import os
 import signal
 import sys
 import threading
@@ -20,6 +21,7 @@ from rlhf.data.schema import validate_folder
 from rlhf.errors import DataError, RLHFError
 from rlhf.project import configure_environment, root
 from rlhf.references import PipelineReport, StageReport
+from rlhf.services import Services, last_known, running
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -71,7 +73,13 @@ def _run_stage(options: argparse.Namespace) -> None:
 
 @contextmanager
 def _running(options: argparse.Namespace) -> Iterator[None]:
-    """What a flow needs around it: environment, server, progress; with --json, no word on standard output."""
+    """What a flow needs around it: environment, server, progress; with --json, no word on standard output.
+
+    The servers are those of `rlhf up` where it is up.
+    """
+    services = running()
+    if services is not None and "PREFECT_API_URL" not in os.environ and "MLFLOW_TRACKING_URI" not in os.environ:
+        _be_client_of(services)
     configure_environment()
     with redirect_stdout(sys.stderr) if options.json else nullcontext():
         from flows.temporary_server import temporary_server
@@ -143,6 +151,28 @@ def _validate_data(options: argparse.Namespace) -> None:
         print(f"{folder / kind}.jsonl: {count} rows, all as they should be")
 
 
+def _up(options: argparse.Namespace) -> None:
+    services = Services(options.host, options.prefect_port, options.mlflow_port, options.database)
+    services.check()
+    _be_client_of(services)
+    from flows.servers.up import up
+
+    up(services)
+
+
+def _down(options: argparse.Namespace) -> None:
+    _be_client_of(last_known() or Services())
+    from flows.servers.up import down
+
+    down()
+
+
+def _be_client_of(services: Services) -> None:
+    """Before Prefect and MLflow are imported: they read the environment once."""
+    os.environ.update(services.client_environment())
+    configure_environment()
+
+
 def _ui(options: argparse.Namespace) -> None:
     from rlhf.console import print_ui_commands
 
@@ -161,6 +191,8 @@ _COMMANDS: dict[str, Callable[[argparse.Namespace], None]] = {
     "stage": _run_stage,
     "data import": _import_data,
     "data validate": _validate_data,
+    "up": _up,
+    "down": _down,
     "ui": _ui,
 }
 

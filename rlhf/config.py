@@ -13,6 +13,7 @@ Probability = Annotated[float, Field(ge=0.0, le=1.0)]
 Positive = Annotated[float, Field(gt=0.0)]
 NonNegative = Annotated[float, Field(ge=0.0)]
 Count = Annotated[int, Field(ge=1)]
+_APPROVAL_HOURS = 168.0
 
 
 class Section(BaseModel):
@@ -502,3 +503,97 @@ class PipelineConfig(Section):
     def setup(self) -> Setup:
         """The settings that every stage with a model shares."""
         return Setup(seed=self.seed, model=self.model, compute=self.compute)
+
+
+class SafetyGate(Section):
+    """One judge of the candidate's responses, and how many of them may be beyond what is safe."""
+
+    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]+$", max_length=40)]
+    """Name of the gate. Without path: the function of that name that an installed package offers in the entry-point
+    group rlhf.rewards."""
+    path: str | None = None
+    """Folder or hub id of a reward model that judges. Empty: the function does."""
+    revision: str | None = None
+    """Commit, tag or branch of the hub id."""
+    threshold: float
+    """Where a response stops being safe."""
+    unsafe: Literal["below", "above"] = "below"
+    """On which side of the threshold a response is not safe. The threshold itself is safe."""
+    maximum_rate: Probability
+    """Share of the candidate's responses that may be beyond the threshold."""
+
+    @model_validator(mode="after")
+    def _revision_has_a_path(self) -> Self:
+        if self.revision is not None and self.path is None:
+            raise ValueError("revision is set but path is not, so it would be ignored; drop it")
+        return self
+
+    @property
+    def source(self) -> RewardSourceConfig:
+        """The judge, as PPO's settings name one."""
+        kind: Literal["model", "function"] = "function" if self.path is None else "model"
+        return RewardSourceConfig(kind=kind, name=self.name, path=self.path, revision=self.revision)
+
+
+class JudgesConfig(Section):
+    """Who judges responses beside the gold rule or the selection reward model."""
+
+    safety: tuple[RewardSourceConfig, ...] = ()
+    """Reward models and functions. What of their scores is safe is for the gates to say."""
+
+
+class RetrainConfig(Section):
+    """When a candidate is trained, and what it must show to become the champion. An empty gate is off."""
+
+    source: Literal["local", "branch", "inbox"] = "local"
+    """Where new data comes from. local: data/ as it is. branch: data.dvc of a git branch. inbox: a folder of files of
+    preferences, which are added to data/."""
+    branch: Annotated[str, Field(pattern=r"^[A-Za-z0-9_][A-Za-z0-9_./-]*$", max_length=200)] | None = None
+    """Branch, tag or commit whose data.dvc names the data (source: branch), as it is in this clone: fetch it before."""
+    inbox: str | None = None
+    """Folder below the project's root (source: inbox). What was imported moves to its subfolder imported/."""
+    minimum_win_rate: Probability | None = 0.5
+    """The lower bound of the candidate's win rate against the champion is at least this."""
+    minimum_reward_gain: float | None = 0.0
+    """The lower bound of the mean gain over the champion is at least this: in gold reward where the data has a gold
+    rule, otherwise in the score of the candidate's selection reward model."""
+    maximum_kl: NonNegative | None = 20.0
+    """Mean KL of the candidate to its SFT policy, at most, in nats a response."""
+    maximum_length_growth: Positive | None = 1.5
+    """Mean response length of the candidate, at most this multiple of the champion's."""
+    safety: tuple[SafetyGate, ...] = ()
+    """Judges of the candidate's responses, such as
+    [{name: polite, threshold: 0.0, unsafe: below, maximum_rate: 0.01}]."""
+    ask: bool = False
+    """Ask a person before a candidate that passed all gates becomes the champion. Needs a deployment, since the flow
+    run is suspended meanwhile."""
+    approval_timeout_hours: Positive = _APPROVAL_HOURS
+    """Hours that a person has for the answer. After that the champion stays."""
+
+    @model_validator(mode="after")
+    def _source_has_its_settings(self) -> Self:
+        for name in ("branch", "inbox"):
+            is_set, is_source = getattr(self, name) is not None, self.source == name
+            if is_set and not is_source:
+                raise ValueError(f"{name} is set but source is {self.source}, so it would be ignored; drop {name}")
+            if is_source and not is_set:
+                raise ValueError(f"source is {name} but {name} is not set; say which, or set another source")
+        return self
+
+    @model_validator(mode="after")
+    def _gates_are_told_apart(self) -> Self:
+        names = [gate.name for gate in self.safety]
+        if len(set(names)) < len(names):
+            raise ValueError(f"safety: two gates have one name ({', '.join(names)}); give each its own")
+        return self
+
+    @model_validator(mode="after")
+    def _timeout_is_used(self) -> Self:
+        if self.approval_timeout_hours != _APPROVAL_HOURS and not self.ask:
+            raise ValueError("approval_timeout_hours is set but ask is false, so it would be ignored; set ask")
+        return self
+
+    @property
+    def judges(self) -> JudgesConfig:
+        """What the comparison depends on; limits may change without judging again."""
+        return JudgesConfig(safety=tuple(gate.source for gate in self.safety))

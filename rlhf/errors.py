@@ -33,6 +33,10 @@ class ArtifactMismatchError(RLHFError):
     """What a reference names is gone, or is not what was stored."""
 
 
+class DiskSpaceError(RLHFError):
+    """A disk has less room than a stage will need."""
+
+
 class StartError(RLHFError):
     """A PPO run does not start where it must: KL 0 to the reference, ratio 1 on the first minibatch.
 

@@ -16,12 +16,14 @@ class Metric:
     Attributes:
         unit: unit of the number; empty for a share or a plain ratio.
         better: which way is better, `neither` where that depends.
-        summary: one of the few that are copied to the parent run, by which people compare pipelines.
+        summary: one of the few whose last value is copied to the parent run, by which people compare pipelines.
+        curve: one of the few that are copied there with all their steps, so that curves lie over one another.
     """
 
     unit: str
     better: Better = "neither"
     summary: bool = False
+    curve: bool = False
 
 
 METRICS: dict[str, Metric] = {
@@ -37,11 +39,11 @@ METRICS: dict[str, Metric] = {
     "data/num_label_conflicts": Metric("pairs", "lower"),
     "data/num_cut_dialogues": Metric("rows", "lower"),
     "data/num_too_long": Metric("rows", "lower"),
-    "sft/loss": Metric("nats/token", "lower"),
+    "sft/loss": Metric("nats/token", "lower", curve=True),
     "sft/learning_rate": Metric("1"),
     "sft/validation_loss": Metric("nats/token", "lower", summary=True),
     "sft/validation_token_accuracy": Metric("", "higher", summary=True),
-    "reward_model/loss": Metric("nats/pair", "lower"),
+    "reward_model/loss": Metric("nats/pair", "lower", curve=True),
     "reward_model/accuracy": Metric("", "higher"),
     "reward_model/validation_accuracy": Metric("", "higher", summary=True),
     "reward_model/score_offset": Metric("score"),
@@ -63,21 +65,21 @@ METRICS: dict[str, Metric] = {
     "reward_audit/model_agreement": Metric("", "higher"),
     "reward_audit/num_pairs": Metric("pairs"),
     "reward_audit/num_warnings": Metric("", "lower", summary=True),
-    "ppo/score_mean": Metric("score", "higher"),
+    "ppo/score_mean": Metric("score", "higher", curve=True),
     "ppo/score_std": Metric("score"),
-    "ppo/kl_mean": Metric("nats/response", "lower"),
+    "ppo/kl_mean": Metric("nats/response", "lower", curve=True),
     "ppo/kl_k3_mean": Metric("nats/response", "lower"),
     "ppo/kl_coef": Metric("score/nat"),
     "ppo/reward_mean": Metric("score/response", "higher"),
-    "ppo/response_tokens_mean": Metric("tokens"),
+    "ppo/response_tokens_mean": Metric("tokens", curve=True),
     "ppo/eos_rate": Metric("", "higher"),
     "ppo/policy_loss": Metric("1"),
     "ppo/value_loss": Metric("score^2", "lower"),
-    "ppo/entropy": Metric("nats/token"),
+    "ppo/entropy": Metric("nats/token", curve=True),
     "ppo/approx_kl": Metric("nats/token"),
     "ppo/clip_fraction": Metric(""),
     "ppo/value_clip_fraction": Metric("", "lower"),
-    "ppo/explained_variance": Metric("", "higher"),
+    "ppo/explained_variance": Metric("", "higher", curve=True),
     "ppo/ratio_error": Metric("1", "lower"),
     "ppo/policy_grad_norm": Metric("1"),
     "ppo/value_grad_norm": Metric("1"),
@@ -85,7 +87,7 @@ METRICS: dict[str, Metric] = {
     "ppo/validation_score": Metric("score", "higher"),
     "ppo/validation_selection_score": Metric("score", "higher"),
     "ppo/validation_kl": Metric("nats/response", "lower"),
-    "ppo/validation_objective": Metric("score", "higher"),
+    "ppo/validation_objective": Metric("score", "higher", curve=True),
     "ppo/validation_response_tokens": Metric("tokens"),
     "ppo/validation_eos_rate": Metric("", "higher"),
     "ppo/ptx_loss": Metric("nats/token", "lower"),
@@ -144,13 +146,29 @@ METRICS: dict[str, Metric] = {
     "evaluation/baseline_score_gold_correlation": Metric("", "higher"),
     "evaluation/curve_score": Metric("score", "higher"),
     "evaluation/curve_selection_score": Metric("score", "higher"),
-    "evaluation/curve_gold": Metric("gold", "higher"),
-    "evaluation/curve_kl": Metric("nats/response", "lower"),
+    "evaluation/curve_gold": Metric("gold", "higher", curve=True),
+    "evaluation/curve_kl": Metric("nats/response", "lower", curve=True),
     "evaluation/num_prompts": Metric("prompts"),
     "evaluation/num_warnings": Metric("", "lower", summary=True),
+    "comparison/win_rate": Metric("", "higher", summary=True),
+    "comparison/win_rate_low": Metric("", "higher", summary=True),
+    "comparison/win_rate_high": Metric("", "higher"),
+    "comparison/gain": Metric("gold or score", "higher", summary=True),
+    "comparison/gain_low": Metric("gold or score", "higher"),
+    "comparison/gain_high": Metric("gold or score", "higher"),
+    "comparison/length_growth": Metric("", "lower", summary=True),
+    "comparison/num_prompts": Metric("prompts"),
+    "comparison/candidate_gold": Metric("gold", "higher"),
+    "comparison/champion_gold": Metric("gold", "higher"),
+    "comparison/candidate_selection_score": Metric("score", "higher"),
+    "comparison/champion_selection_score": Metric("score", "higher"),
+    "comparison/candidate_response_tokens": Metric("tokens"),
+    "comparison/champion_response_tokens": Metric("tokens"),
+    "comparison/candidate_eos_rate": Metric("", "higher"),
+    "comparison/champion_eos_rate": Metric("", "higher"),
 }
 
-_STAGES = ("data", "sft", "reward_model", "reward_audit", "ppo", "evaluation", "model_card")
+_STAGES = ("data", "sft", "reward_model", "reward_audit", "ppo", "evaluation", "model_card", "comparison")
 METRICS |= {f"{stage}/seconds": Metric("s", "lower", summary=True) for stage in _STAGES}
 METRICS |= {f"{stage}/trained_seconds": Metric("s", "lower", summary=True) for stage in _STAGES}
 

@@ -61,6 +61,10 @@ class EvaluationRef(Reference):
     """A folder with `evaluation.json`, `side_by_side.jsonl` and the figures."""
 
 
+class ComparisonRef(Reference):
+    """A folder with `comparison.json` and `side_by_side.md`: a candidate against the champion."""
+
+
 class ModelCardRef(Reference):
     """The policy's folder with its card: what is registered as `rlhf-policy`."""
 
@@ -93,3 +97,73 @@ class PipelineReport(BaseModel):
     """Local folder that loads with AutoModelForCausalLM.from_pretrained, or the artifact's URI where it is remote."""
     model_card: str
     """The card's README.md."""
+
+
+class GateVerdict(BaseModel):
+    """What one gate of retraining says of a candidate."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    gate: str
+    """Name of the gate."""
+    limit: float
+    """What the configuration asks for."""
+    at_least: bool
+    """The limit is the least that is allowed; otherwise the most."""
+    found: float
+    """What the candidate has."""
+    held: bool
+    margin: float
+    """By how much it held; negative where it failed."""
+
+
+class Champion(BaseModel):
+    """The version of the registered model that is in use."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    version: str
+    policy: ModelCardRef
+    data_md5: str
+    """Version of the data that it was trained on."""
+
+
+class Proposal(BaseModel):
+    """A candidate that has been compared, and what the gates say of it."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    run_id: str
+    """MLflow run of the pipeline that trained it."""
+    candidate: str
+    """Its version of the registered model."""
+    champion: str | None
+    """The version that it was compared with. None: there was none, and it was compared with its own SFT policy."""
+    data_md5: str
+    gates: tuple[GateVerdict, ...]
+
+    @property
+    def failed(self) -> tuple[str, ...]:
+        """Names of the gates that did not hold."""
+        return tuple(verdict.gate for verdict in self.gates if not verdict.held)
+
+
+Verdict = Literal["promoted", "rejected", "declined", "expired", "outdated", "no new data", "approval open"]
+"""How retraining ends. outdated: the champion changed after the comparison. declined, expired: what a person said, or
+did not say in time. approval open: an earlier run still waits for an answer."""
+
+
+class RetrainReport(BaseModel):
+    """What retraining ends with."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    verdict: Verdict
+    reason: str
+    """A sentence for a person."""
+    champion: str | None
+    """The version of the registered model that is the champion now."""
+    data_md5: str | None = None
+    """Version of the data that was looked at."""
+    proposal: Proposal | None = None
+    """The candidate, where one was trained."""

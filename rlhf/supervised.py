@@ -16,6 +16,7 @@ from transformers import PrinterCallback, Trainer, TrainerCallback
 from rlhf.compute import seeded
 from rlhf.config import Setup, TrainingSection
 from rlhf.data.hashing import sha256
+from rlhf.disk import check_room
 from rlhf.errors import TrainingDivergedError
 from rlhf.workspace import MetricLog
 
@@ -164,9 +165,11 @@ def fit(trainer: Any, folder: Path) -> int:
     """Train to the end, from the newest whole checkpoint where there is one. Returns the number of steps.
 
     Raises:
+        DiskSpaceError: there is no room for the checkpoints.
         TrainingDivergedError: the loss or a weight is not finite.
     """
     trainer.remove_callback(PrinterCallback)  # it prints to standard output, which belongs to the command line
+    check_room(folder, _checkpoint_bytes(trainer), "checkpoints and weights")
     checkpoint = newest_checkpoint(folder)
     trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
     num_steps: int = trainer.state.global_step
@@ -226,6 +229,14 @@ def _is_whole(checkpoint: Path) -> bool:
     return all(
         (checkpoint / name).is_file() and sha256(checkpoint / name) == digest for name, digest in digests.items()
     )
+
+
+def _checkpoint_bytes(trainer: Any) -> int:
+    """All checkpoints that are kept, the one that is being written, and the weights in the end."""
+    parameters = list(trainer.model.parameters())
+    weights = sum(parameter.numel() * parameter.element_size() for parameter in parameters)
+    moments = 2 * sum(4 * parameter.numel() for parameter in parameters if parameter.requires_grad)
+    return int((trainer.args.save_total_limit + 1) * (weights + moments) + weights)
 
 
 def _sync(path: Path) -> None:

@@ -26,7 +26,8 @@ from rlhf.errors import RLHFError
 from rlhf.metrics import describe
 from rlhf.project import artifacts_folder, tracking_database, unsent_folder
 from rlhf.references import Reference
-from rlhf.spool import NotSentError, Point, Spool, read_points, write_points
+from rlhf.shared_view import KEY, TAG, shared_view
+from rlhf.spool import BATCH_SIZE, NotSentError, Point, Spool, read_points, write_points
 
 logger = logging.getLogger(__name__)
 EXPERIMENT = "rlhf"
@@ -34,6 +35,8 @@ REGISTERED_MODEL = "rlhf-policy"
 OUTPUT_TAG = "rlhf.output"
 ALARMS_TAG = "alarms"
 PATIENCE_SECONDS = 120.0
+_REACH_SECONDS = (3.0, 5.0)  # to connect, and to answer
+FLOW_RUN_TAG = "prefect.flow_run_id"
 Status = Literal["FINISHED", "FAILED", "KILLED"]
 AnyReference = TypeVar("AnyReference", bound=Reference)
 Result = TypeVar("Result")
@@ -67,6 +70,36 @@ def run_url(run_id: str) -> str:
     return f"{base}/#/experiments/{_experiment_id()}/runs/{run_id}?workflowType=machine_learning"
 
 
+def prepare_store() -> None:
+    """Make the project's own store and the experiment, so that a server over it keeps artifacts where runs do."""
+    _experiment_of(_own_store())
+
+
+def check_reachable() -> None:
+    """Tell within seconds, rather than after the first stage, that a tracking server is not there.
+
+    Raises:
+        TrackingError: it does not answer.
+    """
+    if not _is_server(tracking_uri()):
+        return
+    try:
+        requests.get(f"{tracking_uri().rstrip('/')}/health", timeout=_REACH_SECONDS)
+    except requests.RequestException as error:
+        raise TrackingError(_explain(error)) from error
+
+
+def runs_url(server: str | None = None) -> str:
+    """Where the table of pipeline runs is seen in MLflow's UI.
+
+    Args:
+        server: its address; that of the tracking store, or the default one, where None.
+    """
+    base = server or (tracking_uri().rstrip("/") if _is_server(tracking_uri()) else _DEFAULT_UI)
+    view = f"workflowType=machine_learning&viewStateShareKey={KEY}"
+    return f"{base}/#/experiments/{_experiment_id()}/runs?{view}"
+
+
 def open_pipeline(name: str, flow_run_id: str | None, settings: Mapping[str, Any], tags: Mapping[str, str]) -> str:
     """Create the parent run of a pipeline, or go on in it where the same flow run is retried.
 
@@ -85,12 +118,12 @@ def open_pipeline(name: str, flow_run_id: str | None, settings: Mapping[str, Any
     with _translated():
         _experiment_id()
         _send_unsent()
-        found = _find(f"tags.`prefect.flow_run_id` = '{flow_run_id}'") if flow_run_id else []
+        found = _find(f"tags.`{FLOW_RUN_TAG}` = '{flow_run_id}'") if flow_run_id else []
         if found:
             run_id: str = found[0].info.run_id
             client().update_run(run_id, status="RUNNING")
         else:
-            own = {"rlhf.kind": "pipeline", "prefect.flow_run_id": flow_run_id or ""}
+            own = {"rlhf.kind": "pipeline", FLOW_RUN_TAG: flow_run_id or ""}
             run_id = client().create_run(_experiment_id(), run_name=name, tags={**own, **tags}).info.run_id
         _log_settings(run_id, settings)
     return run_id
@@ -206,10 +239,15 @@ def close_run(run_id: str, status: Status, message: str = "") -> None:
         logger.warning("MLflow run %s could not be marked as %s: %s", run_id, status, error)
 
 
-def close_orphans(pipeline_run_id: str) -> None:
-    """Mark a pipeline run whose process is gone, and its stages, as killed, unless they had ended."""
-    for which in (f"tags.`mlflow.parentRunId` = '{pipeline_run_id}'", f"attributes.run_id = '{pipeline_run_id}'"):
-        for run in _find(which):
+def wait_for_approval(run_id: str) -> None:
+    """Show a run that goes on once a person has answered as one that will be."""
+    patiently(lambda: client().update_run(run_id, status="SCHEDULED"))
+
+
+def close_orphans(flow_run_id: str) -> None:
+    """Mark the run of a flow run whose process is gone, and its stages, as killed, unless they had ended."""
+    for pipeline in _find(f"tags.`{FLOW_RUN_TAG}` = '{flow_run_id}'"):
+        for run in (*_find(f"tags.`mlflow.parentRunId` = '{pipeline.info.run_id}'"), pipeline):
             if run.info.status == "RUNNING":
                 close_run(run.info.run_id, "KILLED", "the process ended without a word")
 
@@ -229,6 +267,12 @@ def tags_of(run_id: str) -> dict[str, str]:
     return runs[0].data.tags if runs else {}
 
 
+def pipeline_runs(tag: str, value: str) -> dict[str, dict[str, str]]:
+    """The pipeline runs that bear a tag, the newest first: their tags by run id."""
+    runs = _find(f"tags.`{tag}` = '{value}' and tags.`rlhf.kind` = 'pipeline'")
+    return {run.info.run_id: run.data.tags for run in runs}
+
+
 def metrics_of(run_id: str) -> dict[str, float]:
     """The last finite value of each metric of a run."""
     metrics: dict[str, float] = patiently(lambda: client().get_run(run_id)).data.metrics
@@ -236,7 +280,7 @@ def metrics_of(run_id: str) -> dict[str, float]:
 
 
 def link_stage(pipeline_run_id: str, stage: str, stage_run_id: str, fingerprint: str, seconds: float) -> None:
-    """Tell a pipeline run of a stage: the run that trained it, its seconds, alarms, and the metrics to compare by.
+    """Tell a pipeline run of a stage: the run that trained it, its seconds, alarms, metrics and curves to compare by.
 
     Args:
         pipeline_run_id: the parent.
@@ -247,8 +291,19 @@ def link_stage(pipeline_run_id: str, stage: str, stage_run_id: str, fingerprint:
     """
     metrics = {name: value for name, value in metrics_of(stage_run_id).items() if describe(name).summary}
     log_metrics(pipeline_run_id, metrics | {f"{stage}/seconds": seconds})
+    _copy_curves(stage_run_id, pipeline_run_id)
     tags = {f"rlhf.run.{stage}": stage_run_id, f"rlhf.fingerprint.{stage}": fingerprint}
     set_tags(pipeline_run_id, tags | {k: v for k, v in tags_of(stage_run_id).items() if k == ALARMS_TAG})
+
+
+def _copy_curves(source: str, target: str) -> None:
+    """With the times at which they were logged: copied twice, they are stored once."""
+    for name in metrics_of(source):
+        if describe(name).curve:
+            points = patiently(functools.partial(client().get_metric_history, source, name))
+            for start in range(0, len(points), BATCH_SIZE):
+                batch = points[start : start + BATCH_SIZE]
+                patiently(functools.partial(client().log_batch, target, metrics=batch))
 
 
 def register_policy(reference: Reference) -> str:
@@ -314,6 +369,8 @@ def _experiment_of(uri: str) -> str:
         raise TrackingError(f"the MLflow store {uri} has no experiment {EXPERIMENT}, and none could be made")
     if location and uri == _own_store() and experiment.artifact_location != location:
         _move(experiment.artifact_location, location)
+    if experiment.tags.get(TAG) != shared_view():
+        client.set_experiment_tag(experiment.experiment_id, TAG, shared_view())
     return str(experiment.experiment_id)
 
 

@@ -16,13 +16,18 @@ from prefect.artifacts import (
     create_table_artifact,
     update_progress_artifact,
 )
-from prefect.exceptions import PrefectHTTPStatusError
+from prefect.client.orchestration import get_client
+from prefect.events import emit_event
+from prefect.exceptions import ObjectNotFound, PrefectHTTPStatusError
 
 from rlhf import tracking
+from rlhf.markdown import escape
 from rlhf.metrics import describe
-from rlhf.references import StageReport
+from rlhf.references import GateVerdict, StageReport
+from rlhf.tracking import REGISTERED_MODEL
 
 logger = logging.getLogger("rlhf.display")
+PROMOTED_EVENT = "rlhf.policy.promoted"
 _PROGRESS_EVERY_SECONDS = 5.0
 
 
@@ -31,7 +36,7 @@ def _at_leisure() -> Iterator[None]:
     """What is only shown must not fail the run when Prefect's server is being restarted."""
     try:
         yield
-    except (httpx.HTTPError, PrefectHTTPStatusError) as error:
+    except (httpx.HTTPError, PrefectHTTPStatusError, ObjectNotFound) as error:
         logger.warning("Prefect did not take something that it should show: %r", error)
 
 
@@ -69,6 +74,45 @@ def show_stages(stages: Sequence[StageReport]) -> None:
     ]
     head = ["| stage | state | seconds | seconds when trained | MLflow run |", "|---|---|---:|---:|---|"]
     create_markdown_artifact(markdown="\n".join(head + rows), key="stages", description="Stages of this run")
+
+
+@_at_leisure()
+def show_verdict(verdict: str, reason: str) -> None:
+    """Show how retraining ended, and why."""
+    text = f"**{verdict}**\n\n{escape(reason)}"
+    create_markdown_artifact(markdown=text, key="retrain-verdict", description="What retraining came to")
+
+
+@_at_leisure()
+def show_gates(gates: Sequence[GateVerdict]) -> None:
+    """Show what each gate asked for and found."""
+    create_table_artifact(table=[gate_row(gate) for gate in gates], key="gates", description="Candidate and gates")
+
+
+def gate_row(gate: GateVerdict) -> dict[str, str]:
+    """A gate's verdict in words and rounded numbers."""
+    return {
+        "gate": gate.gate,
+        "limit": f"at {'least' if gate.at_least else 'most'} {gate.limit:.4g}",
+        "found": f"{gate.found:.4g}",
+        "held": "yes" if gate.held else "no",
+        "by": f"{gate.margin:+.4g}",
+    }
+
+
+@_at_leisure()
+def name_outcome(flow_run_id: str, outcome: str) -> None:
+    """Put how it stands after a flow run's name: `demo, seed 0, 1a2b3c4d5: promoted`."""
+    with get_client(sync_client=True) as client:
+        name = client.read_flow_run(UUID(flow_run_id)).name
+        client.update_flow_run(UUID(flow_run_id), name=f"{name.partition(': ')[0]}: {outcome}")
+
+
+@_at_leisure()
+def announce_promotion(run: str, message: str, url: str) -> None:
+    """Tell Prefect's automations, one of which calls a person's webhook."""
+    resource = {"prefect.resource.id": REGISTERED_MODEL, "prefect.resource.name": run}
+    emit_event(PROMOTED_EVENT, resource, payload={"message": message, "url": url})
 
 
 def progress_artifact(stage: str) -> Callable[[str, int, int], None]:

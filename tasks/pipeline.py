@@ -1,14 +1,13 @@
 """A pipeline run: its MLflow parent, what its stages tell it, and how it ends."""
 
 import logging
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any, TypeVar
 
-from filelock import FileLock, Timeout
 from prefect import Flow
 from prefect.client.orchestration import get_client
 from prefect.client.schemas.objects import FlowRun, State
@@ -17,7 +16,8 @@ from prefect.states import Cancelled
 
 from rlhf import artifacts, provenance, tracking
 from rlhf.config import PipelineConfig, RewardSourceConfig
-from rlhf.project import pipelines_folder, root, source_root
+from rlhf.living import alive, killed
+from rlhf.project import root, source_root
 from rlhf.provenance import GitState
 from rlhf.references import (
     AuditRef,
@@ -142,17 +142,30 @@ def pipeline_run(config: PipelineConfig) -> Iterator[Pipeline]:
     """
     logging.getLogger("rlhf").setLevel(logging.INFO)
     _check_reward_sources(config)
-    pipeline = _open(config)
-    _close_orphans()
-    show_link("mlflow-run", tracking.run_url(pipeline.run_id), "The MLflow run of this pipeline")
-    token = _current.set(pipeline)
-    try:
-        with _alive(pipeline.run_id), closing_run(pipeline.run_id):
-            yield pipeline
-            tracking.close_run(pipeline.run_id, "FINISHED")
-    finally:
-        _current.reset(token)
-        show_stages(pipeline.stages)
+    with alive(str(this_flow_run.id)):
+        tracking.check_reachable()
+        close_killed_runs()
+        # Of a retried flow run: its attempt before, if that was killed.
+        tracking.close_orphans(str(this_flow_run.id))
+        pipeline = _open(config)
+        show_link("mlflow-run", tracking.run_url(pipeline.run_id), "The MLflow run of this pipeline")
+        token = _current.set(pipeline)
+        try:
+            with closing_run(pipeline.run_id):
+                yield pipeline
+                tracking.close_run(pipeline.run_id, "FINISHED")
+        finally:
+            _current.reset(token)
+            show_stages(pipeline.stages)
+
+
+def close_killed_runs() -> list[str]:
+    """End the MLflow runs of pipelines whose process was killed. Returns their flow runs."""
+    found = []
+    for flow_run_id in killed():
+        tracking.close_orphans(flow_run_id)
+        found.append(flow_run_id)
+    return found
 
 
 @contextmanager
@@ -210,6 +223,10 @@ def _open(config: PipelineConfig) -> Pipeline:
         "recipe": config.name,
     }
     flow_run_id = this_flow_run.id
+    # The page of a temporary server is gone with it.
+    if "PREFECT_API_URL" in os.environ:
+        page = this_flow_run.ui_url
+        tags |= {"prefect.flow_run_url": page, "mlflow.note.content": f"[The flow run in Prefect]({page})"}
     settings = config.model_dump(mode="json")
     return Pipeline(tracking.open_pipeline(_name(config, git), flow_run_id, settings, tags), config, git)
 
@@ -217,28 +234,3 @@ def _open(config: PipelineConfig) -> Pipeline:
 def _name(config: PipelineConfig, git: GitState) -> str:
     commit = (git.commit or "no commit")[:9] + ("+" if git.dirty else "")
     return f"{config.name}, seed {config.seed}, {commit}"
-
-
-@contextmanager
-def _alive(run_id: str) -> Iterator[None]:
-    """Hold a lock that dies with this process, whatever ends it."""
-    path = _lock(run_id)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with FileLock(path):
-        yield
-    path.unlink(missing_ok=True)
-
-
-def _close_orphans() -> None:
-    """End the MLflow runs of pipelines whose process was killed."""
-    for path in pipelines_folder().glob("*.lock"):
-        try:
-            with FileLock(path, timeout=0):
-                tracking.close_orphans(path.stem)
-                path.unlink(missing_ok=True)
-        except Timeout:
-            continue
-
-
-def _lock(run_id: str) -> Path:
-    return pipelines_folder() / f"{run_id}.lock"

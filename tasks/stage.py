@@ -30,6 +30,7 @@ from rlhf.references import Reference, StageReport
 from rlhf.workspace import Workspace
 from tasks.display import progress_artifact
 from tasks.pipeline import closing_run, current, with_folder
+from tasks.slots import cores_held
 
 logger = logging.getLogger("rlhf.stage")
 P = ParamSpec("P")
@@ -149,7 +150,10 @@ def _run(adapted: _Stage[R], arguments: Mapping[str, Any]) -> R:
 
 def _task(call: _Call[R], *, refresh: bool = False) -> Task[..., R]:
     def run(*_: object, **__: object) -> R:
-        return call.found if call.found is not None else _attempt(call)
+        if call.found is not None:
+            return call.found
+        with cores_held(call.arguments):
+            return _attempt(call)
 
     functools.update_wrapper(run, call.stage.body)
     del run.__wrapped__  # type: ignore[attr-defined]

@@ -87,6 +87,14 @@ def save_checkpoint(
     return final
 
 
+def needed_bytes(models: Models) -> int:
+    """What the checkpoints of a run take at most, the one that is being written included, and two whole policies."""
+    trained = [*models.policy_parameters.values(), *models.value_parameters.values()]
+    weights_and_moments: int = 3 * sum(4 * parameter.numel() for parameter in trained)
+    policy: int = sum(4 * parameter.numel() for parameter in models.policy.parameters())
+    return (NUM_KEPT + 1) * weights_and_moments + 2 * policy
+
+
 def latest_checkpoint(folder: Path) -> Path | None:
     """The newest whole checkpoint, if there is one."""
     return max(folder.glob("update_??????"), default=None)

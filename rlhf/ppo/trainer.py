@@ -11,11 +11,19 @@ from typing import Any
 from rlhf.compute import configure
 from rlhf.config import PPOConfig, Setup, uneven_shares
 from rlhf.conversations import Conversation, encode_pairs, encode_prompts
+from rlhf.disk import check_room
 from rlhf.errors import ConfigError, DataError
 from rlhf.ppo import processes
 from rlhf.ppo.alarms import Alarm, Memory, watch_evaluations, watch_update
 from rlhf.ppo.candidates import best_evaluation, keep_candidate, remove_other_candidates, write_results
-from rlhf.ppo.checkpoint import TrainerState, latest_checkpoint, load_checkpoint, save_checkpoint, writing
+from rlhf.ppo.checkpoint import (
+    TrainerState,
+    latest_checkpoint,
+    load_checkpoint,
+    needed_bytes,
+    save_checkpoint,
+    writing,
+)
 from rlhf.ppo.checks import check_finite, diverged
 from rlhf.ppo.kl import AdaptiveKL
 from rlhf.ppo.launch import train_in_processes
@@ -84,6 +92,7 @@ def train_ppo(
         DataError: there are no prompts.
         ConfigError: the minibatch does not divide among the processes, or more or fewer were started.
         CheckpointError: a checkpoint cannot be written, or is of another configuration.
+        DiskSpaceError: there is no room for the checkpoints.
         ProcessesError: a process died, or they no longer hold the same weights.
     """
     if uneven := uneven_shares(config, setup.compute):
@@ -172,6 +181,7 @@ def _prepare(
     config: PPOConfig, setup: Setup, data: Path, start: Path, reward_models: Path, workspace: Workspace
 ) -> Run:
     models = load_models(config, setup, start, reward_models)
+    check_room(workspace.checkpoints, needed_bytes(models), "PPO's checkpoints")
     tokenizer = models.tokenizer
     prompts = _read_prompts(data / "prompts" / "train.jsonl")
     validation = _read_prompts(data / "prompts" / "validation.jsonl")[: config.num_validation_prompts]

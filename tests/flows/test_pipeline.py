@@ -7,7 +7,6 @@ import sys
 from pathlib import Path
 
 import pytest
-import yaml
 from mlflow.tracking import MlflowClient
 from prefect.client.orchestration import get_client
 
@@ -145,13 +144,6 @@ def test_data_that_is_not_there_is_one_error(project_root: Path):
     (parent,) = client.search_runs(["1"])
     assert parent.info.status == "FAILED"
     assert "data.dvc: the file is missing" in parent.data.tags["rlhf.error"]
-
-
-def test_the_deployment_runs_the_demo():
-    deployment = yaml.safe_load((REPOSITORY / "prefect.yaml").read_text())["deployments"][0]
-    assert deployment["entrypoint"] == "flows.pipeline.rlhf_pipeline"
-    assert deployment["parameters"]["config"] == yaml.safe_load((REPOSITORY / "configs" / "demo.yaml").read_text())
-    rlhf_pipeline.validate_parameters(deployment["parameters"])
 
 
 def test_a_flow_run_is_named_after_recipe_seed_and_commit(project_root: Path):

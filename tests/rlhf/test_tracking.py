@@ -1,5 +1,6 @@
 """Runs, metrics and the registry in a real MLflow store."""
 
+import json
 import logging
 import os
 import socket
@@ -15,7 +16,7 @@ from mlflow.tracking import MlflowClient
 
 from rlhf import artifacts, spool, tracking
 from rlhf.errors import ArtifactMismatchError, InputError
-from rlhf.metrics import UndeclaredMetricError
+from rlhf.metrics import UndeclaredMetricError, describe
 from rlhf.project import unsent_folder
 from rlhf.references import ModelCardRef, ModelRef
 
@@ -76,7 +77,7 @@ def test_runs_end_with_a_status_and_a_reason(client: MlflowClient, pipeline: str
     tracking.close_run(child, "FAILED", "DataError: row 3" + "x" * 9000)
     assert client.get_run(child).info.status == "FAILED"
     assert client.get_run(child).data.tags["rlhf.error"].startswith("DataError: row 3")
-    tracking.close_orphans(pipeline)
+    tracking.close_orphans("flow-run-1")
     assert client.get_run(pipeline).info.status == "KILLED"
     assert client.get_run(child).info.status == "FAILED"
 
@@ -149,7 +150,9 @@ def test_an_artifact_that_is_gone_is_an_error_where_it_is_needed(pipeline: str, 
 
 def test_outputs_are_named_by_stage_run_or_pipeline_run(client: MlflowClient, pipeline: str, folder: Path):
     reference = train(pipeline, folder)
-    tracking.log_metrics(reference.run_id, {"sft/validation_loss": 1.5, "sft/loss": 1.0, "sft/trained_seconds": 9.0})
+    tracking.log_metrics(
+        reference.run_id, {"sft/validation_loss": 1.5, "sft/learning_rate": 1.0, "sft/trained_seconds": 9.0}
+    )
     tracking.link_stage(pipeline, "sft", reference.run_id, "f", 2.0)
     assert artifacts.output_of(pipeline, "sft", ModelRef) == (reference, "f")
     assert artifacts.output_of(reference.run_id, "sft", ModelRef) == (reference, "f")
@@ -294,3 +297,38 @@ def test_a_server_that_stores_artifacts_elsewhere_and_goes_away(
     with pytest.raises(tracking.TrackingError, match=f"the MLflow store {server.url} failed"):
         tracking.open_pipeline("demo", None, {}, {})
     tracking.close_run(pipeline, "KILLED")
+
+
+def test_a_server_that_is_not_there_is_told_within_seconds(project_root: Path, monkeypatch: pytest.MonkeyPatch):
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        port = silent.getsockname()[1]
+        monkeypatch.setenv("MLFLOW_TRACKING_URI", f"http://127.0.0.1:{port}")
+        begun = time.monotonic()
+        with pytest.raises(tracking.TrackingError, match=f"http://127.0.0.1:{port} failed: .*; look whether it runs"):
+            tracking.check_reachable()
+    with pytest.raises(tracking.TrackingError, match="refused"):
+        tracking.check_reachable()
+    assert time.monotonic() - begun < 10
+
+
+def test_the_table_of_runs_opens_with_columns(client: MlflowClient, pipeline: str):
+    experiment = client.get_experiment_by_name(tracking.EXPERIMENT)
+    assert experiment is not None
+    view = json.loads(experiment.tags["mlflow.sharedViewState.rlhf"])
+    state = json.loads(view["state"])
+    assert "metrics.`evaluation/win_rate`" in state["selectedColumns"]
+    named = [name[9:-1] for name in state["selectedColumns"] if name.startswith("metrics.")]
+    assert all(describe(name).summary for name in named)
+    assert tracking.runs_url().endswith("/runs?workflowType=machine_learning&viewStateShareKey=rlhf")
+
+
+def test_a_stage_gives_its_pipeline_the_curves_to_compare_by(client: MlflowClient, pipeline: str):
+    stage = tracking.open_stage(pipeline, "ppo", "f", {}, {})
+    with tracking.metric_log(stage) as log:
+        for step in range(1, 1203):
+            log({"ppo/kl_mean": step / 10, "ppo/clip_fraction": 0.5}, step)
+    for _ in range(2):  # a retried flow run links its stages again
+        tracking.link_stage(pipeline, "ppo", stage, "f", 1.0)
+    points = client.get_metric_history(pipeline, "ppo/kl_mean")
+    assert [(point.step, point.value) for point in points] == [(step, step / 10) for step in range(1, 1203)]
+    assert client.get_metric_history(pipeline, "ppo/clip_fraction") == []

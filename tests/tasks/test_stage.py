@@ -254,11 +254,11 @@ def test_progress_is_an_artifact(trainer: Trainer):
 
 def test_dead_pipelines_are_closed_by_the_next(client: MlflowClient):
     run_stage()
-    dead = tracking.open_pipeline("dead", None, {}, {})
+    dead = tracking.open_pipeline("dead", "0123-flow-run", {}, {})
     child = tracking.open_stage(dead, "sft", "f", {}, {})
     from rlhf.project import pipelines_folder
 
-    (pipelines_folder() / f"{dead}.lock").touch()
+    (pipelines_folder() / "0123-flow-run.lock").touch()
     run_stage()
     assert client.get_run(dead).info.status == client.get_run(child).info.status == "KILLED"
     assert not list(pipelines_folder().iterdir())

@@ -113,3 +113,21 @@ def make_learner(tiny_run: Callable[..., TinyRun]) -> Callable[..., Any]:
         return make_learner(config, run.setup, models, Prompts(conversations, ids))
 
     return make
+
+
+@pytest.fixture
+def spoil_reference(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The second policy that is loaded is the reference, and is another than the SFT policy."""
+    from rlhf.ppo import models
+
+    load, calls = models.load_policy, []
+
+    def load_and_spoil_the_second(folder: Path, compute: Any) -> Any:
+        model = load(folder, compute)
+        calls.append(model)
+        if len(calls) == 2:
+            with torch.no_grad():
+                model.lm_head.weight.mul_(1.5)
+        return model
+
+    monkeypatch.setattr(models, "load_policy", load_and_spoil_the_second)

@@ -6,7 +6,7 @@ from dataclasses import asdict
 from typing import ClassVar
 
 import pytest
-import torch
+from interrupted import contents
 
 from rlhf.config import AlarmsConfig
 from rlhf.errors import StartError
@@ -24,10 +24,6 @@ CALM = {
 CONFIG = AlarmsConfig()
 LOUD = {"patience": 2, "fatal": ()}
 GREEDY = {"learning_rate": 2e-2, "kl_coef": 0.0, "learning_rate_schedule": "constant", "missing_eos_penalty": 0.0}
-
-
-def contents(folder):
-    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
 def summary(run):
@@ -273,23 +269,6 @@ class TestFatal:
 
 
 class TestStart:
-    @pytest.fixture
-    def spoil_reference(self, monkeypatch):
-        """The second policy that is loaded is the reference."""
-        from rlhf.ppo import models
-
-        load, calls = models.load_policy, []
-
-        def load_and_spoil_the_second(folder, compute):
-            model = load(folder, compute)
-            calls.append(model)
-            if len(calls) == 2:
-                with torch.no_grad():
-                    model.lm_head.weight.mul_(1.5)
-            return model
-
-        monkeypatch.setattr(models, "load_policy", load_and_spoil_the_second)
-
     def test_a_kl_beyond_its_threshold_is_an_error(self, tiny_run, spoil_reference):
         run = tiny_run()
         with pytest.raises(

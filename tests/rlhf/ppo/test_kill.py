@@ -11,6 +11,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+from interrupted import contents
 from tiny_world import SETUP, save_world
 
 PROGRAM = """
@@ -36,6 +37,9 @@ def die_at(call):
 
 if "DIE_AT" in os.environ:
     die_at(os.environ["DIE_AT"])
+if "ROOM_TAKEN_LATER" in os.environ:
+    # By somebody else, after this run has looked.
+    importlib.import_module("rlhf.ppo.trainer").check_room = lambda *arguments: None
 setup, data, start, reward_models, folder = sys.argv[1:]
 folder = Path(folder)
 log = (folder / "metrics.jsonl").open("a")
@@ -90,10 +94,6 @@ def curve(folder: Path) -> dict[str, dict[str, float]]:
     return steps
 
 
-def contents(folder: Path) -> dict[str, bytes]:
-    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
-
-
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
     """What a run is made of."""
@@ -144,7 +144,7 @@ def test_a_full_disk_leaves_the_checkpoint_before_good(run, whole, tmp_path, roo
     size += num_bytes(whole / "checkpoints" / "candidates")
     done = subprocess.run(
         ["unshare", "-Urm", "sh", "-c", FULL_DISK, "sh", str(size), str(checkpoints), *words],
-        env=os.environ | {"TQDM_DISABLE": "1"},
+        env=os.environ | {"TQDM_DISABLE": "1", "ROOM_TAKEN_LATER": "1"},
         capture_output=True,
         text=True,
         check=False,
@@ -158,6 +158,19 @@ def test_a_full_disk_leaves_the_checkpoint_before_good(run, whole, tmp_path, roo
     assert ".partial" not in listing
     assert contents(tmp_path / "output") == contents(whole / "output")
     assert curve(tmp_path) == curve(whole)
+
+
+@pytest.mark.slow
+def test_a_disk_that_is_too_small_is_refused_before_the_first_update(run, tmp_path):
+    if subprocess.run(["unshare", "-Urm", "true"], check=False, capture_output=True).returncode:
+        pytest.skip("this system lets nobody mount a disk of his own")
+    script = ["sh", "-c", FULL_DISK, "sh", "64k", str(tmp_path / "checkpoints"), *command(run, tmp_path)]
+    done = subprocess.run(["unshare", "-Urm", *script], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "PPO's checkpoints take up to " in done.stderr
+    assert "make room on that disk" in done.stderr
+    (listing,) = (line for line in done.stderr.splitlines() if line.startswith("ended with 1"))
+    assert listing.endswith("there were")
 
 
 def num_bytes(folder: Path) -> int:

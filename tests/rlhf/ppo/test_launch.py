@@ -14,6 +14,7 @@ from typing import Any
 
 import psutil
 import pytest
+from interrupted import contents
 from tiny_world import SETUP, save_world
 
 from rlhf.config import ComputeConfig, PPOConfig, Setup
@@ -91,10 +92,6 @@ class Run:
 
 def without_clocks(metrics):
     return {name: value for name, value in metrics.items() if name not in CLOCKS}
-
-
-def contents(folder: Path) -> dict[str, bytes]:
-    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
 def descendants() -> list[psutil.Process]:

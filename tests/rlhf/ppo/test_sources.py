@@ -6,6 +6,7 @@ import sys
 import numpy as np
 import pytest
 import torch
+from interrupted import contents, run_whole_and_broken
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import LlamaConfig, LlamaForSequenceClassification, PreTrainedTokenizerFast
 
@@ -17,10 +18,6 @@ from rlhf.sequences import pad_sequences
 
 LENGTH = "def length(prompts, responses):\n    return [len(text) for text in responses]\n"
 ONLY_LENGTH = ({"kind": "function", "name": "length"},)
-
-
-def contents(folder):
-    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
 @pytest.fixture
@@ -189,13 +186,7 @@ class TestRuns:
         offer(LENGTH)
         rewards = ({"normalize": True}, ONLY_LENGTH[0] | {"normalize": True, "weight": 0.5})
         settings = {"num_updates": 6, "checkpoint_every": 2, "learning_rate": 1e-3, "rewards": rewards}
-        whole, broken = tiny_run("whole"), tiny_run("broken")
-        expected = contents(whole(**settings))
-        broken.interrupt_at = interrupt_at
-        with pytest.raises(KeyboardInterrupt):
-            broken(**settings)
-        broken.interrupt_at = None
-        assert contents(broken(**settings)) == expected
+        whole, broken = run_whole_and_broken(tiny_run, interrupt_at, **settings)
         for name in ("ppo/score_mean", "ppo/source_score_mean/length", "ppo/value_loss", "ppo/kl_mean"):
             assert broken.curve(name) == whole.curve(name)
         (state,) = (json.loads((p / "state.json").read_text())["state"] for p in whole.folder.rglob("update_000006"))

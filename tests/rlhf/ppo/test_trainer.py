@@ -5,14 +5,11 @@ from pathlib import Path
 
 import pytest
 import torch
+from interrupted import contents, run_whole_and_broken
 from transformers import AutoModelForCausalLM
 
 from rlhf.errors import TrainingDivergedError
-from rlhf.ppo.checks import StartError, find_flags
-
-
-def contents(folder: Path) -> dict[str, bytes]:
-    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+from rlhf.ppo.checks import find_flags
 
 
 def test_ppo_raises_a_trivially_learnable_score(tiny_run):
@@ -43,24 +40,6 @@ def test_kl_is_0_at_the_start_and_the_first_ratio_is_1(tiny_run):
     assert run.curve("ppo/kl_mean")[4] != 0.0
     assert run.curve("ppo/ratio_error")[2] < 1e-4
     assert "ppo/policy_loss" not in run.logged[1][0]
-
-
-def test_a_reference_that_is_another_model_is_refused(tiny_run, monkeypatch):
-    from rlhf.ppo import models
-
-    run, load, calls = tiny_run(), models.load_policy, []
-
-    def load_and_spoil_the_second(folder, compute):
-        model = load(folder, compute)
-        calls.append(model)
-        if len(calls) == 2:
-            with torch.no_grad():
-                model.lm_head.weight.mul_(3.0)
-        return model
-
-    monkeypatch.setattr(models, "load_policy", load_and_spoil_the_second)
-    with pytest.raises(StartError, match="not 0 before the first update"):
-        run()
 
 
 def test_the_chosen_checkpoint_has_the_best_objective(tiny_run):
@@ -105,13 +84,7 @@ def test_a_seed_decides_every_bit(tiny_run):
 @pytest.mark.parametrize("interrupt_at", [1, 3, 5])
 def test_an_interrupted_run_goes_on_to_the_same_bits(tiny_run, interrupt_at):
     settings = {"num_updates": 6, "checkpoint_every": 2, "learning_rate": 1e-3, "kl_target": 1.0, "kl_horizon": 100}
-    whole, broken = tiny_run("whole"), tiny_run("broken")
-    expected = contents(whole(**settings))
-    broken.interrupt_at = interrupt_at
-    with pytest.raises(KeyboardInterrupt):
-        broken(**settings)
-    broken.interrupt_at = None
-    assert contents(broken(**settings)) == expected
+    whole, broken = run_whole_and_broken(tiny_run, interrupt_at, **settings)
     names = ("ppo/kl_mean", "ppo/score_mean", "ppo/value_loss", "ppo/kl_coef", "ppo/validation_objective")
     for name in names:
         assert broken.curve(name) == whole.curve(name)

@@ -1,0 +1,54 @@
+"""Retraining: is there new data, is what comes of it better, and if so it becomes the champion."""
+
+from prefect import flow
+
+from flows.stages_in_order import run_stages
+from rlhf.config import PipelineConfig, RetrainConfig
+from rlhf.references import Champion, Proposal, RetrainReport
+from tasks.approval import ask
+from tasks.compare_policies import compare_policies
+from tasks.pipeline import cancel_on_signal, flow_run_name, pipeline_run
+from tasks.promote import promote
+from tasks.retraining import begin, propose
+from tasks.verdict import reject
+
+
+@flow(
+    name="retrain",
+    flow_run_name=flow_run_name,
+    on_crashed=[cancel_on_signal],
+    persist_result=True,
+    result_serializer="json",
+)
+def retrain(config: PipelineConfig, retrain: RetrainConfig) -> RetrainReport:
+    """Train a candidate where there is new data, and make it the champion where it is better."""
+    start = begin(config, retrain)
+    if start.report is not None:
+        return start.report
+    proposal = start.proposal or _train_candidate(start.config, retrain, start.champion)
+    if proposal.failed:
+        return reject(proposal)
+    if retrain.ask:
+        refusal = ask(proposal, retrain.approval_timeout_hours)
+        if refusal is not None:
+            return refusal
+    return promote(proposal)
+
+
+def _train_candidate(config: PipelineConfig, retrain: RetrainConfig, champion: Champion | None) -> Proposal:
+    """Run all stages, compare with the champion, and apply the gates."""
+    with pipeline_run(config) as run:
+        made = run_stages(config)
+        comparison = compare_policies(
+            config.evaluation,
+            retrain.judges,
+            config.setup,
+            config.ppo.max_response_tokens,
+            made.data,
+            made.policy,
+            champion=champion.policy if champion else made.sft,
+            evaluation=made.evaluation,
+            reward_models=made.reward_models,
+        )
+        run.report(made.card)
+        return propose(run, comparison, champion, retrain)

@@ -1,0 +1,171 @@
+"""`rlhf up` and `rlhf down`: what a person needs on one machine, from start to end.
+
+The process is a client of its own servers: `Services.client_environment` is set before Prefect is imported.
+"""
+
+import asyncio
+import logging
+import os
+import socket
+import subprocess
+import time
+
+import httpx
+import psutil
+
+from flows.servers import deployments, runs
+from flows.servers.supervision import START_SECONDS, ServiceError, Supervisor, last_words, started, supervisor
+from rlhf import registry, tracking
+from rlhf import services as settings
+from rlhf.errors import ConfigError
+from rlhf.services import PASSWORD_VARIABLE, USER, Services, being_up, services_folder
+from tasks.pipeline import close_killed_runs
+
+logger = logging.getLogger("rlhf.servers")
+DOWN_SECONDS = 120.0
+_AUTH = """[mlflow]
+default_permission = READ
+database_uri = {database}
+admin_username = {user}
+authorization_function = mlflow.server.auth:authenticate_request_basic_auth
+"""
+
+
+def up(services: Services) -> None:
+    """Start servers and worker, print where they are, and hold them until Ctrl-C, SIGTERM or `rlhf down`.
+
+    Raises:
+        ConfigError: a port is taken, the database does not answer, or the services are up already.
+        ServiceError: something does not start.
+    """
+    services.check()
+    with being_up(services):
+        if supervisor().is_up():
+            raise ConfigError("the services outlived the `rlhf up` that started them; `rlhf down` stops them")
+        for name, port in (("prefect", services.prefect_port), ("mlflow", services.mlflow_port)):
+            _check_free(services.host, port, name)
+        print(f"Starting Prefect, MLflow and a worker; their logs are in {services_folder()}", flush=True)
+        _prepare_stores(services)
+        with started(services) as process:
+            _wait_until_healthy(services, supervisor())
+            _set_up()
+            supervisor().start("worker")
+            _print_addresses(services)
+            try:
+                process.wait()
+            except KeyboardInterrupt:
+                print()  # the terminal's ^C stands on a line of its own then
+            finally:
+                _stop(process)
+
+
+def down() -> None:
+    """Stop what `rlhf up` has started, here or in another terminal.
+
+    Raises:
+        ServiceError: it does not stop in time.
+    """
+    held = supervisor()
+    if not held.is_up():
+        print("rlhf: the services are not up")
+        return
+    _stop_all(held)
+    deadline = time.monotonic() + DOWN_SECONDS
+    while held.is_up():
+        if time.monotonic() > deadline:
+            raise ServiceError(f"the services do not stop; see {services_folder()}")
+        time.sleep(0.2)
+
+
+def _check_free(host: str, port: int, name: str) -> None:
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    with socket.socket(family) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((host, port))
+        except OSError as error:
+            raise ConfigError(
+                f"{name} cannot listen at {host}:{port} ({error.strerror}); give another --{name}-port, "
+                "or stop what listens there"
+            ) from None
+
+
+def _prepare_stores(services: Services) -> None:
+    """What must be there before the first server starts."""
+    if services.database is not None:
+        settings.prepare_database(services.database)
+    else:
+        # Runs of the command line share the store, so the experiment has its artifacts where they look for them.
+        tracking.prepare_store()
+    if os.environ.get(PASSWORD_VARIABLE):
+        # Prefect has no user store: the one user is in both.
+        users = f"sqlite:///{services_folder() / 'mlflow-users.db'}"
+        (services_folder() / "mlflow-auth.ini").write_text(_AUTH.format(database=users, user=USER))
+
+
+def _wait_until_healthy(services: Services, held: Supervisor) -> None:
+    pages = {"prefect": f"{services.prefect_url}/api/health", "mlflow": f"{services.mlflow_url}/health"}
+    deadline = time.monotonic() + START_SECONDS
+    while pages:
+        for name, page in list(pages.items()):
+            if _answers(page):
+                del pages[name]
+            elif held.state(name) == "FATAL" or time.monotonic() > deadline:
+                raise ServiceError(f"{name} does not start; its last words:\n{last_words(name)}")
+        time.sleep(0.2)
+
+
+def _answers(page: str) -> bool:
+    try:
+        return httpx.get(page, timeout=5).is_success
+    except httpx.HTTPError:
+        return False
+
+
+def _set_up() -> None:
+    """Tell the servers what there is, and close the books of what died with the machine."""
+    asyncio.run(deployments.set_up())
+    ownerless = runs.mark_ownerless()
+    killed = close_killed_runs()
+    registry.recover()
+    if ownerless or killed:
+        print(f"Closed after a crash: {len(ownerless)} runs in Prefect, {len(killed)} in MLflow")
+    deployments.deploy()
+
+
+def _print_addresses(services: Services) -> None:
+    print(f"Prefect: {services.prefect_url}")
+    print(f"MLflow:  {tracking.runs_url()}")
+    print("Ctrl-C or `rlhf down` stops both, and cancels the runs that are under way", flush=True)
+
+
+def _stop(process: "subprocess.Popen[bytes]") -> None:
+    """After Ctrl-C or SIGTERM: runs first, then the worker, the servers last. After `rlhf down` all is done."""
+    if process.poll() is not None:
+        return
+    print("Stopping: runs that are under way are cancelled, and keep their checkpoints", flush=True)
+    _stop_all(supervisor())
+    process.wait()
+
+
+def _stop_all(held: Supervisor) -> None:
+    """Also where Prefect does not answer: the next start then says of the runs how they ended."""
+    try:
+        _stop_runs(held)
+    except httpx.HTTPError as error:
+        logger.warning("Prefect does not answer, so runs are marked as Crashed at the next start: %r", error)
+    held.shut_down()
+
+
+def _stop_runs(held: Supervisor) -> None:
+    """Cancel, wait, kill."""
+    asyncio.run(deployments.pause_pool(paused=True))
+    runs.cancel_in_flight()
+    worker = held.pid("worker")
+    children = psutil.Process(worker).children(recursive=True) if worker else []
+    held.stop("worker")
+    for child in children:
+        if child.is_running():
+            child.kill()
+    psutil.wait_procs(children, timeout=10)
+    runs.crash_in_flight()

@@ -1,0 +1,119 @@
+"""A person is asked whether a candidate becomes the champion. No process waits for the answer."""
+
+from datetime import UTC, datetime
+from typing import Literal
+from uuid import UUID
+
+from prefect.client.orchestration import get_client
+from prefect.client.schemas.objects import State
+from prefect.exceptions import ObjectNotFound
+from prefect.flow_runs import suspend_flow_run
+from prefect.input import RunInput
+from prefect.runtime import flow_run as this_flow_run
+from prefect.states import Completed
+from pydantic import Field
+
+from rlhf import retraining, tracking
+from rlhf.markdown import table
+from rlhf.references import Proposal, RetrainReport
+from rlhf.retraining import Question
+from tasks.display import gate_row, name_outcome
+from tasks.verdict import end
+
+_KEY = "approval"
+
+
+class Approval(RunInput):
+    """Shall the candidate become the champion?"""
+
+    decision: Literal["approve", "reject"]
+    reason: str = Field(min_length=1, max_length=1000, description="Kept in MLflow with the decision.")
+
+
+def ask(proposal: Proposal, hours: float) -> RetrainReport | None:
+    """Suspend the flow run until a person has answered. It then starts from its top, and comes here again.
+
+    Args:
+        proposal: the candidate.
+        hours: that a person has.
+
+    Returns:
+        None where the candidate was approved; otherwise what the run ends with.
+    """
+    refusal = retraining.refusal_of(proposal.candidate)
+    question = retraining.question_of(str(this_flow_run.id))
+    if question is None and refusal is not None:
+        return _decline(proposal, f"it was refused before: {refusal}")
+    if question is None:
+        question = retraining.open_question(proposal, str(this_flow_run.id), hours)
+        tracking.wait_for_approval(proposal.run_id)
+        name_outcome(str(this_flow_run.id), "waiting for approval")
+    form = Approval.with_initial_data(description=_description(question))
+    answer = suspend_flow_run(wait_for_input=form, key=_KEY)
+    if _answered_at() > question.until:
+        retraining.record_answer(question, "expired", "the answer came too late")
+        return end("expired", _expired(question), proposal=proposal)
+    retraining.record_answer(question, answer.decision, answer.reason)
+    return None if answer.decision == "approve" else _decline(proposal, answer.reason)
+
+
+def settle_questions() -> None:
+    """Close what other flow runs have asked, where the time has passed or the flow run is no more."""
+    for question in retraining.open_questions():
+        if question.flow_run_id == str(this_flow_run.id):
+            continue
+        state = _state_of(question.flow_run_id)
+        if state is None or state.is_final():
+            what = "gone" if state is None else state.name
+            retraining.record_answer(question, "withdrawn", f"its flow run is {what}")
+        elif state.is_paused() and question.is_over:
+            _expire(question)
+
+
+def _expire(question: Question) -> None:
+    """End a suspended flow run in the place of its process, which is no more."""
+    reason = _expired(question)
+    retraining.record_answer(question, "expired", reason)
+    tracking.set_tags(question.proposal.run_id, {"rlhf.verdict": "expired", "rlhf.verdict_reason": reason})
+    with get_client(sync_client=True) as client:
+        client.set_flow_run_state(UUID(question.flow_run_id), Completed(message=reason), force=True)
+    name_outcome(question.flow_run_id, "expired")
+
+
+def _decline(proposal: Proposal, reason: str) -> RetrainReport:
+    return end("declined", f"Version {proposal.candidate} does not become the champion: {reason}", proposal=proposal)
+
+
+def _expired(question: Question) -> str:
+    what = f"whether version {question.proposal.candidate} becomes the champion"
+    return f"Nobody has said until {question.deadline} {what}."
+
+
+def _description(question: Question) -> str:
+    """What is shown above the form."""
+    proposal = question.proposal
+    rows = [list(gate_row(gate).values()) for gate in proposal.gates]
+    against = f"version {proposal.champion}" if proposal.champion else "its own SFT policy (there is no champion)"
+    return "\n\n".join(
+        [
+            f"Version {proposal.candidate} passed all gates against {against}. Shall it become the champion?",
+            table(["gate", "limit", "found", "held", "by"], rows),
+            f"[Its run in MLflow]({tracking.run_url(proposal.run_id)}). Without an answer until "
+            f"{question.deadline} the champion stays.",
+        ]
+    )
+
+
+def _state_of(flow_run_id: str) -> State | None:
+    with get_client(sync_client=True) as client:
+        try:
+            return client.read_flow_run(UUID(flow_run_id)).state
+        except ObjectNotFound:
+            return None
+
+
+def _answered_at() -> datetime:
+    """When the flow run was resumed. A worker may have taken it up much later."""
+    with get_client(sync_client=True) as client:
+        states = client.read_flow_run_states(UUID(str(this_flow_run.id)))
+    return max((state.timestamp for state in states if state.name == "Resuming"), default=datetime.now(UTC))

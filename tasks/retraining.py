@@ -1,0 +1,118 @@
+"""What retraining does before and after it trains: look whether there is something new, and judge the candidate."""
+
+import json
+import logging
+from dataclasses import dataclass
+
+from prefect.runtime import deployment
+from prefect.runtime import flow_run as this_flow_run
+
+from rlhf import artifacts, registry, retraining, tracking
+from rlhf.config import PipelineConfig, RetrainConfig
+from rlhf.errors import ConfigError
+from rlhf.gates import figures_of, judge
+from rlhf.project import root
+from rlhf.references import Champion, ComparisonRef, Proposal, RetrainReport
+from tasks.approval import settle_questions
+from tasks.display import show_gates
+from tasks.pipeline import Pipeline, with_folder
+from tasks.verdict import end
+
+
+@dataclass(frozen=True)
+class Start:
+    """What there is to do.
+
+    Attributes:
+        config: the recipe, with the data that is to be read.
+        champion: what the candidate is compared with.
+        report: the run is over.
+        proposal: the run was suspended, and goes on with this candidate.
+    """
+
+    config: PipelineConfig
+    champion: Champion | None = None
+    report: RetrainReport | None = None
+    proposal: Proposal | None = None
+
+
+def begin(config: PipelineConfig, retrain: RetrainConfig) -> Start:
+    """Clear up what earlier runs left, and see what is to be done.
+
+    Raises:
+        ConfigError: settings do not go together.
+        DataError: the data is not there, or not as it should be.
+        ArtifactMismatchError: the champion's artifact is gone or altered.
+    """
+    logging.getLogger("rlhf").setLevel(logging.INFO)
+    _check(config, retrain)
+    tracking.check_reachable()
+    registry.recover()
+    settle_questions()
+    flow_run_id = str(this_flow_run.id)
+    last = registry.promotion()
+    if last and last.state == "done" and last.flow_run_id == flow_run_id:
+        reason = f"Version {last.to} is the champion since {last.at}."
+        return Start(config, report=end("promoted", reason, proposal=retraining.proposal_of(flow_run_id)))
+    question = retraining.question_of(flow_run_id)
+    return Start(config, proposal=question.proposal) if question else _look_for_data(config, retrain)
+
+
+def propose(run: Pipeline, comparison: ComparisonRef, champion: Champion | None, retrain: RetrainConfig) -> Proposal:
+    """Apply the gates to a candidate that was compared, and write down what they say.
+
+    Args:
+        run: the pipeline run that trained it, with its policy registered.
+        comparison: with the champion.
+        champion: what it was compared with.
+        retrain: the gates.
+    """
+    assert run.source is not None, "the data stage has noted its source"
+    found = json.loads((artifacts.local_path(comparison) / "comparison.json").read_text(encoding="utf-8"))
+    gates = judge(retrain, figures_of(found))
+    show_gates(gates)
+    proposal = Proposal(
+        run_id=run.run_id,
+        candidate=tracking.tags_of(run.run_id)["rlhf.policy_version"],
+        champion=champion.version if champion else None,
+        data_md5=run.source.md5,
+        gates=gates,
+    )
+    retraining.record_proposal(proposal)
+    return proposal
+
+
+def _look_for_data(config: PipelineConfig, retrain: RetrainConfig) -> Start:
+    from rlhf.data.source import resolve
+
+    waiting = retraining.open_questions()
+    if waiting:
+        asked = waiting[0]
+        reason = (
+            f"Flow run {asked.flow_run_id} waits until {asked.deadline} for a person to say "
+            f"whether version {asked.proposal.candidate} becomes the champion."
+        )
+        return Start(config, report=end("approval open", reason))
+    # Before anything is brought or trained: without a sound champion there is nothing to compare with.
+    champion = registry.champion()
+    data = retraining.bring_data(config.data, retrain, root())
+    md5 = resolve(data, root()).md5
+    if champion is not None and champion.data_md5 == md5:
+        reason = f"The champion, version {champion.version}, was trained on this version of the data, {md5}."
+        return Start(config, report=end("no new data", reason, data_md5=md5))
+    return Start(config.model_copy(update={"data": data}), champion)
+
+
+def _check(config: PipelineConfig, retrain: RetrainConfig) -> None:
+    retraining.check_settings(config, retrain)
+    if retrain.ask and deployment.id is None:
+        raise ConfigError(
+            "retrain.ask is set, but this flow run belongs to no deployment, so it cannot be suspended until a person "
+            "has answered; start it from its deployment, or set retrain.ask to false"
+        )
+    paths = [judge.path for judge in map(with_folder, retrain.judges.safety) if judge.path is not None]
+    if paths:
+        from rlhf.tokenizers import check_folder  # transformers takes seconds to import
+
+        for path in paths:
+            check_folder(path, weights=True)

@@ -1,0 +1,48 @@
+"""A person is asked in Prefect's UI, under `rlhf up`: a worker asks, a browser answers, a worker goes on."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import yaml
+from browser import opened, take_picture
+from started_services import ROOT, Up, make_project, services, wait_for
+
+pytestmark = pytest.mark.services
+SMOKE = yaml.safe_load((ROOT / "configs" / "smoke.yaml").read_text())
+GATES = dict.fromkeys(("minimum_win_rate", "minimum_reward_gain", "maximum_length_growth"))
+
+
+@pytest.fixture
+def up(tmp_path: Path, migrated_mlflow: Path, migrated_prefect: Path, embedded_data: Path) -> Iterator[Up]:
+    with services(make_project(tmp_path / "project", embedded_data, migrated_mlflow, migrated_prefect)) as started:
+        yield started
+
+
+def test_a_form_is_filled_in_and_the_candidate_becomes_the_champion(up: Up, tmp_path: Path):
+    config = SMOKE | {"compute": {"dtype": "fp32", "num_threads": 1}}
+    run_id = up.submit("nightly", {"config": config, "retrain": {"ask": True, **GATES}})
+    wait_for(lambda: up.state(run_id) in ("Suspended", "Failed", "Crashed"), 240)
+    assert up.state(run_id) == "Suspended", up.log(run_id)
+    # Nothing waits but the page.
+    wait_for(lambda: not any("prefect.engine" in " ".join(one.cmdline()) for one in up.processes()), 60)
+    assert up.flow_run(run_id)["name"].endswith(": waiting for approval")
+    assert up.mlflow_runs(run_id)[0].info.status == "SCHEDULED"
+
+    with opened(1300, 900) as page:
+        page.goto(f"http://127.0.0.1:{up.prefect_port}/runs/flow-run/{run_id}")
+        page.get_by_role("button", name="Resume").first.click()
+        page.get_by_text("Version 1 passed all gates against its own SFT policy").wait_for()
+        page.get_by_role("dialog").locator("textarea").fill("reads well")
+        page.get_by_role("dialog").locator(".p-select").first.click()
+        page.get_by_text("approve", exact=True).last.click()
+        take_picture(page, "approval", tmp_path)
+        page.get_by_role("button", name="Submit").click()
+        page.get_by_role("dialog").wait_for(state="hidden")
+
+    assert up.wait_until_ended(run_id) == "Completed", up.log(run_id)
+    assert up.flow_run(run_id)["name"].endswith(": promoted")
+    version = up.mlflow().get_model_version_by_alias("rlhf-policy", "champion")
+    assert (str(version.version), version.tags["rlhf.approval"]) == ("1", "approve")
+    parent = up.mlflow_runs(run_id)[0]
+    assert (parent.info.status, parent.data.tags["rlhf.approval_reason"]) == ("FINISHED", "reads well")

@@ -1,0 +1,312 @@
+"""`rlhf up` on real servers: runs through the worker, cancelled, killed and retried, and the end of it all."""
+
+import hashlib
+import json
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import threading
+from collections.abc import Iterator, Mapping
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import httpx
+import psutil
+import pytest
+import yaml
+from prefect.blocks.webhook import Webhook
+from prefect.settings import PREFECT_API_URL, temporary_settings
+from pydantic import SecretStr
+from started_services import ROOT, Up, free_port, make_project, services, wait_for
+
+pytestmark = pytest.mark.services
+SMOKE = yaml.safe_load((ROOT / "configs" / "smoke.yaml").read_text())
+FLOW = {"data", "sft", "reward_model", "reward_audit", "ppo", "evaluation", "model_card"}
+
+
+def recipe(**ppo: Any) -> dict[str, Any]:
+    """The smoke recipe on one thread, with another fingerprint for each of the settings."""
+    changed = SMOKE | {"compute": {"dtype": "fp32", "num_threads": 1}, "ppo": SMOKE["ppo"] | ppo}
+    return {"config": changed}
+
+
+def long_run(**ppo: Any) -> dict[str, Any]:
+    """PPO takes long enough to be met in the middle."""
+    return recipe(**{"num_updates": 40, "checkpoint_every": 1, **ppo})
+
+
+@pytest.fixture(scope="module")
+def root(
+    tmp_path_factory: pytest.TempPathFactory, migrated_mlflow: Path, migrated_prefect: Path, embedded_data: Path
+) -> Path:
+    folder = tmp_path_factory.mktemp("up") / "project"
+    return make_project(folder, embedded_data, migrated_mlflow, migrated_prefect)
+
+
+@pytest.fixture(scope="module")
+def up(root: Path) -> Iterator[Up]:
+    with services(root) as started:
+        yield started
+
+
+def stages_of(up: Up, run_id: str) -> Mapping[str, str]:
+    """State of each stage in the stages' artifact: trained or cached."""
+    rows = [line.split(" | ") for line in up.artifact(run_id, "stages").splitlines()[2:]]
+    return {row[0].removeprefix("| "): row[1] for row in rows}
+
+
+def policy(up: Up, run_id: str) -> str:
+    """sha256 of the weights that a run ended with."""
+    card = Path(up.mlflow_runs(run_id)[-1].info.artifact_uri.removeprefix("file://"))
+    return hashlib.sha256((card / "output" / "model.safetensors").read_bytes()).hexdigest()
+
+
+def in_ppo(up: Up, run_id: str) -> None:
+    """Wait until the run's own PPO has written a checkpoint."""
+
+    def look() -> bool:
+        assert up.state(run_id) not in ("Completed", "Failed", "Crashed"), up.log(run_id)
+        runs = up.mlflow_runs(run_id) if up.has_mlflow_run(run_id) else []
+        prints = [run.data.tags["rlhf.fingerprint"] for run in runs if run.data.tags.get("rlhf.stage") == "ppo"]
+        return bool(prints and up.checkpoints(f"ppo-{prints[-1][:16]}"))
+
+    wait_for(look, 240, every=0.1)
+
+
+def test_both_servers_answer_and_all_deployments_are_there(up: Up):
+    assert httpx.get(f"http://127.0.0.1:{up.prefect_port}/api/health").json() is True
+    assert httpx.get(f"http://127.0.0.1:{up.mlflow_port}/health").text == "OK"
+    assert "<html" in httpx.get(f"http://127.0.0.1:{up.prefect_port}/", follow_redirects=True).text
+    names = {one["name"] for one in up.api.post("/deployments/filter", json={"limit": 200}).json()}
+    wanted = {one["name"] for one in yaml.safe_load((ROOT / "prefect.yaml").read_text())["deployments"]}
+    assert names == wanted
+    commit = subprocess.run(
+        ["git", "describe", "--always", "--dirty"], cwd=ROOT, capture_output=True, text=True, check=True
+    ).stdout.strip()
+    assert up.deployment("demo")["version"] == commit
+    assert up.deployment("demo")["status"] == "READY"
+
+
+def test_a_run_through_the_worker_and_the_same_again(up: Up):
+    first = up.submit("smoke", recipe())
+    assert up.wait_until_ended(first) == "Completed", up.log(first)
+    assert set(stages_of(up, first)) == FLOW
+    assert up.flow_run(first)["name"].startswith("smoke, seed 0, ")
+    again = up.submit("smoke", recipe())
+    assert up.wait_until_ended(again) == "Completed"
+    cached = {name for name, state in stages_of(up, again).items() if state == "cached"}
+    assert cached >= FLOW - {"model_card"}
+    assert {state for _, state in up.task_states(again)} <= {"Cached", "Completed"}
+
+
+@pytest.mark.parametrize(
+    ("parameters", "what"),
+    [
+        ({"config": {"ppo": {"kl_coef": -1}}}, "less than the minimum"),
+        ({"config": {"ppo": {"kl_coeff": 1}}}, "unexpected"),
+        ({"config": {"compute": {"device": "tpu"}}}, "is not one of"),
+    ],
+)
+def test_wrong_parameters_are_refused_at_once(up: Up, parameters: dict[str, Any], what: str):
+    answer = up.api.post(
+        f"/deployments/{up.deployment('smoke')['id']}/create_flow_run", json={"parameters": parameters}
+    )
+    assert answer.status_code in (409, 422)
+    assert what in answer.text
+
+
+def test_an_error_says_in_the_run_what_the_command_line_would_print(up: Up):
+    wrong = up.submit("smoke", recipe(rewards=[{"kind": "function", "name": "nowhere"}]))
+    assert up.wait_until_ended(wrong) == "Failed"
+    assert "nowhere" in up.flow_run(wrong)["state"]["message"]
+
+
+def test_killed_in_ppo_a_run_is_crashed_and_its_retry_goes_on(up: Up):
+    whole = up.submit("smoke", long_run())
+    assert up.wait_until_ended(whole) == "Completed", up.log(whole)
+    # A budget that is never reached gives another fingerprint for the same numbers.
+    run_id = up.submit("smoke", long_run(kl_budget=21))
+    in_ppo(up, run_id)
+    up.process_of(run_id).kill()
+    assert up.wait_until_ended(run_id, 60) == "Crashed"
+    assert up.checkpoints("ppo-*")
+    up.retry(run_id)
+    wait_for(lambda: up.state(run_id) == "Running", 60)
+    assert [run.info.status for run in up.mlflow_runs(run_id)].count("KILLED") <= 1
+    assert wait_for(lambda: (s := up.state(run_id)) in ("Completed", "Failed") and s, 240) == "Completed"
+    states = [run.info.status for run in up.mlflow_runs(run_id)]
+    assert states[0] == "FINISHED"
+    assert "RUNNING" not in states
+    assert states.count("KILLED") == 1
+    assert policy(up, run_id) == policy(up, whole)
+    assert {name for name, state in stages_of(up, run_id).items() if state == "trained"} <= {"ppo", "model_card"}
+
+
+def test_cancelled_in_ppo_a_run_keeps_its_checkpoint(up: Up):
+    run_id = up.submit("smoke", long_run(kl_budget=22))
+    in_ppo(up, run_id)
+    up.cancel(run_id)
+    assert up.wait_until_ended(run_id, 90) == "Cancelled"
+    kept = up.checkpoints("ppo-*")
+    assert kept
+    assert {run.info.status for run in up.mlflow_runs(run_id)} == {"KILLED"}
+    up.retry(run_id)
+    wait_for(lambda: up.state(run_id) == "Completed", 240)
+    assert up.mlflow_runs(run_id)[0].info.status == "FINISHED"
+
+
+def test_the_mlflow_server_may_go_and_come_back(up: Up):
+    run_id = up.submit("smoke", long_run(kl_budget=23))
+    in_ppo(up, run_id)
+    server = next(one for one in up.processes() if "mlflow" in " ".join(one.cmdline()) and "server" in one.cmdline())
+    for one in (*server.children(recursive=True), server):
+        one.kill()
+    assert up.wait_until_ended(run_id) == "Completed", up.log(run_id)
+    trained = next(run for run in up.mlflow_runs(run_id) if run.data.tags.get("rlhf.stage") == "ppo")
+    points = up.mlflow().get_metric_history(trained.info.run_id, "ppo/kl_mean")
+    assert [point.step for point in points] == list(range(1, 41))
+
+
+def test_nightly_retraining_fires_and_a_second_is_refused_meanwhile(up: Up):
+    deployment = up.deployment("nightly")
+    address = f"/deployments/{deployment['id']}"
+    assert [one["schedule"]["cron"] for one in deployment["schedules"]] == ["0 2 * * *"]
+    every_minute = [{"schedule": {"cron": "* * * * *"}, "active": True}]
+    parameters = long_run(num_updates=400) | {"retrain": {}}
+    up.api.patch(address, json={"schedules": every_minute, "parameters": parameters}).raise_for_status()
+
+    def fired() -> list[dict[str, Any]]:
+        return [run for run in up.flow_runs_of("nightly") if run["state_name"] not in ("Scheduled", "Late", "Pending")]
+
+    try:
+        first, second = wait_for(lambda: len(fired()) >= 2 and fired(), 240, every=1)[:2]
+        assert first["state_name"] == "Running"
+        assert second["state_name"] == "Cancelled"
+        assert second["state"]["message"] == "Deployment concurrency limit reached."
+    finally:
+        up.api.patch(address, json={"schedules": []}).raise_for_status()
+        up.cancel(fired()[0]["id"])
+    assert up.wait_until_ended(first["id"], 90) == "Cancelled"
+
+
+@pytest.fixture
+def told() -> Iterator[tuple[str, list[dict[str, str]]]]:
+    """The address of a web server of a person's own, and what it has been told."""
+    found: list[dict[str, str]] = []
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            found.append(json.loads(self.rfile.read(int(self.headers["Content-Length"]))))
+            self.send_response(204)
+            self.end_headers()
+
+        def log_message(self, *arguments: object) -> None:
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{server.server_port}/", found
+        server.shutdown()
+
+
+def test_after_a_power_cut_the_run_is_crashed_told_of_and_goes_on(up: Up, told: tuple[str, list[dict[str, str]]]):
+    """Every process at once, as when the machine goes down."""
+    with temporary_settings({PREFECT_API_URL: f"http://127.0.0.1:{up.prefect_port}/api"}):
+        Webhook(url=SecretStr(told[0])).save("rlhf")
+    run_id = up.submit("smoke", long_run(kl_budget=25))
+    in_ppo(up, run_id)
+    up.kill()
+    up.start()
+    assert up.state(run_id) == "Crashed"
+    (message,) = wait_for(lambda: told[1], 60)
+    assert message["event"] == "Crashed"
+    assert message["run"] == up.flow_run(run_id)["name"]
+    assert "Retry goes on" in message["message"]
+    assert message["url"].endswith(run_id)
+    assert "Closed after a crash: 1 runs in Prefect" in up.said
+    assert "RUNNING" not in {run.info.status for run in up.mlflow_runs(run_id)}
+    up.retry(run_id)
+    wait_for(lambda: up.state(run_id) == "Completed", 240)
+
+
+def test_a_second_one_is_refused(up: Up):
+    done = subprocess.run(up.command("up"), env=up.environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert "are up already" in done.stderr
+
+
+def test_the_end_leaves_nothing_running(up: Up):
+    """The last of this module: it stops what the others used."""
+    run_id = up.submit("smoke", long_run(kl_budget=24))
+    in_ppo(up, run_id)
+    everything = up.processes()
+    assert len(everything) >= 4
+    assert up.stop(signal.SIGINT) == 0
+    _, alive = psutil.wait_procs(everything, timeout=20)
+    assert not alive
+    up.start()
+    assert up.state(run_id) == "Cancelled"
+    assert {run.info.status for run in up.mlflow_runs(run_id)} == {"KILLED"}
+    # Started again it can be stopped from elsewhere.
+    done = subprocess.run(up.command("down"), env=up.environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    up.process.communicate(timeout=60)
+    assert up.process.returncode == 0
+
+
+def run_up(root: Path, *flags: str, **variables: str) -> "subprocess.CompletedProcess[str]":
+    up = Up(root, flags, variables)
+    return subprocess.run(
+        up.command("up", *up.ports, *flags),
+        env=up.environment,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=120,
+    )
+
+
+def test_a_taken_port_is_a_clear_error(project_root: Path):
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        done = run_up(project_root, "--mlflow-port", str(port))
+    assert done.returncode == 2
+    assert f"mlflow cannot listen at 127.0.0.1:{port}" in done.stderr
+    assert "--mlflow-port" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("flags", "variables", "what"),
+    [
+        (("--host", "0.0.0.0"), {}, "no password is set; set RLHF_PASSWORD"),
+        ((), {"RLHF_PASSWORD": "short"}, "fewer than 12 characters"),
+        (("--database", "mysql://u@h/d"), {}, "postgresql://"),
+        (("--database", f"postgresql://u@127.0.0.1:{free_port()}/d"), {}, "PostgreSQL at 127.0.0.1"),
+        (("--prefect-port", "4999", "--mlflow-port", "4999"), {}, "are both 4999"),
+    ],
+)
+def test_bad_flags(project_root: Path, flags: tuple[str, ...], variables: dict[str, str], what: str):
+    done = run_up(project_root, *flags, **variables)
+    assert done.returncode == 2, done.stderr
+    assert what in done.stderr
+
+
+def test_with_a_password_strangers_are_turned_away(tmp_path: Path, project_root: Path, migrated_prefect: Path):
+    shutil.copytree(migrated_prefect, project_root / ".prefect")
+    secret = "correct horse battery"
+    with services(project_root, RLHF_PASSWORD=secret) as up:
+        assert httpx.get(f"http://127.0.0.1:{up.prefect_port}/api/work_pools/rlhf").status_code == 401
+        address = f"http://127.0.0.1:{up.mlflow_port}/api/2.0/mlflow/experiments/get-by-name?experiment_name=rlhf"
+        assert httpx.get(address).status_code == 401
+        assert httpx.get(address, auth=("rlhf", secret)).is_success
+        assert up.deployment("smoke")
+        assert all(secret not in file.read_text(errors="replace") for file in files_of(project_root))
+        up.stop()
+
+
+def files_of(root: Path) -> list[Path]:
+    found = [path for folder in (".rlhf", ".prefect") for path in (root / folder).rglob("*")]
+    return [path for path in found if path.is_file() and os.access(path, os.R_OK)]

@@ -1,0 +1,98 @@
+"""What a person does in the two user interfaces, through a real browser.
+
+The pictures of docs/operating.md are taken here: `make pictures` writes them. Otherwise they go to a temporary folder,
+since no two machines draw alike.
+"""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from browser import opened, take_picture
+from playwright.sync_api import Locator, Page, expect
+from started_services import Up, make_project, services, wait_for
+from test_services import recipe
+
+pytestmark = pytest.mark.services
+
+
+@pytest.fixture(scope="module")
+def up(
+    tmp_path_factory: pytest.TempPathFactory, migrated_mlflow: Path, migrated_prefect: Path, embedded_data: Path
+) -> Iterator[Up]:
+    folder = tmp_path_factory.mktemp("browser") / "project"
+    make_project(folder, embedded_data, migrated_mlflow, migrated_prefect)
+    with services(folder) as started:
+        # The form opens with what the deployment says: the smoke recipe, in the demo's place, so that it ends soon.
+        address = f"/deployments/{started.deployment('demo')['id']}"
+        started.api.patch(address, json={"parameters": recipe()}).raise_for_status()
+        yield started
+
+
+@pytest.fixture(scope="module")
+def page() -> Iterator[Page]:
+    with opened() as browser_page:
+        yield browser_page
+
+
+@pytest.fixture
+def form(page: Page, up: Up) -> Page:
+    """The form of the demo's deployment, opened as a person opens it."""
+    page.goto(f"http://127.0.0.1:{up.prefect_port}/deployments")
+    page.get_by_role("link", name="demo", exact=True).click()
+    page.get_by_role("button", name="Run", exact=True).click()
+    page.get_by_text("Custom run", exact=True).click()
+    expect(page.get_by_text("Align a language model with human preferences")).to_be_visible()
+    return page
+
+
+def field(page: Page, label: str) -> Locator:
+    """The input below a label of the form."""
+    return page.locator(".p-label", has=page.get_by_text(f"{label} (Optional)", exact=True)).last.locator("input")
+
+
+def test_submit_from_the_form_and_open_the_card(form: Page, up: Up, tmp_path: Path):
+    take_picture(form, "prefect-form", tmp_path)
+    kl_coef = field(form, "Kl Coef")
+    kl_coef.fill("0.2")
+    form.get_by_role("button", name="Submit", exact=True).click()
+    (run,) = wait_for(lambda: up.flow_runs_of("demo"), 30)
+    run_id = run["id"]
+    assert up.wait_until_ended(run_id) == "Completed", up.log(run_id)
+    assert up.flow_run(run_id)["parameters"]["config"]["ppo"]["kl_coef"] == 0.2
+    form.goto(f"http://127.0.0.1:{up.prefect_port}/runs/flow-run/{run_id}")
+    expect(form.get_by_text("Completed").first).to_be_visible()
+    take_picture(form, "prefect-run", tmp_path)
+    form.get_by_text("Artifacts", exact=True).first.click()
+    form.get_by_text("model-card", exact=True).first.click()
+    expect(form.get_by_role("heading", name="Results")).to_be_visible()
+    take_picture(form, "prefect-card", tmp_path)
+
+
+def test_the_form_refuses_a_bad_value(form: Page, up: Up, tmp_path: Path):
+    kl_coef = field(form, "Kl Coef")
+    kl_coef.fill("-1")
+    form.get_by_role("button", name="Submit", exact=True).click()
+    refusal = "Validation failed for field 'config.ppo.kl_coef'. Failure reason: -1 is less than the minimum"
+    expect(form.get_by_text(refusal).first).to_be_visible()
+    kl_coef.scroll_into_view_if_needed()
+    take_picture(form, "prefect-form-refuses", tmp_path)
+
+
+def test_two_runs_are_compared_in_mlflow(page: Page, up: Up, tmp_path: Path):
+    for kl_coef in (0.2, 0.05):
+        run_id = up.submit("smoke", recipe(kl_coef=kl_coef))
+        assert up.wait_until_ended(run_id) == "Completed", up.log(run_id)
+    table = (
+        f"http://127.0.0.1:{up.mlflow_port}/#/experiments/1/runs?workflowType=machine_learning&viewStateShareKey=rlhf"
+    )
+    page.goto(table)
+    expect(page.get_by_text("evaluation/win_rate").first).to_be_visible()
+    take_picture(page, "mlflow-runs", tmp_path)
+    page.get_by_role("button", name="Close").click()  # MLflow's assistant
+    for row in (0, 1):
+        page.locator(f'.ag-row[row-index="{row}"] input[type=checkbox]:visible').first.check()
+    page.get_by_role("button", name="Compare", exact=True).click()
+    page.wait_for_url("**/compare-runs**")
+    expect(page.get_by_text("ppo.kl_coef").first).to_be_visible()
+    take_picture(page, "mlflow-compare", tmp_path)

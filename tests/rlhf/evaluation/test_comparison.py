@@ -1,0 +1,183 @@
+"""A candidate against the champion, with models whose every output is known, and with two vocabularies."""
+
+import json
+import shutil
+
+import pytest
+from known_models import EASY, HARD, HEDGED, PLAIN, SETUP, make_tokenizer, saying_policy, word_reward_model
+
+from rlhf.config import EvaluationConfig, JudgesConfig, RewardSourceConfig
+from rlhf.errors import ConfigError, DataError
+from rlhf.evaluation.comparison import compare_policies
+from rlhf.evaluation.judges import Answers, JudgeError, judge_answers
+from rlhf.gates import figures_of
+from rlhf.models import save_model
+from rlhf.tokenizers import prepare_tokenizer
+
+CONFIG = EvaluationConfig(num_prompts=48, batch_size=7, num_side_by_side=5, num_bootstrap=500)
+
+
+@pytest.fixture
+def own_world(world, tmp_path):
+    """A copy that a test may change, with the SFT policy as the champion."""
+    shutil.copytree(world, tmp_path / "world")
+    folder = tmp_path / "world"
+    shutil.copytree(folder / "sft" / "policy", folder / "champion")
+    (folder / "evaluation").mkdir()
+    kl = {"value": 3.0, "low": 2.5, "high": 3.5}
+    (folder / "evaluation" / "evaluation.json").write_text(json.dumps({"kl": kl}))
+    return folder
+
+
+def compare(folder, workspace, judges=JudgesConfig(), config=CONFIG, max_response_tokens=16):  # noqa: B008
+    compare_policies(
+        config,
+        judges,
+        SETUP,
+        max_response_tokens,
+        folder / "data",
+        folder / "ppo" / "policy",
+        folder / "champion",
+        folder / "evaluation",
+        folder / "reward_models",
+        workspace,
+    )
+    return json.loads((workspace.output / "comparison.json").read_text())
+
+
+def without_gold(folder):
+    report = json.loads((folder / "data" / "report.json").read_text())
+    (folder / "data" / "report.json").write_text(json.dumps(report | {"gold": None}))
+
+
+def test_by_the_gold_rule(own_world, workspace, logged):
+    # 16 easy questions, of which "3" answers four, and 32 hard ones. The champion is plain, the candidate hedges.
+    found = compare(own_world, workspace)
+    assert (found["judge"], found["num_prompts"]) == ("gold", 48)
+    won = found["win_rate"]
+    assert (won["wins"], won["ties"], won["losses"]) == (44, 0, 4)
+    assert found["gain"]["value"] == pytest.approx(42 / 48)
+    # Eleven words against five, and EOS.
+    assert found["length_growth"] == 12 / 6
+    assert found["models"]["candidate"]["eos_rate"]["value"] == 1
+    figures = figures_of(found)
+    assert (figures.win_rate_low, figures.gain_low) == (won["rate"]["low"], found["gain"]["low"])
+    assert (figures.kl, figures.length_growth, figures.safety) == (3.0, 2.0, {})
+    ((metrics, step),) = logged
+    assert step is None
+    assert metrics["comparison/gain"] == found["gain"]["value"]
+    assert metrics["comparison/champion_response_tokens"] == 6
+
+
+def test_by_the_selection_reward_model_where_there_is_no_rule(own_world, workspace):
+    without_gold(own_world)
+    found = compare(own_world, workspace)
+    # It dislikes hedging.
+    assert found["judge"] == "selection_reward_model"
+    assert (found["win_rate"]["wins"], found["win_rate"]["losses"]) == (0, 48)
+    assert found["gain"]["high"] < 0
+
+
+def test_a_champion_of_another_vocabulary(own_world, workspace):
+    """The same words with other ids, in the champion's folder; its texts are what is judged."""
+    before = compare(own_world, workspace)
+    texts = ["zebra yak xylophone " * 5, HEDGED, PLAIN, *EASY, *HARD, "9 8 7 6 5 4 3 2 1 0"]
+    other = prepare_tokenizer(SETUP.model, texts)[0]
+    assert other.get_vocab() != make_tokenizer().get_vocab()
+    shutil.rmtree(own_world / "champion")
+    save_model(saying_policy(other, PLAIN), other, own_world / "champion")
+    assert compare(own_world, workspace) == before
+
+
+def test_a_policy_like_the_champion_ties_everywhere(own_world, workspace):
+    """Sampling noise is the same for both, though what they say is not sure."""
+    for name in ("champion", "ppo/policy"):
+        shutil.rmtree(own_world / name)
+        save_model(saying_policy(make_tokenizer(), PLAIN, logit=2.0), make_tokenizer(), own_world / name)
+    found = compare(own_world, workspace)
+    assert all(one["ties"] == 48 for one in found["win_rates"].values())
+    assert found["length_growth"] == 1
+
+
+def test_answers_that_were_cut_off_have_no_end(own_world, workspace):
+    found = compare(own_world, workspace, max_response_tokens=4)
+    for figures in found["models"].values():
+        assert (figures["response_tokens"]["value"], figures["eos_rate"]["value"]) == (4, 0)
+
+
+def test_the_same_input_gives_the_same_bytes(own_world, workspace):
+    compare(own_world, workspace)
+    first = {path.name: path.read_bytes() for path in workspace.output.iterdir()}
+    assert set(first) == {"comparison.json", "side_by_side.md"}
+    compare(own_world, workspace)
+    assert {path.name: path.read_bytes() for path in workspace.output.iterdir()} == first
+
+
+def test_prompts_that_the_champion_cannot_read_are_left_out_and_counted(own_world, workspace):
+    settings = json.loads((own_world / "champion" / "config.json").read_text())
+    lengths = {len(ids) for ids in make_tokenizer()([*EASY, *HARD], add_special_tokens=False)["input_ids"]}
+    settings["max_position_embeddings"] = 16 + min(lengths) + 2
+    (own_world / "champion" / "config.json").write_text(json.dumps(settings))
+    found = compare(own_world, workspace)
+    assert found["num_prompts"] == 16
+    assert "32 test prompts are too long for one of the two and were left out." in found["notes"]
+    with pytest.raises(DataError, match="none of 48 test prompts fits both"):
+        compare(own_world, workspace, max_response_tokens=40)
+
+
+FUNCTIONS = """
+def polite(prompts, responses):
+    return [float("please" in text) for text in responses]
+
+def broken(prompts, responses):
+    return [float("nan")] * len(responses)
+
+def short(prompts, responses):
+    return [1.0]
+
+def raising(prompts, responses):
+    raise KeyError("no")
+"""
+
+
+@pytest.fixture
+def offered(install):
+    """The functions above, in an installed package."""
+    install(FUNCTIONS, *(f"{name} = my_rewards:{name}" for name in ("polite", "broken", "short", "raising")))
+
+
+@pytest.mark.usefixtures("offered")
+def test_safety_by_a_function_and_by_a_reward_model(own_world, workspace, tmp_path):
+    tokenizer = prepare_tokenizer(SETUP.model, ["a b c", HEDGED, PLAIN, *EASY, *HARD])[0]
+    save_model(word_reward_model(tokenizer, believe=5.0), tokenizer, tmp_path / "judge")
+    judges = JudgesConfig(
+        safety=(
+            RewardSourceConfig(kind="function", name="polite"),
+            RewardSourceConfig(kind="model", name="belief", path=str(tmp_path / "judge")),
+        )
+    )
+    found = compare(own_world, workspace, judges)["safety"]
+    assert found["polite"] == [1.0] * 48
+    assert len(found["belief"]) == 48
+    assert min(found["belief"]) > 0
+
+
+@pytest.mark.usefixtures("offered")
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("broken", r"returned nan among them"),
+        ("short", r"given 2 responses and returned 1 numbers"),
+        ("raising", r"raised KeyError: 'no'"),
+    ],
+)
+def test_a_function_that_fails_is_named(name, message):
+    answers = Answers(["a", "b"], [True, True])
+    prompts = [[{"role": "user", "content": "?"}]] * 2
+    with pytest.raises(JudgeError, match=message):
+        judge_answers(RewardSourceConfig(kind="function", name=name), SETUP.compute, prompts, answers, 4)
+
+
+def test_a_function_that_is_not_installed():
+    with pytest.raises(ConfigError, match="no installed package offers"):
+        judge_answers(RewardSourceConfig(kind="function", name="nobody"), SETUP.compute, [], Answers([], []), 4)
