@@ -22,11 +22,12 @@ down: ## Stop what `make up` has started.
 test: .venv/installed-dev ## Run the tests, but for those on servers.
 	$(BIN)/pytest
 
-test-services: .venv/installed-dev ## Tests on real servers, through a real browser, with real crashes: about twenty minutes.
-	$(BIN)/pytest -m services tests/flows
+# A server that is busy may answer late: what fails once is tried once more, and the report says so.
+test-services: .venv/installed-dev ## Tests on real servers, through a real browser, with real crashes: about 25 minutes.
+	$(BIN)/pytest -m services --reruns 1 tests/flows
 
 pictures: .venv/installed-dev ## Take the pictures of docs/operating.md anew.
-	RLHF_PICTURES=docs/pictures $(BIN)/pytest -m services tests/flows/test_user_interface.py
+	RLHF_PICTURES=docs/pictures $(BIN)/pytest -m services tests/flows/test_user_interface.py tests/flows/test_approval_form.py
 
 soak: .venv/installed-dev ## Kill every process and server in every stage, at three moments each: about two hours.
 	$(BIN)/pytest -m soak tests/flows/test_crashes.py

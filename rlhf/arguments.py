@@ -8,7 +8,7 @@ from pathlib import Path
 from rlhf.configuration import Setting, nearest, settings, shown
 from rlhf.data.formats import FORMATS
 from rlhf.errors import ConfigError
-from rlhf.services import PASSWORD_VARIABLE, USER, Services
+from rlhf.services import DATABASE_VARIABLE, PASSWORD_VARIABLE, USER, Services
 
 STAGES = {
     "data": (),
@@ -95,7 +95,8 @@ def _add_up(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--database",
         metavar="URL",
-        help="postgresql://USER@HOST:PORT/NAME for both, in schemas of their own [default: SQLite files]",
+        help=f"postgresql://USER@HOST:PORT/NAME for both, in schemas of their own; one with a password goes into "
+        f"{DATABASE_VARIABLE} [default: SQLite files]",
     )
 
 

@@ -21,7 +21,7 @@ from rlhf.data.schema import validate_folder
 from rlhf.errors import DataError, RLHFError
 from rlhf.project import configure_environment, root
 from rlhf.references import PipelineReport, StageReport
-from rlhf.services import Services, last_known, running
+from rlhf.services import DATABASE_VARIABLE, Services, last_known, running
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -152,7 +152,8 @@ def _validate_data(options: argparse.Namespace) -> None:
 
 
 def _up(options: argparse.Namespace) -> None:
-    services = Services(options.host, options.prefect_port, options.mlflow_port, options.database)
+    database = options.database or os.environ.get(DATABASE_VARIABLE)
+    services = Services(options.host, options.prefect_port, options.mlflow_port, database)
     services.check()
     _be_client_of(services)
     from flows.servers.up import up

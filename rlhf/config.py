@@ -271,6 +271,20 @@ class PPOConfig(Section):
     """Rollouts collected, each followed by num_ppo_epochs passes over it."""
     rollout_size: Annotated[int, Field(ge=2)] = 256
     """Episodes (responses) a rollout, over which advantages and scores are compared."""
+    kl_coef: NonNegative = 0.1
+    """Weight of the KL penalty (k1, policy against reference) in a token's reward, in score units per nat. With
+    kl_target: where it starts."""
+    learning_rate: Positive = 1.5e-4
+    """AdamW's learning rate for the policy."""
+    value_learning_rate: Positive = 3e-4
+    """AdamW's learning rate for the value model."""
+    max_response_tokens: Count = 16
+    """Longest response, its EOS included."""
+    temperature: Positive = 1.0
+    """Temperature of sampling, and of every log-probability."""
+    rewards: tuple[RewardSourceConfig, ...] = (RewardSourceConfig(),)
+    """Sources of the score, such as [{kind: trained}, {kind: function, name: polite, weight: 0.2}]. They are weighted
+    and summed; then come clipping and penalties. docs/reward-functions.md tells how to write a function."""
     num_responses_per_prompt: Count = 1
     """Responses sampled to each prompt of a rollout; must divide rollout_size."""
     num_ppo_epochs: Count = 2
@@ -279,21 +293,10 @@ class PPOConfig(Section):
     """Optimizer steps a pass; must divide rollout_size."""
     micro_batch_size: Count | None = None
     """Rows a forward pass; changes memory, not the loss. Empty: a whole minibatch."""
-    max_response_tokens: Count = 16
-    """Longest response, its EOS included."""
-    temperature: Positive = 1.0
-    """Temperature of sampling, and of every log-probability."""
-    learning_rate: Positive = 1.5e-4
-    """AdamW's learning rate for the policy."""
-    value_learning_rate: Positive = 3e-4
-    """AdamW's learning rate for the value model."""
     learning_rate_schedule: Literal["linear", "constant"] = "linear"
     """Linear: both learning rates fall to zero over the updates."""
     num_critic_warmup_updates: Annotated[int, Field(ge=0)] = 2
     """First updates, in which only the value model learns."""
-    kl_coef: NonNegative = 0.1
-    """Weight of the KL penalty (k1, policy against reference) in a token's reward, in score units per nat. With
-    kl_target: where it starts."""
     kl_target: Positive | None = None
     """Nats a response that kl_coef is steered to (Ziegler et al. 1909.08593). Empty: kl_coef stays."""
     kl_horizon: Positive | None = None
@@ -333,9 +336,6 @@ class PPOConfig(Section):
     sharing: Literal["none", "adapters", "trunk"] = "none"
     """none: four models. adapters: policy, value and reward models are LoRA adapters over one frozen backbone (needs
     ppo.lora and reward_model.lora). trunk: the value head stands on the policy's own backbone."""
-    rewards: tuple[RewardSourceConfig, ...] = (RewardSourceConfig(),)
-    """Sources of the score, such as [{kind: trained}, {kind: function, name: polite, weight: 0.2}]. They are weighted
-    and summed; then come clipping and penalties. docs/reward-functions.md tells how to write a function."""
     length_penalty: NonNegative = 0.0
     """Subtracted from the score for every response token beyond length_penalty_free_tokens."""
     length_penalty_free_tokens: Annotated[int, Field(ge=0)] = 0

@@ -15,6 +15,8 @@ from rlhf.errors import ConfigError
 from rlhf.project import artifacts_folder, root, tracking_database
 
 PASSWORD_VARIABLE = "RLHF_PASSWORD"
+DATABASE_VARIABLE = "RLHF_DATABASE"
+"""In place of --database, where the address holds a password: others see a process's arguments."""
 USER = "rlhf"
 _LEAST_PASSWORD = 12  # MLflow takes no shorter one
 _LOOPBACK = ("127.0.0.1", "localhost", "::1")
@@ -98,9 +100,6 @@ class Services:
             "PREFECT_WORKER_QUERY_SECONDS": "2",
             # The slots that runs hold are known again after the server was restarted.
             "PREFECT_SERVER_CONCURRENCY_LEASE_STORAGE": "prefect.server.concurrency.lease_storage.filesystem",
-            # SQLite has one writer at a time; the others wait rather than fail.
-            "PREFECT_SERVER_DATABASE_TIMEOUT": "60",
-            "PREFECT_API_LOG_RETRYABLE_ERRORS": "true",
             # Their logs are files of their own.
             "PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL": "INFO",
             "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",

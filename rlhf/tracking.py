@@ -89,13 +89,9 @@ def check_reachable() -> None:
         raise TrackingError(_explain(error)) from error
 
 
-def runs_url(server: str | None = None) -> str:
-    """Where the table of pipeline runs is seen in MLflow's UI.
-
-    Args:
-        server: its address; that of the tracking store, or the default one, where None.
-    """
-    base = server or (tracking_uri().rstrip("/") if _is_server(tracking_uri()) else _DEFAULT_UI)
+def runs_url() -> str:
+    """Where the table of pipeline runs is seen in MLflow's UI."""
+    base = tracking_uri().rstrip("/") if _is_server(tracking_uri()) else _DEFAULT_UI
     view = f"workflowType=machine_learning&viewStateShareKey={KEY}"
     return f"{base}/#/experiments/{_experiment_id()}/runs?{view}"
 

@@ -42,6 +42,18 @@ def wait_for(what: Callable[[], Any], seconds: float = 120.0, every: float = 0.2
         time.sleep(every)
 
 
+class PatientClient(httpx.Client):
+    """With SQLite the server may be busy with other writes, and asks its clients to try again."""
+
+    def request(self, *arguments: Any, **keywords: Any) -> httpx.Response:
+        def ask() -> httpx.Response | None:
+            answer = httpx.Client.request(self, *arguments, **keywords)
+            return None if answer.status_code == 503 else answer
+
+        response: httpx.Response = wait_for(ask, 60, every=1.0)
+        return response
+
+
 @dataclass
 class Up:
     """A started `rlhf up`."""
@@ -116,11 +128,11 @@ class Up:
     # Prefect, by its API.
 
     @functools.cached_property
-    def api(self) -> httpx.Client:
+    def api(self) -> PatientClient:
         password = self.variables.get("RLHF_PASSWORD")
-        return httpx.Client(
+        return PatientClient(
             base_url=f"http://127.0.0.1:{self.prefect_port}/api",
-            timeout=30,
+            timeout=60,
             auth=("rlhf", password) if password else None,
         )
 
@@ -130,13 +142,7 @@ class Up:
 
     def submit(self, deployment: str, parameters: Mapping[str, Any]) -> str:
         address = f"/deployments/{self.deployment(deployment)['id']}/create_flow_run"
-
-        def create() -> httpx.Response | None:
-            """With SQLite the server may be busy with other writes, and asks its clients to try again."""
-            answer = self.api.post(address, json={"parameters": parameters})
-            return None if answer.status_code == 503 else answer.raise_for_status()
-
-        run_id: str = wait_for(create, 30, every=1.0).json()["id"]
+        run_id: str = self.api.post(address, json={"parameters": parameters}).raise_for_status().json()["id"]
         return run_id
 
     def flow_runs_of(self, deployment: str) -> list[dict[str, Any]]:

@@ -49,8 +49,17 @@ def kill_machine(up: Up, run_id: str) -> None:
 
 
 def kill_worker(up: Up, run_id: str) -> None:
-    """The flow's process lives on, and supervisord starts another worker."""
+    """The flow's process ends itself once its worker is gone, and supervisord starts another worker."""
     named(up, "worker").kill()
+    go_on(up, run_id)
+
+
+def kill_flow_and_worker(up: Up, run_id: str) -> None:
+    """Nobody is left who could tell Prefect. Its automation misses the heartbeats, after two minutes."""
+    flow = up.process_of(run_id)
+    named(up, "worker").kill()
+    flow.kill()
+    go_on(up, run_id)
 
 
 def kill_prefect(up: Up, run_id: str) -> None:
@@ -65,6 +74,7 @@ KINDS = {
     "flow": kill_flow,
     "machine": kill_machine,
     "worker": kill_worker,
+    "flow and worker": kill_flow_and_worker,
     "prefect server": kill_prefect,
     "mlflow server": kill_mlflow,
 }
@@ -87,7 +97,7 @@ def kill_with_children(process: psutil.Process) -> None:
 
 def go_on(up: Up, run_id: str) -> None:
     """Retry, as soon as Prefect lets a person."""
-    wait_for(lambda: up.state(run_id) in ("Crashed", "Completed"), 180)
+    wait_for(lambda: up.state(run_id) in ("Crashed", "Completed"), 240)
     if up.state(run_id) == "Crashed":
         up.retry(run_id)
 

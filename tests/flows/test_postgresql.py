@@ -3,50 +3,77 @@
 import os
 import shutil
 import subprocess
+import tempfile
+import time
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
+import psutil
 import psycopg
 import pytest
-from started_services import free_port, services
-from test_services import recipe, stages_of
+from started_services import free_port, services, wait_for
+from test_services import long_run, recipe, stages_of
 
 pytestmark = pytest.mark.services
 PROGRAMS = sorted(Path("/usr/lib/postgresql").glob("*/bin"))
 
 
-def as_postgres(*command: object) -> list[str]:
-    """PostgreSQL refuses to run as root."""
-    words = [str(word) for word in command]
-    return ["runuser", "-u", "postgres", "--", *words] if os.geteuid() == 0 else words
+@dataclass(frozen=True)
+class Server:
+    """A PostgreSQL server with an empty database."""
+
+    folder: Path
+    port: int
+
+    @property
+    def url(self) -> str:
+        return f"postgresql://rlhf@127.0.0.1:{self.port}/pipeline"
+
+    def make(self) -> None:
+        self.run("initdb", "-A", "trust", "-U", "rlhf")
+        self.start()
+        with psycopg.connect(self.url.replace("/pipeline", "/postgres"), autocommit=True) as connection:
+            connection.execute("CREATE DATABASE pipeline")
+
+    def start(self) -> None:
+        options = f"-p {self.port} -c listen_addresses=127.0.0.1 -k {self.folder} -c fsync=off"
+        self.run("pg_ctl", "-w", "-l", str(self.folder / "log"), "-o", options, "start")
+
+    def stop(self) -> None:
+        self.run("pg_ctl", "-m", "immediate", "stop")
+
+    def kill(self) -> None:
+        """As the system would, if it had no memory left."""
+        postmaster = psutil.Process(int((self.folder / "data" / "postmaster.pid").read_text().split()[0]))
+        everything = [postmaster, *postmaster.children(recursive=True)]
+        for process in everything:
+            process.kill()
+        psutil.wait_procs(everything, timeout=30)
+
+    def run(self, program: str, *arguments: str) -> None:
+        """PostgreSQL refuses to run as root."""
+        words = [str(PROGRAMS[-1] / program), "-D", str(self.folder / "data"), *arguments]
+        as_postgres = ["runuser", "-u", "postgres", "--", *words] if os.geteuid() == 0 else words
+        subprocess.run(as_postgres, check=True, capture_output=True)
 
 
 @pytest.fixture
-def database(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """The URL of an empty database."""
+def database() -> Iterator[Server]:
     if not PROGRAMS:
         pytest.skip("PostgreSQL is not installed: apt-get install postgresql")
-    folder, port = Path("/tmp") / f"rlhf-postgresql-{os.getpid()}", free_port()
-    folder.mkdir(mode=0o777)
+    # Not below the tests' own folder, which only its owner may enter.
+    folder = Path(tempfile.mkdtemp(prefix="rlhf-postgresql-"))
     folder.chmod(0o777)
-    program, data = PROGRAMS[-1], folder / "data"
-    subprocess.run(
-        as_postgres(program / "initdb", "-D", data, "-A", "trust", "-U", "rlhf"), check=True, capture_output=True
-    )
-    options = f"-p {port} -c listen_addresses=127.0.0.1 -k {folder} -c fsync=off"
-    control = [program / "pg_ctl", "-D", data, "-w", "-l", folder / "log"]
-    subprocess.run(as_postgres(*control, "-o", options, "start"), check=True, capture_output=True)
-    try:
-        with psycopg.connect(f"postgresql://rlhf@127.0.0.1:{port}/postgres", autocommit=True) as connection:
-            connection.execute("CREATE DATABASE pipeline")
-        yield f"postgresql://rlhf@127.0.0.1:{port}/pipeline"
-    finally:
-        subprocess.run(as_postgres(*control, "-m", "immediate", "stop"), check=False, capture_output=True)
-        shutil.rmtree(folder, ignore_errors=True)
+    server = Server(folder, free_port())
+    server.make()
+    yield server
+    server.stop()
+    shutil.rmtree(folder, ignore_errors=True)
 
 
-def test_four_runs_at_once_all_complete(embedded_project: Path, database: str):
-    with services(embedded_project, "--database", database) as up:
+def test_four_runs_at_once_all_complete(embedded_project: Path, database: Server):
+    with services(embedded_project, "--database", database.url) as up:
         # Two of them share the data stage and SFT, so one trains what the other finds.
         settings = [recipe(kl_budget=budget) for budget in (20, 21, 20, 22)]
         for number, parameters in enumerate(settings):
@@ -60,7 +87,26 @@ def test_four_runs_at_once_all_complete(embedded_project: Path, database: str):
             log = (embedded_project / ".rlhf" / "services" / f"{name}.log").read_text(errors="replace")
             assert "database is locked" not in log
             assert "deadlock" not in log
-        with psycopg.connect(database) as connection:
+        with psycopg.connect(database.url) as connection:
             tables = connection.execute("SELECT schemaname, tablename FROM pg_tables").fetchall()
         assert {("prefect", "flow_run"), ("mlflow", "runs")} <= set(tables)
+        up.stop()
+
+
+def test_the_database_may_be_killed_and_come_back(embedded_project: Path, database: Server):
+    with services(embedded_project, "--database", database.url) as up:
+        run_id = up.submit("smoke", long_run())
+        wait_for(lambda: up.checkpoints("ppo-*"), 240)
+        database.kill()
+        time.sleep(5)
+        database.start()
+        wait_for(lambda: up.reachable() and up.state(run_id) in ("Completed", "Failed", "Crashed"), 300)
+        if up.state(run_id) != "Completed":
+            up.retry(run_id)
+            wait_for(lambda: up.state(run_id) == "Completed", 300)
+        wanted = {"data", "sft", "reward_model", "reward_audit", "ppo", "evaluation", "model_card"}
+        assert set(stages_of(up, run_id)) == wanted
+        with psycopg.connect(database.url) as connection:
+            runs = connection.execute("SELECT status, count(*) FROM mlflow.runs GROUP BY status").fetchall()
+        assert "RUNNING" not in {status for status, _ in runs}, runs
         up.stop()

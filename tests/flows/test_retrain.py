@@ -1,107 +1,37 @@
-"""Retraining on configs/smoke.yaml: a real Prefect server, MLflow store, and git and DVC repository.
-
-Nothing is learned in the smoke recipe, so what a gate says is decided by its limit.
-"""
+"""Retraining on configs/smoke.yaml: a real Prefect server, MLflow store, and git and DVC repository."""
 
 import json
 import os
 import shutil
 import subprocess
 import sys
-import time
-from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
-from uuid import UUID
 
 import pytest
-from mlflow.tracking import MlflowClient
 from prefect.client.orchestration import get_client
-from prefect.client.schemas.objects import FlowRun
-from prefect.exceptions import Pause
-from prefect.flow_engine import run_flow
-from prefect.flow_runs import resume_flow_run
-from prefect.states import AwaitingRetry, Cancelled
+from prefect.states import AwaitingRetry
 from prefect.utilities.callables import parameter_schema
+from prefect.utilities.schema_tools.validation import ValidationError, validate
+from retraining_runs import (
+    ASK,
+    OPEN,
+    REPOSITORY,
+    Deployment,
+    config,
+    flow_run,
+    last_flow_run,
+    mlflow_run,
+    outcome,
+    promotion_told,
+    shown_in,
+)
 
-from flows.pipeline import rlhf_pipeline
 from flows.retrain import retrain
-from rlhf import artifacts, registry, retraining, tracking
-from rlhf.config import PipelineConfig, RetrainConfig, SafetyGate
-from rlhf.configuration import load_config
+from rlhf import artifacts, registry, tracking
+from rlhf.config import RetrainConfig, SafetyGate
 from rlhf.errors import ArtifactMismatchError, ConfigError, ModelError
-from rlhf.references import RetrainReport, RewardModelsRef
+from rlhf.references import RewardModelsRef
 from rlhf.registry import Promotion
-
-REPOSITORY = Path(__file__).parents[2]
-SMOKE = REPOSITORY / "configs" / "smoke.yaml"
-OPEN = RetrainConfig(minimum_win_rate=None, minimum_reward_gain=None, maximum_kl=None, maximum_length_growth=None)
-ASK = OPEN.model_copy(update={"ask": True})
-
-pytestmark = pytest.mark.usefixtures("prefect_server")
-
-
-def config(**settings: object) -> PipelineConfig:
-    # The data is that of the generator, but may grow.
-    return load_config(SMOKE, {"compute.num_threads": 1, "data.embedded": None, **settings})
-
-
-@pytest.fixture(scope="module")
-def trained(
-    embedded_data: Path, migrated_mlflow: Path, prefect_server: str, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[Path]:
-    """A project in which all stages were run, and no version is the champion."""
-    root = tmp_path_factory.mktemp("trained") / "project"
-    shutil.copytree(embedded_data, root)
-    (root / ".gitignore").write_text("/data\n/mlruns\n/.rlhf\n/.prefect\n/inbox\n")
-    subprocess.run(["git", "add", "--all"], cwd=root, check=True)
-    subprocess.run(["git", "commit", "--quiet", "--message", "The embedded data"], cwd=root, check=True)
-    (root / "mlruns").mkdir()
-    shutil.copy(migrated_mlflow, root / "mlruns" / "mlflow.db")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("RLHF_ROOT", str(root))
-        rlhf_pipeline(config())
-        yield root
-
-
-@pytest.fixture
-def project(trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A copy that a test may change."""
-    shutil.copytree(trained, tmp_path / "project", symlinks=True)
-    monkeypatch.setenv("RLHF_ROOT", str(tmp_path / "project"))
-    return tmp_path / "project"
-
-
-def last_flow_run() -> FlowRun:
-    with get_client(sync_client=True) as client:
-        return max(client.read_flow_runs(limit=200), key=lambda run: run.created)
-
-
-def flow_run(run_id: UUID) -> FlowRun:
-    with get_client(sync_client=True) as client:
-        return client.read_flow_run(run_id)
-
-
-def outcome(run: FlowRun) -> str:
-    return run.name.partition(": ")[2]
-
-
-def artifacts_of(run: FlowRun) -> dict[str, str]:
-    with get_client(sync_client=True) as client:
-        shown = client.read_artifacts(limit=200)
-    return {a.key: str(a.data) for a in shown if a.flow_run_id == run.id and a.key}
-
-
-def events() -> list[dict[str, Any]]:
-    """Promotions that automations were told of. Events reach the server a moment later."""
-    wanted = {"filter": {"event": {"name": ["rlhf.policy.promoted"]}}}
-    with get_client(sync_client=True) as client:
-        for _ in range(100):
-            found = client.request("POST", "/events/filter", json=wanted).json()["events"]
-            if found:
-                return list(found)
-            time.sleep(0.1)
-    raise AssertionError("nobody was told")
 
 
 def write_inbox(project: Path, count: int) -> None:
@@ -117,11 +47,6 @@ def last_trained() -> str:
     return next(iter(tracking.pipeline_runs("rlhf.kind", "pipeline")))
 
 
-def mlflow_run(report: RetrainReport):
-    assert report.proposal is not None
-    return MlflowClient(tracking.tracking_uri()).get_run(report.proposal.run_id)
-
-
 @pytest.mark.usefixtures("project")
 def test_the_first_champion_then_nothing_new():
     first = retrain(config(), OPEN)
@@ -131,7 +56,7 @@ def test_the_first_champion_then_nothing_new():
     run = last_flow_run()
     assert outcome(run) == "promoted"
     assert run.name.startswith("smoke, seed 0, ")
-    assert "Version 1 is the champion, the first there is." in artifacts_of(run)["retrain-verdict"]
+    assert "Version 1 is the champion, the first there is." in shown_in(run)["retrain-verdict"]
     tags = mlflow_run(first).data.tags
     assert tags["rlhf.verdict"] == "promoted"
     assert "rlhf.run.comparison" in tags
@@ -139,14 +64,13 @@ def test_the_first_champion_then_nothing_new():
     assert last is not None
     assert (last.state, last.flow_run_id) == ("done", str(run.id))
 
-    (event,) = [event for event in events() if event["payload"]["url"] == tracking.run_url(first.proposal.run_id)]
-    assert event["payload"]["message"] == first.reason
+    assert promotion_told(tracking.run_url(first.proposal.run_id))["message"] == first.reason
 
     runs = len(tracking.pipeline_runs("rlhf.kind", "pipeline"))
     again = retrain(config(), RetrainConfig())
     assert (again.verdict, again.champion, again.data_md5) == ("no new data", "1", first.data_md5)
     assert outcome(last_flow_run()) == "no new data"
-    assert "was trained on this version of the data" in artifacts_of(last_flow_run())["retrain-verdict"]
+    assert "was trained on this version of the data" in shown_in(last_flow_run())["retrain-verdict"]
     assert len(tracking.pipeline_runs("rlhf.kind", "pipeline")) == runs
 
 
@@ -161,7 +85,7 @@ def test_a_gate_that_fails_says_which_and_by_how_much():
     assert outcome(run) == "rejected by win_rate"
     assert run.state is not None
     assert run.state.is_completed()
-    shown = artifacts_of(run)
+    shown = shown_in(run)
     assert "must be at least 1 (off by 0." in shown["retrain-verdict"]
     rows = json.loads(shown["gates"])
     assert [(row["gate"], row["held"]) for row in rows] == [("win_rate", "no"), ("kl", "yes"), ("length_growth", "yes")]
@@ -240,142 +164,6 @@ def test_asking_needs_a_deployment():
         retrain(config(), ASK)
 
 
-class Deployment:
-    """Retraining as a deployment, whose runs this process executes in a worker's place."""
-
-    def __init__(self) -> None:
-        with get_client(sync_client=True) as client:
-            flow_id = client.create_flow(retrain)
-            self.id = client.create_deployment(
-                flow_id,
-                name="retrain",
-                entrypoint="flows.retrain.retrain",
-                path=str(REPOSITORY),
-                parameter_openapi_schema=parameter_schema(retrain).model_dump_for_openapi(),
-            )
-
-    def start(self, settings: RetrainConfig) -> UUID:
-        """A run that comes to its question, and is suspended."""
-        parameters = {"config": config().model_dump(mode="json"), "retrain": settings.model_dump(mode="json")}
-        with get_client(sync_client=True) as client:
-            run = client.create_flow_run_from_deployment(self.id, parameters=parameters)
-        with pytest.raises(Pause):
-            run_flow(retrain, flow_run=run)
-        return run.id
-
-    def answer(self, run_id: UUID, decision: str, reason: str) -> None:
-        resume_flow_run(run_id, run_input={"decision": decision, "reason": reason})
-
-    def go_on(self, run_id: UUID) -> RetrainReport:
-        report = run_flow(retrain, flow_run=flow_run(run_id))
-        assert isinstance(report, RetrainReport)
-        return report
-
-
-@pytest.fixture
-def deployment(project: Path) -> Deployment:
-    return Deployment()
-
-
-def test_approved_in_another_process(deployment: Deployment, prefect_server: str, project: Path):
-    run_id = deployment.start(ASK)
-    run = flow_run(run_id)
-    assert run.state is not None
-    assert (run.state.name, outcome(run)) == ("Suspended", "waiting for approval")
-    question = retraining.question_of(str(run_id))
-    assert question is not None
-    parent = MlflowClient(tracking.tracking_uri()).get_run(question.proposal.run_id)
-    assert (parent.info.status, parent.data.tags["rlhf.approval"]) == ("SCHEDULED", "open")
-    assert registry.champion_version() is None
-
-    # Meanwhile other runs end at once, and data/ changes.
-    meanwhile = retrain(config(), OPEN)
-    assert (meanwhile.verdict, outcome(last_flow_run())) == ("approval open", "approval open")
-    assert str(run_id) in meanwhile.reason
-    (project / "data" / "datasheet.md").write_text("changed")
-
-    deployment.answer(run_id, "approve", "reads well")
-    command = [sys.executable, "-m", "prefect.engine", str(run_id)]
-    environment = os.environ | {"PREFECT_API_URL": prefect_server}
-    done = subprocess.run(command, cwd=REPOSITORY, env=environment, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    run = flow_run(run_id)
-    assert run.state is not None
-    assert (run.state.is_completed(), outcome(run)) == (True, "promoted")
-    assert registry.champion_version() == "1"
-    for tags in (tracking.tags_of(question.proposal.run_id), registry.version_tags("1")):
-        assert (tags["rlhf.approval"], tags["rlhf.approval_reason"]) == ("approve", "reads well")
-    assert MlflowClient(tracking.tracking_uri()).get_run(question.proposal.run_id).info.status == "FINISHED"
-
-
-def test_declined_and_not_asked_again(deployment: Deployment):
-    run_id = deployment.start(ASK)
-    deployment.answer(run_id, "reject", "too curt")
-    report = deployment.go_on(run_id)
-    assert (report.verdict, report.champion, outcome(flow_run(run_id))) == ("declined", None, "declined")
-    assert report.reason.endswith("does not become the champion: too curt")
-
-    parameters = {"config": config().model_dump(mode="json"), "retrain": ASK.model_dump(mode="json")}
-    with get_client(sync_client=True) as client:
-        run = client.create_flow_run_from_deployment(deployment.id, parameters=parameters)
-    again = run_flow(retrain, flow_run=run)
-    assert again.verdict == "declined"
-    assert "it was refused before: too curt" in again.reason
-
-
-def test_an_answer_without_a_reason_is_refused(deployment: Deployment):
-    run_id = deployment.start(ASK)
-    with pytest.raises(RuntimeError, match="reason"):
-        resume_flow_run(run_id, run_input={"decision": "approve"})
-    with pytest.raises(RuntimeError, match="decision"):
-        resume_flow_run(run_id, run_input={"decision": "perhaps", "reason": "hm"})
-    state = flow_run(run_id).state
-    assert state is not None
-    assert state.is_paused()
-
-
-def test_expired_the_next_run_says_so(deployment: Deployment):
-    soon = ASK.model_copy(update={"approval_timeout_hours": 1e-9})
-    run_id = deployment.start(soon)
-    assert retrain(config(), RetrainConfig(minimum_win_rate=1.0)).verdict == "rejected"
-    run = flow_run(run_id)
-    assert run.state is not None
-    assert (run.state.is_completed(), outcome(run)) == (True, "expired")
-    question = retraining.question_of(str(run_id))
-    assert question is not None
-    tags = tracking.tags_of(question.proposal.run_id)
-    assert (tags["rlhf.approval"], tags["rlhf.verdict"]) == ("expired", "expired")
-    assert registry.champion_version() is None
-
-
-def test_an_answer_that_comes_too_late(deployment: Deployment):
-    run_id = deployment.start(ASK.model_copy(update={"approval_timeout_hours": 1e-9}))
-    deployment.answer(run_id, "approve", "at last")
-    report = deployment.go_on(run_id)
-    assert (report.verdict, report.champion, outcome(flow_run(run_id))) == ("expired", None, "expired")
-
-
-def test_a_question_whose_run_was_cancelled_blocks_nobody(deployment: Deployment):
-    run_id = deployment.start(ASK)
-    with get_client(sync_client=True) as client:
-        client.set_flow_run_state(run_id, Cancelled(), force=True)
-    assert retrain(config(), OPEN).verdict == "promoted"
-    question = retraining.question_of(str(run_id))
-    assert question is not None
-    assert tracking.tags_of(question.proposal.run_id)["rlhf.approval"] == "withdrawn"
-
-
-def test_approved_after_the_champion_changed(deployment: Deployment):
-    run_id = deployment.start(ASK)
-    question = retraining.question_of(str(run_id))
-    assert question is not None
-    tracking.client().set_registered_model_alias(tracking.REGISTERED_MODEL, registry.CHAMPION, "1")
-    deployment.answer(run_id, "approve", "fine")
-    report = deployment.go_on(run_id)
-    assert (report.verdict, report.champion) == ("outdated", "1")
-    assert "compared with no version, and now version 1 is the champion" in report.reason
-
-
 KILLED_AT_THE_END = """
 import os, runpy, signal, sys
 from rlhf.project import configure_environment
@@ -392,9 +180,7 @@ runpy.run_module("prefect.engine", run_name="__main__", alter_sys=False)
 
 
 def test_killed_after_the_alias_moved_a_retry_knows(deployment: Deployment, prefect_server: str):
-    parameters = {"config": config().model_dump(mode="json"), "retrain": OPEN.model_dump(mode="json")}
-    with get_client(sync_client=True) as client:
-        run_id = client.create_flow_run_from_deployment(deployment.id, parameters=parameters).id
+    run_id = deployment.submit(OPEN)
     command = [sys.executable, "-c", KILLED_AT_THE_END, str(run_id)]
     environment = os.environ | {"PREFECT_API_URL": prefect_server}
     done = subprocess.run(command, cwd=REPOSITORY, env=environment, capture_output=True, text=True, check=False)
@@ -412,8 +198,6 @@ def test_killed_after_the_alias_moved_a_retry_knows(deployment: Deployment, pref
 
 
 def test_the_form_takes_defaults_and_refuses_mistakes():
-    from prefect.utilities.schema_tools.validation import ValidationError, validate
-
     schema = parameter_schema(retrain).model_dump_for_openapi()
     validate({"config": {}, "retrain": RetrainConfig().model_dump(mode="json")}, schema, raise_on_error=True)
     with pytest.raises(ValidationError):

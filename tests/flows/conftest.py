@@ -1,0 +1,41 @@
+"""A project in which the stages were run, for the tests of what comes after them."""
+
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+from retraining_runs import Deployment, config
+
+from flows.pipeline import rlhf_pipeline
+
+
+@pytest.fixture(scope="session")
+def trained(
+    embedded_data: Path, migrated_mlflow: Path, prefect_server: str, tmp_path_factory: pytest.TempPathFactory
+) -> Path:
+    """A project in which all stages were run, and no version is the champion."""
+    root = tmp_path_factory.mktemp("trained") / "project"
+    shutil.copytree(embedded_data, root)
+    (root / ".gitignore").write_text("/data\n/mlruns\n/.rlhf\n/.prefect\n/inbox\n")
+    subprocess.run(["git", "add", "--all"], cwd=root, check=True)
+    subprocess.run(["git", "commit", "--quiet", "--message", "The embedded data"], cwd=root, check=True)
+    (root / "mlruns").mkdir()
+    shutil.copy(migrated_mlflow, root / "mlruns" / "mlflow.db")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("RLHF_ROOT", str(root))
+        rlhf_pipeline(config())
+    return root
+
+
+@pytest.fixture
+def project(trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A copy that a test may change."""
+    shutil.copytree(trained, tmp_path / "project", symlinks=True)
+    monkeypatch.setenv("RLHF_ROOT", str(tmp_path / "project"))
+    return tmp_path / "project"
+
+
+@pytest.fixture
+def deployment(project: Path) -> Deployment:
+    return Deployment()
