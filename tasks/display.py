@@ -29,6 +29,10 @@ from rlhf.tracking import REGISTERED_MODEL
 logger = logging.getLogger("rlhf.display")
 PROMOTED_EVENT = "rlhf.policy.promoted"
 _PROGRESS_EVERY_SECONDS = 5.0
+_BLOCK = re.compile(r"\s*([-*+>|#]|\d+\.|```)")
+"""Begins something of its own: an item, a quotation, a row, a heading, code."""
+_ENDED = re.compile(r"\s*([|#]|```)")
+"""Is over with its line."""
 
 
 @contextmanager
@@ -48,9 +52,24 @@ def show_link(key: str, url: str, description: str) -> None:
 
 @_at_leisure()
 def show_card(readme: Path) -> None:
-    """Show the model card, without the metadata block that only the hub reads."""
+    """Show the model card, without the metadata block that only the hub reads, and without figures beside the file."""
     text = re.sub(r"\A---\n.*?\n---\n", "", readme.read_text(encoding="utf-8"), flags=re.DOTALL)
+    text = unwrapped(re.sub(r"^!\[[^]]*\]\((?!https?:)[^)]*\)\n", "", text, flags=re.MULTILINE))
     create_markdown_artifact(markdown=text, key="model-card", description="The model card")
+
+
+def unwrapped(text: str) -> str:
+    """Markdown with a paragraph a line: Prefect's pages break lines wherever the text does."""
+    lines: list[str] = []
+    in_code = False
+    for line in text.splitlines():
+        goes_on = bool(lines and lines[-1] and line) and not (_BLOCK.match(line) or _ENDED.match(lines[-1]))
+        if goes_on and not in_code:
+            lines[-1] += f" {line.strip()}"
+        else:
+            lines.append(line)
+        in_code ^= line.startswith("```")
+    return "\n".join(lines) + "\n"
 
 
 @_at_leisure()

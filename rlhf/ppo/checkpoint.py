@@ -91,7 +91,8 @@ def needed_bytes(models: Models) -> int:
     """What the checkpoints of a run take at most, the one that is being written included, and two whole policies."""
     trained = [*models.policy_parameters.values(), *models.value_parameters.values()]
     weights_and_moments: int = 3 * sum(4 * parameter.numel() for parameter in trained)
-    policy: int = sum(4 * parameter.numel() for parameter in models.policy.parameters())
+    backbone = getattr(models.policy, "part", models.policy)  # of a role on a shared one
+    policy: int = sum(4 * parameter.numel() for parameter in backbone.parameters())
     return (NUM_KEPT + 1) * weights_and_moments + 2 * policy
 
 
