@@ -17,9 +17,10 @@ from started_services import Up, make_project, wait_for
 from test_services import SMOKE, policy
 
 SEED = int(os.environ.get("RLHF_CRASH_SEED", random.randrange(10_000)))
+SFT = SMOKE["sft"] | {"num_epochs": 1}
 # A setting of each stage that changes its fingerprint, and no weight.
 KNOBS: dict[str, Callable[[int], dict[str, Any]]] = {
-    "sft": lambda n: {"sft": SMOKE["sft"] | {"checkpoint_every_seconds": 0.2 + n / 1e4}},
+    "sft": lambda n: {"sft": SFT | {"checkpoint_every_seconds": 0.2 + n / 1e4}},
     "reward_model": lambda n: {"reward_model": SMOKE["reward_model"] | {"checkpoint_every_seconds": 0.2 + n / 1e4}},
     "reward_audit": lambda n: {"reward_audit": {"minimum_accuracy": 0.1 + n / 1e4}},
     "ppo": lambda n: {"ppo": ppo(kl_budget=21 + n)},
@@ -33,7 +34,7 @@ def ppo(**settings: Any) -> dict[str, Any]:
 
 def config(**sections: Any) -> dict[str, Any]:
     compute = {"dtype": "fp32", "num_threads": 1}
-    return {"config": SMOKE | {"compute": compute, "ppo": ppo(), "sft": SMOKE["sft"] | {"num_epochs": 1}} | sections}
+    return {"config": SMOKE | {"compute": compute, "ppo": ppo(), "sft": SFT} | sections}
 
 
 def kill_flow(up: Up, run_id: str) -> None:

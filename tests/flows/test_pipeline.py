@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from mlflow.tracking import MlflowClient
 from prefect.client.orchestration import get_client
+from prefect.client.schemas.sorting import FlowRunSort
 
 from flows import stages
 from flows.pipeline import rlhf_pipeline
@@ -150,6 +151,6 @@ def test_a_flow_run_is_named_after_recipe_seed_and_commit(project_root: Path):
     with pytest.raises(DataError):
         rlhf_pipeline(config(seed=7))
     with get_client(sync_client=True) as prefect:
-        run = max(prefect.read_flow_runs(limit=200), key=lambda run: run.created)
+        run = prefect.read_flow_runs(sort=FlowRunSort.START_TIME_DESC, limit=1)[0]
     assert run.name.startswith("smoke, seed 7, ")
     assert json.loads(json.dumps(run.parameters))["config"]["seed"] == 7

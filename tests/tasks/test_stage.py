@@ -10,8 +10,9 @@ import pytest
 from mlflow.tracking import MlflowClient
 from prefect import flow
 from prefect.client.orchestration import get_client
-from prefect.client.schemas.filters import FlowRunFilter
+from prefect.client.schemas.filters import ArtifactFilter, ArtifactFilterFlowRunId, FlowRunFilter
 from prefect.client.schemas.objects import FlowRun
+from prefect.client.schemas.sorting import FlowRunSort
 
 from rlhf import artifacts, tracking
 from rlhf.config import PipelineConfig, SFTConfig
@@ -86,7 +87,7 @@ def parents(client: MlflowClient) -> list:
 
 def last_flow_run() -> FlowRun:
     with get_client(sync_client=True) as prefect:
-        return max(prefect.read_flow_runs(limit=200), key=lambda run: run.created)
+        return prefect.read_flow_runs(sort=FlowRunSort.START_TIME_DESC, limit=1)[0]
 
 
 def task_states(flow_run: UUID) -> list[str | None]:
@@ -246,10 +247,11 @@ def test_progress_is_an_artifact(trainer: Trainer):
     trainer.before = lambda attempt: report_progress("sft", 1, 4)
     run_stage()
     with get_client(sync_client=True) as prefect:
-        shown = prefect.read_artifacts(limit=200)
-    (progress,) = [a for a in shown if a.flow_run_id == last_flow_run().id and a.type == "progress"]
+        of_run = ArtifactFilter(flow_run_id=ArtifactFilterFlowRunId(any_=[last_flow_run().id]))
+        shown = prefect.read_artifacts(artifact_filter=of_run)
+    (progress,) = [artifact for artifact in shown if artifact.type == "progress"]
     assert progress.data == 25.0
-    assert {a.key for a in shown if a.flow_run_id == last_flow_run().id} >= {"mlflow-run", "stages"}
+    assert {artifact.key for artifact in shown} >= {"mlflow-run", "stages"}
 
 
 def test_dead_pipelines_are_closed_by_the_next(client: MlflowClient):
