@@ -41,8 +41,9 @@ async def set_up_automations(client: PrefectClient) -> None:
     failed = EventTrigger(
         expect={"prefect.flow-run.Failed", "prefect.flow-run.Crashed"},
         match={"prefect.resource.id": ["prefect.flow-run.*"]},
+        posture=Posture.Reactive,
     )
-    promoted = EventTrigger(expect={PROMOTED_EVENT})
+    promoted = EventTrigger(expect={PROMOTED_EVENT}, posture=Posture.Reactive)
     for name, trigger, payload in (
         ("Tell of a run that failed", failed, _FAILED),
         ("Tell of a promotion", promoted, _PROMOTED),
@@ -77,7 +78,8 @@ def _zombies() -> AutomationCore:
 async def _set(client: PrefectClient, automation: AutomationCore) -> None:
     known = await client.read_automations_by_name(automation.name)
     for old in known:
-        await client.update_automation(old.id, automation)
+        # Switched off it stays, for that was a person's wish.
+        await client.update_automation(old.id, automation.model_copy(update={"enabled": old.enabled}))
     if not known:
         await client.create_automation(automation)
 

@@ -18,6 +18,7 @@ from prefect.client.schemas.filters import (
     WorkPoolFilterName,
 )
 from prefect.client.schemas.objects import FlowRun, StateType
+from prefect.events import emit_event
 from prefect.states import Cancelled, Cancelling, Crashed
 
 from rlhf.living import is_alive
@@ -83,4 +84,20 @@ def _crash(client: SyncPrefectClient, run: FlowRun, message: str) -> None:
     of_run = FlowRunFilter(id=FlowRunFilterId(any_=[run.id]))
     for task_run in client.read_task_runs(flow_run_filter=of_run, task_run_filter=TaskRunFilter(state=running)):
         client.set_task_run_state(task_run.id, Crashed(message=message), force=True)
+    _tell_again(run)
     client.set_flow_run_state(run.id, Crashed(message=message), force=True)
+
+
+def _tell_again(run: FlowRun) -> None:
+    """Emit the event of a run's last state once more, under its own id.
+
+    A server that was killed has forgotten which events it has seen, and would hold the next one back for a quarter of
+    an hour, waiting for this one.
+    """
+    assert run.state is not None, "a run in flight has a state"
+    emit_event(
+        event=f"prefect.flow-run.{run.state.name}",
+        resource={"prefect.resource.id": f"prefect.flow-run.{run.id}", "prefect.resource.name": run.name},
+        occurred=run.state.timestamp,
+        id=run.state.id,
+    )

@@ -42,6 +42,27 @@ def wait_for(what: Callable[[], Any], seconds: float = 120.0, every: float = 0.2
         time.sleep(every)
 
 
+def command_line(process: psutil.Process) -> str:
+    """Of a process that may end meanwhile; nothing then."""
+    try:
+        return " ".join(process.cmdline())
+    except psutil.NoSuchProcess:
+        return ""
+
+
+def has_ended(process: psutil.Process) -> bool:
+    """Whether its parent has asked how it ended is another matter."""
+    try:
+        return not process.is_running() or process.status() == psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return True
+
+
+def wait_until_gone(processes: list[psutil.Process], seconds: float = 60.0) -> None:
+    """Wait until all of them have ended."""
+    wait_for(lambda: all(has_ended(one) for one in processes), seconds)
+
+
 class PatientClient(httpx.Client):
     """With SQLite the server may be busy with other writes, and asks its clients to try again."""
 
@@ -108,7 +129,7 @@ class Up:
         for one in dict.fromkeys(everything):
             with contextlib.suppress(psutil.NoSuchProcess):
                 one.kill()
-        psutil.wait_procs(everything, timeout=30)
+        wait_until_gone(everything, 30)
         self.process.communicate()
 
     def end(self) -> None:
@@ -124,6 +145,10 @@ class Up:
     def processes(self) -> list[psutil.Process]:
         """Servers, worker, and all that they have started."""
         return [child for pid in self.supervised() for child in psutil.Process(pid).children(recursive=True)]
+
+    def works_on_a_flow(self) -> bool:
+        """Whether the worker has a flow's process."""
+        return any("prefect.engine" in command_line(one) for one in self.processes())
 
     # Prefect, by its API.
 

@@ -33,7 +33,7 @@ def test_a_form_is_filled_in_and_the_candidate_becomes_the_champion(up: Up, tmp_
     wait_for(lambda: up.state(run_id) in ("Suspended", "Failed", "Crashed"), 240)
     assert up.state(run_id) == "Suspended", up.log(run_id)
     # Nothing waits but the page.
-    wait_for(lambda: not any("prefect.engine" in " ".join(one.cmdline()) for one in up.processes()), 60)
+    wait_for(lambda: not up.works_on_a_flow(), 60)
     assert up.flow_run(run_id)["name"].endswith(": waiting for approval")
     assert up.mlflow_runs(run_id)[0].info.status == "SCHEDULED"
 

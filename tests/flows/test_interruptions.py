@@ -13,6 +13,7 @@ from pathlib import Path
 import psutil
 import pytest
 from mlflow.tracking import MlflowClient
+from started_services import wait_until_gone
 
 from rlhf import tracking
 
@@ -56,11 +57,6 @@ def read_line(process: "subprocess.Popen[str]") -> str:
 def go(file: Path) -> None:
     file.parent.mkdir(exist_ok=True)
     file.touch()
-
-
-def wait_until_gone(processes: list[psutil.Process]) -> None:
-    _, alive = psutil.wait_procs(processes, timeout=60)
-    assert not alive
 
 
 def flow_run_states(project_root: Path) -> list[str]:

@@ -12,7 +12,7 @@ from pathlib import Path
 import psutil
 import psycopg
 import pytest
-from started_services import free_port, services, wait_for
+from started_services import free_port, services, wait_for, wait_until_gone
 from test_services import long_run, recipe, stages_of
 
 pytestmark = pytest.mark.services
@@ -49,7 +49,7 @@ class Server:
         everything = [postmaster, *postmaster.children(recursive=True)]
         for process in everything:
             process.kill()
-        psutil.wait_procs(everything, timeout=30)
+        wait_until_gone(everything, 30)
 
     def run(self, program: str, *arguments: str) -> None:
         """PostgreSQL refuses to run as root."""

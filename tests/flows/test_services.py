@@ -14,13 +14,12 @@ from pathlib import Path
 from typing import Any
 
 import httpx
-import psutil
 import pytest
 import yaml
 from prefect.blocks.webhook import Webhook
 from prefect.settings import PREFECT_API_URL, temporary_settings
 from pydantic import SecretStr
-from started_services import ROOT, Up, free_port, make_project, services, wait_for
+from started_services import ROOT, Up, command_line, free_port, make_project, services, wait_for, wait_until_gone
 
 pytestmark = pytest.mark.services
 SMOKE = yaml.safe_load((ROOT / "configs" / "smoke.yaml").read_text())
@@ -161,7 +160,7 @@ def test_cancelled_in_ppo_a_run_keeps_its_checkpoint(up: Up):
 def test_the_mlflow_server_may_go_and_come_back(up: Up):
     run_id = up.submit("smoke", long_run(kl_budget=23))
     in_ppo(up, run_id)
-    server = next(one for one in up.processes() if "mlflow" in " ".join(one.cmdline()) and "server" in one.cmdline())
+    server = next(one for one in up.processes() if "mlflow server" in command_line(one))
     for one in (*server.children(recursive=True), server):
         one.kill()
     assert up.wait_until_ended(run_id) == "Completed", up.log(run_id)
@@ -215,7 +214,7 @@ def told() -> Iterator[tuple[str, list[dict[str, str]]]]:
 def test_after_a_power_cut_the_run_is_crashed_told_of_and_goes_on(up: Up, told: tuple[str, list[dict[str, str]]]):
     """Every process at once, as when the machine goes down."""
     with temporary_settings({PREFECT_API_URL: f"http://127.0.0.1:{up.prefect_port}/api"}):
-        Webhook(url=SecretStr(told[0])).save("rlhf")
+        Webhook(url=SecretStr(told[0])).save("rlhf", overwrite=True)
     run_id = up.submit("smoke", long_run(kl_budget=25))
     in_ppo(up, run_id)
     up.kill()
@@ -245,8 +244,7 @@ def test_the_end_leaves_nothing_running(up: Up):
     everything = up.processes()
     assert len(everything) >= 4
     assert up.stop(signal.SIGINT) == 0
-    _, alive = psutil.wait_procs(everything, timeout=20)
-    assert not alive
+    wait_until_gone(everything, 20)
     up.start()
     assert up.state(run_id) == "Cancelled"
     assert {run.info.status for run in up.mlflow_runs(run_id)} == {"KILLED"}
