@@ -10,8 +10,8 @@ from typing import TypeVar
 from urllib.parse import unquote, urlparse
 
 from rlhf.errors import ArtifactMismatchError, InputError
+from rlhf.hashing import folder_manifest, manifest_sha256
 from rlhf.project import downloads_folder
-from rlhf.provenance import folder_manifest, manifest_sha256
 from rlhf.references import Reference
 from rlhf.tracking import OUTPUT_TAG, client, finished_stages, patiently, tags_of
 

@@ -15,9 +15,9 @@ from transformers import PrinterCallback, Trainer, TrainerCallback
 
 from rlhf.compute import seeded
 from rlhf.config import Setup, TrainingSection
-from rlhf.data.hashing import sha256
 from rlhf.disk import check_room
 from rlhf.errors import TrainingDivergedError
+from rlhf.hashing import sha256
 from rlhf.workspace import MetricLog
 
 LOGGING_STEPS = 10

@@ -23,9 +23,9 @@ from pydantic import BaseModel
 
 from rlhf import artifacts, tracking
 from rlhf.config import ModelConfig, PPOConfig, Setup
+from rlhf.fingerprint import fingerprint
 from rlhf.progress import watching
 from rlhf.project import results_folder, root, stages_folder
-from rlhf.provenance import fingerprint
 from rlhf.references import Reference, StageReport
 from rlhf.workspace import Workspace
 from tasks.display import progress_artifact

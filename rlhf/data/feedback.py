@@ -12,11 +12,11 @@ import yaml
 
 from rlhf.config import DataConfig
 from rlhf.data.formats import import_dataset
-from rlhf.data.hashing import dvc_md5, sha256
 from rlhf.data.schema import DATASHEET, Row, read_rows
 from rlhf.data.source import DVC_FILE, TRACKED, check_repository, resolve, track
 from rlhf.data.staging import install, staged
 from rlhf.errors import ConfigError, DataError
+from rlhf.hashing import dvc_md5, sha256
 
 logger = logging.getLogger(__name__)
 IMPORTED = "imported"

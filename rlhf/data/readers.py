@@ -12,9 +12,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from rlhf.data.hashing import sha256
 from rlhf.data.schema import Row, parse_line
 from rlhf.errors import DataError
+from rlhf.hashing import sha256
 
 Rows = Generator[tuple[int, Row], None, None]
 

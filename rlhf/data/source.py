@@ -9,10 +9,10 @@ from typing import Any
 import yaml
 
 from rlhf.config import DataConfig
-from rlhf.data.hashing import dvc_md5
 from rlhf.data.schema import DATASHEET
 from rlhf.data.staging import install, staged
 from rlhf.errors import DataError
+from rlhf.hashing import dvc_md5
 from rlhf.references import DataSource
 
 TRACKED = "data"

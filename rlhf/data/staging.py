@@ -5,8 +5,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from rlhf.data.hashing import dvc_md5
 from rlhf.errors import DataError
+from rlhf.hashing import dvc_md5
 
 
 @contextmanager

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from rlhf.data.hashing import sha256
+from rlhf.hashing import sha256
 from rlhf.metrics import check_declared
 from rlhf.workspace import Workspace
 

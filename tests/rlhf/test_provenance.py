@@ -8,9 +8,12 @@ from pathlib import Path
 
 import pytest
 
+from rlhf import fingerprint as fingerprints
 from rlhf import provenance
 from rlhf.config import DataConfig, ModelConfig, PipelineConfig, PPOConfig, Setup
-from rlhf.provenance import GitState, fingerprint, folder_manifest, folder_sha256, git_state, obstacles, reached_sources
+from rlhf.fingerprint import fingerprint, reached_sources
+from rlhf.hashing import folder_manifest, folder_sha256
+from rlhf.provenance import GitState, git_state, obstacles
 from rlhf.references import DatasetRef, DataSource, ModelRef
 
 SETUP = PipelineConfig().setup
@@ -29,10 +32,10 @@ def source_tree(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Pat
         command = ["cp", "-r", str(source), str(tmp_path)]
         subprocess.run(command, check=True)
     monkeypatch.setattr(provenance, "source_root", lambda: tmp_path)
-    provenance.reached_sources.cache_clear()
+    fingerprints.reached_sources.cache_clear()
     yield tmp_path
-    provenance.reached_sources.cache_clear()
-    provenance._source_sha256.cache_clear()
+    fingerprints.reached_sources.cache_clear()
+    fingerprints._source_sha256.cache_clear()
 
 
 def after_appending(file: Path) -> str:
@@ -41,10 +44,10 @@ def after_appending(file: Path) -> str:
     file.write_text(before + "# changed\n")
     if file.suffix == ".py":
         assert ppo_print() == unchanged, "within a process the sources are read once"
-    provenance._source_sha256.cache_clear()
+    fingerprints._source_sha256.cache_clear()
     changed = ppo_print()
     file.write_text(before)
-    provenance._source_sha256.cache_clear()
+    fingerprints._source_sha256.cache_clear()
     return changed
 
 
@@ -104,7 +107,7 @@ def test_the_code_that_is_reached_counts_and_no_other(source_tree: Path):
 def test_what_a_stage_reaches():
     ppo = set(reached_sources("rlhf.ppo.trainer"))
     assert {"rlhf/ppo/trainer.py", "rlhf/ppo/rollout.py", "rlhf/models.py", "rlhf/masking.py"} <= ppo
-    assert not {"rlhf/sft.py", "rlhf/config.py", "rlhf/tracking.py", "rlhf/data/calibrated_arithmetic.py"} & ppo
+    assert not {"rlhf/sft.py", "rlhf/config.py", "rlhf/tracking/store.py", "rlhf/data/calibrated_arithmetic.py"} & ppo
     assert "rlhf/data/calibrated_arithmetic.py" in reached_sources("rlhf.evaluation.policy")
     assert "rlhf/model_card.md.jinja" in reached_sources("rlhf.model_card")
 
@@ -113,7 +116,7 @@ def test_fingerprints_of_all_stages_are_cheap():
     code = """
 import sys, time
 from rlhf.config import PipelineConfig
-from rlhf.provenance import fingerprint
+from rlhf.fingerprint import fingerprint
 started = time.process_time()
 for module in ("data.prepare", "sft", "reward_model", "evaluation.reward_audit", "ppo.trainer", "evaluation.policy"):
     fingerprint("stage", "1", {"config": PipelineConfig()}, f"rlhf.{module}")

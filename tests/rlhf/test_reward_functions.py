@@ -7,10 +7,12 @@ from pathlib import Path
 
 import pytest
 
+from rlhf import fingerprint as fingerprints
 from rlhf import provenance
 from rlhf.config import ModelConfig, PPOConfig, RewardSourceConfig
 from rlhf.errors import ConfigError
-from rlhf.provenance import GitState, fingerprint, obstacles
+from rlhf.fingerprint import fingerprint
+from rlhf.provenance import GitState, obstacles
 from rlhf.references import DataSource
 from rlhf.reward_functions import check_installed, distribution, find, load, source_files
 
@@ -93,11 +95,11 @@ class TestFingerprint:
     @pytest.fixture(autouse=True)
     def forget(self):
         yield
-        provenance._source_sha256.cache_clear()
+        fingerprints._source_sha256.cache_clear()
 
     @staticmethod
     def print_of(*rewards):
-        provenance._source_sha256.cache_clear()
+        fingerprints._source_sha256.cache_clear()
         return fingerprint("ppo", "1", {"config": PPOConfig(rewards=rewards)}, "rlhf.masking")
 
     def test_it_changes_with_the_functions_code(self, install):

@@ -274,7 +274,7 @@ def test_a_server_that_stores_artifacts_elsewhere_and_goes_away(
     server: Server, folder: Path, monkeypatch: pytest.MonkeyPatch
 ):
     monkeypatch.setattr(spool, "SEND_EVERY_SECONDS", 0.1)
-    monkeypatch.setattr(tracking, "PATIENCE_SECONDS", 60.0)
+    monkeypatch.setattr(tracking.store, "PATIENCE_SECONDS", 60.0)
     pipeline = tracking.open_pipeline("demo", None, {}, {})
     assert tracking.run_url(pipeline).startswith(f"{server.url}/#/experiments/")
     reference = train(pipeline, folder)
@@ -293,7 +293,7 @@ def test_a_server_that_stores_artifacts_elsewhere_and_goes_away(
     assert [(point.step, point.value) for point in history] == [(1, 3.0), (2, 2.0)]
 
     server.stop()
-    monkeypatch.setattr(tracking, "PATIENCE_SECONDS", 0.0)
+    monkeypatch.setattr(tracking.store, "PATIENCE_SECONDS", 0.0)
     with pytest.raises(tracking.TrackingError, match=f"the MLflow store {server.url} failed"):
         tracking.open_pipeline("demo", None, {}, {})
     tracking.close_run(pipeline, "KILLED")

@@ -10,9 +10,9 @@ from data_rows import demonstration, preference, user, write_folder, write_lines
 
 from rlhf.config import DataConfig
 from rlhf.data.feedback import check_out_branch, import_inbox
-from rlhf.data.hashing import dvc_md5
 from rlhf.data.source import resolve, track
 from rlhf.errors import ConfigError, DataError
+from rlhf.hashing import dvc_md5
 
 OLD = preference("What is 1 + 1 ?")
 NEW = preference("What is 2 + 2 ?", "4", "5")

@@ -11,9 +11,9 @@ from data_rows import preference, user, write_folder, write_lines
 
 from rlhf.config import DataConfig
 from rlhf.data.formats import import_dataset
-from rlhf.data.hashing import dvc_md5
 from rlhf.data.source import git_commands, resolve, track
 from rlhf.errors import DataError
+from rlhf.hashing import dvc_md5
 from rlhf.references import DataSource
 
 OWN = DataConfig()

@@ -13,8 +13,8 @@ from tiny_world import SETUP, save_world
 
 from rlhf.config import ComputeConfig, PipelineConfig, PPOConfig
 from rlhf.errors import ConfigError
+from rlhf.fingerprint import fingerprint, reached_sources
 from rlhf.ppo import processes
-from rlhf.provenance import fingerprint, reached_sources
 
 TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
 PER_TOKEN = ("old_logprobs", "ref_logprobs", "entropy", "values", "kl", "rewards", "advantages", "returns")

@@ -1,7 +1,7 @@
 import hashlib
 from pathlib import Path
 
-from rlhf.data.hashing import dvc_md5, sha256
+from rlhf.hashing import dvc_md5, sha256
 
 
 def _added(root: Path, name: str) -> str:

@@ -1,4 +1,4 @@
-"""Content hashes: DVC's kind for data folders and files, sha256 for what was imported."""
+"""Content hashes: DVC's kind for data folders and files, sha256 for what is imported and for what stages leave."""
 
 import hashlib
 import json
@@ -25,6 +25,22 @@ def dvc_md5(path: Path) -> str:
 def sha256(path: Path) -> str:
     """The sha256 of a file."""
     return _hash_file(path, "sha256")
+
+
+def folder_manifest(folder: Path) -> str:
+    """A line `sha256  relative/path` for every file, sorted by path: what `sha256sum --check` reads."""
+    names = sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
+    return "".join(f"{sha256(folder / name)}  {name}\n" for name in names)
+
+
+def folder_sha256(folder: Path) -> str:
+    """The sha256 of a folder: of its manifest."""
+    return manifest_sha256(folder_manifest(folder))
+
+
+def manifest_sha256(manifest: str) -> str:
+    """The sha256 that a folder with this manifest has."""
+    return hashlib.sha256(manifest.encode()).hexdigest()
 
 
 def _files(folder: Path) -> Iterator[Path]:

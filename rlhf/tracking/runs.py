@@ -1,0 +1,248 @@
+"""What is written down of runs: their settings, metrics, tags and ends."""
+
+import functools
+import json
+import logging
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any, Literal
+
+import requests
+from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param, RunTag
+from mlflow.exceptions import MlflowException
+
+from rlhf.metrics import describe
+from rlhf.project import unsent_folder
+from rlhf.references import Reference
+from rlhf.spool import BATCH_SIZE, NotSentError, Point, Spool, read_points, write_points
+from rlhf.tracking.search import find, metrics_of, tags_of
+from rlhf.tracking.store import client, experiment_id, patiently, translated
+
+logger = logging.getLogger(__name__)
+OUTPUT_TAG = "rlhf.output"
+ALARMS_TAG = "alarms"
+FLOW_RUN_TAG = "prefect.flow_run_id"
+Status = Literal["FINISHED", "FAILED", "KILLED"]
+
+_LONGEST_PARAM = 500
+_LONGEST_TAG = 5000
+
+
+def open_pipeline(name: str, flow_run_id: str | None, settings: Mapping[str, Any], tags: Mapping[str, str]) -> str:
+    """Create the parent run of a pipeline, or go on in it where the same flow run is retried.
+
+    Args:
+        name: name of the run.
+        flow_run_id: Prefect's id, by which a retry finds its parent again.
+        settings: the resolved configuration, nested. It becomes `config.yaml` and flat parameters.
+        tags: what is known of the run beside its settings.
+
+    Returns:
+        The run's id.
+
+    Raises:
+        TrackingError: the tracking store cannot be reached.
+    """
+    with translated():
+        experiment_id()
+        _send_unsent()
+        found = find(f"tags.`{FLOW_RUN_TAG}` = '{flow_run_id}'") if flow_run_id else []
+        if found:
+            run_id: str = found[0].info.run_id
+            client().update_run(run_id, status="RUNNING")
+        else:
+            own = {"rlhf.kind": "pipeline", FLOW_RUN_TAG: flow_run_id or ""}
+            run_id = client().create_run(experiment_id(), run_name=name, tags={**own, **tags}).info.run_id
+        _log_settings(run_id, settings)
+    return run_id
+
+
+def open_stage(
+    pipeline_run_id: str, stage: str, fingerprint: str, settings: Mapping[str, Any], inputs: Mapping[str, Reference]
+) -> str:
+    """Create the child run of one attempt at a stage.
+
+    Args:
+        pipeline_run_id: its parent.
+        stage: name of the stage, and of the run.
+        fingerprint: of the stage and all that it depends on.
+        settings: the settings it is called with, nested.
+        inputs: the artifacts it reads, by the names of its arguments.
+
+    Returns:
+        The run's id.
+    """
+    tags = {
+        "mlflow.parentRunId": pipeline_run_id,
+        "rlhf.kind": "stage",
+        "rlhf.stage": stage,
+        "rlhf.fingerprint": fingerprint,
+    }
+    datasets = [_dataset(name, reference.sha256, reference.uri) for name, reference in inputs.items()]
+
+    def create() -> str:
+        run_id: str = client().create_run(experiment_id(), run_name=stage, tags=tags).info.run_id
+        _log_settings(run_id, settings)
+        if datasets:
+            client().log_inputs(run_id, datasets)
+        return run_id
+
+    return patiently(create)
+
+
+@contextmanager
+def metric_log(run_id: str) -> Iterator[Callable[[Mapping[str, float], int | None], None]]:
+    """Yield the function that a stage logs its metrics by. They are sent in the background, the last at the end.
+
+    What cannot be sent by then is kept in a file, and sent by the next run.
+    """
+    spool = Spool(functools.partial(_send, run_id))
+    try:
+        with spool:
+            yield spool.log
+    finally:
+        if spool.unsent():
+            write_points(unsent_folder() / f"{run_id}.jsonl", spool.unsent())
+        elif spool.not_finite:
+            set_tags(run_id, {"rlhf.not_finite": "; ".join(spool.not_finite.values())})
+
+
+def log_metrics(run_id: str, metrics: Mapping[str, float]) -> None:
+    """Log a few final values at once."""
+    now = int(time.time() * 1000)
+    values = [Metric(key, value, now, 0) for key, value in metrics.items()]
+    patiently(lambda: client().log_batch(run_id, metrics=values))
+
+
+def set_tags(run_id: str, tags: Mapping[str, str]) -> None:
+    """Set tags, cut to what a store takes."""
+    values = [RunTag(key, value[:_LONGEST_TAG]) for key, value in tags.items()]
+    patiently(lambda: client().log_batch(run_id, tags=values))
+
+
+def set_alarms(run_id: str, names: Sequence[str]) -> None:
+    """Tag a run with the alarms that went off in it, so that such runs can be searched for; nothing where none did."""
+    if names:
+        set_tags(run_id, {ALARMS_TAG: ",".join(dict.fromkeys(names))})
+
+
+def log_dataset(run_id: str, name: str, digest: str, source: str) -> None:
+    """Record a data set as an input of a run.
+
+    Args:
+        run_id: the run that reads it.
+        name: what it is called.
+        digest: its hash, such as DVC's md5; the first 36 characters are kept.
+        source: where it is.
+    """
+    patiently(lambda: client().log_inputs(run_id, [_dataset(name, digest, source)]))
+
+
+def finish_stage(run_id: str, reference: Reference) -> None:
+    """Mark a stage's run as finished, from when on its output is found by its fingerprint."""
+    set_tags(run_id, {OUTPUT_TAG: reference.model_dump_json()})
+    close_run(run_id, "FINISHED")
+
+
+def close_run(run_id: str, status: Status, message: str = "") -> None:
+    """End a run.
+
+    Args:
+        run_id: the run.
+        status: how it ended.
+        message: why, where it did not end well.
+
+    Raises:
+        TrackingError: the store does not answer, and the status is FINISHED. Otherwise another error is on its way to
+            the person, so this one is logged.
+    """
+    if status == "FINISHED":
+        patiently(lambda: client().set_terminated(run_id, status))
+        return
+    try:
+        if message:
+            client().set_tag(run_id, "rlhf.error", message[:_LONGEST_TAG])
+        client().set_terminated(run_id, status)
+    except (MlflowException, requests.RequestException) as error:
+        logger.warning("MLflow run %s could not be marked as %s: %s", run_id, status, error)
+
+
+def wait_for_approval(run_id: str) -> None:
+    """Show a run that goes on once a person has answered as one that will be."""
+    patiently(lambda: client().update_run(run_id, status="SCHEDULED"))
+
+
+def close_orphans(flow_run_id: str) -> None:
+    """Mark the run of a flow run whose process is gone, and its stages, as killed, unless they had ended."""
+    for pipeline in find(f"tags.`{FLOW_RUN_TAG}` = '{flow_run_id}'"):
+        for run in (*find(f"tags.`mlflow.parentRunId` = '{pipeline.info.run_id}'"), pipeline):
+            if run.info.status == "RUNNING":
+                close_run(run.info.run_id, "KILLED", "the process ended without a word")
+
+
+def link_stage(pipeline_run_id: str, stage: str, stage_run_id: str, fingerprint: str, seconds: float) -> None:
+    """Tell a pipeline run of a stage: the run that trained it, its seconds, alarms, metrics and curves to compare by.
+
+    Args:
+        pipeline_run_id: the parent.
+        stage: name of the stage.
+        stage_run_id: the run that trained it, in this pipeline run or an earlier one.
+        fingerprint: of the stage.
+        seconds: what the stage took this time.
+    """
+    metrics = {name: value for name, value in metrics_of(stage_run_id).items() if describe(name).summary}
+    log_metrics(pipeline_run_id, metrics | {f"{stage}/seconds": seconds})
+    _copy_curves(stage_run_id, pipeline_run_id)
+    tags = {f"rlhf.run.{stage}": stage_run_id, f"rlhf.fingerprint.{stage}": fingerprint}
+    set_tags(pipeline_run_id, tags | {k: v for k, v in tags_of(stage_run_id).items() if k == ALARMS_TAG})
+
+
+def _copy_curves(source: str, target: str) -> None:
+    """With the times at which they were logged: copied twice, they are stored once."""
+    for name in metrics_of(source):
+        if describe(name).curve:
+            points = patiently(functools.partial(client().get_metric_history, source, name))
+            for start in range(0, len(points), BATCH_SIZE):
+                batch = points[start : start + BATCH_SIZE]
+                patiently(functools.partial(client().log_batch, target, metrics=batch))
+
+
+def _log_settings(run_id: str, settings: Mapping[str, Any]) -> None:
+    """All of it as a file; as parameters what a table can show."""
+    client().log_dict(run_id, dict(settings), "config.yaml")
+    params = [Param(key, value[:_LONGEST_PARAM]) for key, value in _flat(settings)]
+    for start in range(0, len(params), 100):
+        client().log_batch(run_id, params=params[start : start + 100])
+
+
+def _flat(settings: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:
+    for key, value in settings.items():
+        if isinstance(value, Mapping):
+            yield from _flat(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", value if isinstance(value, str) else json.dumps(value)
+
+
+def _dataset(name: str, digest: str, source: str) -> DatasetInput:
+    dataset = Dataset(name, digest[:36], "local", json.dumps({"uri": source}))
+    return DatasetInput(dataset, [InputTag("mlflow.data.context", "input")])
+
+
+def _send(run_id: str, points: Sequence[Point]) -> None:
+    metrics = [Metric(point.key, point.value, point.timestamp, point.step) for point in points]
+    try:
+        client().log_batch(run_id, metrics=metrics)
+    except (MlflowException, requests.RequestException) as error:
+        raise NotSentError(error) from error
+
+
+def _send_unsent() -> None:
+    for file in sorted(unsent_folder().glob("*.jsonl")):
+        try:
+            for batch in read_points(file):
+                _send(file.stem, batch)
+        except NotSentError as error:
+            logger.warning("the metrics in %s could not be sent; delete the file to forget them: %s", file, error)
+        else:
+            file.unlink()

@@ -1,0 +1,164 @@
+"""Which MLflow store there is, and how it is asked: again and again, while a server is away."""
+
+import contextlib
+import functools
+import logging
+import os
+import sqlite3
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TypeVar
+
+import requests
+from filelock import FileLock
+from mlflow.exceptions import MlflowException
+from mlflow.tracking import MlflowClient
+
+from rlhf.errors import RLHFError
+from rlhf.project import artifacts_folder, tracking_database
+from rlhf.shared_view import KEY, TAG, shared_view
+
+logger = logging.getLogger(__name__)
+EXPERIMENT = "rlhf"
+PATIENCE_SECONDS = 120.0
+_REACH_SECONDS = (3.0, 5.0)  # to connect, and to answer
+Result = TypeVar("Result")
+
+_FINAL = ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE", "RESOURCE_ALREADY_EXISTS", "PERMISSION_DENIED")
+_DEFAULT_UI = "http://127.0.0.1:5000"
+_MOVE = (
+    "UPDATE experiments SET artifact_location = :now || substr(artifact_location, :start)"
+    " WHERE substr(artifact_location, 1, :length) = :before",
+    "UPDATE runs SET artifact_uri = :now || substr(artifact_uri, :start)"
+    " WHERE substr(artifact_uri, 1, :length) = :before",
+    "UPDATE model_versions SET storage_location = :now || substr(storage_location, :start)"
+    " WHERE substr(storage_location, 1, :length) = :before",
+)
+
+
+class TrackingError(RLHFError):
+    """The tracking store did not answer, or refused."""
+
+
+def tracking_uri() -> str:
+    """MLFLOW_TRACKING_URI, else the SQLite file of the project."""
+    return os.environ.get("MLFLOW_TRACKING_URI") or _own_store()
+
+
+def run_url(run_id: str) -> str:
+    """Where a run is seen in MLflow's UI. Without the parameter the UI shows a page about traces."""
+    base = tracking_uri().rstrip("/") if is_server(tracking_uri()) else _DEFAULT_UI
+    return f"{base}/#/experiments/{experiment_id()}/runs/{run_id}?workflowType=machine_learning"
+
+
+def runs_url() -> str:
+    """Where the table of pipeline runs is seen in MLflow's UI."""
+    base = tracking_uri().rstrip("/") if is_server(tracking_uri()) else _DEFAULT_UI
+    view = f"workflowType=machine_learning&viewStateShareKey={KEY}"
+    return f"{base}/#/experiments/{experiment_id()}/runs?{view}"
+
+
+def prepare_store() -> None:
+    """Make the project's own store and the experiment, so that a server over it keeps artifacts where runs do."""
+    _experiment_of(_own_store())
+
+
+def check_reachable() -> None:
+    """Tell within seconds, rather than after the first stage, that a tracking server is not there.
+
+    Raises:
+        TrackingError: it does not answer.
+    """
+    if not is_server(tracking_uri()):
+        return
+    try:
+        requests.get(f"{tracking_uri().rstrip('/')}/health", timeout=_REACH_SECONDS)
+    except requests.RequestException as error:
+        raise TrackingError(_explain(error)) from error
+
+
+def client() -> MlflowClient:
+    """The client of the store, for `rlhf.artifacts`."""
+    return _client_of(tracking_uri())
+
+
+def patiently(call: Callable[[], Result]) -> Result:
+    """Call again while a server does not answer, for two minutes: it may be restarting, and training was long."""
+    deadline = time.monotonic() + PATIENCE_SECONDS
+    pause = 1.0
+    while True:
+        try:
+            return call()
+        except (MlflowException, requests.RequestException) as error:
+            if getattr(error, "error_code", "") in _FINAL or time.monotonic() + pause > deadline:
+                raise TrackingError(_explain(error)) from error
+            logger.warning("MLflow does not answer, trying again in %.0f s: %s", pause, error)
+        time.sleep(pause)
+        pause = min(2 * pause, 30.0)
+
+
+@contextmanager
+def translated() -> Iterator[None]:
+    """Turn what MLflow raises into an error that says what to do."""
+    try:
+        yield
+    except (MlflowException, requests.RequestException) as error:
+        raise TrackingError(_explain(error)) from error
+
+
+def experiment_id() -> str:
+    """The experiment of all runs, which is made where it is not there."""
+    return _experiment_of(tracking_uri())
+
+
+@functools.cache
+def _client_of(uri: str) -> MlflowClient:
+    if not uri.startswith("sqlite:///"):
+        return MlflowClient(uri)
+    database = Path(uri.removeprefix("sqlite:///"))
+    database.parent.mkdir(parents=True, exist_ok=True)
+    # Two processes that both migrate an empty file break it.
+    with FileLock(f"{database}.lock"):
+        return MlflowClient(uri)
+
+
+@functools.cache
+def _experiment_of(uri: str) -> str:
+    client = _client_of(uri)
+    location = None if is_server(uri) else artifacts_folder().as_uri()
+    # Another process may be making it at the same time.
+    with contextlib.suppress(MlflowException):
+        if client.get_experiment_by_name(EXPERIMENT) is None:
+            client.create_experiment(EXPERIMENT, artifact_location=location)
+    experiment = client.get_experiment_by_name(EXPERIMENT)
+    if experiment is None:
+        raise TrackingError(f"the MLflow store {uri} has no experiment {EXPERIMENT}, and none could be made")
+    if location and uri == _own_store() and experiment.artifact_location != location:
+        _move(experiment.artifact_location, location)
+    if experiment.tags.get(TAG) != shared_view():
+        client.set_experiment_tag(experiment.experiment_id, TAG, shared_view())
+    return str(experiment.experiment_id)
+
+
+def _own_store() -> str:
+    return f"sqlite:///{tracking_database()}"
+
+
+def _move(before: str, now: str) -> None:
+    """After the project's folder was moved or copied: MLflow wrote down where artifacts are, and cannot change it."""
+    logger.info("the MLflow store was at %s and is at %s", before, now)
+    values = {"now": now, "start": len(before) + 1, "length": len(before), "before": before}
+    with contextlib.closing(sqlite3.connect(tracking_database())) as database, database:
+        for statement in _MOVE:
+            database.execute(statement, values)
+
+
+def is_server(uri: str) -> bool:
+    """Whether the store is behind a server."""
+    return uri.startswith(("http://", "https://"))
+
+
+def _explain(error: Exception) -> str:
+    return f"the MLflow store {tracking_uri()} failed: {error}; look whether it runs, or set MLFLOW_TRACKING_URI"
