@@ -31,7 +31,8 @@ def source_tree(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Pat
         source = provenance.source_root() / name
         command = ["cp", "-r", str(source), str(tmp_path)]
         subprocess.run(command, check=True)
-    monkeypatch.setattr(provenance, "source_root", lambda: tmp_path)
+    for module in (provenance, fingerprints):
+        monkeypatch.setattr(module, "source_root", lambda: tmp_path)
     fingerprints.reached_sources.cache_clear()
     yield tmp_path
     fingerprints.reached_sources.cache_clear()
