@@ -74,7 +74,9 @@ def reached_sources(module: str) -> dict[str, Path]:
 
     graph = grimp.build_graph("rlhf", "tasks", cache_dir=None)
     left_out = _NO_NUMBERS | {"tasks.stage", "tasks.pipeline"}
-    for name in [one for one in graph.modules if one in left_out or one.startswith("rlhf.tracking.")]:
+    for name in [
+        one for one in graph.modules if one in left_out or one.startswith(("rlhf.tracking.", "rlhf.provenance."))
+    ]:
         graph.remove_module(name)
     names = {module} | graph.find_upstream_modules(module)
     files = sorted(file for name in names for file in _files_of(name))

@@ -36,6 +36,7 @@ from rlhf.card_tables import (
 )
 from rlhf.config import PipelineConfig, PPOConfig
 from rlhf.markdown import escape
+from rlhf.provenance.record import RECORD_FILE, ProvenanceRecord, record_bytes
 from rlhf.references import DataSource, StageReport
 from rlhf.workspace import Workspace
 
@@ -53,20 +54,16 @@ class CardFacts:
 
     Attributes:
         run_id: MLflow run of the pipeline.
-        git_commit: commit of the code; None outside a git repository.
-        git_dirty: the working tree differed from it.
+        record: where the run comes from.
         data_source: the data set that was read.
-        lock_sha256: of `requirements.lock`.
         stages: how the stages before the card went, in their order.
         command: what was typed, where a command line started the run.
         notes: further limits of this run, in sentences.
     """
 
     run_id: str
-    git_commit: str | None
-    git_dirty: bool
+    record: ProvenanceRecord
     data_source: DataSource
-    lock_sha256: str
     stages: tuple[StageReport, ...]
     command: str | None = None
     notes: tuple[str, ...] = ()
@@ -113,6 +110,7 @@ def write_model_card(
     figures = _copy_figures([evaluation, audit, policy], output / "figures")
     recipe = yaml.safe_dump(portable(config.model_dump(mode="json")), sort_keys=False, width=120)
     (output / "config.yaml").write_text(recipe, encoding="utf-8")
+    (output / RECORD_FILE).write_bytes(record_bytes(facts.record))
     measured = _Measured(
         _read(data / "report.json"),
         _read(audit / "audit.json"),
@@ -143,6 +141,7 @@ def _texts(config: PipelineConfig, facts: CardFacts, measured: _Measured, datash
     return {
         "config": config,
         "facts": facts,
+        "code": facts.record.code,
         "evaluation": evaluation,
         "audit": measured.audit,
         "ppo": measured.ppo,
@@ -197,8 +196,9 @@ def _limitations(facts: CardFacts, measured: _Measured) -> list[str]:
         found.append(
             "The data differed from `data.dvc`, and the run was allowed to go on: it cannot be repeated exactly."
         )
-    if facts.git_dirty or facts.git_commit is None:
-        found.append("The code was not exactly that of a git commit, so the run cannot be repeated from one.")
+    code = facts.record.code
+    if code.commit is None or code.left_out:
+        found.append("The code was not exactly what git and a patch hold, so the run cannot be repeated from them.")
     found += facts.notes
     return list(dict.fromkeys(found))
 

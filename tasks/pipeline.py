@@ -18,7 +18,9 @@ from rlhf import artifacts, provenance, tracking
 from rlhf.config import PipelineConfig, RewardSourceConfig
 from rlhf.living import alive, killed
 from rlhf.project import root, source_root
-from rlhf.provenance import GitState
+from rlhf.provenance import GitState, Patch, ProvenanceRecord, StageRecord, working_patch
+from rlhf.provenance.recording import begin_record, with_data, with_stage
+from rlhf.provenance.saved import save_code, save_record
 from rlhf.references import (
     AuditRef,
     DatasetRef,
@@ -58,7 +60,7 @@ class Pipeline:
     Attributes:
         run_id: its MLflow run, the parent of its stages' runs.
         config: its settings.
-        git: the code's commit.
+        record: where the run comes from, as far as it is known by now.
         source: the data that it reads, once that is known.
         stages: how the stages went that are done.
         metrics: what they measured, by the metrics' names.
@@ -66,7 +68,7 @@ class Pipeline:
 
     run_id: str
     config: PipelineConfig
-    git: GitState
+    record: ProvenanceRecord
     source: DataSource | None = None
     stages: list[StageReport] = field(default_factory=list)
     metrics: dict[str, float] = field(default_factory=dict)
@@ -74,22 +76,27 @@ class Pipeline:
     def read_data(self, source: DataSource) -> None:
         """Note which data the run reads, and with that whether the run can be reproduced."""
         self.source = source
-        obstacles = provenance.obstacles(self.git, source, self.config.model, self.config.ppo.rewards)
+        self._note(with_data(self.record, source))
         tags = {
             "rlhf.data_md5": source.md5,
             "rlhf.data_path": source.path,
             "rlhf.data_dirty": str(source.dirty).lower(),
-            "rlhf.reproducible": str(not obstacles).lower(),
-            "rlhf.not_reproducible_because": "; ".join(obstacles),
         }
         tracking.set_tags(self.run_id, tags)
         tracking.log_dataset(self.run_id, "data", source.md5, source.path)
 
-    def finish_stage(self, report: StageReport, fingerprint: str) -> None:
-        """Note how a stage went."""
+    def finish_stage(self, report: StageReport, reference: Reference, fingerprint: str) -> None:
+        """Note how a stage went, and what it made."""
+        if not isinstance(reference, ModelCardRef):  # the card holds the record
+            made = StageRecord(fingerprint=fingerprint, sha256=reference.sha256)
+            self._note(with_stage(self.record, self.config, report.name, made))
         tracking.link_stage(self.run_id, report.name, report.run_id, fingerprint, report.seconds)
         self.stages.append(report)
         self.metrics |= tracking.metrics_of(report.run_id) | {f"{report.name}/seconds": report.seconds}
+
+    def _note(self, record: ProvenanceRecord) -> None:
+        self.record = record
+        save_record(self.run_id, record)
 
     def use(self, run_id: str, kind: type[AnyReference]) -> AnyReference:
         """Take the output of a stage from an earlier run, as if the stage were cached here.
@@ -109,7 +116,7 @@ class Pipeline:
             self.read_data(reference.source)
         trained = tracking.metrics_of(reference.run_id)[f"{stage}/trained_seconds"]
         report = StageReport(name=stage, state="cached", run_id=reference.run_id, seconds=0.0, trained_seconds=trained)
-        self.finish_stage(report, fingerprint)
+        self.finish_stage(report, reference, fingerprint)
         return reference
 
     def report(self, card: ModelCardRef) -> PipelineReport:
@@ -228,7 +235,12 @@ def _open(config: PipelineConfig) -> Pipeline:
         page = this_flow_run.ui_url
         tags |= {"prefect.flow_run_url": page, "mlflow.note.content": f"[The flow run in Prefect]({page})"}
     settings = config.model_dump(mode="json")
-    return Pipeline(tracking.open_pipeline(_name(config, git), flow_run_id, settings, tags), config, git)
+    run_id = tracking.open_pipeline(_name(config, git), flow_run_id, settings, tags)
+    patch = working_patch(source_root()) if git.commit and git.dirty else Patch(b"", ())
+    save_code(run_id, patch.content)
+    record = begin_record(config, git, patch)
+    save_record(run_id, record)
+    return Pipeline(run_id, config, record)
 
 
 def _name(config: PipelineConfig, git: GitState) -> str:

@@ -144,7 +144,7 @@ def _run(adapted: _Stage[R], arguments: Mapping[str, Any]) -> R:
         seconds=time.monotonic() - started,
         trained_seconds=trained_seconds,
     )
-    current().finish_stage(report, print_)
+    current().finish_stage(report, reference, print_)
     return reference
 
 

@@ -3,6 +3,7 @@
 A pipeline run is a parent run, every attempt at a stage a child of it. What stages leave is `rlhf.artifacts`' business.
 """
 
+from rlhf.tracking.files import log_content, log_file, read_bytes
 from rlhf.tracking.models import REGISTERED_MODEL, register_policy
 from rlhf.tracking.runs import (
     ALARMS_TAG,
@@ -50,7 +51,9 @@ __all__ = [
     "finish_stage",
     "finished_stages",
     "link_stage",
+    "log_content",
     "log_dataset",
+    "log_file",
     "log_metrics",
     "metric_log",
     "metrics_of",
@@ -59,6 +62,7 @@ __all__ = [
     "patiently",
     "pipeline_runs",
     "prepare_store",
+    "read_bytes",
     "register_policy",
     "run_url",
     "runs_url",

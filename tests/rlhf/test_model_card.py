@@ -13,16 +13,25 @@ from markdown_it import MarkdownIt
 
 from rlhf.config import EvaluationConfig, ModelConfig, PipelineConfig, PPOConfig, RewardAuditConfig
 from rlhf.model_card import CardFacts, write_model_card
+from rlhf.provenance.record import CodeRecord, ProvenanceRecord, StageRecord
 from rlhf.references import DataSource, StageReport
 from rlhf.workspace import Workspace
 
 CONFIG = PipelineConfig(name="tiny", model=SETUP.model, compute=SETUP.compute, ppo=PPOConfig(kl_coef=0.07))
+RECORD = ProvenanceRecord(
+    recipe="demo",
+    seed=0,
+    config_sha256="beef",
+    lock_sha256="feed",
+    code=CodeRecord(commit="c0ffee", dirty=False, patch_sha256=None),
+    machine={"cpu": "a processor"},
+    compute={"num_threads": "2"},
+    stages={"sft": StageRecord(fingerprint="f", sha256="5"), "ppo": StageRecord(fingerprint="g", sha256="6")},
+)
 FACTS = CardFacts(
     run_id="run0",
-    git_commit="c0ffee",
-    git_dirty=False,
+    record=RECORD,
     data_source=DataSource(path="data", md5="0123abcd.dir", tracked=True, embedded="calibrated_arithmetic"),
-    lock_sha256="feed",
     stages=(
         StageReport(name="sft", state="cached", run_id="run1", seconds=0.1, trained_seconds=44.4),
         StageReport(name="reward_model", state="trained", run_id="run2", seconds=30.0, trained_seconds=30.0),
@@ -175,7 +184,8 @@ def test_limitations_hold_what_went_wrong(own_world, tmp_path):
     summary = {"num_updates": 5, "stopped_because": "kl_budget", "chosen_update": 0, "flags": ["Values were clipped."]}
     (own_world / "ppo" / "summary.json").write_text(json.dumps(summary))
     source = FACTS.data_source.model_copy(update={"tracked": False, "dirty": True, "embedded": None})
-    facts = replace(FACTS, git_dirty=True, data_source=source, notes=("The server was gone for a while.",))
+    record = RECORD.model_copy(update={"code": RECORD.code.model_copy(update={"left_out": (".env",)})})
+    facts = replace(FACTS, record=record, data_source=source, notes=("The server was gone for a while.",))
     limitations = section(ModelCard.load(write(own_world, tmp_path / "card", facts=facts) / "README.md"), "Limitations")
     for text in (
         "weights are those of SFT",
@@ -183,7 +193,7 @@ def test_limitations_hold_what_went_wrong(own_world, tmp_path):
         "Values were clipped.",
         "DVC does not track the data",
         "The data differed from `data.dvc`",
-        "not exactly that of a git commit",
+        "not exactly what git and a patch hold",
         "The server was gone for a while.",
     ):
         assert text in limitations
@@ -247,6 +257,8 @@ def test_reproduce(card):
     for part in (
         "run0",
         "git checkout c0ffee",
+        "rlhf reproduce run0",
+        f"sha256 `{RECORD.digest}`",
         "0123abcd.dir",
         "feed",
         "rlhf run configs/demo.yaml --seed 0",
@@ -272,6 +284,13 @@ def test_no_folder_of_this_machine_is_in_the_card(world, tmp_path):
     text = section(ModelCard.load(output / "README.md"), "Reproduce")
     assert "--model.base PATH/TO/base --data.path=PATH/TO/pairs.jsonl" in text
     assert "Put your own folder where it says `PATH/TO`" in text
+
+
+def test_the_record_beside_the_card_has_the_digest_that_the_card_names(world, tmp_path):
+    folder = write(world, tmp_path / "card")
+    record = ProvenanceRecord.model_validate_json((folder / "provenance.json").read_bytes())
+    assert record == RECORD
+    assert record.digest in (folder / "README.md").read_text()
 
 
 def test_the_recipe_beside_the_card_is_the_configuration(world, tmp_path):

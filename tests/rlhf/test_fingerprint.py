@@ -13,7 +13,8 @@ from rlhf import provenance
 from rlhf.config import DataConfig, ModelConfig, PipelineConfig, PPOConfig, Setup
 from rlhf.fingerprint import fingerprint, reached_sources
 from rlhf.hashing import folder_manifest, folder_sha256
-from rlhf.provenance import GitState, git_state, obstacles
+from rlhf.project import source_root
+from rlhf.provenance import GitState, environment, git_state
 from rlhf.references import DatasetRef, DataSource, ModelRef
 
 SETUP = PipelineConfig().setup
@@ -28,10 +29,10 @@ def ppo_print(config: PPOConfig | None = None, setup: Setup = SETUP, **arguments
 def source_tree(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """A copy of the package's sources that a test may change."""
     for name in ("rlhf", "tasks", "requirements.lock"):
-        source = provenance.source_root() / name
+        source = source_root() / name
         command = ["cp", "-r", str(source), str(tmp_path)]
         subprocess.run(command, check=True)
-    for module in (provenance, fingerprints):
+    for module in (environment, fingerprints):
         monkeypatch.setattr(module, "source_root", lambda: tmp_path)
     fingerprints.reached_sources.cache_clear()
     yield tmp_path
@@ -149,17 +150,6 @@ def test_git_state(project_root: Path, tmp_path: Path):
     (project_root / "new.py").touch()
     assert git_state(project_root) == GitState(clean.commit, dirty=True)
     assert git_state(tmp_path) == GitState(None, dirty=False)
-
-
-def test_what_stands_in_the_way_of_a_repetition():
-    clean = GitState("c" * 40, dirty=False)
-    assert obstacles(clean, SOURCE, ModelConfig()) == []
-    assert len(obstacles(GitState(None, dirty=False), SOURCE, ModelConfig())) == 1
-    assert len(obstacles(GitState("c" * 40, dirty=True), SOURCE, ModelConfig())) == 1
-    assert "data.dvc" in obstacles(clean, SOURCE.model_copy(update={"dirty": True, "tracked": False}), ModelConfig())[0]
-    assert "import" in obstacles(clean, SOURCE.model_copy(update={"tracked": False}), ModelConfig())[0]
-    assert "revision" in obstacles(clean, SOURCE, ModelConfig(base="owner/name"))[0]
-    assert obstacles(clean, SOURCE, ModelConfig(base="owner/name", revision="abc")) == []
 
 
 def test_the_machine_is_described():

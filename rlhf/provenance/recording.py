@@ -1,0 +1,144 @@
+"""Filling the record of a run: what is known at its start, then its data, then stage after stage."""
+
+import configparser
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from urllib.parse import urlsplit, urlunsplit
+
+from rlhf import reward_functions
+from rlhf.config import PipelineConfig, RewardSourceConfig
+from rlhf.hashing import folder_sha256
+from rlhf.project import root, source_root
+from rlhf.provenance.code import GitState, Patch
+from rlhf.provenance.environment import lock_sha256, machine
+from rlhf.provenance.record import BaseRecord, CodeRecord, DataRecord, ProvenanceRecord, StageRecord, canonical_sha256
+from rlhf.references import DataSource
+
+_COMMIT = re.compile(r"[0-9a-f]{40}")
+_REMOTE = re.compile(r"""'?remote "(?P<name>.*)"'?""")
+
+
+def begin_record(config: PipelineConfig, git: GitState, patch: Patch) -> ProvenanceRecord:
+    """What is known when a run starts.
+
+    Args:
+        config: resolved.
+        git: commit and dirtiness of the code.
+        patch: what was changed since the commit.
+    """
+    compute = config.compute
+    bases = dict(_bases(config))
+    return ProvenanceRecord(
+        recipe=config.name,
+        seed=config.seed,
+        config_sha256=canonical_sha256(config.model_dump(mode="json")),
+        lock_sha256=lock_sha256(),
+        code=CodeRecord(commit=git.commit, dirty=git.dirty, patch_sha256=patch.sha256, left_out=patch.left_out),
+        bases=bases,
+        machine=machine(),
+        compute={name: str(value) for name, value in compute.model_dump().items()},
+        obstacles=(
+            *([] if git.commit else ["the code is in no git commit"]),
+            *(f"the patch lacks {name}: it looks like a credential, or is too large" for name in patch.left_out),
+            *_base_obstacles(bases),
+            *_reward_obstacles(config),
+        ),
+    )
+
+
+def with_data(record: ProvenanceRecord, source: DataSource) -> ProvenanceRecord:
+    """The record once the data is known."""
+    found = []
+    if source.dirty:
+        found.append("data/ differs from data.dvc")
+    elif not source.tracked:
+        found.append("the data is not tracked by DVC; import it with `rlhf data import`")
+    facts = source.model_dump() | {"path": _portable(source.path)}
+    data = DataRecord(**facts, remote=default_remote(root()))
+    return record.model_copy(update={"data": data, "obstacles": (*record.obstacles, *found)})
+
+
+def with_stage(record: ProvenanceRecord, config: PipelineConfig, name: str, stage: StageRecord) -> ProvenanceRecord:
+    """The record after a stage. A hub id has its commit by then, if the stage has loaded it."""
+    bases = record.bases
+    if any(base.revision is None and base.sha256 is None for base in bases.values()):
+        bases = dict(_bases(config))
+    kept = [why for why in record.obstacles if why not in _base_obstacles(record.bases)]
+    return record.model_copy(
+        update={
+            "stages": record.stages | {name: stage},
+            "bases": bases,
+            "obstacles": (*kept, *_base_obstacles(bases)),
+        }
+    )
+
+
+def default_remote(folder: Path) -> str | None:
+    """The address of a DVC repository's default remote, without user and password; None where there is none."""
+    config = configparser.ConfigParser(interpolation=None)
+    config.read([folder / ".dvc" / "config", folder / ".dvc" / "config.local"], encoding="utf-8")
+    name = config.get("core", "remote", fallback=None)
+    for section in config.sections():
+        found = _REMOTE.fullmatch(section)
+        if found and found["name"] == name:
+            url = config.get(section, "url", fallback=None)
+            return _without_password(url) if url else None
+    return None
+
+
+def _without_password(url: str) -> str:
+    parts = urlsplit(url)
+    return urlunsplit(parts._replace(netloc=parts.netloc.rpartition("@")[2])) if "@" in parts.netloc else url
+
+
+def _bases(config: PipelineConfig) -> Iterator[tuple[str, BaseRecord]]:
+    if config.model.base is not None:
+        yield "model.base", _base(config.model.base, config.model.revision)
+    for number, source in enumerate(config.ppo.rewards):
+        if source.path is not None:
+            yield f"ppo.rewards.{number}.path", _base(source.path, source.revision)
+
+
+def _base(name: str, revision: str | None) -> BaseRecord:
+    folder = root() / name
+    if folder.is_dir():
+        return BaseRecord(name=_portable(name), revision=None, sha256=folder_sha256(folder))
+    return BaseRecord(name=name, revision=hub_commit(name, revision), sha256=None)
+
+
+def hub_commit(name: str, revision: str | None) -> str | None:
+    """The commit that a hub id's revision stands for, by the local cache; None where it was not loaded yet."""
+    if revision is not None and _COMMIT.fullmatch(revision):
+        return revision
+    from huggingface_hub import try_to_load_from_cache
+
+    found = try_to_load_from_cache(name, "config.json", revision=revision)
+    return Path(found).parent.name if isinstance(found, str) else None
+
+
+def _portable(path: str) -> str:
+    """A folder below the project's root as it is; of another only the name, since records are published."""
+    return f"PATH/TO/{Path(path).name}" if Path(path).is_absolute() else path
+
+
+def _base_obstacles(bases: dict[str, BaseRecord]) -> list[str]:
+    return [
+        f"{setting} {base.name} has no revision; set the revision to a commit"
+        for setting, base in bases.items()
+        if base.revision is None and base.sha256 is None
+    ]
+
+
+def _reward_obstacles(config: PipelineConfig) -> list[str]:
+    return [why for source in config.ppo.rewards if (why := _reward_obstacle(source))]
+
+
+def _reward_obstacle(reward: RewardSourceConfig) -> str | None:
+    if reward.kind != "function":
+        return None
+    package = reward_functions.distribution(reward_functions.find(reward.name))
+    lock = source_root() / "requirements.lock"
+    if lock.is_file() and package.lower().replace("_", "-") in lock.read_text(encoding="utf-8").split():
+        return None
+    return f"the reward function {reward.name} is of {package}, which requirements.lock does not name"

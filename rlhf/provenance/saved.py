@@ -1,0 +1,59 @@
+"""The record in MLflow: artifacts of the pipeline's run, written as it goes on, so that a cut-off run has one too."""
+
+from pathlib import Path
+
+from pydantic import ValidationError
+
+from rlhf.errors import InputError
+from rlhf.project import source_root
+from rlhf.provenance.record import ProvenanceRecord, record_bytes
+from rlhf.tracking import log_content, log_file, read_bytes, set_tags
+
+RECORD = "provenance/record.json"
+PATCH = "provenance/code.patch"
+LOCK = "provenance/requirements.lock"
+CONFIG = "config.yaml"
+DIGEST_TAG = "rlhf.provenance"
+
+
+def save_code(run_id: str, patch: bytes) -> None:
+    """Store the patch, where there is one, and the lock file."""
+    if patch:
+        log_content(run_id, patch, PATCH)
+    lock = source_root() / "requirements.lock"
+    if lock.is_file():
+        log_file(run_id, lock, str(Path(LOCK).parent))
+
+
+def save_record(run_id: str, record: ProvenanceRecord) -> None:
+    """Store the record as it is by now, its digest, and whether the run can be repeated."""
+    log_content(run_id, record_bytes(record), RECORD)
+    tags = {
+        DIGEST_TAG: record.digest,
+        "rlhf.reproducible": str(not record.obstacles).lower(),
+        "rlhf.not_reproducible_because": "; ".join(record.obstacles),
+    }
+    set_tags(run_id, tags)
+
+
+def read_record(run_id: str) -> ProvenanceRecord:
+    """The record of a pipeline run.
+
+    Raises:
+        InputError: the run has none, or what is there is not one.
+    """
+    content = read_bytes(run_id, RECORD)
+    if content is None:
+        raise InputError(
+            f"MLflow run {run_id} has no provenance ({RECORD}): it is not of a pipeline, or was made before provenance "
+            "was recorded; give the id of another run"
+        )
+    try:
+        return ProvenanceRecord.model_validate_json(content)
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_input=False)[0]
+        where = ".".join(map(str, first["loc"])) or "the file"
+        raise InputError(
+            f"MLflow run {run_id}: {RECORD} is not a record of provenance ({where}: {first['msg']}); "
+            f"`rlhf verify {run_id}` says what else was changed"
+        ) from None
