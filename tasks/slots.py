@@ -1,19 +1,25 @@
 """Slots of the machine's cores: runs that want them at the same time queue."""
 
+import logging
 import os
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
-from typing import Any
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from typing import Any, TypeVar
 
+import httpx
 from prefect.client.orchestration import get_client
 from prefect.concurrency.sync import concurrency
 from prefect.exceptions import ObjectNotFound
 
 from rlhf.config import ComputeConfig, Setup
 
+logger = logging.getLogger("rlhf.slots")
+Result = TypeVar("Result")
 CORES = "rlhf-cores"
 """Prefect's global concurrency limit; `rlhf up` sets it to the number of cores. Without it nobody waits."""
-_LEASE_SECONDS = 120.0
+_LEASE_SECONDS = 60.0
+_PATIENCE_SECONDS = 120.0
 
 
 @contextmanager
@@ -23,16 +29,47 @@ def cores_held(arguments: Mapping[str, Any]) -> Iterator[None]:
     Args:
         arguments: of the stage; those with a `Setup` say how many threads and processes it has.
     """
-    if not _is_limited():
+    if not _patiently(_is_limited):
         yield
         return
     setups = [value for value in arguments.values() if isinstance(value, Setup)]
     wanted = _wanted(setups[0].compute) if setups else 1
-    # Training keeps the interpreter busy: a renewal that came late is no reason to end it.
-    with concurrency(
-        CORES, occupy=wanted, lease_duration=_LEASE_SECONDS, strict=False, raise_on_lease_renewal_failure=False
-    ):
+    held = _patiently(lambda: _occupied(wanted))
+    try:
         yield
+    finally:
+        _release(held)
+
+
+def _occupied(wanted: int) -> ExitStack:
+    held = ExitStack()
+    # Training keeps the interpreter busy: a renewal that came late is no reason to end it.
+    limit = concurrency(
+        CORES, occupy=wanted, lease_duration=_LEASE_SECONDS, strict=False, raise_on_lease_renewal_failure=False
+    )
+    held.enter_context(limit)
+    return held
+
+
+def _release(held: ExitStack) -> None:
+    """What a stage has made must not be lost because Prefect's server is being restarted."""
+    try:
+        held.close()
+    except httpx.HTTPError as error:
+        logger.warning("Prefect does not answer, so the cores are free in %.0f s: %r", _LEASE_SECONDS, error)
+
+
+def _patiently(call: Callable[[], Result]) -> Result:
+    """Call again while the server is away. Prefect's client does so only once it has reached it."""
+    deadline = time.monotonic() + _PATIENCE_SECONDS
+    while True:
+        try:
+            return call()
+        except httpx.HTTPError as error:
+            if time.monotonic() > deadline:
+                raise
+            logger.warning("Prefect does not answer, trying again: %r", error)
+        time.sleep(2.0)
 
 
 def _is_limited() -> bool:

@@ -211,9 +211,13 @@ class Up:
         self.set_state(run_id, {"type": "CANCELLING", "name": "Cancelling"})
 
     def retry(self, run_id: str) -> None:
-        """What the UI's button does. Of a killed process the worker tells twice, seconds apart, and goes before us."""
-        time.sleep(6)
-        self.set_state(run_id, {"type": "SCHEDULED", "name": "AwaitingRetry"})
+        """What a person does: of a killed process Prefect tells twice, and the second may undo the first click."""
+        for _ in range(3):
+            self.set_state(run_id, {"type": "SCHEDULED", "name": "AwaitingRetry"})
+            time.sleep(8)
+            if self.state(run_id) != "Crashed":
+                return
+        raise AssertionError(f"{run_id} cannot be retried")
 
     def log(self, run_id: str) -> str:
         wanted = {"logs": {"flow_run_id": {"any_": [run_id]}}, "limit": 200, "sort": "TIMESTAMP_ASC"}
