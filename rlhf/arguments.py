@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from itertools import zip_longest
 from pathlib import Path
 
+from rlhf.commands import gc, lineage, reproduce, verify
 from rlhf.configuration import Setting, nearest, settings, shown
 from rlhf.data.formats import FORMATS
 from rlhf.errors import ConfigError
@@ -58,6 +59,10 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
     _add_run(commands.add_parser("run", help="run all stages of a recipe", allow_abbrev=False))
     _add_stages(commands.add_parser("stage", help="run one stage on the outputs of earlier runs"))
+    reproduce.add_arguments(commands)
+    verify.add_arguments(commands)
+    lineage.add_arguments(commands)
+    gc.add_arguments(commands)
     _add_data(commands.add_parser("data", help="import or check data"))
     _add_up(
         commands.add_parser("up", help="start Prefect, MLflow and a worker, with all deployments", allow_abbrev=False)

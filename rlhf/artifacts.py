@@ -1,10 +1,15 @@
 """What stages leave: stored in MLflow's artifact store, found again by fingerprint, verified by sha256.
 
-A stage's output is the artifact folder `output` of its run, beside `output.sha256`, which lists the files. A finished
-run with a fingerprint is the record that the stage need not run again.
+A stage's output is the artifact folder `output` of its run, beside `output.sha256`, which lists the files; its tables
+and figures are the folder `report`, with a list of their own. A finished run with a fingerprint is the record that the
+stage need not run again.
 """
 
+import shutil
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TypeVar
 from urllib.parse import unquote, urlparse
@@ -13,9 +18,17 @@ from rlhf.errors import ArtifactMismatchError, InputError
 from rlhf.hashing import folder_manifest, manifest_sha256
 from rlhf.project import downloads_folder
 from rlhf.references import Reference
-from rlhf.tracking import OUTPUT_TAG, client, finished_stages, patiently, tags_of
+from rlhf.tracking import OUTPUT_TAG, client, finished_stages, patiently, set_tags, tags_of
+from rlhf.tracking.trail import delete_artifact
 
 AnyReference = TypeVar("AnyReference", bound=Reference)
+OUTPUT = "output"
+REPORT = "report"
+REPORT_TAG = "rlhf.report"
+"""The sha256 of a run's report."""
+REMOVED_TAG = "rlhf.output_removed"
+"""When a run's output was removed to make room."""
+_GOING = "output.removed"
 
 
 def save_output(run_id: str, folder: Path) -> tuple[str, str]:
@@ -29,15 +42,18 @@ def save_output(run_id: str, folder: Path) -> tuple[str, str]:
     """
     manifest = folder_manifest(folder)
     assert manifest, f"the stage wrote nothing to {folder}"
-    patiently(lambda: client().log_text(run_id, manifest, "output.sha256"))
-    patiently(lambda: client().log_artifacts(run_id, str(folder), "output"))
-    return f"runs:/{run_id}/output", manifest_sha256(manifest)
+    patiently(lambda: client().log_text(run_id, manifest, manifest_of(OUTPUT)))
+    patiently(lambda: client().log_artifacts(run_id, str(folder), OUTPUT))
+    return f"runs:/{run_id}/{OUTPUT}", manifest_sha256(manifest)
 
 
 def save_report(run_id: str, folder: Path) -> None:
     """Store a stage's tables and figures as the run's `report`, where it wrote any."""
-    if any(folder.iterdir()):
-        patiently(lambda: client().log_artifacts(run_id, str(folder), "report"))
+    manifest = folder_manifest(folder)
+    if manifest:
+        patiently(lambda: client().log_text(run_id, manifest, manifest_of(REPORT)))
+        patiently(lambda: client().log_artifacts(run_id, str(folder), REPORT))
+        set_tags(run_id, {REPORT_TAG: manifest_sha256(manifest)})
 
 
 def find_output(stage: str, fingerprint: str, kind: type[AnyReference]) -> AnyReference | None:
@@ -47,6 +63,8 @@ def find_output(stage: str, fingerprint: str, kind: type[AnyReference]) -> AnyRe
         ArtifactMismatchError: an output is there, and is not what was stored.
     """
     for tags in finished_stages(stage, fingerprint):
+        if REMOVED_TAG in tags:
+            continue
         reference = kind.model_validate_json(tags[OUTPUT_TAG])
         if _is_there(reference):
             local_path(reference)
@@ -71,6 +89,11 @@ def output_of(run_id: str, stage: str, kind: type[AnyReference]) -> tuple[AnyRef
             f"MLflow run {run_id} has no output of the stage {stage}; "
             "give the id of a finished pipeline run, or of a finished run of that stage"
         )
+    if REMOVED_TAG in tags:
+        raise InputError(
+            f"the output of the stage {stage} in MLflow run {run_id} was removed on {tags[REMOVED_TAG]} to make room; "
+            f"`rlhf reproduce {tags.get('mlflow.parentRunId', run_id)}` makes it again"
+        )
     return kind.model_validate_json(tags[OUTPUT_TAG]), tags["rlhf.fingerprint"]
 
 
@@ -88,11 +111,74 @@ def local_path(reference: Reference) -> Path:
     return folder
 
 
+@contextmanager
+def as_stored(run_id: str, name: str) -> Iterator[Path | None]:
+    """An artifact of a run as it stands in the store, and no earlier copy of it; None where the run has none.
+
+    Where the store is not a local folder, it is copied here for as long as the block lasts.
+    """
+    folder = _artifacts_of(run_id)
+    if folder is not None:
+        yield folder / name if (folder / name).exists() else None
+        return
+    if name not in {file.path for file in patiently(lambda: client().list_artifacts(run_id))}:
+        yield None
+        return
+    downloads_folder().mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=downloads_folder()) as temporary:
+        yield Path(patiently(lambda: client().download_artifacts(run_id, name, temporary)))
+
+
+def manifest_of(name: str) -> str:
+    """The file that lists the files of an artifact folder."""
+    return f"{name}.sha256"
+
+
+def remove_output(run_id: str) -> None:
+    """Remove a stage's output. From the first step on no run is offered it, so that a kill in the middle does no harm.
+
+    What is left of it then is removed when this is called again.
+    """
+    set_tags(run_id, {REMOVED_TAG: datetime.now(UTC).isoformat(timespec="seconds")})
+    folder = _artifacts_of(run_id)
+    if folder is None:
+        delete_artifact(run_id, OUTPUT)
+        return
+    shutil.rmtree(folder / _GOING, ignore_errors=True)
+    if (folder / OUTPUT).exists():
+        (folder / OUTPUT).rename(folder / _GOING)
+        shutil.rmtree(folder / _GOING)
+
+
+def num_output_bytes(run_id: str, artifact_uri: str) -> int:
+    """Bytes of a stage's output in the store, what a removal has left of it included."""
+    folder = _local(artifact_uri)
+    if folder is None:
+        return _num_stored_bytes(run_id, OUTPUT)
+    files = [file for name in (OUTPUT, _GOING) for file in (folder / name).rglob("*")]
+    return sum(file.lstat().st_size for file in files if file.is_file())
+
+
 def stored_at(reference: Reference) -> Path | None:
     """The folder of an artifact in a local store; None where the store is elsewhere."""
     _, run_id, name = reference.uri.split("/", 2)
-    uri = urlparse(patiently(lambda: client().get_run(run_id)).info.artifact_uri)
-    return Path(unquote(uri.path)) / name if uri.scheme in ("", "file") else None
+    folder = _artifacts_of(run_id)
+    return folder / name if folder else None
+
+
+def _artifacts_of(run_id: str) -> Path | None:
+    """The folder of a run's artifacts; None where the store is not a local folder."""
+    return _local(patiently(lambda: client().get_run(run_id)).info.artifact_uri)
+
+
+def _local(artifact_uri: str) -> Path | None:
+    uri = urlparse(artifact_uri)
+    return Path(unquote(uri.path)) if uri.scheme in ("", "file") else None
+
+
+def _num_stored_bytes(run_id: str, path: str) -> int:
+    files = patiently(lambda: client().list_artifacts(run_id, path))
+    return sum(_num_stored_bytes(run_id, one.path) if one.is_dir else int(one.file_size or 0) for one in files)
 
 
 def _is_there(reference: Reference) -> bool:
@@ -115,7 +201,7 @@ def _download(reference: Reference) -> Path:
 
 def _difference(reference: Reference, folder: Path, manifest: str) -> str:
     """Name the files in which an artifact differs from what was stored."""
-    stored = folder.with_name(f"{folder.name}.sha256")
+    stored = folder.with_name(manifest_of(folder.name))
     expected = stored.read_text() if stored.is_file() else ""
     if manifest_sha256(expected) == reference.sha256:
         changed = {line.partition("  ")[2] for line in set(expected.splitlines()) ^ set(manifest.splitlines())}

@@ -14,6 +14,7 @@ from pathlib import Path
 from types import FrameType
 
 from rlhf.arguments import STAGES, parse
+from rlhf.commands import gc, lineage, reproduce, verify
 from rlhf.config import PipelineConfig
 from rlhf.configuration import load_config, settings
 from rlhf.data.formats import import_dataset
@@ -31,7 +32,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         arguments: what follows `rlhf`; the process's own where None.
 
     Returns:
-        The exit code: 0, or 130 after Ctrl-C, or that of the error, which for a mistake in what was given is 2.
+        The exit code: 0, or that of a command which found what it looked at not as it should be (1), or 130 after
+        Ctrl-C, or that of the error, which for a mistake in what was given is 2.
 
     Raises:
         SystemExit: after help (0), a mistake in the form of the command (2), or SIGTERM (143).
@@ -39,14 +41,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         with _terminable():
             options = parse(sys.argv[1:] if arguments is None else arguments)
-            _COMMANDS[options.command](options)
+            return _COMMANDS[options.command](options) or 0
     except RLHFError as error:
         print(f"rlhf: error: {error}", file=sys.stderr)
         return error.exit_code
     except KeyboardInterrupt:
         print("rlhf: interrupted; the same command goes on from the last checkpoints", file=sys.stderr)
         return 130
-    return 0
 
 
 def _run(options: argparse.Namespace) -> None:
@@ -187,11 +188,16 @@ def _text_of(path: Path | None) -> str | None:
         raise DataError(f"{path}: cannot be read as text ({error}); give a UTF-8 file") from None
 
 
-_COMMANDS: dict[str, Callable[[argparse.Namespace], None]] = {
+# A command may return an exit code of its own.
+_COMMANDS: dict[str, Callable[[argparse.Namespace], int | None]] = {
     "run": _run,
     "stage": _run_stage,
     "data import": _import_data,
     "data validate": _validate_data,
+    "reproduce": reproduce.run,
+    "verify": verify.run,
+    "lineage": lineage.run,
+    "gc": gc.run,
     "up": _up,
     "down": _down,
     "ui": _ui,

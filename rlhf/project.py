@@ -1,8 +1,12 @@
 """Where the project's stores are, and the environment that its tools are given. Nothing happens at import."""
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from pathlib import Path
 
+_other_root: ContextVar[Path | None] = ContextVar("other_root", default=None)
 _QUIET = {
     "PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL": "CRITICAL",
     "MLFLOW_LOGGING_LEVEL": "ERROR",
@@ -13,8 +17,26 @@ _QUIET = {
 
 def root() -> Path:
     """The project's root, against which the paths of all stores resolve: RLHF_ROOT, or the folder above the package."""
+    other = _other_root.get()
+    if other is not None:
+        return other
     given = os.environ.get("RLHF_ROOT")
     return Path(given).resolve() if given else source_root()
+
+
+@contextmanager
+def in_project(folder: Path) -> Iterator[None]:
+    """Within the block all stores are those of another project, whatever the environment says."""
+    token = _other_root.set(folder.resolve())
+    try:
+        yield
+    finally:
+        _other_root.reset(token)
+
+
+def in_other_project() -> bool:
+    """Whether the stores are not those that the environment names."""
+    return _other_root.get() is not None
 
 
 def source_root() -> Path:

@@ -1,5 +1,6 @@
 """Small frozen values: all that passes between stages. A reference names an artifact and the sha256 of its files."""
 
+from collections.abc import Mapping
 from typing import Literal
 
 from pydantic import BaseModel, ConfigDict
@@ -67,6 +68,23 @@ class ComparisonRef(Reference):
 
 class ModelCardRef(Reference):
     """The policy's folder with its card: what is registered as `rlhf-policy`."""
+
+
+OUTPUT_KINDS: Mapping[str, type[Reference]] = {
+    "data": DatasetRef,
+    "sft": ModelRef,
+    "reward_model": RewardModelsRef,
+    "reward_audit": AuditRef,
+    "ppo": PolicyRef,
+    "evaluation": EvaluationRef,
+    "comparison": ComparisonRef,
+    "model_card": ModelCardRef,
+}
+"""What each stage leaves."""
+
+
+StageName = Literal["data", "sft", "reward_model", "reward_audit", "ppo", "evaluation"]
+"""The stages that can be made again alone."""
 
 
 class StageReport(BaseModel):

@@ -103,6 +103,12 @@ def show_verdict(verdict: str, reason: str) -> None:
 
 
 @_at_leisure()
+def show_reproduction(text: str) -> None:
+    """Show the verdict on a run that was made again, stage by stage."""
+    create_markdown_artifact(markdown=text, key="reproduction", description="Then and now")
+
+
+@_at_leisure()
 def show_gates(gates: Sequence[GateVerdict]) -> None:
     """Show what each gate asked for and found."""
     create_table_artifact(table=[gate_row(gate) for gate in gates], key="gates", description="Candidate and gates")

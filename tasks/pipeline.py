@@ -22,30 +22,19 @@ from rlhf.provenance import GitState, Patch, ProvenanceRecord, StageRecord, work
 from rlhf.provenance.recording import begin_record, with_data, with_stage
 from rlhf.provenance.saved import save_code, save_record
 from rlhf.references import (
-    AuditRef,
+    OUTPUT_KINDS,
     DatasetRef,
     DataSource,
-    EvaluationRef,
     ModelCardRef,
-    ModelRef,
     PipelineReport,
-    PolicyRef,
     Reference,
-    RewardModelsRef,
     StageReport,
 )
 from rlhf.reward_functions import check_installed
 from tasks.display import show_card, show_link, show_metrics, show_stages
 
 AnyReference = TypeVar("AnyReference", bound=Reference)
-_STAGES: dict[type[Reference], str] = {
-    DatasetRef: "data",
-    ModelRef: "sft",
-    RewardModelsRef: "reward_model",
-    AuditRef: "reward_audit",
-    PolicyRef: "ppo",
-    EvaluationRef: "evaluation",
-}
+_STAGE_OF = {kind: stage for stage, kind in OUTPUT_KINDS.items()}
 _current: ContextVar["Pipeline"] = ContextVar("pipeline")
 _SIGNALS = (
     "Execution was aborted by an interrupt signal.",
@@ -109,7 +98,7 @@ class Pipeline:
             InputError: that run has no such output.
             ArtifactMismatchError: the output is gone, or is not what was stored.
         """
-        stage = _STAGES[kind]
+        stage = _STAGE_OF[kind]
         reference, fingerprint = artifacts.output_of(run_id, stage, kind)
         artifacts.local_path(reference)
         if isinstance(reference, DatasetRef):

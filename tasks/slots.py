@@ -29,11 +29,23 @@ def cores_held(arguments: Mapping[str, Any]) -> Iterator[None]:
     Args:
         arguments: of the stage; those with a `Setup` say how many threads and processes it has.
     """
+    setups = [value for value in arguments.values() if isinstance(value, Setup)]
+    with _held(_wanted(setups[0].compute) if setups else 1):
+        yield
+
+
+@contextmanager
+def all_cores_held() -> Iterator[None]:
+    """The same for all cores."""
+    with _held(os.cpu_count() or 1):
+        yield
+
+
+@contextmanager
+def _held(wanted: int) -> Iterator[None]:
     if not _patiently(_is_limited):
         yield
         return
-    setups = [value for value in arguments.values() if isinstance(value, Setup)]
-    wanted = _wanted(setups[0].compute) if setups else 1
     held = _patiently(lambda: _occupied(wanted))
     try:
         yield

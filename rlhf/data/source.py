@@ -6,17 +6,17 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from rlhf.config import DataConfig
+from rlhf.data.repository import DVC_FILE, TRACKED, check_repository, git_commands, md5_in, opened, read_dvc_file
 from rlhf.data.schema import DATASHEET
 from rlhf.data.staging import install, staged
+from rlhf.data.stores import bring
 from rlhf.errors import DataError
 from rlhf.hashing import dvc_md5
 from rlhf.references import DataSource
 
-TRACKED = "data"
-DVC_FILE = "data.dvc"
+__all__ = ["DVC_FILE", "TRACKED", "bring", "check_repository", "git_commands", "resolve", "track"]
+
 _OTHER_RECIPE = "choose another recipe, such as configs/hh.yaml, or set data.embedded to none"
 
 
@@ -58,7 +58,7 @@ def track(root: Path, meta: Mapping[str, Any] | None = None, desc: str | None = 
     """
     if not (root / TRACKED).is_dir():
         raise DataError(f"{root / TRACKED}: there is no such folder; make it with `rlhf data import FILE`")
-    with _repository(root, "DVC cannot track the folder") as repo:
+    with opened(root, "DVC cannot track the folder") as repo:
         (stage,) = repo.add(str(root / TRACKED))
         md5: str = stage.outs[0].hash_info.value
         # DVC keeps both from version to version, so stale ones would speak of other data.
@@ -68,33 +68,14 @@ def track(root: Path, meta: Mapping[str, Any] | None = None, desc: str | None = 
     return md5
 
 
-def check_repository(root: Path) -> None:
-    """Tell early, and without importing DVC, that its repository is not there.
-
-    Raises:
-        DataError: the root is no git or no DVC repository.
-    """
-    if not any((folder / ".git").exists() for folder in (root, *root.parents)):
-        raise DataError(
-            f"{root}: this is no git repository, so no version of the data can be told; run `git init && dvc init`"
-        )
-    if not (root / ".dvc").is_dir():
-        raise DataError(f"{root / '.dvc'}: this is no DVC repository, so data/ cannot be tracked; run `dvc init`")
-
-
-def git_commands(message: str = "Update the data") -> str:
-    """The command that records the tracked version in git."""
-    return f"git add {DVC_FILE} .gitignore && git commit -m '{message}'"
-
-
 def _tracked(config: DataConfig, root: Path) -> DataSource:
-    dvc_file = _read_dvc_file(root)
-    md5: str = dvc_file["outs"][0]["md5"]
+    dvc_file = read_dvc_file(root)
+    md5 = md5_in(dvc_file)
     folder = root / TRACKED
     if config.embedded is not None:
         _check_marked(dvc_file.get("meta") or {}, config.embedded, md5)
     if not folder.exists():
-        _generate(folder, md5) if config.embedded is not None else _pull(root)
+        _generate(folder, md5) if config.embedded is not None else bring(md5, folder, root)
     found = dvc_md5(folder)
     # A .dvcignore changes DVC's hash, so DVC has the last word on a difference.
     dirty = found != md5 and _hash_by_dvc(root) != md5
@@ -103,28 +84,6 @@ def _tracked(config: DataConfig, root: Path) -> DataSource:
     return DataSource(
         path=config.path, md5=found if dirty else md5, tracked=not dirty, dirty=dirty, embedded=config.embedded
     )
-
-
-def _read_dvc_file(root: Path) -> dict[str, Any]:
-    """The content of data.dvc, for a root that is a git and DVC repository."""
-    if not (root / DVC_FILE).is_file():
-        raise DataError(
-            f"{root / DVC_FILE}: the file is missing, so data/ is not tracked by DVC; "
-            "import data with `rlhf data import FILE`, run `dvc add data`, "
-            "or get the file back with `git checkout data.dvc`"
-        )
-    check_repository(root)
-    try:
-        content = yaml.safe_load((root / DVC_FILE).read_text(encoding="utf-8"))
-        md5 = content["outs"][0]["md5"]
-    except (yaml.YAMLError, UnicodeDecodeError, TypeError, KeyError, IndexError) as error:
-        raise DataError(
-            f"{root / DVC_FILE}: the file is not DVC's ({error!r}); get it back with `git checkout data.dvc`"
-        ) from None
-    assert isinstance(content, dict)
-    if not isinstance(md5, str):
-        raise DataError(f"{root / DVC_FILE}: the md5 is not text; get the file back with `git checkout data.dvc`")
-    return content
 
 
 def _check_marked(meta: Mapping[str, Any], embedded: str, md5: str) -> None:
@@ -195,41 +154,8 @@ def _generated() -> Iterator[Path]:
         yield Path(folder)
 
 
-def _pull(root: Path) -> None:
-    """Bring data/ from DVC's cache, else from its remote."""
-    from dvc.exceptions import CheckoutError
-
-    with _repository(root, "the folder is missing, and neither DVC's cache nor a remote gives it") as repo:
-        # Absolute: DVC takes a relative target from the current folder, and passes over one that it does not find.
-        targets = [str(root / DVC_FILE)]
-        try:
-            repo.checkout(targets=targets)
-        except CheckoutError:
-            repo.pull(targets=targets)
-
-
 def _hash_by_dvc(root: Path) -> str | None:
-    with _repository(root, "DVC cannot read the folder") as repo:
+    with opened(root, "DVC cannot read the folder") as repo:
         (out,) = repo.find_outs_by_path(str(root / TRACKED))
         value: str | None = out.get_hash().value
     return value
-
-
-@contextmanager
-def _repository(root: Path, failure: str) -> Iterator[Any]:
-    """DVC's repository, waited for while another process writes; what DVC refuses becomes a DataError."""
-    check_repository(root)
-    from dvc.exceptions import DvcException
-    from dvc.repo import Repo
-
-    try:
-        with Repo(str(root), _wait_for_lock=True) as repo:
-            # It would say on standard output which git commands come next.
-            repo.scm_context.quiet = True
-            yield repo
-    except DvcException as error:
-        reason = " ".join(str(error).split()) or type(error).__name__
-        raise DataError(
-            f"{root / TRACKED}: {failure} ({reason}); look with `dvc status`, bring it with `dvc pull`, "
-            "or import it again with `rlhf data import FILE`"
-        ) from error

@@ -33,18 +33,42 @@ def install(filled: Path, destination: Path, replace: bool = False) -> bool:
     Raises:
         DataError: the destination holds something else, and `replace` is not set.
     """
-    if destination.is_dir() and any(destination.iterdir()):
+    if is_taken(destination):
         if dvc_md5(destination) == dvc_md5(filled):
             return False
         if not replace:
-            raise DataError(
-                f"{destination}: the folder holds other data; give --replace to replace it, or another destination"
-            )
-        # Beside `filled`, so that it is deleted with it.
-        destination.rename(filled.with_name(f"{destination.name}.replaced"))
-    elif destination.exists() and not destination.is_dir():
+            raise other_data(destination)
+    put_in_place(filled, destination)
+    return True
+
+
+def is_taken(destination: Path) -> bool:
+    """Whether a folder with something in it is there.
+
+    Raises:
+        DataError: a file is there.
+    """
+    if destination.exists() and not destination.is_dir():
         raise DataError(
             f"{destination}: this is a file, and a folder is to be made there; move it, or give another place"
         )
+    return destination.is_dir() and any(destination.iterdir())
+
+
+def other_data(destination: Path) -> DataError:
+    """The error about a folder whose content must not be lost."""
+    return DataError(
+        f"{destination}: the folder holds other data; give --replace to replace it, or another destination"
+    )
+
+
+def put_in_place(filled: Path, destination: Path) -> None:
+    """Rename a folder of `staged` to its place; what was there moves beside it, to be deleted with it."""
+    if destination.is_dir():
+        destination.rename(replaced_beside(filled))
     filled.rename(destination)
-    return True
+
+
+def replaced_beside(filled: Path) -> Path:
+    """Where `put_in_place` keeps what it has replaced."""
+    return filled.with_name(f"{filled.name}.replaced")

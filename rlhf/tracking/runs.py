@@ -58,6 +58,21 @@ def open_pipeline(name: str, flow_run_id: str | None, settings: Mapping[str, Any
     return run_id
 
 
+def open_run(name: str, kind: str, tags: Mapping[str, str]) -> str:
+    """Create a run that is neither of a pipeline nor of a stage.
+
+    Args:
+        name: name of the run.
+        kind: what it is, such as `reproduction`.
+        tags: what is known of it.
+
+    Returns:
+        The run's id.
+    """
+    own = {"rlhf.kind": kind, **tags}
+    return patiently(lambda: str(client().create_run(experiment_id(), run_name=name, tags=own).info.run_id))
+
+
 def open_stage(
     pipeline_run_id: str, stage: str, fingerprint: str, settings: Mapping[str, Any], inputs: Mapping[str, Reference]
 ) -> str:
@@ -211,9 +226,14 @@ def _copy_curves(source: str, target: str) -> None:
 def _log_settings(run_id: str, settings: Mapping[str, Any]) -> None:
     """All of it as a file; as parameters what a table can show."""
     client().log_dict(run_id, dict(settings), "config.yaml")
-    params = [Param(key, value[:_LONGEST_PARAM]) for key, value in _flat(settings)]
+    params = [Param(key, value) for key, value in parameters(settings).items()]
     for start in range(0, len(params), 100):
         client().log_batch(run_id, params=params[start : start + 100])
+
+
+def parameters(settings: Mapping[str, Any]) -> dict[str, str]:
+    """The settings as a run's parameters: flat, as text, cut to what a table can show."""
+    return {key: value[:_LONGEST_PARAM] for key, value in _flat(settings)}
 
 
 def _flat(settings: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:
@@ -221,7 +241,7 @@ def _flat(settings: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, 
         if isinstance(value, Mapping):
             yield from _flat(value, f"{prefix}{key}.")
         else:
-            yield f"{prefix}{key}", value if isinstance(value, str) else json.dumps(value)
+            yield f"{prefix}{key}", value if isinstance(value, str) else json.dumps(value, sort_keys=True)
 
 
 def _dataset(name: str, digest: str, source: str) -> DatasetInput:

@@ -1,10 +1,115 @@
 """What runs say of themselves."""
 
 import math
+import os
+from collections.abc import Sequence
 
 from mlflow.entities import Run
+from mlflow.utils.search_utils import SearchUtils
 
-from rlhf.tracking.store import client, experiment_id, patiently
+from rlhf.run_ids import find_in
+from rlhf.run_store import Condition, RunRecord, check_own_store
+from rlhf.tracking.models import REGISTERED_MODEL
+from rlhf.tracking.store import TrackingError, client, experiment_id, patiently
+
+_LARGEST = 1.7976931348623157e308  # MLflow's word for infinity
+_GONE = "RESOURCE_DOES_NOT_EXIST"
+
+
+def find_pipeline(text: str) -> str:
+    """The id of the pipeline run that a person means.
+
+    Args:
+        text: its id, or the first characters of it, at least 6; the same of a stage's run, which stands for the
+            pipeline run that trained it; or of the registered policy an alias such as `champion`, or `v3`.
+
+    Raises:
+        InputError: there is no such run, or several; the message names those that come nearest.
+        TrackingError: the store does not answer.
+    """
+    if not os.environ.get("MLFLOW_TRACKING_URI"):
+        check_own_store()
+    return find_in(ClientStore(), text)
+
+
+class ClientStore:
+    """MLflow's client, which knows every kind of store. See `rlhf.run_store.RunStore`."""
+
+    def search(self, conditions: Sequence[Condition], limit: int) -> list[RunRecord]:
+        """The runs that meet all conditions, the newest first."""
+        return [_record(run) for run in self._page(conditions, limit, 0)]
+
+    def count(self, conditions: Sequence[Condition]) -> int:
+        """How many runs meet all conditions: MLflow does not say, so the end is looked for by halves."""
+        beyond = 1
+        while self._page(conditions, 1, beyond - 1):
+            beyond *= 2
+        least, most = beyond // 2, beyond - 1
+        while least < most:
+            middle = (least + most + 1) // 2
+            least, most = (middle, most) if self._page(conditions, 1, middle - 1) else (least, middle - 1)
+        return least
+
+    def runs(self, run_ids: Sequence[str]) -> dict[str, RunRecord]:
+        """Those of these runs that there are, by id."""
+        listed = ", ".join(f"'{run_id}'" for run_id in run_ids)
+        found = find(f"attributes.run_id IN ({listed})") if run_ids else []
+        return {run.info.run_id: _record(run) for run in found}
+
+    def curves(self, run_id: str, names: Sequence[str]) -> dict[str, list[tuple[int, float]]]:
+        """Steps and finite values of metrics of a run, by rising step; without the metrics that it has not."""
+        found = {}
+        for name in names:
+            points = patiently(lambda name=name: client().get_metric_history(run_id, name))  # type: ignore[misc]
+            curve = [(point.step, point.value) for point in points if _is_finite(point.value)]
+            if curve:
+                found[name] = sorted(curve, key=lambda point: point[0])
+        return found
+
+    def aliases(self) -> dict[str, str]:
+        """Versions of the registered policy, by their aliases."""
+        models = patiently(lambda: client().search_registered_models(f"name = '{REGISTERED_MODEL}'"))
+        return {alias: str(version) for model in models for alias, version in model.aliases.items()}
+
+    def version_run(self, version: str) -> str | None:
+        """The run that made a version of the registered policy; None where there is no such version."""
+        try:
+            return str(patiently(lambda: client().get_model_version(REGISTERED_MODEL, version)).run_id or "")
+        except TrackingError as error:
+            if getattr(error.__cause__, "error_code", "") == _GONE:
+                return None
+            raise
+
+    @staticmethod
+    def _page(conditions: Sequence[Condition], limit: int, offset: int) -> list[Run]:
+        condition = " and ".join(one.as_filter for one in conditions)
+        token = SearchUtils.create_page_token(offset) if offset else None  # type: ignore[no-untyped-call]
+        runs = patiently(
+            lambda: client().search_runs(
+                [experiment_id()], condition, max_results=limit, order_by=["start_time DESC"], page_token=token
+            )
+        )
+        return list(runs)
+
+
+def _record(run: Run) -> RunRecord:
+    inputs = run.inputs.dataset_inputs if run.inputs else []
+    return RunRecord(
+        run_id=run.info.run_id,
+        name=run.info.run_name,
+        status=run.info.status,
+        started=run.info.start_time,
+        ended=run.info.end_time,
+        artifact_uri=run.info.artifact_uri,
+        tags=run.data.tags,
+        params=run.data.params,
+        metrics={name: value for name, value in run.data.metrics.items() if _is_finite(value)},
+        inputs={one.dataset.name: one.dataset.digest for one in inputs},
+    )
+
+
+def _is_finite(value: float) -> bool:
+    return math.isfinite(value) and abs(value) < _LARGEST
 
 
 def find(condition: str) -> list[Run]:

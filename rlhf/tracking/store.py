@@ -17,7 +17,7 @@ from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
 
 from rlhf.errors import RLHFError
-from rlhf.project import artifacts_folder, tracking_database
+from rlhf.project import artifacts_folder, in_other_project, tracking_database
 from rlhf.shared_view import KEY, TAG, shared_view
 
 logger = logging.getLogger(__name__)
@@ -44,6 +44,8 @@ class TrackingError(RLHFError):
 
 def tracking_uri() -> str:
     """MLFLOW_TRACKING_URI, else the SQLite file of the project."""
+    if in_other_project():
+        return _own_store()
     return os.environ.get("MLFLOW_TRACKING_URI") or _own_store()
 
 

@@ -86,7 +86,7 @@ class TestTrack:
 
     def test_what_dvc_refuses_is_told(self, own_repository: Path) -> None:
         (own_repository / "data.dvc").write_text("outs: nonsense\n")
-        with pytest.raises(DataError, match=r"DVC cannot track the folder \(.+\); look with `dvc status`"):
+        with pytest.raises(DataError, match=r"DVC cannot track the folder \(.+\); look with `rlhf data status`"):
             track(own_repository)
 
 
@@ -114,7 +114,7 @@ class TestOwnData:
     def test_that_is_nowhere_is_an_error(self, own_repository: Path) -> None:
         shutil.rmtree(own_repository / "data")
         shutil.rmtree(own_repository / ".dvc" / "cache")
-        with pytest.raises(DataError, match=r"data: the folder is missing, and neither DVC's cache nor a remote gives"):
+        with pytest.raises(DataError, match=r"cannot be had: DVC's cache .* does not have it; no remote"):
             resolve(OWN, own_repository)
         assert not (own_repository / "data").exists()
 

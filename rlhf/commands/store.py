@@ -1,0 +1,14 @@
+"""Which stores a command asks that starts no flow."""
+
+import os
+
+from rlhf.project import configure_environment
+from rlhf.services import running
+
+
+def use_the_store() -> None:
+    """Ask the servers of `rlhf up` where it is up, else the project's own store. Call it before MLflow is imported."""
+    services = running() if "MLFLOW_TRACKING_URI" not in os.environ else None
+    if services is not None:
+        os.environ.update(services.client_environment())
+    configure_environment()

@@ -1,0 +1,189 @@
+"""What has to be done to make a run again, and whether all of it is at hand, before anything is trained."""
+
+import hashlib
+import subprocess
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from rlhf.errors import DataError, InputError
+from rlhf.hashing import dvc_md5, folder_sha256
+from rlhf.project import root, source_root
+from rlhf.provenance.record import ProvenanceRecord, canonical_sha256
+from rlhf.provenance.saved import CONFIG, LOCK, PATCH, read_record
+from rlhf.references import StageName
+from rlhf.tracking import read_bytes
+
+INPUTS: Mapping[StageName, tuple[StageName, ...]] = {
+    "data": (),
+    "sft": ("data",),
+    "reward_model": ("data", "sft"),
+    "reward_audit": ("data", "reward_model"),
+    "ppo": ("data", "sft", "reward_model"),
+    "evaluation": ("data", "sft", "reward_model", "ppo"),
+}
+"""Stages that can be made again alone, and those whose recorded outputs they read."""
+
+
+class NotReproducibleError(InputError):
+    """Something that the run was made of is nowhere to be had."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What has to be done.
+
+    Attributes:
+        run_id: the run that is made again.
+        record: where it came from.
+        settings: its resolved configuration, as it was then; this code may know other settings.
+        patch: to be applied to the commit; empty where there is none.
+        lock: content of its lock file.
+        stage: the only stage that is made again; None for all.
+        num_threads: to be used in place of those of the run; None for the same.
+    """
+
+    run_id: str
+    record: ProvenanceRecord
+    settings: Mapping[str, Any]
+    patch: bytes
+    lock: bytes
+    stage: StageName | None
+    num_threads: int | None
+
+    @property
+    def commit(self) -> str:
+        """The commit of the code."""
+        assert self.record.code.commit is not None, "a plan without a commit was refused"
+        return self.record.code.commit
+
+
+def make_plan(run_id: str, stage: StageName | None = None, num_threads: int | None = None) -> Plan:
+    """Read what is on record of a run, and check that all that it names can be had.
+
+    Args:
+        run_id: of a pipeline run.
+        stage: a single stage, such as `ppo`; None for all.
+        num_threads: in place of those of the run.
+
+    Raises:
+        NotReproducibleError: something is missing, each named with what to do, or what is on record was changed.
+        InputError: the run has no provenance, or never finished that stage.
+    """
+    record = read_record(run_id)
+    if stage is not None:
+        _check_stage(stage, run_id, record)
+    settings = _settings(run_id, record)
+    missing = [*_missing_code(record), *_missing_data(record, settings), *_missing_bases(record, settings)]
+    if missing:
+        lines = "".join(f"\n  - {one}" for one in missing)
+        raise NotReproducibleError(f"MLflow run {run_id} cannot be made again:{lines}")
+    patch = _stored(run_id, PATCH, record.code.patch_sha256) if record.code.patch_sha256 else b""
+    return Plan(run_id, record, settings, patch, _stored(run_id, LOCK, record.lock_sha256), stage, num_threads)
+
+
+def _check_stage(stage: StageName, run_id: str, record: ProvenanceRecord) -> None:
+    unfinished = [name for name in (*INPUTS[stage], stage) if name not in record.stages]
+    if unfinished:
+        raise InputError(
+            f"MLflow run {run_id} never finished {' and '.join(unfinished)}, so there is nothing to compare with or "
+            f"to start from; give another run, or leave --stage out to make the whole run again"
+        )
+
+
+def _settings(run_id: str, record: ProvenanceRecord) -> Mapping[str, Any]:
+    content = read_bytes(run_id, CONFIG)
+    settings = yaml.safe_load(content) if content else None
+    if not isinstance(settings, dict) or canonical_sha256(settings) != record.config_sha256:
+        raise NotReproducibleError(
+            f"MLflow run {run_id}: {CONFIG} is missing, or is not the configuration that the run recorded (sha256 "
+            f"{record.config_sha256}); bring it back, `rlhf verify {run_id}` says what else was changed"
+        )
+    return settings
+
+
+def _stored(run_id: str, path: str, sha256: str) -> bytes:
+    content = read_bytes(run_id, path)
+    if content is None and sha256 == hashlib.sha256().hexdigest():
+        return b""  # the package was installed without a lock file
+    if content is None or hashlib.sha256(content).hexdigest() != sha256:
+        raise NotReproducibleError(
+            f"MLflow run {run_id}: {path} is missing, or is not what the run recorded (sha256 {sha256}); bring it "
+            f"back, `rlhf verify {run_id}` says what else was changed"
+        )
+    return content
+
+
+def _missing_code(record: ProvenanceRecord) -> Iterator[str]:
+    code = record.code
+    if code.commit is None:
+        yield "the code was in no git commit, so it is not known"
+        return
+    if code.left_out:
+        yield (
+            f"the run's patch lacks {', '.join(code.left_out)}, which looked like credentials or were too large; "
+            "commit what the code needs, and run it anew"
+        )
+    clone = source_root()
+    if _git(clone, "rev-parse", "--git-dir") is None:
+        yield f"{clone} is no git clone, so commit {code.commit} cannot be checked out; run this in a clone"
+    elif _git(clone, "cat-file", "-e", f"{code.commit}^{{commit}}") is None:
+        shallow = _git(clone, "rev-parse", "--is-shallow-repository") == "true"
+        how = "the clone is shallow: `git fetch --unshallow`" if shallow else "`git fetch --all` may bring it"
+        yield f"commit {code.commit} is not in the clone {clone}; {how}"
+
+
+def _missing_data(record: ProvenanceRecord, settings: Mapping[str, Any]) -> Iterator[str]:
+    if record.data is None:
+        yield "the run ended before it had found its data, so it is not known which that was"
+        return
+    if record.data.embedded is not None or is_elsewhere(record, settings):
+        return
+    from rlhf.data.stores import fetch, stores
+
+    try:
+        with stores(root()) as found:
+            fetch(record.data.md5, found)
+    except DataError as error:
+        yield str(error) + (f" (the run's remote was {record.data.remote})" if record.data.remote else "")
+
+
+def is_elsewhere(record: ProvenanceRecord, settings: Mapping[str, Any]) -> bool:
+    """Whether the data is a file or folder outside data/ that is still what was read."""
+    assert record.data is not None
+    path = root() / settings["data"]["path"]
+    own = path.resolve() == (root() / "data").resolve()
+    return not own and path.exists() and dvc_md5(path) == record.data.md5
+
+
+def bases_of(record: ProvenanceRecord, settings: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    """The folders that the run took models from: the setting that names each, and the path that it gives."""
+    for setting, base in record.bases.items():
+        if base.sha256 is not None:
+            value: Any = settings
+            for part in setting.split("."):
+                value = value[int(part)] if isinstance(value, list) else value[part]
+            yield setting, value
+
+
+def _missing_bases(record: ProvenanceRecord, settings: Mapping[str, Any]) -> Iterator[str]:
+    for setting, path in bases_of(record, settings):
+        sha256 = record.bases[setting].sha256
+        if not (root() / path).is_dir():
+            yield f"{setting}: {root() / path} is gone; bring the model with the sha256 {sha256} back"
+        elif folder_sha256(root() / path) != sha256:
+            yield f"{setting}: {root() / path} holds another model now; bring back the one with the sha256 {sha256}"
+    for setting, base in record.bases.items():
+        if base.sha256 is None and base.revision is None:
+            yield f"{setting}: it is not known which commit of {base.name} was loaded"
+
+
+def _git(folder: Path, *arguments: str) -> str | None:
+    try:
+        done = subprocess.run(["git", *arguments], cwd=folder, capture_output=True, text=True, check=True)
+    except (subprocess.CalledProcessError, FileNotFoundError):
+        return None
+    return done.stdout.strip()

@@ -1,0 +1,45 @@
+"""What a reproduction found, for MLflow and for a person."""
+
+from rlhf import tracking
+from rlhf.reproduction.verdict import Reproduction, StageComparison
+
+
+def save_report(run_id: str, result: Reproduction) -> None:
+    """Log a reproduction to its own MLflow run, and its verdict to the run that was made again."""
+    tracking.log_content(run_id, (result.model_dump_json(indent=2) + "\n").encode(), "reproduction.json")
+    tracking.log_content(run_id, as_markdown(result).encode(), "reproduction.md")
+    tracking.set_tags(run_id, {"rlhf.verdict": result.verdict, "rlhf.reason": result.reason})
+    said = f"{result.verdict}, run {result.reproduction_run}"
+    tracking.set_tags(result.run_id, {"rlhf.reproduction": said})
+
+
+def as_markdown(result: Reproduction) -> str:
+    """The verdict, and a table of the stages."""
+    lines = [
+        f"# Reproduction of MLflow run `{result.run_id}`: {result.verdict}",
+        "",
+        result.reason,
+        "",
+        "| stage | weights then | weights now | equal metrics | other files | s then | s now |",
+        "| --- | --- | --- | ---: | ---: | ---: | ---: |",
+        *(f"| {' | '.join(row(stage))} |" for stage in result.stages),
+        "",
+        f"Stages: {result.seconds_then:.1f} s then, {result.seconds_now:.1f} s now. "
+        f"With code, data and environment: {result.seconds_in_all:.1f} s.",
+    ]
+    if result.kept_in is not None:
+        lines += ["", f"The working tree is kept in `{result.kept_in}`."]
+    return "\n".join(lines) + "\n"
+
+
+def row(stage: StageComparison) -> tuple[str, ...]:
+    """A stage's cells, in the order of the table's columns."""
+    return (
+        stage.name,
+        (stage.weights_then or "-")[:8],
+        (stage.weights_now or "-")[:8],
+        f"{stage.num_equal_metrics} of {stage.num_metrics}",
+        str(len(stage.other_files)),
+        f"{stage.seconds_then:.1f}",
+        f"{stage.seconds_now:.1f}",
+    )

@@ -1,0 +1,168 @@
+"""Make a run again, from its id alone."""
+
+import logging
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+
+from rlhf import artifacts, tracking
+from rlhf.project import in_project, root
+from rlhf.provenance.record import ProvenanceRecord
+from rlhf.provenance.saved import read_record
+from rlhf.references import OUTPUT_KINDS, Reference, StageName
+from rlhf.reproduction.environment import interpreter
+from rlhf.reproduction.plan import INPUTS, Plan, make_plan
+from rlhf.reproduction.report import save_report
+from rlhf.reproduction.results import StageResult, results_of
+from rlhf.reproduction.running import run_again
+from rlhf.reproduction.tree import make_tree, remove_tree
+from rlhf.reproduction.verdict import Reproduction, compare_stage, environment_changes, judge
+
+logger = logging.getLogger(__name__)
+_FLAGS: Mapping[StageName, str] = {
+    "data": "--data-run",
+    "sft": "--sft-run",
+    "reward_model": "--reward-models-run",
+    "ppo": "--ppo-run",
+}
+
+
+def reproduce(
+    run_id: str,
+    flow_run_id: str,
+    say: Callable[[str], None],
+    *,
+    stage: StageName | None = None,
+    num_threads: int | None = None,
+    keep: bool = False,
+) -> Reproduction:
+    """Bring back code, data and environment of a pipeline run, run it from nothing, and compare.
+
+    It logs itself as a run that names the original. The working tree is removed where all came out identical.
+
+    Args:
+        run_id: of the pipeline run.
+        flow_run_id: the id that `rlhf.living` knows this by: if the process is killed, the next start closes its run.
+        say: is called with each line that the run says.
+        stage: a single stage, from the recorded outputs of those before it; None for all.
+        num_threads: in place of those of the run.
+        keep: keep the working tree whatever comes out.
+
+    Raises:
+        NotReproducibleError: something is missing. Nothing was trained.
+        RunAgainError: the run did not come to its end.
+        TrackingError: the store does not answer.
+    """
+    begun = time.monotonic()
+    say(f"Looking for all that MLflow run {run_id} was made of")
+    plan = make_plan(run_id, stage, num_threads)
+    then = _only(stage, results_of(run_id))
+    with _logged(plan, flow_run_id) as own_run, _tree(plan, own_run) as tree:
+        python = interpreter(plan)
+        say(f"Running it again in {tree} with {python}")
+        inputs = _put_inputs(plan, tree) if stage is not None else []
+        made = run_again(plan, tree, python, inputs, say)
+        with in_project(tree):
+            now = _only(stage, results_of(made))
+            record = read_record(_pipeline_of(made))
+        result = _compared(plan, own_run, then, now, record, time.monotonic() - begun)
+        if keep or result.verdict != "identical":
+            result = result.model_copy(update={"kept_in": str(tree)})
+        save_report(own_run, result)
+    if result.kept_in is None:
+        remove_tree(tree)
+    return result
+
+
+def _only(stage: str | None, results: dict[str, StageResult]) -> dict[str, StageResult]:
+    return results if stage is None else {stage: results[stage]}
+
+
+def _pipeline_of(run_id: str) -> str:
+    return tracking.tags_of(run_id).get("mlflow.parentRunId", run_id)
+
+
+@contextmanager
+def _logged(plan: Plan, flow_run_id: str) -> Iterator[str]:
+    """The MLflow run that tells of this, closed whatever ends it."""
+    tags = {
+        "rlhf.reproduces": plan.run_id,
+        "recipe": plan.record.recipe,
+        "mlflow.source.git.commit": plan.commit,
+        tracking.FLOW_RUN_TAG: flow_run_id,
+    }
+    run_id = tracking.open_run(f"reproduction of {plan.run_id[:8]}", "reproduction", tags)
+    try:
+        yield run_id
+    except Exception as error:
+        tracking.close_run(run_id, "FAILED", f"{type(error).__name__}: {error}")
+        raise
+    except BaseException as error:
+        tracking.close_run(run_id, "KILLED", type(error).__name__)
+        raise
+    tracking.close_run(run_id, "FINISHED")
+
+
+@contextmanager
+def _tree(plan: Plan, own_run: str) -> Iterator[Path]:
+    """The working tree. It stays where the run failed, for whoever wants to see why."""
+    at = datetime.now(UTC).strftime("%Y%m%d-%H%M%S")
+    folder = root() / ".rlhf" / "reproductions" / f"{plan.run_id[:8]}-{at}-{own_run[:6]}"
+    try:
+        yield make_tree(plan, folder)
+    except KeyboardInterrupt:
+        if folder.exists():
+            remove_tree(folder)
+        raise
+
+
+def _put_inputs(plan: Plan, tree: Path) -> list[str]:
+    """Copy the recorded outputs that a single stage reads into the tree's store. Returns the flags that name them."""
+    flags = []
+    assert plan.stage is not None
+    for name in INPUTS[plan.stage]:
+        trained = tracking.tags_of(plan.run_id)[f"rlhf.run.{name}"]
+        tags = tracking.tags_of(trained)
+        reference = OUTPUT_KINDS[name].model_validate_json(tags[tracking.OUTPUT_TAG])
+        folder = artifacts.local_path(reference)
+        with in_project(tree):
+            flags += [_FLAGS[name], _copied(name, tags["rlhf.fingerprint"], reference, folder)]
+    return flags
+
+
+def _copied(stage: str, fingerprint: str, reference: Reference, folder: Path) -> str:
+    """A finished run of a stage with this output, as if it had been trained here."""
+    parent = tracking.open_run("recorded inputs", "inputs", {})
+    run_id = tracking.open_stage(parent, stage, fingerprint, {}, {})
+    uri, sha256 = artifacts.save_output(run_id, folder)
+    assert sha256 == reference.sha256, "local_path verifies what it returns"
+    tracking.log_metrics(run_id, {f"{stage}/trained_seconds": 0.0})
+    tracking.finish_stage(run_id, reference.model_copy(update={"run_id": run_id, "uri": uri}))
+    tracking.close_run(parent, "FINISHED")
+    return run_id
+
+
+def _compared(
+    plan: Plan,
+    own_run: str,
+    then: dict[str, StageResult],
+    now: dict[str, StageResult],
+    record: ProvenanceRecord,
+    seconds: float,
+) -> Reproduction:
+    stages = tuple(compare_stage(name, result, now[name]) for name, result in then.items() if name in now)
+    environment = environment_changes(plan.record, record)
+    verdict, reason = judge(stages, environment)
+    return Reproduction(
+        verdict=verdict,
+        reason=reason,
+        run_id=plan.run_id,
+        reproduction_run=own_run,
+        environment=environment,
+        stages=stages,
+        seconds_then=sum(stage.seconds_then for stage in stages),
+        seconds_now=sum(stage.seconds_now for stage in stages),
+        seconds_in_all=seconds,
+    )

@@ -1,0 +1,140 @@
+"""What is asked of a store of runs by those who look at runs: few of them, and soon.
+
+Two stores answer: `rlhf.run_database`, the project's SQLite file, in milliseconds and without MLflow, which takes over
+two seconds to import and to open; and `rlhf.tracking.search`, MLflow's client, for servers and other databases.
+"""
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Literal, Protocol
+
+from rlhf.errors import InputError
+from rlhf.project import tracking_database
+from rlhf.services import running
+
+PIPELINE = "pipeline"
+Kind = Literal["attribute", "tag", "metric"]
+Comparator = Literal["=", "!=", ">", ">=", "<", "<=", "LIKE"]
+
+
+@dataclass(frozen=True)
+class Condition:
+    """What a run must meet.
+
+    Attributes:
+        kind: where the name stands.
+        name: `run_id`, `status` or `start_time` of the attributes; a tag; a metric, whose last value counts.
+        comparator: tags and ids know =, != and LIKE only.
+        value: text for tags, ids and states, otherwise a number; without quotation marks.
+    """
+
+    kind: Kind
+    name: str
+    comparator: Comparator
+    value: str | float
+
+    @property
+    def as_filter(self) -> str:
+        """As MLflow's client takes it."""
+        place = {
+            "attribute": f"attributes.{self.name}",
+            "tag": f"tags.`{self.name}`",
+            "metric": f"metrics.`{self.name}`",
+        }
+        value = f"'{self.value}'" if isinstance(self.value, str) else repr(self.value)
+        return f"{place[self.kind]} {self.comparator} {value}"
+
+
+IS_PIPELINE = Condition("tag", "rlhf.kind", "=", PIPELINE)
+
+
+@dataclass(frozen=True)
+class RunRecord:
+    """A run, as the store has it.
+
+    Attributes:
+        run_id: its id.
+        name: its name.
+        status: RUNNING, SCHEDULED, FINISHED, FAILED or KILLED.
+        started: milliseconds since 1970.
+        ended: the same; None while it is under way.
+        artifact_uri: where its artifacts are.
+        tags: by their names.
+        params: by their names.
+        metrics: the last finite value of each.
+        inputs: digests of the data sets and artifacts that it reads, 36 characters at most, by their names.
+    """
+
+    run_id: str
+    name: str
+    status: str
+    started: int
+    ended: int | None
+    artifact_uri: str
+    tags: Mapping[str, str] = field(default_factory=dict)
+    params: Mapping[str, str] = field(default_factory=dict)
+    metrics: Mapping[str, float] = field(default_factory=dict)
+    inputs: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def is_pipeline(self) -> bool:
+        """Whether it is the run of a whole pipeline."""
+        return self.tags.get("rlhf.kind") == PIPELINE
+
+
+class RunStore(Protocol):
+    """A store of runs."""
+
+    def search(self, conditions: Sequence[Condition], limit: int) -> list[RunRecord]:
+        """The runs that meet all conditions, the newest first."""
+
+    def count(self, conditions: Sequence[Condition]) -> int:
+        """How many runs meet all conditions."""
+
+    def runs(self, run_ids: Sequence[str]) -> dict[str, RunRecord]:
+        """Those of these runs that there are, by id."""
+
+    def curves(self, run_id: str, names: Sequence[str]) -> dict[str, list[tuple[int, float]]]:
+        """Steps and finite values of metrics of a run, by rising step; without the metrics that it has not."""
+
+    def aliases(self) -> dict[str, str]:
+        """Versions of the registered policy, by their aliases."""
+
+    def version_run(self, version: str) -> str | None:
+        """The run that made a version of the registered policy; None where there is no such version."""
+
+
+def open_store() -> RunStore:
+    """The store that this project's runs are in.
+
+    Raises:
+        InputError: nothing was ever run here.
+    """
+    services = running()
+    if services is not None and "MLFLOW_TRACKING_URI" not in os.environ:
+        os.environ.update(services.client_environment())
+    uri = os.environ.get("MLFLOW_TRACKING_URI")
+    if uri:
+        from rlhf import tracking
+        from rlhf.tracking.search import ClientStore
+
+        tracking.check_reachable()
+        return ClientStore()
+    check_own_store()
+    from rlhf.run_database import DatabaseStore
+
+    return DatabaseStore(tracking_database())
+
+
+def check_own_store() -> None:
+    """Say that there are no runs, rather than make an empty store for the question.
+
+    Raises:
+        InputError: the project's SQLite file is not there.
+    """
+    if not tracking_database().is_file():
+        raise InputError(
+            f"{tracking_database()}: there is no such store, so nothing was run in this project yet; start with "
+            "`rlhf run configs/demo.yaml`, or set MLFLOW_TRACKING_URI or RLHF_ROOT to where the runs are"
+        )

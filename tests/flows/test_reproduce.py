@@ -1,0 +1,172 @@
+"""Runs made again from their ids, on a fresh clone that has only the MLflow store and the DVC remote."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+REPOSITORY = Path(__file__).parents[2]
+STAGES = ["data", "sft", "reward_model", "reward_audit", "ppo", "evaluation", "model_card"]
+
+pytestmark = [pytest.mark.services, pytest.mark.timeout(1200)]
+
+
+@dataclass(frozen=True)
+class Project:
+    """A repository with the project's own code, and its command line."""
+
+    root: Path
+
+    def git(self, *arguments: str) -> str:
+        done = subprocess.run(["git", *arguments], cwd=self.root, check=True, capture_output=True, text=True)
+        return done.stdout.strip()
+
+    def commit(self, message: str) -> None:
+        self.git("add", "--all")
+        self.git("commit", "--quiet", "--message", message)
+
+    def rlhf(self, *arguments: str) -> "subprocess.CompletedProcess[str]":
+        own = {"PYTHONPATH": str(self.root), "OMP_NUM_THREADS": "2"}
+        left_out = ("RLHF_ROOT", "PREFECT_HOME")
+        environment = {name: value for name, value in os.environ.items() if name not in left_out} | own
+        command = [sys.executable, "-m", "rlhf.cli", *arguments]
+        return subprocess.run(command, cwd=self.root, env=environment, capture_output=True, text=True, check=False)
+
+    def run(self, *arguments: str) -> str:
+        done = self.rlhf("run", "configs/smoke.yaml", "--json", *arguments)
+        assert done.returncode == 0, done.stderr
+        return str(json.loads(done.stdout)["run_id"])
+
+    def reproduce(self, *arguments: str, code: int = 0) -> dict[str, Any]:
+        done = self.rlhf("reproduce", "--json", *arguments)
+        assert done.returncode == code, done.stderr
+        result: dict[str, Any] = json.loads(done.stdout)
+        return result
+
+
+def make_project(folder: Path, remote: Path) -> Project:
+    """The project as it is in this working tree, with a history of its own and a DVC remote."""
+    listed = ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"]
+    names = subprocess.run(listed, cwd=REPOSITORY, check=True, capture_output=True).stdout.decode().split("\0")
+    for name in names:
+        if name and (REPOSITORY / name).is_file():
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy2(REPOSITORY / name, folder / name)
+    project = Project(folder)
+    project.git("init", "--quiet", "--initial-branch=main")
+    (folder / ".dvc" / "config").write_text(f"[core]\n    remote = here\n['remote \"here\"']\n    url = {remote}\n")
+    return project
+
+
+def feedback(root: Path, file: Path, number: int) -> Path:
+    """The first of the preferences, as a file that somebody hands in."""
+    rows = (root / "data" / "preferences.jsonl").read_text().splitlines(keepends=True)[:number]
+    file.write_text("".join(rows))
+    return file
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> tuple[Project, dict[str, str]]:
+    """A fresh clone, and the runs that were made elsewhere: at one commit, at a second, and at a changed tree."""
+    folder = tmp_path_factory.mktemp("reproduce")
+    project = make_project(folder / "project", folder / "remote")
+    project.commit("One")
+    runs = {"first commit": project.run()}
+
+    given = feedback(project.root, folder / "given.jsonl", 900)
+    imported = project.rlhf("data", "import", str(given), "--replace")
+    assert imported.returncode == 0, imported.stderr
+    project.commit("Other data")
+    subprocess.run([sys.executable, "-m", "dvc", "push", "--quiet"], cwd=project.root, check=True)
+    runs["other data and settings"] = project.run("--data.embedded", "none", "--ppo.kl-coef", "0.3", "--seed", "1")
+
+    loss = project.root / "rlhf" / "ppo" / "loss.py"
+    loss.write_text(loss.read_text() + "\nfrom rlhf.ppo import new_code  # noqa: E402, F401\n")
+    (loss.parent / "new_code.py").write_text("NEW = 1\n")
+    smoke = project.root / "rlhf" / "config.py"
+    smoke.write_text(smoke.read_text().replace("gae_lambda: Probability = 0.95", "gae_lambda: Probability = 0.9"))
+    (project.root / "notes.txt").write_text("of no concern\n")
+    runs["changed tree"] = project.run("--data.embedded", "none")
+
+    clone = Project(folder / "clone")
+    subprocess.run(["git", "clone", "--quiet", str(project.root), str(clone.root)], check=True)
+    shutil.copytree(project.root / "mlruns", clone.root / "mlruns", dirs_exist_ok=True)
+    shutil.rmtree(project.root)
+    return clone, runs
+
+
+@pytest.mark.parametrize("which", ["first commit", "other data and settings", "changed tree"])
+def test_a_run_on_a_fresh_clone_is_identical(made: tuple[Project, dict[str, str]], which: str):
+    clone, runs = made
+    result = clone.reproduce(runs[which])
+    assert result["verdict"] == "identical", result["reason"]
+    assert [stage["name"] for stage in result["stages"]] == STAGES
+    for stage in result["stages"]:
+        assert stage["weights_then"] == stage["weights_now"]
+        assert stage["num_equal_metrics"] == stage["num_metrics"]
+        assert stage["other_files"] == []
+    by_name = {stage["name"]: stage for stage in result["stages"]}
+    assert all(by_name[name]["weights_now"] for name in ("sft", "reward_model", "ppo", "model_card"))
+    assert by_name["ppo"]["num_metrics"] > 20
+    assert result["environment"] == []
+    assert result["kept_in"] is None
+    assert list((clone.root / ".rlhf" / "reproductions").iterdir()) == []
+    assert clone.git("worktree", "list", "--porcelain").count("worktree ") == 1
+    assert not (clone.root / "data").exists(), "the clone's own data is left alone"
+
+
+def test_with_other_threads_it_is_not_called_identical_and_told_why(made: tuple[Project, dict[str, str]]):
+    clone, runs = made
+    done = clone.rlhf("reproduce", "--json", runs["first commit"], "--threads", "1")
+    result = json.loads(done.stdout)
+    assert done.returncode == (1 if result["verdict"] == "different" else 0)
+    assert result["verdict"] != "identical"
+    assert result["environment"] == ["num_threads: 2 then, 1 now"]
+    assert "num_threads: 2 then, 1 now" in result["reason"]
+    assert "is the first stage that came out otherwise" in result["reason"]
+    assert Path(result["kept_in"]).is_dir()
+
+
+def test_one_stage_from_the_recorded_outputs(made: tuple[Project, dict[str, str]]):
+    clone, runs = made
+    result = clone.reproduce(runs["changed tree"], "--stage", "ppo")
+    assert result["verdict"] == "identical", result["reason"]
+    assert [stage["name"] for stage in result["stages"]] == ["ppo"]
+
+
+def test_a_reproduction_is_a_run_that_names_the_original(made: tuple[Project, dict[str, str]]):
+    from mlflow.tracking import MlflowClient
+
+    clone, runs = made
+    client = MlflowClient(f"sqlite:///{clone.root / 'mlruns' / 'mlflow.db'}")
+    experiment = client.get_experiment_by_name("rlhf")
+    assert experiment is not None
+    which = f"tags.`rlhf.reproduces` = '{runs['other data and settings']}'"
+    (run,) = client.search_runs([experiment.experiment_id], which)
+    assert (run.info.status, run.data.tags["rlhf.verdict"]) == ("FINISHED", "identical")
+    assert {file.path for file in client.list_artifacts(run.info.run_id)} == {"reproduction.json", "reproduction.md"}
+    original = client.get_run(runs["other data and settings"])
+    assert original.data.tags["rlhf.reproduction"] == f"identical, run {run.info.run_id}"
+
+
+def test_what_is_missing_is_named_before_anything_is_done(made: tuple[Project, dict[str, str]]):
+    clone, runs = made
+    config = clone.root / ".dvc" / "config"
+    before = config.read_text()
+    for folder in (clone.root / ".dvc" / "cache", clone.root / ".rlhf"):
+        shutil.rmtree(folder, ignore_errors=True)
+    config.write_text(before.replace("remote\n", "moved\n"))
+    try:
+        done = clone.rlhf("reproduce", runs["other data and settings"])
+    finally:
+        config.write_text(before)
+    assert done.returncode == 2
+    assert "cannot be made again:" in done.stderr
+    assert "moved" in done.stderr
+    assert not (clone.root / ".rlhf" / "reproductions").exists()
