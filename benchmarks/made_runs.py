@@ -1,4 +1,4 @@
-"""A store of many pipeline runs, as MLflow would have it after years: made by bulk inserts, the same from every seed."""
+"""A store of many pipeline runs, as MLflow would have it after years: made by bulk inserts, the same every time."""
 
 import contextlib
 import hashlib
@@ -57,7 +57,7 @@ def make_store(database: Path, artifacts: Path, num_pipelines: int) -> list[str]
         for table, columns in _COLUMNS.items():
             rows = [row for one in made for row in one.rows[table]]
             marks = ", ".join("?" * len(columns.split(",")))
-            connection.executemany(f"INSERT OR IGNORE INTO {table} ({columns}) VALUES ({marks})", rows)
+            connection.executemany(f"INSERT OR IGNORE INTO {table} ({columns}) VALUES ({marks})", rows)  # noqa: S608
         for alias, version in (("champion", num_pipelines - 1), ("candidate", num_pipelines)):
             connection.execute(
                 "INSERT INTO registered_model_aliases (alias, version, name) VALUES (?, ?, 'rlhf-policy')",
@@ -127,7 +127,18 @@ class _Pipeline:
             "rlhf.policy_sha256": _hash(f"policy {number}"),
             "rlhf.provenance": _hash(f"record {number}"),
         }
-        versions = ("torch", "transformers", "trl", "accelerate", "peft", "tokenizers", "numpy", "prefect", "mlflow", "dvc")
+        versions = (
+            "torch",
+            "transformers",
+            "trl",
+            "accelerate",
+            "peft",
+            "tokenizers",
+            "numpy",
+            "prefect",
+            "mlflow",
+            "dvc",
+        )
         tags |= {f"rlhf.version.{name}": "1.2.3" for name in versions}
         tags |= {f"rlhf.run.{name}": run_id for name, run_id in self.stages.items()}
         tags |= {f"rlhf.fingerprint.{name}": self.fingerprints[name] for name in STAGES}
@@ -177,7 +188,8 @@ class _Pipeline:
         around = {"_low": -0.02, "_high": 0.02}
         middle = 0.5 + next((shift for end, shift in around.items() if metric.endswith(end)), 0.0)
         rows = [
-            (run_id, metric, middle + self.rng.uniform(-0.01, 0.01), self.started + step, step, 0) for step in range(steps)
+            (run_id, metric, middle + self.rng.uniform(-0.01, 0.01), self.started + step, step, 0)
+            for step in range(steps)
         ]
         self.rows["metrics"] += rows
         self.rows["latest_metrics"].append(rows[-1])

@@ -5,9 +5,9 @@ from collections.abc import Sequence
 from itertools import zip_longest
 from pathlib import Path
 
-from rlhf.commands import gc, lineage, reproduce, verify
+from rlhf.commands import compare, data, gc, lineage, reproduce, verify
+from rlhf.commands import runs as listing
 from rlhf.configuration import Setting, nearest, settings, shown
-from rlhf.data.formats import FORMATS
 from rlhf.errors import ConfigError
 from rlhf.services import DATABASE_VARIABLE, PASSWORD_VARIABLE, USER, Services
 
@@ -36,7 +36,7 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
         arguments: what follows `rlhf`.
 
     Returns:
-        `command`, such as `run` or `data import`, and what it was given; settings by their dotted names.
+        `command`, such as `run` or `data`, and what it was given; settings by their dotted names.
 
     Raises:
         ConfigError: a flag that there is not.
@@ -60,10 +60,12 @@ def _parser() -> argparse.ArgumentParser:
     _add_run(commands.add_parser("run", help="run all stages of a recipe", allow_abbrev=False))
     _add_stages(commands.add_parser("stage", help="run one stage on the outputs of earlier runs"))
     reproduce.add_arguments(commands)
+    listing.add_arguments(commands)
+    compare.add_arguments(commands)
     verify.add_arguments(commands)
     lineage.add_arguments(commands)
     gc.add_arguments(commands)
-    _add_data(commands.add_parser("data", help="import or check data"))
+    data.add_arguments(commands)
     _add_up(
         commands.add_parser("up", help="start Prefect, MLflow and a worker, with all deployments", allow_abbrev=False)
     )
@@ -123,28 +125,6 @@ def _add_stages(parser: argparse.ArgumentParser) -> None:
                 flag, metavar="ID", help="MLflow run of that stage, or of a pipeline that it was part of"
             )
         _add_recipe(stage)
-
-
-def _add_data(parser: argparse.ArgumentParser) -> None:
-    commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
-    importing = commands.add_parser(
-        "import",
-        help="make data/ from a file or a Hugging Face data set",
-        description="Turn preferences into data/, track it with DVC, and print the git command that records it. "
-        "Rows that cannot be used are left out, counted and named.",
-    )
-    importing.set_defaults(command="data import", parser=importing)
-    importing.add_argument("path", metavar="PATH", help="JSON Lines, JSON, CSV (plain or .gz), Parquet, or a hub id")
-    importing.add_argument("--format", choices=FORMATS, default="auto", help="convention of the rows [default: auto]")
-    importing.add_argument("--demonstrations", metavar="PATH", help="demonstrations [default: the chosen responses]")
-    importing.add_argument("--prompts", metavar="PATH", help="prompts for PPO [default: those of the preferences]")
-    importing.add_argument("--split", default="train", help="split of a hub data set [default: train]")
-    importing.add_argument("--licence", help="licence of the data, for the datasheet")
-    importing.add_argument("--guidelines", metavar="FILE", type=Path, help="annotation guidelines, for the datasheet")
-    importing.add_argument("--replace", action="store_true", help="replace other data in data/")
-    validating = commands.add_parser("validate", help="check every row of a data folder")
-    validating.set_defaults(command="data validate", parser=validating)
-    validating.add_argument("path", metavar="PATH", nargs="?", type=Path, help="data folder [default: data/]")
 
 
 def _add_recipe(parser: argparse.ArgumentParser) -> None:

@@ -2,7 +2,6 @@
 
 import argparse
 import json
-import logging
 import math
 import os
 import signal
@@ -10,17 +9,14 @@ import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext, redirect_stdout
-from pathlib import Path
 from types import FrameType
 
 from rlhf.arguments import STAGES, parse
-from rlhf.commands import gc, lineage, reproduce, verify
+from rlhf.commands import compare, data, gc, lineage, reproduce, runs, verify
 from rlhf.config import PipelineConfig
 from rlhf.configuration import load_config, settings
-from rlhf.data.formats import import_dataset
-from rlhf.data.schema import validate_folder
-from rlhf.errors import DataError, RLHFError
-from rlhf.project import configure_environment, root
+from rlhf.errors import RLHFError
+from rlhf.project import configure_environment
 from rlhf.references import PipelineReport, StageReport
 from rlhf.services import DATABASE_VARIABLE, Services, last_known, running
 
@@ -121,37 +117,6 @@ def _finite(metrics: dict[str, float]) -> dict[str, float | None]:
     return {name: value if math.isfinite(value) else None for name, value in metrics.items()}
 
 
-def _import_data(options: argparse.Namespace) -> None:
-    configure_environment()
-    from rlhf.data.source import check_repository, git_commands, track
-
-    check_repository(root())
-
-    report = import_dataset(
-        options.path,
-        root() / "data",
-        options.format,
-        demonstrations=options.demonstrations,
-        prompts=options.prompts,
-        licence=options.licence,
-        guidelines=_text_of(options.guidelines),
-        split=options.split,
-        replace=options.replace,
-    )
-    print(report.summary)
-    import dvc.logger  # noqa: F401  # sets its level when it is imported
-
-    logging.getLogger("dvc").setLevel(logging.WARNING)  # it would name another git command
-    print(f"data/ is tracked by DVC, md5 {track(root(), desc=f'Imported from {report.sources[0].name}')}")
-    print(f"To record this version: {git_commands(f'Import {report.sources[0].name}')}")
-
-
-def _validate_data(options: argparse.Namespace) -> None:
-    folder = options.path or root() / "data"
-    for kind, count in validate_folder(folder).items():
-        print(f"{folder / kind}.jsonl: {count} rows, all as they should be")
-
-
 def _up(options: argparse.Namespace) -> None:
     database = options.database or os.environ.get(DATABASE_VARIABLE)
     services = Services(options.host, options.prefect_port, options.mlflow_port, database)
@@ -181,20 +146,13 @@ def _ui(options: argparse.Namespace) -> None:
     print_ui_commands()
 
 
-def _text_of(path: Path | None) -> str | None:
-    try:
-        return path.read_text(encoding="utf-8") if path else None
-    except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"{path}: cannot be read as text ({error}); give a UTF-8 file") from None
-
-
-# A command may return an exit code of its own.
 _COMMANDS: dict[str, Callable[[argparse.Namespace], int | None]] = {
     "run": _run,
     "stage": _run_stage,
-    "data import": _import_data,
-    "data validate": _validate_data,
+    "data": data.run,
     "reproduce": reproduce.run,
+    "runs": runs.run,
+    "compare": compare.run,
     "verify": verify.run,
     "lineage": lineage.run,
     "gc": gc.run,

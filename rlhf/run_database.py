@@ -27,6 +27,10 @@ _HAS = {
     "metric": "EXISTS (SELECT 1 FROM latest_metrics m WHERE m.run_uuid = runs.run_uuid AND m.key = ? AND m.value {} ?"
     " AND NOT m.is_nan)",
 }
+_POINTS = (
+    "SELECT key, step, value FROM metrics WHERE run_uuid = ? AND NOT is_nan AND key IN ({})"
+    " ORDER BY key, step, timestamp"
+)
 _DATASETS = (
     "SELECT i.destination_id, d.name, d.digest FROM inputs i JOIN datasets d ON d.dataset_uuid = i.source_id"
     " WHERE i.source_type = 'DATASET' AND i.destination_type = 'RUN' AND i.destination_id IN ({})"
@@ -62,12 +66,9 @@ class DatabaseStore:
     def curves(self, run_id: str, names: Sequence[str]) -> dict[str, list[tuple[int, float]]]:
         """Steps and finite values of metrics of a run, by rising step; without the metrics that it has not."""
         found = defaultdict(list)
-        rows = self._rows(
-            "SELECT key, step, value FROM metrics WHERE run_uuid = ? AND NOT is_nan ORDER BY key, step, timestamp",
-            [run_id],
-        )
-        for key, step, value in rows:
-            if key in names and abs(value) < _LARGEST:
+        marks = ", ".join("?" * len(names))
+        for key, step, value in self._rows(_POINTS.format(marks), [run_id, *names]):
+            if abs(value) < _LARGEST:
                 found[key].append((int(step), float(value)))
         return dict(found)
 

@@ -11,7 +11,6 @@ from typing import Literal, Protocol
 
 from rlhf.errors import InputError
 from rlhf.project import tracking_database
-from rlhf.services import running
 
 PIPELINE = "pipeline"
 Kind = Literal["attribute", "tag", "metric"]
@@ -111,11 +110,7 @@ def open_store() -> RunStore:
     Raises:
         InputError: nothing was ever run here.
     """
-    services = running()
-    if services is not None and "MLFLOW_TRACKING_URI" not in os.environ:
-        os.environ.update(services.client_environment())
-    uri = os.environ.get("MLFLOW_TRACKING_URI")
-    if uri:
+    if os.environ.get("MLFLOW_TRACKING_URI"):
         from rlhf import tracking
         from rlhf.tracking.search import ClientStore
 

@@ -9,6 +9,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from rlhf.errors import RLHFError
 from rlhf.project import source_root
@@ -67,7 +68,8 @@ class Supervisor:
     def start(self, name: str) -> None:
         """Start a program and wait until it has been up for three seconds."""
         try:
-            self._rpc.startProcess(name)
+            with self._rpc() as supervisord:
+                supervisord.startProcess(name)
         except xmlrpc.client.Fault as fault:
             raise ServiceError(
                 f"{name} does not start ({fault.faultString}); its last words:\n{last_words(name)}"
@@ -76,7 +78,8 @@ class Supervisor:
     def stop(self, name: str) -> None:
         """Stop a program, and wait for its end."""
         try:
-            self._rpc.stopProcess(name)
+            with self._rpc() as supervisord:
+                supervisord.stopProcess(name)
         except xmlrpc.client.Fault as fault:
             if "NOT_RUNNING" not in fault.faultString:
                 raise
@@ -92,14 +95,16 @@ class Supervisor:
     def shut_down(self) -> None:
         """Stop all programs, the last started first."""
         try:
-            self._rpc.shutdown()
+            with self._rpc() as supervisord:
+                supervisord.shutdown()
         except (OSError, xmlrpc.client.Fault) as error:
             raise ServiceError(f"the services could not be told to stop: {error}") from error
 
     def is_up(self) -> bool:
         """Whether supervisord answers."""
         try:
-            self._rpc.getState()
+            with self._rpc() as supervisord:
+                supervisord.getState()
         except OSError:
             return False
         except xmlrpc.client.Fault:  # it answers, if only that it is shutting down
@@ -107,18 +112,19 @@ class Supervisor:
         return True
 
     def _info(self, name: str) -> Mapping[str, object]:
-        answer = self._rpc.getProcessInfo(name)
+        with self._rpc() as supervisord:
+            answer = supervisord.getProcessInfo(name)
         assert isinstance(answer, dict)
         return answer
 
-    @property
-    def _rpc(self) -> xmlrpc.client.ServerProxy:
+    @contextmanager
+    def _rpc(self) -> Iterator[Any]:
         from supervisor.xmlrpc import SupervisorTransport
 
         transport = SupervisorTransport(None, None, f"unix://{self.socket}")
         # The address is never looked at; the transport knows where the socket is.
-        proxy = xmlrpc.client.ServerProxy("http://127.0.0.1", transport=transport)
-        return proxy.supervisor  # type: ignore[return-value]
+        with xmlrpc.client.ServerProxy("http://127.0.0.1", transport=transport) as proxy:
+            yield proxy.supervisor
 
 
 def supervisor() -> Supervisor:

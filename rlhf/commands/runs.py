@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
+from rlhf.commands.store import use_the_store
 from rlhf.errors import InputError
 
 if TYPE_CHECKING:
@@ -34,7 +35,11 @@ def add_arguments(commands: Any) -> None:
     parser.add_argument("--verdict", choices=verdicts, help="whose retraining ended so")
     parser.add_argument("--reproducible", nargs="?", const="yes", choices=("yes", "no"), help="that are [or are not]")
     parser.add_argument(
-        "--metric", metavar="'NAME>X'", action="append", default=[], help="such as 'evaluation/win_rate>0.6'; repeatable"
+        "--metric",
+        metavar="'NAME>X'",
+        action="append",
+        default=[],
+        help="such as 'evaluation/win_rate>0.6'; repeatable",
     )
     parser.add_argument(
         "--limit", metavar="N", type=int, default=_DEFAULT_LIMIT, help=f"how many [default: {_DEFAULT_LIMIT}]"
@@ -53,7 +58,6 @@ def run(options: argparse.Namespace) -> None:
         raise InputError(f"--limit {options.limit}: expected a whole number at least 1")
     from rlhf.comparing.filters import Filters
     from rlhf.comparing.listing import list_runs
-    from rlhf.project import configure_environment
     from rlhf.run_store import open_store
 
     filters = Filters(
@@ -67,7 +71,7 @@ def run(options: argparse.Namespace) -> None:
         metrics=tuple(options.metric),
     )
     filters.conditions(datetime.now(UTC))  # mistakes come before a server is asked
-    configure_environment()
+    use_the_store()
     listing = list_runs(open_store(), filters, options.limit)
     if options.json:
         print(json.dumps(_as_json(listing), allow_nan=False))

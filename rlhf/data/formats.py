@@ -1,5 +1,6 @@
 """Import: somebody's file becomes a data folder, or nothing at all."""
 
+import dataclasses
 import json
 from collections.abc import Iterator
 from contextlib import ExitStack, closing
@@ -16,6 +17,10 @@ from rlhf.data.staging import install, staged
 from rlhf.errors import DataError
 
 FORMATS = ("auto", *CONVERTERS)
+# The fields of the rows that are made of preferences, where none are given.
+DERIVED = {"demonstrations": {"prompt": "prompt", "completion": "chosen"}, "prompts": {"prompt": "prompt"}}
+to_json = json.JSONEncoder(ensure_ascii=False).encode
+"""What `json.dumps` writes, without making an encoder for every row."""
 
 
 @dataclass(frozen=True)
@@ -49,17 +54,33 @@ class ImportReport:
 
 
 @dataclass
-class _Reading:
-    """A source being read: the rows of ours that it yields, and the count of those left out."""
+class Reading:
+    """A source being read: the rows of ours that it yields, and the count of those left out.
+
+    Attributes:
+        source: the file or data set.
+        format: a key of `CONVERTERS`.
+        detected: the format was found out from the fields of the first row.
+        kind: of its rows; empty before the first one.
+        num_read: rows read so far.
+        num_rows: rows of ours that they gave.
+        dropped: rows left out so far, by reason.
+    """
 
     source: RowSource
     format: str
     detected: bool
     kind: str = ""
     num_read: int = 0
+    num_rows: int = 0
     dropped: dict[str, Dropped] = field(default_factory=dict)
 
     def rows(self) -> Iterator[Row]:
+        """All rows, each checked, of whatever kind the source holds.
+
+        Raises:
+            DataError: a row is at fault, or none is left.
+        """
         for number, row in self.source.rows():
             self.num_read += 1
             yield from self._converted(number, row)
@@ -83,9 +104,36 @@ class _Reading:
                 raise DataError(f"{where}: a row of {kind} in a file of {self.kind}; put them into files of their own")
             self.kind = kind
             check_row(ours, kind, where)
+            self.num_rows += 1
             yield ours
 
+    def rows_of(self, kind: str) -> Iterator[Row]:
+        """All rows as those of one kind; where a preference is from is the file unless it says so itself.
+
+        Raises:
+            DataError: as in `rows`, or the source holds another kind, which this one cannot be made from.
+        """
+        name = self.source.name.split(".", maxsplit=1)[0]
+        for row in self.rows():
+            if kind == "prompts":
+                yield {"prompt": row["prompt"]}
+            elif kind != self.kind:
+                raise self._other_kind(kind)
+            elif kind == "demonstrations":
+                yield {"prompt": row["prompt"], "completion": row["completion"]}
+            else:
+                yield row if "source" in row else {**row, "source": name}
+
+    def _other_kind(self, kind: str) -> DataError:
+        if kind == "preferences":
+            return DataError(
+                f"{self.source.name}: the file holds {self.kind} and no preferences, and a data folder needs "
+                f"preferences; import a file of preferences, and give this one with --{self.kind}"
+            )
+        return DataError(f"{self.source.name}: the file holds {self.kind}, no {kind}; give another with --{kind}")
+
     def report(self, kind: str) -> SourceReport:
+        """What was read."""
         return SourceReport(
             self.source.name,
             self.source.sha256,
@@ -126,24 +174,51 @@ def import_dataset(
     Raises:
         DataError: something cannot be read, or the destination holds other data. Nothing is written then.
     """
-    if format not in FORMATS:
-        raise unknown_format(format)
+    with staged(destination) as folder:
+        report = convert_dataset(
+            source,
+            folder,
+            format,
+            demonstrations=demonstrations,
+            prompts=prompts,
+            licence=licence,
+            guidelines=guidelines,
+            split=split,
+        )
+        changed = install(folder, destination, replace)
+    return dataclasses.replace(report, destination=destination, changed=changed)
+
+
+def convert_dataset(
+    source: str,
+    folder: Path,
+    format: str = "auto",
+    *,
+    demonstrations: str | None = None,
+    prompts: str | None = None,
+    licence: str | None = None,
+    guidelines: str | None = None,
+    split: str = "train",
+) -> ImportReport:
+    """Fill an empty folder with the files of a data folder. The arguments are those of `import_dataset`.
+
+    Raises:
+        DataError: something cannot be read.
+    """
     source, demonstrations, prompts = _of_folder(source, demonstrations, prompts)
-    main = _open(source, format, split)
+    main = open_rows(source, format, split)
     extras = {
-        kind: _open(extra, "auto", split)
+        kind: open_rows(extra, "auto", split)
         for kind, extra in (("demonstrations", demonstrations), ("prompts", prompts))
         if extra is not None
     }
-    with staged(destination) as folder:
-        counts = _write_rows(folder, main, extras)
-        reports = (main.report("preferences"), *(extra.report(kind) for kind, extra in extras.items()))
-        derived = _derived(extras)
-        (folder / DATASHEET).write_text(
-            render(reports, counts, derived, licence, guidelines), encoding="utf-8", newline="\n"
-        )
-        changed = install(folder, destination, replace)
-    return ImportReport(destination, changed, counts, reports, derived)
+    counts = _write_rows(folder, main, extras)
+    reports = (main.report("preferences"), *(extra.report(kind) for kind, extra in extras.items()))
+    derived = _derived(extras)
+    (folder / DATASHEET).write_text(
+        render(reports, counts, derived, licence, guidelines), encoding="utf-8", newline="\n"
+    )
+    return ImportReport(folder, True, counts, reports, derived)
 
 
 def _of_folder(source: str, demonstrations: str | None, prompts: str | None) -> tuple[str, str | None, str | None]:
@@ -159,10 +234,17 @@ def _of_folder(source: str, demonstrations: str | None, prompts: str | None) -> 
     )
 
 
-def _open(source: str, format_name: str, split: str) -> _Reading:
+def open_rows(source: str, format_name: str = "auto", split: str = "train") -> Reading:
+    """Find a source and the format of its rows.
+
+    Raises:
+        DataError: it is not there, or its format is not known.
+    """
+    if format_name not in FORMATS:
+        raise unknown_format(format_name)
     rows = open_source(source, split)
     if format_name != "auto":
-        return _Reading(rows, format_name, detected=False)
+        return Reading(rows, format_name, detected=False)
     with closing(rows.rows()) as reading:
         _, first = next(reading, (0, None))
     if first is None:
@@ -174,62 +256,37 @@ def _open(source: str, format_name: str, split: str) -> _Reading:
         raise DataError(
             f"{rows.name}: a row with the fields {fields} {found}; give --format, one of {', '.join(CONVERTERS)}"
         )
-    return _Reading(rows, fitting[0], detected=True)
+    return Reading(rows, fitting[0], detected=True)
 
 
-def _write_rows(folder: Path, main: _Reading, extras: dict[str, _Reading]) -> dict[str, int]:
+def _write_rows(folder: Path, main: Reading, extras: dict[str, Reading]) -> dict[str, int]:
     counts = dict.fromkeys(KINDS, 0)
-    source = main.source.name.split(".", maxsplit=1)[0]
     with ExitStack() as stack:
         files = {
             kind: stack.enter_context((folder / f"{kind}.jsonl").open("w", encoding="utf-8", newline="\n"))
             for kind in KINDS
         }
-        for row in main.rows():
-            _require_preferences(main)
-            _write(files["preferences"], {**row, "source": row.get("source", source)})
+        derived = [kind for kind in DERIVED if kind not in extras]
+        for row in main.rows_of("preferences"):
+            texts = {name: to_json(value) for name, value in row.items()}
+            _write(files["preferences"], texts)
             counts["preferences"] += 1
-            for kind in _without(extras):
-                _write(files[kind], _from_preference(row, kind))
+            for kind in derived:
+                _write(files[kind], {name: texts[field] for name, field in DERIVED[kind].items()})
                 counts[kind] += 1
         for kind, extra in extras.items():
-            for row in extra.rows():
-                _write(files[kind], _from_extra(row, kind, extra))
+            for row in extra.rows_of(kind):
+                files[kind].write(to_json(row) + "\n")
                 counts[kind] += 1
     return counts
 
 
-def _require_preferences(main: _Reading) -> None:
-    if main.kind != "preferences":
-        raise DataError(
-            f"{main.source.name}: the file holds {main.kind} and no preferences, and a data folder needs preferences; "
-            f"import a file of preferences, and give this one with --{main.kind}"
-        )
+def _write(file: IO[str], texts: dict[str, str]) -> None:
+    """Write a row whose values are JSON already, since the rows made of a preference share them."""
+    file.write("{" + ", ".join([f'"{name}": {text}' for name, text in texts.items()]) + "}\n")
 
 
-def _without(extras: dict[str, _Reading]) -> list[str]:
-    return [kind for kind in ("demonstrations", "prompts") if kind not in extras]
-
-
-def _from_preference(row: Row, kind: str) -> Row:
-    return {"prompt": row["prompt"]} | ({"completion": row["chosen"]} if kind == "demonstrations" else {})
-
-
-def _from_extra(row: Row, kind: str, extra: _Reading) -> Row:
-    if kind == "prompts":
-        return {"prompt": row["prompt"]}
-    if extra.kind != "demonstrations":
-        raise DataError(
-            f"{extra.source.name}: the file holds {extra.kind}, no demonstrations; give another with --demonstrations"
-        )
-    return {"prompt": row["prompt"], "completion": row["completion"]}
-
-
-def _write(file: IO[str], row: Row) -> None:
-    file.write(json.dumps(row, ensure_ascii=False) + "\n")
-
-
-def _derived(extras: dict[str, _Reading]) -> tuple[str, ...]:
+def _derived(extras: dict[str, Reading]) -> tuple[str, ...]:
     sentences = {
         "demonstrations": "No demonstrations were given: they are the chosen responses of the preferences.",
         "prompts": "No prompts were given: they are the prompts of the preferences.",
@@ -238,4 +295,4 @@ def _derived(extras: dict[str, _Reading]) -> tuple[str, ...]:
     unpaired = [
         f"{extra.source.name} is unpaired feedback: only the responses marked as wanted were taken." for extra in kto
     ]
-    return (*(sentences[kind] for kind in _without(extras)), *unpaired)
+    return (*(sentence for kind, sentence in sentences.items() if kind not in extras), *unpaired)

@@ -1,6 +1,6 @@
 """The git and DVC repository that tracks data/: opened, and asked what data.dvc says."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -64,7 +64,7 @@ def parse_dvc_file(text: bytes) -> dict[str, Any]:
     return content
 
 
-def md5_in(dvc_file: dict[str, Any]) -> str:
+def md5_in(dvc_file: Mapping[str, Any]) -> str:
     """The md5 of data/ that a data.dvc names."""
     md5: str = dvc_file["outs"][0]["md5"]
     return md5

@@ -4,19 +4,22 @@ import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from rlhf.config import DataConfig
-from rlhf.data.repository import DVC_FILE, TRACKED, check_repository, git_commands, md5_in, opened, read_dvc_file
+from rlhf.data.repository import TRACKED, md5_in, opened, read_dvc_file
 from rlhf.data.schema import DATASHEET
 from rlhf.data.staging import install, staged
 from rlhf.data.stores import bring
+from rlhf.data.writing import settle, track, writing
 from rlhf.errors import DataError
 from rlhf.hashing import dvc_md5
 from rlhf.references import DataSource
 
-__all__ = ["DVC_FILE", "TRACKED", "bring", "check_repository", "git_commands", "resolve", "track"]
+__all__ = ["bring", "marked", "resolve", "track"]
 
+Embedded = Literal["calibrated_arithmetic"]
+EMBEDDED: Embedded = "calibrated_arithmetic"
 _OTHER_RECIPE = "choose another recipe, such as configs/hh.yaml, or set data.embedded to none"
 
 
@@ -39,46 +42,41 @@ def resolve(config: DataConfig, root: Path) -> DataSource:
         _check_embedded_elsewhere(path)
     elif not path.exists():
         raise DataError(f"{path}: there is no such file or folder; set data.path to one that exists")
-    return DataSource(path=config.path, md5=dvc_md5(path), tracked=False, embedded=config.embedded)
+    md5 = dvc_md5(path)
+    tracked = path.resolve() == version_folder(md5, root).resolve()
+    return DataSource(path=config.path, md5=md5, tracked=tracked, embedded=config.embedded)
 
 
-def track(root: Path, meta: Mapping[str, Any] | None = None, desc: str | None = None) -> str:
-    """Put data/ under DVC (`dvc add data`), and write what data.dvc says about it anew.
+def version_folder(md5: str, root: Path) -> Path:
+    """Where a version is put that DVC tracks, but not in data/ of this commit."""
+    return root / ".rlhf" / "data" / md5.removesuffix(".dir")
 
-    Args:
-        root: the project's root, a git and DVC repository.
-        meta: goes into data.dvc as `meta`; `{"generator": "calibrated_arithmetic"}` marks the embedded data.
-        desc: goes into data.dvc as `desc`.
 
-    Returns:
-        DVC's md5 of data/.
+def marked(root: Path) -> Embedded | None:
+    """The embedded data set that data.dvc says data/ is; None where it is a person's own.
 
     Raises:
-        DataError: data/ or the repository is missing, or DVC refuses.
+        DataError: data.dvc is missing or is not DVC's, or the root is no repository.
     """
-    if not (root / TRACKED).is_dir():
-        raise DataError(f"{root / TRACKED}: there is no such folder; make it with `rlhf data import FILE`")
-    with opened(root, "DVC cannot track the folder") as repo:
-        (stage,) = repo.add(str(root / TRACKED))
-        md5: str = stage.outs[0].hash_info.value
-        # DVC keeps both from version to version, so stale ones would speak of other data.
-        stage.meta = {**meta, "md5": md5} if meta else None
-        stage.desc = desc
-        stage.dump()
-    return md5
+    dvc_file = read_dvc_file(root)
+    return EMBEDDED if _is_marked(dvc_file, EMBEDDED) else None
 
 
 def _tracked(config: DataConfig, root: Path) -> DataSource:
+    settle(root)
     dvc_file = read_dvc_file(root)
-    md5 = md5_in(dvc_file)
-    folder = root / TRACKED
-    if config.embedded is not None:
-        _check_marked(dvc_file.get("meta") or {}, config.embedded, md5)
+    if config.embedded is not None and not _is_marked(dvc_file, config.embedded):
+        raise DataError(
+            f"data.dvc tracks data that is not the embedded set {config.embedded}, which this recipe is made for; "
+            f"{_OTHER_RECIPE}"
+        )
+    folder, md5 = root / TRACKED, md5_in(dvc_file)
     if not folder.exists():
-        _generate(folder, md5) if config.embedded is not None else bring(md5, folder, root)
+        with writing(root):
+            if not folder.exists():  # another run may have been faster
+                _generate(folder, md5) if config.embedded is not None else bring(md5, folder, root)
     found = dvc_md5(folder)
-    # A .dvcignore changes DVC's hash, so DVC has the last word on a difference.
-    dirty = found != md5 and _hash_by_dvc(root) != md5
+    dirty = differs(root, md5, found)
     if dirty:
         _check_dirty_data(config, folder)
     return DataSource(
@@ -86,12 +84,21 @@ def _tracked(config: DataConfig, root: Path) -> DataSource:
     )
 
 
-def _check_marked(meta: Mapping[str, Any], embedded: str, md5: str) -> None:
-    if meta.get("generator") != embedded or meta.get("md5") != md5:
-        raise DataError(
-            f"data.dvc tracks data that is not the embedded set {embedded}, which this recipe is made for; "
-            f"{_OTHER_RECIPE}"
-        )
+def differs(root: Path, md5: str, found: str | None = None) -> bool:
+    """Whether data/ is another version than the one with this md5.
+
+    Args:
+        root: the project's root.
+        md5: of the version.
+        found: `dvc_md5` of data/, where it is known.
+    """
+    # A .dvcignore changes DVC's hash, so DVC has the last word on a difference.
+    return (found or dvc_md5(root / TRACKED)) != md5 and _hash_by_dvc(root) != md5
+
+
+def _is_marked(dvc_file: Mapping[str, Any], embedded: str) -> bool:
+    meta = dvc_file.get("meta") or {}
+    return bool(meta.get("generator") == embedded and meta.get("md5") == md5_in(dvc_file))
 
 
 def _generate(folder: Path, md5: str) -> None:

@@ -100,6 +100,12 @@ def publish(
     return version
 
 
+def put_back(filled: Path, root: Path, md5: str) -> None:
+    """Make a folder of `new_version` data/, where data.dvc names that version already."""
+    _begin(filled.parent, Version(md5))
+    put_in_place(filled, root / TRACKED)
+
+
 def track(root: Path, meta: Mapping[str, Any] | None = None, desc: str | None = None) -> str:
     """Put data/ under DVC (`dvc add data`), and write what data.dvc says about it anew.
 

@@ -52,7 +52,7 @@ def with_data(record: ProvenanceRecord, source: DataSource) -> ProvenanceRecord:
     found = []
     if source.dirty:
         found.append("data/ differs from data.dvc")
-    elif not source.tracked:
+    elif not source.tracked and source.embedded is None:
         found.append("the data is not tracked by DVC; import it with `rlhf data import`")
     facts = source.model_dump() | {"path": _portable(source.path)}
     data = DataRecord(**facts, remote=default_remote(root()))

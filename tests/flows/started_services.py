@@ -63,6 +63,13 @@ def wait_until_gone(processes: list[psutil.Process], seconds: float = 60.0) -> N
     wait_for(lambda: all(has_ended(one) for one in processes), seconds)
 
 
+def answers(url: str) -> bool:
+    try:
+        return httpx.get(url, timeout=10).status_code < 500
+    except httpx.HTTPError:
+        return False
+
+
 class PatientClient(httpx.Client):
     """With SQLite the server may be busy with other writes, and asks its clients to try again."""
 
@@ -201,10 +208,10 @@ class Up:
         self.api.post(f"/flow_runs/{run_id}/set_state", json={"state": state, "force": force}).raise_for_status()
 
     def reachable(self) -> bool:
-        try:
-            return self.api.get("/health").is_success
-        except httpx.HTTPError:
-            return False
+        return answers(f"http://127.0.0.1:{self.prefect_port}/api/health")
+
+    def mlflow_reachable(self) -> bool:
+        return answers(f"http://127.0.0.1:{self.mlflow_port}/health")
 
     def cancel(self, run_id: str) -> None:
         """What the UI's button does."""

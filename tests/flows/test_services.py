@@ -21,6 +21,8 @@ from prefect.settings import PREFECT_API_URL, temporary_settings
 from pydantic import SecretStr
 from started_services import ROOT, Up, command_line, free_port, make_project, services, wait_for, wait_until_gone
 
+from flows.servers.supervision import Supervisor
+
 pytestmark = pytest.mark.services
 SMOKE = yaml.safe_load((ROOT / "configs" / "smoke.yaml").read_text())
 FLOW = {"data", "sft", "reward_model", "reward_audit", "ppo", "evaluation", "model_card"}
@@ -121,6 +123,21 @@ def test_an_error_says_in_the_run_what_the_command_line_would_print(up: Up):
     wrong = up.submit("smoke", recipe(rewards=[{"kind": "function", "name": "nowhere"}]))
     assert up.wait_until_ended(wrong) == "Failed"
     assert "nowhere" in up.flow_run(wrong)["state"]["message"]
+
+
+def test_without_mlflow_a_run_is_refused_within_seconds(up: Up):
+    held = Supervisor(up.root / ".rlhf" / "services" / "supervisor.sock")
+    held.stop("mlflow")
+    try:
+        run_id = up.submit("smoke", recipe())
+        assert up.wait_until_ended(run_id) == "Failed"
+    finally:
+        held.start("mlflow")
+    run = up.flow_run(run_id)
+    assert f"the MLflow store http://127.0.0.1:{up.mlflow_port} failed" in run["state"]["message"]
+    assert "look whether it runs" in run["state"]["message"]
+    assert run["total_run_time"] < 10
+    wait_for(up.mlflow_reachable, 120)
 
 
 def test_killed_in_ppo_a_run_is_crashed_and_its_retry_goes_on(up: Up):

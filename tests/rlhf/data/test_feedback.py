@@ -62,7 +62,7 @@ class TestInbox:
         sheet = (project / "data" / "datasheet.md").read_text()
         assert sheet.startswith(before["datasheet.md"].decode())
         assert "- a.jsonl, sha256 " in sheet
-        assert "1 preferences added\n- b.jsonl" in sheet
+        assert "1 preferences added; 1 there already\n- b.jsonl" in sheet
         source = resolve(DataConfig(), project)
         assert (source.dirty, source.md5) == (False, dvc_md5(project / "data"))
         assert names(project / "inbox") == ["imported"]
@@ -163,11 +163,11 @@ class TestBranch:
         assert preferences(folder) == [OLD, NEW]
 
     def test_no_such_branch(self, project: Path) -> None:
-        with pytest.raises(DataError, match=r"data\.dvc of the git branch nowhere cannot be read"):
+        with pytest.raises(DataError, match=r"data\.dvc at the git revision nowhere cannot be read"):
             check_out_branch("nowhere", project)
 
     def test_data_that_is_nowhere(self, branched: Path) -> None:
         shutil.rmtree(branched / ".dvc" / "cache")
-        with pytest.raises(DataError, match="neither in DVC's cache nor in a remote"):
+        with pytest.raises(DataError, match="cannot be had: DVC's cache"):
             check_out_branch("feedback", branched)
         assert not list((branched / ".rlhf" / "data").iterdir())

@@ -11,7 +11,8 @@ from data_rows import preference, user, write_folder, write_lines
 
 from rlhf.config import DataConfig
 from rlhf.data.formats import import_dataset
-from rlhf.data.source import git_commands, resolve, track
+from rlhf.data.repository import git_commands
+from rlhf.data.source import resolve, track
 from rlhf.errors import DataError
 from rlhf.hashing import dvc_md5
 from rlhf.references import DataSource

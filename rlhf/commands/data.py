@@ -1,0 +1,240 @@
+"""`rlhf data`: versions of data/, made, checked, compared and passed on."""
+
+import argparse
+import json
+import logging
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rlhf.data.formats import FORMATS
+from rlhf.errors import DataError
+from rlhf.project import configure_environment, root
+
+if TYPE_CHECKING:
+    from rlhf.data.versions import Recorded
+
+_READ = "JSON Lines, JSON, CSV (plain or .gz), Parquet, or a hub id"
+
+
+def add_arguments(commands: "argparse._SubParsersAction[Any]") -> None:
+    """Add the command."""
+    parser = commands.add_parser("data", help="import, check, compare and share data")
+    actions = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
+    _add_making(actions)
+    _add_looking(actions)
+    for name, words in (
+        ("push", "copy the recorded version of data/ to a remote"),
+        ("pull", "make data/ the version that data.dvc names, from the cache or a remote"),
+    ):
+        moving = _command(actions, name, words)
+        moving.add_argument("--remote", metavar="NAME", help="a remote of `dvc remote list` [default: DVC's default]")
+
+
+def run(options: argparse.Namespace) -> None:
+    """Do what was asked."""
+    configure_environment()
+    _ACTIONS[options.action](options)
+
+
+def _command(actions: "argparse._SubParsersAction[Any]", name: str, words: str) -> argparse.ArgumentParser:
+    parser: argparse.ArgumentParser = actions.add_parser(name, help=words, allow_abbrev=False)
+    parser.description = f"{words[0].upper()}{words[1:]}."
+    parser.set_defaults(command="data", action=name, parser=parser)
+    return parser
+
+
+def _add_making(actions: "argparse._SubParsersAction[Any]") -> None:
+    importing = _command(actions, "import", "make data/ from a file or a Hugging Face data set")
+    importing.description = (
+        "Turn preferences into data/, track it with DVC, and print the git command that records it. "
+        "Rows that cannot be used are left out, counted and named."
+    )
+    importing.add_argument("path", metavar="PATH", help=_READ)
+    importing.add_argument("--demonstrations", metavar="PATH", help="demonstrations [default: the chosen responses]")
+    importing.add_argument("--prompts", metavar="PATH", help="prompts for PPO [default: those of the preferences]")
+    importing.add_argument("--split", default="train", help="split of a hub data set [default: train]")
+    importing.add_argument("--licence", help="licence of the data, for the datasheet")
+    importing.add_argument("--guidelines", metavar="FILE", type=Path, help="annotation guidelines, for the datasheet")
+    importing.add_argument("--replace", action="store_true", help="replace other data in data/")
+    adding = _command(actions, "add", "add feedback to data/ as a new version")
+    adding.description = (
+        "Add the rows that data/ does not hold yet, say in its datasheet what came and from where, track the new "
+        "version with DVC, and print the git command that records it."
+    )
+    adding.add_argument("path", metavar="PATH", nargs="?", help=f"preferences: {_READ}")
+    adding.add_argument("--demonstrations", metavar="PATH", help="demonstrations to add")
+    adding.add_argument("--prompts", metavar="PATH", help="prompts to add")
+    for making in (importing, adding):
+        making.add_argument("--format", choices=FORMATS, default="auto", help="convention of the rows [default: auto]")
+
+
+def _add_looking(actions: "argparse._SubParsersAction[Any]") -> None:
+    validating = _command(actions, "validate", "check every row of a data folder")
+    validating.add_argument("path", metavar="PATH", nargs="?", type=Path, help="data folder [default: data/]")
+    state = _command(actions, "status", "say where data/ stands: recorded, committed, cached, on the remote")
+    log = _command(actions, "log", "list the versions of data/ in git's history")
+    comparing = _command(actions, "diff", "say what changed between two versions of data/")
+    version = "git revision, tag, or the beginning of an md5"
+    comparing.add_argument("old", metavar="A", help=version)
+    comparing.add_argument("new", metavar="B", nargs="?", help=f"{version} [default: data/ as it is]")
+    for looking in (state, log, comparing):
+        looking.add_argument("--json", action="store_true", help="print one JSON object")
+
+
+def _import(options: argparse.Namespace) -> None:
+    from rlhf.data.adding import import_version
+    from rlhf.data.repository import git_commands, md5_in, read_dvc_file
+
+    _quiet_dvc()
+    report = import_version(
+        root(),
+        options.path,
+        options.format,
+        demonstrations=options.demonstrations,
+        prompts=options.prompts,
+        licence=options.licence,
+        guidelines=_text_of(options.guidelines),
+        split=options.split,
+        replace=options.replace,
+    )
+    print(report.summary)
+    print(f"data/ is tracked by DVC, md5 {md5_in(read_dvc_file(root()))}")
+    print(f"To record this version: {git_commands(f'Import {report.sources[0].name}')}")
+
+
+def _add(options: argparse.Namespace) -> None:
+    from rlhf.data.adding import Addition, add_version, check_given
+    from rlhf.data.repository import git_commands
+
+    _quiet_dvc()
+    given = {"preferences": options.path, "demonstrations": options.demonstrations, "prompts": options.prompts}
+    additions = [
+        Addition(path, kind, options.format if kind == "preferences" else "auto")
+        for kind, path in given.items()
+        if path is not None
+    ]
+    check_given(additions)
+    added = add_version(root(), additions)
+    print("\n".join(added.notes))
+    if added.version is None:
+        print("Nothing of it is new; data/ stays as it is")
+        return
+    print(f"data/ is tracked by DVC, md5 {added.version.md5}")
+    names = ", ".join(Path(addition.path).name for addition in additions)
+    print(f"To record this version: {git_commands(f'Add {names}')}")
+
+
+def _validate(options: argparse.Namespace) -> None:
+    from rlhf.data.schema import validate_folder
+
+    folder = options.path or root() / "data"
+    for kind, count in validate_folder(folder).items():
+        print(f"{folder / kind}.jsonl: {count} rows, all as they should be")
+
+
+def _status(options: argparse.Namespace) -> None:
+    from dataclasses import asdict
+
+    from rlhf.data.remotes import status
+
+    found = status(root())
+    if options.json:
+        print(json.dumps(asdict(found)))
+        return
+    words = {True: "yes", False: "no"}
+    print(f"version in data.dvc: {found.md5 or 'none'}")
+    for name in ("present", "equal", "committed", "cached"):
+        print(f"{_QUESTIONS[name]}: {words[getattr(found, name)]}")
+    for remote, answer in found.remotes.items():
+        print(f"on the remote {remote}: {answer}")
+    print("\n".join(f"Next: {step}" for step in found.next) or "Nothing is left to do")
+
+
+_QUESTIONS = {
+    "present": "data/ is there",
+    "equal": "it is that version",
+    "committed": "git has that data.dvc",
+    "cached": "DVC's cache holds it",
+}
+
+
+def _log(options: argparse.Namespace) -> None:
+    from rlhf.data.stores import stores
+    from rlhf.data.versions import count_rows, history
+
+    versions = history(root())
+    with stores(root()) as found:
+        rows = {md5: count_rows(md5, found) for md5 in dict.fromkeys(version.md5 for version in versions)}
+    if options.json:
+        print(json.dumps([vars(v) | {"date": v.date.isoformat(), "rows": rows[v.md5]} for v in versions]))
+    elif not versions:
+        print("git records no version of data/ yet; see `rlhf data status`")
+    else:
+        _print_log(versions, rows)
+
+
+def _print_log(versions: "list[Recorded]", rows: dict[str, dict[str, int] | None]) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table("commit", "date", "md5", "preferences", "demonstrations", "prompts", "message", "what it is")
+    for version in versions:
+        counts = rows[version.md5] or {}
+        cells = [str(counts.get(kind, "")) for kind in ("preferences", "demonstrations", "prompts")]
+        day = version.date.date().isoformat()
+        table.add_row(version.commit[:8], day, version.md5[:8], *cells, version.subject, version.desc or "")
+    Console(soft_wrap=True, highlight=False, markup=False).print(table)
+
+
+def _diff(options: argparse.Namespace) -> None:
+    from rlhf.data.diff import compare_versions
+
+    found = compare_versions(root(), options.old, options.new)
+    print(json.dumps(found.as_json()) if options.json else found.as_markdown())
+
+
+def _push(options: argparse.Namespace) -> None:
+    from rlhf.console import progress_bars
+    from rlhf.data.remotes import push
+
+    _quiet_dvc()
+    with progress_bars():
+        target, count = push(root(), options.remote)
+    print(f"{target}: {count} files copied" if count else f"{target} has all of it already")
+
+
+def _pull(options: argparse.Namespace) -> None:
+    from rlhf.console import progress_bars
+    from rlhf.data.remotes import pull
+
+    _quiet_dvc()
+    with progress_bars():
+        changed = pull(root(), options.remote)
+    print("data/ is the version that data.dvc names" + ("" if changed else ", and was before"))
+
+
+def _quiet_dvc() -> None:
+    """It would name another git command, and show bars of its own."""
+    import dvc.logger  # noqa: F401  # sets its level when it is imported
+
+    logging.getLogger("dvc").setLevel(logging.WARNING)
+
+
+def _text_of(path: Path | None) -> str | None:
+    try:
+        return path.read_text(encoding="utf-8") if path else None
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(f"{path}: cannot be read as text ({error}); give a UTF-8 file") from None
+
+
+_ACTIONS: dict[str, Callable[[argparse.Namespace], None]] = {
+    "import": _import,
+    "add": _add,
+    "validate": _validate,
+    "status": _status,
+    "log": _log,
+    "diff": _diff,
+    "push": _push,
+    "pull": _pull,
+}

@@ -1,0 +1,87 @@
+"""What lies between the data of two runs."""
+
+import configparser
+from dataclasses import dataclass
+from pathlib import Path
+
+from rlhf.comparing.sides import Side
+
+_SHORT = 8
+
+
+@dataclass(frozen=True)
+class DataDifference:
+    """Between the data of two runs.
+
+    Attributes:
+        md5s: of both versions, as DVC has them; None where a run has read none.
+        rows: read of each kind, by kind, in both; None where that is not known.
+        splits: rows of each split after preparation, by `kind/split`, the same way.
+        notes: sentences on what is not known, and where to look.
+    """
+
+    md5s: tuple[str | None, str | None]
+    rows: dict[str, tuple[int | None, int | None]]
+    splits: dict[str, tuple[int | None, int | None]]
+    notes: tuple[str, ...]
+
+    @property
+    def is_same(self) -> bool:
+        """Both have read the same version."""
+        return self.md5s[0] == self.md5s[1]
+
+
+def compare_data(first: Side, second: Side, root: Path) -> DataDifference:
+    """Compare the data of two runs, as DVC's versions and as the data stage has counted them.
+
+    Args:
+        first: a run.
+        second: another.
+        root: the project's root, whose DVC cache is looked into.
+    """
+    sides = (first, second)
+    md5s = (first.tags.get("rlhf.data_md5"), second.tags.get("rlhf.data_md5"))
+    reports = [side.read_report("data", "report.json") for side in sides]
+    found = [report or {} for report in reports]
+    notes = [
+        f"{side.label}: the report of the data stage is not there, so rows are not known."
+        for side, report in zip(sides, reports, strict=True)
+        if report is None
+    ]
+    notes += [
+        f"{side.label}: data/ differed from data.dvc, so this version may be kept nowhere."
+        for side in sides
+        if side.tags.get("rlhf.data_dirty") == "true"
+    ]
+    if md5s[0] != md5s[1] and None not in md5s:
+        notes += _where([(side.label, str(md5)) for side, md5 in zip(sides, md5s, strict=True)], root)
+    return DataDifference(
+        md5s,
+        _side_by_side(found[0].get("rows", {}), found[1].get("rows", {})),
+        _side_by_side(found[0].get("splits", {}), found[1].get("splits", {})),
+        tuple(notes),
+    )
+
+
+def _side_by_side(first: dict[str, int], second: dict[str, int]) -> dict[str, tuple[int | None, int | None]]:
+    return {name: (first.get(name), second.get(name)) for name in dict.fromkeys((*first, *second))}
+
+
+def _where(versions: list[tuple[str, str]], root: Path) -> list[str]:
+    missing = [(label, md5) for label, md5 in versions if not in_cache(md5, root)]
+    if not missing:
+        short = [md5[:_SHORT] for _, md5 in versions]
+        return [f"`rlhf data diff {' '.join(short)}` says which rows were added, removed and changed."]
+    return [
+        f"{label}: version {md5[:_SHORT]} is not in DVC's cache, so its rows cannot be read; "
+        "`rlhf data pull` brings what a remote has."
+        for label, md5 in missing
+    ]
+
+
+def in_cache(md5: str, root: Path) -> bool:
+    """Whether DVC's cache has a version, told without DVC, whose import takes seconds."""
+    config = configparser.ConfigParser(interpolation=None)
+    config.read([root / ".dvc" / "config", root / ".dvc" / "config.local"], encoding="utf-8")
+    folder = root / ".dvc" / config.get("cache", "dir", fallback="cache")
+    return (folder / "files" / "md5" / md5[:2] / md5[2:]).is_file()

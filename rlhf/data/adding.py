@@ -1,0 +1,166 @@
+"""New versions of data/: a file imported in its place, or feedback added to it."""
+
+import logging
+import shutil
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from rlhf.config import DataConfig
+from rlhf.data.digests import identity
+from rlhf.data.formats import ImportReport, Reading, convert_dataset, open_rows, to_json
+from rlhf.data.repository import TRACKED, check_repository
+from rlhf.data.schema import DATASHEET, KINDS, read_rows
+from rlhf.data.source import marked, resolve
+from rlhf.data.writing import Version, new_version, publish
+from rlhf.errors import DataError
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Addition:
+    """A file of feedback to be added.
+
+    Attributes:
+        path: file, folder or hub id.
+        kind: what is taken of it: preferences, demonstrations or prompts.
+        format: one of `rlhf.data.formats.FORMATS`.
+    """
+
+    path: str
+    kind: str = "preferences"
+    format: str = "auto"
+
+
+@dataclass(frozen=True)
+class Added:
+    """What was added.
+
+    Attributes:
+        counts: rows by kind, without those that were there already.
+        notes: a sentence a file, as the datasheet has it.
+        version: what data/ is now; None where nothing was new.
+    """
+
+    counts: Counter[str]
+    notes: tuple[str, ...]
+    version: Version | None
+
+
+def import_version(root: Path, source: str, format: str = "auto", *, replace: bool, **given: Any) -> ImportReport:
+    """Make data/ from a file, and track it with DVC.
+
+    Args:
+        root: the project's root, a git and DVC repository.
+        source: see `rlhf.data.formats.import_dataset`, as for `format` and `given`.
+        format: of its rows.
+        replace: replace other data in data/.
+        given: further arguments of `rlhf.data.formats.convert_dataset`.
+
+    Raises:
+        DataError: something cannot be read, data/ holds other data, or DVC refuses. Nothing has changed then.
+    """
+    check_repository(root)
+    with new_version(root) as filled:
+        report = convert_dataset(source, filled, format, **given)
+        publish(filled, root, desc=f"Imported from {report.sources[0].name}", replace=replace)
+    return report
+
+
+def add_version(root: Path, additions: Sequence[Addition]) -> Added:
+    """Add feedback to data/, say so in its datasheet, and track that as a new version with DVC.
+
+    All files are read before anything is changed. A row that is there already is not added again, whatever its
+    `source`.
+
+    Args:
+        root: the project's root.
+        additions: what to add.
+
+    Raises:
+        DataError: a file cannot be read, data/ cannot be had or differs from data.dvc, or DVC refuses.
+    """
+    with new_version(root) as filled:
+        resolve(DataConfig(embedded=marked(root)), root)
+        # Files that DVC linked from its cache may be read-only, and must not be changed in place.
+        shutil.copytree(root / TRACKED, filled, dirs_exist_ok=True, copy_function=shutil.copyfile)
+        counts, notes = add_rows(additions, filled)
+        if not counts.total():
+            return Added(counts, notes, None)
+        version = publish(filled, root, desc=_description(additions, counts), replace=True)
+    return Added(counts, notes, version)
+
+
+def add_rows(additions: Sequence[Addition], folder: Path) -> tuple[Counter[str], tuple[str, ...]]:
+    """Append to the files of a data folder what they do not hold, and say so in its datasheet.
+
+    Returns:
+        Rows added by kind, and a sentence a file.
+    """
+    counts: Counter[str] = Counter()
+    notes = []
+    for kind in KINDS:
+        wanted = [addition for addition in additions if addition.kind == kind]
+        path = folder / f"{kind}.jsonl"
+        known = {identity(row) for _, row in read_rows(path, kind)} if wanted else set()
+        for addition in wanted:
+            reading = open_rows(addition.path, addition.format)
+            added = _append_rows(path, reading, kind, known)
+            counts[kind] += added
+            notes.append(_note(reading, kind, added))
+            logger.info("feedback of %s", notes[-1])
+    if counts.total():
+        today = datetime.now(UTC).date().isoformat()
+        _append(folder / DATASHEET, "".join([f"\n## Added {today}\n", *(f"- {note}\n" for note in notes)]))
+    return counts, tuple(notes)
+
+
+def _append_rows(path: Path, reading: Reading, kind: str, known: set[bytes]) -> int:
+    _append(path, "")
+    added = 0
+    with path.open("a", encoding="utf-8", newline="\n") as file:
+        for row in reading.rows_of(kind):
+            digest = identity(row)
+            if digest not in known:
+                known.add(digest)
+                file.write(to_json(row) + "\n")
+                added += 1
+    return added
+
+
+def _append(path: Path, text: str) -> None:
+    """Append whole lines, also to a file whose last one has no end."""
+    with path.open("r+b") as file:
+        if file.seek(0, 2):
+            file.seek(-1, 2)
+            file.write(b"" if file.read() == b"\n" else b"\n")
+        file.write(text.encode())
+
+
+def _note(reading: Reading, kind: str, added: int) -> str:
+    report = reading.report(kind)
+    digest = f", sha256 {report.sha256}" if report.sha256 else ""
+    left_out = [f"{rows.count} left out, because {reason}" for reason, rows in sorted(report.dropped.items())]
+    held = reading.num_rows - added
+    parts = [f"{added} {kind} added", *([f"{held} there already"] if held else []), *left_out]
+    return f"{report.name}{digest}, format {report.format}: {'; '.join(parts)}"
+
+
+def _description(additions: Sequence[Addition], counts: Counter[str]) -> str:
+    rows = ", ".join(f"{count} {kind}" for kind, count in counts.items() if count)
+    names = ", ".join(dict.fromkeys(Path(addition.path).name for addition in additions))
+    return f"Added {rows} of {names}, {datetime.now(UTC).date().isoformat()}"
+
+
+def check_given(additions: Sequence[Addition]) -> None:
+    """Refuse to add nothing.
+
+    Raises:
+        DataError: no file was named.
+    """
+    if not additions:
+        raise DataError("there is nothing to add; name a file of preferences, or give --demonstrations or --prompts")
