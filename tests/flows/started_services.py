@@ -71,14 +71,17 @@ def answers(url: str) -> bool:
 
 
 class PatientClient(httpx.Client):
-    """With SQLite the server may be busy with other writes, and asks its clients to try again."""
+    """A person looks again: the server may be down for a moment, or busy with other writes where it has SQLite."""
 
     def request(self, *arguments: Any, **keywords: Any) -> httpx.Response:
         def ask() -> httpx.Response | None:
-            answer = httpx.Client.request(self, *arguments, **keywords)
+            try:
+                answer = httpx.Client.request(self, *arguments, **keywords)
+            except httpx.TransportError:
+                return None
             return None if answer.status_code == 503 else answer
 
-        response: httpx.Response = wait_for(ask, 60, every=1.0)
+        response: httpx.Response = wait_for(ask, 90, every=1.0)
         return response
 
 
