@@ -144,7 +144,8 @@ def remove_output(run_id: str) -> None:
     if folder is None:
         delete_artifact(run_id, OUTPUT)
         return
-    shutil.rmtree(folder / _GOING, ignore_errors=True)
+    if (folder / _GOING).exists():
+        shutil.rmtree(folder / _GOING)
     if (folder / OUTPUT).exists():
         (folder / OUTPUT).rename(folder / _GOING)
         shutil.rmtree(folder / _GOING)

@@ -219,13 +219,18 @@ class _Walk:
             if not one.uri.startswith("runs:/"):
                 continue
             made_by = one.uri.split("/")[1]
-            node = self.nodes[self.stage(made_by)]
-            if node.kind in _NOT_ANCESTORS:
+            # The card tells of measurements too, but the weights did not come from them.
+            if self._stage_of(made_by) in _NOT_ANCESTORS:
                 continue
+            node = self.nodes[self.stage(made_by)]
             if self.check and node.hash is not None:
                 digest = node.hash[: len(one.digest)]
                 found.compare("inputs", place_of(run), f"input {one.name}, of run {made_by}", one.digest, digest)
             yield node.id
+
+    def _stage_of(self, run_id: str) -> str:
+        run = facts_of(run_id)
+        return run.tags.get("rlhf.stage", "") if run else ""
 
     def _sources(self, run: RunFacts, stage: str, record: ProvenanceRecord | None) -> Iterator[str]:
         if stage == "data":

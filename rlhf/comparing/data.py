@@ -1,12 +1,33 @@
-"""What lies between the data of two runs."""
+"""What lies between the data of two runs: rows, where DVC's cache has both versions, and what their runs counted."""
 
 import configparser
 from dataclasses import dataclass
 from pathlib import Path
 
 from rlhf.comparing.sides import Side
+from rlhf.errors import DataError
 
 _SHORT = 8
+_FOLDER = ".dir"
+
+
+@dataclass(frozen=True)
+class RowChanges:
+    """Rows of one kind in two versions.
+
+    Attributes:
+        old: rows of the first.
+        new: rows of the second.
+        added: those that the second alone has, by source.
+        removed: those that the first alone has, by source.
+        changed: those of which another field than prompt and responses differs, by source.
+    """
+
+    old: int
+    new: int
+    added: dict[str, int]
+    removed: dict[str, int]
+    changed: dict[str, int]
 
 
 @dataclass(frozen=True)
@@ -15,12 +36,14 @@ class DataDifference:
 
     Attributes:
         md5s: of both versions, as DVC has them; None where a run has read none.
+        changes: by kind; None where the versions are the same, or not both at hand.
         rows: read of each kind, by kind, in both; None where that is not known.
         splits: rows of each split after preparation, by `kind/split`, the same way.
         notes: sentences on what is not known, and where to look.
     """
 
     md5s: tuple[str | None, str | None]
+    changes: dict[str, RowChanges] | None
     rows: dict[str, tuple[int | None, int | None]]
     splits: dict[str, tuple[int | None, int | None]]
     notes: tuple[str, ...]
@@ -53,10 +76,17 @@ def compare_data(first: Side, second: Side, root: Path) -> DataDifference:
         for side in sides
         if side.tags.get("rlhf.data_dirty") == "true"
     ]
-    if md5s[0] != md5s[1] and None not in md5s:
-        notes += _where([(side.label, str(md5)) for side, md5 in zip(sides, md5s, strict=True)], root)
+    changes = None
+    if md5s[0] is not None and md5s[1] is not None and md5s[0] != md5s[1]:
+        missing = [_missing(side.label, md5) for side, md5 in zip(sides, md5s, strict=True) if not in_cache(md5, root)]
+        notes += missing
+        try:
+            changes = None if missing else _changes(md5s[0], md5s[1], root)
+        except DataError as error:
+            notes.append(f"Rows cannot be compared: {error}.")
     return DataDifference(
         md5s,
+        changes,
         _side_by_side(found[0].get("rows", {}), found[1].get("rows", {})),
         _side_by_side(found[0].get("splits", {}), found[1].get("splits", {})),
         tuple(notes),
@@ -67,16 +97,21 @@ def _side_by_side(first: dict[str, int], second: dict[str, int]) -> dict[str, tu
     return {name: (first.get(name), second.get(name)) for name in dict.fromkeys((*first, *second))}
 
 
-def _where(versions: list[tuple[str, str]], root: Path) -> list[str]:
-    missing = [(label, md5) for label, md5 in versions if not in_cache(md5, root)]
-    if not missing:
-        short = [md5[:_SHORT] for _, md5 in versions]
-        return [f"`rlhf data diff {' '.join(short)}` says which rows were added, removed and changed."]
-    return [
+def _changes(first: str, second: str, root: Path) -> dict[str, RowChanges]:
+    from rlhf.data.diff import compare_versions  # DVC takes seconds to import
+
+    found = compare_versions(root, first.removesuffix(_FOLDER), second.removesuffix(_FOLDER))
+    return {
+        kind: RowChanges(one.old, one.new, dict(one.added), dict(one.removed), dict(one.changed))
+        for kind, one in found.kinds.items()
+    }
+
+
+def _missing(label: str, md5: str) -> str:
+    return (
         f"{label}: version {md5[:_SHORT]} is not in DVC's cache, so its rows cannot be read; "
         "`rlhf data pull` brings what a remote has."
-        for label, md5 in missing
-    ]
+    )
 
 
 def in_cache(md5: str, root: Path) -> bool:

@@ -1,12 +1,12 @@
 """A comparison as headlines, sentences and tables of plain text, which the terminal, Markdown and HTML show alike."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 from rlhf.comparing.code import CodeDifference, Commits, PatchStat
 from rlhf.comparing.comparison import Comparison, Pair, started
-from rlhf.comparing.data import DataDifference
+from rlhf.comparing.data import DataDifference, RowChanges
 from rlhf.comparing.listing import Figure
 from rlhf.comparing.results import Difference, Result
 from rlhf.comparing.sides import Side
@@ -241,7 +241,7 @@ def _patch(label: str, patch: PatchStat) -> Table:
 def _data(pair: Pair, of: str) -> Section:
     data = pair.data
     rows = [
-        *((f"{kind}.jsonl, rows read", counts) for kind, counts in data.rows.items()),
+        *((f"{kind}.jsonl, rows read", counts) for kind, counts in data.rows.items() if not data.changes),
         *((f"{split}, rows used", counts) for split, counts in data.splits.items()),
     ]
     changed = tuple(
@@ -252,8 +252,26 @@ def _data(pair: Pair, of: str) -> Section:
     sentences = [_data_sentence(pair, data), *data.notes]
     if rows and not changed and not data.is_same:
         sentences.append("Every count of rows is the same in both.")
-    header = ("rows", pair.first, pair.second, f"{pair.second} - {pair.first}")
-    return Section(f"Data{of}", tuple(sentences), (Table(header, changed, numbers=(1, 2, 3)),) if changed else ())
+    tables = [_row_changes(pair, data.changes)] if data.changes else []
+    if changed:
+        header = ("rows", pair.first, pair.second, f"{pair.second} - {pair.first}")
+        tables.append(Table(header, changed, numbers=(1, 2, 3)))
+    return Section(f"Data{of}", tuple(sentences), tuple(tables))
+
+
+def _row_changes(pair: Pair, changes: Mapping[str, RowChanges]) -> Table:
+    """A line a kind, and below it one a source that has changed."""
+    rows: list[tuple[Cell, ...]] = []
+    for kind, one in changes.items():
+        counts = [sum(part.values()) for part in (one.added, one.removed, one.changed)]
+        rows.append(tuple(map(Cell, (f"{kind}.jsonl", f"{one.old:,}", f"{one.new:,}", *(f"{n:,}" for n in counts)))))
+        for source in sorted({*one.added, *one.removed, *one.changed}):
+            parts = (part.get(source, 0) for part in (one.added, one.removed, one.changed))
+            rows.append(
+                (Cell(f"  from {source}", "quiet"), Cell(""), Cell(""), *(Cell(f"{n:,}", "quiet") for n in parts))
+            )
+    header = ("rows", pair.first, pair.second, "added", "removed", "changed")
+    return Table(header, tuple(rows), numbers=(1, 2, 3, 4, 5))
 
 
 def _data_sentence(pair: Pair, data: DataDifference) -> str:

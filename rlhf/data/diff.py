@@ -153,7 +153,7 @@ class _Rows:
 
     kind: str
     columns: dict[str, bytearray] = field(default_factory=lambda: defaultdict(bytearray))
-    sources: array[int] = field(default_factory=lambda: array("L"))
+    sources: "array[int]" = field(default_factory=lambda: array("L"))
     names: dict[str, int] = field(default_factory=dict)
 
     def add(self, row: Row) -> None:

@@ -12,7 +12,7 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
-from rlhf.data.repository import DVC_FILE, TRACKED, md5_in, opened, read_dvc_file
+from rlhf.data.repository import DVC_FILE, TRACKED, check_repository, md5_in, opened, read_dvc_file
 from rlhf.data.staging import is_taken, other_data, put_in_place, replaced_beside, staged
 from rlhf.errors import DataError
 from rlhf.hashing import dvc_md5
@@ -41,8 +41,13 @@ def writing(root: Path) -> Iterator[None]:
     """Hold the right to write data/, waited for while another process has it. May be nested.
 
     What a process that was killed had begun is finished first, and what it left is removed.
+
+    Raises:
+        DataError: the root is no git and DVC repository.
     """
-    path = root / ".rlhf" / "data.lock"
+    check_repository(root)
+    # Beside DVC's own lock, where neither git nor DVC looks.
+    path = root / ".dvc" / "tmp" / "rlhf-data.lock"
     path.parent.mkdir(exist_ok=True)
     # One for all of this process, so that the holder may call what takes it again.
     lock = FileLock(path, is_singleton=True)
@@ -122,7 +127,7 @@ def track(root: Path, meta: Mapping[str, Any] | None = None, desc: str | None = 
     """
     if not (root / TRACKED).is_dir():
         raise DataError(f"{root / TRACKED}: there is no such folder; make it with `rlhf data import FILE`")
-    with opened(root, "DVC cannot track the folder") as repo:
+    with writing(root), opened(root, "DVC cannot track the folder") as repo:
         (stage,) = repo.add(str(root / TRACKED))
         md5: str = stage.outs[0].hash_info.value
         # DVC keeps both from version to version, so stale ones would speak of other data.

@@ -40,7 +40,7 @@ def reproduce(
 ) -> Reproduction:
     """Bring back code, data and environment of a pipeline run, run it from nothing, and compare.
 
-    It logs itself as a run that names the original. The working tree is removed where all came out identical.
+    It logs itself as a run that names the original. The working tree is removed where all came out the same.
 
     Args:
         run_id: of the pipeline run.
@@ -68,7 +68,7 @@ def reproduce(
             now = _only(stage, results_of(made))
             record = read_record(_pipeline_of(made))
         result = _compared(plan, own_run, then, now, record, time.monotonic() - begun)
-        if keep or result.verdict != "identical":
+        if keep or not all(stage.is_identical for stage in result.stages):
             result = result.model_copy(update={"kept_in": str(tree)})
         save_report(own_run, result)
     if result.kept_in is None:

@@ -117,13 +117,17 @@ def _facts(record: ProvenanceRecord) -> dict[str, str]:
 def judge(stages: tuple[StageComparison, ...], environment: tuple[str, ...]) -> tuple[Verdict, str]:
     """The verdict on a run, and why.
 
-    To the bit the same is identical. What differs is within tolerance only where the environment explains it, and no
-    figure that people compare runs by has moved beyond its interval (or, without one, by more than 5% and 0.02).
+    Identical is what came out the same to the bit in an environment that can be told from the old one by nothing that may
+    change bits: in another one equal bits are luck. What differs is within tolerance only where the environment explains
+    it, and no figure that people compare runs by has moved beyond its interval (or, without one, by more than 5% and
+    0.02).
     """
     unlike = [stage for stage in stages if not stage.is_identical]
     if not unlike:
-        also = f", although the environment is another ({'; '.join(environment)})" if environment else ""
-        return "identical", f"Weights, files and metrics of all stages are the same to the bit{also}."
+        same = "Weights, files and metrics of all stages are the same to the bit"
+        if not environment:
+            return "identical", f"{same}."
+        return "equal within tolerance", f"{same}, but the environment is another ({'; '.join(environment)})."
     first = unlike[0]
     where = f"{first.name} is the first stage that came out otherwise{_where(first)}"
     moved = [name for stage in stages for name in stage.beyond_tolerance]

@@ -145,7 +145,7 @@ def test_an_editor_of_the_store_who_edits_it_well(audited: Audited, tmp_path: Pa
     assert {finding.where for finding in ledger.findings} == {f"folder {copy}"}
 
 
-@pytest.mark.parametrize("name", ["seed", "ppo.kl_coef", "model.architecture.hidden_size"])
+@pytest.mark.parametrize("name", ["seed", "ppo.kl_coef", "ppo.rewards"])
 def test_a_parameter(audited: Audited, name: str):
     statement = "UPDATE params SET value = ? WHERE run_uuid = ? AND key = ?"
     sql(audited.root, statement, "4711", audited.first.run_id, name)

@@ -7,11 +7,11 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from compared_runs import MakeRun
 
 from rlhf import tracking
 from rlhf.comparing.code import MAX_COMMITS, compare_code
 from rlhf.comparing.sides import Side
-from tests.rlhf.comparing.conftest import MakeRun
 
 Sides = Callable[..., list[Side]]
 

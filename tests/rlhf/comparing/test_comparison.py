@@ -11,6 +11,7 @@ from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
+from compared_runs import CONFIG, MakeRun, evaluation
 
 from rlhf import tracking
 from rlhf.cli import main
@@ -22,7 +23,6 @@ from rlhf.errors import InputError
 from rlhf.references import Reference
 from rlhf.run_store import RunStore
 from rlhf.tracking.search import ClientStore
-from tests.rlhf.comparing.conftest import CONFIG, MakeRun, evaluation
 
 Sides = Callable[..., list[Side]]
 CURVE = [(step, step / 10) for step in range(40)]
@@ -112,10 +112,43 @@ def test_data(sides: Sides, two: tuple[str, str], project_root: Path, make_run: 
         folder.mkdir(parents=True)
         (folder / (letter * 30 + ".dir")).write_text("[]")
     found = compare_data(*sides(*two), project_root)
-    assert found.notes == ("`rlhf data diff dddddddd eeeeeeee` says which rows were added, removed and changed.",)
+    assert "Rows cannot be compared: " in found.notes[0]
+    assert "there is no such branch, tag, commit or md5 of data/" in found.notes[0]
     same = compare_data(*sides(two[0], make_run()), project_root)
     assert same.is_same
     assert same.notes == ("B: the report of the data stage is not there, so rows are not known.",)
+
+
+def test_rows_of_two_versions(sides: Sides, make_run: MakeRun, project_root: Path, store: RunStore):
+    """Tracked by DVC for real."""
+    from rlhf.data.source import track
+
+    (project_root / "data").mkdir()
+    md5s = []
+    for texts in (("a", "b", "c"), ("a", "b", "d", "e")):
+        for kind in ("preferences", "demonstrations", "prompts"):
+            rows = [row(kind, text) for text in texts]
+            (project_root / "data" / f"{kind}.jsonl").write_text("".join(json.dumps(one) + "\n" for one in rows))
+        (project_root / "data" / "datasheet.md").write_text("# Letters\n")
+        md5s.append(track(project_root))
+        subprocess.run(["git", "add", "data.dvc", ".gitignore"], cwd=project_root, check=True)
+        subprocess.run(["git", "commit", "--quiet", "--message", "Data"], cwd=project_root, check=True)
+    runs = [make_run(tags={"rlhf.data_md5": md5}) for md5 in md5s]
+    found = compare_data(*sides(*runs), project_root)
+    assert found.changes is not None
+    preferences = found.changes["preferences"]
+    assert (preferences.old, preferences.new) == (3, 4)
+    assert (preferences.added, preferences.removed, preferences.changed) == ({"web": 1, "lab": 1}, {"web": 1}, {})
+    text = as_markdown(compare_runs(store, runs))
+    assert "| preferences.jsonl | 3 | 4 | 2 | 1 | 0 |" in text
+    assert "| from lab |  |  | 1 | 0 | 0 |" in text
+
+
+def row(kind: str, text: str) -> dict[str, object]:
+    said = {name: [{"role": "assistant", "content": f"{name} {text}"}] for name in ("chosen", "rejected", "completion")}
+    fields = {"preferences": ("chosen", "rejected"), "demonstrations": ("completion",), "prompts": ()}[kind]
+    source = {"source": "lab" if text == "e" else "web"} if kind == "preferences" else {}
+    return {"prompt": [{"role": "user", "content": text}], **{name: said[name] for name in fields}, **source}
 
 
 def test_curves_of_a_stage_that_the_pipeline_has_no_copies_of(sides: Sides, two: tuple[str, str], make_run: MakeRun):

@@ -4,11 +4,11 @@ import random
 from collections.abc import Callable
 
 import pytest
+from compared_runs import CONFIG, MakeRun, evaluation
 
 from rlhf.comparing.listing import Figure
 from rlhf.comparing.results import Result, compare_results, of_two_intervals, seed_note
 from rlhf.comparing.sides import Side
-from tests.rlhf.comparing.conftest import CONFIG, MakeRun, evaluation
 
 Sides = Callable[..., list[Side]]
 

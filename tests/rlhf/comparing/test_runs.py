@@ -4,13 +4,13 @@ import json
 from pathlib import Path
 
 import pytest
+from compared_runs import MakeRun, evaluation
 
 from rlhf import tracking
 from rlhf.cli import main
 from rlhf.comparing.filters import Filters
 from rlhf.comparing.listing import Figure, list_runs
 from rlhf.run_store import RunStore
-from tests.rlhf.comparing.conftest import MakeRun, evaluation
 
 pytestmark = pytest.mark.usefixtures("project_root")
 
@@ -73,7 +73,7 @@ def test_the_command(make_run: MakeRun, capsys: pytest.CaptureFixture[str]):
     assert ids[0][:8] not in shown
     assert "+0.667" in shown
     assert "1 more; --limit 3 shows all." in shown
-    assert all(len(line.rstrip()) <= 100 for line in shown.splitlines())
+    assert all(len(line.rstrip()) <= 120 for line in shown.splitlines())
     assert main(["runs", "--full-ids"]) == 0
     shown = capsys.readouterr().out
     assert all(run_id in shown for run_id in ids)

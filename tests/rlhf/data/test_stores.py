@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 from data_rows import preference, write_lines
+from versioned import add_remote, cached
 
 from rlhf.config import DataConfig
 from rlhf.data.source import bring, resolve, track
@@ -24,19 +25,6 @@ def versions(repository: Path, data_folder: Path) -> list[str]:
     first = track(repository)
     write_lines(repository / "data" / "preferences.jsonl", [preference(), preference("What is 2 + 2 ?", "4")])
     return [first, track(repository)]
-
-
-def add_remote(root: Path, name: str, url: str, default: bool = True) -> None:
-    from dvc.repo import Repo
-
-    with Repo(str(root)) as repo, repo.config.edit() as config:
-        config["remote"][name] = {"url": url}
-        if default:
-            config["core"]["remote"] = name
-
-
-def cached(root: Path, md5: str) -> Path:
-    return root / ".dvc" / "cache" / "files" / "md5" / md5[:2] / md5[2:]
 
 
 def push(root: Path, remote: str) -> None:
@@ -116,6 +104,7 @@ class TestBring:
         for name, value in {"AWS_ENDPOINT_URL": "http://127.0.0.1:9", "AWS_ACCESS_KEY_ID": "a"}.items():
             monkeypatch.setenv(name, value)
         monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "b")
+        monkeypatch.setenv("AWS_MAX_ATTEMPTS", "1")
         add_remote(repository, "store", url)
         shutil.rmtree(repository / ".dvc" / "cache")
         with pytest.raises(DataError, match=r"the remote store \(.+/data/files/md5\) refuses: .+ check its address"):

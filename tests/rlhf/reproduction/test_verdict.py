@@ -43,8 +43,8 @@ def test_the_same_to_the_bit_is_identical():
     assert (stage.num_metrics, stage.num_equal_metrics) == (2, 2)
     assert verdict_on(THEN)[0] == "identical"
     verdict, reason = verdict_on(THEN, "cpu: A then, B now")
-    assert verdict == "identical"
-    assert "although the environment is another (cpu: A then, B now)" in reason
+    assert verdict == "equal within tolerance"
+    assert "the same to the bit, but the environment is another (cpu: A then, B now)" in reason
 
 
 def test_other_weights_in_the_same_environment_are_different():
