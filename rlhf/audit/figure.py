@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rlhf.audit.lineage import Lineage, Node
+from rlhf.audit.nodes import Lineage, Node
 from rlhf.errors import InputError
 
 if TYPE_CHECKING:

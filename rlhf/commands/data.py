@@ -175,16 +175,13 @@ def _log(options: argparse.Namespace) -> None:
 
 
 def _print_log(versions: "list[Recorded]", rows: dict[str, dict[str, int] | None]) -> None:
-    from rich.console import Console
-    from rich.table import Table
-
-    table = Table("commit", "date", "md5", "preferences", "demonstrations", "prompts", "message", "what it is")
     for version in versions:
-        counts = rows[version.md5] or {}
-        cells = [str(counts.get(kind, "")) for kind in ("preferences", "demonstrations", "prompts")]
-        day = version.date.date().isoformat()
-        table.add_row(version.commit[:8], day, version.md5[:8], *cells, version.subject, version.desc or "")
-    Console(soft_wrap=True, highlight=False, markup=False).print(table)
+        counts = rows[version.md5]
+        held = (
+            ", ".join(f"{count} {kind}" for kind, count in counts.items()) if counts else "rows not counted: not cached"
+        )
+        print(f"{version.commit[:10]}  {version.date:%Y-%m-%d %H:%M}  md5 {version.md5[:10]}  {version.subject}")
+        print(f"    {held}" + (f"; {version.desc}" if version.desc else ""))
 
 
 def _diff(options: argparse.Namespace) -> None:

@@ -77,11 +77,13 @@ def compare_data(first: Side, second: Side, root: Path) -> DataDifference:
         if side.tags.get("rlhf.data_dirty") == "true"
     ]
     changes = None
-    if md5s[0] is not None and md5s[1] is not None and md5s[0] != md5s[1]:
-        missing = [_missing(side.label, md5) for side, md5 in zip(sides, md5s, strict=True) if not in_cache(md5, root)]
+    old, new = md5s
+    if old is not None and new is not None and old != new:
+        versions = ((first.label, old), (second.label, new))
+        missing = [_missing(label, md5) for label, md5 in versions if not in_cache(md5, root)]
         notes += missing
         try:
-            changes = None if missing else _changes(md5s[0], md5s[1], root)
+            changes = None if missing else _changes(old, new, root)
         except DataError as error:
             notes.append(f"Rows cannot be compared: {error}.")
     return DataDifference(

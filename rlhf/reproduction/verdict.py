@@ -117,10 +117,9 @@ def _facts(record: ProvenanceRecord) -> dict[str, str]:
 def judge(stages: tuple[StageComparison, ...], environment: tuple[str, ...]) -> tuple[Verdict, str]:
     """The verdict on a run, and why.
 
-    Identical is what came out the same to the bit in an environment that can be told from the old one by nothing that may
-    change bits: in another one equal bits are luck. What differs is within tolerance only where the environment explains
-    it, and no figure that people compare runs by has moved beyond its interval (or, without one, by more than 5% and
-    0.02).
+    Identical is what came out the same to the bit where nothing of the environment that may change bits is another;
+    otherwise equal bits are luck. What differs is within tolerance only where the environment explains it, and no
+    figure that people compare runs by has moved beyond its interval (or, without one, by more than 5% and 0.02).
     """
     unlike = [stage for stage in stages if not stage.is_identical]
     if not unlike:

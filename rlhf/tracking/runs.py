@@ -4,6 +4,7 @@ import functools
 import json
 import logging
 import time
+import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, Literal
@@ -23,6 +24,7 @@ logger = logging.getLogger(__name__)
 OUTPUT_TAG = "rlhf.output"
 ALARMS_TAG = "alarms"
 FLOW_RUN_TAG = "prefect.flow_run_id"
+_ATTEMPT_TAG = "rlhf.attempt"
 Status = Literal["FINISHED", "FAILED", "KILLED"]
 
 _LONGEST_PARAM = 500
@@ -46,15 +48,14 @@ def open_pipeline(name: str, flow_run_id: str | None, settings: Mapping[str, Any
     """
     with translated():
         experiment_id()
-        _send_unsent()
-        found = find(f"tags.`{FLOW_RUN_TAG}` = '{flow_run_id}'") if flow_run_id else []
-        if found:
-            run_id: str = found[0].info.run_id
-            client().update_run(run_id, status="RUNNING")
-        else:
-            own = {"rlhf.kind": "pipeline", FLOW_RUN_TAG: flow_run_id or ""}
-            run_id = client().create_run(experiment_id(), run_name=name, tags={**own, **tags}).info.run_id
-        _log_settings(run_id, settings)
+    _send_unsent()
+    found = find(f"tags.`{FLOW_RUN_TAG}` = '{flow_run_id}'") if flow_run_id else []
+    if found:
+        run_id: str = found[0].info.run_id
+        patiently(lambda: client().update_run(run_id, status="RUNNING"))
+    else:
+        run_id = _create(name, {"rlhf.kind": "pipeline", FLOW_RUN_TAG: flow_run_id or "", **tags})
+    patiently(lambda: _log_settings(run_id, settings))
     return run_id
 
 
@@ -69,8 +70,7 @@ def open_run(name: str, kind: str, tags: Mapping[str, str]) -> str:
     Returns:
         The run's id.
     """
-    own = {"rlhf.kind": kind, **tags}
-    return patiently(lambda: str(client().create_run(experiment_id(), run_name=name, tags=own).info.run_id))
+    return _create(name, {"rlhf.kind": kind, **tags})
 
 
 def open_stage(
@@ -95,13 +95,28 @@ def open_stage(
         "rlhf.fingerprint": fingerprint,
     }
     datasets = [_dataset(name, reference.sha256, reference.uri) for name, reference in inputs.items()]
+    run_id = _create(stage, tags)
+    patiently(lambda: _log_settings(run_id, settings))
+    if datasets:
+        patiently(lambda: client().log_inputs(run_id, datasets))
+    return run_id
+
+
+def _create(name: str, tags: Mapping[str, str]) -> str:
+    """Create one run. A server that is killed may have made it without saying so; it is found by its attempt then."""
+    attempt = str(uuid.uuid4())
+    asked = False
 
     def create() -> str:
-        run_id: str = client().create_run(experiment_id(), run_name=stage, tags=tags).info.run_id
-        _log_settings(run_id, settings)
-        if datasets:
-            client().log_inputs(run_id, datasets)
-        return run_id
+        nonlocal asked
+        found = find(f"tags.`{_ATTEMPT_TAG}` = '{attempt}'") if asked else []
+        asked = True
+        run = (
+            found[0]
+            if found
+            else client().create_run(experiment_id(), run_name=name, tags={**tags, _ATTEMPT_TAG: attempt})
+        )
+        return str(run.info.run_id)
 
     return patiently(create)
 

@@ -28,6 +28,7 @@ INPUTS = {
     "ppo": ("data", "sft", "reward_model"),
     "evaluation": ("data", "sft", "reward_model", "ppo"),
     "model_card": ("data", "reward_audit", "evaluation", "ppo"),
+    "comparison": ("data", "ppo", "evaluation"),
 }
 METRICS = {"sft": {"sft/validation_loss": 1.5}, "evaluation": {"evaluation/win_rate": 0.6}}
 
@@ -75,7 +76,10 @@ def record_run(
     patch: bytes = b"",
     content: str = "",
 ) -> Recorded:
-    """A run of the first stages, some of them cached; what the others leave is decided by seed and content."""
+    """A run of the first stages, of which only retraining has the eighth. Some of them may be cached.
+
+    What the others leave is decided by seed and content.
+    """
     git = git_state(root())
     tags = {
         "recipe": config.name,

@@ -167,6 +167,82 @@ class TestData:
         assert main(["data", "import", "x.jsonl", "--relpace"]) == 2
         assert "--relpace is not a flag; the nearest known one is --replace" in capsys.readouterr().err
 
+    def test_add_makes_a_version_and_says_how_to_record(self, pairs, project, capsys):
+        main(["data", "import", pairs("mine.jsonl", ["Because.", "It is so."])])
+        _commit_data(project, "first")
+        capsys.readouterr()
+        assert (
+            main(["data", "add", pairs("more.jsonl", ["It is so.", "Ask me later."]), "--prompts", "more.jsonl"]) == 0
+        )
+        shown = capsys.readouterr().out
+        assert "more.jsonl, sha256 " in shown
+        assert "1 preferences added; 1 there already" in shown
+        assert "0 prompts added; 2 there already" in shown
+        assert "git add data.dvc .gitignore && git commit -m 'Add more.jsonl, more.jsonl'" in shown
+        dvc_file = yaml.safe_load((project / "data.dvc").read_text())
+        assert dvc_file["desc"].startswith("Added 1 preferences of more.jsonl, 20")
+        sheet = (project / "data" / "datasheet.md").read_text()
+        assert "## Added 20" in sheet
+        before = _contents(project)
+        assert main(["data", "add", "more.jsonl"]) == 0
+        assert "Nothing of it is new" in capsys.readouterr().out
+        assert _contents(project) == before
+
+    def test_add_of_nothing_or_to_nothing(self, pairs, project, capsys):
+        assert main(["data", "add"]) == 2
+        assert "there is nothing to add" in capsys.readouterr().err
+        assert main(["data", "add", pairs("mine.jsonl", ["Because."])]) == 2
+        assert "data.dvc: the file is missing" in capsys.readouterr().err
+
+    def test_add_of_demonstrations_alone(self, pairs, project, capsys):
+        main(["data", "import", pairs("mine.jsonl", ["Because."])])
+        rows = project.parent / "elsewhere" / "shown.jsonl"
+        rows.write_text(json.dumps({"prompt": "How?", "completion": "So."}) + "\n")
+        assert main(["data", "add", "--demonstrations", "shown.jsonl"]) == 0
+        assert main(["data", "add", "shown.jsonl"]) == 2
+        assert "holds demonstrations and no preferences" in capsys.readouterr().err
+        assert len((project / "data" / "demonstrations.jsonl").read_text().splitlines()) == 2
+
+    def test_status_log_and_diff(self, pairs, project, capsys):
+        main(["data", "import", pairs("mine.jsonl", ["Because."])])
+        _commit_data(project, "first")
+        main(["data", "add", pairs("more.jsonl", ["Ask me later."])])
+        capsys.readouterr()
+        assert main(["data", "status"]) == 0
+        assert "git has that data.dvc: no\n" in capsys.readouterr().out
+        assert main(["data", "status", "--json"]) == 0
+        assert json.loads(capsys.readouterr().out)["equal"] is True
+        _commit_data(project, "second")
+        assert main(["data", "log"]) == 0
+        assert "Imported from mine.jsonl" in capsys.readouterr().out
+        assert main(["data", "log", "--json"]) == 0
+        versions = json.loads(capsys.readouterr().out)
+        assert [version["subject"] for version in versions] == ["second", "first"]
+        assert [version["rows"]["preferences"] for version in versions] == [2, 1]
+        assert main(["data", "diff", "HEAD~1"]) == 0
+        assert "| preferences | 1 | 2 | +1 | -0 | 0 |" in capsys.readouterr().out
+        assert main(["data", "diff", versions[1]["md5"][:6], "HEAD", "--json"]) == 0
+        assert json.loads(capsys.readouterr().out)["rows"]["preferences"]["added"] == {"more": 1}
+
+    def test_push_and_pull(self, pairs, project, tmp_path, capsys):
+        main(["data", "import", pairs("mine.jsonl", ["Because."])])
+        assert main(["data", "push"]) == 2
+        assert "dvc remote add --default" in capsys.readouterr().err
+        (project / ".dvc" / "config.local").write_text(f"['remote \"store\"']\nurl = {tmp_path / 'store'}\n")
+        assert main(["data", "push"]) == 0
+        assert "5 files copied" in capsys.readouterr().out
+        before = _contents(project)
+        shutil.rmtree(project / "data")
+        shutil.rmtree(project / ".dvc" / "cache")
+        assert main(["data", "pull", "--remote", "store"]) == 0
+        assert _contents(project) == before
+
+    @pytest.mark.parametrize("arguments", [["status"], ["log"], ["diff", "HEAD"], ["push"], ["pull"], ["add", "x"]])
+    def test_outside_of_a_repository(self, arguments, tmp_path, monkeypatch, capsys):
+        monkeypatch.setenv("RLHF_ROOT", str(tmp_path))
+        assert main(["data", *arguments]) == 2
+        assert capsys.readouterr().err.startswith("rlhf: error: ")
+
 
 class TestStage:
     def test_every_stage_has_its_flow_and_that_flows_runs(self):
@@ -183,6 +259,11 @@ class TestStage:
         with pytest.raises(SystemExit, match="2"):
             main(["stage", "ppo", "x.yaml", "--data-run", "1", "--sft-run", "2"])
         assert "required: --reward-models-run" in capsys.readouterr().err
+
+
+def _commit_data(project, message):
+    subprocess.run(["git", "add", "data.dvc", ".gitignore"], cwd=project, check=True)
+    subprocess.run(["git", "commit", "--quiet", "--message", message], cwd=project, check=True)
 
 
 def _contents(folder):

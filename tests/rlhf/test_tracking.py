@@ -9,9 +9,11 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
+import requests
 from mlflow.tracking import MlflowClient
 
 from rlhf import artifacts, spool, tracking
@@ -297,6 +299,24 @@ def test_a_server_that_stores_artifacts_elsewhere_and_goes_away(
     with pytest.raises(tracking.TrackingError, match=f"the MLflow store {server.url} failed"):
         tracking.open_pipeline("demo", None, {}, {})
     tracking.close_run(pipeline, "KILLED")
+
+
+def test_a_run_whose_server_died_before_it_answered_is_made_once(project_root: Path, monkeypatch: pytest.MonkeyPatch):
+    pipeline = tracking.open_pipeline("demo", None, {}, {})
+    create = MlflowClient.create_run
+    answers = iter([False, True])
+
+    def create_run(*arguments: Any, **keywords: Any) -> Any:
+        made = create(*arguments, **keywords)
+        if next(answers):
+            return made
+        raise requests.ConnectionError("the answer was lost")
+
+    monkeypatch.setattr(MlflowClient, "create_run", create_run)
+    run_id = tracking.open_stage(pipeline, "sft", "f", {}, {})
+    client = tracking.client()
+    found = client.search_runs([client.get_run(pipeline).info.experiment_id], "tags.`rlhf.stage` = 'sft'")
+    assert [run.info.run_id for run in found] == [run_id]
 
 
 def test_a_server_that_is_not_there_is_told_within_seconds(project_root: Path, monkeypatch: pytest.MonkeyPatch):

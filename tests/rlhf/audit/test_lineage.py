@@ -10,8 +10,9 @@ from recorded_runs import Audited, record_run
 
 from rlhf import artifacts, tracking
 from rlhf.audit.card_lineage import lineage_markdown
-from rlhf.audit.lineage import Lineage, trace
+from rlhf.audit.lineage import trace
 from rlhf.audit.named import resolve
+from rlhf.audit.nodes import Lineage
 from rlhf.cli import main
 from rlhf.config import PipelineConfig
 from rlhf.errors import InputError

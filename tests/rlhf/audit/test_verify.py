@@ -9,13 +9,14 @@ from pathlib import Path
 
 import pytest
 from mlflow.tracking import MlflowClient
-from recorded_runs import Audited
+from recorded_runs import Audited, record_run
 
 from rlhf import artifacts, tracking
 from rlhf.audit.ledger import Ledger
 from rlhf.audit.named import resolve
 from rlhf.audit.verify import verify
 from rlhf.cli import main
+from rlhf.config import PipelineConfig
 from rlhf.data.source import track
 from rlhf.errors import InputError
 from rlhf.hashing import folder_manifest, manifest_sha256
@@ -358,6 +359,15 @@ def test_bad_input(audited: Audited, capsys: pytest.CaptureFixture[str]):
     run_id = tracking.open_pipeline("without provenance", None, {}, {})
     with pytest.raises(InputError, match="has no provenance"):
         found(run_id)
+
+
+@pytest.mark.usefixtures("audited")
+def test_a_comparison_comes_after_the_card_and_its_record():
+    run = record_run(PipelineConfig(seed=9), stages=8)
+    ledger = found(run.run_id)
+    assert ledger.findings == []
+    run.file("comparison", "output/config.json").write_text("[]")
+    assert names(found(run.run_id)) == ["output/config.json"]
 
 
 def test_a_record_that_is_gone(audited: Audited):

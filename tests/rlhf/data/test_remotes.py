@@ -176,7 +176,7 @@ class TestHistory:
             (second, "second", "What second is"),
             (first, "first", "What first is"),
         ]
-        assert (versions[0].author, versions[0].commit) == ("Tester", git(project, "rev-parse", "HEAD"))
+        assert (versions[0].author, versions[0].commit) == ("tests@example.org", git(project, "rev-parse", "HEAD"))
         with stores(project) as found:
             assert count_rows(second, found) == {"demonstrations": 1, "preferences": 2, "prompts": 1}
             cached(project, dvc_md5(project / "data" / "preferences.jsonl")).unlink()
