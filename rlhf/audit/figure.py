@@ -151,7 +151,8 @@ def _lines(node: Node) -> Iterator[tuple[str, dict[str, Any]]]:
         yield _cut(detail, 34), quiet
     if node.run_id is not None:
         yield f"run {node.run_id[:12]}", mono | {"color": _QUIET}
-    if node.at is not None:
+    # Of code in an earlier run there is no room for both, and that run has its date.
+    if node.at is not None and not (node.kind == "code" and node.earlier):
         yield node.at.strftime("%Y-%m-%d %H:%M UTC"), quiet
     if node.earlier and node.pipeline:
         yield f"in the earlier run {node.pipeline[:12]}", {"color": "#A35200", "fontweight": "bold"}

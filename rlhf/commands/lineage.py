@@ -14,6 +14,9 @@ if TYPE_CHECKING:
 
     from rlhf.audit.nodes import Lineage, Node
 
+_WIDTH = 160
+"""Columns on something that is no terminal."""
+
 
 def add_arguments(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
     """Add the command."""
@@ -67,7 +70,7 @@ def _print(lineage: "Lineage") -> None:
     from rich.text import Text
     from rich.tree import Tree
 
-    console = Console(soft_wrap=True, highlight=False)
+    console = Console(highlight=False, width=None if sys.stdout.isatty() else _WIDTH)
     tree = Tree(_line(lineage.nodes[lineage.root]))
     _grow(tree, lineage, lineage.root, {lineage.root})
     for node in lineage.of_kind("code"):

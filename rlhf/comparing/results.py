@@ -160,13 +160,14 @@ def _pairs(first: Side, second: Side) -> dict[str, list[float]]:
     rows = [_kept_rows(side) for side in (first, second)]
     if not rows[0] or not rows[1] or rows[0].keys() != rows[1].keys():
         return {}
-    found = {}
-    for name, value in _VALUES.items():
-        try:
-            found[name] = [value(rows[1][prompt]) - value(rows[0][prompt]) for prompt in rows[0]]
-        except KeyError:  # without a rule behind the labels there is no gold reward
-            continue
-    return {name: values for name, values in found.items() if len(values) > 1}
+    judges = next(iter(rows[0].values()))["policy"].keys() & next(iter(rows[1].values()))["policy"].keys()
+    # Where no rule stands behind the labels, the reward model that PPO climbed says who wins.
+    values = _VALUES if "gold" in judges else _VALUES | {"evaluation/win_rate": _wins("reward_model")}
+    return {
+        name: [value(rows[1][prompt]) - value(rows[0][prompt]) for prompt in rows[0]]
+        for name, (judge, value) in values.items()
+        if judge in judges and len(rows[0]) > 1
+    }
 
 
 def _kept_rows(side: Side) -> dict[str, Any]:
@@ -177,30 +178,30 @@ def _kept_rows(side: Side) -> dict[str, Any]:
     return {json.dumps(row["prompt"], sort_keys=True): row for row in rows}
 
 
-def _of(model: str, judge: str) -> Callable[[Any], float]:
-    return lambda row: float(row[model][judge])
+def _of(model: str, judge: str) -> tuple[str, Callable[[Any], float]]:
+    return judge, lambda row: float(row[model][judge])
 
 
-def _gain(judge: str) -> Callable[[Any], float]:
-    return lambda row: float(row["policy"][judge] - row["baseline"][judge])
+def _gain(judge: str) -> tuple[str, Callable[[Any], float]]:
+    return judge, lambda row: float(row["policy"][judge] - row["baseline"][judge])
 
 
-def _wins(judge: str | None) -> Callable[[Any], float]:
+def _wins(judge: str) -> tuple[str, Callable[[Any], float]]:
     """1 where the policy wins, 0 where it loses, one half for a tie."""
 
     def value(row: Any) -> float:
-        by = judge or ("gold" if "gold" in row["policy"] else "reward_model")
-        ours, theirs = row["policy"][by], row["baseline"][by]
+        ours, theirs = row["policy"][judge], row["baseline"][judge]
         return 0.5 if ours == theirs else float(ours > theirs)
 
-    return value
+    return judge, value
 
 
-_VALUES: dict[str, Callable[[Any], float]] = {
-    "evaluation/win_rate": _wins(None),
+_VALUES: dict[str, tuple[str, Callable[[Any], float]]] = {
+    "evaluation/win_rate": _wins("gold"),
     "evaluation/policy_gold": _of("policy", "gold"),
     "evaluation/baseline_gold": _of("baseline", "gold"),
     "evaluation/gold_gain": _gain("gold"),
     "evaluation/policy_score": _of("policy", "reward_model"),
     "evaluation/selection_score_win_rate": _wins("selection_reward_model"),
 }
+"""What a prompt contributes to a metric, and who has judged it."""

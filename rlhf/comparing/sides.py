@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -61,7 +61,7 @@ class Side:
         """The resolved configuration, by dotted names, each as JSON."""
         content = read_file(self.run, "config.yaml")
         if content is None:
-            return self.run.params
+            return {name: _canonical(text) for name, text in self.run.params.items()}
         loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
         with self._readable("config.yaml"):
             return _flat(yaml.load(content, loader))  # noqa: S506
@@ -152,5 +152,12 @@ def _flat(settings: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
         if isinstance(value, Mapping):
             found |= _flat(value, f"{prefix}{key}.")
         else:
-            found[f"{prefix}{key}"] = value if isinstance(value, str) else json.dumps(value)
+            found[f"{prefix}{key}"] = value if isinstance(value, str) else json.dumps(value, sort_keys=True)
     return found
+
+
+def _canonical(text: str) -> str:
+    """A list or section among MLflow's parameters, its keys sorted; one that was cut stays as it is."""
+    with suppress(ValueError):
+        return json.dumps(json.loads(text), sort_keys=True) if text.startswith(("[", "{")) else text
+    return text

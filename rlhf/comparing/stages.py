@@ -62,7 +62,7 @@ def _compare(stage: str, first: Side, second: Side, code: CodeDifference) -> Sta
 
 def _reasons(stage: str, first: Side, second: Side, code: CodeDifference) -> Iterator[str]:
     a, b = first.stages[stage], second.stages[stage]
-    inputs = sorted(name for name in {*a.inputs, *b.inputs} if False)
+    inputs = sorted(name for name in {*a.inputs, *b.inputs} if a.inputs.get(name) != b.inputs.get(name))
     if inputs:
         yield f"input {', '.join(inputs)}"
     settings = [

@@ -3,7 +3,8 @@
 import json
 from array import array
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from functools import lru_cache
 from hashlib import blake2b
@@ -15,10 +16,10 @@ import numpy.typing as npt
 
 from rlhf.data.labels import Labels
 from rlhf.data.repository import TRACKED, check_repository
-from rlhf.data.schema import DATASHEET, KINDS, OPTIONAL_FIELDS, REQUIRED_FIELDS, Row, parse_line
+from rlhf.data.schema import DATASHEET, KINDS, OPTIONAL_FIELDS, REQUIRED_FIELDS, Row, check_row, parse_line
 from rlhf.data.stores import fetch, stores
 from rlhf.data.versions import find_version
-from rlhf.data.writing import settle
+from rlhf.data.writing import writing
 from rlhf.errors import DataError
 from rlhf.hashing import dvc_md5
 from rlhf.markdown import escape, table
@@ -130,11 +131,18 @@ def compare_versions(root: Path, old: str, new: str | None = None) -> DataDiff:
         DataError: there is no such version, its data cannot be had, or a row cannot be read.
     """
     check_repository(root)
-    sides = (_recorded(old, root), _working(root) if new is None else _recorded(new, root))
-    found = {kind: _compare_files(kind, *(side.files.get(f"{kind}.jsonl") for side in sides)) for kind in KINDS}
+    # data/ is read twice, and must not be replaced in between.
+    with writing(root) if new is None else nullcontext():
+        return _compare(_recorded(old, root), _working(root) if new is None else _recorded(new, root))
+
+
+def _compare(old: Side, new: Side) -> DataDiff:
+    found = {
+        kind: _compare_files(kind, old.files.get(f"{kind}.jsonl"), new.files.get(f"{kind}.jsonl")) for kind in KINDS
+    }
     kinds = {kind: rows for kind, (rows, _) in found.items()}
-    sheets = [path.read_bytes() if path else b"" for path in (side.files.get(DATASHEET) for side in sides)]
-    return DataDiff(*sides, kinds, found["preferences"][1], sheets[0] != sheets[1])
+    sheets = [side.files[DATASHEET].read_bytes() if DATASHEET in side.files else b"" for side in (old, new)]
+    return DataDiff(old, new, kinds, found["preferences"][1], sheets[0] != sheets[1])
 
 
 def unmatched(these: Digests, those: Digests) -> Mask:
@@ -158,7 +166,7 @@ class _Rows:
     names: dict[str, int] = field(default_factory=dict)
 
     def add(self, row: Row) -> None:
-        parts = {"pair": _digest(_encode([row.get(name) for name in REQUIRED_FIELDS[self.kind]]).encode())}
+        parts = {"pair": _digest(_encode([row[name] for name in REQUIRED_FIELDS[self.kind]]).encode())}
         parts |= {name: _digest_of_value(row.get(name)) for name in OPTIONAL_FIELDS[self.kind]}
         for name, part in parts.items():
             self.columns[name] += part
@@ -179,20 +187,16 @@ def _compare_files(kind: str, old: Path | None, new: Path | None) -> tuple[KindD
     old_lines, new_lines = _line_digests(old), _line_digests(new)
     gone, come = unmatched(old_lines, new_lines), unmatched(new_lines, old_lines)
     before, after, labels = _Rows(kind), _Rows(kind), Labels()
-    for row, is_gone in _read(kind, old, gone, every=kind == "preferences"):
-        if kind == "preferences":
-            labels.add(row)
-        if is_gone:
-            before.add(row)
+    is_labelled = kind == "preferences"
+    for number, row, is_gone in _read(old, gone, every=is_labelled):
+        takers = [*([labels.add] if is_labelled else []), *([before.add] if is_gone else [])]
+        _give(row, takers, kind, f"{old}:{number}")
     now = labels.copy()
-    if kind == "preferences":
-        # What both versions have was counted once.
-        for row, _ in _read(kind, old, gone):
-            now.add(row, -1)
-    for row, _ in _read(kind, new, come):
-        after.add(row)
-        if kind == "preferences":
-            now.add(row)
+    # What both versions have was counted once.
+    for _, row, _ in _read(old, gone) if is_labelled else ():
+        now.add(row, -1)
+    for number, row, _ in _read(new, come):
+        _give(row, [after.add, *([now.add] if is_labelled else [])], kind, f"{new}:{number}")
     found = _compare_rows(before, after)
     found.old, found.new = len(old_lines), len(new_lines)
     return found, (labels, now)
@@ -228,18 +232,23 @@ def _line_digests(path: Path | None) -> Digests:
     return np.frombuffer(bytes(digests), dtype=np.uint64)
 
 
-def _read(kind: str, path: Path | None, wanted: Mask, every: bool = False) -> Iterator[tuple[Row, bool]]:
-    """Rows, and whether each is wanted; without `every`, those that are."""
+def _read(path: Path | None, wanted: Mask, every: bool = False) -> Iterator[tuple[int, Row, bool]]:
+    """Line number, row, and whether it is wanted; without `every`, those that are."""
     if path is None or not (every or wanted.any()):
         return
-    required = REQUIRED_FIELDS[kind]
     with path.open("rb") as file:
         for number, (line, is_wanted) in enumerate(zip(file, wanted.tolist(), strict=True), start=1):
             if every or is_wanted:
-                row = parse_line(line, f"line {number} of {path}")
-                if not all(isinstance(row.get(name), list) and row[name] for name in required):
-                    raise DataError(f"line {number} of {path} is not a row of {kind}; look with `rlhf data validate`")
-                yield row, is_wanted
+                yield number, parse_line(line, f"{path}:{number}"), is_wanted
+
+
+def _give(row: Row, takers: Sequence[Callable[[Row], None]], kind: str, where: str) -> None:
+    try:
+        for take in takers:
+            take(row)
+    except (AttributeError, IndexError, KeyError, TypeError):
+        check_row(row, kind, where)  # says what is wrong with it
+        raise
 
 
 def _digest(text: bytes) -> bytes:
@@ -247,7 +256,7 @@ def _digest(text: bytes) -> bytes:
     return blake2b(text, digest_size=8).digest()
 
 
-@lru_cache(maxsize=10_000)
+@lru_cache(maxsize=10_000, typed=True)
 def _digest_of_value(value: str | float | None) -> bytes:
     """Of a field whose values come again and again, such as the annotator."""
     return _digest(repr(value).encode(errors="surrogatepass"))
@@ -261,7 +270,6 @@ def _recorded(name: str, root: Path) -> Side:
 
 
 def _working(root: Path) -> Side:
-    settle(root)
     folder = root / TRACKED
     if not folder.is_dir():
         raise DataError(f"{folder}: there is no such folder; bring it with `rlhf data pull`, or name a second version")

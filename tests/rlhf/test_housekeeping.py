@@ -23,7 +23,7 @@ from rlhf.housekeeping.items import Item
 from rlhf.housekeeping.plan import Plan, make_plan
 from rlhf.housekeeping.removal import carry_out
 from rlhf.living import alive
-from rlhf.references import ModelRef, PolicyRef
+from rlhf.references import OUTPUT_KINDS, ModelRef, PolicyRef
 
 CLEARING_UP = Path(__file__).with_name("clearing_up.py")
 REUSED = ("data", "sft", "reward_model", "reward_audit")
@@ -130,6 +130,13 @@ def test_what_keeps_a_run(runs: dict[str, Recorded]):
     assert ppo not in outputs_of(make_plan(0))
     tracking.close_run(again, "FINISHED")
     assert ppo in outputs_of(make_plan(0))
+
+
+def test_a_run_that_has_trained_nothing_itself(runs: dict[str, Recorded]):
+    """All its stages were cached, and it came to no policy."""
+    lost = runs["lost"].outputs
+    record_run(PipelineConfig(seed=2), cached=lost, stages=6)
+    assert outputs_of(make_plan(30)) & {one.run_id for one in lost.values()} == {lost["model_card"].run_id}
 
 
 def test_a_promotion_that_is_under_way(runs: dict[str, Recorded]):
@@ -293,10 +300,11 @@ def test_killed_on_the_way(root: Path, runs: dict[str, Recorded], step: int):
     assert is_sound(runs["champion"])
     assert is_sound(runs["recent"])
     # Of what was cut off nothing is offered, whole or torn.
-    for stage, kind in (("sft", ModelRef), ("ppo", PolicyRef)):
-        tags = tracking.tags_of(runs["lost"].outputs[stage].run_id)
-        found = artifacts.find_output(stage, tags["rlhf.fingerprint"], kind)
-        assert found in (None, runs["lost"].outputs[stage])
+    for run in (runs["lost"], runs["first"]):
+        for stage, reference in run.outputs.items():
+            tags = tracking.tags_of(reference.run_id)
+            found = artifacts.find_output(stage, tags["rlhf.fingerprint"], OUTPUT_KINDS[stage])
+            assert found == (None if artifacts.REMOVED_TAG in tags else reference)
     # The next time brings it to its end.
     assert main(["gc", "--yes"]) == 0
     assert make_plan(30).items == ()

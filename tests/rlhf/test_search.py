@@ -157,6 +157,14 @@ def test_both_readers_see_the_same(pipeline: str, card: ModelCardRef):
     assert database.version_run("7") is client.version_run("7") is None
 
 
+def test_a_metric_that_is_no_number_meets_no_condition(pipeline: str):
+    tracking.client().log_metric(pipeline, "ppo/kl_mean", float("nan"))
+    store = DatabaseStore(tracking_database())
+    assert store.count([Condition("metric", "ppo/kl_mean", "<", 1.0)]) == 0
+    assert store.runs([pipeline])[pipeline].metrics == {}
+    assert store.curves(pipeline, ["ppo/kl_mean"]) == {}
+
+
 def test_the_end_is_found_by_halves(monkeypatch: pytest.MonkeyPatch):
     for number in (0, 1, 2, 3, 7, 8, 9, 1000):
         rows: Callable[..., list[int]] = lambda _, limit, offset, number=number: list(range(number))[offset:][:limit]  # noqa: E731

@@ -145,6 +145,7 @@ def test_an_attempt_is_a_child_run_with_settings_curve_and_report(client: Mlflow
         "output",
         "output.sha256",
         "report",
+        "report.sha256",
     }
 
 

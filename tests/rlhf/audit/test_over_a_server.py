@@ -29,6 +29,7 @@ def served(project_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     server.stop()
 
 
+@pytest.mark.slow
 def test_verify_and_clear_up(served: Path):
     run, lost = record_run(PipelineConfig(seed=1)), record_run(PipelineConfig(seed=2))
     sft = run.outputs["sft"]

@@ -72,6 +72,15 @@ def test_long_settings_are_read_whole(store: RunStore, make_run: MakeRun):
     assert found.settings == {"name": tuple(texts)}
 
 
+def test_a_run_without_its_configuration_is_read_from_its_parameters(
+    store: RunStore, make_run: MakeRun, project_root: Path
+):
+    rewards = [{"weight": 1.0, "kind": "trained"}]
+    runs = [make_run(config=CONFIG | {"ppo": {"kl_coef": coef, "rewards": rewards}}) for coef in (0.1, 0.2)]
+    (project_root / "mlruns" / "artifacts" / runs[1] / "artifacts" / "config.yaml").unlink()
+    assert compare_runs(store, runs).settings == {"ppo.kl_coef": ("0.1", "0.2")}
+
+
 def test_stages(store: RunStore, two: tuple[str, str], make_run: MakeRun):
     (pair,) = compare_runs(store, two).pairs
     stages = {one.stage: one for one in pair.stages}

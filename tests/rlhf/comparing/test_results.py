@@ -61,10 +61,13 @@ def test_pairs_see_what_two_intervals_cannot(make_run: MakeRun, sides: Sides):
     assert worse is not None
     assert worse.better is False
 
-    kept = evaluation(better)
-    kept["files"]["side_by_side.jsonl"] = "".join(kept["files"]["side_by_side.jsonl"].splitlines(keepends=True)[:32])
-    third = make_run(stages={"evaluation": kept})
-    found = result(compare_results(*sides(first, third)), "evaluation/policy_gold")
+    runs = []
+    for values in (prompts, better):
+        kept = evaluation(values)
+        lines = kept["files"]["side_by_side.jsonl"].splitlines(keepends=True)
+        kept["files"]["side_by_side.jsonl"] = "".join(lines[:32])
+        runs.append(make_run(stages={"evaluation": kept}))
+    found = result(compare_results(*sides(*runs)), "evaluation/policy_gold")
     assert found.difference is not None
     assert (found.difference.noise, found.difference.method, found.difference.better) == (
         "within noise",
@@ -83,6 +86,18 @@ def test_pairs_of_wins(make_run: MakeRun, sides: Sides):
     assert found.difference is not None
     assert found.difference.value == pytest.approx(0.25)
     assert found.difference.method == "pairs"
+
+
+def test_without_a_rule_the_same_reward_model_says_who_wins(make_run: MakeRun, sides: Sides):
+    def run(values: list[float]) -> str:
+        judged = evaluation(values)
+        judged["files"]["side_by_side.jsonl"] = judged["files"]["side_by_side.jsonl"].replace("gold", "reward_model")
+        judged["metrics"] = {name: one for name, one in judged["metrics"].items() if "gold" not in name}
+        return make_run(stages={"reward_model": {}, "evaluation": judged})
+
+    found = result(compare_results(*sides(run([1.0, -1.0, 1.0]), run([1.0, 1.0, 1.0]))), "evaluation/win_rate")
+    assert found.difference is not None
+    assert (found.difference.value, found.difference.method) == (pytest.approx(1 / 3), "pairs")
 
 
 def test_other_prompts_are_no_pairs(make_run: MakeRun, sides: Sides):

@@ -130,7 +130,7 @@ class TestCompareVersions:
 
     def test_a_row_that_is_none(self, project: Path) -> None:
         write_lines(project / "data" / "preferences.jsonl", [{"prompt": user("?")}])
-        with pytest.raises(DataError, match=r"line 1 of .*preferences\.jsonl is not a row of preferences"):
+        with pytest.raises(DataError, match=r'data/preferences\.jsonl:1: the field "chosen" is missing'):
             compare_versions(project, "HEAD")
 
 
