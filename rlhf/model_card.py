@@ -13,6 +13,7 @@ from typing import Any
 import yaml
 from pydantic import BaseModel
 
+from rlhf.audit.card_lineage import lineage_markdown
 from rlhf.card_metadata import card_metadata, is_hub_id
 from rlhf.card_tables import (
     JUDGES,
@@ -142,6 +143,7 @@ def _texts(config: PipelineConfig, facts: CardFacts, measured: _Measured, datash
         "config": config,
         "facts": facts,
         "code": facts.record.code,
+        "lineage": lineage_markdown(facts.record),
         "evaluation": evaluation,
         "audit": measured.audit,
         "ppo": measured.ppo,

@@ -4,7 +4,7 @@ import argparse
 import uuid
 from typing import TYPE_CHECKING, Any
 
-from rlhf.project import configure_environment
+from rlhf.commands.store import use_the_store
 
 if TYPE_CHECKING:
     from rlhf.reproduction.verdict import Reproduction
@@ -32,7 +32,7 @@ def add_arguments(commands: "argparse._SubParsersAction[Any]") -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Make a run again. Returns the exit code."""
-    configure_environment()
+    use_the_store()
     from rlhf.living import alive
     from rlhf.reproduction.reproduce import reproduce
     from rlhf.reproduction.running import to_standard_error

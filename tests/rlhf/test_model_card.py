@@ -24,7 +24,7 @@ RECORD = ProvenanceRecord(
     config_sha256="beef",
     lock_sha256="feed",
     code=CodeRecord(commit="c0ffee", dirty=False, patch_sha256=None),
-    machine={"cpu": "a processor"},
+    machine={"python": "3.11.7", "cpu": "a processor"},
     compute={"num_threads": "2"},
     stages={"sft": StageRecord(fingerprint="f", sha256="5"), "ppo": StageRecord(fingerprint="g", sha256="6")},
 )
@@ -259,6 +259,7 @@ def test_reproduce(card):
         "git checkout c0ffee",
         "rlhf reproduce run0",
         f"sha256 `{RECORD.digest}`",
+        "| PPO policy | SFT policy, reward models, prompts | sha256 `6` |",
         "0123abcd.dir",
         "feed",
         "rlhf run configs/demo.yaml --seed 0",
