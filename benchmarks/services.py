@@ -58,6 +58,7 @@ def measure(root: Path, deployment: str) -> dict[str, Any]:
             again = _run(api, deployment)
         finally:
             process.terminate()
+            process.communicate()
     training_s = sum(first["stages"][name] for name in TRAINING)
     return {
         "start_s": start_s,

@@ -32,7 +32,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         Ctrl-C, or that of the error, which for a mistake in what was given is 2.
 
     Raises:
-        SystemExit: after help (0), a mistake in the form of the command (2), or SIGTERM (143).
+        SystemExit: after help (0), a mistake in the form of the command (2), SIGTERM (143) or SIGHUP (129).
     """
     try:
         with _terminable():
@@ -164,15 +164,18 @@ _COMMANDS: dict[str, Callable[[argparse.Namespace], int | None]] = {
 
 @contextmanager
 def _terminable() -> Iterator[None]:
-    """SIGTERM unwinds the stack, so that whoever holds something can put it away."""
+    """SIGTERM, and a terminal that is closed, unwind the stack, so that whoever holds something can put it away."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    before = signal.signal(signal.SIGTERM, _terminate)
+    # Under nohup the second is ignored.
+    wanted = [number for number in (signal.SIGTERM, signal.SIGHUP) if signal.getsignal(number) != signal.SIG_IGN]
+    before = {number: signal.signal(number, _terminate) for number in wanted}
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def _terminate(number: int, frame: FrameType | None) -> None:

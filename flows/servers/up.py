@@ -8,6 +8,7 @@ import logging
 import os
 import socket
 import subprocess
+import sys
 import time
 
 import httpx
@@ -143,9 +144,18 @@ def _stop(process: "subprocess.Popen[bytes]") -> None:
     """After Ctrl-C or SIGTERM: runs first, then the worker, the servers last. After `rlhf down` all is done."""
     if process.poll() is not None:
         return
-    print("Stopping: runs that are under way are cancelled, and keep their checkpoints", flush=True)
+    _say_if_heard("Stopping: runs that are under way are cancelled, and keep their checkpoints")
     _stop_all(supervisor())
     process.wait()
+
+
+def _say_if_heard(line: str) -> None:
+    """The terminal may be gone, and the services have to stop all the same."""
+    try:
+        print(line, flush=True)
+    except OSError:
+        # What could not be written would be tried once more as the process ends, and fail it.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _stop_all(held: Supervisor) -> None:

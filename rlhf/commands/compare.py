@@ -47,8 +47,8 @@ def run(options: argparse.Namespace) -> None:
             raise InputError(f"{path}: cannot be written, since its folder is missing or it is a folder; give a file")
     from rlhf.comparing.comparison import compare_runs
     from rlhf.comparing.documents import as_html, as_markdown
-    from rlhf.run_files import write_files
-    from rlhf.run_store import open_store
+    from rlhf.lookup.files import write_files
+    from rlhf.lookup.store import open_store
 
     use_the_store()
     comparison = compare_runs(open_store(), options.runs)

@@ -58,7 +58,7 @@ def run(options: argparse.Namespace) -> None:
         raise InputError(f"--limit {options.limit}: expected a whole number at least 1")
     from rlhf.comparing.filters import Filters
     from rlhf.comparing.listing import list_runs
-    from rlhf.run_store import open_store
+    from rlhf.lookup.store import open_store
 
     filters = Filters(
         recipe=options.recipe,

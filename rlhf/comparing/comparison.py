@@ -11,10 +11,10 @@ from rlhf.comparing.results import Result, compare_results, seed_note
 from rlhf.comparing.sides import LABELS, Side, read_sides
 from rlhf.comparing.stages import StageDifference, compare_stages
 from rlhf.errors import InputError
+from rlhf.lookup.ids import find_in
+from rlhf.lookup.store import RunStore
 from rlhf.metrics import METRICS
 from rlhf.project import root, source_root
-from rlhf.run_ids import find_in
-from rlhf.run_store import RunStore
 
 CURVES = tuple(name for name, metric in METRICS.items() if metric.curve)
 _MACHINE = ("python", "platform", "cpu", "cpu_instructions", "cpu_count", "gpus", "lock_sha256")
@@ -82,7 +82,7 @@ def compare_runs(store: RunStore, named: Sequence[str]) -> Comparison:
 
     Args:
         store: where they are.
-        named: two to six, as `rlhf.run_ids.find_in` takes them.
+        named: two to six, as `rlhf.lookup.ids.find_in` takes them.
 
     Raises:
         InputError: one of them is not there, or the same was named twice.

@@ -7,9 +7,9 @@ from typing import get_args
 
 from rlhf.configuration import nearest
 from rlhf.errors import InputError
+from rlhf.lookup.store import IS_PIPELINE, Comparator, Condition
 from rlhf.metrics import METRICS
 from rlhf.references import Verdict
-from rlhf.run_store import IS_PIPELINE, Comparator, Condition
 
 STATES = {
     "running": "RUNNING",

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 
 from rlhf.comparing.filters import STATES, Filters
-from rlhf.run_store import RunRecord, RunStore
+from rlhf.lookup.store import RunRecord, RunStore
 
 _STATES = {status: state for state, status in STATES.items()}
 

@@ -10,8 +10,8 @@ from typing import Any
 import yaml
 
 from rlhf.errors import InputError
-from rlhf.run_files import read_file
-from rlhf.run_store import RunRecord, RunStore
+from rlhf.lookup.files import read_file
+from rlhf.lookup.store import RunRecord, RunStore
 
 STAGES = ("data", "sft", "reward_model", "reward_audit", "ppo", "evaluation", "model_card")
 LABELS = "ABCDEF"

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from mlflow.entities import Run
 from mlflow.utils.search_utils import SearchUtils
 
-from rlhf.run_ids import find_in
-from rlhf.run_store import Condition, RunRecord, check_own_store
+from rlhf.lookup.ids import find_in
+from rlhf.lookup.store import Condition, RunRecord, check_own_store
 from rlhf.tracking.models import REGISTERED_MODEL
 from rlhf.tracking.store import TrackingError, client, experiment_id, patiently
 
@@ -33,7 +33,7 @@ def find_pipeline(text: str) -> str:
 
 
 class ClientStore:
-    """MLflow's client, which knows every kind of store. See `rlhf.run_store.RunStore`."""
+    """MLflow's client, which knows every kind of store. See `rlhf.lookup.store.RunStore`."""
 
     def search(self, conditions: Sequence[Condition], limit: int) -> list[RunRecord]:
         """The runs that meet all conditions, the newest first."""

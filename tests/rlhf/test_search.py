@@ -9,11 +9,11 @@ import pytest
 
 from rlhf import artifacts, tracking
 from rlhf.errors import InputError
+from rlhf.lookup.database import DatabaseStore
+from rlhf.lookup.ids import find_in
+from rlhf.lookup.store import IS_PIPELINE, Condition, RunStore, open_store
 from rlhf.project import tracking_database
 from rlhf.references import ModelCardRef
-from rlhf.run_database import DatabaseStore
-from rlhf.run_ids import find_in
-from rlhf.run_store import IS_PIPELINE, Condition, RunStore, open_store
 from rlhf.tracking.search import ClientStore, find_pipeline
 
 pytestmark = pytest.mark.usefixtures("project_root")

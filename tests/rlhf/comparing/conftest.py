@@ -9,10 +9,10 @@ from compared_runs import CONFIG, TAGS, MakeRun
 
 from rlhf import artifacts, tracking
 from rlhf.comparing.sides import Side, read_sides
+from rlhf.lookup.database import DatabaseStore
+from rlhf.lookup.store import RunStore
 from rlhf.project import tracking_database
 from rlhf.references import Reference
-from rlhf.run_database import DatabaseStore
-from rlhf.run_store import RunStore
 
 
 @pytest.fixture

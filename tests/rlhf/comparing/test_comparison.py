@@ -20,8 +20,8 @@ from rlhf.comparing.data import compare_data
 from rlhf.comparing.documents import as_html, as_markdown
 from rlhf.comparing.sides import Side
 from rlhf.errors import InputError
+from rlhf.lookup.store import RunStore
 from rlhf.references import Reference
-from rlhf.run_store import RunStore
 from rlhf.tracking.search import ClientStore
 
 Sides = Callable[..., list[Side]]

@@ -6,7 +6,7 @@ import pytest
 
 from rlhf.comparing.filters import STATES, VERDICTS, Filters, parse_metric, parse_since
 from rlhf.errors import InputError
-from rlhf.run_store import Condition
+from rlhf.lookup.store import Condition
 
 NOW = datetime(2026, 11, 21, 12, tzinfo=UTC)
 

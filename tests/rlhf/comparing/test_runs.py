@@ -10,7 +10,7 @@ from rlhf import tracking
 from rlhf.cli import main
 from rlhf.comparing.filters import Filters
 from rlhf.comparing.listing import Figure, list_runs
-from rlhf.run_store import RunStore
+from rlhf.lookup.store import RunStore
 
 pytestmark = pytest.mark.usefixtures("project_root")
 

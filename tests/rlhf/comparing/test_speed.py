@@ -9,8 +9,8 @@ import pytest
 
 from benchmarks.made_runs import STAGES
 from benchmarks.tracking_store import make_project, timed
-from rlhf.run_database import DatabaseStore
-from rlhf.run_store import IS_PIPELINE, RunStore
+from rlhf.lookup.database import DatabaseStore
+from rlhf.lookup.store import IS_PIPELINE, RunStore
 from rlhf.tracking.search import ClientStore
 
 LIMIT_S = 3.0

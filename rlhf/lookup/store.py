@@ -1,7 +1,7 @@
 """What is asked of a store of runs by those who look at runs: few of them, and soon.
 
-Two stores answer: `rlhf.run_database`, the project's SQLite file, in milliseconds and without MLflow, which takes over
-two seconds to import and to open; and `rlhf.tracking.search`, MLflow's client, for servers and other databases.
+Two stores answer: `rlhf.lookup.database`, the project's SQLite file, in milliseconds and without MLflow, which takes
+over two seconds to import and to open; and `rlhf.tracking.search`, MLflow's client, for servers and other databases.
 """
 
 import os
@@ -117,7 +117,7 @@ def open_store() -> RunStore:
         tracking.check_reachable()
         return ClientStore()
     check_own_store()
-    from rlhf.run_database import DatabaseStore
+    from rlhf.lookup.database import DatabaseStore
 
     return DatabaseStore(tracking_database())
 

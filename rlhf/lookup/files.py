@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from urllib.parse import unquote, urlparse
 
-from rlhf.run_store import RunRecord
+from rlhf.lookup.store import RunRecord
 
 
 def read_file(run: RunRecord, path: str) -> bytes | None:

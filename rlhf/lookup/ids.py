@@ -5,7 +5,7 @@ import re
 from datetime import UTC, datetime
 
 from rlhf.errors import InputError
-from rlhf.run_store import IS_PIPELINE, Condition, RunRecord, RunStore
+from rlhf.lookup.store import IS_PIPELINE, Condition, RunRecord, RunStore
 
 LEAST_PREFIX = 6
 _ID = re.compile(r"[0-9a-f]+")

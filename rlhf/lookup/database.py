@@ -12,8 +12,8 @@ from typing import Any
 from urllib.parse import quote
 
 from rlhf.errors import RLHFError
+from rlhf.lookup.store import Condition, RunRecord
 from rlhf.project import artifacts_folder
-from rlhf.run_store import Condition, RunRecord
 
 _EXPERIMENT = "rlhf"
 _MODEL = "rlhf-policy"
@@ -38,7 +38,7 @@ _DATASETS = (
 
 
 class DatabaseStore:
-    """See `rlhf.run_store.RunStore`."""
+    """See `rlhf.lookup.store.RunStore`."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
