@@ -60,7 +60,7 @@ def _print(result: "Reproduction") -> None:
     from rich.console import Console
     from rich.table import Table
 
-    from rlhf.reproduction.report import row
+    from rlhf.reproduction.report import figure_rows, row
     from rlhf.tracking import run_url
 
     table = Table("stage", "weights then", "weights now", "same metrics", "other files", "s then", "s now")
@@ -70,8 +70,14 @@ def _print(result: "Reproduction") -> None:
         column.justify = "right"
     for stage in result.stages:
         table.add_row(*row(stage))
+    figures = Table("measured", "then", "now")
+    for column in figures.columns[1:]:
+        column.justify = "right"
+    for cells in figure_rows(result):
+        figures.add_row(*cells)
     console = Console(soft_wrap=True, highlight=False)
     console.print(table)
+    console.print(figures)
     console.print(f"{result.verdict}: {result.reason}")
     console.print(f"{result.seconds_in_all:.0f} s in all; the run took {result.seconds_then:.0f} s")
     if result.kept_in is not None:

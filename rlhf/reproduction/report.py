@@ -24,6 +24,10 @@ def as_markdown(result: Reproduction) -> str:
         "| --- | --- | --- | ---: | ---: | ---: | ---: |",
         *(f"| {' | '.join(row(stage))} |" for stage in result.stages),
         "",
+        "| measured | then | now |",
+        "| --- | ---: | ---: |",
+        *(f"| {' | '.join(cells)} |" for cells in figure_rows(result)),
+        "",
         f"Stages: {result.seconds_then:.1f} s then, {result.seconds_now:.1f} s now. "
         f"With code, data and environment: {result.seconds_in_all:.1f} s.",
     ]
@@ -43,3 +47,22 @@ def row(stage: StageComparison) -> tuple[str, ...]:
         f"{stage.seconds_then:.1f}",
         f"{stage.seconds_now:.1f}",
     )
+
+
+def figure_rows(result: Reproduction) -> list[tuple[str, str, str]]:
+    """The figures of all stages, then and now, in words and numbers that show every bit of a difference."""
+    return [(figure.name, *_pair(figure.then, figure.now)) for stage in result.stages for figure in stage.figures]
+
+
+def _pair(then: float | None, now: float | None) -> tuple[str, str]:
+    if then == now:
+        return _short(then), _short(now)
+    return _whole(then), _whole(now)
+
+
+def _short(value: float | None) -> str:
+    return "-" if value is None else f"{value:.4g}"
+
+
+def _whole(value: float | None) -> str:
+    return "-" if value is None else repr(value)

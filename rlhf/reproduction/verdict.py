@@ -5,7 +5,7 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict
 
-from rlhf.metrics import describe
+from rlhf.metrics import METRICS, describe
 from rlhf.provenance.record import ProvenanceRecord
 from rlhf.reproduction.results import StageResult
 
@@ -28,6 +28,16 @@ class Parted(BaseModel):
     now: float | None
 
 
+class Figure(BaseModel):
+    """One of the few numbers that people compare runs by, then and now; None where it was not measured."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    name: str
+    then: float | None
+    now: float | None
+
+
 class StageComparison(BaseModel):
     """One stage, then and now."""
 
@@ -41,6 +51,7 @@ class StageComparison(BaseModel):
     weights_now: str | None
     num_metrics: int
     num_equal_metrics: int
+    figures: tuple[Figure, ...]
     other_files: tuple[str, ...]
     """Files that came out otherwise, or are on one side only."""
     parted: Parted | None
@@ -89,6 +100,11 @@ def compare_stage(name: str, then: StageResult, now: StageResult) -> StageCompar
         weights_now=now.weights,
         num_metrics=len(names),
         num_equal_metrics=sum(then.curves.get(one) == now.curves.get(one) for one in names),
+        figures=tuple(
+            Figure(name=one, then=then.metrics.get(one), now=now.metrics.get(one))
+            for one in METRICS
+            if one in names and describe(one).summary
+        ),
         other_files=changed,
         parted=_parted(then, now),
         beyond_tolerance=tuple(sorted(_beyond(then.metrics, now.metrics))),

@@ -134,4 +134,5 @@ def test_the_table_for_a_person():
     assert "different" in text.splitlines()[0]
     assert "| ppo | " in text
     assert "1 of 2" in text
+    assert "| ppo/chosen_objective | 1.5 | 1.5 |" in text
     assert "/somewhere" in text
