@@ -171,8 +171,8 @@ def _pairs(first: Side, second: Side) -> dict[str, list[float]]:
 
 
 def _kept_rows(side: Side) -> dict[str, Any]:
-    """What evaluation kept of its prompts, by prompt; nothing where that is not all of them."""
-    rows = side.read_rows("evaluation", "side_by_side.jsonl")
+    """What evaluation kept of its prompts, by prompt; nothing where that is not all of them, as of an older run."""
+    rows = side.read_rows("evaluation", "judgements.jsonl")
     if len(rows) != side.metrics.get("evaluation/num_prompts"):
         return {}
     return {json.dumps(row["prompt"], sort_keys=True): row for row in rows}

@@ -16,7 +16,7 @@ from rlhf.data.schema import read_rows
 from rlhf.evaluation.gold import GoldJudgement, judge_by_rule
 from rlhf.evaluation.overoptimization import CurvePoint, curve_warnings, draw_overoptimization, overoptimization_curve
 from rlhf.evaluation.prompts import PromptChoice, choose_prompts
-from rlhf.evaluation.side_by_side import write_side_by_side
+from rlhf.evaluation.side_by_side import write_judgements, write_side_by_side
 from rlhf.evaluation.statistics import (
     Estimate,
     correlation,
@@ -74,7 +74,8 @@ def evaluate_policy(
 ) -> None:
     """Compare the policy with its baseline on test prompts, and judge what PPO kept on its way.
 
-    Writes `evaluation.json`, `side_by_side.jsonl`, `side_by_side.md`, `curve.json` and `overoptimization.png`.
+    Writes `evaluation.json`, `judgements.jsonl`, `side_by_side.jsonl`, `side_by_side.md`, `curve.json` and
+    `overoptimization.png`.
 
     Args:
         config: prompts, sampling, intervals.
@@ -110,9 +111,10 @@ def evaluate_policy(
     evaluation["warnings"] += curve_warnings(curve)
     _write(workspace, evaluation, curve)
     draw_overoptimization(curve, workspace.output / "overoptimization.png")
-    samples = _samples(config.num_side_by_side, choice.prompts, ours, theirs)
+    samples = _samples(choice.prompts, ours, theirs)
+    write_judgements(samples, workspace.output)
     for folder in (workspace.output, workspace.report):
-        write_side_by_side(samples, folder)
+        write_side_by_side(samples[: config.num_side_by_side], folder)
     _log(workspace, evaluation, curve)
 
 
@@ -264,7 +266,7 @@ def _warnings(evaluation: Mapping[str, Any]) -> list[str]:
     return found
 
 
-def _samples(count: int, prompts: Sequence[Conversation], ours: Responses, theirs: Responses) -> list[dict[str, Any]]:
+def _samples(prompts: Sequence[Conversation], ours: Responses, theirs: Responses) -> list[dict[str, Any]]:
     def side(responses: Responses, row: int) -> dict[str, Any]:
         return {
             "response": responses.texts[row],
@@ -274,7 +276,7 @@ def _samples(count: int, prompts: Sequence[Conversation], ours: Responses, their
 
     return [
         {"prompt": prompt, "policy": side(ours, row), "baseline": side(theirs, row)}
-        for row, prompt in enumerate(prompts[:count])
+        for row, prompt in enumerate(prompts)
     ]
 
 

@@ -12,6 +12,16 @@ _MAX_RESPONSE_CHARACTERS = 800
 _JUDGES = {"gold": "gold", "reward_model": "score", "selection_reward_model": "selection score"}
 
 
+def write_judgements(samples: Sequence[Mapping[str, Any]], folder: Path) -> None:
+    """Write `judgements.jsonl`: every prompt with both responses and what each judge gave, by which runs are compared.
+
+    Args:
+        samples: as for `write_side_by_side`.
+        folder: where the file goes.
+    """
+    (folder / "judgements.jsonl").write_text(_lines(samples), encoding="utf-8")
+
+
 def write_side_by_side(samples: Sequence[Mapping[str, Any]], folder: Path) -> None:
     """Write `side_by_side.jsonl` (whole texts) and `side_by_side.md` (escaped, long texts cut).
 
@@ -19,10 +29,13 @@ def write_side_by_side(samples: Sequence[Mapping[str, Any]], folder: Path) -> No
         samples: rows of prompt, policy and baseline; the two sides hold response, ended and what each judge gave.
         folder: where the files go.
     """
-    lines = [json.dumps(sample, ensure_ascii=False) + "\n" for sample in samples]
-    (folder / "side_by_side.jsonl").write_text("".join(lines), encoding="utf-8")
+    (folder / "side_by_side.jsonl").write_text(_lines(samples), encoding="utf-8")
     title = f"# Responses side by side\n\nThe first {len(samples)} test prompts, not picked.\n\n"
     (folder / "side_by_side.md").write_text(f"{title}{side_by_side_table(samples)}\n", encoding="utf-8")
+
+
+def _lines(samples: Sequence[Mapping[str, Any]]) -> str:
+    return "".join(json.dumps(sample, ensure_ascii=False) + "\n" for sample in samples)
 
 
 def side_by_side_table(samples: Sequence[Mapping[str, Any]]) -> str:

@@ -8,12 +8,11 @@ from pathlib import Path
 import pytest
 
 from rlhf import fingerprint as fingerprints
-from rlhf import provenance
-from rlhf.config import ModelConfig, PPOConfig, RewardSourceConfig
+from rlhf.config import PipelineConfig, PPOConfig, RewardSourceConfig
 from rlhf.errors import ConfigError
 from rlhf.fingerprint import fingerprint
-from rlhf.provenance import GitState, obstacles
-from rlhf.references import DataSource
+from rlhf.provenance import GitState, Patch, recording
+from rlhf.provenance.recording import begin_record
 from rlhf.reward_functions import check_installed, distribution, find, load, source_files
 
 BREVITY = "def brevity(prompts, responses):\n    return [-len(text) for text in responses]\n"
@@ -137,11 +136,11 @@ class TestFingerprint:
 def test_what_the_lock_does_not_hold_stands_in_the_way_of_a_repetition(install, tmp_path, monkeypatch):
     install(BREVITY, "brevity = my_rewards:brevity", package="My_Rewards")
     (tmp_path / "requirements.lock").write_text("torch==2.13.0\n")
-    monkeypatch.setattr(provenance, "source_root", lambda: tmp_path)
-    git, source = GitState("c" * 40, dirty=False), DataSource(path="data", md5="1", tracked=True)
+    monkeypatch.setattr(recording, "source_root", lambda: tmp_path)
 
     def found(**settings):
-        return obstacles(git, source, ModelConfig(), [RewardSourceConfig(**settings)])
+        config = PipelineConfig(ppo=PPOConfig(rewards=(RewardSourceConfig(**settings),)))
+        return list(begin_record(config, GitState("c" * 40, dirty=False), Patch(b"", ())).obstacles)
 
     assert found() == []
     assert "brevity is of My_Rewards==1.0, which requirements.lock does not name" in found(**dict(function()))[0]
@@ -149,5 +148,5 @@ def test_what_the_lock_does_not_hold_stands_in_the_way_of_a_repetition(install, 
     assert found(**dict(function())) == []
     hub = {"kind": "model", "name": "safety", "path": "owner/name"}
     assert "owner/name has no revision" in found(**hub)[0]
-    assert found(**hub, revision="abc") == []
+    assert found(**hub, revision="a" * 40) == []
     assert found(kind="model", name="safety", path=str(tmp_path)) == []

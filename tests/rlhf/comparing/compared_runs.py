@@ -45,7 +45,7 @@ def evaluation(gold: list[float], baseline: list[float] | None = None, **more: A
         "metrics": {f"evaluation/{name}": value for name, value in metrics.items()},
         "files": {
             "evaluation.json": json.dumps({"models": {"policy": {"gold": policy.as_dict()}}}),
-            "side_by_side.jsonl": "".join(json.dumps(row) + "\n" for row in rows),
+            "judgements.jsonl": "".join(json.dumps(row) + "\n" for row in rows),
         },
         **more,
     }

@@ -64,8 +64,8 @@ def test_pairs_see_what_two_intervals_cannot(make_run: MakeRun, sides: Sides):
     runs = []
     for values in (prompts, better):
         kept = evaluation(values)
-        lines = kept["files"]["side_by_side.jsonl"].splitlines(keepends=True)
-        kept["files"]["side_by_side.jsonl"] = "".join(lines[:32])
+        lines = kept["files"]["judgements.jsonl"].splitlines(keepends=True)
+        kept["files"]["judgements.jsonl"] = "".join(lines[:32])
         runs.append(make_run(stages={"evaluation": kept}))
     found = result(compare_results(*sides(*runs)), "evaluation/policy_gold")
     assert found.difference is not None
@@ -91,7 +91,7 @@ def test_pairs_of_wins(make_run: MakeRun, sides: Sides):
 def test_without_a_rule_the_same_reward_model_says_who_wins(make_run: MakeRun, sides: Sides):
     def run(values: list[float]) -> str:
         judged = evaluation(values)
-        judged["files"]["side_by_side.jsonl"] = judged["files"]["side_by_side.jsonl"].replace("gold", "reward_model")
+        judged["files"]["judgements.jsonl"] = judged["files"]["judgements.jsonl"].replace("gold", "reward_model")
         judged["metrics"] = {name: one for name, one in judged["metrics"].items() if "gold" not in name}
         return make_run(stages={"reward_model": {}, "evaluation": judged})
 
@@ -102,7 +102,7 @@ def test_without_a_rule_the_same_reward_model_says_who_wins(make_run: MakeRun, s
 
 def test_other_prompts_are_no_pairs(make_run: MakeRun, sides: Sides):
     other = evaluation([1.0, 0.0, 1.0])
-    other["files"]["side_by_side.jsonl"] = other["files"]["side_by_side.jsonl"].replace("question 1", "question 9")
+    other["files"]["judgements.jsonl"] = other["files"]["judgements.jsonl"].replace("question 1", "question 9")
     runs = make_run(stages={"evaluation": evaluation([1.0, 0.0, 1.0])}), make_run(stages={"evaluation": other})
     assert {one.difference.method for one in compare_results(*sides(*runs)) if one.difference} == {
         "intervals",

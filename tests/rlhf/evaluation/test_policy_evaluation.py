@@ -141,6 +141,14 @@ def test_files_for_people(evaluated, workspace):
         assert table.count("I believe the answer is 3 , but please verify .<br>") == 5
 
 
+def test_every_prompt_is_kept_with_what_the_judges_gave(evaluated, workspace):
+    rows = [json.loads(line) for line in (workspace.output / "judgements.jsonl").read_text().splitlines()]
+    assert len(rows) == evaluated["num_prompts"]
+    for side, model in (("policy", "policy"), ("baseline", "baseline")):
+        mean = sum(row[side]["gold"] for row in rows) / len(rows)
+        assert mean == pytest.approx(evaluated["models"][model]["gold"]["value"])
+
+
 def test_the_same_input_gives_the_same_bytes(world, workspace, evaluated):
     first = {path.name: path.read_bytes() for path in workspace.output.iterdir()}
     evaluate(world, workspace)
