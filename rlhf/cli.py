@@ -42,8 +42,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"rlhf: error: {error}", file=sys.stderr)
         return error.exit_code
     except KeyboardInterrupt:
-        print("rlhf: interrupted; the same command goes on from the last checkpoints", file=sys.stderr)
+        goes_on = "; the same command goes on from the last checkpoints" if _has_checkpoints(arguments) else ""
+        print(f"rlhf: interrupted{goes_on}", file=sys.stderr)
         return 130
+
+
+def _has_checkpoints(arguments: Sequence[str] | None) -> bool:
+    given = sys.argv[1:] if arguments is None else arguments
+    return given[:1] in (["run"], ["stage"])
 
 
 def _run(options: argparse.Namespace) -> None:

@@ -20,6 +20,7 @@ from rlhf.references import DataSource, Reference
 _NO_NUMBERS = frozenset(
     f"rlhf.{name}"
     for name in (
+        "addresses",
         "artifacts",
         "config",
         "configuration",

@@ -20,7 +20,7 @@ from rlhf.living import alive, killed
 from rlhf.project import root, source_root
 from rlhf.provenance import GitState, Patch, ProvenanceRecord, StageRecord, working_patch
 from rlhf.provenance.recording import begin_record, with_data, with_stage
-from rlhf.provenance.saved import save_code, save_record
+from rlhf.provenance.saved import USED_TAG, save_code, save_record
 from rlhf.references import (
     OUTPUT_KINDS,
     DatasetRef,
@@ -101,6 +101,7 @@ class Pipeline:
         stage = _STAGE_OF[kind]
         reference, fingerprint = artifacts.output_of(run_id, stage, kind)
         artifacts.local_path(reference)
+        tracking.set_tags(self.run_id, {f"{USED_TAG}{stage}": reference.run_id})
         if isinstance(reference, DatasetRef):
             self.read_data(reference.source)
         trained = tracking.metrics_of(reference.run_id)[f"{stage}/trained_seconds"]
@@ -224,11 +225,12 @@ def _open(config: PipelineConfig) -> Pipeline:
         page = this_flow_run.ui_url
         tags |= {"prefect.flow_run_url": page, "mlflow.note.content": f"[The flow run in Prefect]({page})"}
     settings = config.model_dump(mode="json")
-    run_id = tracking.open_pipeline(_name(config, git), flow_run_id, settings, tags)
     patch = working_patch(source_root()) if git.commit and git.dirty else Patch(b"", ())
-    save_code(run_id, patch.content)
     record = begin_record(config, git, patch)
-    save_record(run_id, record)
+    run_id = tracking.open_pipeline(_name(config, git), flow_run_id, settings, tags)
+    with closing_run(run_id):
+        save_code(run_id, patch.content)
+        save_record(run_id, record)
     return Pipeline(run_id, config, record)
 
 

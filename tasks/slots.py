@@ -20,6 +20,7 @@ CORES = "rlhf-cores"
 """Prefect's global concurrency limit; `rlhf up` sets it to the number of cores. Without it nobody waits."""
 _LEASE_SECONDS = 60.0
 _PATIENCE_SECONDS = 120.0
+_SERVER_ERROR = 500
 
 
 @contextmanager
@@ -43,10 +44,12 @@ def all_cores_held() -> Iterator[None]:
 
 @contextmanager
 def _held(wanted: int) -> Iterator[None]:
-    if not _patiently(_is_limited):
+    limit = _patiently(_limit)
+    if limit is None:
         yield
         return
-    held = _patiently(lambda: _occupied(wanted))
+    # A person may have set fewer slots than there are cores: who wants more takes all.
+    held = _patiently(lambda: _occupied(min(wanted, limit)))
     try:
         yield
     finally:
@@ -78,19 +81,20 @@ def _patiently(call: Callable[[], Result]) -> Result:
         try:
             return call()
         except httpx.HTTPError as error:
-            if time.monotonic() > deadline:
+            refused = isinstance(error, httpx.HTTPStatusError) and error.response.status_code < _SERVER_ERROR
+            if refused or time.monotonic() > deadline:
                 raise
             logger.warning("Prefect does not answer, trying again: %r", error)
         time.sleep(2.0)
 
 
-def _is_limited() -> bool:
+def _limit() -> int | None:
+    """How many slots there are; None where nobody set a limit."""
     with get_client(sync_client=True) as client:
         try:
-            client.read_global_concurrency_limit_by_name(CORES)
+            return client.read_global_concurrency_limit_by_name(CORES).limit
         except ObjectNotFound:
-            return False
-    return True
+            return None
 
 
 def _wanted(compute: ComputeConfig) -> int:

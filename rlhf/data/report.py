@@ -37,8 +37,8 @@ def build_report(source: DataSource, splits: Mapping[tuple[str, str], int], coun
     """
     return {
         "gold": source.embedded,
-        # Without the path: the same data in another place is the same data.
-        "source": source.model_dump(exclude={"path"}),
+        # What decides the output: the same data in another place, or tracked by now, is the same data.
+        "source": source.model_dump(include={"md5", "embedded"}),
         "rows": dict(counts.rows),
         "splits": {f"{kind}/{split}": count for (kind, split), count in sorted(splits.items())},
         "duplicates": dict(counts.duplicates),

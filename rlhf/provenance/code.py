@@ -18,11 +18,15 @@ _CREDENTIAL_NAMES = (
     *("*.pem", "*.key", "*.pfx", "*.p12", "*.jks", "*.kdbx", "id_rsa*", "id_dsa*", "id_ecdsa*", "id_ed25519*"),
     *("*credential*", "*secret*", "*password*", "*.token", "token.txt", "config.local"),
 )
-# What keys and tokens look like: PEM, AWS, Hugging Face, GitHub, Slack, and passwords within addresses.
+# What keys and tokens look like: PEM, AWS, Hugging Face, GitHub, GitLab, Slack, Google, OpenAI, passwords within
+# addresses, and settings whose names say so.
 _CREDENTIAL = re.compile(
     rb"-----BEGIN [A-Z ]*PRIVATE KEY-----|\bAKIA[0-9A-Z]{16}\b|\bhf_[A-Za-z0-9]{30,}\b|\bgh[pousr]_[A-Za-z0-9]{36,}\b"
-    rb"|\bxox[abprs]-[A-Za-z0-9-]{10,}|\b[a-z][a-z0-9+.-]*://[^\s/:@\"'{}]+:[^\s/@\"'{}]{8,}@"
+    rb"|\bgithub_pat_\w{22,}|\bglpat-[\w-]{20,}|\bxox[abprs]-[A-Za-z0-9-]{10,}|\bAIza[\w-]{35}|\bsk-[A-Za-z0-9_-]{20,}"
+    rb"|\b[a-z][a-z0-9+.-]*://[^\s/:@\"'{}]+:[^\s/@\"'{}]{8,}@"
     rb"|(?i:aws_secret_access_key|api[_-]?key|auth[_-]?token)[\"']?\s*[:=]\s*[\"'][^\"'\s]{16,}[\"']"
+    rb"|(?im:^\s*(?:export\s+)?[\w.-]*(?:secret|api[_-]?key|token|passw(?:or)?d)[\w.-]*\s*[:=]\s*(?=\S*\d)"
+    rb"[A-Za-z0-9+/_.=-]{16,}\s*$)"
 )
 
 
@@ -72,16 +76,19 @@ def working_patch(folder: Path) -> Patch:
         folder: top of the working tree, with a commit.
     """
     changed = list(_changed(folder))
-    left_out = tuple(sorted(name for name in changed if _is_kept_back(folder / name)))
+    left_out = tuple(sorted(name for name in changed if _is_kept_back(folder, name)))
     wanted = [name for name in changed if name not in left_out]
     return Patch(_diff(folder, wanted) if wanted else b"", left_out)
 
 
 def looks_like_a_credential(path: Path) -> bool:
     """Whether a file's name or content is that of a key, a token or a password."""
-    if any(fnmatch.fnmatch(path.name.lower(), pattern) for pattern in _CREDENTIAL_NAMES):
-        return path.suffix != ".py"
-    return path.is_file() and _CREDENTIAL.search(path.read_bytes()) is not None
+    return _is_named_like_one(path) or (path.is_file() and _CREDENTIAL.search(path.read_bytes()) is not None)
+
+
+def _is_named_like_one(path: Path) -> bool:
+    """Code may speak of secrets in its name."""
+    return path.suffix != ".py" and any(fnmatch.fnmatch(path.name.lower(), one) for one in _CREDENTIAL_NAMES)
 
 
 def _changed(folder: Path) -> Iterator[str]:
@@ -91,10 +98,21 @@ def _changed(folder: Path) -> Iterator[str]:
     yield from (name for name in (tracked + new).decode(errors="surrogateescape").split("\0") if name)
 
 
-def _is_kept_back(path: Path) -> bool:
-    if path.is_symlink() or not path.is_file():  # a link is text, and what was deleted is in the commit
-        return False
+def _is_kept_back(folder: Path, name: str) -> bool:
+    """A patch holds what a file was as well as what it is."""
+    path = folder / name
+    before = _committed(folder, name)
+    if len(before) > MAX_FILE_BYTES or _CREDENTIAL.search(before):
+        return True
+    if path.is_symlink() or not path.is_file():
+        return _is_named_like_one(path)
     return path.stat().st_size > MAX_FILE_BYTES or looks_like_a_credential(path)
+
+
+def _committed(folder: Path, name: str) -> bytes:
+    """A file's content in the commit; nothing where it is not there."""
+    command = ["git", "cat-file", "blob", f"HEAD:./{name}"]
+    return subprocess.run(command, cwd=folder, capture_output=True, check=False).stdout
 
 
 def _diff(folder: Path, names: list[str]) -> bytes:
@@ -103,7 +121,9 @@ def _diff(folder: Path, names: list[str]) -> bytes:
         index = Path(scratch) / "index"
         paths = "\0".join(names).encode(errors="surrogateescape")
         _run(folder, "read-tree", "HEAD", index=index)
-        _run(folder, "add", "--all", "--pathspec-from-file=-", "--pathspec-file-nul", given=paths, index=index)
+        _run(
+            folder, "add", "--all", "--force", "--pathspec-from-file=-", "--pathspec-file-nul", given=paths, index=index
+        )
         # Settings of the person's may not decide how it is written.
         form = ("--binary", "--no-color", "--no-renames", "--no-ext-diff", "--no-textconv", "--full-index")
         return _run(folder, "diff", "--cached", *form, "--src-prefix=a/", "--dst-prefix=b/", "HEAD", index=index)

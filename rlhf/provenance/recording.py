@@ -4,9 +4,9 @@ import configparser
 import re
 from collections.abc import Iterator
 from pathlib import Path
-from urllib.parse import urlsplit, urlunsplit
 
 from rlhf import reward_functions
+from rlhf.addresses import without_password
 from rlhf.config import PipelineConfig, RewardSourceConfig
 from rlhf.hashing import folder_sha256
 from rlhf.project import root, source_root
@@ -62,8 +62,8 @@ def with_data(record: ProvenanceRecord, source: DataSource) -> ProvenanceRecord:
 def with_stage(record: ProvenanceRecord, config: PipelineConfig, name: str, stage: StageRecord) -> ProvenanceRecord:
     """The record after a stage. A hub id has its commit by then, if the stage has loaded it."""
     bases = record.bases
-    if any(base.revision is None and base.sha256 is None for base in bases.values()):
-        bases = dict(_bases(config))
+    if any(base.sha256 is None for base in bases.values()):
+        bases = dict(_bases(config, loaded=True))
     kept = [why for why in record.obstacles if why not in _base_obstacles(record.bases)]
     return record.model_copy(
         update={
@@ -83,37 +83,38 @@ def default_remote(folder: Path) -> str | None:
         found = _REMOTE.fullmatch(section)
         if found and found["name"] == name:
             url = config.get(section, "url", fallback=None)
-            return _without_password(url) if url else None
+            return without_password(url) if url else None
     return None
 
 
-def _without_password(url: str) -> str:
-    parts = urlsplit(url)
-    return urlunsplit(parts._replace(netloc=parts.netloc.rpartition("@")[2])) if "@" in parts.netloc else url
-
-
-def _bases(config: PipelineConfig) -> Iterator[tuple[str, BaseRecord]]:
+def _bases(config: PipelineConfig, *, loaded: bool = False) -> Iterator[tuple[str, BaseRecord]]:
     if config.model.base is not None:
-        yield "model.base", _base(config.model.base, config.model.revision)
+        yield "model.base", _base(config.model.base, config.model.revision, loaded)
     for number, source in enumerate(config.ppo.rewards):
         if source.path is not None:
-            yield f"ppo.rewards.{number}.path", _base(source.path, source.revision)
+            yield f"ppo.rewards.{number}.path", _base(source.path, source.revision, loaded)
 
 
-def _base(name: str, revision: str | None) -> BaseRecord:
+def _base(name: str, revision: str | None, loaded: bool) -> BaseRecord:
+    """What a branch of the hub stands for is known once something was loaded: until then the cache may be behind."""
     folder = root() / name
     if folder.is_dir():
         return BaseRecord(name=_portable(name), revision=None, sha256=folder_sha256(folder))
-    return BaseRecord(name=name, revision=hub_commit(name, revision), sha256=None)
+    commit = revision if revision is not None and _COMMIT.fullmatch(revision) else None
+    if commit is None and loaded:
+        commit = _loaded_commit(name, revision)
+    return BaseRecord(name=name, revision=commit, sha256=None)
 
 
-def hub_commit(name: str, revision: str | None) -> str | None:
-    """The commit that a hub id's revision stands for, by the local cache; None where it was not loaded yet."""
-    if revision is not None and _COMMIT.fullmatch(revision):
-        return revision
+def _loaded_commit(name: str, revision: str | None) -> str | None:
+    """The commit that a hub id's branch stands for, by the local cache; None where nothing was loaded."""
     from huggingface_hub import try_to_load_from_cache
+    from huggingface_hub.errors import HFValidationError
 
-    found = try_to_load_from_cache(name, "config.json", revision=revision)
+    try:
+        found = try_to_load_from_cache(name, "config.json", revision=revision)
+    except HFValidationError:  # a folder that is not there; the data stage says so
+        return None
     return Path(found).parent.name if isinstance(found, str) else None
 
 

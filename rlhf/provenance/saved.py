@@ -14,6 +14,8 @@ PATCH = "provenance/code.patch"
 LOCK = "provenance/requirements.lock"
 CONFIG = "config.yaml"
 DIGEST_TAG = "rlhf.provenance"
+USED_TAG = "rlhf.used."
+"""Begins the tags that say of which run the output of a stage was taken, in a run of one stage alone."""
 
 
 def save_code(run_id: str, patch: bytes) -> None:

@@ -9,13 +9,14 @@ from typing import Any
 
 import yaml
 
-from rlhf.errors import DataError, InputError
+from rlhf.artifacts import local_path, output_of
+from rlhf.errors import ArtifactMismatchError, DataError, InputError
 from rlhf.hashing import dvc_md5, folder_sha256
 from rlhf.project import root, source_root
 from rlhf.provenance.record import ProvenanceRecord, canonical_sha256
-from rlhf.provenance.saved import CONFIG, LOCK, PATCH, read_record
-from rlhf.references import StageName
-from rlhf.tracking import read_bytes
+from rlhf.provenance.saved import CONFIG, DIGEST_TAG, LOCK, PATCH, USED_TAG, read_record
+from rlhf.references import OUTPUT_KINDS, StageName
+from rlhf.tracking import read_bytes, tags_of
 
 INPUTS: Mapping[StageName, tuple[StageName, ...]] = {
     "data": (),
@@ -73,16 +74,57 @@ def make_plan(run_id: str, stage: StageName | None = None, num_threads: int | No
         NotReproducibleError: something is missing, each named with what to do, or what is on record was changed.
         InputError: the run has no provenance, or never finished that stage.
     """
-    record = read_record(run_id)
+    if num_threads is not None and num_threads < 1:
+        raise InputError(f"{num_threads} is no number of threads; give 1 or more")
+    record = _record(run_id)
     if stage is not None:
         _check_stage(stage, run_id, record)
+    else:
+        _check_own_stages(run_id)
     settings = _settings(run_id, record)
-    missing = [*_missing_code(record), *_missing_data(record, settings), *_missing_bases(record, settings)]
+    missing = [
+        *_missing_code(record),
+        *(_missing_data(record, settings) if reads_data(stage) else _missing_inputs(run_id, stage)),
+        *_missing_bases(record, settings),
+    ]
     if missing:
         lines = "".join(f"\n  - {one}" for one in missing)
         raise NotReproducibleError(f"MLflow run {run_id} cannot be made again:{lines}")
     patch = _stored(run_id, PATCH, record.code.patch_sha256) if record.code.patch_sha256 else b""
     return Plan(run_id, record, settings, patch, _stored(run_id, LOCK, record.lock_sha256), stage, num_threads)
+
+
+def _record(run_id: str) -> ProvenanceRecord:
+    record = read_record(run_id)
+    tagged = tags_of(run_id).get(DIGEST_TAG)
+    if tagged != record.digest:
+        raise NotReproducibleError(
+            f"MLflow run {run_id}: its provenance has the sha256 {record.digest}, and the run's tag says {tagged}: "
+            f"one of them was changed; `rlhf verify {run_id}` says what else was"
+        )
+    return record
+
+
+def reads_data(stage: StageName | None) -> bool:
+    """Whether the data itself is read: the stages behind read what the data stage has made of it."""
+    return stage in (None, "data")
+
+
+def _check_own_stages(run_id: str) -> None:
+    used = sorted(tag.removeprefix(USED_TAG) for tag in tags_of(run_id) if tag.startswith(USED_TAG))
+    if used:
+        raise InputError(
+            f"MLflow run {run_id} is of one stage, and took {', '.join(used)} from other runs, of other settings "
+            f"perhaps; make those again by their own ids, and the stage of this one with --stage"
+        )
+
+
+def _missing_inputs(run_id: str, stage: StageName | None) -> Iterator[str]:
+    for name in INPUTS[stage] if stage else ():
+        try:
+            local_path(output_of(run_id, name, OUTPUT_KINDS[name])[0])
+        except (InputError, ArtifactMismatchError) as error:
+            yield f"the recorded output of {name}: {error}"
 
 
 def _check_stage(stage: StageName, run_id: str, record: ProvenanceRecord) -> None:
@@ -140,7 +182,11 @@ def _missing_data(record: ProvenanceRecord, settings: Mapping[str, Any]) -> Iter
     if record.data is None:
         yield "the run ended before it had found its data, so it is not known which that was"
         return
-    if record.data.embedded is not None or is_elsewhere(record, settings):
+    if is_elsewhere(record, settings) or (record.data.embedded is not None and not record.data.dirty):
+        return
+    if not record.data.md5.endswith(".dir"):
+        path = settings["data"]["path"]
+        yield f"the data file {path}, md5 {record.data.md5}, is gone or was changed; bring it back"
         return
     from rlhf.data.stores import fetch, stores
 
@@ -156,7 +202,7 @@ def is_elsewhere(record: ProvenanceRecord, settings: Mapping[str, Any]) -> bool:
     assert record.data is not None
     path = root() / settings["data"]["path"]
     own = path.resolve() == (root() / "data").resolve()
-    return not own and path.exists() and dvc_md5(path) == record.data.md5
+    return not own and not record.data.tracked and path.exists() and dvc_md5(path) == record.data.md5
 
 
 def bases_of(record: ProvenanceRecord, settings: Mapping[str, Any]) -> Iterator[tuple[str, str]]:

@@ -8,6 +8,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from rlhf import artifacts, tracking
+from rlhf.errors import InputError
 from rlhf.project import in_project, root
 from rlhf.provenance.record import ProvenanceRecord
 from rlhf.provenance.saved import read_record
@@ -16,7 +17,7 @@ from rlhf.reproduction.environment import interpreter
 from rlhf.reproduction.plan import INPUTS, Plan, make_plan
 from rlhf.reproduction.report import save_report
 from rlhf.reproduction.results import StageResult, results_of
-from rlhf.reproduction.running import run_again
+from rlhf.reproduction.running import RunAgainError, run_again
 from rlhf.reproduction.tree import make_tree, remove_tree
 from rlhf.reproduction.verdict import Reproduction, compare_stage, environment_changes, judge
 
@@ -59,6 +60,8 @@ def reproduce(
     say(f"Looking for all that MLflow run {run_id} was made of")
     plan = make_plan(run_id, stage, num_threads)
     then = _only(stage, results_of(run_id))
+    if not then:
+        raise InputError(f"MLflow run {run_id} finished no stage, so there is nothing to compare with")
     with _logged(plan, flow_run_id) as own_run, _tree(plan, own_run) as tree:
         python = interpreter(plan)
         say(f"Running it again in {tree} with {python}")
@@ -112,7 +115,9 @@ def _tree(plan: Plan, own_run: str) -> Iterator[Path]:
     folder = root() / ".rlhf" / "reproductions" / f"{plan.run_id[:8]}-{at}-{own_run[:6]}"
     try:
         yield make_tree(plan, folder)
-    except KeyboardInterrupt:
+    except RunAgainError:
+        raise
+    except BaseException:
         if folder.exists():
             remove_tree(folder)
         raise
@@ -153,13 +158,15 @@ def _compared(
     seconds: float,
 ) -> Reproduction:
     stages = tuple(compare_stage(name, result, now[name]) for name, result in then.items() if name in now)
+    not_compared = tuple(name for name in {**then, **now} if name not in then or name not in now)
     environment = environment_changes(plan.record, record)
     verdict, reason = judge(stages, environment)
     return Reproduction(
         verdict=verdict,
-        reason=reason,
+        reason=f"{reason} Not compared: {', '.join(not_compared)}." if not_compared else reason,
         run_id=plan.run_id,
         reproduction_run=own_run,
+        not_compared=not_compared,
         environment=environment,
         stages=stages,
         seconds_then=sum(stage.seconds_then for stage in stages),

@@ -7,6 +7,8 @@ import sys
 import threading
 from collections import deque
 from collections.abc import Callable
+from contextlib import suppress
+from contextvars import copy_context
 from pathlib import Path
 from typing import IO
 
@@ -48,7 +50,9 @@ def run_again(plan: Plan, tree: Path, python: Path, inputs: list[str], say: Call
         assert process.stdout is not None
         assert process.stderr is not None
         last: deque[str] = deque(maxlen=_LAST_LINES)
-        reader = threading.Thread(target=_pass_on, args=(process.stderr, last, say), daemon=True)
+        # With this thread's context, by which Prefect knows whose log lines they are.
+        arguments = (_pass_on, process.stderr, last, say)
+        reader = threading.Thread(target=copy_context().run, args=arguments, daemon=True)
         reader.start()
         try:
             output = process.stdout.read()
@@ -67,7 +71,8 @@ def run_again(plan: Plan, tree: Path, python: Path, inputs: list[str], say: Call
 def _pass_on(stream: IO[str], last: deque[str], say: Callable[[str], None]) -> None:
     for line in stream:
         last.append(line.rstrip())
-        say(line.rstrip())
+        with suppress(OSError):  # nobody may be there to read it, and the run has to go on
+            say(line.rstrip())
 
 
 def to_standard_error(line: str) -> None:

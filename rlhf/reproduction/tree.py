@@ -8,9 +8,10 @@ from typing import Any
 
 import yaml
 
+from rlhf.errors import RLHFError
 from rlhf.hashing import dvc_md5
 from rlhf.project import root, source_root
-from rlhf.reproduction.plan import NotReproducibleError, Plan, bases_of, is_elsewhere
+from rlhf.reproduction.plan import NotReproducibleError, Plan, bases_of, is_elsewhere, reads_data
 
 logger = logging.getLogger(__name__)
 CONFIG_FILE = "reproduced.yaml"
@@ -35,7 +36,8 @@ def make_tree(plan: Plan, folder: Path) -> Path:
     if plan.patch:
         _apply(plan, folder)
     settings = _with_models(plan, folder)
-    settings["data"]["path"] = _put_data(plan, folder)
+    if reads_data(plan.stage):
+        settings["data"]["path"] = _put_data(plan, folder)
     if plan.num_threads is not None:
         settings["compute"]["num_threads"] = plan.num_threads
     (folder / CONFIG_FILE).write_text(yaml.safe_dump(settings, sort_keys=False), encoding="utf-8")
@@ -49,7 +51,9 @@ def remove_tree(folder: Path) -> None:
 
 
 def _git(*arguments: str) -> None:
-    subprocess.run(["git", *arguments], cwd=source_root(), check=True, capture_output=True)
+    done = subprocess.run(["git", *arguments], cwd=source_root(), capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise RLHFError(f"`git {' '.join(arguments)}` failed in {source_root()}: {done.stderr.strip()}")
 
 
 def _apply(plan: Plan, folder: Path) -> None:
@@ -65,9 +69,11 @@ def _apply(plan: Plan, folder: Path) -> None:
 def _with_models(plan: Plan, folder: Path) -> dict[str, Any]:
     """The settings, with models that lie below the project's root linked to; those of the hub at their commits."""
     settings: dict[str, Any] = yaml.safe_load(yaml.safe_dump(dict(plan.settings)))
-    for _, path in bases_of(plan.record, plan.settings):
+    for setting, path in bases_of(plan.record, plan.settings):
         link = folder / path
-        if not Path(path).is_absolute() and not link.exists():
+        if not link.resolve().is_relative_to(folder.resolve()):
+            _set(settings, setting, str((root() / path).resolve()))
+        elif not link.exists():
             link.parent.mkdir(parents=True, exist_ok=True)
             link.symlink_to((root() / path).resolve(), target_is_directory=True)
     base = plan.record.bases.get("model.base")
@@ -78,6 +84,14 @@ def _with_models(plan: Plan, folder: Path) -> dict[str, Any]:
         if base is not None and base.revision is not None:
             source["revision"] = base.revision
     return settings
+
+
+def _set(settings: Any, name: str, value: str) -> None:
+    """Set a setting by its dotted name, in which a number stands for an item of a list."""
+    *sections, last = name.split(".")
+    for section in sections:
+        settings = settings[int(section)] if isinstance(settings, list) else settings[section]
+    settings[last] = value
 
 
 def _put_data(plan: Plan, folder: Path) -> str:

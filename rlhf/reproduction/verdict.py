@@ -13,7 +13,8 @@ Verdict = Literal["identical", "equal within tolerance", "different"]
 RELATIVE_TOLERANCE = 0.05
 ABSOLUTE_TOLERANCE = 0.02
 _DECISIVE = ("python", "cpu", "cpu_instructions", "gpus")
-_NEVER_THE_SAME = "model_card"  # it names its run
+# The card names its run, and the record the machine.
+_NEVER_THE_SAME = ("README.md", "provenance.json")
 
 
 class Parted(BaseModel):
@@ -77,6 +78,8 @@ class Reproduction(BaseModel):
     """The run that was made again."""
     reproduction_run: str
     """The MLflow run that tells of it."""
+    not_compared: tuple[str, ...]
+    """Stages that one side has not finished, or that a reproduction does not make."""
     environment: tuple[str, ...]
     """What of the environment is other than it was, and may change bits."""
     stages: tuple[StageComparison, ...]
@@ -91,7 +94,7 @@ class Reproduction(BaseModel):
 def compare_stage(name: str, then: StageResult, now: StageResult) -> StageComparison:
     """One stage, then and now."""
     names = {*then.metrics, *now.metrics}
-    changed = () if name == _NEVER_THE_SAME else tuple(sorted(_changed(then.files, now.files)))
+    changed = _changed(then.files, now.files) - (set(_NEVER_THE_SAME) if name == "model_card" else set())
     return StageComparison(
         name=name,
         seconds_then=then.seconds,
@@ -105,7 +108,7 @@ def compare_stage(name: str, then: StageResult, now: StageResult) -> StageCompar
             for one in METRICS
             if one in names and describe(one).summary
         ),
-        other_files=changed,
+        other_files=tuple(sorted(changed)),
         parted=_parted(then, now),
         beyond_tolerance=tuple(sorted(_beyond(then.metrics, now.metrics))),
     )
@@ -139,7 +142,7 @@ def judge(stages: tuple[StageComparison, ...], environment: tuple[str, ...]) -> 
     """
     unlike = [stage for stage in stages if not stage.is_identical]
     if not unlike:
-        same = "Weights, files and metrics of all stages are the same to the bit"
+        same = f"Weights, files and metrics of {', '.join(stage.name for stage in stages)} are the same to the bit"
         if not environment:
             return "identical", f"{same}."
         return "equal within tolerance", f"{same}, but the environment is another ({'; '.join(environment)})."

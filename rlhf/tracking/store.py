@@ -16,6 +16,7 @@ from filelock import FileLock
 from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
 
+from rlhf.addresses import without_password
 from rlhf.errors import RLHFError
 from rlhf.project import artifacts_folder, in_other_project, tracking_database
 from rlhf.shared_view import KEY, TAG, shared_view
@@ -51,13 +52,13 @@ def tracking_uri() -> str:
 
 def run_url(run_id: str) -> str:
     """Where a run is seen in MLflow's UI. Without the parameter the UI shows a page about traces."""
-    base = tracking_uri().rstrip("/") if is_server(tracking_uri()) else _DEFAULT_UI
+    base = without_password(tracking_uri()).rstrip("/") if is_server(tracking_uri()) else _DEFAULT_UI
     return f"{base}/#/experiments/{experiment_id()}/runs/{run_id}?workflowType=machine_learning"
 
 
 def runs_url() -> str:
     """Where the table of pipeline runs is seen in MLflow's UI."""
-    base = tracking_uri().rstrip("/") if is_server(tracking_uri()) else _DEFAULT_UI
+    base = without_password(tracking_uri()).rstrip("/") if is_server(tracking_uri()) else _DEFAULT_UI
     view = f"workflowType=machine_learning&viewStateShareKey={KEY}"
     return f"{base}/#/experiments/{experiment_id()}/runs?{view}"
 
@@ -136,7 +137,9 @@ def _experiment_of(uri: str) -> str:
             client.create_experiment(EXPERIMENT, artifact_location=location)
     experiment = client.get_experiment_by_name(EXPERIMENT)
     if experiment is None:
-        raise TrackingError(f"the MLflow store {uri} has no experiment {EXPERIMENT}, and none could be made")
+        raise TrackingError(
+            f"the MLflow store {without_password(uri)} has no experiment {EXPERIMENT}, and none could be made"
+        )
     if location and uri == _own_store() and experiment.artifact_location != location:
         _move(experiment.artifact_location, location)
     if experiment.tags.get(TAG) != shared_view():
@@ -163,4 +166,5 @@ def is_server(uri: str) -> bool:
 
 
 def _explain(error: Exception) -> str:
-    return f"the MLflow store {tracking_uri()} failed: {error}; look whether it runs, or set MLFLOW_TRACKING_URI"
+    where = without_password(tracking_uri())
+    return f"the MLflow store {where} failed: {error}; look whether it runs, or set MLFLOW_TRACKING_URI"

@@ -93,6 +93,9 @@ def test_settings_of_the_person_change_nothing(tree: Path, tmp_path: Path):
         ("rlhf/loss.py", "key = 'AKIA" + "A" * 16 + "'"),
         ("rlhf/loss.py", "url = 'postgresql://me:" + "longpassword@host/db'"),
         ("configs/demo.yaml", "api_key: '" + "0" * 20 + "'"),
+        ("configs/demo.yaml", "wandb_api_key: " + "0a" * 12),
+        ("rlhf/secrets.py", "KEY = 'AKIA" + "A" * 16 + "'"),
+        ("rlhf/new.py", "github_pat_" + "a" * 30),
     ],
 )
 def test_what_looks_like_a_credential_is_left_out_and_named(tree: Path, name: str, text: str):
@@ -102,6 +105,26 @@ def test_what_looks_like_a_credential_is_left_out_and_named(tree: Path, name: st
     assert patch.left_out == (name,)
     assert text.encode() not in patch.content
     assert b"other.py" in patch.content
+
+
+def test_a_credential_that_was_removed_is_in_no_patch(tree: Path):
+    token = "hf_" + "a" * 34
+    (tree / "rlhf" / "loss.py").write_text(f"token = '{token}'\n")
+    (tree / ".env").write_text("A=1\n")
+    git(tree, "add", "--all", "--force")
+    git(tree, "commit", "--quiet", "--message", "By mistake")
+    (tree / "rlhf" / "loss.py").write_text("x = 1\n")
+    (tree / ".env").unlink()
+    patch = working_patch(tree)
+    assert patch.left_out == (".env", "rlhf/loss.py")
+    assert patch.content == b""
+
+
+def test_a_file_that_git_was_told_to_take_although_it_is_ignored(tree: Path, tmp_path: Path):
+    (tree / "rlhf" / "kept.log").write_text("1\n")
+    git(tree, "add", "--force", "rlhf/kept.log")
+    patch = working_patch(tree)
+    assert applied(tree, patch.content, tmp_path / "again")["rlhf/kept.log"] == b"1\n"
 
 
 def test_what_is_too_large_is_left_out_and_named(tree: Path):

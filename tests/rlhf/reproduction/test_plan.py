@@ -16,7 +16,7 @@ from rlhf.provenance.recording import begin_record, with_data, with_stage
 from rlhf.provenance.saved import save_code, save_record
 from rlhf.references import DataSource
 from rlhf.reproduction.plan import NotReproducibleError, make_plan
-from rlhf.tracking import client, open_pipeline
+from rlhf.tracking import client, open_pipeline, set_tags
 
 EMBEDDED = DataSource(path="data", md5="1" * 32 + ".dir", tracked=True, embedded="calibrated_arithmetic")
 NO_PATCH = Patch(b"", ())
@@ -103,7 +103,7 @@ def test_data_outside_of_data_serves_while_it_is_what_was_read(project_root: Pat
     run_id, _ = a_run(source, data={"path": str(file)})
     make_plan(run_id)
     file.write_text("{}\n{}\n")
-    with pytest.raises(NotReproducibleError, match="is no version of a data folder"):
+    with pytest.raises(NotReproducibleError, match=r"the data file .*pairs.jsonl, md5 .* is gone or was changed"):
         make_plan(run_id)
 
 
@@ -124,6 +124,35 @@ def test_what_was_changed_in_the_store_is_refused(project_root: Path, artifact: 
     client().log_text(run_id, "seed: 7\n", artifact)
     with pytest.raises(NotReproducibleError, match=f"{artifact} is missing, or is not .* `rlhf verify {run_id}`"):
         make_plan(run_id)
+
+
+def test_a_record_that_was_changed_in_the_store_is_refused(project_root: Path):
+    run_id, record = a_run()
+    changed = record.model_copy(update={"machine": record.machine | {"cpu": "another"}})
+    client().log_text(run_id, changed.model_dump_json(), "provenance/record.json")
+    with pytest.raises(NotReproducibleError, match="one of them was changed"):
+        make_plan(run_id)
+
+
+def test_a_run_of_one_stage_that_took_the_others_from_elsewhere(project_root: Path):
+    run_id, _ = a_run()
+    set_tags(run_id, {"rlhf.used.data": "0" * 32, "rlhf.used.sft": "1" * 32})
+    with pytest.raises(InputError, match="took data, sft from other runs"):
+        make_plan(run_id)
+
+
+def test_recorded_outputs_that_are_gone_are_named(project_root: Path):
+    run_id, record = a_run()
+    made = record.model_copy(update={"stages": record.stages | {"sft": record.stages["data"]}})
+    save_record(run_id, made)
+    with pytest.raises(NotReproducibleError, match=r"the recorded output of data: .*has no output of the stage data"):
+        make_plan(run_id, stage="sft")
+
+
+def test_no_threads_are_refused(project_root: Path):
+    run_id, _ = a_run()
+    with pytest.raises(InputError, match="0 is no number of threads"):
+        make_plan(run_id, num_threads=0)
 
 
 def test_a_stage_that_was_never_finished(project_root: Path):

@@ -93,9 +93,11 @@ def test_a_figure_with_an_interval_is_near_while_the_intervals_meet(rate: float,
     assert (stage.beyond_tolerance == ()) == near
 
 
-def test_the_card_names_its_run_so_only_its_weights_count():
+def test_the_card_names_its_run_so_its_text_does_not_count():
     now = replace(THEN, files=FILES | {"README.md": "9" * 64})
     assert compare_stage("model_card", THEN, now).is_identical
+    tokenizer = replace(THEN, files=FILES | {"tokenizer.json": "9" * 64})
+    assert compare_stage("model_card", THEN, tokenizer).other_files == ("tokenizer.json",)
     assert not compare_stage("sft", THEN, now).is_identical
 
 
@@ -123,6 +125,7 @@ def test_the_table_for_a_person():
         reason=reason,
         run_id="a" * 32,
         reproduction_run="b" * 32,
+        not_compared=(),
         environment=(),
         stages=(stage,),
         seconds_then=10.0,
