@@ -196,7 +196,12 @@ def _download(reference: Reference) -> Path:
         with tempfile.TemporaryDirectory(dir=downloads_folder()) as temporary:
             name = reference.uri.split("/", 2)[2]
             patiently(lambda: client().download_artifacts(reference.run_id, name, temporary))
-            (Path(temporary) / name).rename(folder)
+            try:
+                (Path(temporary) / name).rename(folder)
+            except OSError:
+                # Another run has brought the same meanwhile.
+                if not folder.is_dir():
+                    raise
     return folder
 
 

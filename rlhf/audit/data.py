@@ -57,7 +57,7 @@ def check_version(ledger: Ledger, source: DataSource) -> None:
 
 def _version_now(folder: Path) -> str | None:
     """What data.dvc says of data/; None for data elsewhere, and where nothing says it."""
-    if folder.resolve() != (root() / TRACKED).resolve():
+    if not _is_tracked(folder):
         return None
     try:
         return md5_in(read_dvc_file(root()))
@@ -65,29 +65,37 @@ def _version_now(folder: Path) -> str | None:
         return None
 
 
+def _is_tracked(folder: Path) -> bool:
+    return folder.resolve() == (root() / TRACKED).resolve()
+
+
 def _check_folder(ledger: Ledger, data: DataRecord, folder: Path, found: str) -> None:
     ledger.checked["data"] += 1
     # A .dvcignore changes DVC's hash, so DVC has the last word on a difference.
-    if found == data.md5 or (data.tracked and _hash_by_dvc() == data.md5):
+    if found == data.md5 or (data.tracked and _is_tracked(folder) and _hash_by_dvc(ledger) == data.md5):
         return
-    with _recorded(data) as recorded:
+    with _recorded(ledger, data) as recorded:
         findings = list(_changes(folder, recorded)) if recorded is not None and folder.is_dir() else []
     ledger.findings += findings or [Finding("data", data.path, f"md5 {data.md5}", f"md5 {found}")]
     if not findings:
         ledger.notes.append(f"version {data.md5} of the data is in no cache here, so what has changed cannot be named")
 
 
-def _hash_by_dvc() -> str | None:
-    with opened(root(), "DVC cannot read the folder") as repo:
-        (out,) = repo.find_outs_by_path(str(root() / TRACKED))
-        value: str | None = out.get_hash().value
+def _hash_by_dvc(ledger: Ledger) -> str | None:
+    try:
+        with opened(root(), "DVC cannot read the folder") as repo:
+            (out,) = repo.find_outs_by_path(str(root() / TRACKED))
+            value: str | None = out.get_hash().value
+    except DataError as error:
+        ledger.notes.append(f"DVC was not asked for the md5 of data/: {error}")
+        return None
     return value
 
 
 @contextmanager
-def _recorded(data: DataRecord) -> Iterator[Files | None]:
+def _recorded(ledger: Ledger, data: DataRecord) -> Iterator[Files | None]:
     """The files of a version; None where nobody knows them."""
-    cached = _cached(data.md5) if data.tracked else None
+    cached = _cached(ledger, data.md5) if data.tracked else None
     if cached is not None:
         yield cached
     elif data.embedded is not None:
@@ -101,8 +109,16 @@ def _recorded(data: DataRecord) -> Iterator[Files | None]:
         yield None
 
 
-def _cached(md5: str) -> Files | None:
-    """What DVC's cache has of a version."""
+def _cached(ledger: Ledger, md5: str) -> Files | None:
+    """What DVC's cache has of a version; None, and a note, where there is no repository to ask."""
+    try:
+        return _in_cache(md5)
+    except DataError as error:
+        ledger.notes.append(f"DVC's cache was not looked into: {error}")
+        return None
+
+
+def _in_cache(md5: str) -> Files | None:
     with opened(root(), "DVC's cache cannot be read") as repo:
         cache = repo.cache.local
         listing = Path(cache.oid_to_path(md5))
@@ -117,7 +133,7 @@ def _cached(md5: str) -> Files | None:
 
 def _check_cached(ledger: Ledger, data: DataRecord | DataSource) -> None:
     """Every file of a version in DVC's cache has the md5 that it is kept under."""
-    files = _cached(data.md5) if data.tracked else None
+    files = _cached(ledger, data.md5) if data.tracked else None
     if files is None:
         again = "; its generator makes it again" if data.embedded else ""
         ledger.notes.append(f"version {data.md5} of the data is not in DVC's cache here{again}")

@@ -47,6 +47,16 @@ class _Box:
     y: float
 
 
+def check_figure(path: Path) -> None:
+    """Refuse a file that no figure can be written to.
+
+    Raises:
+        InputError: the name does not end with .svg or .png, the folder is not there, or a folder has this name.
+    """
+    if path.suffix not in FORMATS or not path.parent.is_dir() or path.is_dir():
+        raise InputError(f"--figure {path}: give a file in a folder that is there, whose name ends with .svg or .png")
+
+
 def draw_lineage(lineage: Lineage, path: Path) -> None:
     """Write the figure.
 
@@ -57,8 +67,7 @@ def draw_lineage(lineage: Lineage, path: Path) -> None:
     Raises:
         InputError: the name ends otherwise, or the folder is not there.
     """
-    if path.suffix not in FORMATS or not path.parent.is_dir():
-        raise InputError(f"--figure {path}: give a file in a folder that is there, whose name ends with .svg or .png")
+    check_figure(path)
     import matplotlib as mpl
     from matplotlib.figure import Figure
 

@@ -27,7 +27,7 @@ from rlhf.audit.stages import (
 )
 from rlhf.errors import InputError
 from rlhf.hashing import manifest_sha256
-from rlhf.provenance.record import RECORD_FILE, ProvenanceRecord, canonical_sha256
+from rlhf.provenance.record import RECORD_FILE, DataRecord, ProvenanceRecord, canonical_sha256
 from rlhf.provenance.saved import DIGEST_TAG, LOCK, PATCH, RECORD, read_record
 from rlhf.references import Reference
 from rlhf.registry import DATA_TAG
@@ -60,10 +60,10 @@ def verify(named: Named) -> Ledger:
     if record is None:
         return ledger
     _check_code(ledger, run, record)
-    _check_settings(ledger, run, record)
+    settings = _check_settings(ledger, run, record)
     stages = check_stages(ledger, run, record)
     if record.data is not None:
-        check_data(ledger, record.data, run.tags.get("rlhf.data_path", record.data.path))
+        check_data(ledger, record.data, _data_path(settings, record.data))
     for setting, base in record.bases.items():
         check_base(ledger, setting, base)
     if _CARD_STAGE in stages:
@@ -136,12 +136,21 @@ def _check_code(ledger: Ledger, run: RunFacts, record: ProvenanceRecord) -> None
         ledger.compare("tags", where, f"tag {tag}", value, run.tags.get(tag))
 
 
-def _check_settings(ledger: Ledger, run: RunFacts, record: ProvenanceRecord) -> None:
+def _check_settings(ledger: Ledger, run: RunFacts, record: ProvenanceRecord) -> Mapping[str, Any]:
+    """Returns the settings, where they are those on record."""
     settings = read_settings(ledger, run)
-    if settings is not None:
-        found = canonical_sha256(settings)
-        ledger.compare("settings", _place(run), "config.yaml", record.config_sha256, found)
+    same = settings is not None and ledger.compare(
+        "settings", _place(run), "config.yaml", record.config_sha256, canonical_sha256(settings)
+    )
     check_parameters(ledger, run, settings)
+    return settings if settings is not None and same else {}
+
+
+def _data_path(settings: Mapping[str, Any], data: DataRecord) -> str:
+    """Where the data was read: the record does not tell the whole path of a folder elsewhere, the settings do."""
+    section = settings.get("data")
+    path = section.get("path") if isinstance(section, Mapping) else None
+    return path if isinstance(path, str) else data.path
 
 
 def _check_card(ledger: Ledger, run: RunFacts, card: RunFacts, record: ProvenanceRecord, named: Named) -> None:

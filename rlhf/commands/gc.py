@@ -8,6 +8,7 @@ from rlhf.commands.store import use_the_store
 
 if TYPE_CHECKING:
     from rlhf.housekeeping.plan import Plan
+    from rlhf.housekeeping.removal import Left
 
 _KEEP_DAYS = 30
 
@@ -55,7 +56,7 @@ def run(options: argparse.Namespace) -> int:
     return 0
 
 
-def _print(plan: "Plan", left: "list[str]", removed: bool) -> None:
+def _print(plan: "Plan", left: "list[Left]", removed: bool) -> None:
     from rich.console import Console
     from rich.table import Table
     from rich.text import Text
@@ -74,6 +75,6 @@ def _print(plan: "Plan", left: "list[str]", removed: bool) -> None:
     console.print(table)
     for note in (*plan.notes, *left):
         console.print(Text(f"note: {note}", style="yellow"))
-    size = shown_bytes(plan.num_bytes)
+    size = shown_bytes(plan.num_bytes - sum(one.num_bytes for one in left))
     console.print(Text(f"Kept: {len(plan.kept)} runs, by {plan.kept_because()}"))
     console.print(Text(f"Removed {size}." if removed else f"{size} can go; `rlhf gc --yes` removes it.", style="bold"))

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rlhf.commands.store import use_the_store
+from rlhf.errors import InputError
 
 if TYPE_CHECKING:
     from rich.text import Text
@@ -42,6 +43,7 @@ def add_arguments(commands: "argparse._SubParsersAction[argparse.ArgumentParser]
 
 def run(options: argparse.Namespace) -> int:
     """Trace, and show it. Returns the exit code."""
+    _check_files(options.json, options.figure)
     use_the_store()
     from rlhf.audit.lineage import trace
     from rlhf.audit.named import resolve
@@ -56,6 +58,16 @@ def run(options: argparse.Namespace) -> int:
     if options.json != "-":
         _print(lineage)
     return 0 if lineage.ledger.sound else 1
+
+
+def _check_files(json_file: str | None, figure: Path | None) -> None:
+    """Refuse before the work, which may hash gigabytes, what nothing can be written to after it."""
+    from rlhf.audit.figure import check_figure
+
+    if json_file not in (None, "-") and (not Path(json_file).parent.is_dir() or Path(json_file).is_dir()):
+        raise InputError(f"--json {json_file}: give a file in a folder that is there, or - for standard output")
+    if figure is not None:
+        check_figure(figure)
 
 
 def _write(text: str, file: str) -> None:

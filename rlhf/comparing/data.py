@@ -112,7 +112,7 @@ def _changes(first: str, second: str, root: Path) -> dict[str, RowChanges]:
 def _missing(label: str, md5: str) -> str:
     return (
         f"{label}: version {md5[:_SHORT]} is not in DVC's cache, so its rows cannot be read; "
-        "`rlhf data pull` brings what a remote has."
+        f"`rlhf data diff {md5.removesuffix(_FOLDER)}` brings it where a remote has it."
     )
 
 

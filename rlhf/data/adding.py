@@ -13,7 +13,7 @@ from rlhf.config import DataConfig
 from rlhf.data.digests import identity
 from rlhf.data.formats import ImportReport, Reading, convert_dataset, open_rows, to_json
 from rlhf.data.repository import TRACKED, check_repository
-from rlhf.data.schema import DATASHEET, KINDS, read_rows
+from rlhf.data.schema import DATASHEET, KINDS, check_files, read_rows
 from rlhf.data.source import marked, resolve
 from rlhf.data.writing import Version, new_version, publish
 from rlhf.errors import DataError
@@ -82,10 +82,11 @@ def add_version(root: Path, additions: Sequence[Addition]) -> Added:
         additions: what to add.
 
     Raises:
-        DataError: a file cannot be read, data/ cannot be had or differs from data.dvc, or DVC refuses.
+        DataError: a file cannot be read, data/ cannot be had, differs from data.dvc or lacks a file, or DVC refuses.
     """
     with new_version(root) as filled:
         resolve(DataConfig(embedded=marked(root)), root)
+        check_files(root / TRACKED)
         # Files that DVC linked from its cache may be read-only, and must not be changed in place.
         shutil.copytree(root / TRACKED, filled, dirs_exist_ok=True, copy_function=shutil.copyfile)
         counts, notes = add_rows(additions, filled)

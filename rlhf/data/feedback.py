@@ -2,16 +2,18 @@
 
 import logging
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 
 from rlhf.config import DataConfig
 from rlhf.data.adding import Addition, add_rows
 from rlhf.data.repository import TRACKED
+from rlhf.data.schema import check_files
 from rlhf.data.source import resolve
 from rlhf.data.staging import install, staged
 from rlhf.data.stores import copy_version, stores
 from rlhf.data.versions import md5_at
-from rlhf.data.writing import new_version, publish, track
+from rlhf.data.writing import new_version, publish, track, writing
 from rlhf.errors import ConfigError, DataError
 from rlhf.hashing import dvc_md5, sha256
 
@@ -35,14 +37,23 @@ def import_inbox(inbox: str, root: Path) -> int:
 
     Raises:
         ConfigError: the inbox is not below the root.
-        DataError: it is not there, a file cannot be read, or data/ differs from data.dvc.
+        DataError: it is not there, a file cannot be read, or data/ differs from data.dvc or lacks a file.
     """
     folder = _inbox(inbox, root)
-    files = sorted(path for path in folder.iterdir() if path.is_file() and not path.name.startswith("."))
-    if not files:
-        return 0
+    with writing(root):  # also while files are looked for and moved: another import may be at the same inbox
+        files = sorted(path for path in folder.iterdir() if path.is_file() and not path.name.startswith("."))
+        added = _add_files(files, root) if files else 0
+        for path in files:
+            _put_away(path, folder / IMPORTED)
+    if files:
+        logger.info("added %d preferences of %d files in %s to %s/", added, len(files), inbox, TRACKED)
+    return added
+
+
+def _add_files(files: Sequence[Path], root: Path) -> int:
     with new_version(root) as filled:
         dirty = resolve(DataConfig(allow_dirty_data=True), root).dirty
+        check_files(root / TRACKED)
         # Files that DVC linked from its cache may be read-only, and must not be changed in place.
         shutil.copytree(root / TRACKED, filled, dirs_exist_ok=True, copy_function=shutil.copyfile)
         counts, _ = add_rows([Addition(str(path)) for path in files], filled)
@@ -55,9 +66,6 @@ def import_inbox(inbox: str, root: Path) -> int:
         elif dirty:
             # Nothing was added to data that differs from data.dvc: an import before was cut off in between.
             track(root, desc=desc)
-    for path in files:
-        _put_away(path, folder / IMPORTED)
-    logger.info("added %d preferences of %d files in %s to %s/", added, len(files), inbox, TRACKED)
     return added
 
 

@@ -51,17 +51,18 @@ def status(root: Path) -> Status:
     md5 = md5_in(read_dvc_file(root))
     with stores(root) as found:
         cached = is_whole(md5, found.cache)
-        remotes = {store.remote or "": _answer(md5, store) for store in found.remotes}
+        remotes = {store.remote or "": _answer(md5, store, found.cache) for store in found.remotes}
     equal = present and not differs(root, md5)
     known = Status(md5, present, equal, _committed(root) == md5, cached, remotes, ())
     return replace(known, next=tuple(_next_steps(known, marked(root) is not None)))
 
 
-def is_whole(md5: str, store: Store) -> bool:
-    """Whether a store holds every file of a version."""
-    if store.size(md5) is None:
+def is_whole(md5: str, store: Store, cache: Store | None = None) -> bool:
+    """Whether a store holds every file of a version, of the size that it has in the cache, should it be there."""
+    cache = cache or store
+    if not _is_held(md5, store, cache):
         return False
-    return all(store.size(file) is not None for file in manifest(md5, store).values())
+    return all(_is_held(file, store, cache) for file in manifest(md5, store).values())
 
 
 def push(root: Path, remote: str | None = None) -> tuple[str, int]:
@@ -72,10 +73,10 @@ def push(root: Path, remote: str | None = None) -> tuple[str, int]:
         remote: its name [default: DVC's default remote].
 
     Returns:
-        What it was pushed to, and how many files were not there yet.
+        What it was pushed to, and how many files were not there yet, or not whole.
 
     Raises:
-        DataError: there is no remote, it refuses, or the cache does not hold the version.
+        DataError: there is no remote, it refuses, or the cache does not hold the version undamaged.
     """
     md5 = md5_in(read_dvc_file(root))
     with stores(root) as found:
@@ -86,7 +87,7 @@ def push(root: Path, remote: str | None = None) -> tuple[str, int]:
                 "bring it with `rlhf data pull`, or record data/ with `dvc add data`"
             )
         files = [*dict.fromkeys(manifest(md5, found.cache).values()), md5]
-        missing = [file for file in files if target.size(file) is None]
+        missing = [file for file in files if not _is_held(file, target, found.cache)]
         _send(missing, found.cache, target)
     return str(target), len(missing)
 
@@ -104,19 +105,23 @@ def pull(root: Path, remote: str | None = None) -> bool:
     Raises:
         DataError: no store has the version whole, or data/ holds what no version records. Nothing has changed then.
     """
-    md5 = md5_in(read_dvc_file(root))
     settle(root)
-    if (root / TRACKED).is_dir() and not differs(root, md5):
+    if _is_there(md5_in(read_dvc_file(root)), root):
         return False
     if not (root / TRACKED).exists() and marked(root) is not None:
         resolve(DataConfig(embedded=marked(root)), root)
         return True
-    with new_version(root) as filled, stores(root) as found:
-        if remote is not None:
-            found = replace(found, remotes=(choose_remote(found, remote),))
-        _check_recorded(root, found)
-        copy_version(md5, found, filled)
-        put_back(filled, root, md5)
+    with new_version(root) as filled:
+        # Another process may have made a version, or brought this one, until the right to write was had.
+        md5 = md5_in(read_dvc_file(root))
+        if _is_there(md5, root):
+            return False
+        with stores(root) as found:
+            if remote is not None:
+                found = replace(found, remotes=(choose_remote(found, remote),))
+            _check_recorded(root, found)
+            copy_version(md5, found, filled)
+            put_back(filled, root, md5)
     return True
 
 
@@ -140,17 +145,41 @@ def choose_remote(found: Stores, name: str | None) -> Store:
     return found.remotes[names.index(wanted)]
 
 
+def _is_there(md5: str, root: Path) -> bool:
+    return (root / TRACKED).is_dir() and not differs(root, md5)
+
+
+def _is_held(file: str, store: Store, cache: Store) -> bool:
+    """Whether a store holds a file, as far as its size tells."""
+    size = store.size(file)
+    return size is not None and cache.size(file) in (None, size)
+
+
 def _send(files: list[str], cache: Store, target: Store) -> None:
     from rlhf.data.transfer import Progress
 
     sizes = {file: cache.size(file) or 0 for file in files}
     progress = Progress("push, MB", sum(sizes.values()))
     for file in files:
+        _check_sound(file, cache)
+        torn = target.size(file) is not None
         with refusals(target):
-            target.odb.add(cache.path(file), cache.odb.fs, file, callback=progress)
+            if torn:
+                target.odb.unprotect(target.path(file))  # a remote in a folder has its files read-only
+            target.odb.add(cache.path(file), cache.odb.fs, file, callback=progress, check_exists=False)
         if target.size(file) != sizes[file]:
             raise DataError(f"{target} did not keep the file {file} whole; push it again")
         progress.finished(sizes[file])
+
+
+def _check_sound(file: str, cache: Store) -> None:
+    """What is damaged here must not replace what is on a remote."""
+    path = Path(cache.path(file))
+    if dvc_md5(path) != file.removesuffix(".dir"):
+        raise DataError(
+            f"{cache} has the file {file} damaged, so it is not pushed; "
+            f"remove {path}, then put it back with `dvc add data` or `rlhf data pull`"
+        )
 
 
 def _check_recorded(root: Path, found: Stores) -> None:
@@ -163,9 +192,9 @@ def _check_recorded(root: Path, found: Stores) -> None:
         )
 
 
-def _answer(md5: str, store: Store) -> str:
+def _answer(md5: str, store: Store, cache: Store) -> str:
     try:
-        return "yes" if is_whole(md5, store) else "no"
+        return "yes" if is_whole(md5, store, cache) else "no"
     except DataError as error:
         return str(error)
 

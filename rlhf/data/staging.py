@@ -8,12 +8,15 @@ from pathlib import Path
 from rlhf.errors import DataError
 from rlhf.hashing import dvc_md5
 
+# Told apart from what a person may put beside data/, since what a killed writer left under it is removed.
+STAGED_PREFIX = ".rlhf-new-"
+
 
 @contextmanager
 def staged(destination: Path) -> Iterator[Path]:
     """A new folder beside the destination, to be filled and then installed. What is left of it goes at the end."""
     destination.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=f".{destination.name}-", dir=destination.parent) as folder:
+    with tempfile.TemporaryDirectory(prefix=f"{STAGED_PREFIX}{destination.name}-", dir=destination.parent) as folder:
         filled = Path(folder) / destination.name
         filled.mkdir()
         yield filled

@@ -174,10 +174,21 @@ def fetch(md5: str, found: Stores) -> dict[str, str]:
 
 
 def manifest(md5: str, store: Store) -> dict[str, str]:
-    """The md5 of every file of a version that a store holds, by its path in data/."""
-    with refusals(store), store.odb.fs.open(store.path(md5), "rb") as file:
-        entries = json.loads(file.read())
-    return {entry["relpath"]: entry["md5"] for entry in entries}
+    """The md5 of every file of a version that a store holds, by its path in data/.
+
+    Raises:
+        DataError: it cannot be asked, or its list of files is damaged.
+    """
+    path = store.path(md5)
+    with refusals(store), store.odb.fs.open(path, "rb") as file:
+        text = file.read()
+    try:
+        return {entry["relpath"]: entry["md5"] for entry in json.loads(text)}
+    except (ValueError, TypeError, KeyError) as error:
+        mend = "push the version again" if store.remote else "put it back with `dvc add data` or `rlhf data pull`"
+        raise DataError(
+            f"{store} has the list of files of version {md5} damaged ({error!r}); remove {path} there, then {mend}"
+        ) from None
 
 
 def _holder(file: str, md5: str, found: Stores) -> Store:
@@ -222,5 +233,8 @@ def _into_cache(holders: Mapping[str, Store], found: Stores) -> None:
         with refusals(store):
             found.cache.odb.add(store.path(file), store.odb.fs, file, verify=True, callback=progress)
         if found.cache.size(file) is None:
-            raise DataError(f"{store} has the file {file} damaged; push it again from a clone that has it whole")
+            raise DataError(
+                f"{store} has the file {file} damaged, as {store.path(file)}; "
+                "remove it there, then push again with `rlhf data push` from a clone that has it whole"
+            )
         progress.finished(sizes[file])

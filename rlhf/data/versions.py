@@ -14,6 +14,7 @@ from rlhf.errors import DataError
 
 _SEPARATOR = "\x1f"
 _MD5_PREFIX = re.compile(r"[0-9a-f]{4,32}(\.dir)?")
+_MD5 = re.compile(r"[0-9a-f]{32}(\.dir)?")
 
 
 @dataclass(frozen=True)
@@ -71,7 +72,7 @@ def find_version(name: str, root: Path) -> str:
     """The md5 of the version that a person names.
 
     Args:
-        name: branch, tag, commit, or the first four or more digits of an md5.
+        name: branch, tag, commit, or the first four or more digits of an md5. All 32 need no commit that records it.
         root: the project's root.
 
     Raises:
@@ -80,6 +81,8 @@ def find_version(name: str, root: Path) -> str:
     check_repository(root)
     if git(root, "rev-parse", "--verify", "--quiet", "--end-of-options", f"{name}^{{commit}}") is not None:
         return md5_at(name, root)
+    if _MD5.fullmatch(name):
+        return name.removesuffix(".dir") + ".dir"
     recorded = {version.md5 for version in history(root, everywhere=True)}
     found = sorted(md5 for md5 in recorded if _MD5_PREFIX.fullmatch(name) and md5.startswith(name))
     if len(found) == 1:

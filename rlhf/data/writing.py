@@ -13,12 +13,13 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from rlhf.data.repository import DVC_FILE, TRACKED, check_repository, md5_in, opened, read_dvc_file
-from rlhf.data.staging import is_taken, other_data, put_in_place, replaced_beside, staged
+from rlhf.data.staging import STAGED_PREFIX, is_taken, other_data, put_in_place, replaced_beside, staged
 from rlhf.errors import DataError
 from rlhf.hashing import dvc_md5
 
 logger = logging.getLogger(__name__)
 _JOURNAL = "version.json"
+_BEGUN = f"{STAGED_PREFIX}{TRACKED}-*"
 
 
 @dataclass(frozen=True)
@@ -139,7 +140,7 @@ def track(root: Path, meta: Mapping[str, Any] | None = None, desc: str | None = 
 
 def settle(root: Path) -> None:
     """Let a version that is being put in place, or that a kill cut off, come to its end."""
-    if any(root.glob(f".{TRACKED}-*/{_JOURNAL}")):
+    if any(root.glob(f"{_BEGUN}/{_JOURNAL}")):
         with writing(root):
             pass
 
@@ -170,7 +171,7 @@ def _restore(path: Path, content: bytes | None) -> None:
 
 def _recover(root: Path) -> None:
     """Finish what killed writers had begun. The caller holds the lock, so whoever left something is dead."""
-    for folder in root.glob(f".{TRACKED}-*/"):
+    for folder in root.glob(f"{_BEGUN}/"):
         if (folder / _JOURNAL).is_file():
             _finish(folder, root)
         shutil.rmtree(folder)

@@ -46,13 +46,13 @@ def find_data_versions(kept: Iterable[str], remote: str | None) -> tuple[list[It
     return items, notes
 
 
-def remove_objects(item: Item, kept: Iterable[str]) -> int:
+def remove_objects(item: Item, kept: Iterable[str]) -> list[int]:
     """Remove a version's files from the cache or a remote, but for what has come to be needed meanwhile.
 
     The list of a folder's files goes last, so that what a kill leaves is found again.
 
     Returns:
-        How many files stayed.
+        The sizes of the files that stayed.
     """
     with stores(root()) as found, found.repo.lock:
         store = found.cache if item.remote is None else _named(item.remote, found)
@@ -67,7 +67,7 @@ def remove_objects(item: Item, kept: Iterable[str]) -> int:
                 from dvc_data.hashfile.db import get_index
 
                 get_index(store.odb).clear()  # it would say that the files are there
-    return len(item.objects) - len(going)
+        return [store.size(md5) or 0 for md5 in item.objects if md5 in files]
 
 
 def needed_md5s(kept: Iterable[str]) -> set[str]:

@@ -77,8 +77,10 @@ def _downloads(needs: Needs) -> Iterator[Item]:
 
 def _data_copies(needs: Needs) -> Iterator[Item]:
     wanted = {md5.removesuffix(".dir") for md5 in needs.data}
+    yesterday = datetime.now(UTC) - _DAY
     for folder in _folders(data_folder()):
-        if folder.name not in wanted:
+        # A run that is about to begin has its copy before it is on record.
+        if folder.name not in wanted and _changed(folder) < yesterday:
             yield _item("data copies", folder, "a version that no kept run has read")
 
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
+from rlhf.artifacts import REMOVED_TAG
 from rlhf.living import is_alive
 from rlhf.registry import DATA_TAG, promotion
 from rlhf.tracking import FLOW_RUN_TAG, OUTPUT_TAG
@@ -136,8 +137,14 @@ def _reference(run: RunFacts) -> dict[str, Any]:
 
 def _checkpoints(runs: Sequence[RunFacts], kept: Mapping[str, str]) -> Iterator[str]:
     """Attempts of kept runs that no run has brought to an end since."""
-    finished = {run.tags.get("rlhf.fingerprint") for run in runs if run.status == "FINISHED" and OUTPUT_TAG in run.tags}
+    ended: dict[str, datetime] = {}
     for run in runs:
-        print_ = run.tags.get("rlhf.fingerprint")
-        if print_ and run.tags.get("mlflow.parentRunId") in kept and print_ not in finished:
+        # An output that was removed is made again, so it ends no attempt.
+        if run.status == "FINISHED" and OUTPUT_TAG in run.tags and REMOVED_TAG not in run.tags:
+            print_, end = run.tags.get("rlhf.fingerprint", ""), run.ended or run.started
+            ended[print_] = max(end, ended.get(print_, end))
+    for run in runs:
+        print_ = run.tags.get("rlhf.fingerprint", "")
+        over = print_ in ended and ended[print_] >= run.started
+        if print_ and run.tags.get("mlflow.parentRunId") in kept and not over:
             yield f"{run.tags.get('rlhf.stage')}-{print_[:16]}"

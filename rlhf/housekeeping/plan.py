@@ -7,13 +7,15 @@ from typing import Any
 
 from rlhf.artifacts import REMOVED_TAG, num_output_bytes
 from rlhf.errors import InputError
+from rlhf.housekeeping.asked import runs_of_the_project
 from rlhf.housekeeping.data_versions import find_data_versions
 from rlhf.housekeeping.folders import find_in_folders
 from rlhf.housekeeping.items import KINDS, SHARED, Item, Kind, shown_bytes
 from rlhf.housekeeping.needs import Needs, find_needs
-from rlhf.tracking.trail import RunFacts, facts_where, versions
+from rlhf.tracking.trail import RunFacts, versions
 
 __all__ = ["Plan", "make_plan", "shown_bytes"]
+_MOST_DAYS = 36_500
 
 
 @dataclass(frozen=True)
@@ -73,12 +75,12 @@ def make_plan(keep_days: int, remote: str | None = None) -> Plan:
         remote: a DVC remote to clear up too.
 
     Raises:
-        InputError: a negative number of days, or no such remote.
+        InputError: a number of days that makes no sense, no such remote, or a store that may not know all runs.
     """
-    if keep_days < 0:
-        raise InputError(f"--keep-days {keep_days}: give a number of days that is not negative")
+    if not 0 <= keep_days <= _MOST_DAYS:
+        raise InputError(f"--keep-days {keep_days}: give a number of days from 0 to {_MOST_DAYS}")
     made = datetime.now(UTC)
-    runs = facts_where()
+    runs = runs_of_the_project()
     needs = find_needs(runs, versions(), keep_days)
     versions_of_data, notes = find_data_versions(needs.data, remote)
     items = [*find_in_folders(needs, runs, keep_days), *versions_of_data, *_outputs(needs, runs)]

@@ -2,6 +2,7 @@
 
 import shutil
 import subprocess
+from dataclasses import dataclass
 from pathlib import Path
 
 from filelock import FileLock, Timeout
@@ -9,16 +10,35 @@ from filelock import FileLock, Timeout
 from rlhf.artifacts import remove_output
 from rlhf.errors import InputError
 from rlhf.housekeeping.data_versions import remove_objects
-from rlhf.housekeeping.items import REMOVED_PREFIX, SHARED, Item, Kind
-from rlhf.housekeeping.needs import is_working
+from rlhf.housekeeping.items import REMOVED_PREFIX, Item, Kind
 from rlhf.housekeeping.plan import Plan
 from rlhf.project import root, source_root
 from rlhf.tracking.trail import facts_where
 
 _LOCKED: tuple[Kind, ...] = ("checkpoints", "environments")
+_NOBODY_ASKS: tuple[Kind, ...] = ("checkpoints", "leftovers")
+"""What a run that has just begun takes nothing of: it locks its checkpoints, and leftovers are nobody's."""
 
 
-def carry_out(plan: Plan) -> list[str]:
+@dataclass(frozen=True)
+class Left:
+    """Something that stayed after all.
+
+    Attributes:
+        name: what.
+        why: it stayed.
+        num_bytes: that it takes.
+    """
+
+    name: str
+    why: str
+    num_bytes: int
+
+    def __str__(self) -> str:
+        return f"{self.name}: {self.why}"
+
+
+def carry_out(plan: Plan) -> list[Left]:
     """Remove what a plan lists.
 
     Returns:
@@ -31,7 +51,7 @@ def carry_out(plan: Plan) -> list[str]:
     lock.parent.mkdir(parents=True, exist_ok=True)
     try:
         with FileLock(lock, timeout=0):
-            left = [why for item in plan.items if (why := _remove(item, plan)) is not None]
+            left = [one for item in plan.items if (one := _remove(item, plan)) is not None]
     except Timeout:
         raise InputError(f"another `rlhf gc` is at work ({lock} is held); wait until it is over") from None
     if plan.by_kind().get("reproductions"):
@@ -39,30 +59,33 @@ def carry_out(plan: Plan) -> list[str]:
     return left
 
 
-def _remove(item: Item, plan: Plan) -> str | None:
-    """Remove one thing. Returns why it stayed, where it did."""
-    begun = _begun_since(plan) if item.kind in SHARED else None
+def _remove(item: Item, plan: Plan) -> Left | None:
+    """Remove one thing. Returns what stayed of it, where something did."""
+    begun = _begun_since(plan) if item.kind not in _NOBODY_ASKS else None
     if begun is not None:
-        return f"{item.name}: run {begun} has begun meanwhile and may ask for it, so it stays"
+        return _left(item, f"run {begun} has begun meanwhile and may ask for it, so it stays")
     if item.run_id is not None:
         remove_output(item.run_id)
-    elif item.objects:
-        stayed = remove_objects(item, plan.needs.data)
-        return f"{item.name}: {stayed} files are needed by now, and stay" if stayed else None
-    else:
-        assert item.path is not None, "an item is an output, files of DVC, or a path"
-        return _remove_path(item, item.path)
-    return None
+        return None
+    if item.objects:
+        sizes = remove_objects(item, plan.needs.data)
+        return Left(item.name, f"{len(sizes)} files are needed by now, and stay", sum(sizes)) if sizes else None
+    assert item.path is not None, "an item is an output, files of DVC, or a path"
+    return _remove_path(item, item.path)
+
+
+def _left(item: Item, why: str) -> Left:
+    return Left(item.name, why, item.num_bytes)
 
 
 def _begun_since(plan: Plan) -> str | None:
-    """A pipeline run that was not there when the plan was made."""
+    """A run of a pipeline, or a reproduction, that was not there when the plan was made; it may be over by now."""
     since = int(plan.made.timestamp() * 1000)
-    found = facts_where(f"attributes.start_time >= {since} and tags.`rlhf.kind` = 'pipeline'")
-    return next((run.run_id for run in found if is_working(run) or run.status == "RUNNING"), None)
+    found = facts_where(f"attributes.start_time >= {since} and tags.`rlhf.kind` != 'stage'")
+    return found[0].run_id if found else None
 
 
-def _remove_path(item: Item, path: Path) -> str | None:
+def _remove_path(item: Item, path: Path) -> Left | None:
     if path.is_file():
         path.unlink()
     elif path.is_dir() and item.kind in _LOCKED:
@@ -71,7 +94,7 @@ def _remove_path(item: Item, path: Path) -> str | None:
             with FileLock(path.with_name(f"{path.name}.lock"), timeout=0):
                 _remove_folder(path)
         except Timeout:
-            return f"{item.name}: a process works in it by now, so it stays"
+            return _left(item, "a process works in it by now, so it stays")
     elif path.is_dir():
         _remove_folder(path)
     return None

@@ -17,6 +17,7 @@ from rlhf.metrics import describe
 from rlhf.project import unsent_folder
 from rlhf.references import Reference
 from rlhf.spool import BATCH_SIZE, NotSentError, Point, Spool, read_points, write_points
+from rlhf.tracking.known import note_store
 from rlhf.tracking.search import find, metrics_of, tags_of
 from rlhf.tracking.store import client, experiment_id, patiently, translated
 
@@ -48,6 +49,7 @@ def open_pipeline(name: str, flow_run_id: str | None, settings: Mapping[str, Any
     """
     with translated():
         experiment_id()
+    note_store()
     _send_unsent()
     found = find(f"tags.`{FLOW_RUN_TAG}` = '{flow_run_id}'") if flow_run_id else []
     if found:

@@ -14,6 +14,7 @@ from rlhf.tracking.store import TrackingError, client, experiment_id, patiently
 
 _LARGEST = 1.7976931348623157e308  # MLflow's word for infinity
 _GONE = "RESOURCE_DOES_NOT_EXIST"
+_IDS_AT_ONCE = 500  # an answer has 1,000 runs at most
 
 
 def find_pipeline(text: str) -> str:
@@ -52,9 +53,11 @@ class ClientStore:
 
     def runs(self, run_ids: Sequence[str]) -> dict[str, RunRecord]:
         """Those of these runs that there are, by id."""
-        listed = ", ".join(f"'{run_id}'" for run_id in run_ids)
-        found = find(f"attributes.run_id IN ({listed})") if run_ids else []
-        return {run.info.run_id: _record(run) for run in found}
+        found: dict[str, RunRecord] = {}
+        for start in range(0, len(run_ids), _IDS_AT_ONCE):
+            listed = ", ".join(f"'{run_id}'" for run_id in run_ids[start : start + _IDS_AT_ONCE])
+            found |= {run.info.run_id: _record(run) for run in find(f"attributes.run_id IN ({listed})")}
+        return found
 
     def curves(self, run_id: str, names: Sequence[str]) -> dict[str, list[tuple[int, float]]]:
         """Steps and finite values of metrics of a run, by rising step; without the metrics that it has not."""

@@ -17,10 +17,11 @@ from rlhf import artifacts, registry, tracking
 from rlhf.audit.named import resolve
 from rlhf.audit.verify import verify
 from rlhf.cli import main
+from rlhf.commands import gc
 from rlhf.config import PipelineConfig
 from rlhf.errors import InputError
 from rlhf.housekeeping.items import Item
-from rlhf.housekeeping.plan import Plan, make_plan
+from rlhf.housekeeping.plan import Plan, make_plan, shown_bytes
 from rlhf.housekeeping.removal import carry_out
 from rlhf.living import alive
 from rlhf.references import OUTPUT_KINDS, ModelRef, PolicyRef
@@ -167,8 +168,26 @@ def test_a_run_that_begins_in_between(runs: dict[str, Recorded]):
     tracking.open_pipeline("begins", None, {}, {})
     left = carry_out(plan)
     assert len(left) == len(outputs_of(plan))
-    assert "has begun meanwhile" in left[0]
+    assert "has begun meanwhile" in left[0].why
     assert is_sound(runs["lost"])
+
+
+@pytest.mark.parametrize("is_over", [False, True])
+def test_a_reproduction_that_begins_in_between(root: Path, runs: dict[str, Recorded], is_over: bool):
+    """Nothing goes that it may read: outputs, environments, trees, versions of the data."""
+    environment = root / ".rlhf" / "environments" / f"{'b' * 16}-python3.11"
+    environment.mkdir(parents=True)
+    folder = open_attempt(runs["lost"].run_id, "ppo", "1" * 64)
+    age(100, runs["lost"].run_id)
+    plan = make_plan(30)
+    again = tracking.open_run("again", "reproduction", {"rlhf.reproduces": runs["lost"].run_id})
+    if is_over:
+        tracking.close_run(again, "FINISHED")
+    left = carry_out(plan)
+    assert environment.exists()
+    assert is_sound(runs["lost"])
+    assert not folder.exists()
+    assert len(left) == len(plan.items) - 1
 
 
 def test_checkpoints(root: Path, runs: dict[str, Recorded]):
@@ -178,6 +197,7 @@ def test_checkpoints(root: Path, runs: dict[str, Recorded]):
     over = open_attempt(
         runs["recent"].run_id, "sft", tracking.tags_of(runs["recent"].outputs["sft"].run_id)["rlhf.fingerprint"]
     )
+    record_run(PipelineConfig(seed=3), stages=2)  # has brought it to its end
     unknown = root / ".rlhf" / "stages" / "ppo-4444444444444444"
     unknown.mkdir()
     age(100, runs["lost"].run_id)
@@ -198,8 +218,18 @@ def test_a_checkpoint_that_is_worked_on_by_now(runs: dict[str, Recorded]):
     age(100, runs["lost"].run_id)
     plan = make_plan(30)
     with FileLock(folder.with_name(f"{folder.name}.lock")):
-        assert any("a process works in it" in why for why in carry_out(plan))
+        assert any("a process works in it" in one.why for one in carry_out(plan))
     assert (folder / "checkpoints" / "weights").exists()
+
+
+def test_an_attempt_of_a_stage_that_an_earlier_run_has_finished(runs: dict[str, Recorded]):
+    fingerprint = tracking.tags_of(runs["lost"].outputs["sft"].run_id)["rlhf.fingerprint"]
+    folder = open_attempt(runs["recent"].run_id, "sft", fingerprint)
+    assert of_kind(make_plan(30), "checkpoints") == []
+    since = record_run(PipelineConfig(seed=2), stages=2).outputs["sft"].run_id
+    assert [item.path for item in of_kind(make_plan(30), "checkpoints")] == [folder]
+    artifacts.remove_output(since)
+    assert of_kind(make_plan(30), "checkpoints") == []
 
 
 def test_copies_results_trees_and_environments(root: Path, runs: dict[str, Recorded]):
@@ -213,11 +243,14 @@ def test_copies_results_trees_and_environments(root: Path, runs: dict[str, Recor
     md5 = tracking.tags_of(runs["champion"].run_id)["rlhf.data_md5"].removesuffix(".dir")
     going = [own / "artifacts" / ("0" * 64), own / "data" / "other", own / "environments" / f"{'b' * 16}-python3.11"]
     going += [own / "reproductions" / f"12345678-20260101-000000-{over[:6]}", own / "data" / ".removed-x"]
+    begins = own / "data" / "of-a-run-that-is-about-to-begin"
     staying = [own / "artifacts" / kept.sha256, own / "data" / md5, own / "environments" / f"{'a' * 16}-python3.11"]
     staying += [own / "reproductions" / f"12345678-20260101-000000-{running[:6]}", own / "artifacts" / "tmpnew"]
+    staying.append(begins)
     for folder in (*going, *staying):
         folder.mkdir(parents=True)
         (folder / "file").write_text("content")
+    os.utime(own / "data" / "other", (0, 0))
     (own / "results").mkdir()
     for name, run_id in (("kept", kept.run_id), ("lost", runs["lost"].outputs["ppo"].run_id)):
         text = json.dumps({"result": json.dumps({"uri": f"runs:/{run_id}/output"})})
@@ -228,6 +261,17 @@ def test_copies_results_trees_and_environments(root: Path, runs: dict[str, Recor
     assert [path for path in going if path.exists()] == []
     assert [path for path in staying if not path.exists()] == []
     assert (own / "results" / "kept").exists()
+
+
+def test_what_stayed_was_not_removed(runs: dict[str, Recorded], capsys: pytest.CaptureFixture[str]):
+    folder = open_attempt(runs["lost"].run_id, "ppo", "1" * 64)
+    age(100, runs["lost"].run_id)
+    plan = make_plan(30)
+    with FileLock(folder.with_name(f"{folder.name}.lock")):
+        left = carry_out(plan)
+    assert [one.num_bytes for one in left] == [1000]
+    gc._print(plan, left, removed=True)
+    assert f"Removed {shown_bytes(plan.num_bytes - 1000)}." in capsys.readouterr().out
 
 
 @contextlib.contextmanager
@@ -279,6 +323,44 @@ def test_versions_of_the_data(empty_root: Path, tmp_path: Path):
         make_plan(30, "nowhere")
 
 
+def test_without_a_store(empty_root: Path):
+    """None is made, and nothing is taken to be needless."""
+    database = empty_root / "mlruns" / "mlflow.db"
+    database.unlink()
+    with pytest.raises(InputError, match="there is no such store"):
+        make_plan(30)
+    assert not database.exists()
+
+
+def test_a_store_that_knows_no_run(empty_root: Path):
+    make_data(empty_root, 30)
+    make_data(empty_root, 40)
+    assert main(["gc", "--yes"]) == 2
+    with pytest.raises(InputError, match="knows no run, so what is needed is not known"):
+        make_plan(30)
+    assert cached(empty_root / ".dvc" / "cache" / "files") == 3 * 2 + 1
+
+
+def test_runs_in_two_stores(
+    runs: dict[str, Recorded], migrated_mlflow: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """Whichever is asked, it does not know what runs in the other one need."""
+    shutil.copy(migrated_mlflow, tmp_path / "other.db")
+    own = Path(os.environ["RLHF_ROOT"]) / ".rlhf" / "stores"
+    shutil.rmtree(own)  # these runs were made before stores were noted
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path / 'other.db'}")
+    tracking.open_pipeline("elsewhere", None, {}, {})
+    with pytest.raises(InputError, match=r"mlflow\.db has \d+ runs that sqlite:.*other\.db does not know"):
+        make_plan(30)
+    monkeypatch.delenv("MLFLOW_TRACKING_URI")
+    with pytest.raises(InputError, match=r"in another store too, noted as sqlite:.*other\.db.*delete ") as refusal:
+        make_plan(30)
+    (note,) = own.iterdir()
+    assert str(note) in str(refusal.value)
+    note.unlink()
+    assert make_plan(30).items
+
+
 def test_a_cache_that_others_share(empty_root: Path, tmp_path: Path):
     root = empty_root
     subprocess.run(
@@ -286,6 +368,7 @@ def test_a_cache_that_others_share(empty_root: Path, tmp_path: Path):
     )
     make_data(root, 30)
     make_data(root, 40)
+    record_run(PipelineConfig(), stages=1)
     plan = make_plan(30)
     assert of_kind(plan, "data versions") == []
     assert "outside the project" in plan.notes[0]
@@ -327,7 +410,9 @@ def test_on_the_command_line(root: Path, runs: dict[str, Recorded], capsys: pyte
     assert main(["gc", "--yes"]) == 0
     assert "Removed" in capsys.readouterr().out
     assert not is_sound(runs["lost"])
-    assert main(["gc", "--keep-days", "-1"]) == 2
+    for days in ("-1", "1000000"):
+        assert main(["gc", "--keep-days", days]) == 2
+        assert "give a number of days from 0 to 36500" in capsys.readouterr().err
     with FileLock(root / ".rlhf" / "gc.lock"):
         shutil.copytree(root / ".dvc" / "tmp", root / ".rlhf" / "data" / "copy")
         assert main(["gc", "--yes"]) == 2

@@ -1,6 +1,8 @@
 """Finding runs: by id, by its beginning, by a name of the registered policy; in a real store, by both readers of it."""
 
+import contextlib
 import shutil
+import sqlite3
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -155,6 +157,16 @@ def test_both_readers_see_the_same(pipeline: str, card: ModelCardRef):
     assert database.aliases() == client.aliases() == {"candidate": "1"}
     assert database.version_run("1") == client.version_run("1") == card.run_id
     assert database.version_run("7") is client.version_run("7") is None
+
+
+def test_more_runs_than_one_answer_holds(pipeline: str):
+    with contextlib.closing(sqlite3.connect(tracking_database())) as database, database:
+        database.execute("CREATE TEMPORARY TABLE copies AS SELECT * FROM runs WHERE run_uuid = ?", [pipeline])
+        for number in range(1001):
+            database.execute("UPDATE copies SET run_uuid = ?", [f"{number:032}"])
+            database.execute("INSERT INTO runs SELECT * FROM copies")
+    assert len(ClientStore().runs([f"{number:032}" for number in range(1001)])) == 1001
+    assert ClientStore().runs([]) == {}
 
 
 def test_a_metric_that_is_no_number_meets_no_condition(pipeline: str):

@@ -109,8 +109,18 @@ def test_as_json_and_as_a_figure(audited: Audited, tmp_path: Path, capsys: pytes
     assert (tmp_path / "lineage.svg").read_bytes() == once
     assert json.loads((tmp_path / "lineage.json").read_text())["nodes"] == told["nodes"]
     assert "above" in capsys.readouterr().out
-    assert main(["lineage", "candidate", "--figure", str(tmp_path / "lineage.pdf")]) == 2
-    assert "ends with .svg or .png" in capsys.readouterr().err
+
+
+def test_files_that_cannot_be_written_are_refused_before_the_work(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    monkeypatch.setattr("rlhf.commands.lineage.use_the_store", None)
+    for name in ("lineage.pdf", "missing/lineage.svg"):
+        assert main(["lineage", "candidate", "--figure", str(tmp_path / name)]) == 2
+        assert "ends with .svg or .png" in capsys.readouterr().err
+    for name in ("missing/lineage.json", "."):
+        assert main(["lineage", "candidate", "--json", str(tmp_path / name)]) == 2
+        assert "give a file in a folder that is there" in capsys.readouterr().err
 
 
 def test_the_lineage_of_a_card_names_no_run_and_no_time(audited: Audited):

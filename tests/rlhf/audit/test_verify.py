@@ -12,6 +12,7 @@ from mlflow.tracking import MlflowClient
 from recorded_runs import Audited, record_run
 
 from rlhf import artifacts, tracking
+from rlhf.audit.data import check_data
 from rlhf.audit.ledger import Ledger
 from rlhf.audit.named import resolve
 from rlhf.audit.verify import verify
@@ -19,8 +20,8 @@ from rlhf.cli import main
 from rlhf.config import PipelineConfig
 from rlhf.data.source import track
 from rlhf.errors import InputError
-from rlhf.hashing import folder_manifest, manifest_sha256
-from rlhf.provenance.record import ProvenanceRecord, record_bytes
+from rlhf.hashing import dvc_md5, folder_manifest, manifest_sha256
+from rlhf.provenance.record import DataRecord, ProvenanceRecord, record_bytes
 
 
 def found(text: str) -> Ledger:
@@ -325,6 +326,40 @@ def test_data_that_is_not_here(audited: Audited):
     assert "data is not here" in found(audited.first.run_id).notes[0]
     shutil.rmtree(audited.root / ".dvc/cache")
     assert "not in DVC's cache" in found(audited.first.run_id).notes[1]
+
+
+def test_where_the_data_is_comes_from_the_settings(audited: Audited):
+    """A tag can be changed, and names another folder then."""
+    client().set_tag(audited.first.run_id, "rlhf.data_path", "nowhere")
+    (audited.root / "data" / "datasheet.md").write_text("changed\n")
+    assert names(found(audited.first.run_id)) == ["data/datasheet.md:1"]
+
+
+def test_a_copy_of_the_data_is_not_taken_for_data(audited: Audited):
+    """data/ is what was read, which says nothing of a changed copy."""
+    md5 = dvc_md5(audited.root / "data")
+    copy = f".rlhf/data/{md5.removesuffix('.dir')}"
+    shutil.copytree(audited.root / "data", audited.root / copy)
+    (audited.root / copy / "datasheet.md").write_text("changed\n")
+    data = DataRecord(path=copy, md5=md5, tracked=True, dirty=False, embedded=None, remote=None)
+    ledger = Ledger()
+    check_data(ledger, data, copy)
+    assert [finding.what for finding in ledger.findings] == [f"{md5.removesuffix('.dir')}/datasheet.md:1"]
+
+
+@pytest.mark.parametrize("gone", ["data.dvc", ".dvc"])
+def test_data_that_dvc_does_not_track_any_more(audited: Audited, gone: str):
+    """What was found stays found."""
+    audited.first.file("sft", "output/policy/config.json").unlink()
+    (audited.root / "data" / "datasheet.md").write_text("changed\n")
+    path = audited.root / gone
+    shutil.rmtree(path) if path.is_dir() else path.unlink()
+    ledger = found(audited.first.run_id)
+    assert names(ledger)[0] == "output/policy/config.json"
+    assert len(ledger.findings) == 2
+    assert any("DVC" in note for note in ledger.notes)
+    shutil.rmtree(audited.root / "data")
+    assert names(found(audited.first.run_id)) == ["output/policy/config.json"]
 
 
 def test_an_output_that_was_removed_to_make_room(audited: Audited):

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from versioned import add_remote, git, record
 
 from rlhf.data.diff import compare_versions, unmatched
+from rlhf.data.source import track
 from rlhf.errors import DataError
 
 
@@ -99,6 +100,17 @@ class TestCompareVersions:
         found = compare_versions(project, md5_at("v1", project)[:8], md5_at("HEAD", project))
         assert found.kinds["preferences"].removed == {"a": 1, "b": 1}
         assert contents(project / "data") == before
+
+    def test_by_an_md5_that_no_commit_records(self, project: Path) -> None:
+        write_lines(project / "data" / "prompts.jsonl", [{"prompt": user("Other")}])
+        md5 = track(project)
+        git(project, "checkout", "--quiet", "--", "data.dvc")
+        for name in (md5, md5.removesuffix(".dir")):
+            assert compare_versions(project, "HEAD", name).kinds["prompts"].added == {"(none)": 1}
+        with pytest.raises(
+            DataError, match=r"the data of version 0{32}\.dir cannot be had: DVC's cache .* not have it"
+        ):
+            compare_versions(project, "0" * 32)
 
     def test_as_markdown_and_json(self, project: Path) -> None:
         found = compare_versions(project, "v1", "HEAD")

@@ -3,6 +3,7 @@
 import json
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,7 @@ from data_rows import demonstration, preference, user, write_folder, write_lines
 from rlhf.config import DataConfig
 from rlhf.data.feedback import check_out_branch, import_inbox
 from rlhf.data.source import resolve, track
+from rlhf.data.writing import writing
 from rlhf.errors import ConfigError, DataError
 from rlhf.hashing import dvc_md5
 
@@ -117,6 +119,33 @@ class TestInbox:
         write_lines(project / "inbox" / "a.jsonl", [NEW])
         assert import_inbox("inbox", project) == 1
         assert len(preferences(project / "data")) == 2
+
+    def test_data_that_lacks_a_file(self, project: Path) -> None:
+        (project / "data" / "datasheet.md").unlink()
+        track(project)
+        write_lines(project / "inbox" / "a.jsonl", [NEW])
+        with pytest.raises(DataError, match=r"data/datasheet\.md: the file is missing"):
+            import_inbox("inbox", project)
+        assert names(project / "inbox") == ["a.jsonl"]
+
+    def test_two_at_once(self, project: Path) -> None:
+        """The one that waits finds the inbox as the other leaves it."""
+        write_lines(project / "inbox" / "a.jsonl", [NEW])
+        code = (
+            "import sys; from pathlib import Path; from rlhf.data.feedback import import_inbox; "
+            "print(import_inbox('inbox', Path(sys.argv[1])))"
+        )
+        command = [sys.executable, "-c", code, str(project)]
+        with writing(project):
+            waiting = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+            assert waiting.stderr is not None
+            assert "another process writes" in waiting.stderr.readline()
+            assert import_inbox("inbox", project) == 1
+            write_lines(project / "inbox" / "b.jsonl", [NEWER])
+        out, errors = waiting.communicate()
+        assert (out, waiting.returncode) == ("1\n", 0), errors
+        assert len(preferences(project / "data")) == 3
+        assert names(project / "inbox" / "imported") == ["a.jsonl", "b.jsonl"]
 
     def test_files_of_one_name_are_kept_apart(self, project: Path) -> None:
         for row in (NEW, NEWER):

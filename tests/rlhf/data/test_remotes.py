@@ -1,17 +1,22 @@
 """Push, pull and status with a real local remote, and with a real S3 endpoint on this machine."""
 
 import shutil
+import subprocess
+import sys
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from data_rows import preference, user, write_lines
-from versioned import add_remote, cached, git, record
+from versioned import add_remote, cached, git, record, stored
 
+from rlhf.config import DataConfig
 from rlhf.data.remotes import pull, push, status
+from rlhf.data.source import resolve
 from rlhf.data.stores import stores
 from rlhf.data.versions import count_rows, find_version, history
+from rlhf.data.writing import writing
 from rlhf.errors import DataError
 from rlhf.hashing import dvc_md5
 
@@ -30,6 +35,13 @@ def project(repository: Path, data_folder: Path) -> Path:
 def shared(project: Path, tmp_path: Path) -> Path:
     add_remote(project, "store", str(tmp_path / "store"))
     return project
+
+
+def tear(path: Path) -> None:
+    """Cut a file off, as an upload or a disk that was full leaves it."""
+    path.chmod(0o644)
+    path.write_bytes(path.read_bytes()[:-1])
+    path.chmod(0o444)
 
 
 def forget(root: Path) -> None:
@@ -98,6 +110,40 @@ class TestPushAndPull:
         with pytest.raises(DataError, match=r"does not hold the version .* that data.dvc names; bring it"):
             push(shared)
 
+    def test_what_is_torn_on_a_remote_is_mended(self, shared: Path, tmp_path: Path) -> None:
+        md5, prompts = (dvc_md5(shared / name) for name in ("data", "data/prompts.jsonl"))
+        push(shared)
+        for file in (md5, prompts):
+            tear(stored(tmp_path / "store", file))
+            assert status(shared).remotes == {"store": "no"}
+            assert push(shared)[1] == 1
+            assert status(shared).remotes == {"store": "yes"}
+        forget(shared)
+        assert pull(shared)
+        assert dvc_md5(shared / "data") == md5
+
+    def test_what_is_torn_in_the_cache_is_not_pushed(self, shared: Path, tmp_path: Path) -> None:
+        prompts = dvc_md5(shared / "data" / "prompts.jsonl")
+        push(shared)
+        tear(cached(shared, prompts))
+        with pytest.raises(DataError, match=rf"has the file {prompts} damaged, so it is not pushed; remove /"):
+            push(shared)
+        assert dvc_md5(stored(tmp_path / "store", prompts)) == prompts
+
+    def test_a_version_that_was_made_while_it_waited(self, project: Path) -> None:
+        """data/ and data.dvc stay at one version."""
+        shutil.rmtree(project / "data")
+        code = "import sys; from pathlib import Path; from rlhf.data.remotes import pull; pull(Path(sys.argv[1]))"
+        with writing(project):
+            waiting = subprocess.Popen([sys.executable, "-c", code, str(project)], stderr=subprocess.PIPE, text=True)
+            assert waiting.stderr is not None
+            assert "another process writes" in waiting.stderr.readline()
+            resolve(DataConfig(), project)
+            second = record(project, SECOND, "second")
+        waiting.communicate()
+        assert waiting.returncode == 0
+        assert dvc_md5(project / "data") == second == resolve(DataConfig(), project).md5
+
     def test_a_remote_that_cannot_be_written(self, project: Path, tmp_path: Path) -> None:
         (tmp_path / "file").write_text("")
         add_remote(project, "store", str(tmp_path / "file" / "store"))
@@ -122,7 +168,7 @@ class TestPushAndPull:
         with pytest.raises(KeyboardInterrupt):
             pull(shared)
         assert not (shared / "data").exists()
-        assert not list(shared.glob(".data-*"))
+        assert not list(shared.glob(".rlhf-new-*"))
         assert pull(shared)
         assert len(moved) == 6  # the three that had come are not fetched again
         assert dvc_md5(shared / "data") == md5
@@ -217,12 +263,16 @@ def bucket(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
 
 
 def test_a_remote_in_s3(project: Path, bucket: str) -> None:
+    import boto3
+
     add_remote(project, "store", bucket)
     md5 = dvc_md5(project / "data")
     assert status(project).remotes == {"store": "no"}
     assert push(project)[1] == 5
     assert push(project)[1] == 0
     assert replace(status(project), md5=None).remotes == {"store": "yes"}
+    boto3.client("s3").put_object(Bucket="bucket", Key=f"data/files/md5/{md5[:2]}/{md5[2:]}", Body=b"[")
+    assert push(project)[1] == 1
     forget(project)
     assert pull(project)
     assert dvc_md5(project / "data") == md5

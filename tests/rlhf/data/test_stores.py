@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 from data_rows import preference, write_lines
-from versioned import add_remote, cached
+from versioned import add_remote, cached, stored
 
 from rlhf.config import DataConfig
 from rlhf.data.source import bring, resolve, track
@@ -135,13 +135,25 @@ class TestDamage:
         push(repository, "store")
         shutil.rmtree(repository / ".dvc" / "cache")
         name = dvc_md5(repository / "data" / "prompts.jsonl")
-        stored = tmp_path / "store" / "files" / "md5" / name[:2] / name[2:]
-        stored.chmod(0o644)
-        stored.write_text(json.dumps({"prompt": "other"}))
-        with pytest.raises(DataError, match=rf"the remote store \(.*\) has the file {name} damaged; push it again"):
+        path = stored(tmp_path / "store", name)
+        path.chmod(0o644)
+        path.write_text(json.dumps({"prompt": "other"}))
+        message = rf"the remote store \(.*\) has the file {name} damaged, as {path}; remove it there, then push again"
+        with pytest.raises(DataError, match=message):
             bring(versions[1], tmp_path / "out", repository)
         assert not cached(repository, name).exists()
         assert not list(tmp_path.glob("*out*"))
+
+    @pytest.mark.parametrize("text", ["[", '[{"md5": "0"}]', "[1]", "3"])
+    def test_of_the_list_of_files_is_named(
+        self, repository: Path, versions: list[str], tmp_path: Path, text: str
+    ) -> None:
+        path = cached(repository, versions[1])
+        path.chmod(0o644)
+        path.write_text(text)
+        path.chmod(0o444)  # DVC trusts a file of its cache that is read-only
+        with pytest.raises(DataError, match=rf"the list of files of version {versions[1]} damaged .* remove {path}"):
+            bring(versions[1], tmp_path / "out", repository)
 
 
 def test_a_run_brings_its_data_and_says_how_far_it_is(repository: Path, versions: list[str], tmp_path: Path) -> None:

@@ -14,6 +14,7 @@ from data_rows import preference, user, write_folder, write_lines
 
 from rlhf.config import DataConfig
 from rlhf.data.adding import Addition, add_version
+from rlhf.data.remotes import pull
 from rlhf.data.source import resolve, track
 from rlhf.data.writing import new_version, publish, writing
 from rlhf.errors import DataError
@@ -66,7 +67,7 @@ def rows(project: Path) -> list[str]:
 
 
 def leftovers(project: Path) -> list[Path]:
-    return list(project.glob(".data-*"))
+    return list(project.glob(".rlhf-new-data-*"))
 
 
 @pytest.mark.parametrize("moment", MOMENTS)
@@ -89,6 +90,34 @@ def test_a_writer_that_is_killed(project: Path, tmp_path: Path, moment: str) -> 
     assert rows(project) == ["What is 1 + 1 ?", "What is 2 + 2 ?"]
     assert resolve(DataConfig(), project).tracked
     assert not leftovers(project)
+
+
+def test_a_pull_after_a_kill_keeps_the_version_that_was_begun(project: Path, tmp_path: Path) -> None:
+    path = write_lines(tmp_path / "more.jsonl", [preference("What is 2 + 2 ?", "4")])
+    command = [sys.executable, "-c", WRITER, "before the tracking", str(project), str(path)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE) as writer:
+        assert writer.stdout is not None
+        writer.stdout.readline()
+        os.kill(writer.pid, signal.SIGKILL)
+    assert not pull(project)
+    assert resolve(DataConfig(), project).tracked
+    assert len(rows(project)) == 2
+
+
+def test_what_a_person_put_beside_data_stays(project: Path) -> None:
+    backup = write_lines(project / ".data-backup" / "prompts.jsonl", [{"prompt": user("Kept")}])
+    with writing(project):
+        pass
+    assert "Kept" in backup.read_text()
+
+
+def test_data_that_lacks_a_file_gets_nothing_added(project: Path, tmp_path: Path) -> None:
+    (project / "data" / "datasheet.md").unlink()
+    track(project)
+    path = write_lines(tmp_path / "more.jsonl", [preference("What is 2 + 2 ?", "4")])
+    with pytest.raises(DataError, match=r"repository/data/datasheet\.md: the file is missing"):
+        add_version(project, [Addition(str(path))])
+    assert rows(project) == ["What is 1 + 1 ?"]
 
 
 def test_two_at_once_one_waits_and_nothing_is_lost(project: Path, tmp_path: Path) -> None:

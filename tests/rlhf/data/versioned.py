@@ -36,4 +36,9 @@ def add_remote(root: Path, name: str, url: str, default: bool = True) -> None:
 
 def cached(root: Path, md5: str) -> Path:
     """Where DVC's cache keeps a file."""
-    return root / ".dvc" / "cache" / "files" / "md5" / md5[:2] / md5[2:]
+    return stored(root / ".dvc" / "cache", md5)
+
+
+def stored(folder: Path, md5: str) -> Path:
+    """Where a remote that is a folder keeps a file."""
+    return folder / "files" / "md5" / md5[:2] / md5[2:]
