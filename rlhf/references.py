@@ -87,6 +87,17 @@ StageName = Literal["data", "sft", "reward_model", "reward_audit", "ppo", "evalu
 """The stages that can be made again alone."""
 
 
+STAGE_INPUTS: Mapping[str, tuple[StageName, ...]] = {
+    "data": (),
+    "sft": ("data",),
+    "reward_model": ("data", "sft"),
+    "reward_audit": ("data", "reward_model"),
+    "ppo": ("data", "sft", "reward_model"),
+    "evaluation": ("data", "sft", "reward_model", "ppo"),
+}
+"""The stages whose outputs each of them reads."""
+
+
 class StageReport(BaseModel):
     """How one stage of a run went."""
 

@@ -20,9 +20,10 @@ from rlhf.living import alive, killed
 from rlhf.project import root, source_root
 from rlhf.provenance import GitState, Patch, ProvenanceRecord, StageRecord, working_patch
 from rlhf.provenance.recording import begin_record, with_data, with_stage
-from rlhf.provenance.saved import USED_TAG, save_code, save_record
+from rlhf.provenance.saved import USED_TAG, has_record, read_record, save_code, save_record
 from rlhf.references import (
     OUTPUT_KINDS,
+    STAGE_INPUTS,
     DatasetRef,
     DataSource,
     ModelCardRef,
@@ -102,12 +103,20 @@ class Pipeline:
         reference, fingerprint = artifacts.output_of(run_id, stage, kind)
         artifacts.local_path(reference)
         tracking.set_tags(self.run_id, {f"{USED_TAG}{stage}": reference.run_id})
+        self._note_inputs_of(stage, reference)
         if isinstance(reference, DatasetRef):
             self.read_data(reference.source)
         trained = tracking.metrics_of(reference.run_id)[f"{stage}/trained_seconds"]
         report = StageReport(name=stage, state="cached", run_id=reference.run_id, seconds=0.0, trained_seconds=trained)
         self.finish_stage(report, reference, fingerprint)
         return reference
+
+    def _note_inputs_of(self, stage: str, reference: Reference) -> None:
+        """Take over what is on record of the stages that a used one came from."""
+        pipeline = tracking.tags_of(reference.run_id).get("mlflow.parentRunId", "")
+        known = read_record(pipeline).stages if has_record(pipeline) else {}
+        upstream = {name: known[name] for name in STAGE_INPUTS.get(stage, ()) if name in known}
+        self._note(self.record.model_copy(update={"stages": upstream | self.record.stages}))
 
     def report(self, card: ModelCardRef) -> PipelineReport:
         """Register the policy as the candidate, and say what has come of the run."""

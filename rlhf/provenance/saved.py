@@ -7,7 +7,7 @@ from pydantic import ValidationError
 from rlhf.errors import InputError
 from rlhf.project import source_root
 from rlhf.provenance.record import ProvenanceRecord, record_bytes
-from rlhf.tracking import log_content, log_file, read_bytes, set_tags
+from rlhf.tracking import log_content, log_file, read_bytes, set_tags, tags_of
 
 RECORD = "provenance/record.json"
 PATCH = "provenance/code.patch"
@@ -36,6 +36,11 @@ def save_record(run_id: str, record: ProvenanceRecord) -> None:
         "rlhf.not_reproducible_because": "; ".join(record.obstacles),
     }
     set_tags(run_id, tags)
+
+
+def has_record(run_id: str) -> bool:
+    """Whether a run has a record; runs from before there were any have none."""
+    return DIGEST_TAG in tags_of(run_id)
 
 
 def read_record(run_id: str) -> ProvenanceRecord:

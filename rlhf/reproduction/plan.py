@@ -15,18 +15,8 @@ from rlhf.hashing import dvc_md5, folder_sha256
 from rlhf.project import root, source_root
 from rlhf.provenance.record import ProvenanceRecord, canonical_sha256
 from rlhf.provenance.saved import CONFIG, DIGEST_TAG, LOCK, PATCH, USED_TAG, read_record
-from rlhf.references import OUTPUT_KINDS, StageName
+from rlhf.references import OUTPUT_KINDS, STAGE_INPUTS, StageName
 from rlhf.tracking import read_bytes, tags_of
-
-INPUTS: Mapping[StageName, tuple[StageName, ...]] = {
-    "data": (),
-    "sft": ("data",),
-    "reward_model": ("data", "sft"),
-    "reward_audit": ("data", "reward_model"),
-    "ppo": ("data", "sft", "reward_model"),
-    "evaluation": ("data", "sft", "reward_model", "ppo"),
-}
-"""Stages that can be made again alone, and those whose recorded outputs they read."""
 
 
 class NotReproducibleError(InputError):
@@ -120,7 +110,7 @@ def _check_own_stages(run_id: str) -> None:
 
 
 def _missing_inputs(run_id: str, stage: StageName | None) -> Iterator[str]:
-    for name in INPUTS[stage] if stage else ():
+    for name in STAGE_INPUTS[stage] if stage else ():
         try:
             local_path(output_of(run_id, name, OUTPUT_KINDS[name])[0])
         except (InputError, ArtifactMismatchError) as error:
@@ -128,7 +118,7 @@ def _missing_inputs(run_id: str, stage: StageName | None) -> Iterator[str]:
 
 
 def _check_stage(stage: StageName, run_id: str, record: ProvenanceRecord) -> None:
-    unfinished = [name for name in (*INPUTS[stage], stage) if name not in record.stages]
+    unfinished = [name for name in (*STAGE_INPUTS[stage], stage) if name not in record.stages]
     if unfinished:
         raise InputError(
             f"MLflow run {run_id} never finished {' and '.join(unfinished)}, so there is nothing to compare with or "

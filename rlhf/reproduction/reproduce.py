@@ -12,9 +12,9 @@ from rlhf.errors import InputError
 from rlhf.project import in_project, root
 from rlhf.provenance.record import ProvenanceRecord
 from rlhf.provenance.saved import read_record
-from rlhf.references import OUTPUT_KINDS, Reference, StageName
+from rlhf.references import OUTPUT_KINDS, STAGE_INPUTS, Reference, StageName
 from rlhf.reproduction.environment import interpreter
-from rlhf.reproduction.plan import INPUTS, Plan, make_plan
+from rlhf.reproduction.plan import Plan, make_plan
 from rlhf.reproduction.report import save_report
 from rlhf.reproduction.results import StageResult, results_of
 from rlhf.reproduction.running import RunAgainError, run_again
@@ -127,7 +127,7 @@ def _put_inputs(plan: Plan, tree: Path) -> list[str]:
     """Copy the recorded outputs that a single stage reads into the tree's store. Returns the flags that name them."""
     flags = []
     assert plan.stage is not None
-    for name in INPUTS[plan.stage]:
+    for name in STAGE_INPUTS[plan.stage]:
         trained = tracking.tags_of(plan.run_id)[f"rlhf.run.{name}"]
         tags = tracking.tags_of(trained)
         reference = OUTPUT_KINDS[name].model_validate_json(tags[tracking.OUTPUT_TAG])
