@@ -13,16 +13,9 @@ import yaml
 
 from rlhf.config import PipelineConfig
 from rlhf.metrics import METRICS
+from rlhf.references import STAGE_INPUTS
 
-STAGES = {
-    "data": (),
-    "sft": ("data",),
-    "reward_model": ("data", "sft"),
-    "reward_audit": ("data", "reward_model"),
-    "ppo": ("data", "sft", "reward_model"),
-    "evaluation": ("data", "sft", "reward_model", "ppo"),
-    "model_card": ("data", "reward_audit", "ppo", "evaluation"),
-}
+STAGES = {**STAGE_INPUTS, "model_card": ("data", "reward_audit", "ppo", "evaluation")}
 """And what each reads."""
 _START = 1_700_000_000_000  # 2023-11-14, in milliseconds
 _BETWEEN = 3_600_000

@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import Literal, get_args
 
 Kind = Literal[
     "checkpoints",
@@ -16,17 +16,7 @@ Kind = Literal[
     "data versions",
     "leftovers",
 ]
-KINDS: tuple[Kind, ...] = (
-    "checkpoints",
-    "stage outputs",
-    "downloads",
-    "data copies",
-    "results",
-    "reproductions",
-    "environments",
-    "data versions",
-    "leftovers",
-)
+KINDS: tuple[Kind, ...] = get_args(Kind)
 SHARED: tuple[Kind, ...] = ("stage outputs", "downloads", "data copies", "results")
 """What a run that is under way may ask for although nothing says so yet."""
 REMOVED_PREFIX = ".removed-"

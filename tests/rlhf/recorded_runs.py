@@ -18,15 +18,10 @@ from rlhf.provenance.code import Patch, git_state
 from rlhf.provenance.record import RECORD_FILE, StageRecord, record_bytes
 from rlhf.provenance.recording import begin_record, with_data, with_stage
 from rlhf.provenance.saved import save_code, save_record
-from rlhf.references import OUTPUT_KINDS, DatasetRef, DataSource, Reference
+from rlhf.references import OUTPUT_KINDS, STAGE_INPUTS, DatasetRef, DataSource, Reference
 
 INPUTS = {
-    "data": (),
-    "sft": ("data",),
-    "reward_model": ("data", "sft"),
-    "reward_audit": ("data", "reward_model"),
-    "ppo": ("data", "sft", "reward_model"),
-    "evaluation": ("data", "sft", "reward_model", "ppo"),
+    **STAGE_INPUTS,
     "model_card": ("data", "reward_audit", "evaluation", "ppo"),
     "comparison": ("data", "ppo", "evaluation"),
 }
