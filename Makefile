@@ -24,7 +24,7 @@ test: .venv/installed-dev ## Run the tests, but for those on servers.
 
 # A server that is busy may answer late: what fails once is tried once more, and the report says so.
 test-services: .venv/installed-dev ## Tests on real servers, through a real browser, with real crashes: about 25 minutes.
-	$(BIN)/pytest -m services --reruns 1 tests/flows
+	$(BIN)/pytest -m services --reruns 1
 
 pictures: .venv/installed-dev ## Take the pictures of docs/operating.md anew.
 	RLHF_PICTURES=docs/pictures $(BIN)/pytest -m services tests/flows/test_user_interface.py tests/flows/test_approval_form.py
