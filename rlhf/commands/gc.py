@@ -72,9 +72,11 @@ def _print(plan: "Plan", left: "list[Left]", removed: bool) -> None:
         for item in items if not removed else ():
             console.print(Text.assemble((f"{kind}: ", "dim"), item.name, (f"  {shown_bytes(item.num_bytes)}", "cyan")))
             console.print(Text(f"  {item.why}", style="dim"))
-    console.print(table)
+    if plan.items:
+        console.print(table)
     for note in (*plan.notes, *left):
         console.print(Text(f"note: {note}", style="yellow"))
     size = shown_bytes(plan.num_bytes - sum(one.num_bytes for one in left))
     console.print(Text(f"Kept: {len(plan.kept)} runs, by {plan.kept_because()}"))
-    console.print(Text(f"Removed {size}." if removed else f"{size} can go; `rlhf gc --yes` removes it.", style="bold"))
+    can_go = f"{size} can go; `rlhf gc --yes` removes it." if plan.items else "Nothing can go."
+    console.print(Text(f"Removed {size}." if removed else can_go, style="bold"))
