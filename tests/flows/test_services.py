@@ -272,14 +272,15 @@ def test_the_end_leaves_nothing_running(up: Up):
     assert up.process.returncode == 0
 
 
-def test_a_terminal_that_is_closed_stops_all(up: Up):
-    up.start()
-    everything = up.processes()
-    assert up.process.stdout is not None
-    up.process.stdout.close()
-    up.process.send_signal(signal.SIGHUP)
-    assert up.process.wait(timeout=180) == 129
-    wait_until_gone(everything, 20)
+def test_a_terminal_that_is_closed_stops_all(project_root: Path):
+    with services(project_root) as up:
+        everything = up.processes()
+        assert len(everything) >= 3
+        assert up.process.stdout is not None
+        up.process.stdout.close()
+        up.process.send_signal(signal.SIGHUP)
+        assert up.process.wait(timeout=180) == 129
+        wait_until_gone(everything, 60)
 
 
 def run_up(root: Path, *flags: str, **variables: str) -> "subprocess.CompletedProcess[str]":
