@@ -157,7 +157,7 @@ def pipeline_run(config: PipelineConfig) -> Iterator[Pipeline]:
         show_link("mlflow-run", tracking.run_url(pipeline.run_id), "The MLflow run of this pipeline")
         token = _current.set(pipeline)
         try:
-            with closing_run(pipeline.run_id):
+            with tracking.closing_run(pipeline.run_id):
                 yield pipeline
                 tracking.close_run(pipeline.run_id, "FINISHED")
         finally:
@@ -172,19 +172,6 @@ def close_killed_runs() -> list[str]:
         tracking.close_orphans(flow_run_id)
         found.append(flow_run_id)
     return found
-
-
-@contextmanager
-def closing_run(run_id: str) -> Iterator[None]:
-    """End an MLflow run as FAILED or KILLED where the block does not come to its end."""
-    try:
-        yield
-    except Exception as error:
-        tracking.close_run(run_id, "FAILED", f"{type(error).__name__}: {error}")
-        raise
-    except BaseException as error:
-        tracking.close_run(run_id, "KILLED", type(error).__name__)
-        raise
 
 
 def with_folder(source: RewardSourceConfig) -> RewardSourceConfig:
@@ -237,7 +224,7 @@ def _open(config: PipelineConfig) -> Pipeline:
     patch = working_patch(source_root()) if git.commit and git.dirty else Patch(b"", ())
     record = begin_record(config, git, patch)
     run_id = tracking.open_pipeline(_name(config, git), flow_run_id, settings, tags)
-    with closing_run(run_id):
+    with tracking.closing_run(run_id):
         save_code(run_id, patch.content)
         save_record(run_id, record)
     return Pipeline(run_id, config, record)

@@ -29,7 +29,7 @@ from rlhf.project import results_folder, root, stages_folder
 from rlhf.references import Reference, StageReport
 from rlhf.workspace import Workspace
 from tasks.display import progress_artifact
-from tasks.pipeline import closing_run, current, with_folder
+from tasks.pipeline import current, with_folder
 from tasks.slots import cores_held
 
 logger = logging.getLogger("rlhf.stage")
@@ -187,7 +187,7 @@ def _attempt(call: _Call[R]) -> R:
     inputs = {key: value for key, value in call.arguments.items() if isinstance(value, Reference)}
     run_id = tracking.open_stage(current().run_id, name, call.fingerprint, _settings(call.arguments), inputs)
     started = time.monotonic()
-    with closing_run(run_id):
+    with tracking.closing_run(run_id):
         with tracking.metric_log(run_id) as log, watching(progress_artifact(name)):
             reference = call.stage.body(Attempt(run_id, _workspace(call.folder, log)), **call.arguments)
         seconds = time.monotonic() - started

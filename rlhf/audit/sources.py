@@ -1,17 +1,15 @@
 """Is what a run has read from outside still there: a commit, a base model."""
 
-import subprocess
-
 from rlhf.audit.ledger import Ledger
 from rlhf.hashing import manifest_sha256
 from rlhf.project import root, source_root
+from rlhf.provenance.code import has_commit
 from rlhf.provenance.record import BaseRecord
 
 
 def check_commit(ledger: Ledger, commit: str) -> None:
     """Whether this clone has a commit; git itself holds the content against that name."""
-    command = ["git", "cat-file", "-e", f"{commit}^{{commit}}"]
-    if any(subprocess.run(command, cwd=one, capture_output=True, check=False).returncode == 0 for one in _trees()):
+    if any(has_commit(folder, commit) for folder in (root(), source_root()) if folder.is_dir()):
         ledger.compare("code", "git", f"commit {commit}", "in this clone", "in this clone")
     else:
         ledger.notes.append(f"commit {commit} is not in this clone; `git fetch --all` may bring it")
@@ -27,7 +25,3 @@ def check_base(ledger: Ledger, setting: str, base: BaseRecord) -> None:
         return
     found = "".join(f"{sha256}  {name}\n" for name, sha256 in ledger.files(folder).items())
     ledger.compare("files", setting, base.name, base.sha256, manifest_sha256(found))
-
-
-def _trees() -> set[str]:
-    return {str(folder) for folder in (root(), source_root()) if folder.is_dir()}

@@ -5,11 +5,10 @@ import uuid
 from typing import TYPE_CHECKING, Any
 
 from rlhf.commands.store import use_the_store
+from rlhf.references import STAGE_INPUTS
 
 if TYPE_CHECKING:
     from rlhf.reproduction.verdict import Reproduction
-
-STAGES = ("data", "sft", "reward_model", "reward_audit", "ppo", "evaluation")
 
 
 def add_arguments(commands: "argparse._SubParsersAction[Any]") -> None:
@@ -24,7 +23,9 @@ def add_arguments(commands: "argparse._SubParsersAction[Any]") -> None:
     )
     parser.set_defaults(command="reproduce", parser=parser)
     parser.add_argument("run", metavar="RUN", help="pipeline run: id, its first characters, champion, or v3")
-    parser.add_argument("--stage", choices=STAGES, help="only this stage, from the recorded outputs of those before it")
+    parser.add_argument(
+        "--stage", choices=tuple(STAGE_INPUTS), help="only this stage, from the recorded outputs of those before it"
+    )
     parser.add_argument("--threads", type=int, metavar="N", help="threads in place of those of the run")
     parser.add_argument("--keep", action="store_true", help="keep the working tree even where all is identical")
     parser.add_argument("--json", action="store_true", help="print one JSON object, and all else on standard error")

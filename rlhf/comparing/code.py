@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from rlhf.comparing.sides import Side
+from rlhf.provenance.code import has_commit
 
 MAX_COMMITS = 20
 _PACKAGES = ("rlhf", "tasks")
@@ -146,7 +147,7 @@ def _missing(sides: tuple[Side, Side], commits: tuple[str | None, str | None], r
     for side, commit in zip(sides, commits, strict=True):
         if commit is None:
             found.append(f"{side.label}: the code was in no git commit.")
-        elif commits[0] != commits[1] and not _has(repository, commit):
+        elif commits[0] != commits[1] and not has_commit(repository, commit):
             found.append(
                 f"{side.label}: commit {commit[:9]} is not in this clone, so what lies between the two cannot be told; "
                 "bring it with `git fetch --all`."
@@ -159,11 +160,6 @@ def _log(repository: Path, without: str, of: str) -> Commits:
     lines = _git(repository, "log", "--oneline", "--no-decorate", f"--max-count={MAX_COMMITS}", span).splitlines()
     number = len(lines) if len(lines) < MAX_COMMITS else int(_git(repository, "rev-list", "--count", span))
     return Commits(tuple(lines), number)
-
-
-def _has(repository: Path, commit: str) -> bool:
-    done = subprocess.run(["git", "cat-file", "-e", f"{commit}^{{commit}}"], cwd=repository, capture_output=True)
-    return done.returncode == 0
 
 
 def _git(repository: Path, *arguments: str) -> str:

@@ -63,8 +63,13 @@ class Patch:
 
 def git_state(folder: Path) -> GitState:
     """Commit and dirtiness of the git repository that `folder` is in."""
-    commit = _git(folder, "rev-parse", "HEAD")
-    return GitState(commit, dirty=bool(_git(folder, "status", "--porcelain")))
+    commit = git_answer(folder, "rev-parse", "HEAD")
+    return GitState(commit, dirty=bool(git_answer(folder, "status", "--porcelain")))
+
+
+def has_commit(folder: Path, commit: str) -> bool:
+    """Whether the clone that `folder` is in holds a commit."""
+    return git_answer(folder, "cat-file", "-e", f"{commit}^{{commit}}") is not None
 
 
 def working_patch(folder: Path) -> Patch:
@@ -129,7 +134,8 @@ def _diff(folder: Path, names: list[str]) -> bytes:
         return _run(folder, "diff", "--cached", *form, "--src-prefix=a/", "--dst-prefix=b/", "HEAD", index=index)
 
 
-def _git(folder: Path, *arguments: str) -> str | None:
+def git_answer(folder: Path, *arguments: str) -> str | None:
+    """What git says in a folder; None where it refuses, or is not there."""
     try:
         return _run(folder, *arguments).decode().strip()
     except (subprocess.CalledProcessError, FileNotFoundError):

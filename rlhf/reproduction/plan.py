@@ -1,10 +1,8 @@
 """What has to be done to make a run again, and whether all of it is at hand, before anything is trained."""
 
 import hashlib
-import subprocess
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import yaml
@@ -13,6 +11,7 @@ from rlhf.artifacts import local_path, output_of
 from rlhf.errors import ArtifactMismatchError, DataError, InputError
 from rlhf.hashing import dvc_md5, folder_sha256
 from rlhf.project import root, source_root
+from rlhf.provenance.code import git_answer, has_commit
 from rlhf.provenance.record import ProvenanceRecord, canonical_sha256
 from rlhf.provenance.saved import CONFIG, DIGEST_TAG, LOCK, PATCH, USED_TAG, read_record
 from rlhf.references import OUTPUT_KINDS, STAGE_INPUTS, StageName
@@ -160,10 +159,10 @@ def _missing_code(record: ProvenanceRecord) -> Iterator[str]:
             "commit what the code needs, and run it anew"
         )
     clone = source_root()
-    if _git(clone, "rev-parse", "--git-dir") is None:
+    if git_answer(clone, "rev-parse", "--git-dir") is None:
         yield f"{clone} is no git clone, so commit {code.commit} cannot be checked out; run this in a clone"
-    elif _git(clone, "cat-file", "-e", f"{code.commit}^{{commit}}") is None:
-        shallow = _git(clone, "rev-parse", "--is-shallow-repository") == "true"
+    elif not has_commit(clone, code.commit):
+        shallow = git_answer(clone, "rev-parse", "--is-shallow-repository") == "true"
         how = "the clone is shallow: `git fetch --unshallow`" if shallow else "`git fetch --all` may bring it"
         yield f"commit {code.commit} is not in the clone {clone}; {how}"
 
@@ -215,11 +214,3 @@ def _missing_bases(record: ProvenanceRecord, settings: Mapping[str, Any]) -> Ite
     for setting, base in record.bases.items():
         if base.sha256 is None and base.revision is None:
             yield f"{setting}: it is not known which commit of {base.name} was loaded"
-
-
-def _git(folder: Path, *arguments: str) -> str | None:
-    try:
-        done = subprocess.run(["git", *arguments], cwd=folder, capture_output=True, text=True, check=True)
-    except (subprocess.CalledProcessError, FileNotFoundError):
-        return None
-    return done.stdout.strip()

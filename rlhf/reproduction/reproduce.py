@@ -97,14 +97,8 @@ def _logged(plan: Plan, flow_run_id: str) -> Iterator[str]:
         tracking.FLOW_RUN_TAG: flow_run_id,
     }
     run_id = tracking.open_run(f"reproduction of {plan.run_id[:8]}", "reproduction", tags)
-    try:
+    with tracking.closing_run(run_id):
         yield run_id
-    except Exception as error:
-        tracking.close_run(run_id, "FAILED", f"{type(error).__name__}: {error}")
-        raise
-    except BaseException as error:
-        tracking.close_run(run_id, "KILLED", type(error).__name__)
-        raise
     tracking.close_run(run_id, "FINISHED")
 
 

@@ -200,6 +200,19 @@ def close_run(run_id: str, status: Status, message: str = "") -> None:
         logger.warning("MLflow run %s could not be marked as %s: %s", run_id, status, error)
 
 
+@contextmanager
+def closing_run(run_id: str) -> Iterator[None]:
+    """End a run as FAILED or KILLED where the block does not come to its end."""
+    try:
+        yield
+    except Exception as error:
+        close_run(run_id, "FAILED", f"{type(error).__name__}: {error}")
+        raise
+    except BaseException as error:
+        close_run(run_id, "KILLED", type(error).__name__)
+        raise
+
+
 def wait_for_approval(run_id: str) -> None:
     """Show a run that goes on once a person has answered as one that will be."""
     patiently(lambda: client().update_run(run_id, status="SCHEDULED"))
