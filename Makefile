@@ -29,8 +29,8 @@ test-services: .venv/installed-dev ## Tests on real servers, through a real brow
 pictures: .venv/installed-dev ## Take the pictures of docs/operating.md anew.
 	RLHF_PICTURES=docs/pictures $(BIN)/pytest -m services tests/flows/test_user_interface.py tests/flows/test_approval_form.py
 
-soak: .venv/installed-dev ## Kill every process and server in every stage, at three moments each: about two hours.
-	$(BIN)/pytest -m soak tests/flows/test_crashes.py
+soak: .venv/installed-dev ## Kill every process and server in every stage, at three moments each: about three hours.
+	$(BIN)/pytest -m soak tests/flows
 
 check: .venv/installed-dev ## Formatting, lint, types, and the contracts between the layers.
 	$(BIN)/ruff format --check

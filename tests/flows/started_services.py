@@ -256,6 +256,8 @@ class Up:
         return process
 
     def mlflow(self) -> MlflowClient:
+        if "--database" in self.flags:
+            return MlflowClient(f"http://127.0.0.1:{self.mlflow_port}")
         return MlflowClient(f"sqlite:///{self.root / 'mlruns' / 'mlflow.db'}")
 
     def has_mlflow_run(self, run_id: str) -> bool:
@@ -282,13 +284,14 @@ class Up:
         return sorted((self.root / ".rlhf" / "stages").glob(f"{folder}/checkpoints/*_??????"))
 
 
-def make_project(folder: Path, data: Path, mlflow: Path, prefect: Path) -> Path:
-    """A project with the embedded data committed, and stores that are migrated already."""
+def make_project(folder: Path, data: Path, mlflow: Path | None, prefect: Path) -> Path:
+    """A project with the embedded data committed, and stores that are migrated already (MLflow's may be elsewhere)."""
     shutil.copytree(data, folder)
     subprocess.run(["git", "add", "--all"], cwd=folder, check=True)
     subprocess.run(["git", "commit", "--quiet", "--message", "The embedded data"], cwd=folder, check=True)
     (folder / "mlruns").mkdir()
-    shutil.copy(mlflow, folder / "mlruns" / "mlflow.db")
+    if mlflow is not None:
+        shutil.copy(mlflow, folder / "mlruns" / "mlflow.db")
     shutil.copytree(prefect, folder / ".prefect")
     return folder
 

@@ -20,12 +20,17 @@ SEED = int(os.environ.get("RLHF_CRASH_SEED", random.randrange(10_000)))
 SFT = SMOKE["sft"] | {"num_epochs": 1}
 # A setting of each stage that changes its fingerprint, and no weight.
 KNOBS: dict[str, Callable[[int], dict[str, Any]]] = {
+    "data": lambda n: {"data": SMOKE["data"] | {"test_fraction": SMOKE["data"]["test_fraction"] + n / 1e9}},
     "sft": lambda n: {"sft": SFT | {"checkpoint_every_seconds": 0.2 + n / 1e4}},
     "reward_model": lambda n: {"reward_model": SMOKE["reward_model"] | {"checkpoint_every_seconds": 0.2 + n / 1e4}},
     "reward_audit": lambda n: {"reward_audit": {"minimum_accuracy": 0.1 + n / 1e4}},
     "ppo": lambda n: {"ppo": ppo(kl_budget=21 + n)},
     "evaluation": lambda n: {"evaluation": SMOKE["evaluation"] | {"num_side_by_side": 5 + n}},
+    "model_card": lambda n: {"name": f"smoke-{n}"},
 }
+# How long a stage is met, counted from its beginning, in seconds: the moments of a crash lie in there.
+SECONDS = dict.fromkeys(KNOBS, 3.0) | {"data": 0.9, "model_card": 0.3}
+NUM_MOMENTS = 3
 
 
 def ppo(**settings: Any) -> dict[str, Any]:
@@ -114,11 +119,17 @@ def in_stage(up: Up, run_id: str, stage: str) -> None:
     wait_for(look, 240, every=0.1)
 
 
-def crash(up: Up, kind: str, stage: str, number: int, seconds: float, expected: str) -> None:
+def seconds_into(stage: str, moment: int, number: int) -> float:
+    """When in a stage the crash of this number comes: somewhere in the moment's part of it."""
+    return (moment + random.Random(f"{SEED} {number}").random()) / NUM_MOMENTS * SECONDS[stage]
+
+
+def crash(up: Up, kill: Callable[[Up, str], None], stage: str, number: int, seconds: float, expected: str) -> None:
+    """Submit a run, crash it in a stage, and see that it ends as if nothing had been."""
     run_id = up.submit("smoke", config(**KNOBS[stage](number)))
     in_stage(up, run_id, stage)
     time.sleep(seconds)
-    KINDS[kind](up, run_id)
+    kill(up, run_id)
     wait_for(lambda: up.reachable() and up.state(run_id) in ("Completed", "Failed"), 300)
     assert up.state(run_id) == "Completed", up.log(run_id)
     assert policy(up, run_id) == expected
@@ -126,6 +137,13 @@ def crash(up: Up, kind: str, stage: str, number: int, seconds: float, expected: 
     assert "RUNNING" not in {run.info.status for run in runs}
     finished = [run.data.tags["rlhf.stage"] for run in runs[1:] if run.info.status == "FINISHED"]
     assert len(finished) == len(set(finished)), "a stage was trained twice"
+
+
+def undisturbed(up: Up) -> str:
+    """The policy of a run that was left alone."""
+    run_id = up.submit("smoke", config())
+    assert up.wait_until_ended(run_id) == "Completed", up.log(run_id)
+    return policy(up, run_id)
 
 
 @pytest.fixture(scope="module")
@@ -143,27 +161,24 @@ def up(
 
 @pytest.fixture(scope="module")
 def expected(up: Up) -> str:
-    """The policy of a run that was left alone."""
-    run_id = up.submit("smoke", config())
-    assert up.wait_until_ended(run_id) == "Completed", up.log(run_id)
-    return policy(up, run_id)
+    return undisturbed(up)
 
 
 @pytest.mark.services
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_crash_of_each_kind(up: Up, expected: str, kind: str):
     draw = random.Random(f"{SEED} {kind}")
-    stage, seconds = draw.choice([*KNOBS]), draw.uniform(0.0, 3.0)
+    stage = draw.choice([*KNOBS])
+    seconds = draw.uniform(0.0, SECONDS[stage])
     print(f"RLHF_CRASH_SEED={SEED}: {kind} killed in {stage} after {seconds:.2f} s")
-    crash(up, kind, stage, 1 + [*KINDS].index(kind), seconds, expected)
+    crash(up, KINDS[kind], stage, 1 + [*KINDS].index(kind), seconds, expected)
 
 
 @pytest.mark.soak
 @pytest.mark.timeout(900)
-@pytest.mark.parametrize("moment", range(3))
+@pytest.mark.parametrize("moment", range(NUM_MOMENTS))
 @pytest.mark.parametrize("stage", KNOBS)
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_crash_of_each_kind_in_every_stage(up: Up, expected: str, kind: str, stage: str, moment: int):
-    number = 100 + ([*KINDS].index(kind) * len(KNOBS) + [*KNOBS].index(stage)) * 3 + moment
-    seconds = moment + random.Random(f"{SEED} {number}").random()
-    crash(up, kind, stage, number, seconds, expected)
+    number = 100 + ([*KINDS].index(kind) * len(KNOBS) + [*KNOBS].index(stage)) * NUM_MOMENTS + moment
+    crash(up, KINDS[kind], stage, number, seconds_into(stage, moment, number), expected)

@@ -1,4 +1,4 @@
-"""`rlhf up --database` on a PostgreSQL server of the test's own, with several runs at a time."""
+"""`rlhf up --database` on a PostgreSQL server of the test's own: several runs at a time, and that server killed."""
 
 import os
 import shutil
@@ -6,16 +6,17 @@ import subprocess
 import tempfile
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 import psutil
 import psycopg
 import pytest
-from started_services import free_port, services, wait_for, wait_until_gone
+from started_services import Up, free_port, make_project, services, wait_for, wait_until_gone
+from test_crashes import KNOBS, NUM_MOMENTS, crash, seconds_into, undisturbed
 from test_services import long_run, recipe, stages_of
 
-pytestmark = pytest.mark.services
 PROGRAMS = sorted(Path("/usr/lib/postgresql").glob("*/bin"))
 
 
@@ -58,8 +59,8 @@ class Server:
         subprocess.run(as_postgres, check=True, capture_output=True)
 
 
-@pytest.fixture
-def database() -> Iterator[Server]:
+@contextmanager
+def postgresql() -> Iterator[Server]:
     if not PROGRAMS:
         pytest.skip("PostgreSQL is not installed: apt-get install postgresql")
     # Not below the tests' own folder, which only its owner may enter.
@@ -67,11 +68,45 @@ def database() -> Iterator[Server]:
     folder.chmod(0o777)
     server = Server(folder, free_port())
     server.make()
-    yield server
-    server.stop()
-    shutil.rmtree(folder, ignore_errors=True)
+    try:
+        yield server
+    finally:
+        server.stop()
+        shutil.rmtree(folder, ignore_errors=True)
 
 
+@pytest.fixture
+def database() -> Iterator[Server]:
+    with postgresql() as server:
+        yield server
+
+
+@dataclass(frozen=True)
+class Soak:
+    """What all crashes of the soak share: servers on one database, and the policy of a run that was left alone."""
+
+    up: Up
+    database: Server
+    expected: str
+
+    def kill_database(self, up: Up, run_id: str) -> None:
+        """It is gone for five seconds. Where Prefect could not do without it, a person clicks Retry."""
+        self.database.kill()
+        time.sleep(5)
+        self.database.start()
+        wait_for(lambda: up.reachable() and up.state(run_id) in ("Completed", "Failed", "Crashed"), 300)
+        if up.state(run_id) != "Completed":
+            up.retry(run_id)
+
+
+@pytest.fixture(scope="module")
+def soak(tmp_path_factory: pytest.TempPathFactory, migrated_prefect: Path, embedded_data: Path) -> Iterator[Soak]:
+    root = make_project(tmp_path_factory.mktemp("postgresql") / "project", embedded_data, None, migrated_prefect)
+    with postgresql() as server, services(root, "--database", server.url) as up:
+        yield Soak(up, server, undisturbed(up))
+
+
+@pytest.mark.services
 def test_four_runs_at_once_all_complete(embedded_project: Path, database: Server):
     with services(embedded_project, "--database", database.url) as up:
         # Two of them share the data stage and SFT, so one trains what the other finds.
@@ -93,6 +128,7 @@ def test_four_runs_at_once_all_complete(embedded_project: Path, database: Server
         up.stop()
 
 
+@pytest.mark.services
 def test_the_database_may_be_killed_and_come_back(embedded_project: Path, database: Server):
     with services(embedded_project, "--database", database.url) as up:
         run_id = up.submit("smoke", long_run())
@@ -110,3 +146,12 @@ def test_the_database_may_be_killed_and_come_back(embedded_project: Path, databa
             runs = connection.execute("SELECT status, count(*) FROM mlflow.runs GROUP BY status").fetchall()
         assert "RUNNING" not in {status for status, _ in runs}, runs
         up.stop()
+
+
+@pytest.mark.soak
+@pytest.mark.timeout(900)
+@pytest.mark.parametrize("moment", range(NUM_MOMENTS))
+@pytest.mark.parametrize("stage", KNOBS)
+def test_a_killed_database_in_every_stage(soak: Soak, stage: str, moment: int):
+    number = 1000 + [*KNOBS].index(stage) * NUM_MOMENTS + moment
+    crash(soak.up, soak.kill_database, stage, number, seconds_into(stage, moment, number), soak.expected)
