@@ -7,6 +7,7 @@ import shutil
 import signal
 import socket
 import subprocess
+import tempfile
 import threading
 from collections.abc import Iterator, Mapping
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -61,8 +62,10 @@ def stages_of(up: Up, run_id: str) -> Mapping[str, str]:
 
 def policy(up: Up, run_id: str) -> str:
     """sha256 of the weights that a run ended with."""
-    card = Path(up.mlflow_runs(run_id)[-1].info.artifact_uri.removeprefix("file://"))
-    return hashlib.sha256((card / "output" / "model.safetensors").read_bytes()).hexdigest()
+    card = up.mlflow_runs(run_id)[-1].info.run_id
+    with tempfile.TemporaryDirectory() as folder:
+        weights = up.mlflow().download_artifacts(card, "output/model.safetensors", folder)
+        return hashlib.sha256(Path(weights).read_bytes()).hexdigest()
 
 
 def in_ppo(up: Up, run_id: str) -> None:
