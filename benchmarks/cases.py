@@ -17,6 +17,7 @@ class Case:
         settings: of both sides; the peer's micro-batch is theirs.
         dtype: ours; the peer knows only fp32.
         sharing: ours.
+        side_by_side: ours; policy and value model work at the same time.
         micro_batch: ours; small ones cost some time and save memory.
         target: ratio of episodes a second, ours over the peer's, at least; None where it is only reported.
         memory_target: ratio of peak memory, ours over the peer's, at most.
@@ -28,6 +29,7 @@ class Case:
     settings: Settings = field(default_factory=Settings)
     dtype: str = "bf16"
     sharing: str = "none"
+    side_by_side: bool = False
     micro_batch: int = 8
     target: float | None = None
     memory_target: float | None = None
@@ -35,7 +37,8 @@ class Case:
     def our_flags(self, micro_batch: int | None) -> list[str]:
         """Flags of `our_ppo` beside the models'. Ours may cut its batches in another way than the peer."""
         settings = replace(self.settings, micro_batch=micro_batch or self.micro_batch)
-        return [*settings.flags(), "--dtype", self.dtype, "--sharing", self.sharing]
+        flags = [*settings.flags(), "--dtype", self.dtype, "--sharing", self.sharing]
+        return [*flags, "--side-by-side"] if self.side_by_side else flags
 
     @property
     def peer_key(self) -> tuple[str, Settings]:

@@ -28,7 +28,7 @@ from rlhf.ppo.learner import Learner, make_learner, take_update
 from rlhf.ppo.models import load_models
 
 
-def ppo_config(settings: Settings, sharing: str) -> PPOConfig:
+def ppo_config(settings: Settings, sharing: str, side_by_side: bool) -> PPOConfig:
     """The settings in the project's own terms: one learning rate for both models, one minibatch, no warm-up."""
     return PPOConfig.model_validate(
         {
@@ -46,6 +46,7 @@ def ppo_config(settings: Settings, sharing: str) -> PPOConfig:
             "kl_coef": settings.kl_coef,
             "missing_eos_penalty": settings.missing_eos_penalty,
             "sharing": sharing,
+            "side_by_side": side_by_side,
             "lora": LoraConfig() if sharing == "adapters" else None,
         }
     )
@@ -53,7 +54,7 @@ def ppo_config(settings: Settings, sharing: str) -> PPOConfig:
 
 def load(parsed: argparse.Namespace, settings: Settings, scratch: Path) -> Learner:
     """A learner on the given models, laid out in `scratch` (as links) the way the stages leave them."""
-    config = ppo_config(settings, parsed.sharing)
+    config = ppo_config(settings, parsed.sharing, parsed.side_by_side)
     compute = ComputeConfig.model_validate(
         {"device": settings.device, "dtype": parsed.dtype, "num_threads": settings.threads}
     )
@@ -72,15 +73,20 @@ def load(parsed: argparse.Namespace, settings: Settings, scratch: Path) -> Learn
     return make_learner(config, setup, models, rollouts.Prompts([[] for _ in prompts], prompts))
 
 
-def watch(clock: PhaseClock) -> None:
+def watch(clock: PhaseClock, side_by_side: bool) -> None:
     """Count the library's phases."""
     forward = {"with_policy": "policy_logprobs", "with_values": "values", "logprobs": "ref_logprobs"}
     training = {"policy": "policy_training", "value": "value_training", "both": "policy_and_value_training"}
     clock.watch(rollouts, "sample", "generation")
+    clock.watch(updates, "_step", "optimizer")
+    if side_by_side:  # what goes on at the same time is counted once
+        clock.watch(rollouts, "_policy_and_values", "policy_logprobs_and_values")
+        clock.watch(rollouts, "_scores_and_ref_logprobs", "scores_and_ref_logprobs")
+        clock.watch(updates._Step, "accumulate_side_by_side", "policy_and_value_training")
+        return
     clock.watch(rollouts, "by_rows", lambda rows, *_, **__: forward.get(rows.__name__, "policy_logprobs_and_values"))
     clock.watch(rollouts, "score_responses", "scores")
     clock.watch(updates._Step, "accumulate", lambda _, losses: training[losses.__name__])
-    clock.watch(updates, "_step", "optimizer")
 
 
 def run(
@@ -114,12 +120,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--dtype", choices=("bf16", "fp32"), default="bf16")
     parser.add_argument("--warmup-updates", type=int, default=0, help="first updates that are not counted at all")
     parser.add_argument("--sharing", choices=("none", "adapters", "trunk"), default="none")
+    parser.add_argument("--side-by-side", action="store_true", help="policy and value model work at the same time")
     parsed = parser.parse_args(arguments)
     settings = settings_of(parsed)
     with tempfile.TemporaryDirectory(prefix="bench_ours_") as scratch:
         learner = load(parsed, settings, Path(scratch))
         clock = PhaseClock(torch.cuda.synchronize if settings.device == "cuda" else lambda: None)
-        watch(clock)
+        watch(clock, parsed.side_by_side)
         optimizers = learner.learning.optimizers
         steps = {id(optimizer): 0 for optimizer in (optimizers.policy, optimizers.value)}
 

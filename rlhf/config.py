@@ -336,6 +336,9 @@ class PPOConfig(Section):
     sharing: Literal["none", "adapters", "trunk"] = "none"
     """none: four models. adapters: policy, value and reward models are LoRA adapters over one frozen backbone (needs
     ppo.lora and reward_model.lora). trunk: the value head stands on the policy's own backbone."""
+    side_by_side: bool = False
+    """Policy and value model work at the same time, each on half of compute.num_threads: faster on a CPU, and takes
+    the memory of both. Needs sharing none, an even number of threads and one process."""
     length_penalty: NonNegative = 0.0
     """Subtracted from the score for every response token beyond length_penalty_free_tokens."""
     length_penalty_free_tokens: Annotated[int, Field(ge=0)] = 0
@@ -372,6 +375,10 @@ class PPOConfig(Section):
             raise ValueError("ptx_batch_size is set but ptx_coef is 0, so it would be ignored")
         if self.sharing == "adapters" and self.lora is None:
             raise ValueError("sharing is adapters but lora is not set; set ppo.lora, or another sharing")
+        if self.side_by_side and self.sharing != "none":
+            raise ValueError(
+                f"side_by_side is for models that share nothing, but sharing is {self.sharing}; set the former to false"
+            )
         return self
 
     @model_validator(mode="after")
@@ -408,8 +415,12 @@ class PPOConfig(Section):
         return self.rollout_size // self.num_minibatches
 
 
-def uneven_shares(ppo: PPOConfig, compute: ComputeConfig) -> str | None:
-    """Why the processes cannot share a minibatch evenly, and what to do; None where they can."""
+def cannot_share(ppo: PPOConfig, compute: ComputeConfig) -> str | None:
+    """Why processes or threads cannot share PPO's work as they are told to, and what to do; None where they can."""
+    return _uneven_processes(ppo, compute) or _not_side_by_side(ppo, compute)
+
+
+def _uneven_processes(ppo: PPOConfig, compute: ComputeConfig) -> str | None:
     share, rest = divmod(ppo.minibatch_size, compute.num_processes)
     if rest:
         return (
@@ -421,6 +432,24 @@ def uneven_shares(ppo: PPOConfig, compute: ComputeConfig) -> str | None:
             f"a process's share of a minibatch is {share} episodes (ppo.rollout_size / ppo.num_minibatches / "
             f"compute.num_processes), which is not a multiple of ppo.micro_batch_size ({ppo.micro_batch_size}); change "
             f"one of the four"
+        )
+    return None
+
+
+def _not_side_by_side(ppo: PPOConfig, compute: ComputeConfig) -> str | None:
+    if not ppo.side_by_side:
+        return None
+    if compute.device == "cuda":
+        return "ppo.side_by_side shares out threads of the CPU, but compute.device is cuda; set it to false"
+    if compute.num_threads % 2:
+        return (
+            f"ppo.side_by_side gives each model half of the threads, but compute.num_threads is {compute.num_threads}; "
+            f"make it even, or set ppo.side_by_side to false"
+        )
+    if compute.num_processes > 1:
+        return (
+            f"ppo.side_by_side is for one process, but compute.num_processes is {compute.num_processes}, which share "
+            f"the cores already; set ppo.side_by_side to false"
         )
     return None
 
@@ -494,9 +523,9 @@ class PipelineConfig(Section):
         return self
 
     @model_validator(mode="after")
-    def _processes_share_evenly(self) -> Self:
-        if uneven := uneven_shares(self.ppo, self.compute):
-            raise ValueError(uneven)
+    def _work_can_be_shared(self) -> Self:
+        if reason := cannot_share(self.ppo, self.compute):
+            raise ValueError(reason)
         return self
 
     @property

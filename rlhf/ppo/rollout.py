@@ -7,6 +7,7 @@ rows, and all of them hold the whole rollout.
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 import torch
 from torch import Tensor
@@ -19,11 +20,14 @@ from rlhf.logprobs import chosen_logprobs, chosen_logprobs_and_entropy, response
 from rlhf.ppo import processes
 from rlhf.ppo.advantages import estimate_advantages
 from rlhf.ppo.kl import kl_k1, token_rewards
+from rlhf.ppo.lanes import side_by_side
 from rlhf.ppo.models import Models
 from rlhf.ppo.sources import Moments, Responses, Source, combine, penalized, raw_scores
 from rlhf.ppo.value_model import TrunkValueHead
 from rlhf.sequences import SequenceBatch, batches_by_length, pad_sequences
 
+A = TypeVar("A")
+B = TypeVar("B")
 RowFunction = Callable[[SequenceBatch], tuple[Tensor, ...]]
 
 
@@ -108,8 +112,7 @@ def collect_rollout(
     mask, lengths = rows.batch.response_mask, rows.batch.response_mask.sum(1)
     ended = has_ended(rows)
     old_logprobs, entropy, values = _policy_and_values(config, setup, models, rows.batch)
-    (ref_logprobs,) = by_rows(_logprobs(models.ref_policy, config, setup), rows.batch, config)
-    source_scores = score_responses(config, setup, models, rows)
+    source_scores, ref_logprobs = _scores_and_ref_logprobs(config, setup, models, rows)
     combined, moments = combine(models.sources, source_scores, moments)
     scores = penalized(combined, ended, lengths, config)
     kl = kl_k1(old_logprobs, ref_logprobs)
@@ -216,10 +219,37 @@ def _policy_and_values(config: PPOConfig, setup: Setup, models: Models, batch: S
     if isinstance(models.value_model, TrunkValueHead):
         with kept_casts(setup.compute):
             return by_rows(lambda rows: (*with_policy(rows), *with_values(rows)), batch, config, num_results=3)
-    with kept_casts(setup.compute):
-        of_policy = by_rows(with_policy, batch, config, num_results=2)
-    with kept_casts(setup.compute):
-        return (*of_policy, *by_rows(with_values, batch, config))
+
+    def of_policy() -> tuple[Tensor, ...]:
+        with kept_casts(setup.compute):
+            return by_rows(with_policy, batch, config, num_results=2)
+
+    def of_value_model() -> tuple[Tensor, ...]:
+        with kept_casts(setup.compute):
+            return by_rows(with_values, batch, config)
+
+    logprobs_and_entropy, values = _both(config, setup, of_policy, of_value_model)
+    return (*logprobs_and_entropy, *values)
+
+
+def _scores_and_ref_logprobs(
+    config: PPOConfig, setup: Setup, models: Models, rows: Responses
+) -> tuple[dict[str, Tensor], Tensor]:
+    """Scores [B] of every source, and log-probabilities [B, R] under the SFT policy."""
+    return _both(
+        config,
+        setup,
+        # In this thread: a reward function may be of a kind that wants always the same one.
+        lambda: score_responses(config, setup, models, rows),
+        lambda: response_logprobs_of(models.ref_policy, rows.batch, config, setup),
+    )
+
+
+def _both(config: PPOConfig, setup: Setup, first: Callable[[], A], second: Callable[[], B]) -> tuple[A, B]:
+    """At the same time where that is configured, in turn otherwise."""
+    if config.side_by_side:
+        return side_by_side(setup.compute, first, second)
+    return first(), second()
 
 
 def _logprobs(model: object, config: PPOConfig, setup: Setup) -> RowFunction:

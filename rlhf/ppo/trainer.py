@@ -5,14 +5,16 @@ import logging
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from rlhf.compute import configure
-from rlhf.config import PPOConfig, Setup, uneven_shares
+from rlhf.config import PPOConfig, Setup, cannot_share
 from rlhf.conversations import Conversation, encode_pairs, encode_prompts
 from rlhf.disk import check_room
 from rlhf.errors import ConfigError, DataError
+from rlhf.hashing import folder_sha256
 from rlhf.ppo import processes
 from rlhf.ppo.alarms import Alarm, Memory, watch_evaluations, watch_update
 from rlhf.ppo.candidates import best_evaluation, keep_candidate, remove_other_candidates, write_results
@@ -57,12 +59,16 @@ class Run:
         """Seed, model and compute."""
         return self.learner.learning.setup
 
-    @property
+    @cached_property
     def settings(self) -> dict[str, Any]:
-        """All settings of the run by name, as JSON."""
+        """All settings of the run by name, as JSON. A folder counts by what is in it: a project may move."""
         compute = self.setup.compute.model_dump(mode="json")
         of_compute = {f"compute.{name}": value for name, value in compute.items()}
-        return self.config.model_dump(mode="json") | of_compute | {"seed": self.setup.seed}
+        settings = self.config.model_dump(mode="json") | of_compute | {"seed": self.setup.seed}
+        for source in settings["rewards"]:
+            if source["path"] is not None and Path(source["path"]).is_dir():
+                source["path"] = f"sha256:{folder_sha256(Path(source['path']))}"
+        return settings
 
     def log(self, metrics: Mapping[str, float], step: int | None) -> None:
         """Log metrics, once for all processes."""
@@ -90,13 +96,13 @@ def train_ppo(
         TrainingDivergedError: a loss that is not finite.
         StartError: KL or ratio is wrong at the start.
         DataError: there are no prompts.
-        ConfigError: the minibatch does not divide among the processes, or more or fewer were started.
+        ConfigError: processes or threads cannot share the work as they are told to, or more or fewer were started.
         CheckpointError: a checkpoint cannot be written, or is of another configuration.
         DiskSpaceError: there is no room for the checkpoints.
         ProcessesError: a process died, or they no longer hold the same weights.
     """
-    if uneven := uneven_shares(config, setup.compute):
-        raise ConfigError(uneven)
+    if reason := cannot_share(config, setup.compute):
+        raise ConfigError(reason)
     if setup.compute.num_processes > 1 and processes.num_started() == 1:
         train_in_processes(config, setup, data, start, reward_models, workspace)
         return

@@ -16,6 +16,7 @@ from rlhf.compute import autocast, kept_casts, seeded
 from rlhf.config import PPOConfig, Setup
 from rlhf.logprobs import chosen_logprobs, chosen_logprobs_and_entropy, response_logits
 from rlhf.ppo import processes
+from rlhf.ppo.lanes import side_by_side
 from rlhf.ppo.loss import policy_loss, value_loss
 from rlhf.ppo.models import Models
 from rlhf.ppo.ptx import Demonstrations, demonstration_loss
@@ -102,7 +103,7 @@ def step_minibatch(
     """One optimizer step of each model on the rows `index`.
 
     Gradients are accumulated over micro-batches, and over processes, whose sums make up the whole minibatch's mean.
-    The two models take turns, so that only one of them has gradients at a time.
+    The two models take turns, so that only one of them has gradients at a time, unless they work side by side.
 
     Args:
         learning: settings, models and optimizers.
@@ -117,6 +118,9 @@ def step_minibatch(
     norms = {}
     if isinstance(models.value_model, TrunkValueHead):
         step.accumulate(step.both)
+        norms["value_grad_norm"] = _step(learning.optimizers.value, config)
+    elif config.side_by_side and train_policy:
+        step.accumulate_side_by_side()
         norms["value_grad_norm"] = _step(learning.optimizers.value, config)
     else:
         step.accumulate(step.value)
@@ -152,6 +156,11 @@ class _Step:
                 (loss / self.num_tokens).backward()
                 for name, value in totals.items():
                     self.totals[name] = self.totals[name] + value.detach().double().cpu()
+
+    def accumulate_side_by_side(self) -> None:
+        """The passes of both models at the same time."""
+        compute = self.learning.setup.compute
+        side_by_side(compute, lambda: self.accumulate(self.policy), lambda: self.accumulate(self.value))
 
     def value(self, rows: Tensor, batch: SequenceBatch) -> tuple[Tensor, Totals]:
         """The value model's own pass and loss."""

@@ -153,5 +153,5 @@ def test_the_database_may_be_killed_and_come_back(embedded_project: Path, databa
 @pytest.mark.parametrize("moment", range(NUM_MOMENTS))
 @pytest.mark.parametrize("stage", KNOBS)
 def test_a_killed_database_in_every_stage(soak: Soak, stage: str, moment: int):
-    number = 1000 + [*KNOBS].index(stage) * NUM_MOMENTS + moment
+    number = 300 + [*KNOBS].index(stage) * NUM_MOMENTS + moment
     crash(soak.up, soak.kill_database, stage, number, seconds_into(stage, moment, number), soak.expected)

@@ -1,13 +1,16 @@
 """Pipeline runs as MLflow has them once they are over, made without training anything: a stage takes milliseconds."""
 
 import contextlib
+import shutil
 import sqlite3
 import subprocess
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from tempfile import TemporaryDirectory
+
+import pytest
 
 from rlhf import artifacts, tracking
 from rlhf.config import PipelineConfig
@@ -46,6 +49,19 @@ class Audited:
     root: Path
     first: Recorded
     second: Recorded
+
+
+@contextlib.contextmanager
+def new_project(folder: Path, repository: Path, mlflow: Path) -> Iterator[None]:
+    """Make a project with data, committed; inside, RLHF_ROOT names it."""
+    shutil.copytree(repository, folder)
+    (folder / "mlruns").mkdir()
+    shutil.copy(mlflow, folder / "mlruns" / "mlflow.db")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("RLHF_ROOT", str(folder))
+        make_data(folder)
+        commit(folder)
+        yield
 
 
 def make_data(folder: Path, rows: int = 20) -> str:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 from filelock import FileLock
-from recorded_runs import Recorded, age, commit, make_data, open_attempt, record_run
+from recorded_runs import Recorded, age, commit, make_data, new_project, open_attempt, record_run
 
 from rlhf import artifacts, registry, tracking
 from rlhf.audit.named import resolve
@@ -36,13 +36,7 @@ def four_runs(
 ) -> tuple[Path, dict[str, Recorded]]:
     """Of old runs the champion has used stages of `first`, and nothing needs `lost` and the rest of `first`."""
     root = tmp_path_factory.mktemp("kept") / "project"
-    shutil.copytree(empty_repository, root)
-    (root / "mlruns").mkdir()
-    shutil.copy(migrated_mlflow, root / "mlruns" / "mlflow.db")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("RLHF_ROOT", str(root))
-        make_data(root)
-        commit(root)
+    with new_project(root, empty_repository, migrated_mlflow):
         first = record_run(PipelineConfig())
         cached = {stage: first.outputs[stage] for stage in REUSED}
         champion = record_run(PipelineConfig(seed=1), cached=cached)

@@ -4,7 +4,7 @@ import shutil
 from pathlib import Path
 
 import pytest
-from recorded_runs import Audited, Recorded, commit, make_data, record_run
+from recorded_runs import Audited, Recorded, new_project, record_run
 
 from rlhf import tracking
 from rlhf.config import PipelineConfig
@@ -15,13 +15,7 @@ def two_runs(
     migrated_mlflow: Path, empty_repository: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> tuple[Path, Recorded, Recorded]:
     root = tmp_path_factory.mktemp("audited") / "project"
-    shutil.copytree(empty_repository, root)
-    (root / "mlruns").mkdir()
-    shutil.copy(migrated_mlflow, root / "mlruns" / "mlflow.db")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("RLHF_ROOT", str(root))
-        make_data(root)
-        commit(root)
+    with new_project(root, empty_repository, migrated_mlflow):
         long = "x" * 600  # more than a parameter holds
         config = PipelineConfig(name="audited")
         first = record_run(config.model_copy(update={"name": f"audited {long}"}), patch=b"a patch\n")

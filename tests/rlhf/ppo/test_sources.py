@@ -13,6 +13,7 @@ from transformers import LlamaConfig, LlamaForSequenceClassification, PreTrained
 from rlhf.config import PPOConfig, RewardSourceConfig
 from rlhf.errors import ConfigError, ModelError
 from rlhf.models import save_model
+from rlhf.ppo.checkpoint import CheckpointError
 from rlhf.ppo.sources import Moments, Responses, RewardSourceError, Source, combine, load_sources, raw_scores
 from rlhf.sequences import pad_sequences
 
@@ -373,3 +374,29 @@ def test_a_functions_module_is_imported_once(offer, tiny_run):
     offer(f"IMPORTED = []\nIMPORTED.append(1)\n{LENGTH}")
     tiny_run()(num_updates=2, rewards=ONLY_LENGTH)
     assert sys.modules["my_rewards"].IMPORTED == [1]
+
+
+class TestAnInterruptedRun:
+    """With a reward model of its own, which is told by what is in its folder."""
+
+    @pytest.fixture
+    def interrupted(self, tiny_run, save_reward_model):
+        folder = save_reward_model("safety", seed=9)
+        run = tiny_run()
+        run.interrupt_at = 2
+        with pytest.raises(KeyboardInterrupt):
+            run(rewards=foreign(folder).rewards)
+        run.interrupt_at = None
+        return run, folder
+
+    def test_goes_on_where_the_folder_has_moved(self, interrupted, tmp_path, caplog):
+        run, folder = interrupted
+        with caplog.at_level("INFO", logger="rlhf.ppo.trainer"):
+            run(rewards=foreign(folder.rename(tmp_path / "moved")).rewards)
+        assert "PPO goes on from" in caplog.text
+
+    def test_is_refused_where_the_model_is_another(self, interrupted, save_reward_model):
+        run, folder = interrupted
+        save_reward_model("safety", seed=10)
+        with pytest.raises(CheckpointError, match="rewards"):
+            run(rewards=foreign(folder).rewards)
