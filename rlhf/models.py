@@ -19,6 +19,7 @@ from rlhf.compute import autocast, in_fp32, seeded
 from rlhf.config import ArchitectureConfig, ComputeConfig, Setup
 from rlhf.errors import ConfigError, ModelError
 from rlhf.lean import make_lean, prepare_last_block, register_attention, taking
+from rlhf.products import multiply_by_onednn
 from rlhf.sequences import batches_by_length, positions
 from rlhf.tokenizers import check_folder, load_tokenizer, prepare_tokenizer
 
@@ -171,7 +172,7 @@ def _load(auto_class: Any, name: str, compute: ComputeConfig, revision: str | No
         )
     except (OSError, ValueError) as error:
         raise ModelError(f"the model {name} cannot be loaded: {error}") from error
-    return prepare_last_block(make_lean(model) if compute.dtype == "bf16" else model)
+    return prepare_last_block(make_lean(model) if compute.dtype == "bf16" else multiply_by_onednn(model))
 
 
 def _attention(compute: ComputeConfig) -> str:
