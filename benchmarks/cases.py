@@ -57,7 +57,15 @@ CASES = {
         Case("2M-epochs4", "1.84M, 4 epochs", "2M", micro_batch=32, target=2.2),
         Case("20M-epochs4-fp32", "20M, 4 epochs, fp32", "20M", dtype="fp32", target=1.1),
         Case("20M-epochs1", "20M, 1 epoch, models side by side", "20M", _ONE_EPOCH, side_by_side=True, target=3.0),
-        Case("ends-epochs4", "20M, 4 epochs, responses end", "ends", _ENDS, micro_batch=16, target=4.0),
+        Case(
+            "ends-epochs4",
+            "20M, 4 epochs, responses end, models side by side",
+            "ends",
+            _ENDS,
+            side_by_side=True,
+            micro_batch=16,
+            target=4.0,
+        ),
         Case("20M-trunk", "20M, 4 epochs, value head on the policy's trunk", "20M", sharing="trunk"),
         Case("20M-adapters", "20M, 4 epochs, adapters", "20M", sharing="adapters", micro_batch=4, memory_target=0.28),
     )

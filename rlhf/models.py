@@ -156,7 +156,8 @@ def _build(setup: Setup, tokenizer: Any) -> Any:
         attn_implementation=_attention(setup.compute),
     )
     torch.manual_seed(seeded(setup.seed, "initialization"))
-    return LlamaForCausalLM(config)
+    model = LlamaForCausalLM(config)
+    return model if setup.compute.dtype == "bf16" else multiply_by_onednn(model)
 
 
 def _load(auto_class: Any, name: str, compute: ComputeConfig, revision: str | None = None) -> Any:

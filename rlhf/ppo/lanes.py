@@ -19,7 +19,8 @@ B = TypeVar("B")
 def side_by_side(compute: ComputeConfig, first: Callable[[], A], second: Callable[[], B]) -> tuple[A, B]:
     """Call both at once and return what they return.
 
-    Whether gradients are wanted and what autocast does holds for one thread, so each call says it for itself.
+    Whether gradients are wanted and what autocast does holds for one thread, so each call says it for itself. An error of
+    the first, or an interrupt, does not wait for the second, which then ends by itself.
 
     Args:
         compute: its threads, an even number, are shared out.
@@ -32,10 +33,11 @@ def side_by_side(compute: ComputeConfig, first: Callable[[], A], second: Callabl
         torch.set_num_threads(half)
         return work()
 
+    other = ThreadPoolExecutor(1, "rlhf-lane")
     try:
         torch.set_num_threads(half)
-        with ThreadPoolExecutor(1) as other:
-            of_second = other.submit(on_half, second)
-            return first(), of_second.result()
+        of_second = other.submit(on_half, second)
+        return first(), of_second.result()
     finally:
+        other.shutdown(wait=False)
         torch.set_num_threads(compute.num_threads)

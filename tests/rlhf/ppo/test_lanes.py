@@ -59,6 +59,18 @@ def test_an_error_of_either_is_raised_here_and_the_threads_come_back(failing):
     assert torch.get_num_threads() == 2
 
 
+def test_an_interrupt_does_not_wait_for_the_other():
+    go_on = threading.Event()
+
+    def interrupt():
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        side_by_side(TWO, interrupt, lambda: go_on.wait(60))
+    assert not go_on.is_set()
+    go_on.set()
+
+
 def test_side_by_side_learns_what_one_after_the_other_learns(make_learner):
     # One thread a model either way, so that even the bits agree.
     metrics, weights = updates(make_learner, num_threads=1)
