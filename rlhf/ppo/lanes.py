@@ -19,8 +19,8 @@ B = TypeVar("B")
 def side_by_side(compute: ComputeConfig, first: Callable[[], A], second: Callable[[], B]) -> tuple[A, B]:
     """Call both at once and return what they return.
 
-    Whether gradients are wanted and what autocast does holds for one thread, so each call says it for itself. An error of
-    the first, or an interrupt, does not wait for the second, which then ends by itself.
+    Whether gradients are wanted and what autocast does holds for one thread, so each call says it for itself. An error
+    of the first, or an interrupt, does not wait for the second, which then ends by itself.
 
     Args:
         compute: its threads, an even number, are shared out.
