@@ -8,6 +8,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import psutil
@@ -81,6 +82,16 @@ def database() -> Iterator[Server]:
         yield server
 
 
+def kill_for_a_while(database: Server, up: Up, run_id: str) -> None:
+    """It is gone for five seconds. Where Prefect could not do without it, a person clicks Retry."""
+    database.kill()
+    time.sleep(5)
+    database.start()
+    wait_for(lambda: up.reachable() and up.state(run_id) in ("Completed", "Failed", "Crashed"), 300)
+    if up.state(run_id) != "Completed":
+        up.retry(run_id)
+
+
 @dataclass(frozen=True)
 class Soak:
     """What all crashes of the soak share: servers on one database, and the policy of a run that was left alone."""
@@ -88,15 +99,6 @@ class Soak:
     up: Up
     database: Server
     expected: str
-
-    def kill_database(self, up: Up, run_id: str) -> None:
-        """It is gone for five seconds. Where Prefect could not do without it, a person clicks Retry."""
-        self.database.kill()
-        time.sleep(5)
-        self.database.start()
-        wait_for(lambda: up.reachable() and up.state(run_id) in ("Completed", "Failed", "Crashed"), 300)
-        if up.state(run_id) != "Completed":
-            up.retry(run_id)
 
 
 @pytest.fixture(scope="module")
@@ -133,13 +135,8 @@ def test_the_database_may_be_killed_and_come_back(embedded_project: Path, databa
     with services(embedded_project, "--database", database.url) as up:
         run_id = up.submit("smoke", long_run())
         wait_for(lambda: up.checkpoints("ppo-*"), 240)
-        database.kill()
-        time.sleep(5)
-        database.start()
-        wait_for(lambda: up.reachable() and up.state(run_id) in ("Completed", "Failed", "Crashed"), 300)
-        if up.state(run_id) != "Completed":
-            up.retry(run_id)
-            wait_for(lambda: up.state(run_id) == "Completed", 300)
+        kill_for_a_while(database, up, run_id)
+        wait_for(lambda: up.state(run_id) == "Completed", 300)
         wanted = {"data", "sft", "reward_model", "reward_audit", "ppo", "evaluation", "model_card"}
         assert set(stages_of(up, run_id)) == wanted
         with psycopg.connect(database.url) as connection:
@@ -154,4 +151,11 @@ def test_the_database_may_be_killed_and_come_back(embedded_project: Path, databa
 @pytest.mark.parametrize("stage", KNOBS)
 def test_a_killed_database_in_every_stage(soak: Soak, stage: str, moment: int):
     number = 300 + [*KNOBS].index(stage) * NUM_MOMENTS + moment
-    crash(soak.up, soak.kill_database, stage, number, seconds_into(stage, moment, number), soak.expected)
+    crash(
+        soak.up,
+        partial(kill_for_a_while, soak.database),
+        stage,
+        number,
+        seconds_into(stage, moment, number),
+        soak.expected,
+    )
