@@ -12,8 +12,9 @@ import torch
 
 from rlhf.config import ComputeConfig
 from rlhf.errors import ConfigError
+from rlhf.products import kept_layouts
 
-_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # of malloc.h
+_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD, _M_ARENA_MAX = -1, -3, -8  # of malloc.h
 _KEPT_BYTES = 2**31 - 1
 # oneDNN makes a kernel for every shape and keeps 1,024 of them, half a megabyte each; a pass of one width has about 40.
 _KEPT_KERNELS = "64"
@@ -43,8 +44,11 @@ def autocast(compute: ComputeConfig) -> AbstractContextManager[Any]:
 
 @contextmanager
 def kept_casts(compute: ComputeConfig) -> Iterator[None]:
-    """Inside, `autocast` rounds each weight once, however often it is entered. No weight may change meanwhile."""
-    with autocast(compute), in_fp32(compute.device):
+    """Inside, `autocast` rounds each weight once, however often it is entered. No weight may change meanwhile.
+
+    Without gradients, each is also laid out once for the products of a CPU.
+    """
+    with autocast(compute), in_fp32(compute.device), kept_layouts():
         yield
 
 
@@ -60,7 +64,7 @@ def seeded(seed: int, *purpose: str | int) -> int:
 
 
 def give_back_freed_memory() -> None:
-    """Between phases that ask for different sizes: let the system have what glibc kept, so that it does not add up."""
+    """Let the system have what glibc kept, so that it does not add up. Asking again costs a page fault every 4 KiB."""
     if platform.libc_ver()[0] == "glibc":
         ctypes.CDLL(None).malloc_trim(0)
 
@@ -68,9 +72,10 @@ def give_back_freed_memory() -> None:
 def _keep_freed_memory() -> None:
     """Let glibc keep large blocks that were freed: each would cost a page fault every 4 KiB when it is used again.
 
-    The next forward pass asks for the same sizes, so the peak does not grow. docs/experiment-log.md has the figures.
+    The next forward pass asks for the same sizes, so the peak does not grow, if all threads share what was freed.
+    docs/experiment-log.md has the figures.
     """
     if platform.libc_ver()[0] == "glibc":
         libc = ctypes.CDLL(None)
-        for option in (_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD):
-            libc.mallopt(option, _KEPT_BYTES)
+        for option, value in ((_M_TRIM_THRESHOLD, _KEPT_BYTES), (_M_MMAP_THRESHOLD, _KEPT_BYTES), (_M_ARENA_MAX, 1)):
+            libc.mallopt(option, value)

@@ -12,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from rlhf.compute import autocast, seeded
+from rlhf.compute import autocast, kept_casts, seeded
 from rlhf.config import ComputeConfig
 from rlhf.kv_cache import PreallocatedCache, decoding_cache
 from rlhf.sequences import batches_by_length, pad_left, positions
@@ -92,7 +92,7 @@ def sample(
     mask = torch.cat([mask, mask.new_ones(noise.shape)], dim=1)
     rows = torch.arange(len(prompts), device=compute.device)  # those that are computed
     alive = torch.ones_like(rows, dtype=torch.bool)  # those of them that have not ended
-    with autocast(compute):
+    with kept_casts(compute), autocast(compute):
         logits = _read_prompts(policy, cache, ids, mask[:, :num_prompt_columns], position, prompt_batch_size)
         for step in range(num_steps):
             if step > 0:

@@ -17,13 +17,15 @@ logger = logging.getLogger(__name__)
 
 # A step whose shapes are those of the step before finds its kernels made and memory of its sizes freed.
 _BLOCK_COLUMNS = 16
+# Moving the rows apart copies them all, so room is made for more columns at a time the more there are.
+_ROOM_SHARE = 8
 
 
 class PreallocatedLayer(DynamicLayer):  # type: ignore[misc]
     """One layer's keys and values in memory that is set aside once; a step writes its column and copies nothing else.
 
-    After the prompts, what it hands out are whole blocks of columns that lie side by side, as products want them; every
-    new block moves the rows apart. Columns that nothing was written to hold 0, and `get_mask_sizes` tells transformers
+    After the prompts, what it hands out are whole blocks of columns that lie side by side, as products want them; new
+    blocks move the rows apart. Columns that nothing was written to hold 0, and `get_mask_sizes` tells transformers
     to mask them.
     """
 
@@ -51,7 +53,7 @@ class PreallocatedLayer(DynamicLayer):  # type: ignore[misc]
         num_elements = self.num_rows * heads * self.num_columns * size
         self._memory = [torch.empty(num_elements, dtype=self.dtype, device=device) for _ in range(2)]
         none = torch.empty(self.num_rows, heads, 0, size, dtype=self.dtype, device=device)
-        self.keys, self.values = self._laid_out([none, none], _whole_blocks(columns + 1))
+        self.keys, self.values = self._laid_out([none, none], self._room_for(columns + 1))
         self.is_initialized = True
 
     def get_seq_length(self) -> int:
@@ -61,7 +63,10 @@ class PreallocatedLayer(DynamicLayer):  # type: ignore[misc]
     def get_mask_sizes(self, query_length: int) -> tuple[int, int]:
         """Columns that `update` returns for a query of this length, and which comes first."""
         num_columns = self.length + query_length
-        return _whole_blocks(num_columns) if self.length else num_columns, 0
+        if self.length:
+            room = self.keys.shape[2]
+            num_columns = room if num_columns <= room else self._room_for(num_columns)
+        return num_columns, 0
 
     def update(self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
         """Write new columns, and return what there is to attend to, [B, H, T, D]."""
@@ -70,7 +75,7 @@ class PreallocatedLayer(DynamicLayer):  # type: ignore[misc]
         is_first, columns = self.length == 0, slice(self.length, self.length + key_states.shape[2])
         if columns.stop > self.keys.shape[2]:
             written = [states[:, :, : self.length].clone() for states in (self.keys, self.values)]
-            self.keys, self.values = self._laid_out(written, _whole_blocks(columns.stop))
+            self.keys, self.values = self._laid_out(written, self._room_for(columns.stop))
         self.keys[self.rows, :, columns] = key_states.to(self.dtype)
         self.values[self.rows, :, columns] = value_states.to(self.dtype)
         self.length = columns.stop
@@ -82,6 +87,9 @@ class PreallocatedLayer(DynamicLayer):  # type: ignore[misc]
         kept = [states[indices, :, : self.length] for states in (self.keys, self.values)]
         self.keys, self.values = self._laid_out(kept, self.keys.shape[2])
         self.end()
+
+    def _room_for(self, num_columns: int) -> int:
+        return min(_whole_blocks(num_columns + num_columns // _ROOM_SHARE), self.num_columns)
 
     def _laid_out(self, written: Sequence[Tensor], num_columns: int) -> list[Tensor]:
         """Keys and values in the memory set aside, with room for `num_columns`, 0 where nothing is written."""

@@ -2,9 +2,10 @@
 
 Under autocast a norm's fp32 output is rounded to bf16 once for every product that reads it, and each copy is kept; the
 gated feed-forward keeps its activation although gate and up say what it was. Here the norm hands out bf16 itself, and
-the activation is computed again. Results agree to bf16's rounding; docs/experiment-log.md has the figures.
+the activation is computed again. Attention's queries and keys are rotated in fp32 and rounded once, in the layout that
+products want. Results agree to bf16's rounding; docs/experiment-log.md has the figures.
 
-Shapes: N tokens, H hidden size, F feed-forward size.
+Shapes: N tokens, H hidden size, F feed-forward size; B rows, T new positions, S all positions, D head size.
 """
 
 import functools
@@ -27,9 +28,9 @@ logger = logging.getLogger(__name__)
 ATTENTION = "rlhf_lean"
 """Name of the attention under which transformers finds `attend`."""
 
-_LEAST = torch.finfo(torch.bfloat16).min
 _NORMS = {"LlamaRMSNorm", "MistralRMSNorm", "Qwen2RMSNorm", "Qwen3RMSNorm"}
 _FEED_FORWARDS = {"LlamaMLP", "MistralMLP", "Qwen2MLP", "Qwen3MLP"}
+_ATTENTIONS = {"LlamaAttention", "MistralAttention", "Qwen2Attention", "Qwen3Attention"}
 _BLOCKS = {"LlamaDecoderLayer", "MistralDecoderLayer", "Qwen2DecoderLayer", "Qwen3DecoderLayer"}
 
 Taken = Callable[[Tensor], Tensor]
@@ -50,6 +51,9 @@ def make_lean(model: Any) -> Any:
             num_replaced += 1
         elif kind in _FEED_FORWARDS and isinstance(module.act_fn, nn.SiLU | _silu_classes()):
             module.forward = MethodType(_feed_forward, module)
+            num_replaced += 1
+        elif kind in _ATTENTIONS:
+            module.forward = MethodType(_attention_forward, module)
             num_replaced += 1
     if not num_replaced:
         _say_once(model.config.model_type)
@@ -110,26 +114,36 @@ def attend(
         kwargs: what other kinds of attention use.
     """
     assert dropout == 0.0, "models are in evaluation mode"
-    groups = query.shape[1] // key.shape[1]
-    if groups > 1:
-        key, value = key.repeat_interleave(groups, 1), value.repeat_interleave(groups, 1)
     scale = query.shape[-1] ** -0.5 if scaling is None else scaling
     if torch.is_autocast_enabled(query.device.type):
         with in_fp32(query.device.type):
-            mask = None if attention_mask is None else attention_mask.clamp(min=_LEAST).bfloat16()
-            output = _Attention.apply(query.bfloat16(), key.bfloat16(), value.bfloat16(), mask, scale)  # type: ignore[no-untyped-call]
+            output = _Attention.apply(  # type: ignore[no-untyped-call]
+                query.bfloat16(), key.bfloat16(), value.bfloat16(), attention_mask, scale
+            )
         return output.transpose(1, 2).contiguous(), None
-    scores = torch.matmul(query, key.transpose(2, 3))
+    scores = _of_groups(query, key).matmul(key.transpose(2, 3)).view(*query.shape[:3], -1)
     scores = scores * scale if attention_mask is None else torch.add(attention_mask, scores, alpha=scale)
-    output = torch.matmul(scores.softmax(-1), value)
+    output = _of_groups(scores.softmax(-1), key).matmul(value).view(query.shape)
     return output.transpose(1, 2).contiguous(), None
 
 
 def register_attention() -> str:
     """Make `attend` known to transformers; returns its name."""
     AttentionInterface.register(ATTENTION, attend)
-    AttentionMaskInterface.register(ATTENTION, eager_mask)
+    AttentionMaskInterface.register(ATTENTION, _mask)
     return ATTENTION
+
+
+def _mask(dtype: torch.dtype = torch.float32, device: torch.device | str = "cpu", **kwargs: Any) -> Tensor:
+    """The mask that `attend` adds, made once for all layers, in the precision of its scores."""
+    autocast_to = torch.bfloat16 if torch.is_autocast_enabled(torch.device(device).type) else dtype
+    mask: Tensor = eager_mask(dtype=autocast_to, device=device, **kwargs)
+    return mask
+
+
+def _of_groups(of_heads: Tensor, key: Tensor) -> Tensor:
+    """[B, heads, T, ...] as [B, key-value heads, heads that share one * T, ...], so that no key needs a copy."""
+    return of_heads.reshape(*key.shape[:2], -1, of_heads.shape[-1])
 
 
 class _Norm(torch.autograd.Function):
@@ -159,21 +173,50 @@ class _Attention(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, scale: float) -> Tensor:
-        scores = torch.matmul(query, key.transpose(2, 3))
+        grouped = _of_groups(query, key)
+        scores = torch.matmul(grouped, key.transpose(2, 3)).view(*query.shape[:3], -1)
         scores = scores.mul_(scale) if mask is None else torch.add(mask, scores, alpha=scale)
-        probabilities = scores.softmax(-1)
-        ctx.save_for_backward(query, key, value, probabilities)
-        ctx.scale = scale
-        return torch.matmul(probabilities, value)
+        probabilities = _of_groups(scores.softmax(-1), key)
+        ctx.save_for_backward(grouped, key, value, probabilities)
+        ctx.scale, ctx.shape = scale, query.shape
+        return torch.matmul(probabilities, value).view(query.shape)
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor, Tensor, None, None]:
         query, key, value, probabilities = ctx.saved_tensors
+        gradient = _of_groups(gradient, key)
         of_value = torch.matmul(probabilities.transpose(2, 3), gradient)
         of_probabilities = torch.matmul(gradient, value.transpose(2, 3))
         of_scores = torch.ops.aten._softmax_backward_data(of_probabilities, probabilities, -1, torch.bfloat16)
         of_scores.mul_(ctx.scale)
-        return torch.matmul(of_scores, key), torch.matmul(of_scores.transpose(2, 3), query), of_value, None, None
+        of_query = torch.matmul(of_scores, key).view(ctx.shape)
+        return of_query, torch.matmul(of_scores.transpose(2, 3), query), of_value, None, None
+
+
+class _Rotation(torch.autograd.Function):
+    """Rotary position embedding (2104.09864) of x [B, T, heads, D]: bf16 [B, heads, T, D], computed in fp32."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+        ctx.save_for_backward(cos, sin)
+        return _rotated(x.transpose(1, 2), cos, sin)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:
+        cos, sin = ctx.saved_tensors
+        return _rotated(gradient, cos, -sin).transpose(1, 2), None, None
+
+
+def _rotated(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    """Turn pairs (i, i + D/2) of x [B, heads, T, D] by angles whose cos and sin are [B, T, D]; contiguous, bf16."""
+    cos, sin = cos.unsqueeze(1), sin.unsqueeze(1)
+    x = x.to(torch.float32, memory_format=torch.contiguous_format)
+    (first, second), (sin_first, sin_second) = x.chunk(2, -1), sin.chunk(2, -1)
+    turned = x * cos
+    turned_first, turned_second = turned.chunk(2, -1)
+    turned_first.addcmul_(second, sin_first, value=-1)
+    turned_second.addcmul_(first, sin_second)
+    return turned.bfloat16()
 
 
 class _GatedSiLU(torch.autograd.Function):
@@ -216,6 +259,30 @@ def _last_block(model: Any) -> Any:
 def _feed_forward(self: Any, x: Tensor) -> Tensor:
     output: Tensor = self.down_proj(_GatedSiLU.apply(self.gate_proj(x), self.up_proj(x)))  # type: ignore[no-untyped-call]
     return output
+
+
+def _attention_forward(
+    self: Any,
+    hidden_states: Tensor,
+    position_embeddings: tuple[Tensor, Tensor],
+    attention_mask: Tensor | None = None,
+    past_key_values: Any = None,
+    **kwargs: Any,
+) -> tuple[Tensor, None]:
+    if self.config._attn_implementation != ATTENTION or not torch.is_autocast_enabled(hidden_states.device.type):
+        return type(self).forward(  # type: ignore[no-any-return]
+            self, hidden_states, position_embeddings, attention_mask, past_key_values, **kwargs
+        )
+    of_heads = (*hidden_states.shape[:-1], -1, self.head_dim)
+    query, key, value = (layer(hidden_states).view(of_heads) for layer in (self.q_proj, self.k_proj, self.v_proj))
+    if hasattr(self, "q_norm"):
+        query, key = self.q_norm(query), self.k_norm(key)
+    query, key = (_Rotation.apply(x, *position_embeddings) for x in (query, key))  # type: ignore[no-untyped-call]
+    value = value.transpose(1, 2)
+    if past_key_values is not None:
+        key, value = past_key_values.update(key, value, self.layer_idx)
+    output, _ = attend(self, query, key, value, attention_mask, self.scaling)
+    return self.o_proj(output.flatten(2)), None
 
 
 def _silu_classes() -> type[nn.Module]:

@@ -156,8 +156,7 @@ def _build(setup: Setup, tokenizer: Any) -> Any:
         attn_implementation=_attention(setup.compute),
     )
     torch.manual_seed(seeded(setup.seed, "initialization"))
-    model = LlamaForCausalLM(config)
-    return model if setup.compute.dtype == "bf16" else multiply_by_onednn(model)
+    return multiply_by_onednn(LlamaForCausalLM(config))
 
 
 def _load(auto_class: Any, name: str, compute: ComputeConfig, revision: str | None = None) -> Any:
@@ -173,7 +172,7 @@ def _load(auto_class: Any, name: str, compute: ComputeConfig, revision: str | No
         )
     except (OSError, ValueError) as error:
         raise ModelError(f"the model {name} cannot be loaded: {error}") from error
-    return prepare_last_block(make_lean(model) if compute.dtype == "bf16" else multiply_by_onednn(model))
+    return prepare_last_block(multiply_by_onednn(make_lean(model) if compute.dtype == "bf16" else model))
 
 
 def _attention(compute: ComputeConfig) -> str:

@@ -29,6 +29,19 @@ def test_what_is_handed_out_ends_with_a_whole_block_that_is_masked():
     assert values[1, 0, 4:8, 0].tolist() == [1.0, 3.0, 5.0, 5.0]
 
 
+def test_the_longer_it_is_the_more_columns_are_laid_out_at_once():
+    cache, widths = PreallocatedCache(1, num_rows=2, num_columns=1000), []
+    cache.update(states(2, 7, 0), states(2, 7, 0), 0)
+    for step in range(1, 994):
+        expected, _ = cache.layers[0].get_mask_sizes(1)
+        keys, values = cache.update(states(2, 1, step), states(2, 1, -step), 0)
+        assert keys.shape == values.shape == (2, 2, expected, 4)
+        widths.append(expected)
+    assert (widths[0], widths[-1], len(set(widths))) == (16, 1008, 22)
+    assert keys[1, 1, :, 0].tolist() == [0.0] * 7 + [float(step) for step in range(1, 994)] + [0.0] * 8
+    assert torch.equal(values, -keys)
+
+
 def test_under_autocast_it_keeps_what_products_read():
     cache = PreallocatedCache(1, num_rows=1, num_columns=20)
     with torch.autocast("cpu", dtype=torch.bfloat16):

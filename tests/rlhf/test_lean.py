@@ -5,15 +5,34 @@ import copy
 
 import pytest
 import torch
-from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM, Qwen2Config, Qwen2ForCausalLM
+from transformers import (
+    GPT2Config,
+    GPT2LMHeadModel,
+    LlamaConfig,
+    LlamaForCausalLM,
+    MistralConfig,
+    MistralForCausalLM,
+    Qwen2Config,
+    Qwen2ForCausalLM,
+    Qwen3Config,
+    Qwen3ForCausalLM,
+)
+from transformers.models.llama.modeling_llama import apply_rotary_pos_emb
 
 from rlhf import lean
+from rlhf.kv_cache import decoding_cache
 from rlhf.lean import attend, make_lean, prepare_last_block, takes, taking
 from rlhf.logprobs import response_logits
 from rlhf.sequences import pad_sequences
 
 SHAPE = {"hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2, "num_attention_heads": 4}
 SHAPE |= {"num_key_value_heads": 2, "vocab_size": 50, "tie_word_embeddings": False}
+KINDS = [
+    (LlamaForCausalLM, LlamaConfig),
+    (MistralForCausalLM, MistralConfig),
+    (Qwen2ForCausalLM, Qwen2Config),
+    (Qwen3ForCausalLM, Qwen3Config),
+]
 IDS = torch.randint(50, (3, 9), generator=torch.Generator().manual_seed(0))
 
 
@@ -43,7 +62,7 @@ def test_fp32_is_left_to_transformers():
         torch.testing.assert_close(ours[1][name], gradient, rtol=1e-5, atol=1e-7)
 
 
-@pytest.mark.parametrize("kind", [(LlamaForCausalLM, LlamaConfig), (Qwen2ForCausalLM, Qwen2Config)])
+@pytest.mark.parametrize("kind", KINDS)
 def test_bf16_is_as_near_to_fp32_as_transformers_own(kind):
     own = model_of(*kind)
     exact, theirs = gradients(own, "fp32"), gradients(own, "bf16")
@@ -91,6 +110,48 @@ def test_a_copy_of_a_lean_model_is_its_own(tmp_path):
     torch.testing.assert_close(gradients(saved, "fp32")[0], gradients(model, "fp32")[0])
 
 
+@pytest.mark.parametrize("kind", KINDS)
+def test_decoding_step_by_step_gives_the_logits_of_one_pass(kind):
+    """Padding in front of one row, and a cache: positions, masks and groups of heads are those of a whole pass."""
+    model = make_lean(model_of(*kind))
+    model.set_attn_implementation(lean.register_attention())
+    mask = torch.ones_like(IDS)
+    mask[1, :3] = 0
+    position = (mask.cumsum(1) - 1).clamp(min=0)
+    cache = decoding_cache(model, *IDS.shape)
+    with torch.no_grad(), torch.autocast("cpu", dtype=torch.bfloat16):
+        whole = model(input_ids=IDS, attention_mask=mask, position_ids=position, use_cache=False).logits
+        for start, end in [(0, 5), *((column, column + 1) for column in range(5, 9))]:
+            piece = model(
+                input_ids=IDS[:, start:end],
+                attention_mask=mask[:, :end],
+                position_ids=position[:, start:end],
+                past_key_values=cache,
+                use_cache=True,
+            )
+            torch.testing.assert_close(piece.logits[:, -1], whole[:, end - 1], rtol=0.02, atol=0.01)
+
+
+def test_rotation_is_transformers_own_and_so_is_its_gradient():
+    x = torch.randn(2, 5, 3, 8, dtype=torch.bfloat16)  # [B, T, heads, D]
+    angles = torch.rand(2, 5, 4).repeat(1, 1, 2) * 6
+    gradient = torch.randn(2, 3, 5, 8, dtype=torch.bfloat16)
+    results = []
+    for rotate in (
+        lambda x: apply_rotary_pos_emb(x.transpose(1, 2), x.transpose(1, 2), angles.cos(), angles.sin())[0].bfloat16(),
+        lambda x: lean._Rotation.apply(x, angles.cos(), angles.sin()),
+    ):
+        own = x.clone().requires_grad_()
+        rotated = rotate(own)
+        rotated.backward(gradient)
+        results.append((rotated.detach(), own.grad))
+    (theirs, of_theirs), (ours, of_ours) = results
+    assert ours.is_contiguous()
+    torch.testing.assert_close(ours, theirs)
+    # Theirs is rounded to bf16 at each half of the sum.
+    torch.testing.assert_close(of_ours, of_theirs, rtol=0.02, atol=0.02)
+
+
 @pytest.mark.parametrize("groups", [1, 2])
 def test_attention_with_padding_in_front(groups):
     """A row whose padding sees nothing gets numbers all the same, and no other row is touched by them."""
@@ -108,7 +169,7 @@ def test_attention_with_padding_in_front(groups):
 
 
 @pytest.mark.parametrize("dtype", ["fp32", "bf16"])
-@pytest.mark.parametrize(("kind", "config"), [(LlamaForCausalLM, LlamaConfig), (Qwen2ForCausalLM, Qwen2Config)])
+@pytest.mark.parametrize(("kind", "config"), KINDS)
 def test_a_last_block_that_skips_what_nobody_reads_gives_the_rest_as_ever(kind, config, dtype):
     policy = prepare_last_block(model_of(kind, config))
     batch = pad_sequences([[6, 7, 8, 9, 10], [9]], [[10, 11], [12, 13, 14, 5]], 0)

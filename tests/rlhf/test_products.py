@@ -1,10 +1,11 @@
 import copy
+import threading
 
 import pytest
 import torch
 from torch import nn
 
-from rlhf.products import multiply_by_onednn
+from rlhf.products import kept_layouts, multiply_by_onednn
 
 pytestmark = pytest.mark.skipif(not torch.backends.mkldnn.is_available(), reason="torch was built without oneDNN")
 
@@ -62,3 +63,58 @@ def test_other_precisions_and_small_layers_are_left_as_they_are(both):
     doubled = [copy.deepcopy(layer).double() for layer in both]
     assert torch.equal(doubled[1](x.double()), doubled[0](x.double()))
     assert "forward" not in vars(multiply_by_onednn(nn.Linear(8, 8)))
+
+
+@pytest.mark.parametrize("rows", [(50,), (4, 7), (1, 1)])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_kept_layout_gives_the_bits_of_torchs_own_bf16(both, rows, dtype):
+    x = torch.randn(*rows, 96).to(dtype)
+    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+        expected = both[0](x)
+        with kept_layouts():
+            for _ in range(2):
+                got = both[1](x)
+                assert (got.dtype, got.shape) == (torch.bfloat16, (*rows, 192))
+                assert torch.equal(got, expected)
+
+
+def test_layouts_are_kept_as_long_as_the_outermost_block_only(both):
+    layer, x = both[1], torch.randn(5, 96)
+
+    def output():
+        with torch.no_grad(), torch.autocast("cpu", torch.bfloat16), kept_layouts():
+            return layer(x)
+
+    with kept_layouts():
+        before = output()
+        with torch.no_grad():
+            layer.weight.mul_(2)
+        assert torch.equal(output(), before), "no weight may change inside, and none is looked at again"
+    assert not torch.equal(output(), before)
+
+
+def test_a_weight_that_is_bf16_already_is_not_held_twice(both, monkeypatch):
+    monkeypatch.setattr("rlhf.products._layout", lambda *_: pytest.fail("a layout was kept"))
+    plain, layer = (copy.deepcopy(layer).bfloat16() for layer in both)
+    x = torch.randn(5, 96)
+    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16), kept_layouts():
+        assert torch.equal(layer(x), plain(x))
+
+
+def test_what_learns_and_what_other_threads_do_is_left_to_torch(both, monkeypatch):
+    monkeypatch.setattr("rlhf.products._layout", lambda *_: pytest.fail("a layout was kept"))
+    x, gradient, seen = torch.randn(5, 96), torch.randn(5, 192), []
+
+    def in_another_thread():
+        with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+            seen.append(both[1](x))
+
+    with kept_layouts():
+        with torch.autocast("cpu", torch.bfloat16):
+            for expected, got in zip(*(gradients(layer, x, gradient.bfloat16()) for layer in both), strict=True):
+                assert torch.equal(got, expected)
+        thread = threading.Thread(target=in_another_thread)
+        thread.start()
+        thread.join()
+    with torch.autocast("cpu", torch.bfloat16):
+        assert torch.equal(seen[0], both[0](x))
