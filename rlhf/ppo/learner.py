@@ -71,7 +71,8 @@ def take_update(learner: Learner, update: int, kl_coef: float, moments: Mapping[
     if update == 0:
         check_kl_starts_at_zero(rollout, config.alarms, setup.compute.dtype)
     statistics = learn(learning, rollout, update)
-    give_back_freed_memory()
+    if not config.side_by_side:  # which gives memory for time
+        give_back_freed_memory()
     if update == config.num_critic_warmup_updates:
         check_ratio_starts_at_one(statistics[0], config.alarms, setup.compute.dtype)
     of_steps = {"ppo/kl_coef": kl_coef, "ppo/learning_rate": config.learning_rate * share}

@@ -9,7 +9,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from rlhf.compute import configure
+from rlhf.compute import configure, give_back_freed_memory
 from rlhf.config import PPOConfig, Setup, cannot_share
 from rlhf.conversations import Conversation, encode_pairs, encode_prompts
 from rlhf.disk import check_room
@@ -147,6 +147,7 @@ def _update(run: Run, state: TrainerState) -> TrainerState:
         state = _evaluate(run, state)
     if state.next_update % config.checkpoint_every == 0:
         _save(run, state)
+        give_back_freed_memory()
     return state
 
 
