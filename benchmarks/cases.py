@@ -52,11 +52,19 @@ _ENDS = Settings(ends=True)
 CASES = {
     case.name: case
     for case in (
-        Case("20M-epochs4", "20M, 4 epochs, models side by side", "20M", side_by_side=True, target=3.0),
+        Case("20M-epochs4", "20M, 4 epochs, models side by side", "20M", side_by_side=True, micro_batch=16, target=3.0),
         Case("20M-epochs4-turns", "20M, 4 epochs, models in turn", "20M", memory_target=0.5),
         Case("2M-epochs4", "1.84M, 4 epochs", "2M", micro_batch=32, target=2.2),
         Case("20M-epochs4-fp32", "20M, 4 epochs, fp32", "20M", dtype="fp32", target=1.1),
-        Case("20M-epochs1", "20M, 1 epoch, models side by side", "20M", _ONE_EPOCH, side_by_side=True, target=3.0),
+        Case(
+            "20M-epochs1",
+            "20M, 1 epoch, models side by side",
+            "20M",
+            _ONE_EPOCH,
+            side_by_side=True,
+            micro_batch=16,
+            target=3.0,
+        ),
         Case(
             "ends-epochs4",
             "20M, 4 epochs, responses end, models side by side",
