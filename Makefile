@@ -5,7 +5,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check --require-virtualenv
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo up down test test-services pictures soak check format lock clean bench bench-learning bench-scaling bench-services bench-gpu
+.PHONY: help demo up down test test-slow test-services pictures soak check format lock clean bench bench-learning bench-scaling bench-services bench-gpu
 
 help: ## Say what there is.
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -19,8 +19,11 @@ up: .venv/installed ## Start Prefect, MLflow and a worker; Ctrl-C or `make down`
 down: ## Stop what `make up` has started.
 	$(BIN)/rlhf down
 
-test: .venv/installed-dev ## Run the tests, but for those on servers.
+test: .venv/installed-dev ## Run the tests, but for those that are long by nature and those on servers.
 	$(BIN)/pytest
+
+test-slow: .venv/installed-dev ## Tests of whole pipelines, of crashes and of several processes.
+	$(BIN)/pytest -m slow
 
 # A server that is busy may answer late: what fails once is tried once more, and the report says so.
 test-services: .venv/installed-dev ## Tests on real servers, through a real browser, with real crashes: about 25 minutes.

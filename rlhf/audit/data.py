@@ -17,6 +17,7 @@ from rlhf.references import DataSource
 
 Files = dict[str, tuple[str, Path | None]]
 """The files of a version by their path in data/: md5, and where the content is; None where it is gone."""
+_CACHE = "DVC's cache"
 _SHOWN = 60  # characters of a line
 
 
@@ -112,13 +113,13 @@ def _recorded(ledger: Ledger, data: DataRecord) -> Iterator[Files | None]:
 def _cached(ledger: Ledger, md5: str) -> Files | None:
     """What DVC's cache has of a version; None, and a note, where there is no repository to ask."""
     try:
-        return _in_cache(md5)
+        return _in_cache(ledger, md5)
     except DataError as error:
         ledger.notes.append(f"DVC's cache was not looked into: {error}")
         return None
 
 
-def _in_cache(md5: str) -> Files | None:
+def _in_cache(ledger: Ledger, md5: str) -> Files | None:
     with opened(root(), "DVC's cache cannot be read") as repo:
         cache = repo.cache.local
         listing = Path(cache.oid_to_path(md5))
@@ -126,6 +127,8 @@ def _in_cache(md5: str) -> Files | None:
             return None
         if not md5.endswith(".dir"):
             return {"": (md5, listing)}
+        if not ledger.compare("data", _CACHE, f"the list of version {md5}", md5, f"{ledger.md5(listing)}.dir"):
+            return None
         entries = json.loads(listing.read_text(encoding="utf-8"))
         paths = {entry["relpath"]: (entry["md5"], Path(cache.oid_to_path(entry["md5"]))) for entry in entries}
     return {name: (md5, path if path.is_file() else None) for name, (md5, path) in paths.items()}
@@ -139,9 +142,8 @@ def _check_cached(ledger: Ledger, data: DataRecord | DataSource) -> None:
         ledger.notes.append(f"version {data.md5} of the data is not in DVC's cache here{again}")
         return
     for name, (md5, path) in files.items():
-        where = "DVC's cache"
         found = ledger.md5(path) if path is not None else None
-        ledger.compare("data", where, f"{name} of version {data.md5}", md5, found)
+        ledger.compare("data", _CACHE, f"{name} of version {data.md5}", md5, found)
 
 
 def _changes(folder: Path, recorded: Files) -> Iterator[Finding]:

@@ -328,6 +328,17 @@ def test_data_that_is_not_here(audited: Audited):
     assert "not in DVC's cache" in found(audited.first.run_id).notes[1]
 
 
+def test_a_list_of_files_that_was_torn_is_a_finding(audited: Audited):
+    (listing,) = (audited.root / ".dvc/cache").rglob("*.dir")
+    listing.chmod(0o644)
+    listing.write_bytes(listing.read_bytes()[:-10])
+    shutil.rmtree(audited.root / "data")
+    ledger = found(audited.first.run_id)
+    (name,) = names(ledger)
+    assert name.startswith("the list of version")
+    assert ledger.findings[0].expected.endswith(".dir")
+
+
 def test_where_the_data_is_comes_from_the_settings(audited: Audited):
     """A tag can be changed, and names another folder then."""
     client().set_tag(audited.first.run_id, "rlhf.data_path", "nowhere")
