@@ -63,19 +63,16 @@ class PreallocatedLayer(DynamicLayer):  # type: ignore[misc]
     def get_mask_sizes(self, query_length: int) -> tuple[int, int]:
         """Columns that `update` returns for a query of this length, and which comes first."""
         num_columns = self.length + query_length
-        if self.length:
-            room = self.keys.shape[2]
-            num_columns = room if num_columns <= room else self._room_for(num_columns)
-        return num_columns, 0
+        return self._room_for(num_columns) if self.length else num_columns, 0
 
     def update(self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
         """Write new columns, and return what there is to attend to, [B, H, T, D]."""
         if not self.is_initialized:
             self.lazy_initialization(key_states, value_states)
         is_first, columns = self.length == 0, slice(self.length, self.length + key_states.shape[2])
-        if columns.stop > self.keys.shape[2]:
+        if (room := self._room_for(columns.stop)) > self.keys.shape[2]:
             written = [states[:, :, : self.length].clone() for states in (self.keys, self.values)]
-            self.keys, self.values = self._laid_out(written, self._room_for(columns.stop))
+            self.keys, self.values = self._laid_out(written, room)
         self.keys[self.rows, :, columns] = key_states.to(self.dtype)
         self.values[self.rows, :, columns] = value_states.to(self.dtype)
         self.length = columns.stop
@@ -89,6 +86,9 @@ class PreallocatedLayer(DynamicLayer):  # type: ignore[misc]
         self.end()
 
     def _room_for(self, num_columns: int) -> int:
+        """Columns that are laid out once so many are written: those that are, while they do."""
+        if self.is_initialized and num_columns <= self.keys.shape[2]:
+            return self.keys.shape[2]
         return min(_whole_blocks(num_columns + num_columns // _ROOM_SHARE), self.num_columns)
 
     def _laid_out(self, written: Sequence[Tensor], num_columns: int) -> list[Tensor]:
