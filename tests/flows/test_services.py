@@ -1,6 +1,7 @@
 """`rlhf up` on real servers: runs through the worker, cancelled, killed and retried, and the end of it all."""
 
 import hashlib
+import itertools
 import json
 import os
 import shutil
@@ -35,9 +36,15 @@ def recipe(**ppo: Any) -> dict[str, Any]:
     return {"config": changed}
 
 
+# A budget that is never reached gives another fingerprint for the same numbers. Each is used once: a test that failed
+# starts anew.
+NEVER_REACHED = itertools.count(21)
+LONG = 100
+
+
 def long_run(**ppo: Any) -> dict[str, Any]:
     """PPO takes long enough to be met in the middle."""
-    return recipe(**{"num_updates": 40, "checkpoint_every": 1, **ppo})
+    return recipe(**{"num_updates": LONG, "checkpoint_every": 1, **ppo})
 
 
 @pytest.fixture(scope="module")
@@ -68,16 +75,19 @@ def policy(up: Up, run_id: str) -> str:
         return hashlib.sha256(Path(weights).read_bytes()).hexdigest()
 
 
-def in_ppo(up: Up, run_id: str) -> None:
-    """Wait until the run's own PPO has written a checkpoint."""
+def submit_into_ppo(up: Up) -> str:
+    """Submit a long run whose PPO is not there yet; return once that has written a checkpoint."""
+    before = up.checkpoints("ppo-*")
+    run_id = up.submit("smoke", long_run(kl_budget=next(NEVER_REACHED)))
 
     def look() -> bool:
+        if set(up.checkpoints("ppo-*")) - set(before):
+            return True
         assert up.state(run_id) not in ("Completed", "Failed", "Crashed"), up.log(run_id)
-        runs = up.mlflow_runs(run_id) if up.has_mlflow_run(run_id) else []
-        prints = [run.data.tags["rlhf.fingerprint"] for run in runs if run.data.tags.get("rlhf.stage") == "ppo"]
-        return bool(prints and up.checkpoints(f"ppo-{prints[-1][:16]}"))
+        return False
 
     wait_for(look, 240, every=0.1)
+    return run_id
 
 
 def test_both_servers_answer_and_all_deployments_are_there(up: Up):
@@ -146,9 +156,7 @@ def test_without_mlflow_a_run_is_refused_within_seconds(up: Up):
 def test_killed_in_ppo_a_run_is_crashed_and_its_retry_goes_on(up: Up):
     whole = up.submit("smoke", long_run())
     assert up.wait_until_ended(whole) == "Completed", up.log(whole)
-    # A budget that is never reached gives another fingerprint for the same numbers.
-    run_id = up.submit("smoke", long_run(kl_budget=21))
-    in_ppo(up, run_id)
+    run_id = submit_into_ppo(up)
     up.process_of(run_id).kill()
     assert up.wait_until_ended(run_id, 60) == "Crashed"
     assert up.checkpoints("ppo-*")
@@ -165,8 +173,7 @@ def test_killed_in_ppo_a_run_is_crashed_and_its_retry_goes_on(up: Up):
 
 
 def test_cancelled_in_ppo_a_run_keeps_its_checkpoint(up: Up):
-    run_id = up.submit("smoke", long_run(kl_budget=22))
-    in_ppo(up, run_id)
+    run_id = submit_into_ppo(up)
     up.cancel(run_id)
     assert up.wait_until_ended(run_id, 90) == "Cancelled"
     kept = up.checkpoints("ppo-*")
@@ -178,15 +185,14 @@ def test_cancelled_in_ppo_a_run_keeps_its_checkpoint(up: Up):
 
 
 def test_the_mlflow_server_may_go_and_come_back(up: Up):
-    run_id = up.submit("smoke", long_run(kl_budget=23))
-    in_ppo(up, run_id)
+    run_id = submit_into_ppo(up)
     server = next(one for one in up.processes() if "mlflow server" in command_line(one))
     for one in (*server.children(recursive=True), server):
         one.kill()
     assert up.wait_until_ended(run_id) == "Completed", up.log(run_id)
     trained = next(run for run in up.mlflow_runs(run_id) if run.data.tags.get("rlhf.stage") == "ppo")
     points = up.mlflow().get_metric_history(trained.info.run_id, "ppo/kl_mean")
-    assert [point.step for point in points] == list(range(1, 41))
+    assert [point.step for point in points] == list(range(1, LONG + 1))
 
 
 def test_nightly_retraining_fires_and_a_second_is_refused_meanwhile(up: Up):
@@ -194,7 +200,7 @@ def test_nightly_retraining_fires_and_a_second_is_refused_meanwhile(up: Up):
     address = f"/deployments/{deployment['id']}"
     assert [one["schedule"]["cron"] for one in deployment["schedules"]] == ["0 2 * * *"]
     every_minute = [{"schedule": {"cron": "* * * * *"}, "active": True}]
-    parameters = long_run(num_updates=400) | {"retrain": {}}
+    parameters = long_run(num_updates=2000) | {"retrain": {}}
     up.api.patch(address, json={"schedules": every_minute, "parameters": parameters}).raise_for_status()
 
     def fired() -> list[dict[str, Any]]:
@@ -235,8 +241,7 @@ def test_after_a_power_cut_the_run_is_crashed_told_of_and_goes_on(up: Up, told: 
     """Every process at once, as when the machine goes down."""
     with temporary_settings({PREFECT_API_URL: f"http://127.0.0.1:{up.prefect_port}/api"}):
         Webhook(url=SecretStr(told[0])).save("rlhf", overwrite=True)
-    run_id = up.submit("smoke", long_run(kl_budget=25))
-    in_ppo(up, run_id)
+    run_id = submit_into_ppo(up)
     up.kill()
     up.start()
     assert up.state(run_id) == "Crashed"
@@ -259,8 +264,7 @@ def test_a_second_one_is_refused(up: Up):
 
 def test_the_end_leaves_nothing_running(up: Up):
     """The last of this module: it stops what the others used."""
-    run_id = up.submit("smoke", long_run(kl_budget=24))
-    in_ppo(up, run_id)
+    run_id = submit_into_ppo(up)
     everything = up.processes()
     assert len(everything) >= 4
     assert up.stop(signal.SIGINT) == 0
