@@ -27,7 +27,7 @@ RESULTS = records.RESULTS / "learning.jsonl"
 PICTURE = records.ROOT / "benchmarks" / "pictures" / "learning.png"
 ROWS = 128
 """In a forward pass of ours. The peer is slower with that many than with the 64 of the common settings."""
-ADAPTERS_LEARNING_RATE = 6e-3
+ADAPTERS_LEARNING_RATE = 3e-3
 _OWN_MODELS = ["--side-by-side", "--micro-batch", str(ROWS)]
 _SHARED = ["--dtype", "bf16", "--micro-batch", str(ROWS)]
 SIDES = {
@@ -79,14 +79,14 @@ def main() -> None:
 def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seeds", type=int, default=5)
-    parser.add_argument("--updates", type=int, default=32)
+    parser.add_argument("--updates", type=int, default=64)
     parser.add_argument("--ppo-epochs", type=int, default=2)
     parser.add_argument("--learning-rate", type=float, default=6e-4, help="of policy and value model")
     parser.add_argument("--kl-coef", type=float, default=0.1)
     parser.add_argument("--response-tokens", type=int, default=20, help="the demo's; a hedged product needs 17")
-    parser.add_argument("--rollout", type=int, default=256)
+    parser.add_argument("--rollout", type=int, default=128)
     parser.add_argument("--micro-batch", type=int, default=64, help="the peer's")
-    parser.add_argument("--snapshot-every", type=int, default=2, help="updates")
+    parser.add_argument("--snapshot-every", type=int, default=4, help="updates")
     parser.add_argument("--num-prompts", type=int, default=1024, help="held-out prompts of an evaluation")
     others = [side for side in SIDES if side not in COMPARED]
     parser.add_argument("--also", nargs="*", choices=others, default=others, help="sharing modes beside the comparison")
