@@ -14,6 +14,8 @@ Positive = Annotated[float, Field(gt=0.0)]
 NonNegative = Annotated[float, Field(ge=0.0)]
 Count = Annotated[int, Field(ge=1)]
 _APPROVAL_HOURS = 168.0
+LARGEST_KL_ERROR = 0.2
+"""The relative distance from kl_target that one rollout counts for at most (Ziegler et al. 1909.08593)."""
 
 
 class Section(BaseModel):
@@ -373,6 +375,11 @@ class PPOConfig(Section):
             )
         if self.ptx_batch_size is not None and not self.ptx_coef:
             raise ValueError("ptx_batch_size is set but ptx_coef is 0, so it would be ignored")
+        if self.target_kl is not None and self.num_ppo_epochs == 1:
+            raise ValueError(
+                "target_kl is set but num_ppo_epochs is 1, and it is looked at between epochs, so it would be ignored; "
+                "leave one of the two out"
+            )
         if self.sharing == "adapters" and self.lora is None:
             raise ValueError("sharing is adapters but lora is not set; set ppo.lora, or another sharing")
         if self.side_by_side and self.sharing != "none":
@@ -403,10 +410,24 @@ class PPOConfig(Section):
                 f"num_critic_warmup_updates ({self.num_critic_warmup_updates}) leaves the policy no update of "
                 f"num_updates ({self.num_updates}); make it smaller"
             )
-        if (self.kl_target is None) != (self.kl_horizon is None):
-            raise ValueError("kl_target and kl_horizon work together; set both or neither")
         if self.lora is not None and self.lora.dropout:
             raise ValueError("ppo.lora.dropout must be 0: with dropout the first ratio is not 1")
+        return self
+
+    @model_validator(mode="after")
+    def _the_kl_can_be_steered(self) -> Self:
+        if (self.kl_target is None) != (self.kl_horizon is None):
+            raise ValueError("kl_target and kl_horizon work together; set both or neither")
+        if self.kl_target is not None and not self.kl_coef:
+            raise ValueError(
+                "kl_target is set but kl_coef, which it multiplies, is 0, so it would be ignored; give kl_coef a start"
+            )
+        shortest = LARGEST_KL_ERROR * self.rollout_size
+        if self.kl_horizon is not None and self.kl_horizon <= shortest:
+            raise ValueError(
+                f"kl_horizon ({self.kl_horizon:g}) is at most {LARGEST_KL_ERROR:g} x rollout_size ({shortest:g}), so "
+                f"one rollout could take kl_coef to 0 or below; make it longer, such as {100 * self.rollout_size}"
+            )
         return self
 
     @property

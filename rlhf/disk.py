@@ -1,5 +1,6 @@
-"""Room on the disk, asked for before hours of training and not after them."""
+"""Room on the disk, asked for before hours of training and not after them, and what is to outlast a power cut."""
 
+import os
 import shutil
 from pathlib import Path
 
@@ -24,6 +25,15 @@ def check_room(folder: Path, num_bytes: int, what: str) -> None:
             f"{folder}: {what} take up to {_shown(num_bytes)}, and {_shown(held + free)} are free; "
             "make room on that disk"
         )
+
+
+def sync(path: Path) -> None:
+    """Bring a file's contents, or a folder's entries, to the disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def _shown(num_bytes: int) -> str:

@@ -13,6 +13,8 @@ from torch import Tensor
 from transformers import Cache, DynamicCache
 from transformers.cache_utils import DynamicLayer
 
+from rlhf.lean import uses_attention_interface
+
 logger = logging.getLogger(__name__)
 
 # A step whose shapes are those of the step before finds its kernels made and memory of its sizes freed.
@@ -122,7 +124,7 @@ class PreallocatedCache(Cache):  # type: ignore[misc]
 
 
 def decoding_cache(policy: Any, num_rows: int, num_columns: int) -> Cache:
-    """A cache for `num_columns` tokens a row: preallocated, or the model's own where its layers keep something else.
+    """A cache for `num_columns` tokens a row: preallocated, or the model's own where it wants another.
 
     Args:
         policy: a causal language model.
@@ -131,7 +133,10 @@ def decoding_cache(policy: Any, num_rows: int, num_columns: int) -> Cache:
     """
     own = DynamicCache(config=policy.config)
     if any(type(layer) is not DynamicLayer for layer in own.layers):
-        _say_once(policy.config.model_type)
+        _say_once(policy.config.model_type, "not all of its layers keep whole keys and values")
+        return own
+    if not uses_attention_interface(policy):
+        _say_once(policy.config.model_type, "its layers make masks of their own, which know no columns set aside")
         return own
     return PreallocatedCache(len(own.layers), num_rows, num_columns)
 
@@ -141,7 +146,5 @@ def _whole_blocks(num_columns: int) -> int:
 
 
 @functools.cache
-def _say_once(model_type: str) -> None:
-    logger.info(
-        "decoding %s with the cache of transformers: not all of its layers keep whole keys and values", model_type
-    )
+def _say_once(model_type: str, why: str) -> None:
+    logger.info("decoding %s with the cache of transformers: %s", model_type, why)

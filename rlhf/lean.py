@@ -60,6 +60,20 @@ def make_lean(model: Any) -> Any:
     return model
 
 
+def uses_attention_interface(model: Any) -> bool:
+    """Whether a model takes its attention and its masks from transformers' registries; older ones have their own.
+
+    Args:
+        model: of transformers, or a role on a shared one.
+    """
+    return bool(getattr(getattr(model, "part", model), "_supports_attention_backend", False))
+
+
+def takes_plain_attention(model: Any) -> bool:
+    """Whether `attend` computes what a model's own attention does: nothing caps its scores or adds to their softmax."""
+    return uses_attention_interface(model) and bool(model._supports_sdpa)
+
+
 def prepare_last_block(model: Any) -> Any:
     """Let the last block of a known family skip, after its attention, the positions that nobody reads (`taking`)."""
     blocks = [module for module in model.modules() if type(module).__name__ in _BLOCKS]
@@ -114,6 +128,7 @@ def attend(
         kwargs: what other kinds of attention use.
     """
     assert dropout == 0.0, "models are in evaluation mode"
+    assert kwargs.get("softcap") is None, "models that cap their scores keep their own attention"
     scale = query.shape[-1] ** -0.5 if scaling is None else scaling
     if torch.is_autocast_enabled(query.device.type):
         with in_fp32(query.device.type):

@@ -18,7 +18,7 @@ from transformers.pytorch_utils import Conv1D
 from rlhf.compute import autocast, in_fp32, seeded
 from rlhf.config import ArchitectureConfig, ComputeConfig, Setup
 from rlhf.errors import ConfigError, ModelError
-from rlhf.lean import make_lean, prepare_last_block, register_attention, taking
+from rlhf.lean import make_lean, prepare_last_block, register_attention, takes_plain_attention, taking
 from rlhf.products import multiply_by_onednn
 from rlhf.sequences import batches_by_length, positions
 from rlhf.tokenizers import check_folder, load_tokenizer, prepare_tokenizer
@@ -153,7 +153,7 @@ def _build(setup: Setup, tokenizer: Any) -> Any:
         bos_token_id=tokenizer.bos_token_id,
         eos_token_id=tokenizer.eos_token_id,
         pad_token_id=tokenizer.pad_token_id,
-        attn_implementation=_attention(setup.compute),
+        attn_implementation=register_attention() if _wants_own_attention(setup.compute) else None,
     )
     torch.manual_seed(seeded(setup.seed, "initialization"))
     return multiply_by_onednn(LlamaForCausalLM(config))
@@ -168,16 +168,17 @@ def _load(auto_class: Any, name: str, compute: ComputeConfig, revision: str | No
             dtype=torch.float32,
             use_safetensors=True,
             trust_remote_code=False,
-            attn_implementation=_attention(compute),
         )
     except (OSError, ValueError) as error:
         raise ModelError(f"the model {name} cannot be loaded: {error}") from error
+    if _wants_own_attention(compute) and takes_plain_attention(model):
+        model.set_attn_implementation(register_attention())
     return prepare_last_block(multiply_by_onednn(make_lean(model) if compute.dtype == "bf16" else model))
 
 
-def _attention(compute: ComputeConfig) -> str:
-    """Eager where bf16 meets the CPU: the backward pass of the fused attention is many times slower there."""
-    return register_attention() if compute.device == "cpu" and compute.dtype == "bf16" else "sdpa"
+def _wants_own_attention(compute: ComputeConfig) -> bool:
+    """Where bf16 meets the CPU: the backward pass of the fused attention is many times slower there."""
+    return compute.device == "cpu" and compute.dtype == "bf16"
 
 
 def _check_context(config: Any, setup: Setup) -> None:

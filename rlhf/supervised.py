@@ -2,7 +2,6 @@
 
 import json
 import math
-import os
 import shutil
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -15,7 +14,7 @@ from transformers import PrinterCallback, Trainer, TrainerCallback
 
 from rlhf.compute import seeded
 from rlhf.config import Setup, TrainingSection
-from rlhf.disk import check_room
+from rlhf.disk import check_room, sync
 from rlhf.errors import TrainingDivergedError
 from rlhf.hashing import sha256
 from rlhf.workspace import MetricLog
@@ -203,12 +202,12 @@ def seal(checkpoint: Path) -> None:
     """Bring a checkpoint to the disk, then note the sha256 of its files: only a sealed one is ever resumed from."""
     files = sorted(path for path in checkpoint.rglob("*") if path.is_file())
     for path in files:
-        _sync(path)
+        sync(path)
     note = checkpoint / f"{_SEAL}.partial"
     note.write_text(json.dumps({path.relative_to(checkpoint).as_posix(): sha256(path) for path in files}, indent=1))
-    _sync(note)
+    sync(note)
     note.replace(checkpoint / _SEAL)
-    _sync(checkpoint)
+    sync(checkpoint)
 
 
 def newest_checkpoint(folder: Path) -> Path | None:
@@ -237,11 +236,3 @@ def _checkpoint_bytes(trainer: Any) -> int:
     weights = sum(parameter.numel() * parameter.element_size() for parameter in parameters)
     moments = 2 * sum(4 * parameter.numel() for parameter in parameters if parameter.requires_grad)
     return int((trainer.args.save_total_limit + 1) * (weights + moments) + weights)
-
-
-def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

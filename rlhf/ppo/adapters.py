@@ -166,6 +166,7 @@ def _read_adapter(folder: Path) -> tuple[dict[str, Tensor], Tensor]:
 def _add_adapter(backbone: SharedBackbone, folder: Path, name: str, weights: dict[str, Tensor]) -> None:
     saved = PeftConfig.from_pretrained(str(folder / ADAPTER))
     saved.task_type, saved.modules_to_save, saved.inference_mode = "CAUSAL_LM", None, False
+    saved.lora_dropout = 0.0  # it was for training: a score is the same whenever it is asked for
     backbone.peft.add_adapter(name, saved)
     outcome = set_peft_model_state_dict(backbone.peft, weights, adapter_name=name)
     missing = [key for key in outcome.missing_keys if f".{name}." in key]

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from rlhf.models import save_model
-from rlhf.ppo.checkpoint import TrainerState, publish, writing
+from rlhf.ppo.checkpoint import TrainerState, latest_checkpoint, number_of, publish, writing
 from rlhf.ppo.checks import find_flags
 from rlhf.ppo.validation import generations_path
 from rlhf.workspace import Workspace
@@ -33,10 +33,14 @@ def keep_candidate(checkpoints: Path, update: int, policy: Any, tokenizer: Any) 
 
 
 def remove_other_candidates(checkpoints: Path, evaluations: Sequence[Mapping[str, Any]]) -> None:
-    """Keep the best policy only, once a checkpoint says which it is."""
-    best = _candidate(checkpoints, best_evaluation(evaluations)["update"])
-    for folder in best.parent.iterdir():
-        if folder != best:
+    """Keep the best policy, and the one that was best when the newest checkpoint was written, where a run goes on."""
+    kept = {_candidate(checkpoints, best_evaluation(evaluations)["update"])}
+    last = latest_checkpoint(checkpoints)
+    if last is not None:
+        then = [evaluation for evaluation in evaluations if evaluation["update"] <= number_of(last)]
+        kept.add(_candidate(checkpoints, best_evaluation(then)["update"]))
+    for folder in (checkpoints / "candidates").iterdir():
+        if folder not in kept:
             shutil.rmtree(folder)
 
 

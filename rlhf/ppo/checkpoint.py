@@ -7,7 +7,6 @@ part of it.
 
 import hashlib
 import json
-import os
 import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -21,7 +20,9 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from torch.optim import Optimizer
 
+from rlhf.disk import sync
 from rlhf.errors import ArtifactMismatchError, RLHFError
+from rlhf.hashing import sha256
 from rlhf.ppo.models import Models, Parameters
 from rlhf.ppo.update import Optimizers
 
@@ -78,9 +79,9 @@ def save_checkpoint(
         temporary.mkdir(parents=True)
         for name, tensors in _tensors(models, optimizers).items():
             save_file(tensors, temporary / name)
-        hashes = {path.name: _sha256(path) for path in sorted(temporary.iterdir())}
-        whole = {"state": asdict(state), "settings": settings, "sha256": hashes}
-        (temporary / _STATE).write_text(json.dumps(whole))
+        hashes = {path.name: sha256(path) for path in sorted(temporary.iterdir())}
+        words = {"state": asdict(state), "settings": settings, "sha256": hashes}
+        (temporary / _STATE).write_text(json.dumps(words | {"own_sha256": _words_sha256(words)}))
         publish(temporary, final)
     for old in sorted(folder.glob("update_??????"))[:-NUM_KEPT]:
         shutil.rmtree(old)
@@ -88,17 +89,22 @@ def save_checkpoint(
 
 
 def needed_bytes(models: Models) -> int:
-    """What the checkpoints of a run take at most, the one that is being written included, and two whole policies."""
+    """What the checkpoints of a run take at most, the one that is being written included, and three whole policies."""
     trained = [*models.policy_parameters.values(), *models.value_parameters.values()]
     weights_and_moments: int = 3 * sum(4 * parameter.numel() for parameter in trained)
     backbone = getattr(models.policy, "part", models.policy)  # of a role on a shared one
     policy: int = sum(4 * parameter.numel() for parameter in backbone.parameters())
-    return (NUM_KEPT + 1) * weights_and_moments + 2 * policy
+    return (NUM_KEPT + 1) * weights_and_moments + 3 * policy
 
 
 def latest_checkpoint(folder: Path) -> Path | None:
     """The newest whole checkpoint, if there is one."""
     return max(folder.glob("update_??????"), default=None)
+
+
+def number_of(checkpoint: Path) -> int:
+    """Updates that were taken before it."""
+    return int(checkpoint.name.removeprefix("update_"))
 
 
 def load_checkpoint(path: Path, models: Models, optimizers: Optimizers, settings: Mapping[str, Any]) -> TrainerState:
@@ -109,33 +115,33 @@ def load_checkpoint(path: Path, models: Models, optimizers: Optimizers, settings
         ArtifactMismatchError: a file is not what was written.
     """
     try:
-        saved = json.loads((path / _STATE).read_text())
-        hashes, state = saved["sha256"], TrainerState(**saved["state"])
-    except (OSError, ValueError, KeyError, TypeError) as error:
+        words = json.loads((path / _STATE).read_text())
+        expected = words.pop("own_sha256")
+    except (OSError, ValueError, TypeError, AttributeError, KeyError) as error:
         raise ArtifactMismatchError(
             f"{path / _STATE} cannot be read ({error}); remove {path} and start again"
         ) from error
-    for name, expected in hashes.items():
-        if not (path / name).exists() or _sha256(path / name) != expected:
-            raise ArtifactMismatchError(
-                f"{path / name} is missing or is not what was written; remove {path} and start again"
-            )
-    _refuse_other_settings(path, saved["settings"], settings)
+    altered = [path / _STATE] if _words_sha256(words) != expected else _altered(path, words["sha256"])
+    if altered:
+        raise ArtifactMismatchError(
+            f"{altered[0]} is missing or is not what was written; remove {path} and start again"
+        )
+    _refuse_other_settings(path, words["settings"], settings)
     _load_weights(models.policy_parameters, load_file(path / "policy.safetensors"))
     _load_weights(models.value_parameters, load_file(path / "value_model.safetensors"))
     _load_moments(optimizers.policy, load_file(path / "policy_optimizer.safetensors"))
     _load_moments(optimizers.value, load_file(path / "value_optimizer.safetensors"))
-    return state
+    return TrainerState(**words["state"])
 
 
 @contextmanager
 def writing(what: str, folder: Path, temporary: Path | None = None) -> Iterator[None]:
-    """Write something of a run; where the disk takes no more, nothing half-written stays.
+    """Write something of a run; where the disk takes no more, nothing half-written stays at `temporary`.
 
     Args:
         what: is written, for the message.
         folder: of all checkpoints.
-        temporary: where it is written at first.
+        temporary: the folder in which it is written at first.
 
     Raises:
         CheckpointError: it cannot be written.
@@ -153,18 +159,12 @@ def writing(what: str, folder: Path, temporary: Path | None = None) -> Iterator[
 
 
 def publish(temporary: Path, final: Path) -> None:
-    """Sync a folder's files to the disk and give it its name, in one step."""
-    for path in temporary.rglob("*"):
-        if path.is_file():
-            with path.open("rb") as file:
-                os.fsync(file.fileno())
+    """Sync a folder with all that is in it to the disk and give it its name, in one step."""
+    for path in (*temporary.rglob("*"), temporary):
+        sync(path)
     shutil.rmtree(final, ignore_errors=True)
     temporary.rename(final)
-    descriptor = os.open(final.parent, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+    sync(final.parent)
 
 
 def _tensors(models: Models, optimizers: Optimizers) -> dict[str, dict[str, Tensor]]:
@@ -211,6 +211,9 @@ def _refuse_other_settings(path: Path, saved: Mapping[str, Any], settings: Mappi
         )
 
 
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+def _altered(path: Path, hashes: Mapping[str, str]) -> list[Path]:
+    return [path / name for name, old in hashes.items() if not (path / name).exists() or sha256(path / name) != old]
+
+
+def _words_sha256(words: Mapping[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(words, sort_keys=True).encode()).hexdigest()

@@ -5,9 +5,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from rlhf.config import AlarmsConfig
 from rlhf.errors import StartError, TrainingDivergedError
 from rlhf.ppo.checkpoint import latest_checkpoint
+from rlhf.ppo.models import Models
 from rlhf.ppo.rollout import Rollout
 from rlhf.ppo.update import MinibatchStatistics
 
@@ -26,6 +29,17 @@ def check_finite(metrics: Mapping[str, float], step: int, checkpoints: Path) -> 
     broken = sorted(name for name, value in metrics.items() if not math.isfinite(value))
     if broken:
         raise diverged(step, f"{', '.join(broken)} not finite", checkpoints)
+
+
+def check_weights(models: Models, step: int, checkpoints: Path) -> None:
+    """Stop before what the last optimizer step broke is evaluated or saved: metrics are taken before that step.
+
+    Raises:
+        TrainingDivergedError: naming a weight and the last good checkpoint.
+    """
+    for name, parameter in (*models.policy_parameters.items(), *models.value_parameters.items()):
+        if not torch.isfinite(parameter).all():
+            raise diverged(step, f"the weight {name} is not finite", checkpoints)
 
 
 def diverged(step: int, what: str, checkpoints: Path) -> TrainingDivergedError:
@@ -50,7 +64,7 @@ def check_kl_starts_at_zero(rollout: Rollout, alarms: AlarmsConfig, dtype: str) 
 
 
 def check_ratio_starts_at_one(first_minibatch: MinibatchStatistics, alarms: AlarmsConfig, dtype: str) -> None:
-    """Sampling and training compute the same log-probabilities.
+    """The rollout's scoring pass and training compute the same log-probabilities.
 
     Raises:
         StartError: they do not.
@@ -60,7 +74,7 @@ def check_ratio_starts_at_one(first_minibatch: MinibatchStatistics, alarms: Alar
         raise StartError(
             "start_ratio",
             f"the probability ratio is not 1 on the first minibatch: off by {error:.3g}, {allowed} allowed; "
-            "sampling and training do not compute the same log-probabilities",
+            "the rollout's scoring pass and training do not compute the same log-probabilities",
         )
 
 

@@ -60,6 +60,7 @@ class AdaptiveKL:
     Attributes:
         target: nats a response.
         horizon: episodes over which the steering acts.
+        largest_error: the relative distance from the target that one rollout counts for at most.
 
     Source:
         Ziegler et al., 1909.08593, section 2.2.
@@ -67,8 +68,9 @@ class AdaptiveKL:
 
     target: float
     horizon: float
+    largest_error: float
 
     def next_coef(self, kl_coef: float, kl: float, num_episodes: int) -> float:
         """The coefficient after a rollout of `num_episodes` whose mean KL was `kl` nats a response."""
-        error = min(max(kl / self.target - 1.0, -0.2), 0.2)
+        error = min(max(kl / self.target - 1.0, -self.largest_error), self.largest_error)
         return kl_coef * (1.0 + error * num_episodes / self.horizon)

@@ -63,6 +63,7 @@ def take_update(learner: Learner, update: int, kl_coef: float, moments: Mapping[
     Raises:
         StartError: KL is not 0 before the first update, or the ratio not 1 on the first minibatch.
         FloatingPointError: the policy's logits are not finite.
+        RewardSourceError: a reward function raised, or scores are not one finite number a response.
     """
     learning = learner.learning
     config, setup = learning.config, learning.setup

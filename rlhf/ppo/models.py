@@ -65,6 +65,7 @@ def load_models(config: PPOConfig, setup: Setup, start: Path, reward_models: Pat
 
     Raises:
         ModelError: a model cannot be loaded, or cannot be shared.
+        ConfigError: a reward source is not there.
     """
     load = _load_adapters if config.sharing == "adapters" else _load_apart
     models = load(config, setup, start / "policy", reward_models)

@@ -104,6 +104,10 @@ def collect_rollout(
         update: number of the update, from 0; with the seed it decides prompts and noise.
         kl_coef: weight of the KL penalty in this rollout.
         moments: of the sources' scores in the rollouts before.
+
+    Raises:
+        FloatingPointError: the policy's logits are not finite.
+        RewardSourceError: a reward function raised, or scores are not one finite number a response.
     """
     num_prompts = config.rollout_size // config.num_responses_per_prompt
     chosen = rollout_prompts(setup.seed, update, num_prompts, len(prompts.ids))
@@ -143,7 +147,19 @@ def sample_responses(
     noise_keys: Sequence[tuple[str | int, ...]],
     seed: int,
 ) -> Responses:
-    """Sample a response to each prompt, each from noise of its own."""
+    """Sample a response to each prompt, each from noise of its own.
+
+    Args:
+        config: lengths, temperature and how many prompts are read at a time.
+        setup: compute.
+        models: of which the policy samples.
+        prompts: B of them.
+        noise_keys: what identifies each row's draw.
+        seed: of the draws.
+
+    Raises:
+        FloatingPointError: the policy's logits are not finite.
+    """
     own = processes.share(torch.arange(len(prompts.ids))).tolist()
     sampled: list[list[int]] = []
     if own:  # of a few prompts a process may have none
@@ -174,7 +190,9 @@ def score_responses(config: PPOConfig, setup: Setup, models: Models, rows: Respo
 
 def selection_scores(config: PPOConfig, setup: Setup, models: Models, rows: Responses) -> Tensor:
     """Scores [B] of the reward model that chooses checkpoints."""
-    return _scores(Source(RewardSourceConfig(), models.selection_reward_model), config, setup, rows)
+    return _scores(
+        Source(RewardSourceConfig(name="selection_reward_model"), models.selection_reward_model), config, setup, rows
+    )
 
 
 @torch.no_grad()

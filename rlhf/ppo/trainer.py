@@ -3,14 +3,15 @@
 import json
 import logging
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from rlhf.compute import configure, give_back_freed_memory
-from rlhf.config import PPOConfig, Setup, cannot_share
+from rlhf.config import LARGEST_KL_ERROR, PPOConfig, Setup, cannot_share
 from rlhf.conversations import Conversation, encode_pairs, encode_prompts
 from rlhf.disk import check_room
 from rlhf.errors import ConfigError, DataError
@@ -26,7 +27,7 @@ from rlhf.ppo.checkpoint import (
     save_checkpoint,
     writing,
 )
-from rlhf.ppo.checks import check_finite, diverged
+from rlhf.ppo.checks import check_finite, check_weights, diverged
 from rlhf.ppo.kl import AdaptiveKL
 from rlhf.ppo.launch import train_in_processes
 from rlhf.ppo.learner import Learner, make_learner, take_update
@@ -93,11 +94,15 @@ def train_ppo(
         workspace: a run that was killed goes on from `workspace.checkpoints`.
 
     Raises:
-        TrainingDivergedError: a loss that is not finite.
+        TrainingDivergedError: a loss, a logit or a weight that is not finite.
         StartError: KL or ratio is wrong at the start.
         DataError: there are no prompts.
-        ConfigError: processes or threads cannot share the work as they are told to, or more or fewer were started.
+        ConfigError: processes or threads cannot share the work as they are told to, or more or fewer were started; a
+            reward source that is not there.
+        ModelError: a model cannot be loaded, or not in the role that `config.sharing` gives it.
+        RewardSourceError: a reward function raised, or its scores are not one finite number a response.
         CheckpointError: a checkpoint cannot be written, or is of another configuration.
+        ArtifactMismatchError: a checkpoint is not what was written.
         DiskSpaceError: there is no room for the checkpoints.
         ProcessesError: a process died, or they no longer hold the same weights.
     """
@@ -127,12 +132,11 @@ def _update(run: Run, state: TrainerState) -> TrainerState:
     """One rollout and what is learned from it; returns the new state."""
     config, update, begun = run.config, state.next_update, time.monotonic()
     moments = {name: Moments(**values) for name, values in state.moments.items()}  # type: ignore[arg-type]
-    try:
+    with _diverging(run, update + 1):
         taken = take_update(run.learner, update, state.kl_coef, moments)
-    except FloatingPointError as error:
-        raise diverged(update + 1, str(error), run.workspace.checkpoints) from error
     speed = {"ppo/episodes_per_second": config.rollout_size / (time.monotonic() - begun)}
     check_finite(taken.metrics, update + 1, run.workspace.checkpoints)
+    check_weights(run.learner.learning.models, update + 1, run.workspace.checkpoints)
     state = _log(run, state, taken.metrics | speed, update + 1)
     if processes.is_first():
         report_progress("ppo", update + 1, config.num_updates)
@@ -149,6 +153,15 @@ def _update(run: Run, state: TrainerState) -> TrainerState:
         _save(run, state)
         give_back_freed_memory()
     return state
+
+
+@contextmanager
+def _diverging(run: Run, update: int) -> Iterator[None]:
+    """Say of numbers that are no longer finite when that was, and where the last good checkpoint is."""
+    try:
+        yield
+    except FloatingPointError as error:
+        raise diverged(update, str(error), run.workspace.checkpoints) from error
 
 
 def _save(run: Run, state: TrainerState) -> None:
@@ -239,7 +252,8 @@ def _resume(run: Run) -> TrainerState:
 def _evaluate(run: Run, state: TrainerState) -> TrainerState:
     """Evaluate on validation prompts; a policy that is better than all before it is kept."""
     models = run.learner.learning.models
-    evaluation, generations = validate(run.config, run.setup, models, run.validation, state.next_update)
+    with _diverging(run, state.next_update):
+        evaluation, generations = validate(run.config, run.setup, models, run.validation, state.next_update)
     logger.info(
         "update %d/%d: score %.3f, selection score %.3f, KL %.2f, objective %.3f",
         evaluation.update,
@@ -256,6 +270,7 @@ def _evaluate(run: Run, state: TrainerState) -> TrainerState:
             write_generations(run.workspace.checkpoints, evaluation.update, generations)
         if best_evaluation(evaluations)["update"] == state.next_update:
             keep_candidate(run.workspace.checkpoints, evaluation.update, models.export_policy(), models.tokenizer)
+            remove_other_candidates(run.workspace.checkpoints, evaluations)
     memory, alarms = watch_evaluations(run.config.alarms, Memory(**state.alarms), evaluations)
     return _alarmed(replace(state, evaluations=evaluations), memory, alarms)
 
@@ -275,4 +290,5 @@ def _finish(run: Run, state: TrainerState, stopped_because: str) -> None:
 def _next_kl_coef(config: PPOConfig, kl_coef: float, kl: float) -> float:
     if config.kl_target is None or config.kl_horizon is None:
         return kl_coef
-    return AdaptiveKL(config.kl_target, config.kl_horizon).next_coef(kl_coef, kl, config.rollout_size)
+    controller = AdaptiveKL(config.kl_target, config.kl_horizon, LARGEST_KL_ERROR)
+    return controller.next_coef(kl_coef, kl, config.rollout_size)

@@ -15,6 +15,7 @@ import torch
 from rlhf.compute import seeded
 from rlhf.config import PPOConfig, Setup
 from rlhf.conversations import Conversation, decode_responses
+from rlhf.disk import sync
 from rlhf.masking import masked_sum
 from rlhf.ppo.kl import kl_k1
 from rlhf.ppo.models import Models
@@ -75,7 +76,12 @@ class Evaluation:
 def validate(
     config: PPOConfig, setup: Setup, models: Models, prompts: Prompts, update: int
 ) -> tuple[Evaluation, list[Generation]]:
-    """Sample a response to every validation prompt, with the same noise at every evaluation."""
+    """Sample a response to every validation prompt, with the same noise at every evaluation.
+
+    Raises:
+        FloatingPointError: the policy's logits are not finite.
+        RewardSourceError: a reward function raised, or scores are not one finite number a response.
+    """
     generations: list[Generation] = []
     for start in range(0, len(prompts.ids), BATCH_SIZE):
         rows = slice(start, start + BATCH_SIZE)
@@ -90,11 +96,14 @@ def generations_path(checkpoints: Path, update: int) -> Path:
 
 
 def write_generations(checkpoints: Path, update: int, generations: Sequence[Generation]) -> None:
-    """Keep the generations as JSON Lines."""
+    """Keep the generations as JSON Lines; a file that bears its name is whole."""
     path = generations_path(checkpoints, update)
     path.parent.mkdir(parents=True, exist_ok=True)
     lines = (json.dumps(asdict(generation), ensure_ascii=False) + "\n" for generation in generations)
-    path.write_text("".join(lines), encoding="utf-8")
+    temporary = path.with_suffix(".partial")
+    temporary.write_text("".join(lines), encoding="utf-8")
+    sync(temporary)
+    temporary.replace(path)
 
 
 def _generate(config: PPOConfig, setup: Setup, models: Models, prompts: Prompts, first: int) -> list[Generation]:

@@ -1,4 +1,5 @@
 import json
+import math
 
 import pytest
 import torch
@@ -96,6 +97,37 @@ def test_a_checkpoint_of_another_configuration_is_refused(tmp_path, make_models)
     path = save_checkpoint(tmp_path, TrainerState(1, 0.1, []), models, optimizers, SETTINGS)
     with pytest.raises(CheckpointError, match=r"another configuration: kl_coef differ \(kl_coef was 0.1 and is 0.2\)"):
         load_checkpoint(path, models, optimizers, SETTINGS | {"kl_coef": 0.2})
+
+
+@pytest.mark.parametrize(
+    "alter",
+    [
+        lambda words: words["state"].update(kl_coef=0.7),
+        lambda words: words["settings"].update(seed=1),
+        lambda words: words["sha256"].pop("policy.safetensors"),
+    ],
+)
+def test_an_altered_state_is_refused(tmp_path, make_models, alter):
+    models = make_models()
+    optimizers = make_optimizers(PPOConfig(), models)
+    state = TrainerState(1, 0.1, [], logged=[[1, {"ppo/explained_variance": math.nan, "ppo/kl_mean": 1e-7}]])
+    path = save_checkpoint(tmp_path, state, models, optimizers, SETTINGS)
+    assert load_checkpoint(path, models, optimizers, SETTINGS).kl_coef == 0.1
+    words = json.loads((path / "state.json").read_text())
+    alter(words)
+    (path / "state.json").write_text(json.dumps(words))
+    with pytest.raises(ArtifactMismatchError, match=r"state\.json is missing or is not what was written"):
+        load_checkpoint(path, models, optimizers, SETTINGS)
+
+
+@pytest.mark.parametrize("words", ["[]", "{}", "3", '{"own_sha256": ""}'])
+def test_what_is_no_state_at_all_is_refused(tmp_path, make_models, words):
+    models = make_models()
+    optimizers = make_optimizers(PPOConfig(), models)
+    path = save_checkpoint(tmp_path, TrainerState(1, 0.1, []), models, optimizers, SETTINGS)
+    (path / "state.json").write_text(words)
+    with pytest.raises(ArtifactMismatchError, match=r"state\.json .*remove .* and start again"):
+        load_checkpoint(path, models, optimizers, SETTINGS)
 
 
 def test_a_truncated_state_is_refused(tmp_path, make_models):

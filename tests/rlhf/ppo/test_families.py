@@ -1,4 +1,4 @@
-"""Llama, GPT-2 and Qwen shapes, built from a configuration: what holds for one model holds for the others."""
+"""Llama, GPT-2, Qwen and older shapes, built from a configuration: what holds for one model holds for the others."""
 
 import numpy as np
 import pytest
@@ -6,7 +6,12 @@ import torch
 from transformers import (
     AutoModelForCausalLM,
     AutoModelForSequenceClassification,
+    BloomConfig,
+    FalconConfig,
+    Gemma2Config,
     GPT2Config,
+    GPTJConfig,
+    GPTNeoConfig,
     LlamaConfig,
     MistralConfig,
     Qwen2Config,
@@ -28,6 +33,19 @@ FAMILIES = {
     "gpt2": lambda **ids: GPT2Config(n_embd=32, n_layer=2, n_head=4, n_positions=64, **ids),
     "qwen2, tied": lambda **ids: Qwen2Config(**(GROUPED | {"tie_word_embeddings": True}), **ids),
     "qwen3": lambda **ids: Qwen3Config(**GROUPED, head_dim=8, **ids),
+}
+# They make attention and masks of their own, or cap attention's scores: all that is fast here is not for them.
+OWN_ATTENTION = {
+    "gpt_neo": lambda **ids: GPTNeoConfig(
+        hidden_size=32, num_layers=2, num_heads=4, attention_types=[[["global", "local"], 1]], window_size=4, **ids
+    ),
+    "gptj": lambda **ids: GPTJConfig(n_embd=32, n_layer=2, n_head=4, rotary_dim=4, n_positions=64, **ids),
+    "falcon": lambda **ids: FalconConfig(hidden_size=32, num_hidden_layers=2, num_attention_heads=4, **ids),
+    "falcon, alibi": lambda **ids: FalconConfig(
+        hidden_size=32, num_hidden_layers=2, num_attention_heads=4, alibi=True, **ids
+    ),
+    "bloom": lambda **ids: BloomConfig(hidden_size=32, n_layer=2, n_head=4, **ids),
+    "gemma2": lambda **ids: Gemma2Config(**GROUPED, head_dim=8, attn_logit_softcapping=0.5, **ids),
 }
 PROMPTS = [[6], [6, 7, 8, 9, 10], [11, 12]]
 
@@ -82,9 +100,44 @@ def test_decoding_gives_the_tokens_of_a_model_without_a_cache(save_family, tiny_
     assert ours == without_cache(policy, prompts, noise, tiny_tokenizer.eos_token_id, 0.9)
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", OWN_ATTENTION)
+def test_decoding_models_with_attention_of_their_own(save_family, tiny_tokenizer, tiny_setup, family, caplog):
+    run = save_family(OWN_ATTENTION[family])
+    policy = load_policy(run.start / "policy", tiny_setup.compute)
+    kv_cache._say_once.cache_clear()
+    prompts = PROMPTS * 4
+    noise = sampling_noise(0, [(row,) for row in range(len(prompts))], 12)
+    with caplog.at_level("INFO"):
+        ours = sample(policy, prompts, noise, tiny_tokenizer, tiny_setup.compute, 0.9)
+    assert "with the cache of transformers: " in caplog.text
+    assert ours == without_cache(policy, prompts, noise, tiny_tokenizer.eos_token_id, 0.9)
+
+
+@pytest.mark.parametrize("family", OWN_ATTENTION)
+def test_bf16_leaves_their_attention_as_it_is(save_family, tiny_setup, family):
+    """To bf16's rounding: without the cap on Gemma 2's scores, for one, they would be far apart."""
+    run = save_family(OWN_ATTENTION[family])
+    rounded = tiny_setup.compute.model_copy(update={"dtype": "bf16"})
+    rows = [[12, 13], [14, 15, 16, 5], [7]]
+    whole, short = (
+        response_logprobs(
+            load_policy(run.start / "policy", compute),
+            compute,
+            PROMPTS,
+            rows,
+            temperature=1,
+            pad_token_id=0,
+            batch_size=3,
+        )
+        for compute in (tiny_setup.compute, rounded)
+    )
+    for expected, found in zip(whole, short, strict=True):
+        np.testing.assert_allclose(found, expected, atol=0.15)
+
+
+@pytest.mark.parametrize("family", FAMILIES | OWN_ATTENTION)
 def test_log_probabilities_are_those_of_single_rows(save_family, tiny_tokenizer, tiny_setup, family):
-    run = save_family(FAMILIES[family])
+    run = save_family((FAMILIES | OWN_ATTENTION)[family])
     policy = load_policy(run.start / "policy", tiny_setup.compute)
     responses = [[12, 13], [14, 15, 16, 5], [7]]
     ours = response_logprobs(
@@ -99,9 +152,9 @@ def test_log_probabilities_are_those_of_single_rows(save_family, tiny_tokenizer,
 
 @pytest.mark.parametrize("dtype", ["fp32", "bf16"])
 @pytest.mark.parametrize("sharing", ["none", "trunk"])
-@pytest.mark.parametrize("family", ["gpt2", "qwen2, tied", "qwen3"])
+@pytest.mark.parametrize("family", ["gpt2", "qwen2, tied", "qwen3", "gpt_neo", "bloom", "gemma2"])
 def test_ppo_runs(save_family, family, sharing, dtype):
-    run = save_family(FAMILIES[family])
+    run = save_family((FAMILIES | OWN_ATTENTION)[family])
     run.setup = run.setup.model_copy(update={"compute": ComputeConfig(dtype=dtype, num_threads=1)})
     output = run(num_updates=2, sharing=sharing)
     assert abs(run.curve("ppo/kl_mean")[1]) < (1e-4 if dtype == "fp32" else 0.05)

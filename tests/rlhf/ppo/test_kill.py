@@ -67,7 +67,9 @@ MOMENTS = {
     "between a checkpoint's files": "rlhf.ppo.checkpoint:save_file:15",
     "as a checkpoint's files are synced": "os:fsync:29",
     "before a checkpoint has its name": "rlhf.ppo.checkpoint:publish:4",
-    "between a checkpoint and its metrics": "rlhf.ppo.trainer:remove_other_candidates:3",
+    "before superfluous policies are removed": "rlhf.ppo.trainer:remove_other_candidates:3",
+    "between a checkpoint and the next update": "rlhf.ppo.trainer:give_back_freed_memory:3",
+    "as generations are written": "rlhf.ppo.validation:generations_path:3",
     "as the chosen policy is saved": "rlhf.ppo.candidates:save_model:2",
     "as the output is written": "rlhf.ppo.candidates:find_flags:1",
 }

@@ -41,4 +41,4 @@ def test_response_kl_sums_the_kept_tokens():
 @pytest.mark.parametrize(("kl", "expected"), [(6.0, 0.1), (12.0, 0.1 * 1.2**1), (0.0, 0.1 * 0.8), (6.6, 0.1 * 1.1)])
 def test_steering_follows_ziegler(kl, expected):
     # error = clip(kl / 6 - 1, -0.2, 0.2); a rollout as long as the horizon applies all of it
-    assert AdaptiveKL(target=6.0, horizon=256.0).next_coef(0.1, kl, 256) == pytest.approx(expected)
+    assert AdaptiveKL(target=6.0, horizon=256.0, largest_error=0.2).next_coef(0.1, kl, 256) == pytest.approx(expected)

@@ -60,15 +60,20 @@ def test_an_error_of_either_is_raised_here_and_the_threads_come_back(failing):
 
 
 def test_an_interrupt_does_not_wait_for_the_other():
-    go_on = threading.Event()
+    go_on, ended = threading.Event(), threading.Event()
 
     def interrupt():
         raise KeyboardInterrupt
 
+    def wait():
+        go_on.wait(30)
+        ended.set()
+
     with pytest.raises(KeyboardInterrupt):
-        side_by_side(TWO, interrupt, lambda: go_on.wait(60))
-    assert not go_on.is_set()
+        side_by_side(TWO, interrupt, wait)
+    assert not ended.is_set()
     go_on.set()
+    assert ended.wait(30)
 
 
 def test_side_by_side_learns_what_one_after_the_other_learns(make_learner):

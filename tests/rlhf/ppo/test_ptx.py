@@ -4,6 +4,7 @@ import json
 
 import pytest
 import torch
+from interrupted import run_whole_and_broken
 from safetensors.torch import load_file
 
 from rlhf.config import PPOConfig
@@ -16,10 +17,6 @@ from rlhf.ppo.ptx import Demonstrations, demonstration_loss
 PAIRS = [([6], [9, 10, 5]), ([6, 7, 8, 9], [11, 5]), ([7, 8], [9, 12, 13, 14, 15, 5])]
 DEMONSTRATIONS = Demonstrations(PAIRS, pad_token_id=0)
 NUM_TOKENS = 11
-
-
-def contents(folder):
-    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
 def config(**settings):
@@ -138,13 +135,7 @@ def test_a_policy_does_not_forget_the_demonstrations(tiny_run, tiny_tokenizer):
 @pytest.mark.parametrize("sharing", ["none", "trunk"])
 def test_an_interrupted_run_goes_on_to_the_same_bits(tiny_run, sharing):
     settings = SETTINGS | {"ptx_coef": 1.0, "ptx_batch_size": 5, "sharing": sharing}
-    whole, broken = tiny_run("whole"), tiny_run("broken")
-    expected = contents(whole(**settings))
-    broken.interrupt_at = 5
-    with pytest.raises(KeyboardInterrupt):
-        broken(**settings)
-    broken.interrupt_at = None
-    assert contents(broken(**settings)) == expected
+    whole, broken = run_whole_and_broken(tiny_run, 5, **settings)
     assert broken.curve("ppo/ptx_loss") == whole.curve("ppo/ptx_loss")
 
 

@@ -2,8 +2,10 @@ import pytest
 import torch
 
 from rlhf.config import PPOConfig
+from rlhf.generation import sampling_noise
 from rlhf.ppo.kl import kl_k1
-from rlhf.ppo.rollout import collect_rollout, rollout_prompts
+from rlhf.ppo.learner import take_update
+from rlhf.ppo.rollout import _noise_keys, collect_rollout, rollout_prompts
 from rlhf.ppo.sources import penalized
 
 CONFIG = PPOConfig(rollout_size=8, num_minibatches=2, max_response_tokens=10, missing_eos_penalty=3.0)
@@ -66,6 +68,37 @@ def test_micro_batches_change_nothing_but_the_rounding(collect):
     assert torch.equal(whole.batch.input_ids, cut.batch.input_ids)
     torch.testing.assert_close(whole.old_logprobs, cut.old_logprobs, rtol=1e-4, atol=1e-5)
     torch.testing.assert_close(whole.advantages, cut.advantages, rtol=1e-3, atol=1e-4)
+
+
+def test_the_temperature_is_that_of_sampling_and_of_every_log_probability(make_learner):
+    """Against logits of single rows, without cache, padding or batch; then through training, whose checks act."""
+    learner = make_learner(CONFIG, PROMPTS, temperature=0.5, kl_coef=0.0, num_critic_warmup_updates=0)
+    learning = learner.learning
+    models, eos = learning.models, learning.models.tokenizer.eos_token_id
+    with torch.no_grad():
+        models.ref_policy.lm_head.weight.mul_(1.5)
+    rollout = collect_rollout(learning.config, learning.setup, models, learner.prompts, 0, 0.1, {})
+    chosen = rollout_prompts(0, 0, 8, len(PROMPTS))
+    noise = sampling_noise(0, _noise_keys(0, chosen), CONFIG.max_response_tokens)
+    for row, prompt in enumerate(chosen):
+        response = rollout.batch.responses[row][rollout.batch.response_mask[row]].tolist()
+        ids = torch.tensor([[*PROMPTS[prompt], *response]])
+        with torch.no_grad():
+            of_policy, of_reference = (
+                (model(ids).logits[0, len(PROMPTS[prompt]) - 1 : -1].double() / 0.5).log_softmax(-1)
+                for model in (models.policy, models.ref_policy)
+            )
+        cumulative = of_policy.exp().cumsum(-1)
+        drawn = (cumulative <= torch.from_numpy(noise[row, : len(response)])[:, None]).sum(-1)
+        assert drawn.tolist() == response
+        assert len(response) == CONFIG.max_response_tokens or response[-1] == eos
+        places = torch.tensor(response)[:, None]
+        for ours, expected in ((rollout.old_logprobs, of_policy), (rollout.ref_logprobs, of_reference)):
+            torch.testing.assert_close(ours[row, : len(response)].double(), expected.gather(1, places)[:, 0])
+        entropy = -(of_policy.exp() * of_policy).sum(-1)
+        torch.testing.assert_close(rollout.entropy[row, : len(response)].double(), entropy)
+    same = make_learner(CONFIG, PROMPTS, temperature=0.5, num_critic_warmup_updates=0)
+    assert take_update(same, 0, 0.1).metrics["ppo/ratio_error"] < 1e-4
 
 
 def test_several_responses_to_a_prompt_are_different_samples(collect):

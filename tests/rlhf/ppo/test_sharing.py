@@ -29,11 +29,12 @@ IDS = [[6], [6, 7], [8, 9, 10]]
 
 
 def adapt(folder, start, tokenizer, seed, like):
-    """A reward model over the SFT policy, as the reward stage with adapters leaves it; it likes one token last."""
+    """A reward model over the SFT policy, as the reward stage with adapters and dropout leaves it; it likes one token
+    last."""
     model = AutoModelForSequenceClassification.from_pretrained(start, num_labels=1)
     model.config.score_offset = 0.25
     torch.manual_seed(seed)
-    settings = LoraConfig(r=2, lora_alpha=4, target_modules="all-linear", task_type="SEQ_CLS")
+    settings = LoraConfig(r=2, lora_alpha=4, target_modules="all-linear", task_type="SEQ_CLS", lora_dropout=0.5)
     adapted = get_peft_model(model, settings)
     with torch.no_grad():
         for name, parameter in adapted.named_parameters():

@@ -370,6 +370,19 @@ def test_broken_weights_are_named_by_their_source(save_reward_model, rows, tiny_
             raw_scores(source, rows, tiny_setup)
 
 
+def test_the_model_that_chooses_is_named_where_it_is_the_broken_one(tiny_run):
+    from transformers import AutoModelForSequenceClassification
+
+    run = tiny_run()
+    folder = run.reward_models / "selection_reward_model"
+    model = AutoModelForSequenceClassification.from_pretrained(folder)
+    with torch.no_grad():
+        model.score.weight.fill_(torch.nan)
+    model.save_pretrained(folder)
+    with pytest.raises(RewardSourceError, match="the reward model 'selection_reward_model' gave a score that is not"):
+        run()
+
+
 def test_a_functions_module_is_imported_once(offer, tiny_run):
     offer(f"IMPORTED = []\nIMPORTED.append(1)\n{LENGTH}")
     tiny_run()(num_updates=2, rewards=ONLY_LENGTH)

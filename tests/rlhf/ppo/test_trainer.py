@@ -1,6 +1,7 @@
 """The PPO stage on tiny models: it learns, chooses, stops, resumes and repeats itself."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -8,6 +9,7 @@ import torch
 from interrupted import contents, run_whole_and_broken
 from transformers import AutoModelForCausalLM
 
+from rlhf.config import ComputeConfig
 from rlhf.errors import TrainingDivergedError
 from rlhf.ppo.checks import find_flags
 
@@ -90,6 +92,20 @@ def test_an_interrupted_run_goes_on_to_the_same_bits(tiny_run, interrupt_at):
         assert broken.curve(name) == whole.curve(name)
 
 
+@pytest.mark.parametrize("settings", [{}, {"side_by_side": True}])
+def test_in_bf16_on_two_threads_an_interrupted_run_goes_on_to_the_same_bits(tiny_run, settings):
+    """The paths of their own that bf16 and several threads have."""
+
+    def make(name):
+        run = tiny_run(name)
+        run.setup = run.setup.model_copy(update={"compute": ComputeConfig(dtype="bf16", num_threads=2)})
+        return run
+
+    whole, broken = run_whole_and_broken(make, 3, num_updates=5, checkpoint_every=2, learning_rate=1e-3, **settings)
+    for name in ("ppo/kl_mean", "ppo/score_mean", "ppo/value_loss", "ppo/validation_objective"):
+        assert broken.curve(name) == whole.curve(name)
+
+
 def test_adaptive_kl_moves_the_coefficient(tiny_run):
     run = tiny_run()
     run(kl_target=1.0, kl_horizon=32)
@@ -104,6 +120,63 @@ def test_a_loss_that_is_not_finite_stops_the_run(tiny_run):
         run(learning_rate=1e30, num_updates=6, learning_rate_schedule="constant")
     assert Path(raised.value.checkpoint).is_dir()
     assert not list((run.folder / "output").iterdir()), "nothing half-written"
+
+
+@pytest.mark.parametrize(
+    ("spoil", "message"),
+    [
+        (
+            lambda weight: weight.fill_(torch.inf),
+            r"step 2: the weight \S+ is not finite; the last good .*update_000001",
+        ),
+        (
+            lambda weight: weight.fill_(3e38),
+            r"step 2: the policy's logits are not finite; the last good .*update_000001",
+        ),
+    ],
+)
+def test_what_the_last_optimizer_step_breaks_is_neither_evaluated_nor_saved(tiny_run, monkeypatch, spoil, message):
+    """The metrics of an update are taken before its last step, and say nothing of it."""
+    from rlhf.ppo import trainer
+
+    taken = trainer.take_update
+
+    def take_and_spoil(learner, update, *rest):
+        outcome = taken(learner, update, *rest)
+        if update == 1:
+            with torch.no_grad():
+                spoil(learner.learning.models.policy.lm_head.weight)
+        return outcome
+
+    monkeypatch.setattr(trainer, "take_update", take_and_spoil)
+    run = tiny_run()
+    with pytest.raises(TrainingDivergedError, match=message):
+        run(num_updates=4, evaluate_every=2)
+    assert not (run.folder / "checkpoints" / "update_000002").exists()
+
+
+def test_policies_that_may_be_chosen_do_not_pile_up(tiny_run, monkeypatch):
+    """Each evaluation is better than the one before it, and no checkpoint comes between them."""
+    from rlhf.ppo import trainer
+
+    kept, keep = [], trainer.remove_other_candidates
+
+    def remove_and_count(checkpoints, evaluations):
+        keep(checkpoints, evaluations)
+        kept.append(sorted(int(path.name[-4:]) for path in (checkpoints / "candidates").iterdir()))
+
+    evaluated = trainer.validate
+
+    def better_and_better(config, setup, models, prompts, update):
+        evaluation, generations = evaluated(config, setup, models, prompts, update)
+        return replace(evaluation, objective=float(update)), generations
+
+    monkeypatch.setattr(trainer, "remove_other_candidates", remove_and_count)
+    monkeypatch.setattr(trainer, "validate", better_and_better)
+    run = tiny_run()
+    run(num_updates=6, evaluate_every=1, checkpoint_every=3)
+    assert kept == [[0], [1], [2], [3], [3], [3, 4], [3, 5], [3, 6], [6]]
+    assert json.loads((run.folder / "output" / "summary.json").read_text())["chosen_update"] == 6
 
 
 def test_the_kl_budget_stops_the_run_and_says_so(tiny_run):
