@@ -232,6 +232,9 @@ class AlarmsConfig(Section):
     start_kl: Positive | None = None
     """Nats at a token that the KL to the SFT policy may be off 0 before the first update. Empty: 1e-4 in fp32, 0.05 in
     bf16. Beyond it the run stops with an error."""
+    start_sampling: Positive | None = None
+    """How far, in probability, sampled tokens may be from those that the scoring pass would have drawn from the same
+    noise, before the first update. Empty: 1e-3 in fp32, 0.05 in bf16. Beyond it the run stops with an error."""
     start_ratio: Positive | None = None
     """What the probability ratio may be off 1 on the first minibatch. Empty: 1e-4 in fp32, 0.1 in bf16. Beyond it the
     run stops with an error."""

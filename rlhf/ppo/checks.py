@@ -17,6 +17,7 @@ from rlhf.ppo.update import MinibatchStatistics
 # What max |ratio - 1| may be on the first minibatch, where rollout and training compute the same numbers in
 # different batches. In bf16 a product's rounding depends on the shape that it is computed in.
 RATIO_TOLERANCE = {"fp32": 1e-4, "bf16": 0.1}
+SAMPLING_TOLERANCE = {"fp32": 1e-3, "bf16": 0.05}
 KL_TOLERANCE = {"fp32": 1e-4, "bf16": 0.05}
 
 
@@ -60,6 +61,22 @@ def check_kl_starts_at_zero(rollout: Rollout, alarms: AlarmsConfig, dtype: str) 
             "start_kl",
             f"the KL to the SFT policy is not 0 before the first update: {largest:.3g} nats at a token, "
             f"{allowed} allowed; policy and reference are not the same model",
+        )
+
+
+def check_sampling_is_scored(error: float, alarms: AlarmsConfig, dtype: str) -> None:
+    """Tokens are sampled from the distribution by which they are scored (`rlhf.ppo.rollout.sampling_error`).
+
+    Raises:
+        StartError: they are not.
+    """
+    allowed = alarms.start_sampling or SAMPLING_TOLERANCE[dtype]
+    if not error <= allowed:
+        raise StartError(
+            "start_sampling",
+            "before the first update tokens are sampled from another distribution than they are scored by: a random "
+            f"number lies {error:.3g} outside of its token's share, {allowed} allowed; the model computes something "
+            "else when it decodes with its cache than in one pass over the same tokens",
         )
 
 

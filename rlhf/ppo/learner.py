@@ -5,12 +5,12 @@ from dataclasses import dataclass
 
 from rlhf.compute import give_back_freed_memory
 from rlhf.config import PPOConfig, Setup
-from rlhf.ppo.checks import check_kl_starts_at_zero, check_ratio_starts_at_one
+from rlhf.ppo.checks import check_kl_starts_at_zero, check_ratio_starts_at_one, check_sampling_is_scored
 from rlhf.ppo.kl import kl_k3, response_kl
 from rlhf.ppo.loss import explained_variance
 from rlhf.ppo.models import Models
 from rlhf.ppo.ptx import Demonstrations
-from rlhf.ppo.rollout import Prompts, Rollout, collect_rollout
+from rlhf.ppo.rollout import Prompts, Rollout, collect_rollout, sampling_error
 from rlhf.ppo.sources import Moments
 from rlhf.ppo.update import Learning, MinibatchStatistics, learn, make_optimizers, set_learning_rates
 
@@ -61,7 +61,8 @@ def take_update(learner: Learner, update: int, kl_coef: float, moments: Mapping[
         moments: of the sources' scores in the rollouts before.
 
     Raises:
-        StartError: KL is not 0 before the first update, or the ratio not 1 on the first minibatch.
+        StartError: before the first update tokens are sampled from another distribution than they are scored by or
+            the KL is not 0, or the ratio is not 1 on the first minibatch.
         FloatingPointError: the policy's logits are not finite.
         RewardSourceError: a reward function raised, or scores are not one finite number a response.
     """
@@ -70,6 +71,8 @@ def take_update(learner: Learner, update: int, kl_coef: float, moments: Mapping[
     share = set_learning_rates(learning.optimizers, config, update)
     rollout = collect_rollout(config, setup, learning.models, learner.prompts, update, kl_coef, moments or {})
     if update == 0:
+        error = sampling_error(config, setup, learning.models, len(learner.prompts.ids), rollout, update)
+        check_sampling_is_scored(error, config.alarms, setup.compute.dtype)
         check_kl_starts_at_zero(rollout, config.alarms, setup.compute.dtype)
     statistics = learn(learning, rollout, update)
     if not config.side_by_side:  # which gives memory for time

@@ -11,6 +11,7 @@ from typing import TypeVar
 
 import torch
 from torch import Tensor
+from torch.nn.functional import pad
 
 from rlhf.compute import autocast, kept_casts, seeded
 from rlhf.config import PPOConfig, RewardSourceConfig, Setup
@@ -25,6 +26,10 @@ from rlhf.ppo.models import Models
 from rlhf.ppo.sources import Moments, Responses, Source, combine, penalized, raw_scores
 from rlhf.ppo.value_model import TrunkValueHead
 from rlhf.sequences import SequenceBatch, batches_by_length, pad_sequences
+
+# Of an update whose sampling is looked at: enough tokens to see another distribution, and no time to speak of.
+_NUM_ROWS_LOOKED_AT = 4
+_TOKENS_AT_A_TIME = 64
 
 A = TypeVar("A")
 B = TypeVar("B")
@@ -109,9 +114,7 @@ def collect_rollout(
         FloatingPointError: the policy's logits are not finite.
         RewardSourceError: a reward function raised, or scores are not one finite number a response.
     """
-    num_prompts = config.rollout_size // config.num_responses_per_prompt
-    chosen = rollout_prompts(setup.seed, update, num_prompts, len(prompts.ids))
-    chosen = [prompt for prompt in chosen for _ in range(config.num_responses_per_prompt)]
+    chosen = _chosen_prompts(config, setup, update, len(prompts.ids))
     rows = sample_responses(config, setup, models, prompts.pick(chosen), _noise_keys(update, chosen), setup.seed)
     mask, lengths = rows.batch.response_mask, rows.batch.response_mask.sum(1)
     ended = has_ended(rows)
@@ -137,6 +140,41 @@ def collect_rollout(
         ended=ended,
         moments=moments,
     )
+
+
+@torch.no_grad()
+def sampling_error(
+    config: PPOConfig, setup: Setup, models: Models, num_prompts: int, rollout: Rollout, update: int
+) -> float:
+    """How far the pass that computes log-probabilities is from drawing the tokens that were sampled.
+
+    A token is drawn where a random number falls into the token's share of [0, 1). Returned is the largest distance of
+    such a number from the share that the token has in that pass, over the tokens of a few rows: 0 where sampling and
+    scoring agree on the distribution.
+
+    Args:
+        config: lengths and temperature.
+        setup: seed and compute.
+        models: of which the policy is the one that sampled, unchanged since.
+        num_prompts: of training, all in all.
+        rollout: what it sampled.
+        update: number of the update.
+    """
+    chosen = _chosen_prompts(config, setup, update, num_prompts)
+    noise = sampling_noise(setup.seed, _noise_keys(update, chosen)[:_NUM_ROWS_LOOKED_AT], config.max_response_tokens)
+    device, largest = rollout.batch.input_ids.device, 0.0
+    with kept_casts(setup.compute):
+        for row, uniform in enumerate(torch.from_numpy(noise).to(device)):
+            batch = rollout.batch.rows(torch.tensor([row], device=device))
+            with autocast(setup.compute):
+                logits = response_logits(models.policy, batch)[0]
+            for some in torch.arange(len(logits), device=device).split(_TOKENS_AT_A_TIME):
+                cumulative = (logits[some].float() / config.temperature).softmax(-1).double().cumsum(-1)
+                ends = pad(cumulative / cumulative[:, -1:], (1, 0))
+                first, last = (ends.gather(1, batch.responses[0, some, None] + k)[:, 0] for k in (0, 1))
+                outside = torch.maximum(first - uniform[some], uniform[some] - last)
+                largest = max(largest, float(outside.max()))
+    return largest
 
 
 def sample_responses(
@@ -298,6 +336,12 @@ def _order(seed: int, epoch: int, num_prompts: int) -> list[int]:
     generator = torch.Generator().manual_seed(seeded(seed, "prompt-order", epoch))
     order: list[int] = torch.randperm(num_prompts, generator=generator).tolist()
     return order
+
+
+def _chosen_prompts(config: PPOConfig, setup: Setup, update: int, num_prompts: int) -> list[int]:
+    """The prompt of each episode."""
+    chosen = rollout_prompts(setup.seed, update, config.rollout_size // config.num_responses_per_prompt, num_prompts)
+    return [prompt for prompt in chosen for _ in range(config.num_responses_per_prompt)]
 
 
 def _noise_keys(update: int, chosen: Sequence[int]) -> list[tuple[str | int, ...]]:

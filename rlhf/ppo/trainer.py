@@ -95,7 +95,7 @@ def train_ppo(
 
     Raises:
         TrainingDivergedError: a loss, a logit or a weight that is not finite.
-        StartError: KL or ratio is wrong at the start.
+        StartError: sampling, KL or ratio is wrong at the start.
         DataError: there are no prompts.
         ConfigError: processes or threads cannot share the work as they are told to, or more or fewer were started; a
             reward source that is not there.

@@ -6,10 +6,13 @@ from dataclasses import asdict
 from typing import ClassVar
 
 import pytest
+import torch
 from interrupted import contents
+from transformers import AutoModelForCausalLM
 
-from rlhf.config import AlarmsConfig
+from rlhf.config import AlarmsConfig, ComputeConfig
 from rlhf.errors import StartError
+from rlhf.models import save_model
 from rlhf.ppo.alarms import Memory, watch_evaluations, watch_update
 
 CALM = {
@@ -269,6 +272,17 @@ class TestFatal:
 
 
 class TestStart:
+    @pytest.fixture
+    def sharp_policy(self, tiny_run, tiny_tokenizer):
+        """The SFT policy with larger weights, so that what it says depends on what it reads."""
+        folder = tiny_run().start / "policy"
+        policy = AutoModelForCausalLM.from_pretrained(folder)
+        with torch.no_grad():
+            for parameter in policy.parameters():
+                if parameter.dim() > 1:
+                    parameter.mul_(8.0)
+        save_model(policy, tiny_tokenizer, folder)
+
     def test_a_kl_beyond_its_threshold_is_an_error(self, tiny_run, spoil_reference):
         run = tiny_run()
         with pytest.raises(
@@ -280,6 +294,52 @@ class TestStart:
 
     def test_the_threshold_of_the_kl_is_a_setting(self, tiny_run, spoil_reference):
         tiny_run()(num_updates=2, alarms={"start_kl": 5.0})
+
+    @pytest.fixture
+    def spoil_decoding(self, monkeypatch):
+        """A cache that forgets the prompt, but for its last two columns."""
+        from rlhf import generation
+
+        right, num_columns = generation._next_logits, [0]
+
+        def forgetful(policy, cache, ids, mask, position):
+            if ids.shape[1] > 1:
+                num_columns[0] = ids.shape[1] - 2
+            else:
+                mask = mask.clone()
+                mask[:, : num_columns[0]] = False
+            return right(policy, cache, ids, mask, position)
+
+        monkeypatch.setattr(generation, "_next_logits", forgetful)
+
+    @pytest.mark.parametrize("dtype", ["fp32", "bf16"])
+    def test_sampling_from_another_distribution_is_an_error(self, tiny_run, sharp_policy, spoil_decoding, dtype):
+        run = tiny_run()
+        run.setup = run.setup.model_copy(update={"compute": ComputeConfig(dtype=dtype, num_threads=1)})
+        with pytest.raises(StartError, match=r"lies 0\.\d+ outside of its token's share, 0\.\d+ allowed") as error:
+            run(max_response_tokens=24)
+        assert error.value.alarm == "start_sampling"
+        assert not list((run.folder / "output").iterdir())
+
+    def test_the_threshold_of_sampling_is_a_setting(self, tiny_run, sharp_policy, spoil_decoding):
+        tiny_run()(num_updates=2, max_response_tokens=24, alarms={"start_sampling": 0.99})
+
+    @pytest.mark.parametrize(
+        "settings",
+        [{}, {"temperature": 0.3}, {"num_responses_per_prompt": 4}, {"sharing": "trunk", "lora": {"rank": 2}}],
+    )
+    def test_sound_sampling_is_far_from_its_threshold(self, tiny_run, sharp_policy, settings, monkeypatch):
+        from rlhf.ppo import learner
+
+        seen = []
+        monkeypatch.setattr(learner, "check_sampling_is_scored", lambda error, *_: seen.append(error))
+        run = tiny_run()
+        run(num_updates=2, max_response_tokens=24, **settings)
+        run.setup = run.setup.model_copy(update={"compute": ComputeConfig(dtype="bf16", num_threads=1)})
+        run.folder = run.folder.with_name("bf16")
+        run(num_updates=2, max_response_tokens=24, **settings)
+        assert seen[0] < 1e-5
+        assert seen[1] < 0.03
 
     @pytest.fixture
     def spoil_training(self, monkeypatch):
