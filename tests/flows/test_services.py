@@ -279,6 +279,15 @@ def test_the_end_leaves_nothing_running(up: Up):
     assert up.process.returncode == 0
 
 
+@pytest.fixture
+def _not_under_nohup() -> Iterator[None]:
+    """Whoever started the tests may have told them to ignore a closed terminal, and what they start inherits that."""
+    before = signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    yield
+    signal.signal(signal.SIGHUP, before)
+
+
+@pytest.mark.usefixtures("_not_under_nohup")
 def test_a_terminal_that_is_closed_stops_all(project_root: Path):
     with services(project_root) as up:
         everything = up.processes()
