@@ -54,7 +54,7 @@ CASES = {
     for case in (
         Case("20M-epochs4", "20M, 4 epochs, models side by side", "20M", side_by_side=True, micro_batch=16, target=3.0),
         Case("20M-epochs4-turns", "20M, 4 epochs, models in turn", "20M", memory_target=0.5),
-        Case("2M-epochs4", "1.84M, 4 epochs, models side by side", "2M", side_by_side=True, micro_batch=32, target=2.2),
+        Case("2M-epochs4", "1.84M, 4 epochs", "2M", micro_batch=32, target=2.2),
         Case("20M-epochs4-fp32", "20M, 4 epochs, fp32", "20M", dtype="fp32", target=1.1),
         Case(
             "20M-epochs1",
