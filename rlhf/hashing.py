@@ -3,7 +3,7 @@
 import hashlib
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 _IGNORED_FOLDERS = (".dvc", ".git", ".hg")
@@ -25,6 +25,12 @@ def dvc_md5(path: Path) -> str:
 def sha256(path: Path) -> str:
     """The sha256 of a file."""
     return _hash_file(path, "sha256")
+
+
+def altered_files(folder: Path, digests: Mapping[str, str]) -> list[Path]:
+    """Files of a folder that are missing or no longer have their sha256, given by relative path."""
+    paths = {folder / name: digest for name, digest in digests.items()}
+    return [path for path, digest in paths.items() if not path.is_file() or sha256(path) != digest]
 
 
 def folder_manifest(folder: Path) -> str:

@@ -16,7 +16,7 @@ from rlhf.compute import seeded
 from rlhf.config import Setup, TrainingSection
 from rlhf.disk import check_room, sync
 from rlhf.errors import TrainingDivergedError
-from rlhf.hashing import sha256
+from rlhf.hashing import altered_files, sha256
 from rlhf.workspace import MetricLog
 
 LOGGING_STEPS = 10
@@ -224,10 +224,7 @@ def _is_whole(checkpoint: Path) -> bool:
     seal_file = checkpoint / _SEAL
     if not seal_file.is_file():
         return False
-    digests: dict[str, str] = json.loads(seal_file.read_text())
-    return all(
-        (checkpoint / name).is_file() and sha256(checkpoint / name) == digest for name, digest in digests.items()
-    )
+    return not altered_files(checkpoint, json.loads(seal_file.read_text()))
 
 
 def _checkpoint_bytes(trainer: Any) -> int:

@@ -2,7 +2,6 @@
 
 import json
 import logging
-import os
 import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -14,6 +13,7 @@ from filelock import FileLock, Timeout
 
 from rlhf.data.repository import DVC_FILE, TRACKED, check_repository, md5_in, opened, read_dvc_file
 from rlhf.data.staging import STAGED_PREFIX, is_taken, other_data, put_in_place, replaced_beside, staged
+from rlhf.disk import sync
 from rlhf.errors import DataError
 from rlhf.hashing import dvc_md5
 
@@ -148,11 +148,10 @@ def settle(root: Path) -> None:
 def _begin(folder: Path, version: Version) -> None:
     """Write down what is about to be done, so that it can be finished by another process."""
     path = folder / _JOURNAL
-    with path.with_suffix(".new").open("w", encoding="utf-8") as file:
-        json.dump(asdict(version), file)
-        file.flush()
-        os.fsync(file.fileno())
-    path.with_suffix(".new").rename(path)
+    temporary = path.with_suffix(".new")
+    temporary.write_text(json.dumps(asdict(version)), encoding="utf-8")
+    sync(temporary)
+    temporary.rename(path)
 
 
 def _take_back(filled: Path, destination: Path) -> None:

@@ -22,7 +22,7 @@ from torch.optim import Optimizer
 
 from rlhf.disk import sync
 from rlhf.errors import ArtifactMismatchError, RLHFError
-from rlhf.hashing import sha256
+from rlhf.hashing import altered_files, sha256
 from rlhf.ppo.models import Models, Parameters
 from rlhf.ppo.update import Optimizers
 
@@ -121,7 +121,7 @@ def load_checkpoint(path: Path, models: Models, optimizers: Optimizers, settings
         raise ArtifactMismatchError(
             f"{path / _STATE} cannot be read ({error}); remove {path} and start again"
         ) from error
-    altered = [path / _STATE] if _words_sha256(words) != expected else _altered(path, words["sha256"])
+    altered = [path / _STATE] if _words_sha256(words) != expected else altered_files(path, words["sha256"])
     if altered:
         raise ArtifactMismatchError(
             f"{altered[0]} is missing or is not what was written; remove {path} and start again"
@@ -209,10 +209,6 @@ def _refuse_other_settings(path: Path, saved: Mapping[str, Any], settings: Mappi
             f"{saved.get(name)!r} and is {settings.get(name)!r}); start in another folder, or give the settings it was "
             f"written with"
         )
-
-
-def _altered(path: Path, hashes: Mapping[str, str]) -> list[Path]:
-    return [path / name for name, old in hashes.items() if not (path / name).exists() or sha256(path / name) != old]
 
 
 def _words_sha256(words: Mapping[str, Any]) -> str:
