@@ -45,7 +45,7 @@ def _panel(axes: "Axes", curves: Curves, label: str, color: str, marker: str, *,
 
 
 def draw_scaling(series: Mapping[str, "ScalingSeries"], path: Path) -> None:
-    """Seconds against size, a panel a kind of size, beside what the arithmetic grows like."""
+    """Seconds against size, a panel a kind of size, beside what the arithmetic expects of the largest sizes."""
     with figure(path, "What an update costs, and what the arithmetic says", 4.6 * len(series), 4.9) as one:
         panels = one.subplots(1, len(series), squeeze=False)[0]
         for axes, (name, points) in zip(panels, series.items(), strict=True):
@@ -54,16 +54,15 @@ def draw_scaling(series: Mapping[str, "ScalingSeries"], path: Path) -> None:
 
 
 ScalingSeries = tuple[Sequence[float], Mapping[str, Sequence[float]], Sequence[float], str]
-"""x, seconds by phase (`all` among them), floating-point operations, and a line that says what was found."""
+"""x, seconds by phase (`all` among them), those expected of all at the last x, and a line on what was found."""
 
 
 def _scaling_panel(axes: "Axes", name: str, points: ScalingSeries) -> None:
     from matplotlib.ticker import NullFormatter, StrMethodFormatter
 
-    x, phases, flops, found = points
+    x, phases, expected, found = points
     total = phases["all"]
-    scale = total[-1] / flops[-1]
-    axes.plot(x, [scale * one for one in flops], color=GREY, linestyle=(0, (4, 3)), linewidth=1.6, label="arithmetic")
+    axes.plot(x[-len(expected) :], expected, color=GREY, linestyle=(0, (4, 3)), linewidth=1.6, label="expected")
     others = [phase for phase in phases if phase != "all"]
     for phase, color in zip(others, _COLORS[1:], strict=False):
         axes.plot(x, phases[phase], color=color, linewidth=1.2, marker=".", label=phase)

@@ -3,11 +3,9 @@ import math
 import numpy as np
 import pytest
 
-from benchmarks import learning, scaling
+from benchmarks import learning
 from benchmarks.arguments import Settings
-from benchmarks.arithmetic import block_weights, update_flops
 from benchmarks.curves import Curves, compare, differences, seconds_to, stack, within_spread
-from benchmarks.made_models import SHAPES, Shape
 
 
 def curves(gold, pace):
@@ -94,67 +92,3 @@ def test_report_of_learning_prints_draws_and_writes(tmp_path, monkeypatch, capsy
 def test_seeds_are_put_in_order():
     rows = [row for row in learning_rows() if row["side"] == "peer"]
     assert stack(rows).gold[0].tolist() == rows[1]["gold"]
-
-
-def test_arithmetic_of_a_model_small_enough_to_count_by_hand():
-    shape = Shape(hidden_size=2, intermediate_size=3, num_hidden_layers=1, num_attention_heads=1, vocab_size=5)
-    assert block_weights(shape) == 4 * 4 + 3 * 6
-    settings = Settings(episodes=1, rollout=1, micro_batch=1, ppo_epochs=2, response_tokens=2)
-    tokens = 30  # 28 of the mean prompt, 2 of the response
-    backbone = 2 * 34 * tokens + 4 * 2 * tokens * (tokens + 1) / 2
-    policy = backbone + 2 * 2 * 5 * 2
-    flops = update_flops(shape, settings)
-    assert flops.generation == policy
-    assert flops.scoring == 2 * policy + 2 * backbone
-    assert flops.training == 2 * 3 * (policy + backbone)
-
-
-def test_shapes_have_the_sizes_of_their_names():
-    sizes = {name: block_weights(shape) + 2 * shape.vocab_size * shape.hidden_size for name, shape in SHAPES.items()}
-    assert sizes["2M"] == pytest.approx(1.84e6, rel=0.01)
-    assert sizes["20M"] == pytest.approx(20e6, rel=0.03)
-    assert sizes["160M"] == pytest.approx(160e6, rel=0.03)
-    assert sizes["1B"] == pytest.approx(1e9, rel=0.06)
-
-
-def test_exponent_of_a_power():
-    x = [16, 32, 64, 128]
-    assert scaling.exponent(x, [3 * one**1.5 for one in x]) == pytest.approx(1.5)
-
-
-def scaling_rows():
-    rows = []
-    for sweep, sizes in scaling.SWEEPS.items():
-        for x, models, settings in sizes:
-            number = x or block_weights(SHAPES[models])
-            rows.append(
-                {
-                    "sweep": sweep,
-                    "x": number,
-                    "models": models,
-                    "settings": vars(settings),
-                    "dtype": "bf16",
-                    "seconds": {kind: number * 1e-3 for kind in ("all", *scaling.KINDS)},
-                    "tokens_per_s": {kind: 1000.0 for kind in ("all", *scaling.KINDS)},
-                    "quiet": True,
-                    "when": "2026-01-01 00:00",
-                    "commit": "abc1234",
-                    "machine": "a machine",
-                }
-            )
-    return rows
-
-
-def test_report_of_scaling_prints_draws_and_writes(tmp_path, monkeypatch, capsys):
-    written = {}
-    monkeypatch.setattr(scaling, "PICTURE", tmp_path / "pictures" / "scaling.png")
-    monkeypatch.setattr(scaling.readme, "write_part", lambda name, new: written.update({name: new}))
-    scaling.report(scaling_rows())
-    assert len(capsys.readouterr().out.splitlines()) == 3
-    assert (tmp_path / "pictures" / "scaling.png").stat().st_size > 10_000
-    assert "| response tokens | 512 |" in written["scaling"]
-
-
-def test_phases_are_gathered_by_kind():
-    kinds = scaling.by_kind({"generation": 1.0, "values": 2.0, "scores": 3.0, "optimizer": 4.0, "other": 9.0})
-    assert kinds == {"generation": 1.0, "scoring": 5.0, "training": 4.0}
