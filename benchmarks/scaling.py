@@ -224,8 +224,8 @@ def part(rows: Sequence[Result], grown: Sequence[Sequence[str]], sizes: Sequence
     )
     explained = (
         "From the third largest size to the largest. Expected: every phase grows with its operations, and decoding "
-        f"reads the cache at {rate:.1f} GB/s, the rate of attention's products measured alone. Over expected: seconds at the "
-        "largest size, measured over expected, within each round; above 1 something grows faster than it must."
+        f"reads the cache at {rate:.1f} GB/s, the rate of attention's products measured alone. Over expected: seconds "
+        "at the largest size, measured over expected, within each round; above 1 something grows faster than it must."
     )
     growths = readme.table(
         ["what varies", "phase", "grows as", "expected", "over expected", "spread"], grown, right=range(2, 5)

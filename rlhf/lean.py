@@ -10,7 +10,7 @@ Shapes: N tokens, H hidden size, F feed-forward size; B rows, T new positions, S
 
 import functools
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from types import MethodType
 from typing import Any
@@ -27,6 +27,9 @@ logger = logging.getLogger(__name__)
 
 ATTENTION = "rlhf_lean"
 """Name of the attention under which transformers finds `attend`."""
+
+# 8 MB in fp32. Larger pieces leave the caches, smaller ones are not worth their calls.
+_PIECE_SCORES = 2**21
 
 _NORMS = {"LlamaRMSNorm", "MistralRMSNorm", "Qwen2RMSNorm", "Qwen3RMSNorm"}
 _FEED_FORWARDS = {"LlamaMLP", "MistralMLP", "Qwen2MLP", "Qwen3MLP"}
@@ -184,29 +187,75 @@ class _Norm(torch.autograd.Function):
 
 
 class _Attention(torch.autograd.Function):
-    """softmax(query key^T * scale + mask) value in bf16, [B, heads, T, D]; keeps the probabilities in bf16 alone."""
+    """softmax(query key^T * scale + mask) value in bf16, [B, heads, T, D]; keeps the probabilities in bf16 alone.
+
+    The scores of all rows and heads are far larger than what goes in and comes out, and every operation on them would
+    bring them from memory anew; so a piece of the rows, or of one row's heads, goes through all of it at a time.
+    """
 
     @staticmethod
     def forward(ctx: Any, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, scale: float) -> Tensor:
         grouped = _of_groups(query, key)
-        scores = torch.matmul(grouped, key.transpose(2, 3)).view(*query.shape[:3], -1)
-        scores = scores.mul_(scale) if mask is None else torch.add(mask, scores, alpha=scale)
-        # In fp32, which both is more exact and takes half of the time that torch's softmax of bf16 does.
-        probabilities = _of_groups(scores.float().softmax(-1).bfloat16(), key)
-        ctx.save_for_backward(grouped, key, value, probabilities)
-        ctx.scale, ctx.shape = scale, query.shape
-        return torch.matmul(probabilities, value).view(query.shape)
+        ctx.pieces = _pieces(len(key), key.shape[1], grouped.shape[2] * key.shape[2])
+        mask = None if mask is None else mask.expand(len(key), -1, -1, -1)
+        outputs, probabilities = [], []
+        for rows, heads in ctx.pieces:
+            scores = torch.matmul(grouped[rows, heads], key[rows, heads].transpose(2, 3))
+            # In fp32, which both is more exact and takes half of the time that torch's softmax of bf16 does.
+            scores = _masked(scores.float().mul_(scale), mask, rows, query.shape[2])
+            probabilities.append(scores.softmax(-1).bfloat16())
+            outputs.append(torch.matmul(probabilities[-1], value[rows, heads]))
+        ctx.save_for_backward(grouped, key, value, *probabilities)
+        ctx.scale = scale
+        return _joined(outputs).view(query.shape)
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor, Tensor, None, None]:
-        query, key, value, probabilities = ctx.saved_tensors
-        gradient = _of_groups(gradient, key)
-        of_value = torch.matmul(probabilities.transpose(2, 3), gradient)
-        of_probabilities = torch.matmul(gradient, value.transpose(2, 3))
-        of_scores = torch.ops.aten._softmax_backward_data(of_probabilities, probabilities, -1, torch.bfloat16)
-        of_scores.mul_(ctx.scale)
-        of_query = torch.matmul(of_scores, key).view(ctx.shape)
-        return of_query, torch.matmul(of_scores.transpose(2, 3), query), of_value, None, None
+        query, key, value, *probabilities = ctx.saved_tensors
+        of_heads, gradient = gradient.shape, _of_groups(gradient, key)
+        of_query, of_key, of_value = [], [], []
+        for at, given in zip(ctx.pieces, probabilities, strict=True):
+            of_value.append(torch.matmul(given.transpose(2, 3), gradient[at]))
+            of_probabilities = torch.matmul(gradient[at], value[at].transpose(2, 3))
+            of_scores = torch.ops.aten._softmax_backward_data(of_probabilities, given, -1, torch.bfloat16)
+            of_scores.mul_(ctx.scale)
+            of_query.append(torch.matmul(of_scores, key[at]))
+            of_key.append(torch.matmul(of_scores.transpose(2, 3), query[at]))
+        return (
+            _joined(of_query).view(of_heads),
+            _joined(of_key).view(key.shape),
+            _joined(of_value).view(value.shape),
+            None,
+            None,
+        )
+
+
+def _pieces(num_rows: int, num_heads: int, num_scores: int) -> list[tuple[slice, slice]]:
+    """Rows and heads, in order, so many at a time that their scores stay in a processor's cache.
+
+    Args:
+        num_rows: of the batch.
+        num_heads: key-value heads.
+        num_scores: of one row and head.
+    """
+    at_a_time = max(1, _PIECE_SCORES // num_scores)
+    if at_a_time >= num_heads:
+        step = at_a_time // num_heads
+        return [(slice(row, row + step), slice(None)) for row in range(0, num_rows, step)]
+    heads = [slice(head, head + at_a_time) for head in range(0, num_heads, at_a_time)]
+    return [(slice(row, row + 1), of_row) for row in range(num_rows) for of_row in heads]
+
+
+def _masked(scores: Tensor, mask: Tensor | None, rows: slice, num_queries: int) -> Tensor:
+    """Scores [b, key-value heads, heads that share one * T, S] with the mask [B, 1, T, S] of their rows added."""
+    if mask is not None:
+        scores.unflatten(2, (-1, num_queries)).add_(mask[rows, :, None])
+    return scores
+
+
+def _joined(pieces: Sequence[Tensor]) -> Tensor:
+    """Pieces [b, h, ...] one after another, [B * H, ...]; one alone as it is."""
+    return pieces[0] if len(pieces) == 1 else torch.cat([piece.flatten(0, 1) for piece in pieces])
 
 
 class _Rotation(torch.autograd.Function):

@@ -168,6 +168,40 @@ def test_attention_with_padding_in_front(groups):
     torch.testing.assert_close(ours, theirs.transpose(1, 2))
 
 
+@pytest.mark.parametrize("piece_scores", [1, 60, 150, 10**6])  # a head, two of the three heads, two rows, all
+@pytest.mark.parametrize("groups", [1, 2])
+def test_attention_in_pieces(monkeypatch, piece_scores, groups):
+    monkeypatch.setattr(lean, "_PIECE_SCORES", piece_scores * groups)
+    generator = torch.Generator().manual_seed(0)
+    shapes = [(5, 3 * groups, 5, 8), (5, 3, 5, 8), (5, 3, 5, 8)]
+    given = [torch.randn(shape, generator=generator).bfloat16() for shape in shapes]
+    mask = torch.zeros(5, 1, 5, 5).masked_fill(torch.ones(5, 5).triu(1).bool(), -1e9)
+    mask[2, :, :, 1] = -1e9  # one row's own
+    gradient = torch.randn(shapes[0], generator=generator)
+
+    def output_and_gradients(compute, dtype):
+        inputs = [one.to(dtype).detach().clone().requires_grad_() for one in given]
+        output = compute(*inputs)
+        output.backward(gradient.to(dtype))
+        return [output.detach(), *(one.grad for one in inputs)]
+
+    def exact(query, key, value):
+        keys, values = (part.repeat_interleave(groups, 1) for part in (key, value))
+        return torch.nn.functional.scaled_dot_product_attention(query, keys, values, attn_mask=mask, scale=0.3)
+
+    ours = output_and_gradients(lambda *inputs: lean._Attention.apply(*inputs, mask.bfloat16(), 0.3), torch.bfloat16)
+    for got, wanted in zip(ours, output_and_gradients(exact, torch.float32), strict=True):
+        assert relative(got.float(), wanted) < 0.01
+
+
+def test_pieces_are_all_rows_and_heads_in_order():
+    whole = torch.arange(5 * 3).view(5, 3)
+    for num_scores, largest in ((2**21, 1), (2**20, 2), (2**19, 3), (2**18, 6), (2**17, 15), (2**22, 1)):
+        pieces = [whole[at].flatten() for at in lean._pieces(5, 3, num_scores)]
+        assert torch.cat(pieces).tolist() == list(range(15))
+        assert max(map(len, pieces)) == largest
+
+
 @pytest.mark.parametrize("dtype", ["fp32", "bf16"])
 @pytest.mark.parametrize(("kind", "config"), KINDS)
 def test_a_last_block_that_skips_what_nobody_reads_gives_the_rest_as_ever(kind, config, dtype):
