@@ -149,8 +149,8 @@ def sampling_error(
     """How far the pass that computes log-probabilities is from drawing the tokens that were sampled.
 
     A token is drawn where a random number falls into the token's share of [0, 1). Returned is the largest distance of
-    such a number from the share that the token has in that pass, over the tokens of a few rows: 0 where sampling and
-    scoring agree on the distribution.
+    such a number from the share that the token has in that pass, over the tokens of the longest few rows: 0 where
+    sampling and scoring agree on the distribution.
 
     Args:
         config: lengths and temperature.
@@ -161,19 +161,21 @@ def sampling_error(
         update: number of the update.
     """
     chosen = _chosen_prompts(config, setup, update, num_prompts)
-    noise = sampling_noise(setup.seed, _noise_keys(update, chosen)[:_NUM_ROWS_LOOKED_AT], config.max_response_tokens)
-    device, largest = rollout.batch.input_ids.device, 0.0
-    with kept_casts(setup.compute):
-        for row, uniform in enumerate(torch.from_numpy(noise).to(device)):
-            batch = rollout.batch.rows(torch.tensor([row], device=device))
-            with autocast(setup.compute):
-                logits = response_logits(models.policy, batch)[0]
-            for some in torch.arange(len(logits), device=device).split(_TOKENS_AT_A_TIME):
-                cumulative = (logits[some].float() / config.temperature).softmax(-1).double().cumsum(-1)
-                ends = pad(cumulative / cumulative[:, -1:], (1, 0))
-                first, last = (ends.gather(1, batch.responses[0, some, None] + k)[:, 0] for k in (0, 1))
-                outside = torch.maximum(first - uniform[some], uniform[some] - last)
-                largest = max(largest, float(outside.max()))
+    # A part of one micro-batch, whose shapes have been computed before: kernels of new ones would take memory for good.
+    everything = torch.arange(len(chosen), device=rollout.batch.input_ids.device)
+    index = micro_batches(rollout.batch, everything, config.micro_batch_size or len(chosen))[0][:_NUM_ROWS_LOOKED_AT]
+    batch, keys = rollout.batch.rows(index), _noise_keys(update, chosen)
+    noise = sampling_noise(setup.seed, [keys[row] for row in index.tolist()], config.max_response_tokens)
+    with kept_casts(setup.compute), autocast(setup.compute):
+        logits = response_logits(models.policy, batch)
+    largest = 0.0
+    for row, uniform in enumerate(torch.from_numpy(noise).to(logits.device)):
+        for some in batch.response_mask[row].nonzero()[:, 0].split(_TOKENS_AT_A_TIME):
+            cumulative = (logits[row, some].float() / config.temperature).softmax(-1).double().cumsum(-1)
+            ends = pad(cumulative / cumulative[:, -1:], (1, 0))
+            first, last = (ends.gather(1, batch.responses[row, some, None] + k)[:, 0] for k in (0, 1))
+            outside = torch.maximum(first - uniform[some], uniform[some] - last)
+            largest = max(largest, float(outside.max()))
     return largest
 
 
