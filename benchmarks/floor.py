@@ -61,7 +61,11 @@ def floor(case: Case) -> dict[str, float]:
 def seconds(product: Product, dtype: torch.dtype) -> float:
     """Median of one product whose operands are not in the caches."""
     m, k, n = product
-    left, right = torch.randn(m, k).to(dtype), torch.randn(k, n).to(dtype)
+    return cold_seconds(torch.randn(m, k).to(dtype), torch.randn(k, n).to(dtype))
+
+
+def cold_seconds(left: torch.Tensor, right: torch.Tensor) -> float:
+    """Median of left @ right, whose memory is in no cache of the processor."""
     others = torch.zeros(_CACHES_BYTES // 4)
     taken = []
     for _ in range(_TIMES):

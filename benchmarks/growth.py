@@ -6,8 +6,6 @@ generation is expected to take those bytes at the rate at which its products, me
 of the processor holds.
 """
 
-import statistics
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -15,13 +13,12 @@ import numpy as np
 import torch
 
 from benchmarks.arithmetic import Flops
+from benchmarks.floor import cold_seconds
 
 PHASES = ("generation", "scoring", "training")
 FITTED = 3
 """So many of the largest sizes; of smaller ones fixed costs are too large a part."""
 
-_TIMES = 25
-_OTHERS_BYTES = 64 * 2**20
 _ROWS, _COLUMNS, _SIZE = 128, 512, 32
 
 
@@ -72,11 +69,4 @@ def exponent(x: Sequence[float], y: Sequence[float]) -> float:
 def reading_rate(dtype: torch.dtype) -> float:
     """Bytes a second at which products of one query a row read keys that lie in no cache of the processor."""
     keys, query = torch.randn(_ROWS, _COLUMNS, _SIZE).to(dtype), torch.randn(_ROWS, 1, _SIZE).to(dtype)
-    others = torch.zeros(_OTHERS_BYTES // 4)
-    taken = []
-    for _ in range(_TIMES):
-        others.add_(1.0)
-        begun = time.perf_counter()
-        query @ keys.transpose(1, 2)
-        taken.append(time.perf_counter() - begun)
-    return keys.numel() * keys.element_size() / statistics.median(taken)
+    return keys.numel() * keys.element_size() / cold_seconds(query, keys.transpose(1, 2))

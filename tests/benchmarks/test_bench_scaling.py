@@ -22,9 +22,8 @@ def test_arithmetic_of_a_model_small_enough_to_count_by_hand():
     assert flops.scoring == 2 * policy + 2 * backbone
     assert flops.training == 2 * 3 * (policy + backbone)
     assert flops.over_cache == 4 * 2 * tokens * (tokens + 1) / 2
-    settings = replace(
-        settings, response_tokens=4
-    )  # three steps read 28 + 1, 28 + 2 and 28 + 3 keys and values of two numbers
+    # Three steps read 28 + 1, 28 + 2 and 28 + 3 keys and values of two numbers.
+    settings = replace(settings, response_tokens=4)
     assert cache_bytes(shape, settings, bytes_per_number=2) == (29 + 30 + 31) * 2 * 2 * 2
 
 
@@ -48,7 +47,7 @@ def sizes(generation=lambda x: 0.1 * x + 0.02 * x**2, scoring=lambda x: 0.1 * x)
         seconds = {"generation": generation(x), "scoring": scoring(x), "training": 0.2 * x}
         seconds["all"] = sum(seconds.values()) + 0.01 * x
         flops = Flops(generation=x + x**2, scoring=2 * x, training=6 * x, over_cache=x**2)
-        made.append(Size(x, seconds, replace(flops, generation=x + x**2), cache_bytes=2 * x**2))
+        made.append(Size(x, seconds, flops, cache_bytes=2 * x**2))
     return made
 
 
