@@ -101,7 +101,7 @@ def test_both_servers_answer_and_all_deployments_are_there(up: Up):
         ["git", "describe", "--always", "--dirty"], cwd=ROOT, capture_output=True, text=True, check=True
     ).stdout.strip()
     assert up.deployment("demo")["version"] == commit
-    assert up.deployment("demo")["status"] == "READY"
+    wait_for(lambda: up.deployment("demo")["status"] == "READY", 60)  # the worker's first look follows its start
 
 
 def test_a_run_through_the_worker_and_the_same_again(up: Up):
