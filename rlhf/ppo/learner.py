@@ -74,6 +74,8 @@ def take_update(learner: Learner, update: int, kl_coef: float, moments: Mapping[
         error = sampling_error(config, setup, learning.models, len(learner.prompts.ids), rollout, update)
         check_sampling_is_scored(error, config.alarms, setup.compute.dtype)
         check_kl_starts_at_zero(rollout, config.alarms, setup.compute.dtype)
+    if config.sharing == "adapters":  # wants little memory; training does not fit into the holes of sampling
+        give_back_freed_memory()
     statistics = learn(learning, rollout, update)
     if not config.side_by_side:  # which gives memory for time
         give_back_freed_memory()
