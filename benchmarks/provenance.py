@@ -49,7 +49,7 @@ def measure(root: Path, repeats: int) -> dict[str, float]:
         record = with_data(record, source)
         save_record(run_id, record)
         for number in range(NUM_STAGES):
-            record = with_stage(record, config, f"stage{number}", StageRecord(fingerprint="f" * 64, sha256="s" * 64))
+            record = with_stage(record, f"stage{number}", StageRecord(fingerprint="f" * 64, sha256="s" * 64))
             save_record(run_id, record)
 
     file = root / "weights"

@@ -37,7 +37,7 @@ def retrain(config: PipelineConfig, retrain: RetrainConfig) -> RetrainReport:
 
 def _train_candidate(config: PipelineConfig, retrain: RetrainConfig, champion: Champion | None) -> Proposal:
     """Run all stages, compare with the champion, and apply the gates."""
-    with pipeline_run(config) as run:
+    with pipeline_run(config) as (run, config):
         made = run_stages(config)
         comparison = compare_policies(
             config.evaluation,

@@ -1,18 +1,16 @@
 """The metadata at the top of a model card, which the Hugging Face hub reads: what it is, and what was measured."""
 
-import re
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+from rlhf.bases import is_hub_id
 from rlhf.card_tables import JUDGES, REWARD_MODELS
 from rlhf.config import PipelineConfig
-from rlhf.project import root
 from rlhf.references import DataSource
 
 if TYPE_CHECKING:
     from huggingface_hub import EvalResult, ModelCardData
 
-_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
 _POLICY_FIGURES = {
     "score": "Mean score by the reward model",
     "selection_score": "Mean score by the selection reward model",
@@ -49,11 +47,6 @@ def card_metadata(
         pipeline_tag="text-generation",
         tags=["rlhf", "ppo", "reward-model", "conversational"],
     )
-
-
-def is_hub_id(base: str | None) -> bool:
-    """Whether the base model is named by an id of the hub, and not by a folder."""
-    return base is not None and _HUB_ID.fullmatch(base) is not None and not (root() / base).exists()
 
 
 _Figure = tuple[tuple[str, str], str, str, Mapping[str, float]]

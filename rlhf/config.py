@@ -69,7 +69,7 @@ class ModelConfig(Section):
     """Folder or hub id of a causal language model (safetensors). Empty: a small Llama is built, with a
     word-level tokenizer made from the training data."""
     revision: str | None = None
-    """Commit, tag or branch of the hub id. Give a commit to make a run repeatable."""
+    """Commit, tag or branch of the hub id. A run notes the commit that it stands for, and means that."""
     architecture: ArchitectureConfig | None = None
     """Shape of the model that is built where base is empty."""
     max_length: Annotated[int, Field(ge=8)] = 64

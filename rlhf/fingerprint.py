@@ -22,6 +22,7 @@ _NO_NUMBERS = frozenset(
     for name in (
         "addresses",
         "artifacts",
+        "bases",
         "config",
         "configuration",
         "disk",
@@ -123,7 +124,7 @@ def _canonical(value: object) -> object:
 
 
 def _content(model: str | None) -> str | None:
-    """A model in a folder is known by its content, one of the hub by its id and revision."""
+    """A model in a folder is known by its content, one of the hub by its id and commit."""
     folder = root() / model if model else None
     return folder_sha256(folder) if folder and folder.is_dir() else model
 

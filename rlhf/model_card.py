@@ -14,7 +14,8 @@ import yaml
 from pydantic import BaseModel
 
 from rlhf.audit.card_lineage import lineage_markdown
-from rlhf.card_metadata import card_metadata, is_hub_id
+from rlhf.bases import is_hub_id
+from rlhf.card_metadata import card_metadata
 from rlhf.card_tables import (
     JUDGES,
     PLACEHOLDER,
@@ -266,6 +267,6 @@ def _base(config: PipelineConfig) -> str | None:
     base = config.model.base
     if base is None:
         return None
-    revision = f" at revision `{config.model.revision}`" if config.model.revision else ""
+    revision = f" at commit `{config.model.revision}`" if config.model.revision else ""
     name = f"[{base}](https://huggingface.co/{base})" if is_hub_id(base) else f"a local model, `{Path(base).name}`"
     return name + revision

@@ -15,13 +15,14 @@ from torch import Tensor
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, LlamaConfig, LlamaForCausalLM
 from transformers.pytorch_utils import Conv1D
 
+from rlhf.bases import check_folder
 from rlhf.compute import autocast, in_fp32, seeded
 from rlhf.config import ArchitectureConfig, ComputeConfig, Setup
 from rlhf.errors import ConfigError, ModelError
 from rlhf.lean import make_lean, prepare_last_block, register_attention, takes_plain_attention, taking
 from rlhf.products import multiply_by_onednn
 from rlhf.sequences import batches_by_length, positions
-from rlhf.tokenizers import check_folder, load_tokenizer, prepare_tokenizer
+from rlhf.tokenizers import load_tokenizer, prepare_tokenizer
 
 __all__ = [
     "freeze",

@@ -1,6 +1,5 @@
 """The tokenizer that a run uses: the base model's with pad token and chat template settled, or one built from text."""
 
-import re
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -10,6 +9,7 @@ from typing import Any, Literal
 from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
+from rlhf.bases import check_folder
 from rlhf.config import ModelConfig
 from rlhf.errors import ModelError
 
@@ -97,34 +97,6 @@ def load_tokenizer(folder: Path | str, revision: str | None = None) -> Any:
     if tokenizer.eos_token_id is None:
         raise ModelError(f"{folder}: the tokenizer has no EOS token, so no response could ever end; set eos_token")
     return tokenizer
-
-
-def check_folder(name: str, weights: bool) -> None:
-    """Refuse a local model folder early and plainly. A hub id passes.
-
-    Args:
-        name: folder or hub id.
-        weights: whether safetensors must be there.
-
-    Raises:
-        ModelError: the folder is missing, or lacks a tokenizer or safetensors.
-    """
-    folder = Path(name)
-    if not folder.is_dir():
-        if re.fullmatch(r"[\w.-]+/[\w.-]+", name) and not folder.parent.is_dir():
-            return
-        raise ModelError(f"{name}: no such model folder; give a folder, or a hub id such as organization/name")
-    if not (folder / "tokenizer_config.json").exists() and not (folder / "tokenizer.json").exists():
-        raise ModelError(f"{name}: there is no tokenizer in this model folder; save one there with save_pretrained")
-    if not weights or list(folder.glob("*.safetensors")):
-        return
-    pickled = sorted(path.name for pattern in ("*.bin", "*.pt", "*.pth", "*.ckpt") for path in folder.glob(pattern))
-    if pickled:
-        raise ModelError(
-            f"{name}: only pickled weights are there ({', '.join(pickled)}), and unpickling runs code; "
-            "convert them to safetensors"
-        )
-    raise ModelError(f"{name}: there are no weights (*.safetensors) in this model folder; give another one")
 
 
 def _settle_pad_token(tokenizer: Any) -> Literal["kept", "chosen", "added"]:

@@ -1,5 +1,6 @@
 """The task that compares a candidate with the champion."""
 
+from rlhf.bases import source_at_commit, source_with_folder
 from rlhf.config import EvaluationConfig, JudgesConfig, Setup
 from rlhf.references import (
     ComparisonRef,
@@ -10,13 +11,10 @@ from rlhf.references import (
     PolicyRef,
     RewardModelsRef,
 )
-from tasks.pipeline import with_folder
 from tasks.stage import Attempt, stage
 
 
-@stage("comparison", version="1", module="rlhf.evaluation.comparison")
 def compare_policies(
-    attempt: Attempt,
     config: EvaluationConfig,
     judges: JudgesConfig,
     setup: Setup,
@@ -28,12 +26,30 @@ def compare_policies(
     reward_models: RewardModelsRef,
 ) -> ComparisonRef:
     """Compare the candidate with the champion, or with its own SFT policy where there is no champion yet."""
+    judges = judges.model_copy(update={"safety": tuple(map(source_at_commit, judges.safety))})
+    return _compare(config, judges, setup, max_response_tokens, data, candidate, champion, evaluation, reward_models)
+
+
+@stage("comparison", version="1", module="rlhf.evaluation.comparison")
+def _compare(
+    attempt: Attempt,
+    config: EvaluationConfig,
+    judges: JudgesConfig,
+    setup: Setup,
+    max_response_tokens: int,
+    data: DatasetRef,
+    candidate: PolicyRef,
+    champion: ModelCardRef | ModelRef,
+    evaluation: EvaluationRef,
+    reward_models: RewardModelsRef,
+) -> ComparisonRef:
+    """Judge the responses of both."""
     from rlhf.evaluation import comparison
 
     folder = attempt.path(champion)
     comparison.compare_policies(
         config,
-        judges.model_copy(update={"safety": tuple(map(with_folder, judges.safety))}),
+        judges.model_copy(update={"safety": tuple(map(source_with_folder, judges.safety))}),
         attempt.setup(setup),
         max_response_tokens,
         attempt.path(data),

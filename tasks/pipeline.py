@@ -15,9 +15,10 @@ from prefect.runtime import flow_run as this_flow_run
 from prefect.states import Cancelled
 
 from rlhf import artifacts, provenance, tracking
-from rlhf.config import PipelineConfig, RewardSourceConfig
+from rlhf.bases import at_commits, check_models
+from rlhf.config import PipelineConfig
 from rlhf.living import alive, killed
-from rlhf.project import root, source_root
+from rlhf.project import source_root
 from rlhf.provenance import GitState, Patch, ProvenanceRecord, StageRecord, working_patch
 from rlhf.provenance.recording import begin_record, with_data, with_stage
 from rlhf.provenance.saved import USED_TAG, has_record, read_record, save_code, save_record
@@ -49,7 +50,6 @@ class Pipeline:
 
     Attributes:
         run_id: its MLflow run, the parent of its stages' runs.
-        config: its settings.
         record: where the run comes from, as far as it is known by now.
         source: the data that it reads, once that is known.
         stages: how the stages went that are done.
@@ -57,7 +57,6 @@ class Pipeline:
     """
 
     run_id: str
-    config: PipelineConfig
     record: ProvenanceRecord
     source: DataSource | None = None
     stages: list[StageReport] = field(default_factory=list)
@@ -79,7 +78,7 @@ class Pipeline:
         """Note how a stage went, and what it made."""
         if not isinstance(reference, ModelCardRef):  # the card holds the record
             made = StageRecord(fingerprint=fingerprint, sha256=reference.sha256)
-            self._note(with_stage(self.record, self.config, report.name, made))
+            self._note(with_stage(self.record, report.name, made))
         tracking.link_stage(self.run_id, report.name, report.run_id, fingerprint, report.seconds)
         self.stages.append(report)
         self.metrics |= tracking.metrics_of(report.run_id) | {f"{report.name}/seconds": report.seconds}
@@ -141,13 +140,21 @@ def current() -> Pipeline:
 
 
 @contextmanager
-def pipeline_run(config: PipelineConfig) -> Iterator[Pipeline]:
+def pipeline_run(config: PipelineConfig) -> Iterator[tuple[Pipeline, PipelineConfig]]:
     """Open the MLflow parent run for the flow run that is under way, and close it as the block ends.
 
     It ends as FINISHED, as FAILED with the error's message, or as KILLED where the process was told to stop.
+
+    Yields:
+        The run, and the settings with the models of the hub at the commits that they have now.
+
+    Raises:
+        InputError: what a stage would refuse after hours: reward functions and models that are not there.
     """
     logging.getLogger("rlhf").setLevel(logging.INFO)
-    _check_reward_sources(config)
+    check_installed(config.ppo.rewards)
+    check_models(config.model, config.ppo.rewards)
+    config = at_commits(config)
     with alive(str(this_flow_run.id)):
         tracking.check_reachable()
         close_killed_runs()
@@ -158,7 +165,7 @@ def pipeline_run(config: PipelineConfig) -> Iterator[Pipeline]:
         token = _current.set(pipeline)
         try:
             with tracking.closing_run(pipeline.run_id):
-                yield pipeline
+                yield pipeline, config
                 tracking.close_run(pipeline.run_id, "FINISHED")
         finally:
             _current.reset(token)
@@ -172,23 +179,6 @@ def close_killed_runs() -> list[str]:
         tracking.close_orphans(flow_run_id)
         found.append(flow_run_id)
     return found
-
-
-def with_folder(source: RewardSourceConfig) -> RewardSourceConfig:
-    """The source with the whole path of its reward model, where that is a folder below the project's root."""
-    folder = root() / source.path if source.path else None
-    return source.model_copy(update={"path": str(folder)}) if folder and folder.is_dir() else source
-
-
-def _check_reward_sources(config: PipelineConfig) -> None:
-    """Refuse at once what PPO would refuse after hours: reward functions and reward models that are not there."""
-    check_installed(config.ppo.rewards)
-    paths = [source.path for source in map(with_folder, config.ppo.rewards) if source.path is not None]
-    if paths:
-        from rlhf.tokenizers import check_folder  # transformers takes seconds to import
-
-        for path in paths:
-            check_folder(path, weights=True)
 
 
 def flow_run_name() -> str:
@@ -227,7 +217,7 @@ def _open(config: PipelineConfig) -> Pipeline:
     with tracking.closing_run(run_id):
         save_code(run_id, patch.content)
         save_record(run_id, record)
-    return Pipeline(run_id, config, record)
+    return Pipeline(run_id, record)
 
 
 def _name(config: PipelineConfig, git: GitState) -> str:

@@ -8,6 +8,7 @@ from prefect.runtime import deployment
 from prefect.runtime import flow_run as this_flow_run
 
 from rlhf import artifacts, registry, retraining, tracking
+from rlhf.bases import check_models
 from rlhf.config import PipelineConfig, RetrainConfig
 from rlhf.errors import ConfigError
 from rlhf.gates import figures_of, judge
@@ -15,7 +16,7 @@ from rlhf.project import root
 from rlhf.references import Champion, ComparisonRef, Proposal, RetrainReport
 from tasks.approval import settle_questions
 from tasks.display import show_gates
-from tasks.pipeline import Pipeline, with_folder
+from tasks.pipeline import Pipeline
 from tasks.verdict import end
 
 
@@ -110,9 +111,4 @@ def _check(config: PipelineConfig, retrain: RetrainConfig) -> None:
             "retrain.ask is set, but this flow run belongs to no deployment, so it cannot be suspended until a person "
             "has answered; start it from its deployment, or set retrain.ask to false"
         )
-    paths = [judge.path for judge in map(with_folder, retrain.judges.safety) if judge.path is not None]
-    if paths:
-        from rlhf.tokenizers import check_folder  # transformers takes seconds to import
-
-        for path in paths:
-            check_folder(path, weights=True)
+    check_models(None, retrain.judges.safety)

@@ -22,14 +22,15 @@ from prefect.client.schemas.objects import State, TaskRun
 from pydantic import BaseModel
 
 from rlhf import artifacts, tracking
+from rlhf.bases import base_with_folder, source_with_folder
 from rlhf.config import ModelConfig, PPOConfig, Setup
 from rlhf.fingerprint import fingerprint
 from rlhf.progress import watching
-from rlhf.project import results_folder, root, stages_folder
+from rlhf.project import results_folder, stages_folder
 from rlhf.references import Reference, StageReport
 from rlhf.workspace import Workspace
 from tasks.display import progress_artifact
-from tasks.pipeline import current, with_folder
+from tasks.pipeline import current
 from tasks.slots import cores_held
 
 logger = logging.getLogger("rlhf.stage")
@@ -56,8 +57,7 @@ class Attempt:
 
     def model(self, model: ModelConfig) -> ModelConfig:
         """The model settings with a base model's folder resolved against the project's root."""
-        base = root() / model.base if model.base else None
-        return model.model_copy(update={"base": str(base)}) if base and base.is_dir() else model
+        return base_with_folder(model)
 
     def setup(self, setup: Setup) -> Setup:
         """The same within a setup."""
@@ -65,7 +65,7 @@ class Attempt:
 
     def ppo(self, config: PPOConfig) -> PPOConfig:
         """The same for the reward models that PPO's settings name."""
-        return config.model_copy(update={"rewards": tuple(map(with_folder, config.rewards))})
+        return config.model_copy(update={"rewards": tuple(map(source_with_folder, config.rewards))})
 
     def save(self, kind: type[AnyReference], **more: object) -> AnyReference:
         """Store what the stage made, and return the reference to it."""

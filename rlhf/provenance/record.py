@@ -51,7 +51,7 @@ class BaseRecord(_Record):
     name: str
     """Hub id, or folder as configured."""
     revision: str | None
-    """Commit of the hub id; None for a folder, and where it is not known."""
+    """Commit of the hub id; None for a folder, and in old records where it was not known."""
     sha256: str | None
     """Over the folder's files; None for a hub id."""
 

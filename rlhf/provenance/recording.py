@@ -15,7 +15,6 @@ from rlhf.provenance.environment import lock_sha256, machine
 from rlhf.provenance.record import BaseRecord, CodeRecord, DataRecord, ProvenanceRecord, StageRecord, canonical_sha256
 from rlhf.references import DataSource
 
-_COMMIT = re.compile(r"[0-9a-f]{40}")
 _REMOTE = re.compile(r"""'?remote "(?P<name>.*)"'?""")
 
 
@@ -23,25 +22,23 @@ def begin_record(config: PipelineConfig, git: GitState, patch: Patch) -> Provena
     """What is known when a run starts.
 
     Args:
-        config: resolved.
+        config: resolved, with models of the hub at commits.
         git: commit and dirtiness of the code.
         patch: what was changed since the commit.
     """
     compute = config.compute
-    bases = dict(_bases(config))
     return ProvenanceRecord(
         recipe=config.name,
         seed=config.seed,
         config_sha256=canonical_sha256(config.model_dump(mode="json")),
         lock_sha256=lock_sha256(),
         code=CodeRecord(commit=git.commit, dirty=git.dirty, patch_sha256=patch.sha256, left_out=patch.left_out),
-        bases=bases,
+        bases=dict(_bases(config)),
         machine=machine(),
         compute={name: str(value) for name, value in compute.model_dump().items()},
         obstacles=(
             *([] if git.commit else ["the code is in no git commit"]),
             *(f"the patch lacks {name}: it looks like a credential, or is too large" for name in patch.left_out),
-            *_base_obstacles(bases),
             *_reward_obstacles(config),
         ),
     )
@@ -59,19 +56,9 @@ def with_data(record: ProvenanceRecord, source: DataSource) -> ProvenanceRecord:
     return record.model_copy(update={"data": data, "obstacles": (*record.obstacles, *found)})
 
 
-def with_stage(record: ProvenanceRecord, config: PipelineConfig, name: str, stage: StageRecord) -> ProvenanceRecord:
-    """The record after a stage. A hub id has its commit by then, if the stage has loaded it."""
-    bases = record.bases
-    if any(base.sha256 is None for base in bases.values()):
-        bases = dict(_bases(config, loaded=True))
-    kept = [why for why in record.obstacles if why not in _base_obstacles(record.bases)]
-    return record.model_copy(
-        update={
-            "stages": record.stages | {name: stage},
-            "bases": bases,
-            "obstacles": (*kept, *_base_obstacles(bases)),
-        }
-    )
+def with_stage(record: ProvenanceRecord, name: str, stage: StageRecord) -> ProvenanceRecord:
+    """The record after a stage."""
+    return record.model_copy(update={"stages": record.stages | {name: stage}})
 
 
 def default_remote(folder: Path) -> str | None:
@@ -87,48 +74,24 @@ def default_remote(folder: Path) -> str | None:
     return None
 
 
-def _bases(config: PipelineConfig, *, loaded: bool = False) -> Iterator[tuple[str, BaseRecord]]:
+def _bases(config: PipelineConfig) -> Iterator[tuple[str, BaseRecord]]:
     if config.model.base is not None:
-        yield "model.base", _base(config.model.base, config.model.revision, loaded)
+        yield "model.base", _base(config.model.base, config.model.revision)
     for number, source in enumerate(config.ppo.rewards):
         if source.path is not None:
-            yield f"ppo.rewards.{number}.path", _base(source.path, source.revision, loaded)
+            yield f"ppo.rewards.{number}.path", _base(source.path, source.revision)
 
 
-def _base(name: str, revision: str | None, loaded: bool) -> BaseRecord:
-    """What a branch of the hub stands for is known once something was loaded: until then the cache may be behind."""
+def _base(name: str, revision: str | None) -> BaseRecord:
     folder = root() / name
     if folder.is_dir():
         return BaseRecord(name=_portable(name), revision=None, sha256=folder_sha256(folder))
-    commit = revision if revision is not None and _COMMIT.fullmatch(revision) else None
-    if commit is None and loaded:
-        commit = _loaded_commit(name, revision)
-    return BaseRecord(name=name, revision=commit, sha256=None)
-
-
-def _loaded_commit(name: str, revision: str | None) -> str | None:
-    """The commit that a hub id's branch stands for, by the local cache; None where nothing was loaded."""
-    from huggingface_hub import try_to_load_from_cache
-    from huggingface_hub.errors import HFValidationError
-
-    try:
-        found = try_to_load_from_cache(name, "config.json", revision=revision)
-    except HFValidationError:  # a folder that is not there; the data stage says so
-        return None
-    return Path(found).parent.name if isinstance(found, str) else None
+    return BaseRecord(name=name, revision=revision, sha256=None)
 
 
 def _portable(path: str) -> str:
     """A folder below the project's root as it is; of another only the name, since records are published."""
     return f"PATH/TO/{Path(path).name}" if Path(path).is_absolute() else path
-
-
-def _base_obstacles(bases: dict[str, BaseRecord]) -> list[str]:
-    return [
-        f"{setting} {base.name} has no revision; set the revision to a commit"
-        for setting, base in bases.items()
-        if base.revision is None and base.sha256 is None
-    ]
 
 
 def _reward_obstacles(config: PipelineConfig) -> list[str]:

@@ -33,7 +33,7 @@ def wait(attempt: Attempt, config: SFTConfig) -> ModelRef:
 @flow(on_crashed=[cancel_on_signal])
 def waiting_flow(config: PipelineConfig) -> StageReport:
     """A pipeline of one stage that waits."""
-    with pipeline_run(config) as run:
+    with pipeline_run(config) as (run, config):
         wait(config.sft)
         return run.stages[-1]
 

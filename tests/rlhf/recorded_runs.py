@@ -117,7 +117,7 @@ def record_run(
         tracking.link_stage(run_id, stage, outputs[stage].run_id, fingerprint, 1.0)
         if stage != "model_card":
             made = StageRecord(fingerprint=fingerprint, sha256=outputs[stage].sha256)
-            record = with_stage(record, config, stage, made)
+            record = with_stage(record, stage, made)
     save_record(run_id, record)
     if "model_card" in outputs:
         version = tracking.register_policy(outputs["model_card"])

@@ -307,7 +307,7 @@ def test_base_models_of_the_hub_are_linked(world, tmp_path):
     card = ModelCard.load(write(world, tmp_path / "card", config) / "README.md")
     assert card.data.base_model == "org/model-1B"
     assert card.data.license == "unknown"
-    assert "[org/model-1B](https://huggingface.co/org/model-1B) at revision `abc`" in card.text
+    assert "[org/model-1B](https://huggingface.co/org/model-1B) at commit `abc`" in card.text
 
 
 def test_the_same_inputs_give_the_same_bytes(world, tmp_path):

@@ -146,7 +146,5 @@ def test_what_the_lock_does_not_hold_stands_in_the_way_of_a_repetition(install, 
     assert "brevity is of My_Rewards==1.0, which requirements.lock does not name" in found(**dict(function()))[0]
     (tmp_path / "requirements.lock").write_text("my-rewards==1.0 \\\n    --hash=sha256:0\n")
     assert found(**dict(function())) == []
-    hub = {"kind": "model", "name": "safety", "path": "owner/name"}
-    assert "owner/name has no revision" in found(**hub)[0]
-    assert found(**hub, revision="a" * 40) == []
+    assert found(kind="model", name="safety", path="owner/name", revision="a" * 40) == []
     assert found(kind="model", name="safety", path=str(tmp_path)) == []

@@ -58,7 +58,7 @@ def train(attempt: Attempt, config: SFTConfig) -> ModelRef:
 @flow(on_crashed=[cancel_on_signal])
 def one_stage(config: PipelineConfig) -> StageReport:
     """A pipeline of one stage."""
-    with pipeline_run(config) as run:
+    with pipeline_run(config) as (run, config):
         train(config.sft)
         return run.stages[-1]
 

@@ -35,7 +35,7 @@ INPUTS = Path()
 @flow
 def only_ppo(config: PipelineConfig) -> StageReport:
     """PPO on inputs that are in the store."""
-    with pipeline_run(config) as run:
+    with pipeline_run(config) as (run, config):
         source = DataSource(path="data", md5="1", tracked=True)
         data = stored("data", DatasetRef, source=source)
         train_ppo(config.ppo, config.setup, data, stored("sft", ModelRef), stored("reward_models", RewardModelsRef))

@@ -29,28 +29,17 @@ def test_what_stands_in_the_way_of_a_repetition(project_root: Path):
     assert "the patch lacks .env" in obstacles(patch=Patch(b"", (".env",)))
     assert "data.dvc" in obstacles(source=SOURCE.model_copy(update={"dirty": True, "tracked": False}))
     assert "import" in obstacles(source=SOURCE.model_copy(update={"tracked": False}))
-    assert "revision" in obstacles(model=ModelConfig(base="owner/name"))
-    assert "revision" in obstacles(model=ModelConfig(base="owner/name", revision="main"))
     assert obstacles(model=ModelConfig(base="owner/name", revision="a" * 40)) == ""
-    source = RewardSourceConfig(kind="model", path="owner/reward")
-    assert "ppo.rewards.0.path owner/reward has no revision" in obstacles(ppo=PPOConfig(rewards=(source,)))
 
 
-def test_a_hub_id_has_its_commit_once_it_was_loaded(
-    project_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-):
-    from huggingface_hub import constants
-
-    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
-    config = PipelineConfig(model=ModelConfig(base="owner/name", revision="main"))
-    record = with_data(begin_record(config, CLEAN, NO_PATCH), SOURCE)
-    folder = tmp_path / "models--owner--name"
-    for name, text in {"refs/main": "b" * 40, f"snapshots/{'b' * 40}/config.json": "{}"}.items():
-        (folder / name).parent.mkdir(parents=True)
-        (folder / name).write_text(text)
-    after = with_stage(record, config, "sft", StageRecord(fingerprint="f", sha256="s"))
-    assert after.bases["model.base"].revision == "b" * 40
-    assert after.obstacles == ()
+def test_a_hub_id_is_known_by_its_commit(project_root: Path):
+    source = RewardSourceConfig(kind="model", path="owner/reward", revision="b" * 40)
+    model = ModelConfig(base="owner/name", revision="a" * 40)
+    bases = begin_record(PipelineConfig(model=model, ppo=PPOConfig(rewards=(source,))), CLEAN, NO_PATCH).bases
+    assert {setting: (base.name, base.revision, base.sha256) for setting, base in bases.items()} == {
+        "model.base": ("owner/name", "a" * 40, None),
+        "ppo.rewards.0.path": ("owner/reward", "b" * 40, None),
+    }
 
 
 def test_a_base_in_a_folder_is_known_by_its_content_and_no_path_is_published(project_root: Path, tmp_path: Path):
@@ -93,7 +82,7 @@ def test_the_record_is_kept_in_mlflow_as_the_run_goes_on(project_root: Path):
     assert read_record(run_id) == record
     assert read_bytes(run_id, "provenance/code.patch") == b"a patch"
     assert tags_of(run_id)["rlhf.provenance"] == record.digest
-    later = with_stage(with_data(record, SOURCE), config, "data", StageRecord(fingerprint="f", sha256="s"))
+    later = with_stage(with_data(record, SOURCE), "data", StageRecord(fingerprint="f", sha256="s"))
     save_record(run_id, later)
     assert read_record(run_id) == later
     assert tags_of(run_id)["rlhf.provenance"] == later.digest != record.digest

@@ -37,7 +37,7 @@ def a_run(
     record = begin_record(settings, GitState(commit or head(), dirty=bool(patch.content)), patch)
     if source is not None:
         record = with_data(record, source)
-        record = with_stage(record, settings, "data", StageRecord(fingerprint="f", sha256="s"))
+        record = with_stage(record, "data", StageRecord(fingerprint="f", sha256="s"))
     save_code(run_id, patch.content)
     save_record(run_id, record)
     return run_id, record

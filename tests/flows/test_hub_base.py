@@ -1,0 +1,89 @@
+"""The pipeline on a base of the hub: fetched by its protocol, known by its commit, and made again when it moves."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from made_hub import hub
+
+from rlhf.config import ModelConfig, PipelineConfig
+from rlhf.configuration import load_config
+from rlhf.models import save_model, start_policy
+from rlhf.provenance.saved import read_record
+from rlhf.tokenizers import prepare_tokenizer
+from rlhf.tracking import client
+
+pytestmark = [pytest.mark.usefixtures("prefect_server"), pytest.mark.slow]
+
+SMOKE = Path(__file__).parents[2] / "configs" / "smoke.yaml"
+NAME = "team/tiny"
+RUN = """
+import json, sys
+from pathlib import Path
+from rlhf.configuration import load_config
+from flows.pipeline import rlhf_pipeline
+given = {"compute.num_threads": 1, "model.architecture": "none", "model.base": sys.argv[2]}
+print(rlhf_pipeline(load_config(Path(sys.argv[1]), given)).model_dump_json())
+"""
+
+
+def save_base(folder: Path, data: Path, seed: int) -> Path:
+    """A small model with a tokenizer that knows the embedded data's words."""
+    given = load_config(SMOKE)
+    rows = [json.loads(line) for line in (data / "demonstrations.jsonl").read_text().splitlines()]
+    texts = [message["content"] for row in rows for message in row["prompt"] + row["completion"]]
+    model = ModelConfig(architecture=given.model.architecture, max_length=given.model.max_length)
+    tokenizer, _ = prepare_tokenizer(model, texts)
+    setup = PipelineConfig(seed=seed, model=model, compute=given.compute).setup
+    save_model(start_policy(setup, tokenizer), tokenizer, folder)
+    return folder
+
+
+def test_a_base_of_the_hub(embedded_project: Path, prefect_server: str, tmp_path: Path):
+    with hub() as served:
+        environment = os.environ | {
+            "PREFECT_API_URL": prefect_server,
+            "HF_ENDPOINT": served.url,
+            "HF_HOME": str(tmp_path / "huggingface"),
+            "HF_HUB_OFFLINE": "0",
+        }
+
+        def run(**more: str) -> dict[str, Any]:
+            command = [sys.executable, "-c", RUN, str(SMOKE), NAME]
+            done = subprocess.run(command, env=environment | more, capture_output=True, text=True, check=False)
+            assert done.returncode == 0, done.stderr
+            report: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+            return report
+
+        first_commit = served.repository(NAME).push(save_base(tmp_path / "first", embedded_project / "data", 1))
+        first = run()
+        assert states(first) == {"trained"}
+        check_commit(first, first_commit)
+
+        without_hub = run(HF_ENDPOINT="http://127.0.0.1:9")
+        offline = run(HF_HUB_OFFLINE="1")
+        assert states(without_hub) == states(offline) == {"cached"}
+        check_commit(without_hub, first_commit)
+
+        second_commit = served.repository(NAME).push(save_base(tmp_path / "second", embedded_project / "data", 2))
+        second = run()
+        assert states(second) == {"trained"}
+        check_commit(second, second_commit)
+
+
+def states(report: dict[str, Any]) -> set[str]:
+    return {stage["state"] for stage in report["stages"]}
+
+
+def check_commit(report: dict[str, Any], commit: str) -> None:
+    """Settings, record and card name it."""
+    run = client().get_run(report["run_id"])
+    assert run.data.params["model.revision"] == commit
+    base = read_record(report["run_id"]).bases["model.base"]
+    assert (base.name, base.revision, base.sha256) == (NAME, commit, None)
+    assert read_record(report["run_id"]).obstacles == ()
+    assert f"at commit `{commit}`" in Path(report["model_card"]).read_text()
