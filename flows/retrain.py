@@ -9,7 +9,7 @@ from tasks.approval import ask
 from tasks.compare_policies import compare_policies
 from tasks.pipeline import cancel_on_signal, flow_run_name, pipeline_run
 from tasks.promote import promote
-from tasks.retraining import begin, propose
+from tasks.retraining import begin, judges_of, propose
 from tasks.verdict import reject
 
 
@@ -37,11 +37,12 @@ def retrain(config: PipelineConfig, retrain: RetrainConfig) -> RetrainReport:
 
 def _train_candidate(config: PipelineConfig, retrain: RetrainConfig, champion: Champion | None) -> Proposal:
     """Run all stages, compare with the champion, and apply the gates."""
+    judges = judges_of(retrain)
     with pipeline_run(config) as (run, config):
         made = run_stages(config)
         comparison = compare_policies(
             config.evaluation,
-            retrain.judges,
+            judges,
             config.setup,
             config.ppo.max_response_tokens,
             made.data,

@@ -1,6 +1,6 @@
 """The task that compares a candidate with the champion."""
 
-from rlhf.bases import source_at_commit, source_with_folder
+from rlhf.bases import source_with_folder
 from rlhf.config import EvaluationConfig, JudgesConfig, Setup
 from rlhf.references import (
     ComparisonRef,
@@ -14,24 +14,8 @@ from rlhf.references import (
 from tasks.stage import Attempt, stage
 
 
-def compare_policies(
-    config: EvaluationConfig,
-    judges: JudgesConfig,
-    setup: Setup,
-    max_response_tokens: int,
-    data: DatasetRef,
-    candidate: PolicyRef,
-    champion: ModelCardRef | ModelRef,
-    evaluation: EvaluationRef,
-    reward_models: RewardModelsRef,
-) -> ComparisonRef:
-    """Compare the candidate with the champion, or with its own SFT policy where there is no champion yet."""
-    judges = judges.model_copy(update={"safety": tuple(map(source_at_commit, judges.safety))})
-    return _compare(config, judges, setup, max_response_tokens, data, candidate, champion, evaluation, reward_models)
-
-
 @stage("comparison", version="1", module="rlhf.evaluation.comparison")
-def _compare(
+def compare_policies(
     attempt: Attempt,
     config: EvaluationConfig,
     judges: JudgesConfig,
@@ -43,7 +27,7 @@ def _compare(
     evaluation: EvaluationRef,
     reward_models: RewardModelsRef,
 ) -> ComparisonRef:
-    """Judge the responses of both."""
+    """Compare the candidate with the champion, or with its own SFT policy where there is no champion yet."""
     from rlhf.evaluation import comparison
 
     folder = attempt.path(champion)

@@ -8,8 +8,8 @@ from prefect.runtime import deployment
 from prefect.runtime import flow_run as this_flow_run
 
 from rlhf import artifacts, registry, retraining, tracking
-from rlhf.bases import check_models
-from rlhf.config import PipelineConfig, RetrainConfig
+from rlhf.bases import check_models, source_at_commit
+from rlhf.config import JudgesConfig, PipelineConfig, RetrainConfig
 from rlhf.errors import ConfigError
 from rlhf.gates import figures_of, judge
 from rlhf.project import root
@@ -81,6 +81,16 @@ def propose(run: Pipeline, comparison: ComparisonRef, champion: Champion | None,
     )
     retraining.record_proposal(proposal)
     return proposal
+
+
+def judges_of(retrain: RetrainConfig) -> JudgesConfig:
+    """Who judges the candidate beside the gold rule, with models of the hub at the commits that they have now.
+
+    Raises:
+        ModelError: the hub does not have one, or does not answer.
+    """
+    judges = retrain.judges
+    return judges.model_copy(update={"safety": tuple(map(source_at_commit, judges.safety))})
 
 
 def _look_for_data(config: PipelineConfig, retrain: RetrainConfig) -> Start:
