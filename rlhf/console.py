@@ -64,6 +64,8 @@ def print_report(report: PipelineReport) -> None:
     console = Console(soft_wrap=True)
     print_stages(report.stages)
     console.print(_metric_table(report.metrics))
+    for note in _notes(report.metrics):
+        console.print(note, style="yellow", highlight=False)
     console.print(f"Model card: {_from_here(report.model_card)}", highlight=False)
     console.print(f"Policy:     {_from_here(report.policy_path)}", highlight=False)
 
@@ -123,6 +125,15 @@ def _metric_table(metrics: Mapping[str, float]) -> Table:
             ends = [form.format(metrics[end]) for end in (f"{name}_low", f"{name}_high") if end in metrics]
             table.add_row(words, form.format(metrics[name]), " to ".join(ends))
     return table
+
+
+def _notes(metrics: Mapping[str, float]) -> Iterator[str]:
+    """What the figures of a run cannot be read without."""
+    if metrics.get("ppo/chosen_update") == 0:
+        yield "No checkpoint was better than the SFT policy on held-out evidence, so the policy is the SFT policy."
+    num_alarms = int(metrics.get("ppo/num_alarms", 0))
+    if num_alarms:
+        yield f"{num_alarms} alarm{'s' if num_alarms > 1 else ''} went off in PPO; the model card says which."
 
 
 def _from_here(path: str) -> str:

@@ -41,6 +41,24 @@ def test_report_shows_stages_measures_and_places(report, tmp_path, monkeypatch, 
     assert not any("99" in "".join(row) for row in rows)
 
 
+@pytest.mark.parametrize(
+    ("metrics", "notes"),
+    [
+        ({"ppo/chosen_update": 8.0, "ppo/num_alarms": 0.0}, []),
+        ({"ppo/chosen_update": 0.0, "ppo/num_alarms": 0.0}, ["No checkpoint was better than the SFT policy"]),
+        ({"ppo/chosen_update": 8.0, "ppo/num_alarms": 1.0}, ["1 alarm went off in PPO"]),
+        ({"ppo/chosen_update": 0.0, "ppo/num_alarms": 2.0}, ["No checkpoint was better", "2 alarms went off in PPO"]),
+    ],
+)
+def test_report_says_what_the_figures_cannot_be_read_without(report, metrics, notes, capsys):
+    print_report(report.model_copy(update={"metrics": report.metrics | metrics}))
+    lines = capsys.readouterr().out.splitlines()
+    after = lines[1 + max(number for number, line in enumerate(lines) if line.startswith("└")) :]
+    said = after[: next(number for number, line in enumerate(after) if line.startswith("Model card"))]
+    assert len(said) == len(notes)
+    assert all(line.startswith(note) for line, note in zip(said, notes, strict=True))
+
+
 def test_report_elsewhere_has_whole_paths(report, tmp_path, monkeypatch, capsys):
     (tmp_path / "deep").mkdir()
     monkeypatch.chdir(tmp_path / "deep")
