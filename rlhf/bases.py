@@ -124,7 +124,7 @@ def _commit(name: str, revision: str | None) -> str:
     except LocalEntryNotFoundError as error:
         raise ModelError(
             f"{name}: there is no such folder, the hub does not answer, and its local cache does not have it{at}; try "
-            f"again, or give a folder ({_sentence(error)})"
+            f"again, or give a folder ({_sentence(error.__cause__ or error)})"
         ) from None
     except (HfHubHTTPError, HFValidationError) as error:
         raise ModelError(
@@ -134,6 +134,6 @@ def _commit(name: str, revision: str | None) -> str:
     return Path(file).parent.name
 
 
-def _sentence(error: Exception) -> str:
+def _sentence(error: BaseException) -> str:
     """An error of the hub's client, whose messages go over several lines."""
     return " ".join(str(error).split()) or type(error).__name__
