@@ -7,10 +7,10 @@ import logging
 import re
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from rlhf.config import ModelConfig, PipelineConfig, RewardSourceConfig
-from rlhf.errors import ModelError
+from rlhf.errors import ModelError, one_line
 from rlhf.project import root
 
 logger = logging.getLogger(__name__)
@@ -29,12 +29,12 @@ def is_hub_id(name: str | None) -> bool:
 
 def base_with_folder(model: ModelConfig) -> ModelConfig:
     """The model with the whole path of its base, where that is a folder below the project's root."""
-    return model.model_copy(update={"base": _whole_path(model.base)})
+    return model.model_copy(update={"base": model.base and _whole_path(model.base)})
 
 
 def source_with_folder(source: RewardSourceConfig) -> RewardSourceConfig:
     """The same for the reward model of a source of scores."""
-    return source.model_copy(update={"path": _whole_path(source.path)})
+    return source.model_copy(update={"path": source.path and _whole_path(source.path)})
 
 
 def check_models(model: ModelConfig | None, sources: Iterable[RewardSourceConfig]) -> None:
@@ -99,9 +99,9 @@ def source_at_commit(source: RewardSourceConfig) -> RewardSourceConfig:
     return _at_commit(source, source.path)
 
 
-def _whole_path(name: Any) -> Any:
-    folder = root() / name if name is not None else None
-    return str(folder) if folder and folder.is_dir() else name
+def _whole_path(name: str) -> str:
+    folder = root() / name
+    return str(folder) if folder.is_dir() else name
 
 
 def _at_commit(section: _Names, name: str | None) -> _Names:
@@ -124,16 +124,11 @@ def _commit(name: str, revision: str | None) -> str:
     except LocalEntryNotFoundError as error:
         raise ModelError(
             f"{name}: there is no such folder, the hub does not answer, and its local cache does not have it{at}; try "
-            f"again, or give a folder ({_sentence(error.__cause__ or error)})"
+            f"again, or give a folder ({one_line(error.__cause__ or error)})"
         ) from None
     except (HfHubHTTPError, HFValidationError) as error:
         raise ModelError(
             f"{name}: there is no such folder, and the hub does not give such a model{at}; give a folder, or a hub id "
-            f"and revision that exist and that you may read ({_sentence(error)})"
+            f"and revision that exist and that you may read ({one_line(error)})"
         ) from None
     return Path(file).parent.name
-
-
-def _sentence(error: BaseException) -> str:
-    """An error of the hub's client, whose messages go over several lines."""
-    return " ".join(str(error).split()) or type(error).__name__

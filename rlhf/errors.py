@@ -5,6 +5,11 @@ exits with `exit_code`.
 """
 
 
+def one_line(error: BaseException) -> str:
+    """What a library's error says, whose messages go over several lines, or its name where it says nothing."""
+    return " ".join(str(error).split()) or type(error).__name__
+
+
 class RLHFError(Exception):
     """Base of every error that this project raises on purpose."""
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import yaml
 
-from rlhf.errors import DataError
+from rlhf.errors import DataError, one_line
 
 TRACKED = "data"
 DVC_FILE = "data.dvc"
@@ -96,7 +96,7 @@ def opened(root: Path, failure: str) -> Iterator[Any]:
             repo.scm_context.quiet = True
             yield repo
     except DvcException as error:
-        reason = " ".join(str(error).split()) or type(error).__name__
+        reason = one_line(error)
         raise DataError(
             f"{root / TRACKED}: {failure} ({reason}); look with `rlhf data status`, bring it with `rlhf data pull`, "
             "or import it again with `rlhf data import FILE`"

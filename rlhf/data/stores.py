@@ -10,7 +10,7 @@ from typing import Any
 
 from rlhf.data.repository import opened
 from rlhf.data.staging import install, staged
-from rlhf.errors import DataError
+from rlhf.errors import DataError, one_line
 from rlhf.hashing import dvc_md5
 
 _FOLDER = ".dir"
@@ -95,7 +95,7 @@ def refusals(store: Store) -> Iterator[None]:
     try:
         yield
     except _refusals() as error:
-        reason = " ".join(str(error).split()) or type(error).__name__
+        reason = one_line(error)
         raise DataError(
             f"{store} refuses: {reason}; check its address and your credentials for it with `dvc remote list`"
         ) from error
