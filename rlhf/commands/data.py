@@ -7,14 +7,22 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rlhf.data.formats import FORMATS
+from rlhf.data.importing.detection import FORMATS
+from rlhf.data.importing.reading import MAX_DROPPED
 from rlhf.errors import DataError
 from rlhf.project import configure_environment, root
 
 if TYPE_CHECKING:
+    from rlhf.data.importing.formats import ImportReport
+    from rlhf.data.importing.reading import SourceOptions
     from rlhf.data.versions import Recorded
 
 _READ = "JSON Lines, JSON, CSV (plain or .gz), Parquet, or a hub id"
+_EXTRAS = {
+    "demonstrations": ("demonstrations", "the chosen responses"),
+    "prompts": ("prompts for PPO", "those of the preferences"),
+    "labels": ("unpaired feedback", "none"),
+}
 
 
 def add_arguments(commands: "argparse._SubParsersAction[Any]") -> None:
@@ -51,8 +59,6 @@ def _add_making(actions: "argparse._SubParsersAction[Any]") -> None:
         "Rows that cannot be used are left out, counted and named."
     )
     importing.add_argument("path", metavar="PATH", help=_READ)
-    importing.add_argument("--demonstrations", metavar="PATH", help="demonstrations [default: the chosen responses]")
-    importing.add_argument("--prompts", metavar="PATH", help="prompts for PPO [default: those of the preferences]")
     importing.add_argument("--split", default="train", help="split of a hub data set [default: train]")
     importing.add_argument("--licence", help="licence of the data, for the datasheet")
     importing.add_argument("--guidelines", metavar="FILE", type=Path, help="annotation guidelines, for the datasheet")
@@ -63,10 +69,55 @@ def _add_making(actions: "argparse._SubParsersAction[Any]") -> None:
         "version with DVC, and print the git command that records it."
     )
     adding.add_argument("path", metavar="PATH", nargs="?", help=f"preferences: {_READ}")
-    adding.add_argument("--demonstrations", metavar="PATH", help="demonstrations to add")
-    adding.add_argument("--prompts", metavar="PATH", help="prompts to add")
     for making in (importing, adding):
-        making.add_argument("--format", choices=FORMATS, default="auto", help="convention of the rows [default: auto]")
+        _add_reading(making)
+
+
+def _add_reading(parser: argparse.ArgumentParser) -> None:
+    """Add the flags that say how files are read."""
+    parser.add_argument("--format", choices=FORMATS, default="auto", help="form of the rows [default: auto]")
+    parser.add_argument(
+        "--columns",
+        metavar="ROLE=COLUMN,...",
+        help="what the columns of a file of your own hold, such as prompt=q,chosen=better,rejected=worse, "
+        "verdict=label:0=first,1=second, or ignored=score",
+    )
+    for kind, (what, default) in _EXTRAS.items():
+        parser.add_argument(f"--{kind}", metavar="PATH", help=f"{what} [default: {default}]")
+        parser.add_argument(f"--{kind}-format", choices=FORMATS, metavar="FORMAT", help="as --format, of that file")
+        parser.add_argument(f"--{kind}-columns", metavar="ROLE=COLUMN,...", help="as --columns, of that file")
+    parser.add_argument(
+        "--max-dropped",
+        metavar="SHARE",
+        type=float,
+        default=MAX_DROPPED,
+        help=f"share of a file's rows that may be left out because they cannot be read [default: {MAX_DROPPED}]",
+    )
+    parser.add_argument("--dry-run", action="store_true", help="say what would be read, and change nothing")
+
+
+def _options(options: argparse.Namespace) -> "dict[str, SourceOptions]":
+    """How each file is to be read."""
+    from rlhf.data.importing.columns import parse_columns
+    from rlhf.data.importing.reading import SourceOptions
+
+    if not 0 <= options.max_dropped <= 1:
+        raise DataError(f"--max-dropped {options.max_dropped}: this is no share; give a number from 0 to 1")
+    split = getattr(options, "split", "train")
+    given = {"preferences": (options.path, options.format, options.columns, "--columns")}
+    for kind in _EXTRAS:
+        names = (f"{kind}_format", f"{kind}_columns")
+        path, form, columns = (getattr(options, name) for name in (kind, *names))
+        given[kind] = (path, form or "auto", columns, f"--{kind}-columns")
+    for kind, (path, form, columns, _) in given.items():
+        if path is None and (form != "auto" or columns):
+            named = "PATH" if kind == "preferences" else f"--{kind}"
+            raise DataError(f"a format or columns of {kind} are given, and no file of them; give {named} as well")
+    return {
+        kind: SourceOptions(form, parse_columns(columns, option), options.max_dropped, split)
+        for kind, (path, form, columns, option) in given.items()
+        if path is not None
+    }
 
 
 def _add_looking(actions: "argparse._SubParsersAction[Any]") -> None:
@@ -83,24 +134,28 @@ def _add_looking(actions: "argparse._SubParsersAction[Any]") -> None:
 
 
 def _import(options: argparse.Namespace) -> None:
-    from rlhf.data.adding import import_version
+    from rlhf.data.adding import import_version, preview
+    from rlhf.data.importing.formats import Sources
     from rlhf.data.repository import git_commands, md5_in, read_dvc_file
 
     _quiet_dvc()
+    extras = {kind: getattr(options, kind) for kind in _EXTRAS}
+    sources = Sources(options.path, **extras, options=_options(options))
+    guidelines = _text_of(options.guidelines)
+    if options.dry_run:
+        _tell(preview(sources))
+        print("This was a dry run: nothing has changed")
+        return
     report = import_version(
-        root(),
-        options.path,
-        options.format,
-        demonstrations=options.demonstrations,
-        prompts=options.prompts,
-        licence=options.licence,
-        guidelines=_text_of(options.guidelines),
-        split=options.split,
-        replace=options.replace,
+        root(), sources, licence=options.licence, guidelines=guidelines, replace=options.replace, tell=_tell
     )
-    print(report.summary)
     print(f"data/ is tracked by DVC, md5 {md5_in(read_dvc_file(root()))}")
     print(f"To record this version: {git_commands(f'Import {report.sources[0].name}')}")
+
+
+def _tell(report: "ImportReport") -> None:
+    """Print what was read, before anything is replaced."""
+    print(report.summary, flush=True)
 
 
 def _add(options: argparse.Namespace) -> None:
@@ -108,21 +163,21 @@ def _add(options: argparse.Namespace) -> None:
     from rlhf.data.repository import git_commands
 
     _quiet_dvc()
-    given = {"preferences": options.path, "demonstrations": options.demonstrations, "prompts": options.prompts}
-    additions = [
-        Addition(path, kind, options.format if kind == "preferences" else "auto")
-        for kind, path in given.items()
-        if path is not None
-    ]
+    how = _options(options)
+    given = {"preferences": options.path, **{kind: getattr(options, kind) for kind in _EXTRAS}}
+    additions = [Addition(path, kind, how[kind]) for kind, path in given.items() if path is not None]
     check_given(additions)
-    added = add_version(root(), additions)
-    print("\n".join(added.notes))
-    if added.version is None:
+    added = add_version(
+        root(), additions, tell=lambda notes: print("\n".join(notes), flush=True), dry_run=options.dry_run
+    )
+    if options.dry_run:
+        print("This was a dry run: nothing has changed")
+    elif added.version is None:
         print("Nothing of it is new; data/ stays as it is")
-        return
-    print(f"data/ is tracked by DVC, md5 {added.version.md5}")
-    names = ", ".join(Path(addition.path).name for addition in additions)
-    print(f"To record this version: {git_commands(f'Add {names}')}")
+    else:
+        print(f"data/ is tracked by DVC, md5 {added.version.md5}")
+        names = ", ".join(Path(addition.path).name for addition in additions)
+        print(f"To record this version: {git_commands(f'Add {names}')}")
 
 
 def _validate(options: argparse.Namespace) -> None:

@@ -2,18 +2,19 @@
 
 import logging
 import shutil
+import tempfile
 from collections import Counter
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
 
 from rlhf.config import DataConfig
 from rlhf.data.digests import identity
-from rlhf.data.formats import ImportReport, Reading, convert_dataset, open_rows, to_json
+from rlhf.data.importing.formats import ImportReport, Sources, convert_dataset, to_json
+from rlhf.data.importing.reading import Reading, SourceOptions, open_rows
 from rlhf.data.repository import TRACKED, check_repository
-from rlhf.data.schema import DATASHEET, KINDS, check_files, read_rows
+from rlhf.data.schema import ALL_KINDS, DATASHEET, check_files, read_rows
 from rlhf.data.source import marked, resolve
 from rlhf.data.writing import Version, new_version, publish
 from rlhf.errors import DataError
@@ -27,13 +28,13 @@ class Addition:
 
     Attributes:
         path: file, folder or hub id.
-        kind: what is taken of it: preferences, demonstrations or prompts.
-        format: one of `rlhf.data.formats.FORMATS`.
+        kind: what is taken of it: preferences, demonstrations, prompts or labels.
+        options: how it is to be read.
     """
 
     path: str
     kind: str = "preferences"
-    format: str = "auto"
+    options: SourceOptions = field(default_factory=SourceOptions)
 
 
 @dataclass(frozen=True)
@@ -51,27 +52,52 @@ class Added:
     version: Version | None
 
 
-def import_version(root: Path, source: str, format: str = "auto", *, replace: bool, **given: Any) -> ImportReport:
+def import_version(
+    root: Path,
+    sources: Sources,
+    *,
+    licence: str | None = None,
+    guidelines: str | None = None,
+    replace: bool,
+    tell: Callable[[ImportReport], None] = lambda report: None,
+) -> ImportReport:
     """Make data/ from a file, and track it with DVC.
 
     Args:
         root: the project's root, a git and DVC repository.
-        source: see `rlhf.data.formats.import_dataset`, as for `format` and `given`.
-        format: of its rows.
+        sources: what is read.
+        licence: for the datasheet.
+        guidelines: text of the annotation guidelines, for the datasheet.
         replace: replace other data in data/.
-        given: further arguments of `rlhf.data.formats.convert_dataset`.
+        tell: told what was read before anything is replaced.
 
     Raises:
         DataError: something cannot be read, data/ holds other data, or DVC refuses. Nothing has changed then.
     """
     check_repository(root)
     with new_version(root) as filled:
-        report = convert_dataset(source, filled, format, **given)
+        report = convert_dataset(sources, filled, licence=licence, guidelines=guidelines)
+        tell(report)
         publish(filled, root, desc=f"Imported from {report.sources[0].name}", replace=replace)
     return report
 
 
-def add_version(root: Path, additions: Sequence[Addition]) -> Added:
+def preview(sources: Sources) -> ImportReport:
+    """What an import would read; nothing is kept of it.
+
+    Raises:
+        DataError: something cannot be read.
+    """
+    with tempfile.TemporaryDirectory(prefix="rlhf-") as folder:
+        return convert_dataset(sources, Path(folder))
+
+
+def add_version(
+    root: Path,
+    additions: Sequence[Addition],
+    tell: Callable[[tuple[str, ...]], None] = lambda notes: None,
+    dry_run: bool = False,
+) -> Added:
     """Add feedback to data/, say so in its datasheet, and track that as a new version with DVC.
 
     All files are read before anything is changed. A row that is there already is not added again, whatever its
@@ -80,6 +106,8 @@ def add_version(root: Path, additions: Sequence[Addition]) -> Added:
     Args:
         root: the project's root.
         additions: what to add.
+        tell: told what was read, a note a file, before anything is replaced.
+        dry_run: stop there.
 
     Raises:
         DataError: a file cannot be read, data/ cannot be had, differs from data.dvc or lacks a file, or DVC refuses.
@@ -90,7 +118,8 @@ def add_version(root: Path, additions: Sequence[Addition]) -> Added:
         # Files that DVC linked from its cache may be read-only, and must not be changed in place.
         shutil.copytree(root / TRACKED, filled, dirs_exist_ok=True, copy_function=shutil.copyfile)
         counts, notes = add_rows(additions, filled)
-        if not counts.total():
+        tell(notes)
+        if dry_run or not counts.total():
             return Added(counts, notes, None)
         version = publish(filled, root, desc=_description(additions, counts), replace=True)
     return Added(counts, notes, version)
@@ -104,13 +133,13 @@ def add_rows(additions: Sequence[Addition], folder: Path) -> tuple[Counter[str],
     """
     counts: Counter[str] = Counter()
     notes = []
-    for kind in KINDS:
+    for kind in ALL_KINDS:
         wanted = [addition for addition in additions if addition.kind == kind]
         path = folder / f"{kind}.jsonl"
-        known = {identity(row) for _, row in read_rows(path, kind)} if wanted else set()
+        known = {identity(row) for _, row in read_rows(path, kind)} if wanted and path.is_file() else set()
         for addition in wanted:
-            reading = open_rows(addition.path, addition.format)
-            added = _append_rows(path, reading, kind, known)
+            reading = open_rows(addition.path, addition.options, kind)
+            added = _append_rows(path, reading, known)
             counts[kind] += added
             notes.append(_note(reading, kind, added))
             logger.info("feedback of %s", notes[-1])
@@ -120,11 +149,12 @@ def add_rows(additions: Sequence[Addition], folder: Path) -> tuple[Counter[str],
     return counts, tuple(notes)
 
 
-def _append_rows(path: Path, reading: Reading, kind: str, known: set[bytes]) -> int:
+def _append_rows(path: Path, reading: Reading, known: set[bytes]) -> int:
+    path.touch()  # a folder may have no labels yet
     _append(path, "")
     added = 0
     with path.open("a", encoding="utf-8", newline="\n") as file:
-        for row in reading.rows_of(kind):
+        for row in reading.rows():
             digest = identity(row)
             if digest not in known:
                 known.add(digest)
@@ -143,11 +173,14 @@ def _append(path: Path, text: str) -> None:
 
 
 def _note(reading: Reading, kind: str, added: int) -> str:
-    report = reading.report(kind)
+    report = reading.report()
     digest = f", sha256 {report.sha256}" if report.sha256 else ""
-    left_out = [f"{rows.count} left out, because {reason}" for reason, rows in sorted(report.dropped.items())]
+    left_out = [
+        f"{rows.count} left out, because {reason}{rows.things()}: {report.unit}s {rows.named()}"
+        for reason, rows in sorted(report.dropped.items())
+    ]
     held = reading.num_rows - added
-    parts = [f"{added} {kind} added", *([f"{held} there already"] if held else []), *left_out]
+    parts = [f"{added} {kind} added", *([f"{held} there already"] if held else []), *left_out, *report.lines]
     return f"{report.name}{digest}, format {report.format}: {'; '.join(parts)}"
 
 
@@ -164,4 +197,6 @@ def check_given(additions: Sequence[Addition]) -> None:
         DataError: no file was named.
     """
     if not additions:
-        raise DataError("there is nothing to add; name a file of preferences, or give --demonstrations or --prompts")
+        raise DataError(
+            "there is nothing to add; name a file of preferences, or give --demonstrations, --prompts or --labels"
+        )

@@ -16,7 +16,18 @@ import numpy.typing as npt
 
 from rlhf.data.labels import Labels
 from rlhf.data.repository import TRACKED, check_repository
-from rlhf.data.schema import DATASHEET, KINDS, OPTIONAL_FIELDS, REQUIRED_FIELDS, Row, check_row, parse_line
+from rlhf.data.schema import (
+    ALL_KINDS,
+    DATASHEET,
+    KINDS,
+    OPTIONAL_FIELDS,
+    RANKING_FIELDS,
+    REQUIRED_FIELDS,
+    Row,
+    check_row,
+    is_ranking,
+    parse_line,
+)
 from rlhf.data.stores import fetch, stores
 from rlhf.data.versions import find_version
 from rlhf.data.writing import writing
@@ -137,12 +148,13 @@ def compare_versions(root: Path, old: str, new: str | None = None) -> DataDiff:
 
 
 def _compare(old: Side, new: Side) -> DataDiff:
+    kinds = [kind for kind in ALL_KINDS if kind in KINDS or f"{kind}.jsonl" in {*old.files, *new.files}]
     found = {
-        kind: _compare_files(kind, old.files.get(f"{kind}.jsonl"), new.files.get(f"{kind}.jsonl")) for kind in KINDS
+        kind: _compare_files(kind, old.files.get(f"{kind}.jsonl"), new.files.get(f"{kind}.jsonl")) for kind in kinds
     }
-    kinds = {kind: rows for kind, (rows, _) in found.items()}
+    differences = {kind: rows for kind, (rows, _) in found.items()}
     sheets = [side.files[DATASHEET].read_bytes() if DATASHEET in side.files else b"" for side in (old, new)]
-    return DataDiff(old, new, kinds, found["preferences"][1], sheets[0] != sheets[1])
+    return DataDiff(old, new, differences, found["preferences"][1], sheets[0] != sheets[1])
 
 
 def unmatched(these: Digests, those: Digests) -> Mask:
@@ -166,7 +178,8 @@ class _Rows:
     names: dict[str, int] = field(default_factory=dict)
 
     def add(self, row: Row) -> None:
-        parts = {"pair": _digest(_encode([row[name] for name in REQUIRED_FIELDS[self.kind]]).encode())}
+        fields = RANKING_FIELDS if is_ranking(row) else REQUIRED_FIELDS[self.kind]
+        parts = {"pair": _digest(_encode([row[name] for name in fields]).encode())}
         parts |= {name: _digest_of_value(row.get(name)) for name in OPTIONAL_FIELDS[self.kind]}
         for name, part in parts.items():
             self.columns[name] += part
@@ -287,7 +300,7 @@ def _by_source(kinds: Mapping[str, KindDiff]) -> str:
 
 def _moved(old: Mapping[str, Any], new: Mapping[str, Any]) -> Iterator[list[str]]:
     """How each figure of the labels was and is."""
-    for name in ("chosen_is_longer", "with_margin", "mean_margin", "annotators"):
+    for name in ("chosen_is_longer", "with_margin", "mean_margin", "annotators", "rankings"):
         yield [name.replace("_", " "), _shown(old[name]), _shown(new[name])]
     for title, name in (("source", "share_by_source"), ("criteria", "criteria")):
         for value in sorted({*old[name], *new[name]}):

@@ -5,6 +5,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from rlhf.data.schema import is_ranking
+
 
 @dataclass
 class Labels:
@@ -17,7 +19,8 @@ class Labels:
         criteria: rows by `criteria`, of those that name them.
         margins: rows with a margin.
         margin_sum: of their margins.
-        longer: rows whose chosen response has more characters than the rejected one.
+        rankings: rows that rank several responses, ties of two included.
+        longer: pairs whose chosen response has more characters than the rejected one.
     """
 
     rows: int = 0
@@ -27,6 +30,7 @@ class Labels:
     margins: int = 0
     margin_sum: float = 0.0
     longer: int = 0
+    rankings: int = 0
 
     def add(self, row: Mapping[str, Any], times: int = 1) -> None:
         """Count a row that was checked; with `times` -1, take it away."""
@@ -39,7 +43,10 @@ class Labels:
         if "margin" in row:
             self.margins += times
             self.margin_sum += times * row["margin"]
-        self.longer += times * (len(row["chosen"][0]["content"]) > len(row["rejected"][0]["content"]))
+        if is_ranking(row):
+            self.rankings += times
+        else:
+            self.longer += times * (len(row["chosen"][0]["content"]) > len(row["rejected"][0]["content"]))
 
     def copy(self) -> "Labels":
         """The same counts, to go on from."""
@@ -51,6 +58,7 @@ class Labels:
             self.margins,
             self.margin_sum,
             self.longer,
+            self.rankings,
         )
 
     def figures(self) -> dict[str, Any]:
@@ -60,7 +68,8 @@ class Labels:
             "share_by_source": {name or "(none)": n / self.rows for name, n in sorted((+self.sources).items())},
             "with_margin": self.margins / self.rows if self.rows else None,
             "mean_margin": round(self.margin_sum / self.margins, 6) if self.margins else None,
-            "chosen_is_longer": self.longer / self.rows if self.rows else None,
+            "chosen_is_longer": self.longer / pairs if (pairs := self.rows - self.rankings) else None,
+            "rankings": self.rankings,
             "annotators": len(+self.annotators),
             "criteria": {name: n for name, n in sorted((+self.criteria).items())},
         }

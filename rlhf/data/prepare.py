@@ -12,7 +12,17 @@ from rlhf.config import DataConfig, ModelConfig
 from rlhf.data.fitting import Context, Fitted, NumberedRow, check_roles, fit
 from rlhf.data.leaks import find_leaks
 from rlhf.data.report import Counts, build_report, empty_split, metrics, render
-from rlhf.data.schema import DATASHEET, KINDS, REQUIRED_FIELDS, Row, check_files, read_rows
+from rlhf.data.schema import (
+    DATASHEET,
+    KINDS,
+    REQUIRED_FIELDS,
+    Row,
+    check_files,
+    is_ranking,
+    pairs_of,
+    read_rows,
+    validate_file,
+)
 from rlhf.data.splits import is_for_selection, prompt_key, split_of
 from rlhf.errors import DataError
 from rlhf.references import DataSource
@@ -55,6 +65,8 @@ def prepare_data(
     with tempfile.TemporaryDirectory(prefix="rlhf-import-") as scratch:
         folder = _data_folder(root / source.path, Path(scratch) / "data")
         rows = {kind: list(_read(folder / f"{kind}.jsonl", kind, config.max_rows, counts)) for kind in KINDS}
+        if (folder / "labels.jsonl").is_file():
+            counts.num_labels = validate_file(folder / "labels.jsonl", "labels")
         datasheet = (folder / DATASHEET).read_text(encoding="utf-8")
     counts.label_conflicts = count_label_conflicts(rows["preferences"])
     splits = _split(rows, config)
@@ -101,7 +113,7 @@ def _without_folders(origin: str) -> str:
 def _data_folder(path: Path, scratch: Path) -> Path:
     """The folder to read: the one named, or one made from a single file."""
     if path.is_file():
-        from rlhf.data.formats import import_dataset
+        from rlhf.data.importing.formats import import_dataset
 
         return import_dataset(str(path), scratch).destination
     check_files(path)
@@ -112,8 +124,7 @@ def _read(path: Path, kind: str, max_rows: int | None, counts: Counts) -> Iterat
     """Rows of a file without exact duplicates; where a row is from makes no difference."""
     seen: set[str] = set()
     points = 0.0
-    for line, row in islice(read_rows(path, kind), max_rows):
-        counts.rows[kind] += 1
+    for line, row in islice(_pairs(read_rows(path, kind), kind, counts), max_rows):
         points += longer_wins_points(row) if kind == "preferences" else 0.0
         text = json.dumps({name: value for name, value in row.items() if name != "source"}, sort_keys=True)
         if text in seen:
@@ -122,7 +133,21 @@ def _read(path: Path, kind: str, max_rows: int | None, counts: Counts) -> Iterat
         seen.add(text)
         yield NumberedRow(line, row, prompt_key(row["prompt"]))
     if kind == "preferences":
-        counts.longer_wins = points / counts.rows[kind]
+        counts.longer_wins = points / max(1, counts.rows[kind])
+
+
+def _pairs(rows: Iterator[tuple[int, Row]], kind: str, counts: Counts) -> Iterator[tuple[int, Row]]:
+    """Rows, each ranking as the pairs that it stands for: of one prompt, so that no split parts them."""
+    for line, row in rows:
+        if is_ranking(row):
+            made = list(pairs_of(row))
+            counts.rankings["pairs"] += len(made)
+            counts.rankings["rankings" if made else "ties"] += 1
+        else:
+            made = [row]
+        for pair in made:
+            counts.rows[kind] += 1
+            yield line, pair
 
 
 def _split(rows: Mapping[str, Sequence[NumberedRow]], config: DataConfig) -> Splits:

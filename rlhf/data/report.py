@@ -14,11 +14,16 @@ from rlhf.references import DataSource
 
 @dataclass
 class Counts:
-    """What happened to the rows on their way into the splits, by kind."""
+    """What happened to the rows on their way into the splits, by kind.
+
+    Preferences are counted in pairs; `rankings` has how many rows were rankings or ties, and the pairs of the rankings.
+    """
 
     rows: Counter[str] = field(default_factory=Counter)
     duplicates: Counter[str] = field(default_factory=Counter)
     leaks: Counter[str] = field(default_factory=Counter)
+    rankings: Counter[str] = field(default_factory=Counter)
+    num_labels: int = 0
     label_conflicts: int = 0
     longer_wins: float = 0.5
     cut_dialogues: Counter[str] = field(default_factory=Counter)
@@ -43,6 +48,8 @@ def build_report(source: DataSource, splits: Mapping[tuple[str, str], int], coun
         "splits": {f"{kind}/{split}": count for (kind, split), count in sorted(splits.items())},
         "duplicates": dict(counts.duplicates),
         "leaks": dict(counts.leaks),
+        "rankings": dict(counts.rankings),
+        "labels": counts.num_labels,
         "label_conflicts": counts.label_conflicts,
         "cut_dialogues": dict(counts.cut_dialogues),
         "dropped_messages": dict(counts.dropped_messages),
@@ -90,10 +97,25 @@ def render(report: Mapping[str, Any]) -> str:
             table(
                 ["tokens", *columns], [[name, *(f"{found[c]:.0f}" for c in columns)] for name, found in lengths.items()]
             ),
+            *_rankings(report),
             f"Pairs of responses that stand in both orders: {report['label_conflicts']}.",
             f'"The longer one wins" is right for {report["longer_wins_accuracy"]:.3f} of all pairs.\n',
         ]
     )
+
+
+def _rankings(report: Mapping[str, Any]) -> list[str]:
+    """Sentences about what is no pair, where there is any."""
+    counts, sentences = report["rankings"], []
+    if counts:
+        named = {name: counts.get(name, 0) for name in ("rankings", "pairs", "ties")}
+        sentences.append(
+            f"{named['rankings']} rankings of several responses count as {named['pairs']} of the pairs; "
+            f"{named['ties']} rows are ties, which no stage learns from yet."
+        )
+    if report["labels"]:
+        sentences.append(f"{report['labels']} rows of unpaired feedback, which no stage learns from yet.")
+    return sentences
 
 
 def empty_split(kind: str, split: str, share: float, counts: Counts) -> str:

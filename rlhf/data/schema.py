@@ -2,7 +2,8 @@
 
 import json
 import sys
-from collections.abc import Iterator, Set
+from collections.abc import Iterator, Mapping, Sequence, Set
+from itertools import combinations
 from pathlib import Path
 from typing import Any
 
@@ -16,13 +17,19 @@ REQUIRED_FIELDS = {
     "demonstrations": ("prompt", "completion"),
     "preferences": ("prompt", "chosen", "rejected"),
     "prompts": ("prompt",),
+    "labels": ("prompt", "completion", "label"),
 }
-KINDS = tuple(REQUIRED_FIELDS)
+RANKING_FIELDS = ("prompt", "responses", "ranks")
+KINDS = ("demonstrations", "preferences", "prompts")
+"""Of every data folder."""
+ALL_KINDS = (*KINDS, "labels")
+"""With those that a folder may lack."""
 MESSAGES = 'give a list of {"role": ..., "content": ...}'
 OPTIONAL_FIELDS = {
     "demonstrations": ("source",),
     "preferences": ("margin", "annotator", "criteria", "source"),
     "prompts": ("source",),
+    "labels": ("annotator", "source"),
 }
 
 
@@ -30,17 +37,22 @@ def validate_folder(folder: Path, roles: Set[str] = KNOWN_ROLES) -> dict[str, in
     """Check every row of a data folder.
 
     Args:
-        folder: holds demonstrations.jsonl, preferences.jsonl, prompts.jsonl and datasheet.md.
+        folder: holds demonstrations.jsonl, preferences.jsonl, prompts.jsonl and datasheet.md, perhaps labels.jsonl.
         roles: roles that a message may have.
 
     Returns:
-        Rows by kind: demonstrations, preferences, prompts.
+        Rows by kind: demonstrations, preferences, prompts, and labels where there are any.
 
     Raises:
         DataError: the first fault, with file and line.
     """
     check_files(folder)
-    return {kind: validate_file(folder / f"{kind}.jsonl", kind, roles) for kind in KINDS}
+    return {kind: validate_file(folder / f"{kind}.jsonl", kind, roles) for kind in present_kinds(folder)}
+
+
+def present_kinds(folder: Path) -> tuple[str, ...]:
+    """The kinds of rows that a data folder has a file of, those first that every folder has."""
+    return tuple(kind for kind in ALL_KINDS if kind in KINDS or (folder / f"{kind}.jsonl").is_file())
 
 
 def check_files(folder: Path) -> None:
@@ -101,8 +113,20 @@ def parse_line(raw: bytes, where: str) -> Row:
     Raises:
         DataError: the line is not UTF-8, not JSON, or not an object.
     """
+    row = parse_json(raw, where)
+    if not isinstance(row, dict):
+        raise DataError(f"{where}: the line is {_kind_of(row)}, not an object; put one JSON object on every line")
+    return row
+
+
+def parse_json(raw: bytes, where: str) -> Any:
+    """The value of one line.
+
+    Raises:
+        DataError: the line is not UTF-8 or not JSON.
+    """
     try:
-        row = json.loads(raw.decode("utf-8"))
+        return json.loads(raw.decode("utf-8"))
     except UnicodeDecodeError as error:
         raise DataError(
             f"{where}: byte {error.start + 1} of the line (0x{raw[error.start]:02x}) is not UTF-8; "
@@ -111,9 +135,6 @@ def parse_line(raw: bytes, where: str) -> Row:
     except (ValueError, RecursionError) as error:
         what = "the line is blank" if not raw.strip() else f"the line is not JSON ({error})"
         raise DataError(f"{where}: {what}; put one JSON object on every line") from None
-    if not isinstance(row, dict):
-        raise DataError(f"{where}: the line is {_kind_of(row)}, not an object; put one JSON object on every line")
-    return row
 
 
 def check_row(row: Row, kind: str, where: str, roles: Set[str] = KNOWN_ROLES) -> None:
@@ -128,19 +149,64 @@ def check_row(row: Row, kind: str, where: str, roles: Set[str] = KNOWN_ROLES) ->
     Raises:
         DataError: the row is at fault.
     """
-    _check_fields(row, kind, where)
-    for field in REQUIRED_FIELDS[kind]:
-        _check_messages(row[field], field, where, roles)
+    ranked = kind == "preferences" and is_ranking(row)
+    required = RANKING_FIELDS if ranked else REQUIRED_FIELDS[kind]
+    _check_fields(row, kind, where, required)
+    _check_messages(row["prompt"], "prompt", where, roles)
     _check_prompt(row["prompt"], where)
-    for field in REQUIRED_FIELDS[kind][1:]:
+    if ranked:
+        _check_ranking(row, where, roles)
+    for field in required[1:] if not ranked else ():
+        if field == "label":
+            _check_label(row[field], where)
+            continue
+        _check_messages(row[field], field, where, roles)
         _check_response(row[field], field, where)
-    if kind == "preferences" and row["chosen"] == row["rejected"]:
+    if kind == "preferences" and not ranked and row["chosen"] == row["rejected"]:
         raise DataError(f'{where}: "chosen" and "rejected" are the same text; remove the row or fix the label')
     _check_optional(row, where)
 
 
-def _check_fields(row: Row, kind: str, where: str) -> None:
-    required, optional = REQUIRED_FIELDS[kind], OPTIONAL_FIELDS[kind]
+def is_ranking(row: Mapping[str, Any]) -> bool:
+    """Whether a row of preferences ranks several answers, and is no pair."""
+    return "responses" in row or "ranks" in row
+
+
+def pairs_of(row: Row) -> Iterator[Row]:
+    """The pairs that a row of preferences stands for: itself, or every two answers of a ranking that are no tie."""
+    if not is_ranking(row):
+        yield row
+        return
+    rest = {name: value for name, value in row.items() if name not in RANKING_FIELDS}
+    ranked = list(zip(row["ranks"], row["responses"], strict=True))
+    for (rank, answer), (other_rank, other) in combinations(ranked, 2):
+        if rank != other_rank and answer != other:
+            chosen, rejected = (answer, other) if rank < other_rank else (other, answer)
+            yield {"prompt": row["prompt"], "chosen": chosen, "rejected": rejected, **rest}
+
+
+def _check_ranking(row: Row, where: str, roles: Set[str]) -> None:
+    responses, ranks = row["responses"], row["ranks"]
+    if not isinstance(responses, list) or len(responses) < 2:
+        raise DataError(f'{where}: "responses" is not a list of at least two responses; give what was ranked')
+    for number, response in enumerate(responses, start=1):
+        _check_messages(response, f"responses {number}", where, roles)
+        _check_response(response, f"responses {number}", where)
+    if not isinstance(ranks, list) or len(ranks) != len(responses):
+        raise DataError(f'{where}: "ranks" is not a list of {len(responses)} ranks; give one for each response')
+    if any(isinstance(rank, bool) or not isinstance(rank, int) or rank < 1 for rank in ranks):
+        raise DataError(f'{where}: "ranks" are not whole numbers from 1; 1 is the best, and equal ranks are ties')
+    if "margin" in row:
+        raise DataError(f'{where}: "margin" is not a field of a ranking; leave it out, or give pairs')
+
+
+def _check_label(label: object, where: str) -> None:
+    if not isinstance(label, bool):
+        raise DataError(f'{where}: "label" is {_kind_of(label)}; give true for a response that is wanted, or false')
+
+
+def _check_fields(row: Row, kind: str, where: str, required: Sequence[str]) -> None:
+    optional = OPTIONAL_FIELDS[kind]
     for field in required:
         if field not in row:
             raise DataError(f'{where}: the field "{field}" is missing; a row of {kind} needs {_quoted(required)}')

@@ -8,7 +8,7 @@ from datetime import datetime
 from pathlib import Path
 
 from rlhf.data.repository import DVC_FILE, check_repository, md5_in, parse_dvc_file
-from rlhf.data.schema import KINDS
+from rlhf.data.schema import ALL_KINDS, KINDS
 from rlhf.data.stores import Stores, manifest
 from rlhf.errors import DataError
 
@@ -122,7 +122,8 @@ def count_rows(md5: str, found: Stores) -> dict[str, int] | None:
     if found.cache.size(md5) is None:
         return None
     files = manifest(md5, found.cache)
-    rows = {kind: files.get(f"{kind}.jsonl") for kind in KINDS}
+    present = [kind for kind in ALL_KINDS if kind in KINDS or f"{kind}.jsonl" in files]
+    rows = {kind: files.get(f"{kind}.jsonl") for kind in present}
     if any(file is None or found.cache.size(file) is None for file in rows.values()):
         return None
     return {kind: _count_lines(Path(found.cache.path(file))) for kind, file in rows.items() if file is not None}

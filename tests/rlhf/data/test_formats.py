@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from data_rows import assistant, demonstration, preference, user, write_folder, write_lines
 
-from rlhf.data.formats import FORMATS, ImportReport, import_dataset
+from rlhf.data.importing.formats import FORMATS, ImportReport, import_dataset
 from rlhf.data.schema import validate_folder
 from rlhf.errors import DataError
 

@@ -10,7 +10,7 @@ import pytest
 from data_rows import user
 
 from rlhf.config import DataConfig, ModelConfig
-from rlhf.data.formats import import_dataset
+from rlhf.data.importing.formats import import_dataset
 from rlhf.data.leaks import find_leaks
 from rlhf.data.prepare import NEEDED, prepare_data
 from rlhf.data.schema import read_rows, validate_folder

@@ -10,7 +10,7 @@ import yaml
 from data_rows import preference, user, write_folder, write_lines
 
 from rlhf.config import DataConfig
-from rlhf.data.formats import import_dataset
+from rlhf.data.importing.formats import import_dataset
 from rlhf.data.repository import git_commands
 from rlhf.data.source import resolve, track
 from rlhf.errors import DataError

@@ -7,18 +7,24 @@ import json
 import re
 import zlib
 from collections.abc import Callable, Generator, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from rlhf.data.schema import Row, parse_line
+from rlhf.data.importing.dialogues import RowDroppedError, type_of
+from rlhf.data.schema import Row, parse_json
 from rlhf.errors import DataError
 from rlhf.hashing import sha256
 
-Rows = Generator[tuple[int, Row], None, None]
+# A row that is none is yielded as the error that says why, so that it can be counted and named.
+Rows = Generator[tuple[int, Row | RowDroppedError], None, None]
 
-SUFFIXES = (".jsonl", ".json", ".csv", ".parquet")
+SUFFIXES = (".jsonl", ".ndjson", ".json", ".csv", ".tsv", ".parquet")
+# Characters of a table that its delimiter is told from.
+_CSV_HEAD = 4_000_000
+_DELIMITERS = (",", ";", "\t", "|")
 _HUB_ID = re.compile(r"(?P<name>[\w.-]+/[\w.-]+)(@(?P<revision>[\w./-]+))?")
 
 
@@ -47,7 +53,7 @@ def open_source(source: str, split: str = "train") -> RowSource:
     """Find out what a person named: a file, a folder with a data set, or a data set of the hub.
 
     Args:
-        source: path of a .jsonl, .json, .csv (each also with .gz) or .parquet file; a folder that
+        source: path of a .jsonl, .json, .csv, .tsv (each also with .gz) or .parquet file; a folder that
             `datasets.load_dataset` reads; or a hub id, `organization/name` or `organization/name@revision`.
         split: split of a folder or hub data set.
 
@@ -69,7 +75,8 @@ def open_source(source: str, split: str = "train") -> RowSource:
 
 
 def _open_file(path: Path) -> RowSource:
-    readers = {".jsonl": _jsonl_rows, ".json": _json_rows, ".csv": _csv_rows, ".parquet": _parquet_rows}
+    lines, tables = dict.fromkeys((".jsonl", ".ndjson"), _jsonl_rows), dict.fromkeys((".csv", ".tsv"), _csv_rows)
+    readers = {**lines, ".json": _json_rows, **tables, ".parquet": _parquet_rows}
     form = _form(path)
     if form is None:
         raise DataError(
@@ -78,7 +85,7 @@ def _open_file(path: Path) -> RowSource:
     if path.stat().st_size == 0:
         raise DataError(f"{path}: the file is empty; give at least one row")
     reader = readers[form]
-    return RowSource(path.name, sha256(path), "line" if form == ".jsonl" else "row", lambda: reader(path))
+    return RowSource(path.name, sha256(path), "line" if form in lines else "row", lambda: reader(path))
 
 
 def _form(path: Path) -> str | None:
@@ -90,7 +97,7 @@ def _form(path: Path) -> str | None:
 
 
 def _known() -> str:
-    return ".jsonl, .json or .csv, each also with .gz, or .parquet"
+    return ".jsonl, .ndjson, .json, .csv or .tsv, each also with .gz, or .parquet"
 
 
 @contextmanager
@@ -107,36 +114,91 @@ def _jsonl_rows(path: Path) -> Rows:
     try:
         with _open_bytes(path) as file:
             for line, raw in enumerate(file, start=1):
-                yield line, parse_line(raw.removeprefix(b"\xef\xbb\xbf") if line == 1 else raw, f"{path.name}:{line}")
+                where = f"{path.name}:{line}"
+                yield line, _object(parse_json(raw.removeprefix(b"\xef\xbb\xbf") if line == 1 else raw, where))
     except (EOFError, gzip.BadGzipFile, zlib.error) as error:
         raise _broken_archive(path, error) from None
 
 
+def _object(value: Any) -> Row | RowDroppedError:
+    return value if isinstance(value, dict) else RowDroppedError("the row is not an object", type_of(value))
+
+
 def _json_rows(path: Path) -> Rows:
     try:
-        rows = json.loads(_read_text(path))
+        content = json.loads(_read_text(path))
     except (ValueError, RecursionError) as error:
         raise DataError(
             f"{path.name}: the file is not JSON ({error}); mend it, or name it .jsonl if every line is an object"
         ) from None
-    if not isinstance(rows, list):
-        raise DataError(f"{path.name}: the file is not a list; give a list of objects, one a row")
-    for number, row in enumerate(rows, start=1):
-        if not isinstance(row, dict):
-            raise DataError(f"{path.name}: row {number} is not an object; give a list of objects, one a row")
-        yield number, row
+    for number, row in enumerate(_unwrapped(content, path.name), start=1):
+        yield number, _object(row)
+
+
+def _unwrapped(content: Any, name: str) -> list[Any]:
+    """The rows of a JSON file: a list, a list in an object, or an object of columns."""
+    if isinstance(content, list):
+        return content
+    values = list(content.values()) if isinstance(content, dict) else []
+    lists = {key: value for key, value in content.items() if isinstance(value, list)} if values else {}
+    if len(lists) == 1 and all(isinstance(row, dict) for row in next(iter(lists.values()))):
+        return next(iter(lists.values()))
+    if lists and len(lists) == len(values) and len({len(value) for value in values}) == 1:
+        return [dict(zip(lists, cells, strict=True)) for cells in zip(*lists.values(), strict=True)]
+    if values and all(isinstance(value, dict) and value.keys() == values[0].keys() for value in values):
+        return [{column: cells[key] for column, cells in content.items()} for key in values[0]]
+    held = f"an object with {', '.join(map(repr, list(content)[:10]))}" if values else type_of(content)
+    raise DataError(f"{name}: the file is not a list of rows, it is {held}; give a list of objects, one a row")
 
 
 def _csv_rows(path: Path) -> Rows:
     csv.field_size_limit(2**31 - 1)
-    reader = csv.DictReader(io.StringIO(_read_text(path), newline=""), strict=True)
+    text = _read_text(path)
+    form = _csv_form(text)
+    reader = csv.reader(io.StringIO(text, newline=""), strict=True, **form)
     try:
-        for number, row in enumerate(reader, start=1):
-            if None in row or None in row.values():
-                raise DataError(f"{path.name}: row {number} has not as many cells as the header; mend the row")
-            yield number, dict(row)
+        names = [name.strip() for name in next(reader, [])]
+        _check_header(names, path.name)
+        for number, cells in enumerate((cells for cells in reader if cells), start=1):
+            if len(cells) == len(names):
+                yield number, dict(zip(names, cells, strict=True))
+            else:
+                found = f"{len(cells)} and not {len(names)}"
+                yield number, RowDroppedError("the row has not as many cells as the header", found)
     except csv.Error as error:
         raise DataError(f"{path.name}: line {reader.line_num} is not CSV ({error}); mend the file") from None
+
+
+def _csv_form(text: str) -> dict[str, Any]:
+    """Delimiter, and whether the space after it belongs to it: what makes the first rows as wide as the header."""
+    forms = [
+        {"delimiter": delimiter, "skipinitialspace": skips} for skips in (False, True) for delimiter in _DELIMITERS
+    ]
+    rows = {index: _first_rows(text, form) for index, form in enumerate(forms)}
+    best = max(rows, key=lambda index: _width_share(rows[index]))
+    spaced = all(cell.startswith(" ") for cells in rows[best] for cell in cells[1:])
+    return forms[best] | ({"skipinitialspace": True} if spaced else {})
+
+
+def _first_rows(text: str, form: dict[str, Any]) -> list[list[str]]:
+    rows: list[list[str]] = []
+    reader = csv.reader(io.StringIO(text[:_CSV_HEAD], newline=""), strict=True, **form)
+    # What cannot be read at all is said when the rows are read.
+    with suppress(csv.Error):
+        rows.extend(cells for cells in islice(reader, 100) if cells)
+    return rows
+
+
+def _width_share(rows: list[list[str]]) -> tuple[float, int]:
+    """Share of the rows that are as wide as the header, and that width; nothing for a single column."""
+    width = len(rows[0]) if rows else 0
+    return (sum(len(cells) == width for cells in rows) / len(rows), width) if width > 1 else (0.0, 0)
+
+
+def _check_header(names: list[str], file: str) -> None:
+    twice = next((name for name in names if names.count(name) > 1), None)
+    if twice is not None:
+        raise DataError(f'{file}: the header names "{twice}" twice; give each column a name of its own')
 
 
 def _read_text(path: Path) -> str:

@@ -3,10 +3,12 @@
 The same for the same input.
 """
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 MAX_NAMED_ROWS = 50
+MAX_NAMED_THINGS = 5
 
 
 @dataclass
@@ -14,23 +16,34 @@ class Dropped:
     """Rows left out for one reason.
 
     Attributes:
+        is_fault: they could not be understood or used; False for those that were, and have nothing to teach.
         count: all of them.
         rows: numbers of the first `MAX_NAMED_ROWS`.
+        found: what was there in place of what was expected, the first few different things.
     """
 
+    is_fault: bool = True
     count: int = 0
     rows: list[int] = field(default_factory=list)
+    found: Counter[str] = field(default_factory=Counter)
 
-    def add(self, row: int) -> None:
+    def add(self, row: int, found: str = "") -> None:
         """Count one more."""
         self.count += 1
+        if found and (found in self.found or len(self.found) < MAX_NAMED_THINGS):
+            self.found[found] += 1
         if len(self.rows) < MAX_NAMED_ROWS:
             self.rows.append(row)
 
-    def named(self) -> str:
+    def named(self, most: int = MAX_NAMED_ROWS) -> str:
         """The rows as text, with how many more there are."""
-        rest = self.count - len(self.rows)
-        return ", ".join(map(str, self.rows)) + (f" and {rest} more" if rest else "")
+        shown = self.rows[:most]
+        rest = self.count - len(shown)
+        return ", ".join(map(str, shown)) + (f" and {rest} more" if rest else "")
+
+    def things(self) -> str:
+        """What was found there, in parentheses, or nothing."""
+        return f" ({'; '.join(self.found)})" if self.found else ""
 
 
 @dataclass(frozen=True)
@@ -46,6 +59,11 @@ class SourceReport:
         unit: what a row's number counts: `line` or `row`.
         num_read: rows read.
         dropped: rows left out, by reason.
+        unread: columns that were not read.
+        verdicts: a sentence for each column of verdicts: how its values were read, and how often they came.
+        notes: sentences about how the file was read.
+        composition: what the rows are, by count: pairs, rankings with the pairs that they make, ties.
+        example: lines that show one row as it will be trained on.
     """
 
     name: str
@@ -56,6 +74,22 @@ class SourceReport:
     unit: str
     num_read: int
     dropped: Mapping[str, Dropped]
+    unread: tuple[str, ...] = ()
+    verdicts: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
+    composition: Mapping[str, int] = field(default_factory=dict)
+    example: tuple[str, ...] = ()
+
+    @property
+    def lines(self) -> list[str]:
+        """How the file was read, a sentence a line."""
+        made = [f"{count} {name}" for name, count in self.composition.items() if count]
+        return [
+            *([f"of the preferences: {', '.join(made)}"] if self.composition.keys() - {"pairs"} else []),
+            *self.verdicts,
+            *self.notes,
+            *([f"columns that were not read: {', '.join(self.unread)}"] if self.unread else []),
+        ]
 
 
 def render(
@@ -79,7 +113,7 @@ def render(
             "# Data sheet",
             "",
             "## Origin",
-            *(_origin(source) for source in sources),
+            *(line for source in sources for line in _origin(source)),
             "",
             "## Composition",
             *(f"- {kind}.jsonl: {count} rows" for kind, count in counts.items()),
@@ -101,13 +135,16 @@ def render(
     )
 
 
-def _origin(source: SourceReport) -> str:
+def _origin(source: SourceReport) -> list[str]:
     digest = f", sha256 {source.sha256}" if source.sha256 else ""
-    return f"- {source.kind}: {source.name}{digest}; {source.num_read} rows read, format {source.format}"
+    return [
+        f"- {source.kind}: {source.name}{digest}; {source.num_read} rows read, format {source.format}",
+        *(f"  - {line}" for line in source.lines),
+    ]
 
 
 def _left_out(source: SourceReport) -> list[str]:
     return [
-        f"- {dropped.count} of {source.name}, because {reason}: {source.unit}s {dropped.named()}"
+        f"- {dropped.count} of {source.name}, because {reason}{dropped.things()}: {source.unit}s {dropped.named()}"
         for reason, dropped in sorted(source.dropped.items())
     ]

@@ -1,0 +1,87 @@
+"""Cells that hold lists or objects as text, as tables do that were written of nested data."""
+
+import ast
+import json
+import re
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from rlhf.data.importing.dialogues import NOT_MESSAGES, RowDroppedError, is_message
+from rlhf.data.schema import Row
+from rlhf.errors import DataError
+
+# Columns that are lists by their meaning, so that a text there that is a list is one.
+_LISTS = frozenset({"responses", "ranks", "answers", "completions"})
+_PRINTED = re.compile(r"""\s*(array\(|\[)?\s*\[?\s*\{\s*['"](role|content|from|value)['"]\s*:""")
+# What a parser spends on a cell that only looks like a list is bounded.
+_MAX_CHARACTERS = 1_000_000
+
+Decoders = Mapping[str, Callable[[str], Any]]
+
+
+def find_decoders(rows: Sequence[Row], source: str) -> dict[str, Callable[[str], Any]]:
+    """The columns whose texts are messages or lists, with what reads them.
+
+    Args:
+        rows: the first rows of a file.
+        source: its name, for messages.
+
+    Raises:
+        DataError: a column holds printed objects that cannot be read back.
+    """
+    found: dict[str, Callable[[str], Any]] = {}
+    for name in {name: None for row in rows for name in row}:
+        texts = [row[name] for row in rows if isinstance(row.get(name), str) and row[name].strip()]
+        if not texts or any(isinstance(row.get(name), list | dict) for row in rows):
+            continue
+        values = (
+            [_parsed(text) for text in texts] if texts[0].lstrip()[:1] in ("[", "{") or _PRINTED.match(texts[0]) else []
+        )
+        read = sum(_is_structure(value, name) for value in values)
+        if read and read >= 0.95 * len(texts):
+            found[name] = _parsed
+        elif sum(_PRINTED.match(text) is not None for text in texts) >= 0.5 * len(texts):
+            raise DataError(
+                f'{source}: the cells of "{name}" hold messages that were printed as text and cannot be read back '
+                f"(such as {texts[0][:60]!r}); write the file again as JSON Lines or Parquet"
+            )
+    return found
+
+
+def decoded(row: Row, decoders: Decoders) -> Row:
+    """A row with the lists and objects that its cells spell.
+
+    Raises:
+        RowDroppedError: a cell cannot be read.
+    """
+    if not decoders:
+        return row
+    changed = {}
+    for name, decode in decoders.items():
+        if isinstance(row.get(name), str) and row[name].strip():
+            changed[name] = decode(row[name])
+            if changed[name] is None:
+                raise RowDroppedError(NOT_MESSAGES, f'"{name}" is {row[name][:30]!r}')
+    return {**row, **changed}
+
+
+def _is_structure(value: object, name: str) -> bool:
+    if name in _LISTS:
+        return isinstance(value, list)
+    if isinstance(value, dict) and isinstance(value.get("messages"), list):
+        return all(is_message(item) for item in value["messages"])
+    return is_message(value) or (isinstance(value, list) and bool(value) and all(is_message(item) for item in value))
+
+
+def _parsed(text: str) -> Any:
+    """The value that a text spells in JSON or in Python; None where it spells none."""
+    if len(text) > _MAX_CHARACTERS or text.lstrip()[:1] not in ("[", "{"):
+        return None
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError):
+        pass
+    try:
+        return ast.literal_eval(text.strip())
+    except (ValueError, SyntaxError, RecursionError, MemoryError, TypeError):
+        return None

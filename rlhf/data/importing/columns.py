@@ -1,0 +1,262 @@
+"""What the columns of somebody's file hold: told by the first rows, by names, and by what a person says of them."""
+
+import difflib
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, get_args
+
+from rlhf.data.importing.dialogues import is_message, starts_with_turn
+from rlhf.data.importing.verdicts import Outcome, word_set, words_of
+from rlhf.data.schema import Row
+from rlhf.errors import DataError
+
+ROLES = {
+    "prompt": "text or messages that are answered",
+    "system": "a system message in front of the prompt",
+    "input": "text that follows the prompt after an empty line",
+    "chosen": "the better answer",
+    "rejected": "the worse answer",
+    "first": "the first of two answers, with a verdict",
+    "second": "the second of them",
+    "verdict": "which of the two is better; say what its values mean: verdict=label:0=first,1=second,2=tie",
+    "completion": "the answer of a demonstration",
+    "messages": "a whole dialogue that ends with the answer",
+    "label": "whether the answer is wanted: label=thumb:up=wanted,down=unwanted",
+    "responses": "a list of answers",
+    "ranks": "their ranks, 1 the best, ties allowed",
+    "margin": "how much better the chosen answer is",
+    "annotator": "who judged",
+    "criteria": "what was judged",
+    "source": "where the row is from",
+    "ignored": "a column that looks like a verdict and is not to be read; may be given again",
+}
+_OUTCOMES = {"verdict": get_args(Outcome), "label": ("wanted", "unwanted")}
+
+# Rows that are looked at before the form of a file is settled. Columns that come later are looked at when they come.
+SURVEYED_ROWS = 1000
+_MAX_VALUES = 20
+
+_VERDICT_WORDS = word_set(
+    """
+    accept acceptable accepted annotation annotations approved bad best better choice chosen correct correctness
+    decision deleted desirable disapproved dislike disliked downvote downvotes evaluation feedback flag flagged
+    flags good grade grades harmful harmless helpful helpfulness incorrect invalid judgement judgements judgment
+    judgments kto label labels like liked likes outcome prefer preference preferences preferred prefers quality rank
+    ranking rankings ranks rate rating ratings reject rejected rejection reward rewards safe safer safety score
+    scores selected selection spam tag tags thumb thumbs tie toxic toxicity undesirable unsafe unwanted upvote
+    upvotes valid verdict verdicts vote votes wanted win winner winners wins worse worst
+    """
+)
+# Said about a verdict, and none itself: chosen_model, label_time, preference_statement.
+_ABOUT = word_set(
+    """
+    at by comment comments count date elaboration email explanation lang language model models name num number
+    policy rationale reason reasons reasoning source statement time timestamp url user version
+    """
+)
+_WHO = word_set(
+    """
+    annotator coder evaluator judge labeler labeller rater reviewer user worker
+    """
+)
+# Numbers and short words that say nothing about an answer.
+_COUNTED = word_set(
+    """
+    chars code count country day epoch id ids idx index lang language len length level locale month n num number
+    page position round seed size step tokens turn turns version words year
+    """
+)
+_VERDICT_VALUES = word_set(
+    """
+    a b tie first second left right model_a model_b modela modelb response_a response_b response_1 response_2 good
+    bad yes no true false win lose loss won lost chosen rejected accepted accept reject preferred dispreferred up
+    down thumbs_up thumbs_down thumbsup thumbsdown + - better worse positive negative like dislike safe unsafe
+    correct incorrect both neither same wanted unwanted desirable undesirable
+    """
+)
+
+
+@dataclass
+class Column:
+    """What the surveyed rows have in one column.
+
+    Attributes:
+        types: of its values, nulls left out.
+        values: the different scalars, up to a number; one more means that there are many.
+        num_rows: rows that have a value.
+        num_dialogues: texts that start with a turn marker.
+        num_messages: values that are messages or lists of them.
+        num_objects: values that are lists of objects.
+    """
+
+    types: set[type] = field(default_factory=set)
+    values: set[Any] = field(default_factory=set)
+    num_rows: int = 0
+    num_dialogues: int = 0
+    num_messages: int = 0
+    num_objects: int = 0
+
+    def add(self, value: object) -> None:
+        """Look at one more value."""
+        self.num_rows += 1
+        self.types.add(type(value))
+        if isinstance(value, str):
+            self.num_dialogues += starts_with_turn(value)
+        items = value if isinstance(value, list) and value else [value]
+        self.num_messages += all(is_message(item) for item in items)
+        self.num_objects += isinstance(value, list) and all(isinstance(item, dict) for item in items)
+        if len(self.values) <= _MAX_VALUES and isinstance(value, str | int | float):
+            self.values.add((type(value) is bool, value.strip() if isinstance(value, str) else value))
+
+    @property
+    def scalars(self) -> set[Any]:
+        """The different values, where there are not many."""
+        return {value for _, value in self.values} if len(self.values) <= _MAX_VALUES else set()
+
+
+Survey = Mapping[str, Column]
+
+
+def survey(rows: Iterable[Row]) -> dict[str, Column]:
+    """What rows have in each column, in the order in which the columns appear. Empty cells and nulls do not count."""
+    found: dict[str, Column] = {}
+    for row in rows:
+        for name, value in row.items():
+            if value is not None and value != "":
+                found.setdefault(name, Column()).add(value)
+    return found
+
+
+def looks_like_verdict(name: str, column: Column | None = None) -> bool:
+    """Whether a column may change what a row means: by its name, or by values such as "A" and "B", 0 and 1, true.
+
+    Args:
+        name: of the column.
+        column: what the surveyed rows have in it; None: the name alone is known.
+    """
+    words = words_of(name)
+    plain = set(words) - _WHO
+    if plain & _VERDICT_WORDS and not plain & _ABOUT:
+        return True
+    return column is not None and not set(words) & (_WHO | _COUNTED) and _has_verdict_values(column)
+
+
+def _has_verdict_values(column: Column) -> bool:
+    values = column.scalars
+    if not values or column.types - {bool, int, float, str}:
+        return False
+    if column.types == {bool}:
+        return True
+    texts = {str(value).removesuffix(".0").casefold() for value in values}
+    if texts <= {"-1", "0", "1", "2"}:
+        return len(texts) > 1
+    return column.types == {str} and texts <= _VERDICT_VALUES
+
+
+@dataclass(frozen=True)
+class GivenColumns:
+    """What a person says of a file's columns.
+
+    Attributes:
+        columns: name of the column by role.
+        values: what the values of a verdict or a label mean, by role.
+        ignored: columns that are not to be read.
+    """
+
+    columns: Mapping[str, str] = field(default_factory=dict)
+    values: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    ignored: tuple[str, ...] = ()
+
+    def role_of(self, name: str) -> str:
+        """The name that a column is read under."""
+        return next((role for role, column in self.columns.items() if column == name), name)
+
+    def check(self, names: Iterable[str], source: str) -> None:
+        """Refuse columns that the file does not have.
+
+        Raises:
+            DataError: it lacks one.
+        """
+        names = list(names)
+        for name in (*self.columns.values(), *self.ignored):
+            if name not in names:
+                raise DataError(
+                    f'{source}: --columns names "{name}", and the file has no such column{nearest(name, names)}'
+                )
+
+    def renamed(self, row: Row) -> Row:
+        """A row with its columns under the names of their roles."""
+        if not self.columns and not self.ignored:
+            return row
+        roles = {column: role for role, column in self.columns.items()}
+        renamed = {name: value for name, value in row.items() if name not in roles and name not in self.ignored}
+        return renamed | {roles[name]: value for name, value in row.items() if name in roles}
+
+
+def parse_columns(text: str | None, option: str = "--columns") -> GivenColumns:
+    """Read what a person wrote: `chosen=better,verdict=label:0=first,1=second`.
+
+    Args:
+        text: roles with their columns, separated by commas; the values of a verdict or label after a colon.
+        option: how messages name it.
+
+    Raises:
+        DataError: it cannot be read, or a role is given twice.
+    """
+    columns: dict[str, str] = {}
+    values: dict[str, dict[str, Any]] = {}
+    ignored: list[str] = []
+    last = ""
+    for part in (text or "").split(",") if text else ():
+        role, equals, name = part.strip().partition("=")
+        if role not in ROLES and last in _OUTCOMES and name in _OUTCOMES[last]:
+            values[last][role] = name
+            continue
+        if not equals or not name or role not in ROLES:
+            raise DataError(_unreadable(option, part, role))
+        if role == "ignored":
+            ignored.append(name)
+        elif role in columns:
+            raise DataError(f'{option}: "{role}" is given twice; give one column for it')
+        else:
+            last = role
+            columns[role], given = _with_values(role, name, option)
+            if role in _OUTCOMES:
+                values[role] = given
+    return GivenColumns(columns, {role: given for role, given in values.items() if given}, tuple(ignored))
+
+
+def _with_values(role: str, name: str, option: str) -> tuple[str, dict[str, str]]:
+    """`label:0=first` is the column and what a value of it means."""
+    if role not in _OUTCOMES:
+        return name, {}
+    column, colon, meaning = name.partition(":")
+    if not colon:
+        return name, {}
+    value, equals, outcome = meaning.partition("=")
+    if not equals or outcome not in _OUTCOMES[role]:
+        raise DataError(
+            f'{option}: "{meaning}" does not say what a value means; write VALUE={"|".join(_OUTCOMES[role])}'
+        )
+    return column, {value: outcome}
+
+
+def _unreadable(option: str, part: str, role: str) -> str:
+    outcomes = [outcome for outcomes in _OUTCOMES.values() for outcome in outcomes]
+    return (
+        f'{option}: "{part}" cannot be read{nearest(role, ROLES)}; write ROLE=COLUMN with one of {", ".join(ROLES)}, '
+        f"or VALUE=OUTCOME after a verdict or a label with one of {', '.join(outcomes)}"
+    )
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+    """A question that names the nearest of what is known, or nothing."""
+    found = difflib.get_close_matches(name, list(known), n=1, cutoff=0.6)
+    return f' (did you mean "{found[0]}"?)' if found else ""
+
+
+def quoted(names: Sequence[str]) -> str:
+    """Names as a message lists them, the first thirty."""
+    shown = [f'"{re.sub(r"[^ -~]", "?", name)[:60]}"' for name in names[:30]]
+    return ", ".join(shown) + (f" and {len(names) - 30} more" if len(names) > 30 else "")

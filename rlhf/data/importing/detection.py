@@ -1,0 +1,165 @@
+"""Which form a file is of. A file is of a form only if every column that could change a row's meaning is understood."""
+
+from collections.abc import Callable, Sequence
+
+from rlhf.data.importing.columns import ROLES, GivenColumns, Survey, looks_like_verdict, nearest, quoted
+from rlhf.data.importing.conversions import find_answers, find_judged, find_pairs, find_prompts
+from rlhf.data.importing.exports import find_argilla, find_label_studio
+from rlhf.data.importing.form import Form
+from rlhf.data.importing.nested import find_compared, find_rankings, find_rated, find_self_instruct, find_trees
+from rlhf.errors import DataError
+
+Finder = Callable[[Survey, GivenColumns, str, str], Form | None]
+
+# The special ones first: the first of two that read as many columns is taken.
+_FINDERS: tuple[Finder, ...] = (
+    find_trees,
+    find_label_studio,
+    find_argilla,
+    find_compared,
+    find_rated,
+    find_self_instruct,
+    find_rankings,
+    find_judged,
+    find_pairs,
+    find_answers,
+)
+FORMATS = (
+    "auto",
+    "trl",
+    "hh",
+    "alpaca",
+    "sharegpt",
+    "judgments",
+    "rankings",
+    "kto",
+    "qa",
+    "self_instruct",
+    "ultrafeedback",
+    "pku",
+    "helpsteer",
+    "shp",
+    "arena",
+    "openai",
+    "nectar",
+    "oasst",
+    "finegrained",
+    "label_studio",
+    "argilla",
+)
+"""What `--format` may name; `auto` finds out."""
+_KNOWN_COLUMNS = (
+    *ROLES,
+    *(
+        "instruction",
+        "output",
+        "question",
+        "answer",
+        "conversations",
+        "response_1",
+        "response_2",
+        "preference",
+        "winner",
+    ),
+    *("kto_tag", "score_chosen", "score_rejected", "better_response_id", "history", "context"),
+)
+_ACCEPTED = {"demonstrations": ("demonstrations", "labels")}
+
+
+def settle_form(survey: Survey, given: GivenColumns, source: str, format_name: str, wanted: str) -> Form:
+    """The form of a file.
+
+    Args:
+        survey: what its columns hold.
+        given: what a person says of them.
+        source: its name, for messages.
+        format_name: one of `FORMATS`.
+        wanted: the kind of rows that is asked for.
+
+    Raises:
+        DataError: its columns are of no known form, a column that may be a verdict is not understood, or the file holds
+            rows of another kind.
+    """
+    found = [form for find in _FINDERS if (form := find(survey, given, source, format_name))]
+    if format_name != "auto":
+        found = [form for form in found if form.format == format_name]
+    if wanted == "prompts":
+        return _for_prompts(found, survey, given, source, format_name)
+    fitting = [form for form in found if form.kind in _ACCEPTED.get(wanted, (wanted,))]
+    if not fitting and found:
+        raise other_kind(source, found[0].kind, wanted)
+    if not fitting:
+        raise DataError(_unknown(survey, source, format_name))
+    clean = [form for form in fitting if not _suspicious(form, survey)]
+    if not clean:
+        raise DataError(_not_understood(min(fitting, key=lambda form: len(_suspicious(form, survey))), survey, source))
+    return max(clean, key=lambda form: len(form.read))
+
+
+def _for_prompts(found: Sequence[Form], survey: Survey, given: GivenColumns, source: str, format_name: str) -> Form:
+    plain = find_prompts(survey, given, source, format_name)
+    if plain is not None and (format_name == "auto" or plain.format == format_name):
+        return plain
+    if found:
+        return found[0]
+    raise DataError(_unknown(survey, source, format_name))
+
+
+def check_column(form: Form, name: str, source: str) -> None:
+    """Refuse a column that came after the surveyed rows and looks like a verdict.
+
+    Raises:
+        DataError: the form does not understand it.
+    """
+    if name not in form.read | form.known and looks_like_verdict(name):
+        raise DataError(_say_not_understood(form, [name], source))
+
+
+def _suspicious(form: Form, survey: Survey) -> list[str]:
+    understood = form.read | form.known
+    return [name for name, column in survey.items() if name not in understood and looks_like_verdict(name, column)]
+
+
+def _not_understood(form: Form, survey: Survey, source: str) -> str:
+    return _say_not_understood(form, _suspicious(form, survey), source)
+
+
+def _say_not_understood(form: Form, names: Sequence[str], source: str) -> str:
+    which = "this column may change" if len(names) == 1 else "these columns may change"
+    return (
+        f"{source}: read as {form.format} ({form.kind}), and {which} what a row means, which is not understood: "
+        f"{quoted(names)}; say what it holds with --columns (verdict={names[0]}:1=first,2=second or "
+        f"label={names[0]}:VALUE=wanted,VALUE=unwanted), that it is not to be read with --columns ignored={names[0]}, "
+        "or give another --format"
+    )
+
+
+def _unknown(survey: Survey, source: str, format_name: str) -> str:
+    names = list(survey)
+    guesses = [
+        f'"{name}"{near}' for name in names if name not in _KNOWN_COLUMNS and (near := nearest(name, _KNOWN_COLUMNS))
+    ]
+    read = [name for name in names if name in _KNOWN_COLUMNS]
+    how = "are in no known format" if format_name == "auto" else f"do not make rows of the format {format_name}"
+    return (
+        f"{source}: the fields {quoted(names) or 'of its rows'} {how}"
+        + (f"; known of them: {quoted(read)}" if read else "; none of them is known")
+        + (f"; near to a known one: {', '.join(guesses)}" if guesses else "")
+        + f"; give --format, one of {', '.join(FORMATS[1:])}, or say what the fields hold with --columns, such as "
+        "--columns prompt=FIELD,chosen=FIELD,rejected=FIELD"
+    )
+
+
+def other_kind(source: str, held: str, wanted: str) -> DataError:
+    """The error about a file that holds rows of another kind than is asked for."""
+    if wanted == "preferences":
+        return DataError(
+            f"{source}: the file holds {held} and no preferences, and a data folder needs preferences; "
+            f"import a file of preferences, and give this one with --{held}"
+        )
+    return DataError(f"{source}: the file holds {held}, no {wanted}; give another with --{wanted}")
+
+
+def unknown_format(name: str) -> DataError:
+    """The error for a format that there is none of."""
+    return DataError(f"--format {name}: there is no such format; give one of {', '.join(FORMATS)}")

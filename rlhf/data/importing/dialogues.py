@@ -1,0 +1,207 @@
+"""The pieces of other conventions: Anthropic's dialogue text, ShareGPT's turns, parts of text, plain strings.
+
+Text is kept as it is given. Nothing is stripped but the one space that a dialogue's turn marker ends with.
+"""
+
+import re
+from typing import Any
+
+Messages = list[dict[str, str]]
+
+_START = re.compile(r"\s*(Human|Assistant):")
+_TURN = re.compile(r"(?:\r?\n){2}(Human|Assistant):")
+_HH_ROLES = {"Human": "user", "Assistant": "assistant"}
+_ROLES = {
+    **dict.fromkeys(("user", "human", "prompter", "question", "customer", "instruction"), "user"),
+    **dict.fromkeys(
+        ("assistant", "gpt", "chatgpt", "bot", "chatbot", "model", "ai", "answer", "bing", "bard"), "assistant"
+    ),
+    **dict.fromkeys(("system", "developer"), "system"),
+}
+_ROLE_KEYS = ("role", "from", "speaker")
+_TEXT_KEYS = ("content", "value", "text")
+
+
+class RowDroppedError(Exception):
+    """A row that cannot be used.
+
+    Attributes:
+        reason: by which such rows are counted.
+        found: what was there in place of what was expected; shown beside the reason.
+        is_fault: False where the row was understood and has nothing to teach, such as a label that says "not wanted".
+    """
+
+    def __init__(self, reason: str, found: str = "", *, is_fault: bool = True) -> None:
+        super().__init__(f"{reason} ({found})" if found else reason)
+        self.reason, self.found, self.is_fault = reason, found, is_fault
+
+
+EMPTY_RESPONSE = "a response is empty"
+EMPTY_PROMPT = "the prompt is empty"
+SAME_RESPONSES = "chosen and rejected are the same text"
+CONTEXTS_DIFFER = "the contexts of chosen and rejected differ"
+PROMPT_DIFFERS = "the prompt is not the one that chosen and rejected answer"
+NO_ANSWER = "the dialogue does not end with one answer of the assistant"
+UNKNOWN_ROLE = "a turn has a role that is not known"
+NOT_TEXT = "something is not text"
+NOT_MESSAGES = "something is neither text nor messages"
+NOT_A_DIALOGUE = 'a text does not start with a turn such as "\\n\\nHuman: ..."'
+NO_MESSAGE = "a message lacks its role or its text"
+OTHER_PART = "a message has a part that is not text"
+MISSING = "a field is missing"
+HALF_A_PAIR = "a text holds half of a surrogate pair"
+
+
+def text(row: dict[str, Any], field: str) -> str:
+    """The text of a field.
+
+    Raises:
+        RowDroppedError: the field is missing, or something else.
+    """
+    if field not in row:
+        raise RowDroppedError(MISSING, f'no "{field}"')
+    value = row[field]
+    if not isinstance(value, str):
+        raise RowDroppedError(NOT_TEXT, f'"{field}" is {type_of(value)}')
+    return value
+
+
+def type_of(value: object) -> str:
+    """How a message names what a value is."""
+    names = {dict: "an object", list: "a list", str: "text", bool: "true or false", int: "a number", float: "a number"}
+    return "null" if value is None else names.get(type(value), f"of type {type(value).__name__}")
+
+
+def starts_with_turn(value: str) -> bool:
+    """Whether a text starts with a turn marker of Anthropic's dialogues."""
+    return _START.match(value) is not None
+
+
+def has_turn(value: str) -> bool:
+    """Whether a text has such a marker anywhere."""
+    return _START.match(value) is not None or _TURN.search(value) is not None
+
+
+def split_dialogue(dialogue: str, field: str) -> Messages:
+    r"""The turns of `\n\nHuman: ... \n\nAssistant: ...`.
+
+    Raises:
+        RowDroppedError: the text does not start with a turn.
+    """
+    start = _START.match(dialogue)
+    if start is None:
+        raise RowDroppedError(NOT_A_DIALOGUE, f'"{field}" starts with {dialogue[:20]!r}')
+    first, *rest = _TURN.split(dialogue[start.end() :])
+    said = [(start[1], first), *zip(rest[::2], rest[1::2], strict=True)]
+    return [message(_HH_ROLES[who], words.removeprefix(" ")) for who, words in said]
+
+
+def split_answer(messages: Messages) -> tuple[Messages, Messages]:
+    """A dialogue's context and its last turn, which must be the assistant's.
+
+    Raises:
+        RowDroppedError: it is not.
+    """
+    if not messages or messages[-1]["role"] != "assistant":
+        raise RowDroppedError(NO_ANSWER, f"the last turn is the {messages[-1]['role']}'s" if messages else "no turn")
+    return messages[:-1], messages[-1:]
+
+
+def common_prompt(chosen: Messages, rejected: Messages) -> tuple[Messages, Messages, Messages]:
+    """Prompt and the two answers of two whole dialogues that must share their context.
+
+    Raises:
+        RowDroppedError: they do not, or one does not end with an answer.
+    """
+    context, better = split_answer(chosen)
+    other_context, worse = split_answer(rejected)
+    if context != other_context:
+        raise RowDroppedError(CONTEXTS_DIFFER)
+    return context, better, worse
+
+
+def message(role: str, content: str) -> dict[str, str]:
+    """One message."""
+    return {"role": role, "content": content}
+
+
+def is_message(value: object) -> bool:
+    """Whether a value has the keys of a message in one of the conventions."""
+    return isinstance(value, dict) and any(k in value for k in _ROLE_KEYS) and any(k in value for k in _TEXT_KEYS)
+
+
+def turns(value: object, field: str) -> Messages:
+    """Messages of a list in TRL's or in ShareGPT's convention.
+
+    Raises:
+        RowDroppedError: there is something else, a role that is not known, or a part that is not text.
+    """
+    if not isinstance(value, list):
+        raise RowDroppedError(NOT_MESSAGES, f'"{field}" is {type_of(value)}')
+    return [_turn(item, field) for item in value]
+
+
+def prompt_of(value: object, field: str, *, is_dialogue: bool = False) -> Messages:
+    """A prompt given as text, as dialogue text or as messages.
+
+    Args:
+        value: what stands in the field.
+        field: its name.
+        is_dialogue: texts of this field are dialogues with turn markers.
+    """
+    if isinstance(value, dict):
+        return _of_request(value, field) if "messages" in value else [_turn(value, field)]
+    if not isinstance(value, str):
+        return turns(value, field)
+    if not is_dialogue:
+        return [message("user", value)]
+    messages = split_dialogue(value, field)
+    opens_answer = messages[-1]["role"] == "assistant" and not messages[-1]["content"].strip()
+    return messages[:-1] if opens_answer else messages
+
+
+def answer_of(value: object, field: str) -> Messages:
+    """A response given as text, as one message or as messages."""
+    if isinstance(value, str):
+        return [message("assistant", value)]
+    return [_turn(value, field)] if isinstance(value, dict) else turns(value, field)
+
+
+def _of_request(request: dict[str, Any], field: str) -> Messages:
+    """The messages of a request to a chat interface."""
+    if request.get("tools"):
+        raise RowDroppedError("the prompt offers tools", f'in "{field}"')
+    return turns(request["messages"], field)
+
+
+def _turn(item: object, field: str) -> dict[str, str]:
+    if not isinstance(item, dict):
+        raise RowDroppedError(NOT_MESSAGES, f'"{field}" holds {type_of(item)}')
+    role = next((item[key] for key in _ROLE_KEYS if key in item), None)
+    content = next((item[key] for key in _TEXT_KEYS if key in item), None)
+    if not isinstance(role, str):
+        raise RowDroppedError(NO_MESSAGE, f'in "{field}" the role is {type_of(role)}')
+    known = _ROLES.get(role) or _ROLES.get(role.strip().casefold())
+    if known is None:
+        raise RowDroppedError(UNKNOWN_ROLE, f'"{role[:40]}"')
+    return message(known, content if isinstance(content, str) else _joined_parts(content, field))
+
+
+def _joined_parts(content: object, field: str) -> str:
+    """The text of a message that is given in parts, as chat interfaces do."""
+    if not isinstance(content, list):
+        raise RowDroppedError(NO_MESSAGE, f'in "{field}" the text is {type_of(content)}')
+    texts = []
+    for part in content:
+        kind = part.get("type", "text") if isinstance(part, dict) else type_of(part)
+        if isinstance(part, str):
+            texts.append(part)
+        elif (
+            kind in ("text", "input_text", "output_text")
+            and isinstance(part, dict)
+            and isinstance(part.get("text"), str)
+        ):
+            texts.append(part["text"])
+        else:
+            raise RowDroppedError(OTHER_PART, f'in "{field}" a part of kind {str(kind)[:40]}')
+    return "".join(texts)

@@ -1,0 +1,278 @@
+"""A source being read: rows of ours, and a count of those left out and why."""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from itertools import chain, islice
+
+from rlhf.data.importing.cells import Decoders, decoded, find_decoders
+from rlhf.data.importing.columns import SURVEYED_ROWS, GivenColumns, survey
+from rlhf.data.importing.conversions import wanted_as_demonstration
+from rlhf.data.importing.datasheet import Dropped, SourceReport
+from rlhf.data.importing.detection import FORMATS, check_column, other_kind, settle_form, unknown_format
+from rlhf.data.importing.dialogues import EMPTY_RESPONSE, HALF_A_PAIR, RowDroppedError
+from rlhf.data.importing.form import Form, Numbered
+from rlhf.data.importing.readers import Rows, RowSource, open_source
+from rlhf.data.schema import Row, check_row, is_ranking, pairs_of
+from rlhf.errors import DataError
+
+MAX_DROPPED = 0.05
+"""Share of a file's rows that may be left out because they cannot be understood or used."""
+# Empty answers are understood. PandaLM's people judged 5% of them; where there are many more, a column is misread.
+_MAX_EMPTY = 0.2
+# How others name who judged; taken for `annotator` where a file has no column of that name.
+_ANNOTATORS = ("annotator_id", "worker", "worker_id", "rater", "rater_id", "labeler", "labeler_id", "annotator_name")
+
+
+@dataclass(frozen=True)
+class SourceOptions:
+    """How a person says that a source is to be read.
+
+    Attributes:
+        format: one of `FORMATS`.
+        columns: what its columns hold.
+        max_dropped: share of its rows that may be left out because they cannot be understood or used.
+        split: of a hub data set.
+    """
+
+    format: str = "auto"
+    columns: GivenColumns = field(default_factory=GivenColumns)
+    max_dropped: float = MAX_DROPPED
+    split: str = "train"
+
+
+@dataclass
+class Reading:
+    """A source being read: the rows of ours that it yields, and the count of those left out.
+
+    Attributes:
+        source: the file or data set.
+        form: how its rows are read.
+        options: what a person said of it.
+        wanted: the kind of rows that is asked for.
+        num_read: rows read so far.
+        num_rows: rows of ours that they gave.
+        dropped: rows left out so far, by reason.
+        composition: pairs, rankings, pairs of rankings, and ties so far.
+        columns: the columns that have had a value so far.
+        example: the first row of ours that teaches something, and its number.
+    """
+
+    source: RowSource
+    form: Form
+    options: SourceOptions
+    wanted: str
+    rows_left: Rows
+    head: list[tuple[int, Row | RowDroppedError]]
+    decoders: Decoders
+    columns: dict[str, None]
+    num_read: int = 0
+    num_rows: int = 0
+    dropped: dict[str, Dropped] = field(default_factory=dict)
+    composition: dict[str, int] = field(default_factory=dict)
+    example: tuple[int, Row] | None = None
+
+    def rows(self) -> Iterator[Row]:
+        """All rows of the kind that is asked for, each checked. They can be read once.
+
+        Raises:
+            DataError: none is left, too many cannot be used, or a verdict can be read in two ways.
+        """
+        numbered = self._plain_rows()
+        for number, row in self.form.group(numbered) if self.form.group else numbered:
+            yield from self._converted(number, row)
+        self._check()
+
+    def _plain_rows(self) -> Iterator[Numbered]:
+        for number, row in chain(self.head, self.rows_left):
+            self.num_read += 1
+            try:
+                if isinstance(row, RowDroppedError):
+                    raise row
+                yield number, self._named(decoded(row, self.decoders))
+            except RowDroppedError as reason:
+                self._drop(number, reason)
+
+    def _named(self, row: Row) -> Row:
+        """A row without nulls, its columns under the names of their roles."""
+        row = {name: value for name, value in row.items() if value is not None}
+        if not row.keys() <= self.columns.keys():
+            for name in [n for n, value in row.items() if n not in self.columns and value != ""]:
+                if name not in self.options.columns.ignored:
+                    check_column(self.form, self.options.columns.role_of(name), self.source.name)
+                self.columns[name] = None
+        return self.options.columns.renamed(row)
+
+    def _converted(self, number: int, row: Row) -> Iterator[Row]:
+        try:
+            made = [self._as_wanted(kind, ours) for kind, ours in self.form.convert(row)]
+            for ours in made:
+                _check_unicode(ours, self.wanted, self.source.where(number))
+        except RowDroppedError as reason:
+            self._drop(number, reason)
+            return
+        for ours in made:
+            self._count(number, ours)
+            yield ours
+
+    def _as_wanted(self, kind: str, row: Row) -> Row:
+        if self.wanted == "prompts":
+            return {"prompt": row["prompt"]}
+        if self.wanted == "demonstrations":
+            kind, row = wanted_as_demonstration(kind, row)
+        if kind != self.wanted:
+            raise other_kind(self.source.name, kind, self.wanted)
+        if kind in ("preferences", "labels") and "source" not in row:
+            return {**row, "source": self.source.name.split(".", maxsplit=1)[0]}
+        return row
+
+    def _count(self, number: int, row: Row) -> None:
+        self.num_rows += 1
+        teaches = True
+        if self.wanted == "preferences":
+            if not is_ranking(row):
+                names = {"pairs": 1}
+            elif len(set(row["ranks"])) == 1:
+                names, teaches = {"ties": 1}, False
+            else:
+                names = {"rankings": 1, "pairs of rankings": sum(1 for _ in pairs_of(row))}
+            for name, count in names.items():
+                self.composition[name] = self.composition.get(name, 0) + count
+        if self.example is None and teaches:
+            self.example = (number, row)
+
+    def _drop(self, number: int, reason: RowDroppedError) -> None:
+        self.dropped.setdefault(reason.reason, Dropped(reason.is_fault)).add(number, reason.found)
+
+    def _check(self) -> None:
+        for reader in self.form.verdicts:
+            reader.check(self.source.name)
+        faults = {reason: d for reason, d in self.dropped.items() if d.is_fault or self._is_mostly(reason, d)}
+        num_faults = sum(d.count for d in faults.values())
+        if self.example is None:
+            said = "; ".join(self._said(reason, d) for reason, d in self.dropped.items())
+            ties = f"{self.composition['ties']} are ties" if "ties" in self.composition else ""
+            why = "; ".join(part for part in (said, ties) if part) or "there are none"
+            raise DataError(
+                f"{self.source.name}: no row is left ({why}), read as {self.form.format}; "
+                "give another file, --format or --columns"
+            )
+        if num_faults > self.options.max_dropped * self.num_read:
+            said = "; ".join(self._said(reason, d) for reason, d in faults.items())
+            share = f"{num_faults} of {self.num_read} rows ({num_faults / self.num_read:.1%})"
+            raise DataError(
+                f"{self.source.name}: {share} cannot be understood or used, read as {self.form.format}, and "
+                f"{self.options.max_dropped:.0%} are allowed: {said}; "
+                "mend the file, give --format or --columns, or allow more with --max-dropped"
+            )
+
+    def _is_mostly(self, reason: str, dropped: Dropped) -> bool:
+        return reason == EMPTY_RESPONSE and dropped.count > _MAX_EMPTY * self.num_read
+
+    def _said(self, reason: str, dropped: Dropped) -> str:
+        return f"{dropped.count} because {reason}{dropped.things()}: {self.source.unit}s {dropped.named(10)}"
+
+    def report(self) -> SourceReport:
+        """What was read."""
+        names = self.options.columns
+        unread = [name for name in self.columns if names.role_of(name) not in self.form.read]
+        return SourceReport(
+            self.source.name,
+            self.source.sha256,
+            self.wanted,
+            self.form.format,
+            self.options.format == "auto",
+            self.source.unit,
+            self.num_read,
+            self.dropped,
+            tuple(unread),
+            tuple(reader.sentence() for reader in self.form.verdicts),
+            self.form.notes,
+            self.composition,
+            self._example_lines(),
+        )
+
+    def _example_lines(self) -> tuple[str, ...]:
+        if self.example is None:
+            return ()
+        number, row = self.example
+        parts = [(message["role"], message["content"]) for message in row["prompt"]]
+        parts += [(name, row[name][0]["content"]) for name in ("completion", "chosen", "rejected") if name in row]
+        parts += [
+            (f"rank {rank}", answer[0]["content"])
+            for rank, answer in zip(row.get("ranks", ()), row.get("responses", ()), strict=True)
+        ]
+        parts += [("label", "wanted" if row["label"] else "not wanted")] if "label" in row else []
+        return (
+            f"{self.source.where(number)} as it will be used:",
+            *(f"  {name}: {_shown(said)}" for name, said in parts),
+        )
+
+
+def _shown(said: str) -> str:
+    """A text on one line, the middle of a long one left out."""
+    shown = repr(said)[1:-1]
+    return shown if len(shown) <= 160 else f"{shown[:100]} ... {shown[-50:]}"
+
+
+def _check_unicode(row: Row, kind: str, where: str) -> None:
+    """Check a row as the data folder's rows are. The one fault that can be left is half a surrogate pair."""
+    try:
+        check_row(row, kind, where)
+    except DataError as error:
+        if "surrogate" not in str(error):
+            raise
+        raise RowDroppedError(HALF_A_PAIR) from None
+
+
+def open_rows(source: str, options: SourceOptions | None = None, wanted: str = "preferences") -> Reading:
+    """Find a source and the form of its rows.
+
+    Args:
+        source: file, folder or hub id.
+        options: what a person says of it.
+        wanted: the kind of rows that is asked for: preferences, demonstrations, labels or prompts.
+
+    Raises:
+        DataError: it is not there, or its form is not known.
+    """
+    options = options or SourceOptions()
+    if options.format not in FORMATS:
+        raise unknown_format(options.format)
+    found = open_source(source, options.split)
+    reading = found.rows()
+    head = list(islice(reading, SURVEYED_ROWS))
+    first = [row for _, row in head if not isinstance(row, RowDroppedError)]
+    if not first:
+        reasons = "; ".join(sorted({str(row) for _, row in head})[:3]) or "there are none"
+        raise DataError(f"{found.name}: there are no rows ({reasons}); give at least one")
+    decoders = find_decoders(first, found.name)
+    rows = [row for row in (_decoded_or_none(row, decoders) for row in first) if row is not None]
+    columns = survey(rows)
+    options.columns.check({name for row in first for name in row}, found.name)
+    options = _with_annotator(options, columns)
+    renamed = {
+        options.columns.role_of(name): column for name, column in columns.items() if name not in options.columns.ignored
+    }
+    form = settle_form(renamed, options.columns, found.name, options.format, wanted)
+    return Reading(found, form, options, wanted, reading, head, decoders, dict.fromkeys(columns))
+
+
+def _decoded_or_none(row: Row, decoders: Decoders) -> Row | None:
+    try:
+        return decoded(row, decoders)
+    except RowDroppedError:
+        return None
+
+
+def _with_annotator(options: SourceOptions, columns: Mapping[str, object]) -> SourceOptions:
+    """Who judged, where a file names that otherwise than we do."""
+    name = next((name for name in _ANNOTATORS if name in columns), None)
+    given = options.columns
+    if name is None or "annotator" in columns or "annotator" in given.columns or name in given.columns.values():
+        return options
+    return SourceOptions(
+        options.format,
+        GivenColumns({**given.columns, "annotator": name}, given.values, given.ignored),
+        options.max_dropped,
+        options.split,
+    )

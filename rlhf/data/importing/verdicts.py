@@ -1,0 +1,156 @@
+"""How a judge's verdict on two answers is written, and what it says.
+
+A verdict that can be read in two ways is not read: the file is refused, with what to say about it.
+"""
+
+import re
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from typing import Literal
+
+from rlhf.data.importing.dialogues import RowDroppedError
+from rlhf.errors import DataError
+
+Outcome = Literal["first", "second", "tie"]
+
+
+def word_set(text: str) -> frozenset[str]:
+    """The words of a text, each once."""
+    return frozenset(text.split())
+
+
+UNREADABLE = "a verdict cannot be read"
+NO_VERDICT = "there is no verdict"
+
+_ORDINALS: Mapping[Outcome, tuple[str, ...]] = {"first": ("first", "left", "a"), "second": ("second", "right", "b")}
+_STEMS = ("model", "response", "answer", "output", "assistant")
+_TIES = ("tie", "ties", "tied", "equal", "same", "draw", "both", "neither", "bothgood", "bothbad", "tiebothbad")
+# Columns whose numbers name an answer, where "label: 1" may as well say that the first one is better.
+_NAMING = word_set(
+    """
+    best better choice chosen id ids idx index prefer preference preferences preferred selected selection winner
+    """
+)
+_NUMBER = re.compile(r"[-+]?\d+(\.\d+)?")
+
+
+def normalized(value: object) -> str:
+    """A value as verdicts are told apart by: "[[A]]", "a" and "A " are one."""
+    if isinstance(value, bool):
+        return str(value).lower()
+    shown = str(value).strip().casefold()
+    return re.sub(r"\.0+$", "", shown) if _NUMBER.fullmatch(shown) else re.sub(r"[\W_]+", "", shown)
+
+
+class Verdicts:
+    """Reads the verdicts of one column, counts them, and says in the end whether they were to be told apart.
+
+    Attributes:
+        column: where they stand in the rows.
+        shown: its name in the file.
+        tally: values as read, with what each was taken for; None for those that could not be read.
+    """
+
+    def __init__(
+        self, column: str, answers: tuple[str, str], given: Mapping[str, Outcome] | None = None, shown: str = ""
+    ) -> None:
+        """Settle what each value says.
+
+        Args:
+            column: name of the column in the rows.
+            answers: names of the columns of the two answers.
+            given: what a person says that values mean; nothing else is understood then.
+            shown: name of the column in the file, where that is another.
+        """
+        self.column = column
+        self.shown = shown or column
+        self.tally: Counter[tuple[str, Outcome | None]] = Counter()
+        self._given = given is not None
+        self._meaning = {normalized(value): said for value, said in given.items()} if given else _meanings(answers)
+        self._zero_based = not given and _marks(answers) == ("0", "1")
+        self._numbered_from_1 = _marks(answers) == ("1", "2")
+        self._names_answers = bool(_NAMING & set(words_of(self.shown)))
+        self._seen: set[str] = set()
+
+    def read(self, value: object) -> Outcome:
+        """What a value says.
+
+        Raises:
+            RowDroppedError: it cannot be read.
+        """
+        key = normalized(value)
+        if isinstance(value, list | dict):
+            raise RowDroppedError(UNREADABLE, f'"{self.shown}" is a list or an object')
+        if isinstance(value, bool) and not self._given:
+            key = f"bool {key}"
+        said = self._meaning.get(key)
+        self.tally[str(value).strip()[:40], said] += 1
+        if said is None:
+            raise RowDroppedError(UNREADABLE, f'"{self.shown}" is {value!r}'[:80])
+        self._seen.add(key)
+        return said
+
+    def check(self, source: str) -> None:
+        """Refuse a numbering that nobody but its owner can tell.
+
+        Raises:
+            DataError: the numbers may mean one thing or its opposite.
+        """
+        numbers = {key for key in self._seen if key.isdecimal()}
+        if self._given or not numbers:
+            return
+        values = " and ".join(sorted(numbers))
+        example = f"--columns verdict={self.shown}:0=first,1=second (or 1=first,0=tie, as it was meant)"
+        if self._zero_based and not self._names_answers:
+            raise DataError(
+                f'{source}: "{self.shown}" holds the numbers {values}, of answers that are numbered 0 and 1; whether 1 '
+                f"is the second answer or says yes to the first cannot be told; say it with {example}"
+            )
+        names_first = numbers == {"1"} and self._names_answers and self._numbered_from_1
+        if not self._zero_based and "2" not in numbers and not names_first:
+            raise DataError(
+                f'{source}: "{self.shown}" holds no other numbers than {values}, so 1 may be the first answer or '
+                f"the second; say which with {example}"
+            )
+
+    def sentence(self) -> str:
+        """How the verdicts were read, and how often each value came."""
+        words = {"first": "the first answer", "second": "the second", "tie": "a tie", None: "not understood"}
+        sums: Counter[str] = Counter()
+        for (_, said), count in self.tally.items():
+            sums[words[said]] += count
+        values = [
+            f"{value!r} {words[said]} ({count})" for (value, said), count in sorted(self.tally.items(), key=_by_count)
+        ]
+        more = f" and {len(values) - 10} more" if len(values) > 10 else ""
+        total = ", ".join(f"{name} {count}" for name, count in sorted(sums.items(), key=lambda item: -item[1]))
+        return f'verdicts in "{self.shown}": {", ".join(values[:10])}{more}; in all: {total}'
+
+
+def _by_count(item: tuple[tuple[str, Outcome | None], int]) -> tuple[int, str]:
+    return -item[1], item[0][0]
+
+
+def words_of(name: str) -> list[str]:
+    """The words of a column's name, in small letters: `better_responseId` has better, response, id."""
+    split = re.sub(r"([a-z0-9])([A-Z])", r"\1 \2", name)
+    return [word for word in re.split(r"[\W_]+|(?<=\D)(?=\d)|(?<=\d)(?=\D)", split.lower()) if word]
+
+
+def _marks(answers: Sequence[str]) -> tuple[str, str]:
+    """What tells the two columns' names apart: 1 and 2, a and b, left and right."""
+    first, second = (words_of(name) for name in answers)
+    return first[-1], second[-1]
+
+
+def _meanings(answers: tuple[str, str]) -> dict[str, Outcome]:
+    meaning: dict[str, Outcome] = dict.fromkeys(_TIES, "tie")
+    marks = _marks(answers)
+    numbers = ("0", "1") if marks == ("0", "1") else ("1", "2")
+    if marks != ("0", "1"):
+        meaning |= {"0": "tie", "1.5": "tie"}
+    for place, (said, ordinals) in enumerate(_ORDINALS.items()):
+        keys = [numbers[place], marks[place]]
+        keys += [f"{stem}{key}" for stem in _STEMS for key in (*keys, ordinals[-1])]
+        meaning |= dict.fromkeys([*ordinals, *keys, normalized(answers[place])], said)
+    return meaning
