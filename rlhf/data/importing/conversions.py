@@ -175,7 +175,7 @@ def find_judged(survey: Survey, given: GivenColumns, source: str, format_name: s
     if prompt is None and not all(survey[name].types & {list, dict} for name in names):
         return None
     scores, properties = _of_each_answer(survey, names)
-    form, readers, ranks, known = _verdict_of(survey, given, names, scores)
+    form, readers, ranks, known = _verdict_of(survey, given, names, scores, prompt.read if prompt else frozenset())
     if ranks is None:
         return None
 
@@ -216,7 +216,11 @@ Ranks = Callable[[Row], Sequence[tuple[Row, tuple[float, float]]]]
 
 
 def _verdict_of(
-    survey: Survey, given: GivenColumns, names: tuple[str, str], scores: Sequence[tuple[str, str]]
+    survey: Survey,
+    given: GivenColumns,
+    names: tuple[str, str],
+    scores: Sequence[tuple[str, str]],
+    prompt: frozenset[str],
 ) -> tuple[str, list[Verdicts], Ranks | None, set[str]]:
     """The verdicts on two answers: name of a special form, readers, ranks of a row, and columns that are understood."""
     special = _special_verdict(survey, names)
@@ -225,9 +229,10 @@ def _verdict_of(
         return "", readers, _ranks_of(readers, shared=True), set()
     if special is not None:
         return special
-    taken = {*names, *chain(*scores)}
-    judges = [name for name in survey if _JUDGE.fullmatch(name)]
-    columns = judges or [name for name in survey if name not in taken and looks_like_verdict(name, survey[name])]
+    free = {name: column for name, column in survey.items() if name not in {*names, *chain(*scores), *prompt}}
+    judges = [name for name in free if _JUDGE.fullmatch(name)]
+    named = [name for name in free if looks_like_verdict(name)]
+    columns = judges or named or [name for name, column in free.items() if looks_like_verdict(name, column)]
     if columns:
         readers = [Verdicts(name, names) for name in (columns if judges else columns[:1])]
         return "", readers, _ranks_of(readers, shared=not judges), set()

@@ -75,7 +75,7 @@ def comparison(row: Row, prompt: Messages, answers: Sequence[Messages], ranks: S
     if len(answers) == 2 and ranks[0] != ranks[1]:
         chosen, rejected = answers if ranks[0] < ranks[1] else reversed(answers)
         if chosen == rejected:
-            raise RowDroppedError(dialogues.SAME_RESPONSES)
+            raise RowDroppedError(dialogues.SAME_RESPONSES, is_fault=False)
         return "preferences", {"prompt": prompt, "chosen": chosen, "rejected": rejected} | _margin(row) | given
     places = sorted(set(ranks))
     dense = [places.index(rank) + 1 for rank in ranks]

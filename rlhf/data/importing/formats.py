@@ -158,6 +158,8 @@ def _write_rows(folder: Path, main: Reading, extras: dict[str, Reading]) -> tupl
             for kind, made in _made_of(row, texts).items():
                 if kind in derived:
                     writers[kind](made)
+        if main.example is None:
+            raise main.nothing_left()
         for kind, extra in extras.items():
             for row in extra.rows():
                 writers[kind]({name: to_json(value) for name, value in row.items()})

@@ -9,7 +9,7 @@ from rlhf.data.importing.columns import SURVEYED_ROWS, GivenColumns, survey
 from rlhf.data.importing.conversions import wanted_as_demonstration
 from rlhf.data.importing.datasheet import Dropped, SourceReport
 from rlhf.data.importing.detection import FORMATS, check_column, other_kind, settle_form, unknown_format
-from rlhf.data.importing.dialogues import EMPTY_RESPONSE, HALF_A_PAIR, RowDroppedError
+from rlhf.data.importing.dialogues import EMPTY_RESPONSE, HALF_A_PAIR, SAME_RESPONSES, RowDroppedError
 from rlhf.data.importing.form import Form, Numbered
 from rlhf.data.importing.readers import Rows, RowSource, open_source
 from rlhf.data.schema import Row, check_row, is_ranking, pairs_of
@@ -17,8 +17,10 @@ from rlhf.errors import DataError
 
 MAX_DROPPED = 0.05
 """Share of a file's rows that may be left out because they cannot be understood or used."""
-# Empty answers are understood. PandaLM's people judged 5% of them; where there are many more, a column is misread.
-_MAX_EMPTY = 0.2
+# Understood, and nothing to learn from. PandaLM's people judged 5% of empty answers; where there are many more, a column
+# is misread.
+_NOTHING_TO_LEARN = (EMPTY_RESPONSE, SAME_RESPONSES)
+_MAX_NOTHING, _FEW = 0.2, 5
 # How others name who judged; taken for `annotator` where a file has no column of that name.
 _ANNOTATORS = ("annotator_id", "worker", "worker_id", "rater", "rater_id", "labeler", "labeler_id", "annotator_name")
 
@@ -148,14 +150,8 @@ class Reading:
             reader.check(self.source.name)
         faults = {reason: d for reason, d in self.dropped.items() if d.is_fault or self._is_mostly(reason, d)}
         num_faults = sum(d.count for d in faults.values())
-        if self.example is None:
-            said = "; ".join(self._said(reason, d) for reason, d in self.dropped.items())
-            ties = f"{self.composition['ties']} are ties" if "ties" in self.composition else ""
-            why = "; ".join(part for part in (said, ties) if part) or "there are none"
-            raise DataError(
-                f"{self.source.name}: no row is left ({why}), read as {self.form.format}; "
-                "give another file, --format or --columns"
-            )
+        if not self.num_rows:
+            raise self.nothing_left()
         if num_faults > self.options.max_dropped * self.num_read:
             said = "; ".join(self._said(reason, d) for reason, d in faults.items())
             share = f"{num_faults} of {self.num_read} rows ({num_faults / self.num_read:.1%})"
@@ -165,8 +161,18 @@ class Reading:
                 "mend the file, give --format or --columns, or allow more with --max-dropped"
             )
 
+    def nothing_left(self) -> DataError:
+        """The error about a source that no row of is left, or nothing but ties."""
+        said = "; ".join(self._said(reason, d) for reason, d in self.dropped.items())
+        ties = f"{self.composition['ties']} are ties" if "ties" in self.composition else ""
+        why = "; ".join(part for part in (said, ties) if part) or "there are none"
+        return DataError(
+            f"{self.source.name}: no row is left ({why}), read as {self.form.format}; "
+            "give another file, --format or --columns"
+        )
+
     def _is_mostly(self, reason: str, dropped: Dropped) -> bool:
-        return reason == EMPTY_RESPONSE and dropped.count > _MAX_EMPTY * self.num_read
+        return reason in _NOTHING_TO_LEARN and dropped.count > max(_FEW, _MAX_NOTHING * self.num_read)
 
     def _said(self, reason: str, dropped: Dropped) -> str:
         return f"{dropped.count} because {reason}{dropped.things()}: {self.source.unit}s {dropped.named(10)}"

@@ -10,7 +10,7 @@ import pytest
 from data_rows import user
 
 from rlhf.config import DataConfig, ModelConfig
-from rlhf.data.importing.formats import import_dataset
+from rlhf.data.importing.formats import Sources, import_dataset
 from rlhf.data.leaks import find_leaks
 from rlhf.data.prepare import NEEDED, prepare_data
 from rlhf.data.schema import read_rows, validate_folder
@@ -61,34 +61,41 @@ def test_no_text_of_a_dialogue_is_lost(tmp_path: Path, hh: Path) -> None:
 
 
 FILES = {
-    "preference/llamafactory_dpo_en_demo.jsonl.gz": ("sharegpt", 300),
-    "preference/llmbar_natural.jsonl.gz": ("judgments", 100),
-    "eval/alpacaeval1_alpaca-7b_gpt4_annotations.jsonl.gz": ("judgments", 789),
+    "preference/llamafactory_dpo_en_demo.jsonl.gz": ("sharegpt", 300, {"pairs": 300}),
+    "preference/llmbar_natural.jsonl.gz": ("judgments", 100, {"pairs": 100}),
+    "eval/alpacaeval1_alpaca-7b_gpt4_annotations.jsonl.gz": ("judgments", 805, {"pairs": 789, "ties": 16}),
+    "preference/finegrained_rlhf_dev_feedback.jsonl.gz": (
+        "finegrained",
+        610,
+        # 30 rows whose six verdicts contradict each other are kept as single verdicts.
+        {"pairs": 72, "ties": 72, "rankings": 466, "pairs of rankings": 2544},
+    ),
 }
 
 
 @pytest.mark.parametrize("name", FILES)
 def test_preferences_in_other_conventions(tmp_path: Path, real_data: Path, name: str) -> None:
     report = import_dataset(str(real_data / name), tmp_path / "data")
-    assert (report.sources[0].format, report.counts["preferences"]) == FILES[name]
+    source = report.sources[0]
+    assert (source.format, report.counts["preferences"], source.composition) == FILES[name]
     assert validate_folder(tmp_path / "data")["preferences"] == FILES[name][1]
 
 
 def test_every_annotators_verdict_is_a_pair(tmp_path: Path, real_data: Path) -> None:
     path = real_data / "preference" / "pandalm_human_testset.jsonl.gz"
     import_dataset(str(path), tmp_path / "data")
-    rows = [row for _, row in read_rows(tmp_path / "data" / "preferences.jsonl", "preferences")]
+    rows = [row for _, row in read_rows(tmp_path / "data" / "preferences.jsonl", "preferences") if "chosen" in row]
     usable = [
         r
         for r in raw(path)
         if all(isinstance(r[name], str) and r[name].strip() for name in ("response1", "response2"))
-        and r["response1"].strip() != r["response2"].strip()
+        and r["response1"] != r["response2"]
     ]
     annotators = ("annotator1", "annotator2", "annotator3")
     assert Counter(row["annotator"] for row in rows) == Counter(a for r in usable for a in annotators if r[a])
     first = next(r for r in usable if r["annotator1"])
     better = first["response1"] if first["annotator1"] == 1 else first["response2"]
-    assert rows[0]["chosen"][0]["content"] == better.strip()
+    assert rows[0]["chosen"][0]["content"] == better
 
 
 DEMONSTRATIONS = {
@@ -102,7 +109,7 @@ DEMONSTRATIONS = {
 @pytest.mark.parametrize("name", DEMONSTRATIONS)
 def test_demonstrations(tmp_path: Path, real_data: Path, name: str) -> None:
     pairs = str(real_data / "preference" / "llmbar_natural.jsonl.gz")
-    report = import_dataset(pairs, tmp_path / "data", demonstrations=str(real_data / name))
+    report = import_dataset(Sources(pairs, demonstrations=str(real_data / name)), tmp_path / "data")
     assert (report.sources[1].format, report.counts["demonstrations"]) == DEMONSTRATIONS[name]
     assert validate_folder(tmp_path / "data")["demonstrations"] == DEMONSTRATIONS[name][1]
 
@@ -110,12 +117,12 @@ def test_demonstrations(tmp_path: Path, real_data: Path, name: str) -> None:
 def test_prompts_of_a_csv_file(tmp_path: Path, real_data: Path) -> None:
     pairs = str(real_data / "preference" / "llmbar_natural.jsonl.gz")
     prompts = real_data / "safety" / "xstest_prompts.csv"
-    assert import_dataset(pairs, tmp_path / "data", prompts=str(prompts)).counts["prompts"] == 450
+    assert import_dataset(Sources(pairs, prompts=str(prompts)), tmp_path / "data").counts["prompts"] == 450
 
 
 def test_the_leak_between_the_two_files_is_found(tmp_path: Path, hh: Path, hh_prompts: Path) -> None:
     """All of the 1504 test rows whose first turn is a training prompt, and a few that are spelt otherwise."""
-    import_dataset(str(hh), tmp_path / "data", prompts=str(hh_prompts))
+    import_dataset(Sources(str(hh), prompts=str(hh_prompts)), tmp_path / "data")
     prompts = prompts_in(tmp_path / "data" / "prompts.jsonl", "prompts")
     held_out = prompts_in(tmp_path / "data" / "preferences.jsonl", "preferences")
     leaks = find_leaks({prompt_key(p): p for p in prompts}, {prompt_key(p): p for p in held_out})
@@ -138,7 +145,7 @@ def first_turns_of(prompts: list[Any]) -> list[str]:
 def test_the_data_stage_on_dialogues_and_a_real_model(
     tmp_path: Path, real_data: Path, hh: Path, hh_prompts: Path
 ) -> None:
-    import_dataset(str(hh), tmp_path / "given", prompts=str(hh_prompts))
+    import_dataset(Sources(str(hh), prompts=str(hh_prompts)), tmp_path / "given")
     config = DataConfig(path="given", overlong="drop")
     model = ModelConfig(base=str(real_data / "model" / "stories260K-hf"), max_length=512)
     logged: dict[str, float] = {}

@@ -9,7 +9,9 @@ from typing import Any
 import pytest
 from data_rows import assistant, demonstration, preference, user, write_folder, write_lines
 
-from rlhf.data.importing.formats import FORMATS, ImportReport, import_dataset
+from rlhf.data.importing.columns import parse_columns
+from rlhf.data.importing.formats import FORMATS, ImportReport, Sources, import_dataset
+from rlhf.data.importing.reading import SourceOptions
 from rlhf.data.schema import validate_folder
 from rlhf.errors import DataError
 
@@ -70,7 +72,7 @@ PREFERENCES: dict[str, tuple[str, dict[str, Any], dict[str, Any]]] = {
     "TRL, plain text": (
         "trl",
         {"prompt": "Hi", "chosen": " Yes", "rejected": " No"},
-        {"prompt": user("Hi"), **PAIR},
+        {"prompt": user("Hi"), "chosen": assistant(" Yes"), "rejected": assistant(" No")},
     ),
     "UltraFeedback: a prompt and whole dialogues": (
         "trl",
@@ -78,7 +80,7 @@ PREFERENCES: dict[str, tuple[str, dict[str, Any], dict[str, Any]]] = {
         {"prompt": user("Hi"), **PAIR},
     ),
     "a dialogue as prompt, answers apart": (
-        "trl",
+        "hh",
         {"prompt": "\n\nHuman: Hi\n\nAssistant:", "chosen": " Yes", "rejected": " No"},
         {"prompt": user("Hi"), **PAIR},
     ),
@@ -94,12 +96,12 @@ PREFERENCES: dict[str, tuple[str, dict[str, Any], dict[str, Any]]] = {
     ),
     "a verdict on an input without instruction": (
         "judgments",
-        {"input": "Hi", "output_1": "Yes", "output_2": "No", "label": 1},
+        {"input": "Hi", "output_1": "No", "output_2": "Yes", "label": 2},
         {"prompt": user("Hi"), **PAIR},
     ),
     "a verdict of an annotator": (
         "judgments",
-        {"instruction": "Hi", "input": "", "response1": "Yes", "response2": "No", "annotator1": 1, "annotator2": 0},
+        {"instruction": "Hi", "input": "", "response1": "No", "response2": "Yes", "annotator1": 2},
         {"prompt": user("Hi"), **PAIR, "annotator": "annotator1"},
     ),
 }
@@ -140,7 +142,7 @@ def test_takes_demonstrations_from_a_file_of_their_own(tmp_path: Path, name: str
     row, expected = DEMONSTRATIONS[name]
     pairs = write_lines(tmp_path / "pairs.jsonl", [preference()])
     extra = write_lines(tmp_path / "extra.jsonl", [row])
-    report = import_dataset(str(pairs), tmp_path / "data", demonstrations=str(extra))
+    report = import_dataset(Sources(str(pairs), demonstrations=str(extra)), tmp_path / "data")
     assert report.sources[1].format == name.split()[0]
     assert read(tmp_path / "data" / "demonstrations.jsonl") == expected
     assert read(tmp_path / "data" / "prompts.jsonl") == [{"prompt": preference()["prompt"]}]
@@ -152,7 +154,7 @@ def test_takes_demonstrations_from_a_file_of_their_own(tmp_path: Path, name: str
 def test_takes_prompts_from_anything_that_has_them(tmp_path: Path, row: dict[str, Any]) -> None:
     pairs = write_lines(tmp_path / "pairs.jsonl", [preference()])
     extra = write_lines(tmp_path / "extra.jsonl", [row])
-    import_dataset(str(pairs), tmp_path / "data", prompts=str(extra))
+    import_dataset(Sources(str(pairs), prompts=str(extra)), tmp_path / "data")
     assert read(tmp_path / "data" / "prompts.jsonl") == [{"prompt": user("Hi")}]
 
 
@@ -199,14 +201,16 @@ def test_reads_files_of_every_kind(tmp_path: Path, name: str) -> None:
     report = import_dataset(str(tmp_path / name), tmp_path / "data")
     first, second = pairs_of(report)
     assert first == preference("Größe?\nIn m,", '"2"', "3") | {"margin": 0.5, "criteria": "true"}
-    assert second == preference(("B " * 70_000).strip(), "2", "3")
+    assert second == preference("B " * 70_000, "2", "3")
 
 
 def test_reads_a_folder_with_a_data_set(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path / "cache")
     write_lines(tmp_path / "set" / "train.jsonl", [{"prompt": "Hi", "chosen": "Yes", "rejected": "No"}])
     write_lines(tmp_path / "set" / "test.jsonl", [{"prompt": "Ho", "chosen": "Yes", "rejected": "No"}])
-    report = import_dataset(str(tmp_path / "set"), tmp_path / "data", split="test")
+    report = import_dataset(
+        Sources(str(tmp_path / "set"), options={"preferences": SourceOptions(split="test")}), tmp_path / "data"
+    )
     assert pairs_of(report) == [{"prompt": user("Ho"), **PAIR}]
     assert report.sources[0].name == "set"
 
@@ -235,7 +239,7 @@ def test_drops_counts_and_names_what_cannot_be_used(tmp_path: Path) -> None:
     same = {**HH, "rejected": HH["chosen"]}
     unanswered = {**HH, "chosen": "\n\nHuman: Hi"}
     source = write_lines(tmp_path / "hh.jsonl", [HH, other, empty, other, same, unanswered])
-    report = import_dataset(str(source), tmp_path / "data")
+    report = import_dataset(anything_goes(source), tmp_path / "data")
     dropped = {reason: found.rows for reason, found in report.sources[0].dropped.items()}
     assert dropped == {
         "the contexts of chosen and rejected differ": [2, 4],
@@ -249,10 +253,13 @@ def test_drops_counts_and_names_what_cannot_be_used(tmp_path: Path) -> None:
     assert "2 left out, because the contexts of chosen and rejected differ: lines 2, 4" in report.summary
 
 
+def anything_goes(source: Path) -> Sources:
+    return Sources(str(source), options={"preferences": SourceOptions(max_dropped=1.0)})
+
+
 def test_names_no_more_rows_than_a_person_reads(tmp_path: Path) -> None:
-    tie = {"input": "Hi", "output_1": "Yes", "output_2": "No", "label": 0}
-    source = write_lines(tmp_path / "ties.jsonl", [*[tie] * 60, tie | {"label": 1}])
-    import_dataset(str(source), tmp_path / "data")
+    source = write_lines(tmp_path / "same.jsonl", [*[preference("A", "x", "x")] * 60, preference()])
+    import_dataset(anything_goes(source), tmp_path / "data")
     assert "49, 50 and 10 more" in (tmp_path / "data" / "datasheet.md").read_text()
 
 
@@ -260,7 +267,7 @@ def test_says_that_unpaired_feedback_was_halved(tmp_path: Path) -> None:
     kto = {"messages": [*user("Hi"), *assistant("Yes")]}
     extra = write_lines(tmp_path / "kto.jsonl", [kto | {"label": True}, kto | {"label": False}])
     pairs = write_lines(tmp_path / "pairs.jsonl", [preference()])
-    report = import_dataset(str(pairs), tmp_path / "data", demonstrations=str(extra))
+    report = import_dataset(Sources(str(pairs), demonstrations=str(extra)), tmp_path / "data")
     assert report.counts["demonstrations"] == 1
     assert "only the responses marked as wanted were taken" in report.summary
 
@@ -307,11 +314,17 @@ BAD: dict[str, tuple[str, bytes, str]] = {
         b"prompt,chosen\na,b\n\xe9,b\n",
         r"x.csv:3: byte 19 of the file \(0xe9\)",
     ),
-    "CSV row too long": ("x.csv", b"prompt,chosen,rejected\na,b,c,d\n", "x.csv: row 1 has not as many cells"),
-    "CSV row too short": ("x.csv", b"prompt,chosen,rejected\na,b\n", "x.csv: row 1 has not as many cells"),
+    "CSV row too long": (
+        "x.csv",
+        b"prompt,chosen,rejected\na,b,c,d\n",
+        r"x.csv: there are no rows \(the row has not as many cells as the header \(4 and not 3\)\)",
+    ),
+    "CSV row too short": ("x.csv", b"prompt,chosen,rejected\na,b\n", r"there are no rows .*\(2 and not 3\)"),
+    "CSV header with a name twice": ("x.csv", b"prompt,chosen,chosen\na,b,c\n", 'the header names "chosen" twice'),
     "CSV with an open quote": ("x.csv", b'prompt,chosen,rejected\n"a,b,c\n', "is not CSV"),
     "one object": ("x.json", b"{}", "x.json: the file is not a list"),
-    "a list of texts": ("x.json", b'["a"]', "x.json: row 1 is not an object"),
+    "two lists": ("x.json", b'{"train": [{}], "test": [{}, {}]}', "an object with 'train', 'test'; give a list"),
+    "a list of texts": ("x.json", b'["a"]', r"there are no rows \(the row is not an object \(text\)\)"),
     "lines in .json": ("x.json", as_lines([HH, HH]), "x.json: the file is not JSON .* name it .jsonl"),
     "broken archive": (
         "x.jsonl.gz",
@@ -320,43 +333,52 @@ BAD: dict[str, tuple[str, bytes, str]] = {
     ),
     "no archive": ("x.jsonl.gz", b"hello", "x.jsonl.gz: the file cannot be unpacked"),
     "no Parquet": ("x.parquet", b"hello", "x.parquet: the file cannot be read as Parquet"),
-    "unknown ending": ("x.tsv", b"a\tb", "files ending with .tsv are not read; give .jsonl, .json or .csv"),
-    "unknown fields": ("x.jsonl", as_lines([{"a": 1}]), '"a" is in no known format; give --format, one of hh, alpaca'),
-    "ambiguous": (
+    "unknown ending": ("x.xlsx", b"a\tb", "files ending with .xlsx are not read; give .jsonl, .ndjson, .json, .csv"),
+    "unknown fields": (
         "x.jsonl",
-        as_lines([{"instruction": "a", "output": "b", "question": "c", "answer": "d"}]),
-        "may be alpaca or qa; give --format",
+        as_lines([{"a": 1}]),
+        '"a" are in no known format; none of them is known; give --for',
+    ),
+    "mistyped field": (
+        "x.jsonl",
+        as_lines([{"prompt": "a", "chosen": "b", "reject": "c"}]),
+        r'known of them: "prompt", "chosen"; near to a known one: "reject" \(did you mean "rejected"\?\)',
     ),
     "field missing": (
         "x.jsonl",
         as_lines([HH, {"chosen": HH["chosen"]}]),
-        'x.jsonl:2: the field "rejected" is missing; mend the row',
+        r'x.jsonl: 1 of 2 rows \(50.0%\) .* 1 because a field is missing \(no "rejected"\): lines 2; mend the file, give',
     ),
-    "field of another type": ("x.jsonl", as_lines([HH, HH | {"chosen": 3}]), 'x.jsonl:2: "chosen" is not text'),
-    "another format further down": ("x.jsonl", as_lines([HH, preference()]), 'x.jsonl:2: "chosen" is not text'),
-    "no turns": ("x.jsonl", as_lines([HH, HH | {"chosen": "Hi"}]), 'x.jsonl:2: "chosen" does not start with a turn'),
-    "prompts among pairs": (
+    "field of another type": ("x.jsonl", as_lines([HH, HH | {"chosen": 3}]), '"chosen" is a number.: lines 2'),
+    "another format further down": (
         "x.jsonl",
-        as_lines([HH, {"prompt": "Hi"}]),
-        "x.jsonl:2: a row of prompts in a file of p",
+        as_lines([HH, HH, HH, preference()]),
+        r'of the texts in "chosen" 75% start with a turn .* give --format hh or --format trl',
     ),
+    "no turns": ("x.jsonl", as_lines([HH, HH | {"chosen": "Hi"}]), '"chosen" starts with .Hi..: lines 2'),
+    "prompts among pairs": ("x.jsonl", as_lines([HH, {"prompt": "Hi"}]), 'no "chosen".: lines 2'),
     "bad margin": (
         "x.jsonl",
         as_lines([preference() | {"margin": -1}]),
-        'x.jsonl:1: "margin" is -1, not a finite number',
+        r'the field "margin" is not a finite number of at least 0 \(-1\): lines 1',
     ),
     "half a surrogate pair": (
         "x.jsonl",
         b'{"prompt": "a", "chosen": "\\ud83d", "rejected": "b"}\n',
-        "x.jsonl:1: .* half of a surrogate pair",
+        "half of a surrogate pair: lines 1",
     ),
     "nothing left": ("x.jsonl", as_lines([HH | {"rejected": HH["chosen"]}]), r"no row is left \(1 because chosen and"),
+    "nothing but ties": (
+        "x.jsonl",
+        as_lines([{"prompt": "a", "response_1": "b", "response_2": "c", "winner": "tie"}]),
+        r"no row is left \(1 are ties\)",
+    ),
     "demonstrations only": (
         "x.jsonl",
         as_lines([{"question": "a", "answer": "b"}]),
         "x.jsonl: the file holds demonstrations and no preferences, .* give this one with --demonstrations",
     ),
-    "prompts only": ("x.jsonl", as_lines([{"prompt": "a"}]), "holds prompts and no preferences, .* with --prompts"),
+    "prompts only": ("x.jsonl", as_lines([{"prompt": "a"}]), 'known of them: "prompt"; give --format'),
 }
 
 
@@ -381,7 +403,7 @@ def test_a_bad_file_is_named_and_nothing_is_written(
 def test_a_preference_file_is_no_file_of_demonstrations(tmp_path: Path) -> None:
     pairs = str(write_lines(tmp_path / "pairs.jsonl", [preference()]))
     with pytest.raises(DataError, match=r"pairs.jsonl: the file holds preferences, no demonstrations"):
-        import_dataset(pairs, tmp_path / "data", demonstrations=pairs)
+        import_dataset(Sources(pairs, demonstrations=pairs), tmp_path / "data")
 
 
 @pytest.mark.parametrize("source", ["nowhere.jsonl", "folder/nowhere.jsonl", "word", "a/b/c"])
@@ -398,14 +420,18 @@ def test_says_when_the_hub_gives_nothing(tmp_path: Path, monkeypatch: pytest.Mon
 
 def test_names_an_unknown_format(tmp_path: Path) -> None:
     assert FORMATS[0] == "auto"
-    with pytest.raises(DataError, match="--format xml: there is no such format; give one of auto, hh, alpaca"):
-        import_dataset("x.jsonl", tmp_path / "data", "xml")
+    with pytest.raises(DataError, match="--format xml: there is no such format; give one of auto, trl, hh"):
+        import_dataset(as_format(Path("x.jsonl"), "xml"), tmp_path / "data")
+
+
+def as_format(source: Path, name: str) -> Sources:
+    return Sources(str(source), options={"preferences": SourceOptions(name)})
 
 
 def test_a_told_format_is_not_guessed_at(tmp_path: Path) -> None:
-    row = {"question": "a", "answer": "b", "instruction": "c", "output": "d"}
-    extra = write_lines(tmp_path / "both.jsonl", [row])
+    row = {"question": "a", "answer": "b"}
+    extra = write_lines(tmp_path / "qa.jsonl", [row])
     with pytest.raises(DataError, match="holds demonstrations and no preferences"):
-        import_dataset(str(extra), tmp_path / "data", "qa")
-    with pytest.raises(DataError, match=r"both.jsonl:1: the field \"prompt\" is missing; .* than trl"):
-        import_dataset(str(extra), tmp_path / "data", "trl")
+        import_dataset(as_format(extra, "qa"), tmp_path / "data")
+    with pytest.raises(DataError, match=r"qa.jsonl: the fields .* do not make rows of the format sharegpt"):
+        import_dataset(as_format(extra, "sharegpt"), tmp_path / "data")
