@@ -2,7 +2,7 @@
 
 import dataclasses
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -155,7 +155,7 @@ def _write_rows(folder: Path, main: Reading, extras: dict[str, Reading]) -> tupl
             texts = {name: to_json(value) for name, value in row.items()}
             writers["preferences"](texts)
             seen.add(hash(tuple(texts[name] for name in texts if name != "source")))
-            for kind, made in _made_of(row, texts).items():
+            for kind, made in _made_of(row, texts):
                 if kind in derived:
                     writers[kind](made)
         if main.example is None:
@@ -180,15 +180,15 @@ def _writer(file: IO[str], kind: str, counts: dict[str, int]) -> Callable[[Mappi
     return write
 
 
-def _made_of(row: Row, texts: Mapping[str, str]) -> dict[str, dict[str, str]]:
-    """The prompt of a preference, and its best answer as a demonstration where one is the best."""
-    made = {"prompts": {"prompt": texts["prompt"]}}
+def _made_of(row: Row, texts: Mapping[str, str]) -> Iterator[tuple[str, dict[str, str]]]:
+    """The prompt of a preference, and as demonstrations its best answers, where not all of them are."""
+    yield "prompts", {"prompt": texts["prompt"]}
     if not is_ranking(row):
-        return {"demonstrations": {"prompt": texts["prompt"], "completion": texts["chosen"]}, **made}
-    best = [response for rank, response in zip(row["ranks"], row["responses"], strict=True) if rank == 1]
-    if len(best) == 1:
-        made["demonstrations"] = {"prompt": texts["prompt"], "completion": to_json(best[0])}
-    return made
+        yield "demonstrations", {"prompt": texts["prompt"], "completion": texts["chosen"]}
+    elif len(set(row["ranks"])) > 1:
+        best = [response for rank, response in zip(row["ranks"], row["responses"], strict=True) if rank == 1]
+        for response in best:
+            yield "demonstrations", {"prompt": texts["prompt"], "completion": to_json(response)}
 
 
 def _derived(extras: dict[str, Reading], num_duplicates: int) -> tuple[str, ...]:

@@ -108,7 +108,7 @@ def join(prompt: Messages | None, first: Messages, second: Messages) -> tuple[Me
     if context and context[0]["role"] == "assistant":
         return [*prompt, *context], better, worse
     if _ends_with(prompt, context):
-        return prompt, better, worse
+        return [*prompt[: len(prompt) - len(context)], *context], better, worse
     if _ends_with(context, prompt) or _asks(context, prompt):
         return context, better, worse
     raise RowDroppedError(dialogues.PROMPT_DIFFERS)

@@ -23,6 +23,7 @@ UNREADABLE = "a verdict cannot be read"
 NO_VERDICT = "there is no verdict"
 
 _ORDINALS: Mapping[Outcome, tuple[str, ...]] = {"first": ("first", "left", "a"), "second": ("second", "right", "b")}
+_NAMES: Mapping[Outcome | None, str] = {"first": "first", "second": "second", "tie": "ties", None: "unusable"}
 _STEMS = ("model", "response", "answer", "output", "assistant")
 _TIES = ("tie", "ties", "tied", "equal", "same", "draw", "both", "neither", "bothgood", "bothbad", "tiebothbad")
 # Columns whose numbers name an answer, where "label: 1" may as well say that the first one is better.
@@ -114,21 +115,14 @@ class Verdicts:
             )
 
     def sentence(self) -> str:
-        """How the verdicts were read, and how often each value came."""
-        words = {"first": "the first answer", "second": "the second", "tie": "a tie", None: "not understood"}
-        sums: Counter[str] = Counter()
-        for (_, said), count in self.tally.items():
-            sums[words[said]] += count
-        values = [
-            f"{value!r} {words[said]} ({count})" for (value, said), count in sorted(self.tally.items(), key=_by_count)
-        ]
-        more = f" and {len(values) - 10} more" if len(values) > 10 else ""
-        total = ", ".join(f"{name} {count}" for name, count in sorted(sums.items(), key=lambda item: -item[1]))
-        return f'verdicts in "{self.shown}": {", ".join(values[:10])}{more}; in all: {total}'
-
-
-def _by_count(item: tuple[tuple[str, Outcome | None], int]) -> tuple[int, str]:
-    return -item[1], item[0][0]
+        """How the verdicts were read: how many say what, and with which values."""
+        parts = []
+        for outcome, name in _NAMES.items():
+            found = {value: count for (value, said), count in self.tally.items() if said == outcome}
+            values = ", ".join(map(repr, sorted(found, key=lambda value: -found[value])[:5]))
+            more = f" and {len(found) - 5} other values" if len(found) > 5 else ""
+            parts.append(f"{sum(found.values())} {name}" + (f" ({values}{more})" if found else ""))
+        return f'verdicts in "{self.shown}": {", ".join(parts)}'
 
 
 def words_of(name: str) -> list[str]:

@@ -9,7 +9,6 @@ from typing import Any
 import pytest
 from data_rows import assistant, demonstration, preference, user, write_folder, write_lines
 
-from rlhf.data.importing.columns import parse_columns
 from rlhf.data.importing.formats import FORMATS, ImportReport, Sources, import_dataset
 from rlhf.data.importing.reading import SourceOptions
 from rlhf.data.schema import validate_folder
@@ -347,7 +346,7 @@ BAD: dict[str, tuple[str, bytes, str]] = {
     "field missing": (
         "x.jsonl",
         as_lines([HH, {"chosen": HH["chosen"]}]),
-        r'x.jsonl: 1 of 2 rows \(50.0%\) .* 1 because a field is missing \(no "rejected"\): lines 2; mend the file, give',
+        r'x.jsonl: 1 of 2 rows \(50.0%\) .* 1 because a field is missing \(no "rejected"\): lines 2; mend the file, g',
     ),
     "field of another type": ("x.jsonl", as_lines([HH, HH | {"chosen": 3}]), '"chosen" is a number.: lines 2'),
     "another format further down": (
