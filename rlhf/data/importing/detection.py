@@ -5,25 +5,14 @@ from collections.abc import Callable, Sequence
 from rlhf.data.importing.columns import ROLES, GivenColumns, Survey, looks_like_verdict, nearest, quoted
 from rlhf.data.importing.conversions import find_answers, find_judged, find_pairs, find_prompts
 from rlhf.data.importing.exports import find_argilla, find_label_studio
-from rlhf.data.importing.form import Form
+from rlhf.data.importing.dialogues import RowDroppedError
+from rlhf.data.importing.form import Converted, Form
 from rlhf.data.importing.nested import find_compared, find_rankings, find_rated, find_self_instruct, find_trees
+from rlhf.data.schema import Row, is_ranking
 from rlhf.errors import DataError
 
 Finder = Callable[[Survey, GivenColumns, str, str], Form | None]
 
-# The special ones first: the first of two that read as many columns is taken.
-_FINDERS: tuple[Finder, ...] = (
-    find_trees,
-    find_label_studio,
-    find_argilla,
-    find_compared,
-    find_rated,
-    find_self_instruct,
-    find_rankings,
-    find_judged,
-    find_pairs,
-    find_answers,
-)
 FORMATS = (
     "auto",
     "trl",
@@ -66,6 +55,25 @@ _KNOWN_COLUMNS = (
 _ACCEPTED = {"demonstrations": ("demonstrations", "labels")}
 
 
+def find_mixed(survey: Survey, given: GivenColumns, source: str, format_name: str) -> Form | None:
+    """Our own preferences.jsonl, in which some rows are pairs and some are rankings."""
+    pair, ranking = {"chosen", "rejected"}, {"responses", "ranks"}
+    if not pair | ranking <= survey.keys():
+        return None
+    pairs = find_pairs({n: c for n, c in survey.items() if n not in ranking}, given, source, format_name)
+    rankings = find_rankings({n: c for n, c in survey.items() if n not in pair}, given, source, format_name)
+    if pairs is None or rankings is None:
+        return None
+    as_pair, as_ranking = pairs.convert, rankings.convert
+
+    def convert(row: Row) -> Converted:
+        if is_ranking(row) and pair & row.keys():
+            raise RowDroppedError("a row is a pair and a ranking at the same time")
+        return as_ranking(row) if is_ranking(row) else as_pair(row)
+
+    return Form(pairs.format, "preferences", pairs.read | rankings.read, convert, pairs.known | rankings.known)
+
+
 def settle_form(survey: Survey, given: GivenColumns, source: str, format_name: str, wanted: str) -> Form:
     """The form of a file.
 
@@ -80,7 +88,7 @@ def settle_form(survey: Survey, given: GivenColumns, source: str, format_name: s
         DataError: its columns are of no known form, a column that may be a verdict is not understood, or the file holds
             rows of another kind.
     """
-    found = [form for find in _FINDERS if (form := find(survey, given, source, format_name))]
+    found = [form for find in _finders() if (form := find(survey, given, source, format_name))]
     if format_name != "auto":
         found = [form for form in found if form.format == format_name]
     if wanted == "prompts":
@@ -103,6 +111,12 @@ def _for_prompts(found: Sequence[Form], survey: Survey, given: GivenColumns, sou
     if found:
         return found[0]
     raise DataError(_unknown(survey, source, format_name))
+
+
+def _finders() -> tuple[Finder, ...]:
+    """The special ones first: the first of two that read as many columns is taken."""
+    special = (find_mixed, find_trees, find_label_studio, find_argilla, find_compared, find_rated, find_self_instruct)
+    return (*special, find_rankings, find_judged, find_pairs, find_answers)
 
 
 def check_column(form: Form, name: str, source: str) -> None:

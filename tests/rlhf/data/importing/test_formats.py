@@ -220,6 +220,23 @@ def test_reads_a_folder_in_our_own_layout(tmp_path: Path, data_folder: Path) -> 
         assert read(tmp_path / "data" / f"{kind}.jsonl") == read(data_folder / f"{kind}.jsonl")
 
 
+def test_reads_our_own_rankings_and_labels_again(tmp_path: Path) -> None:
+    ranking = {"prompt": user("C"), "responses": [assistant("x"), assistant("y"), assistant("z")], "ranks": [2, 1, 2]}
+    tie = {"prompt": user("D"), "responses": [assistant("x"), assistant("y")], "ranks": [1, 1], "annotator": "a"}
+    rows = [{**row, "source": "s"} for row in (preference("A"), ranking, tie, preference("B"))]
+    given = write_folder(
+        tmp_path / "given",
+        {"demonstrations": [demonstration()], "preferences": rows, "prompts": [{"prompt": user("Hi")}]},
+    )
+    labels = [{**demonstration(), "label": label, "source": "s"} for label in (True, False)]
+    write_lines(given / "labels.jsonl", labels)
+    assert validate_folder(given) == {"demonstrations": 1, "preferences": 4, "prompts": 1, "labels": 2}
+    report = import_dataset(str(given), tmp_path / "data")
+    assert read(tmp_path / "data" / "preferences.jsonl") == rows
+    assert read(tmp_path / "data" / "labels.jsonl") == labels
+    assert report.sources[0].composition == {"pairs": 2, "rankings": 1, "pairs of rankings": 2, "ties": 1}
+
+
 def test_takes_demonstrations_and_prompts_from_the_pairs(tmp_path: Path) -> None:
     pairs = write_lines(tmp_path / "theirs.v2.jsonl", [preference("A", "x", "y"), preference("B", "y", "x")])
     report = import_dataset(str(pairs), tmp_path / "data")
