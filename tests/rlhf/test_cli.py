@@ -141,6 +141,45 @@ class TestData:
         assert main(["data", "import", pairs("mine.jsonl", ["No."])]) == 2
         assert _contents(project) == before
 
+    def test_dry_run_says_what_would_be_read_and_changes_nothing(self, pairs, project, capsys):
+        main(["data", "import", pairs("mine.jsonl", ["Because."])])
+        before = {path: path.read_bytes() for path in (project / "data").iterdir()}
+        capsys.readouterr()
+        assert main(["data", "import", pairs("other.jsonl", ["It is so."]), "--replace", "--dry-run"]) == 0
+        assert main(["data", "add", "other.jsonl", "--dry-run"]) == 0
+        shown = capsys.readouterr().out
+        assert "  chosen: It is so.\n" in shown
+        assert shown.count("This was a dry run: nothing has changed\n") == 2
+        assert {path: path.read_bytes() for path in (project / "data").iterdir()} == before
+
+    def test_columns_say_what_a_file_of_ones_own_means(self, project, capsys):
+        rows = [{"q": f"Why {n}?", "a": "Because.", "b": "No.", "verdict": n % 2} for n in range(20)]
+        (project / "own.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+        given = "prompt=q,first=a,second=b,verdict=verdict:0=first,1=second"
+        assert main(["data", "import", "own.jsonl", "--columns", given]) == 0
+        assert "verdicts in \"verdict\": 10 first ('0'), 10 second ('1'), 0 ties, 0 unusable" in capsys.readouterr().out
+        chosen = [
+            json.loads(line)["chosen"] for line in (project / "data" / "preferences.jsonl").read_text().split("\n")[:-1]
+        ]
+        assert [said[0]["content"] for said in chosen] == ["Because.", "No."] * 10
+
+    @pytest.mark.parametrize(
+        ("given", "message"),
+        [
+            (["--columns", "prompt"], '"prompt" cannot be read; write ROLE=COLUMN with one of prompt, system'),
+            (["--columns", "promt=q"], 'did you mean "prompt"?'),
+            (["--columns", "chosen=best"], '--columns names "best", and the file has no such column'),
+            (["--columns", "chosen=a,chosen=b"], '"chosen" is given twice'),
+            (["--columns", "verdict=label:0=frist"], '"0=frist" does not say what a value means'),
+            (["--demonstrations-format", "qa"], "no file of them; give --demonstrations as well"),
+            (["--max-dropped", "5"], "--max-dropped 5.0: this is no share; give a number from 0 to 1"),
+        ],
+    )
+    def test_what_is_said_of_columns_is_understood_or_refused(self, pairs, project, capsys, given, message):
+        assert main(["data", "import", pairs("mine.jsonl", ["Because."]), *given]) == 2
+        assert message in capsys.readouterr().err
+        assert not (project / "data").exists()
+
     def test_guidelines_and_licence_go_into_the_datasheet(self, pairs, project):
         guidelines = project.parent / "guidelines.md"
         guidelines.write_text("Prefer the answer that gives a reason.")

@@ -46,6 +46,16 @@ def project(repository: Path, data_folder: Path) -> Path:
 
 
 class TestCompareVersions:
+    def test_rankings_and_labels(self, project: Path) -> None:
+        ranking = {"prompt": pair(9)["prompt"], "responses": [pair(9)["chosen"], pair(9)["rejected"]], "ranks": [1, 1]}
+        label = {**demonstration(), "label": True}
+        record(project, {"preferences": [*NEW, ranking], "labels": [label, {**label, "label": False}]}, "third")
+        found = compare_versions(project, "HEAD~1", "HEAD")
+        assert found.kinds["preferences"].added == {"(none)": 1}
+        assert found.kinds["labels"].added == {"(none)": 2}
+        assert [labels.figures()["rankings"] for labels in found.labels] == [0, 1]
+        assert "| labels | 0 | 2 | +2 |" in found.as_markdown()
+
     def test_rows_by_source(self, project: Path) -> None:
         found = compare_versions(project, "v1", "HEAD")
         rows = found.kinds["preferences"]

@@ -103,6 +103,28 @@ def test_keeps_what_the_rows_say_beside_the_text(tmp_path: Path, rows: Rows) -> 
     assert all(row.items() >= extra.items() for row in prepared.rows("preferences", "test"))
 
 
+def test_rankings_are_pairs_of_one_prompt_on_one_side(tmp_path: Path, rows: Rows) -> None:
+    rankings = [
+        {"prompt": row["prompt"], "responses": [assistant(text) for text in "abc"], "ranks": [1, 2, 2]}
+        for row in rows["preferences"]
+    ]
+    ties = [{**row, "ranks": [1, 1, 1]} for row in rankings[:7]]
+    labels = [{**row, "label": True} for row in rows["demonstrations"]]
+    data = write_folder(tmp_path / "data", {**rows, "preferences": [*rows["preferences"], *rankings, *ties]})
+    write_lines(data / "labels.jsonl", labels)
+    prepared = prepare(tmp_path, data)
+    assert prepared.report["rankings"] == {"rankings": 90, "pairs": 180, "ties": 7}
+    assert prepared.report["rows"]["preferences"] == 90 + 180
+    assert prepared.report["labels"] == 60
+    report = (tmp_path / "report" / "data.md").read_text()
+    assert "90 rankings of several responses count as 180 of the pairs; 7 rows are ties" in report
+    assert "60 rows of unpaired feedback" in report
+    for row in rows["preferences"]:
+        sides = [split for split in NEEDED["preferences"] if row in prepared.rows("preferences", split)]
+        pairs = [pair for pair in prepared.rows("preferences", sides[0]) if pair["prompt"] == row["prompt"]]
+        assert (len(sides), len(pairs)) == (1, 3)
+
+
 def test_names_the_gold_rule(tmp_path: Path, rows: Rows) -> None:
     data = write_folder(tmp_path / "data", rows)
     assert prepare(tmp_path / "a", data).report["gold"] is None

@@ -7,7 +7,7 @@ from data_rows import assistant, demonstration, preference, user, write_lines
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rlhf.data.schema import check_row, read_rows, validate_file, validate_folder
+from rlhf.data.schema import check_row, pairs_of, read_rows, validate_file, validate_folder
 from rlhf.errors import DataError
 
 texts = st.text(st.characters(exclude_categories=["Cs"]))
@@ -102,6 +102,52 @@ def test_names_the_row_at_fault(tmp_path: Path, name: str) -> None:
     path = write_lines(tmp_path / "preferences.jsonl", [preference(), row])
     with pytest.raises(DataError, match=rf"^preferences.jsonl:2: .*{message}"):
         validate_file(path, "preferences")
+
+
+def ranking(*ranks: Any, **changes: Any) -> dict[str, Any]:
+    responses = [assistant(f"answer {number}") for number in range(len(ranks))]
+    return {"prompt": user("Hi"), "responses": responses, "ranks": list(ranks), **changes}
+
+
+RANKINGS: dict[str, tuple[dict[str, Any], str]] = {
+    "one response": (ranking(1), '"responses" is not a list of at least two responses'),
+    "a rank too few": (ranking(1, 2, ranks=[1]), '"ranks" is not a list of 2 ranks; give one for each'),
+    "a rank of 0": (ranking(0, 1), '"ranks" are not whole numbers from 1'),
+    "a rank that is true": (ranking(True, 2), '"ranks" are not whole numbers from 1'),
+    "a pair as well": (ranking(1, 2, chosen=assistant("a")), '"chosen" is not a field of preferences; remove it'),
+    "a margin": (ranking(1, 2, margin=1.0), '"margin" is not a field of a ranking'),
+    "an empty response": (ranking(1, 2, responses=[assistant("a"), assistant(" ")]), '"responses 2" is an empty resp'),
+    "no ranks": ({"prompt": user("Hi"), "responses": [assistant("a"), assistant("b")]}, 'the field "ranks" is missing'),
+}
+
+
+@pytest.mark.parametrize("name", RANKINGS)
+def test_names_the_ranking_at_fault(name: str) -> None:
+    row, message = RANKINGS[name]
+    with pytest.raises(DataError, match=rf"^x:1: .*{message}"):
+        check_row(row, "preferences", "x:1")
+
+
+def test_a_ranking_stands_for_its_pairs() -> None:
+    row = ranking(2, 1, 2, annotator="a")
+    check_row(row, "preferences", "x:1")
+    first, second, third = row["responses"]
+    rest = {"prompt": user("Hi"), "annotator": "a"}
+    assert list(pairs_of(row)) == [
+        {**rest, "chosen": second, "rejected": first},
+        {**rest, "chosen": second, "rejected": third},
+    ]
+    assert list(pairs_of(ranking(1, 1))) == []
+    assert list(pairs_of(preference())) == [preference()]
+
+
+def test_labels_are_checked_where_there_are_any(data_folder: Path) -> None:
+    row = {**demonstration(), "label": True, "annotator": "a"}
+    write_lines(data_folder / "labels.jsonl", [row, {**row, "label": False}])
+    assert validate_folder(data_folder)["labels"] == 2
+    write_lines(data_folder / "labels.jsonl", [{**row, "label": 1}])
+    with pytest.raises(DataError, match='labels.jsonl:1: "label" is a number; give true for a response that is wanted'):
+        validate_folder(data_folder)
 
 
 def test_every_message_says_what_to_do(tmp_path: Path) -> None:
