@@ -154,7 +154,7 @@ class TestData:
 
     def test_columns_say_what_a_file_of_ones_own_means(self, project, capsys):
         rows = [{"q": f"Why {n}?", "a": "Because.", "b": "No.", "verdict": n % 2} for n in range(20)]
-        (project / "own.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+        (project.parent / "elsewhere" / "own.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
         given = "prompt=q,first=a,second=b,verdict=verdict:0=first,1=second"
         assert main(["data", "import", "own.jsonl", "--columns", given]) == 0
         assert "verdicts in \"verdict\": 10 first ('0'), 10 second ('1'), 0 ties, 0 unusable" in capsys.readouterr().out

@@ -243,9 +243,10 @@ def _with_values(role: str, name: str, option: str) -> tuple[str, dict[str, str]
 
 
 def _unreadable(option: str, part: str, role: str) -> str:
+    near = "" if role in ROLES else nearest(role, ROLES)
     outcomes = [outcome for outcomes in _OUTCOMES.values() for outcome in outcomes]
     return (
-        f'{option}: "{part}" cannot be read{nearest(role, ROLES)}; write ROLE=COLUMN with one of {", ".join(ROLES)}, '
+        f'{option}: "{part}" cannot be read{near}; write ROLE=COLUMN with one of {", ".join(ROLES)}, '
         f"or VALUE=OUTCOME after a verdict or a label with one of {', '.join(outcomes)}"
     )
 

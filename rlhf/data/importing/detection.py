@@ -4,8 +4,8 @@ from collections.abc import Callable, Sequence
 
 from rlhf.data.importing.columns import ROLES, GivenColumns, Survey, looks_like_verdict, nearest, quoted
 from rlhf.data.importing.conversions import find_answers, find_judged, find_pairs, find_prompts
-from rlhf.data.importing.exports import find_argilla, find_label_studio
 from rlhf.data.importing.dialogues import RowDroppedError
+from rlhf.data.importing.exports import find_argilla, find_label_studio
 from rlhf.data.importing.form import Converted, Form
 from rlhf.data.importing.nested import find_compared, find_rankings, find_rated, find_self_instruct, find_trees
 from rlhf.data.schema import Row, is_ranking

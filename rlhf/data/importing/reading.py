@@ -17,8 +17,8 @@ from rlhf.errors import DataError
 
 MAX_DROPPED = 0.05
 """Share of a file's rows that may be left out because they cannot be understood or used."""
-# Understood, and nothing to learn from. Of PandaLM's rows 5% have an empty answer; where there are many more, a column is
-# misread.
+# Understood, and nothing to learn from. Of PandaLM's rows 5% have an empty answer; where there are many more, a column
+# is misread.
 _NOTHING_TO_LEARN = (EMPTY_RESPONSE, SAME_RESPONSES)
 _MAX_NOTHING, _FEW = 0.2, 5
 # How others name who judged; taken for `annotator` where a file has no column of that name.
