@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from rlhf.data.importing.reading import SourceOptions
     from rlhf.data.versions import Recorded
 
-_READ = "JSON Lines, JSON, CSV (plain or .gz), Parquet, or a hub id"
+_READ = "JSON Lines, JSON, CSV or TSV (plain or .gz), Parquet, or a hub id"
 _EXTRAS = {
     "demonstrations": ("demonstrations", "the chosen responses"),
     "prompts": ("prompts for PPO", "those of the preferences"),
@@ -75,7 +75,10 @@ def _add_making(actions: "argparse._SubParsersAction[Any]") -> None:
 
 def _add_reading(parser: argparse.ArgumentParser) -> None:
     """Add the flags that say how files are read."""
-    parser.add_argument("--format", choices=FORMATS, default="auto", help="form of the rows [default: auto]")
+    known = f"one of {', '.join(FORMATS[1:])}; docs/importing.md has them"
+    parser.add_argument(
+        "--format", choices=FORMATS, metavar="FORMAT", default="auto", help=f"form of the rows, {known} [default: auto]"
+    )
     parser.add_argument(
         "--columns",
         metavar="ROLE=COLUMN,...",
