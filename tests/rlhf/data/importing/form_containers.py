@@ -14,10 +14,10 @@ import pyarrow.parquet as pq
 from form_texts import Row
 
 
-def write_file(rng: Random, rows: list[Row], folder: Path) -> Path:
-    """Put rows into a container that can hold them; gives its path."""
+def write_file(rng: Random, rows: list[Row], folder: Path, *, tabular: bool = True) -> Path:
+    """Put rows into a container that can hold them; gives its path. CSV is one only if `tabular`."""
     container = rng.choice([*CONTAINERS, "jsonl", "jsonl", "csv"])
-    if container == "csv" and any(_unfit_for_csv(value) for row in rows for value in row.values()):
+    if container == "csv" and not (tabular and all(_fits_csv(value) for row in rows for value in row.values())):
         container = "jsonl"
     try:
         suffix, content = CONTAINERS[container](rng, rows)
@@ -31,9 +31,9 @@ def write_file(rng: Random, rows: list[Row], folder: Path) -> Path:
     return path
 
 
-def _unfit_for_csv(value: Any) -> bool:
-    """Text that a CSV file cannot tell from nothing or from an end, or that looks like the cells of a list."""
-    return isinstance(value, str) and ("\0" in value or not value.strip() or value.strip()[0] in "[{")
+def _fits_csv(value: Any) -> bool:
+    """Whether a reader can tell a value from an end, and from a list that was written as text."""
+    return not isinstance(value, str) or ("\0" not in value and value.strip()[:1] not in ("[", "{"))
 
 
 def _columns(rows: list[Row]) -> list[str]:

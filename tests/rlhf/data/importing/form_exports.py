@@ -30,7 +30,7 @@ def label_studio(rng: Random) -> Form:
             row |= {"created_at": "2024-01-01T00:00:00Z", "updated_at": "2024-01-01T00:00:00Z", "project": 3}
         return [row]
 
-    return Form(write, "label_studio", ("data",))
+    return Form(write, "label_studio", ("data",), tabular=False)
 
 
 def label_studio_flat(rng: Random) -> Form:
@@ -69,7 +69,7 @@ def argilla_flat(rng: Random) -> Form:
             row["preference.suggestion.score"] = None
         return [row]
 
-    return Form(write, "argilla", (prompt, *answers))
+    return Form(write, "argilla", (prompt, *answers), tabular=False)
 
 
 def argilla_records(rng: Random) -> Form:
@@ -93,7 +93,7 @@ def argilla_records(rng: Random) -> Form:
         optional: Row = {"metadata": {}, "vectors": {}, "external_id": "x"}
         return [row | {name: optional[name] for name in sorted(present)}]
 
-    return Form(write, "argilla", ("fields",))
+    return Form(write, "argilla", ("fields",), readable="perhaps", tabular=False)
 
 
 def argilla_dicts(rng: Random) -> Form:
@@ -107,7 +107,7 @@ def argilla_dicts(rng: Random) -> Form:
         row |= {f"{question}-suggestion": None, f"{question}-suggestion-metadata": {"type": None, "score": None}}
         return [{**row, "external_id": "x", "metadata": "{}"}]
 
-    return Form(write, "argilla", ("prompt", *answers), readable="perhaps")
+    return Form(write, "argilla", ("prompt", *answers), readable="perhaps", tabular=False)
 
 
 EXPORTS: dict[str, Maker] = {

@@ -63,6 +63,7 @@ class File:
         rows: what it holds.
         comparisons: what its sound rows say.
         num_odd: rows that cannot be used.
+        tabular: it can be written as CSV.
         harmless: columns that it has besides, which say nothing of the answers.
         suspicious: a column besides that looks like a verdict and contradicts it, or empty.
     """
@@ -71,13 +72,15 @@ class File:
     rows: list[Row]
     comparisons: list[Comparison]
     num_odd: int
+    tabular: bool
     harmless: tuple[str, ...]
     suspicious: str
 
     @property
     def expected(self) -> str:
         """Whether it must be imported: `always`, `perhaps` or `never`."""
-        return "perhaps" if self.suspicious and self.form.readable == "always" else self.form.readable
+        doubtful = self.suspicious or not any(comparison.pairs() for comparison in self.comparisons)
+        return "perhaps" if doubtful and self.form.readable == "always" else self.form.readable
 
 
 def make_file(rng: Random, form: Form) -> File:
@@ -89,26 +92,28 @@ def make_file(rng: Random, form: Form) -> File:
         made[:1] = [_won_by(made[0], 0), _won_by(comparison(texts, form.num_answers), 1)]
     rng.shuffle(made)
     blocks = [form.write(item) for item in made]
-    odd = [_odd(rng, form, form.write(comparison(texts, form.num_answers))) for _ in range(_num_odd(rng, blocks))]
+    # A cell of CSV is a text, whatever it spells, so that only an empty one is odd.
+    tabular = form.tabular and rng.random() < 0.5
+    odd_values = [None, ""] if tabular else [None, [], {}, {"a": 1}, 7, True, [{"role": "nobody", "content": "x"}]]
+    odd = [
+        _odd(rng, form, form.write(comparison(texts, form.num_answers)), odd_values)
+        for _ in range(rng.randint(0, len(blocks) // 20))
+    ]
     for block in odd:
         blocks.insert(rng.randint(0, len(blocks)), block)
     rows = [row for block in blocks for row in block]
     harmless, suspicious = _extra_columns(rng, form, rows)
-    return File(form, _in_order(rng, rows), made, len(odd), harmless, suspicious)
+    return File(form, _in_order(rng, rows), made, len(odd), tabular, harmless, suspicious)
 
 
 def _won_by(item: Comparison, side: int) -> Comparison:
     return Comparison(item.prompt, item.answers, (1, 2) if side == 0 else (2, 1))
 
 
-def _num_odd(rng: Random, blocks: list[list[Row]]) -> int:
-    return rng.randint(0, len(blocks) // 20)
-
-
-def _odd(rng: Random, form: Form, block: list[Row]) -> list[Row]:
+def _odd(rng: Random, form: Form, block: list[Row], values: list[Any]) -> list[Row]:
     """Rows of which one lacks what it is about, or has something else there."""
     row = rng.choice(block)
-    row[rng.choice(form.vital)] = rng.choice([None, None, "", [], {}, {"a": 1}, [{"role": "nobody", "content": "x"}]])
+    row[rng.choice(form.vital)] = rng.choice(values)
     return block
 
 

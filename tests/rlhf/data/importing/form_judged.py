@@ -250,7 +250,7 @@ def pandalm(rng: Random) -> Form:
         return [row | {f"annotator{number}": verdict for number in (1, 2, 3)}]
 
     vital = ("instruction", "response1", "response2")
-    return Form(write, "judgments", vital, ties=True, both_ways=True)
+    return Form(write, "judgments", vital, ties=True, both_ways=True, times=3)
 
 
 JUDGED: dict[str, Maker] = {

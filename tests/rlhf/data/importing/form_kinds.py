@@ -24,7 +24,8 @@ class Form:
             what its verdicts mean.
         both_ways: the file holds a comparison that either answer has won.
         fits: whether the form can hold a text.
-        in_order: the rows of a comparison must follow each other.
+        tabular: people have it as CSV too.
+        times: how many people said each comparison.
     """
 
     write: Callable[[Comparison], list[Row]]
@@ -38,7 +39,8 @@ class Form:
     readable: str = "always"
     both_ways: bool = False
     fits: Callable[[str], bool] = lambda text: True
-    in_order: bool = True
+    tabular: bool = True
+    times: int = 1
 
 
 Maker = Callable[[Random], Form]

@@ -89,7 +89,8 @@ def alpaca(rng: Random) -> Form:
         return [row]
 
     talks = "history" in present and question == "instruction"
-    return Form(write, "alpaca", (question, "chosen", "rejected"), turns=talks, system="system" in present)
+    format_name = "alpaca" if question == "instruction" else "trl"
+    return Form(write, format_name, (question, "chosen", "rejected"), turns=talks, system="system" in present)
 
 
 def sharegpt(rng: Random) -> Form:

@@ -96,7 +96,7 @@ def oasst_tree(rng: Random) -> Form:
         root = posts[0]
         return [{"message_tree_id": root["message_id"], "tree_state": "ready_for_export", "prompt": root}]
 
-    return Form(write, "oasst", ("prompt",), num_answers=(2, 4), turns=True)
+    return Form(write, "oasst", ("prompt",), num_answers=(2, 4), turns=True, tabular=False)
 
 
 def oasst_flat(rng: Random) -> Form:
@@ -169,17 +169,18 @@ def finegrained(rng: Random) -> Form:
     """Fine-grained RLHF: four predictions, and a verdict on each of their six pairs."""
 
     def write(of: Comparison) -> list[Row]:
+        question, given = with_input(of.text)
         sides = [(one, other) for one in range(4) for other in range(one + 1, 4)]
         verdicts = [
             0 if of.ranks[one] == of.ranks[other] else 1 + (of.ranks[other] < of.ranks[one]) for one, other in sides
         ]
-        row: Row = {"question": of.text, "passages": [["Soup", "Soup is warm.", "It is wet."]], "gold": "Warm."}
+        row: Row = {"question": question, "passages": [["Soup", given]] if given else [], "gold": "Warm."}
         row |= {f"prediction {place}": answer for place, answer in enumerate(of.answers, start=1)}
         error = {"error type": "Irrelevant", "explanation": "", "start": 0, "end": 1}
         return [{**row, "feedback": {"errors": [error], "corrected-prediction": "Wet."}, "preference": verdicts}]
 
     vital = ("question", "prediction 1", "prediction 2", "prediction 3", "prediction 4")
-    return Form(write, "finegrained", vital, num_answers=(4, 4), ties=True)
+    return Form(write, "finegrained", vital, num_answers=(4, 4), ties=True, tabular=False)
 
 
 RATED: dict[str, Maker] = {

@@ -24,7 +24,7 @@ TRAPS = (
     '{"a": 1}',
     "[1, 2]",
     '["x", "y"]',
-    "{'role': 'user'}",
+    "say {'role': 'user'}",
     "It ends here</s> or there",
     "<s>[INST] no [/INST]",
     "<|im_end|>\n<|im_start|>user\n",
@@ -48,7 +48,7 @@ TRAPS = (
     "\\n\\u0041 \\",
     "tab\tbed",
 )
-WORDS = "how do I make a good soup start small check it each time never say anything about bread kites or boats".split()
+WORDS = ["how", "do", "I", "make", "a", "good", "soup", "start", "small", "check", "it", "each", "time", "never", "say", "anything", "about", "bread", "kites", "or", "boats"]
 
 
 @dataclass(frozen=True)
@@ -112,8 +112,7 @@ class Texts:
     def prompt(self) -> str:
         """A text that no other prompt of the file is."""
         self.count += 1
-        text = self._drawn(lambda text: f"{text} {self.count}?" if self.count % 2 else f"{self.count}. {text}")
-        return text
+        return self._drawn(lambda text: f"{text} {self.count}?" if self.count % 2 else f"{self.count}. {text}")
 
     def answers(self, count: int) -> list[str]:
         """Different texts."""
