@@ -25,6 +25,9 @@ NO_VERDICT = "there is no verdict"
 _ORDINALS: Mapping[Outcome, tuple[str, ...]] = {"first": ("first", "left", "a"), "second": ("second", "right", "b")}
 _NAMES: Mapping[Outcome | None, str] = {"first": "first", "second": "second", "tie": "ties", None: "unusable"}
 _STEMS = ("model", "response", "answer", "output", "assistant")
+_OTHER: Mapping[Outcome, Outcome] = {"first": "second", "second": "first", "tie": "tie"}
+_PLACES = ("first", "left", "second", "right")
+_IN_ORDER = (("0", "1"), ("1", "2"), ("a", "b"), ("left", "right"), ("first", "second"))
 _TIES = ("tie", "ties", "tied", "equal", "same", "draw", "both", "neither", "bothgood", "bothbad", "tiebothbad")
 # Columns whose numbers name an answer, where "label: 1" may as well say that the first one is better.
 _NAMING = word_set(
@@ -68,8 +71,9 @@ class Verdicts:
         self.tally: Counter[tuple[str, Outcome | None]] = Counter()
         self._given = given is not None
         self._meaning = {normalized(value): said for value, said in given.items()} if given else _meanings(answers)
-        self._zero_based = not given and _marks(answers) == ("0", "1")
-        self._numbered_from_1 = _marks(answers) == ("1", "2")
+        marks = tuple(sorted(_marks(answers)))
+        self._zero_based = not given and marks == ("0", "1")
+        self._numbered_from_1 = marks == ("1", "2")
         self._names_answers = bool(_NAMING & set(words_of(self.shown)))
         self._seen: set[str] = set()
 
@@ -138,6 +142,11 @@ def _marks(answers: Sequence[str]) -> tuple[str, str]:
 
 
 def _meanings(answers: tuple[str, str]) -> dict[str, Outcome]:
+    first, second = _marks(answers)
+    if (second, first) in _IN_ORDER:
+        # The names decide, not the order: of output_2 and output_1, "1" means the second. What "left" means is open.
+        named = _meanings((answers[1], answers[0]))
+        return {key: _OTHER[said] for key, said in named.items() if key not in _PLACES}
     meaning: dict[str, Outcome] = dict.fromkeys(_TIES, "tie")
     marks = _marks(answers)
     numbers = ("0", "1") if marks == ("0", "1") else ("1", "2")
