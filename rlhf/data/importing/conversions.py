@@ -225,7 +225,8 @@ def _verdict_of(
     """The verdicts on two answers: name of a special form, readers, ranks of a row, and columns that are understood."""
     special = _special_verdict(survey, names)
     if "verdict" in given.columns:
-        readers = [Verdicts("verdict", names, given.values.get("verdict"), given.columns["verdict"])]
+        called = (given.columns.get(names[0], names[0]), given.columns.get(names[1], names[1]))
+        readers = [Verdicts("verdict", called, given.values.get("verdict"), given.columns["verdict"])]
         return "", readers, _ranks_of(readers, shared=True), set()
     if special is not None:
         return special
@@ -234,7 +235,9 @@ def _verdict_of(
     named = [name for name in free if looks_like_verdict(name)]
     columns = judges or named or [name for name, column in free.items() if looks_like_verdict(name, column)]
     if columns:
-        readers = [Verdicts(name, names) for name in (columns if judges else columns[:1])]
+        if not judges:
+            columns = [max(columns, key=lambda name: Verdicts(name, names).share_known(survey[name].scalars))]
+        readers = [Verdicts(name, names) for name in columns]
         return "", readers, _ranks_of(readers, shared=not judges), set()
     if scores:
         return "", [], lambda row: [(row, _ranks_of_scores(row, scores))], set()

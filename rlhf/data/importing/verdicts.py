@@ -5,7 +5,7 @@ A verdict that can be read in two ways is not read: the file is refused, with wh
 
 import re
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Literal
 
 from rlhf.data.importing.dialogues import RowDroppedError
@@ -94,6 +94,11 @@ class Verdicts:
             raise RowDroppedError(UNREADABLE, f'"{self.shown}" is {value!r}'[:80])
         self._seen.add(key)
         return said
+
+    def share_known(self, values: Collection[object]) -> float:
+        """Share of different values that say something; 0 where there are none."""
+        known = [value for value in values if not isinstance(value, bool) and normalized(value) in self._meaning]
+        return len(known) / len(values) if values else 0.0
 
     def check(self, source: str) -> None:
         """Refuse a numbering that nobody but its owner can tell.
