@@ -19,12 +19,13 @@ _MAX_CHARACTERS = 1_000_000
 Decoders = Mapping[str, Callable[[str], Any]]
 
 
-def find_decoders(rows: Sequence[Row], source: str) -> dict[str, Callable[[str], Any]]:
+def find_decoders(rows: Sequence[Row], source: str, role_of: Callable[[str], str]) -> dict[str, Callable[[str], Any]]:
     """The columns whose texts are messages or lists, with what reads them.
 
     Args:
         rows: the first rows of a file.
         source: its name, for messages.
+        role_of: the name that a column is read under.
 
     Raises:
         DataError: a column holds printed objects that cannot be read back.
@@ -37,7 +38,7 @@ def find_decoders(rows: Sequence[Row], source: str) -> dict[str, Callable[[str],
         values = (
             [_parsed(text) for text in texts] if texts[0].lstrip()[:1] in ("[", "{") or _PRINTED.match(texts[0]) else []
         )
-        read = sum(_is_structure(value, name) for value in values)
+        read = sum(_is_structure(value, role_of(name)) for value in values)
         if read and read >= 0.95 * len(texts):
             found[name] = _parsed
         elif sum(_PRINTED.match(text) is not None for text in texts) >= 0.5 * len(texts):

@@ -251,7 +251,7 @@ def open_rows(source: str, options: SourceOptions | None = None, wanted: str = "
     if not first:
         reasons = "; ".join(sorted({str(row) for _, row in head})[:3]) or "there are none"
         raise DataError(f"{found.name}: there are no rows ({reasons}); give at least one")
-    decoders = find_decoders(first, found.name)
+    decoders = find_decoders(first, found.name, options.columns.role_of)
     rows = [row for row in (_decoded_or_none(row, decoders) for row in first) if row is not None]
     columns = survey(rows)
     options.columns.check({name for row in first for name in row}, found.name)
