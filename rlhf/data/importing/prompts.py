@@ -12,6 +12,8 @@ from rlhf.errors import DataError
 
 _PLAIN = ("prompt", "question", "query", "user_prompt", "history", "post", "context", "input")
 _SYSTEMS = ("system", "system_prompt")
+# Of these nothing is a dialogue in one text.
+_PLAIN_FORMATS = ("trl", "alpaca", "sharegpt", "openai", "qa", "self_instruct")
 _DIALOGUES = ("conversations", "conversation")
 # Of the texts of a column: at least this share starts with a turn marker, and the column holds dialogues; at most
 # one less it, and those that do quote one.
@@ -43,7 +45,7 @@ def find_prompt(
     Args:
         survey: what the columns hold.
         source: name of the file, for messages.
-        format_name: the format that a person gave; `hh` says that texts are dialogues, any other that they are not.
+        format_name: the format that a person gave; `hh` says that texts are dialogues, some others that they are not.
         taken: columns that are read as something else.
     """
     system = next((name for name in _SYSTEMS if name in survey and str in survey[name].types and name not in taken), "")
@@ -81,12 +83,12 @@ def holds_dialogues(
         DataError: some are and some are not, and nobody but their owner can tell.
     """
     column = survey.get(name)
-    if column is None or str not in column.types or format_name not in ("auto", "hh"):
+    if column is None or str not in column.types or format_name in _PLAIN_FORMATS:
         return False
     share = column.num_dialogues / column.num_rows
     if format_name == "hh" or share >= (0.5 if else_unread else _DIALOGUE_SHARE):
         return True
-    if share <= 1 - _DIALOGUE_SHARE or else_unread:
+    if share <= 1 - _DIALOGUE_SHARE or else_unread or format_name != "auto":
         return False
     raise DataError(
         f'{source}: of the texts in "{name}" {share:.0%} start with a turn such as "Human:" and the others do not, so '
