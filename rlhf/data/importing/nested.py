@@ -209,7 +209,11 @@ def find_trees(survey: Survey, given: GivenColumns, source: str, format_name: st
     if "prompt" in survey and "message_tree_id" in survey and dict in survey["prompt"].types:
         known = frozenset({"tree_state"} & set(survey))
         return Form(
-            "oasst", "preferences", frozenset({"prompt", "message_tree_id"}), lambda row: _tree(row["prompt"]), known
+            "oasst",
+            "preferences",
+            frozenset({"prompt", "message_tree_id"}),
+            lambda row: _tree(row.get("prompt")),
+            known,
         )
     if not {"message_id", "parent_id", "text", "role", "rank"} <= survey.keys():
         return None
@@ -233,28 +237,34 @@ def find_trees(survey: Survey, given: GivenColumns, source: str, format_name: st
 
 def _planted(rows: Sequence[Row]) -> Mapping[str, Any]:
     """The root of a tree whose messages stand in rows of their own."""
-    nodes = {row.get("message_id"): {**row, "replies": []} for row in rows}
+    nodes = {str(row.get("message_id")): {**row, "replies": []} for row in rows}
+    if len(nodes) < len(rows):
+        raise RowDroppedError("two messages of a tree have the same id, or none")
     roots: list[dict[str, Any]] = []
     for node in nodes.values():
-        parent = nodes.get(node.get("parent_id"))
+        parent = nodes.get(str(node["parent_id"])) if node.get("parent_id", "") != "" else None
         siblings: list[dict[str, Any]] = parent["replies"] if parent else roots
         siblings.append(node)
     if len(roots) != 1:
         raise RowDroppedError("a tree of messages has not one root", f"{len(roots)}")
+    if roots[0].get("parent_id", "") != "":
+        raise RowDroppedError("the message that a message answers is missing")
     return roots[0]
 
 
 def _tree(root: object) -> Converted:
     made: Converted = []
-    waiting: list[tuple[Mapping[str, Any], Messages]] = [(root, [])] if isinstance(root, dict) else []
+    if not isinstance(root, dict):
+        raise RowDroppedError(dialogues.NOT_MESSAGES, f"the tree's root is {dialogues.type_of(root)}")
+    waiting: list[tuple[Mapping[str, Any], Messages]] = [(root, [])]
     while waiting:
         node, before = waiting.pop()
         path = [*before, *dialogues.turns([{"role": node.get("role"), "content": node.get("text")}], "text")]
         replies = [r for r in node.get("replies") or [] if isinstance(r, dict) and _is_kept(r)]
-        ranked = [r for r in replies if _is_number(r.get("rank")) and r.get("role") == "assistant"]
+        ranked = [r for r in replies if _is_number(_as_number(r.get("rank"))) and r.get("role") == "assistant"]
         if path[-1]["role"] == "user" and len(ranked) > 1:
             answers = [[message("assistant", text(r, "text"))] for r in ranked]
-            made.append(comparison({}, path, answers, [r["rank"] for r in ranked]))
+            made.append(comparison({}, path, answers, [_number(_as_number(r["rank"]), "rank") for r in ranked]))
         waiting += [(reply, path) for reply in reversed(replies)]
     if not made:
         raise RowDroppedError("no message of the tree has two ranked replies", is_fault=False)
@@ -263,4 +273,5 @@ def _tree(root: object) -> Converted:
 
 def _is_kept(reply: Mapping[str, Any]) -> bool:
     """Not deleted, and not refused by the reviewers."""
-    return not reply.get("deleted") and reply.get("review_result") is not False
+    # In a table these are texts.
+    return str(reply.get("deleted")).casefold() != "true" and str(reply.get("review_result")).casefold() != "false"
