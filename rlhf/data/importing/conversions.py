@@ -29,6 +29,8 @@ _STEMS = word_set(
     """
 )
 _MARKS = (("1", "2"), ("0", "1"), ("a", "b"), ("left", "right"), ("first", "second"))
+# Chatbot Arena's, beside who has won: whether the models were hidden, and what moderation says of the dialogue.
+_OF_ARENAS = frozenset({"anony", "toxic_chat_tag", "openai_moderation"})
 _JUDGE = re.compile(r"(annotator|rater|judge|worker|evaluator|labell?er|verdict|vote)[ _-]?\d+", re.IGNORECASE)
 _COMPLETIONS = {
     "alpaca": ("output", "response", "completion", "answer"),
@@ -181,7 +183,10 @@ def find_judged(survey: Survey, given: GivenColumns, source: str, format_name: s
 
     def convert(row: Row) -> Converted:
         asked, first, second = join(prompt.of(row) if prompt else None, *(_answer(row, name, False) for name in names))
-        return [comparison(judged, asked, (first, second), said) for judged, said in ranks(row)]
+        judged = ranks(row)
+        for _, said in judged if readers else ():
+            _check_agreement(row, scores, said)
+        return [comparison(by, asked, (first, second), said) for by, said in judged]
 
     read = {*names, *(prompt.read if prompt else ()), *_attributes(survey), *(reader.column for reader in readers)}
     return Form(
@@ -234,11 +239,13 @@ def _verdict_of(
     judges = [name for name in free if _JUDGE.fullmatch(name)]
     named = [name for name in free if looks_like_verdict(name)]
     columns = judges or named or [name for name, column in free.items() if looks_like_verdict(name, column)]
+    known = _OF_ARENAS & set(survey) if {"model_a", "model_b"} <= survey.keys() else set()
+    columns = [name for name in columns if name not in known]
     if columns:
         if not judges:
             columns = [max(columns, key=lambda name: Verdicts(name, names).share_known(survey[name].scalars))]
         readers = [Verdicts(name, names) for name in columns]
-        return "", readers, _ranks_of(readers, shared=not judges), set()
+        return "", readers, _ranks_of(readers, shared=not judges), known
     if scores:
         return "", [], lambda row: [(row, _ranks_of_scores(row, scores))], set()
     return "", [], None, set()
@@ -256,7 +263,7 @@ def _special_verdict(
         return "pku", [reader], _ranks_of([reader], shared=True), known
     if {"human_ref_A", "human_ref_B", "labels"} <= columns:
         reader = Verdicts("labels", names, {"1": "first", "0": "second"})
-        return "shp", [reader], _ranks_of([reader], shared=True), {"score_A", "score_B", "score_ratio"} & columns
+        return "shp", [reader], _ranks_of([reader], shared=True), {"score_ratio", "upvote_ratio"} & columns
     for name in ("preference_strength", "overall_preference"):
         if name in columns:
             signs: dict[str, Outcome] = {str(n): "first" if n < 0 else "second" if n else "tie" for n in range(-3, 4)}
@@ -289,6 +296,19 @@ def _ranks_of_scores(row: Row, scores: Sequence[tuple[str, str]]) -> tuple[float
     if not {first, second} <= row.keys():
         raise RowDroppedError(NO_VERDICT, f'no "{first}" or no "{second}"')
     return -_number(row[first], first), -_number(row[second], second)
+
+
+def _check_agreement(row: Row, scores: Sequence[tuple[str, str]], said: tuple[float, float]) -> None:
+    """Refuse a row of which a verdict and scores say the opposite.
+
+    Raises:
+        RowDroppedError: they do.
+    """
+    for first, second in scores:
+        if {first, second} <= row.keys():
+            better, worse = _number(row[first], first), _number(row[second], second)
+            if (better - worse) * (said[0] - said[1]) > 0:
+                raise RowDroppedError("the verdict and the scores name different answers", f'"{first}", "{second}"')
 
 
 def _one_hot(row: Row, columns: Sequence[str]) -> tuple[float, float]:
