@@ -11,7 +11,7 @@ from rlhf.data.importing.columns import GivenColumns, Survey
 from rlhf.data.importing.dialogues import Messages, RowDroppedError, answer_of, message, text
 from rlhf.data.importing.form import UNPAIRED, Converted, Form, Numbered, comparison, demonstration
 from rlhf.data.importing.prompts import find_prompt
-from rlhf.data.importing.verdicts import NO_VERDICT, UNREADABLE
+from rlhf.data.importing.verdicts import NO_VERDICT, UNREADABLE, words_of
 from rlhf.data.schema import Row
 
 _LISTS = ("responses", "answers", "completions", "candidates", "outputs", "output")
@@ -26,7 +26,7 @@ _ORDERS = (
     ("pm_score", False),
 )
 _RATINGS = ("helpfulness", "correctness", "coherence", "complexity", "verbosity")
-_PREDICTION = re.compile(r"prediction (\d+)")
+_PREDICTION = re.compile(r"prediction \d+")
 
 
 def find_rankings(survey: Survey, given: GivenColumns, source: str, format_name: str) -> Form | None:
@@ -136,7 +136,8 @@ def _as_number(value: object) -> object:
 
 def find_compared(survey: Survey, given: GivenColumns, source: str, format_name: str) -> Form | None:
     """FineGrained RLHF: several predictions, and a verdict (0 a tie, 1, 2) on every two of them, in order."""
-    names = [name for name in survey if _PREDICTION.fullmatch(name)]
+    # Their numbers say which two answers a verdict is on, not the order of a file's columns.
+    names = sorted((name for name in survey if _PREDICTION.fullmatch(name)), key=lambda name: int(words_of(name)[-1]))
     if len(names) < 2 or not {"question", "preference"} <= survey.keys() or list not in survey["preference"].types:
         return None
 
