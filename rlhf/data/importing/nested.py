@@ -60,7 +60,7 @@ def find_rankings(survey: Survey, given: GivenColumns, source: str, format_name:
 
 
 def _holds_objects(survey: Survey, name: str) -> bool:
-    return name in survey and survey[name].num_objects == survey[name].num_rows
+    return name in survey and survey[name].num_objects >= 0.95 * survey[name].num_rows
 
 
 Ranked = tuple[Sequence[Any], Sequence[float]]
