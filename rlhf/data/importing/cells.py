@@ -12,6 +12,8 @@ from rlhf.errors import DataError
 
 # Columns that are lists by their meaning, so that a text there that is a list is one.
 _LISTS = frozenset({"responses", "ranks", "answers", "completions"})
+# LMSYS's competition has a list of turns in each of these, as JSON.
+_BY_TURN = frozenset({"prompt", "response_a", "response_b"})
 _PRINTED = re.compile(r"""\s*(array\(|\[)?\s*\[?\s*\{\s*['"](role|content|from|value)['"]\s*:""")
 # What a parser spends on a cell that only looks like a list is bounded.
 _MAX_CHARACTERS = 1_000_000
@@ -31,6 +33,7 @@ def find_decoders(rows: Sequence[Row], source: str, role_of: Callable[[str], str
         DataError: a column holds printed objects that cannot be read back.
     """
     found: dict[str, Callable[[str], Any]] = {}
+    by_turn = _BY_TURN if any("winner_model_a" in row for row in rows) else frozenset()
     for name in {name: None for row in rows for name in row}:
         texts = [row[name] for row in rows if isinstance(row.get(name), str) and row[name].strip()]
         if not texts or any(isinstance(row.get(name), list | dict) for row in rows):
@@ -38,7 +41,7 @@ def find_decoders(rows: Sequence[Row], source: str, role_of: Callable[[str], str
         values = (
             [_parsed(text) for text in texts] if texts[0].lstrip()[:1] in ("[", "{") or _PRINTED.match(texts[0]) else []
         )
-        read = sum(_is_structure(value, role_of(name)) for value in values)
+        read = sum(_is_list(value) if name in by_turn else _is_structure(value, role_of(name)) for value in values)
         if read and read >= 0.95 * len(texts):
             found[name] = _parsed
         elif sum(_PRINTED.match(text) is not None for text in texts) >= 0.5 * len(texts):
@@ -66,9 +69,15 @@ def decoded(row: Row, decoders: Decoders) -> Row:
     return {**row, **changed}
 
 
+def _is_list(value: object) -> bool:
+    return isinstance(value, list) and bool(value)
+
+
 def _is_structure(value: object, name: str) -> bool:
     if name in _LISTS:
         return isinstance(value, list)
+    if name == "history":
+        return isinstance(value, list) and all(isinstance(turn, list) for turn in value)
     if isinstance(value, dict) and isinstance(value.get("messages"), list):
         return all(is_message(item) for item in value["messages"])
     return is_message(value) or (isinstance(value, list) and bool(value) and all(is_message(item) for item in value))

@@ -77,6 +77,9 @@ _VERDICT_VALUES = word_set(
 )
 
 
+_NUMBER = re.compile(r"\s*[-+]?\d+(\.\d*)?(e[-+]?\d+)?\s*", re.IGNORECASE)
+
+
 @dataclass
 class Column:
     """What the surveyed rows have in one column.
@@ -88,6 +91,7 @@ class Column:
         num_dialogues: texts that start with a turn marker.
         num_messages: values that are messages or lists of them.
         num_objects: values that are lists of objects.
+        num_numbers: values that are numbers, or texts that spell one.
     """
 
     types: set[type] = field(default_factory=set)
@@ -96,6 +100,7 @@ class Column:
     num_dialogues: int = 0
     num_messages: int = 0
     num_objects: int = 0
+    num_numbers: int = 0
 
     def add(self, value: object) -> None:
         """Look at one more value."""
@@ -103,6 +108,7 @@ class Column:
         self.types.add(type(value))
         if isinstance(value, str):
             self.num_dialogues += starts_with_turn(value)
+        self.num_numbers += not isinstance(value, bool | list | dict) and _NUMBER.fullmatch(str(value)) is not None
         items = value if isinstance(value, list) and value else [value]
         self.num_messages += all(is_message(item) for item in items)
         self.num_objects += isinstance(value, list) and all(isinstance(item, dict) for item in items)

@@ -2,10 +2,10 @@
 
 import re
 from collections.abc import Callable, Mapping, Sequence
-from itertools import chain
+from itertools import chain, cycle
 
 from rlhf.data.importing import dialogues
-from rlhf.data.importing.columns import GivenColumns, Survey, looks_like_verdict
+from rlhf.data.importing.columns import Column, GivenColumns, Survey, looks_like_verdict
 from rlhf.data.importing.dialogues import RowDroppedError, answer_of, split_answer, split_dialogue
 from rlhf.data.importing.form import UNWANTED, Converted, Form, comparison, demonstration, label
 from rlhf.data.importing.prompts import PromptReader, find_prompt, holds_dialogues, join
@@ -124,7 +124,7 @@ def _of_each_answer(survey: Survey, names: Sequence[str]) -> tuple[list[tuple[st
         rest = set(words) - marks[0]
         if other is None or not rest:
             continue
-        numbers = all(survey[n].types <= {int, float} or _are_numbers(survey[n].scalars) for n in (name, other))
+        numbers = all(survey[n].num_numbers >= 0.95 * survey[n].num_rows for n in (name, other))
         if rest & _SCORES and numbers:
             scores.append((name, other))
         elif not looks_like_verdict("_".join(sorted(rest))):
@@ -134,10 +134,6 @@ def _of_each_answer(survey: Survey, names: Sequence[str]) -> tuple[list[tuple[st
 
 def _mirrored(words: Sequence[str], marks: Sequence[set[str]]) -> list[str]:
     return [next(iter(marks[1])) if word in marks[0] else word for word in words]
-
-
-def _are_numbers(values: set[object]) -> bool:
-    return bool(values) and all(re.fullmatch(r"-?\d+(\.\d+)?", str(value)) for value in values)
 
 
 def _ranks_by_scores(row: Row, scores: Sequence[tuple[str, str]]) -> tuple[float, float]:
@@ -181,8 +177,15 @@ def find_judged(survey: Survey, given: GivenColumns, source: str, format_name: s
     if ranks is None:
         return None
 
+    by_turn = prompt is not None and all(_lists_texts(survey[name]) for name in (prompt.column, *names))
+
     def convert(row: Row) -> Converted:
-        asked, first, second = join(prompt.of(row) if prompt else None, *(_answer(row, name, False) for name in names))
+        asked = prompt.of(row) if prompt and not by_turn else None
+        answers = (
+            _alternating(row, prompt.column, name) if prompt and by_turn else _answer(row, name, False)
+            for name in names
+        )
+        asked, first, second = join(asked, *answers)
         judged = ranks(row)
         for _, said in judged if readers else ():
             _check_agreement(row, scores, said)
@@ -198,6 +201,22 @@ def find_judged(survey: Survey, given: GivenColumns, source: str, format_name: s
         verdicts=tuple(readers),
         notes=() if readers or not scores else (f"the answer with the greater {_listed(scores)} is the better one",),
     )
+
+
+def _lists_texts(column: Column) -> bool:
+    """Whether a column holds lists of texts, a text for each turn, as LMSYS's competition has them."""
+    return list in column.types and column.num_messages < 0.5 * column.num_rows
+
+
+def _alternating(row: Row, prompt: str, answer: str) -> dialogues.Messages:
+    """The dialogue of a list of the user's turns and one of the assistant's."""
+    asked, said = row.get(prompt), row.get(answer)
+    if not isinstance(asked, list) or not isinstance(said, list) or len(asked) != len(said):
+        raise RowDroppedError(dialogues.NOT_MESSAGES, f'"{prompt}" and "{answer}" are not lists of as many turns')
+    turns = [turn for pair in zip(asked, said, strict=True) for turn in pair]
+    if not all(isinstance(turn, str) for turn in turns):
+        raise RowDroppedError(dialogues.NOT_TEXT, f'a turn of "{prompt}" or "{answer}"')
+    return [dialogues.message(role, turn) for role, turn in zip(cycle(("user", "assistant")), turns, strict=False)]
 
 
 def _numbered(survey: Survey) -> tuple[str, str] | None:
