@@ -62,8 +62,9 @@ class File:
         form: how it is written.
         rows: what it holds.
         comparisons: what its sound rows say.
-        num_odd: rows that cannot be used.
+        odd: what those say of which one row cannot be used.
         tabular: it can be written as CSV.
+        shuffled: rows that belong together do not follow each other.
         harmless: columns that it has besides, which say nothing of the answers.
         suspicious: a column besides that looks like a verdict and contradicts it, or empty.
     """
@@ -71,15 +72,17 @@ class File:
     form: Form
     rows: list[Row]
     comparisons: list[Comparison]
-    num_odd: int
+    odd: list[Comparison]
     tabular: bool
+    shuffled: bool
     harmless: tuple[str, ...]
     suspicious: str
 
     @property
     def expected(self) -> str:
         """Whether it must be imported: `always`, `perhaps` or `never`."""
-        doubtful = self.suspicious or not any(comparison.pairs() for comparison in self.comparisons)
+        teaches = any(comparison.pairs() for comparison in self.comparisons)
+        doubtful = self.suspicious or self.shuffled or not teaches or any(_starts_a_turn(row) for row in self.rows)
         return "perhaps" if doubtful and self.form.readable == "always" else self.form.readable
 
 
@@ -95,15 +98,21 @@ def make_file(rng: Random, form: Form) -> File:
     # A cell of CSV is a text, whatever it spells, so that only an empty one is odd.
     tabular = form.tabular and rng.random() < 0.5
     odd_values = [None, ""] if tabular else [None, [], {}, {"a": 1}, 7, True, [{"role": "nobody", "content": "x"}]]
-    odd = [
-        _odd(rng, form, form.write(comparison(texts, form.num_answers)), odd_values)
-        for _ in range(rng.randint(0, len(blocks) // 20))
-    ]
-    for block in odd:
-        blocks.insert(rng.randint(0, len(blocks)), block)
+    odd = [comparison(texts, form.num_answers) for _ in range(rng.randint(0, len(blocks) // 20))]
+    for item in odd:
+        blocks.insert(rng.randint(0, len(blocks)), _odd(rng, form, form.write(item), odd_values))
     rows = [row for block in blocks for row in block]
+    # Of forms that need several rows for a comparison, some people's files have lost their order.
+    shuffled = len(rows) > len(blocks) and rng.random() < 0.2
+    if shuffled:
+        rng.shuffle(rows)
     harmless, suspicious = _extra_columns(rng, form, rows)
-    return File(form, _in_order(rng, rows), made, len(odd), tabular, harmless, suspicious)
+    return File(form, _in_order(rng, rows), made, odd, tabular, shuffled, harmless, suspicious)
+
+
+def _starts_a_turn(row: Row) -> bool:
+    """Whether a text may be a dialogue's turn or quote one: where few texts of a file do, nobody can tell."""
+    return any(isinstance(value, str) and value.lstrip().startswith(("Human:", "Assistant:")) for value in row.values())
 
 
 def _won_by(item: Comparison, side: int) -> Comparison:

@@ -249,8 +249,7 @@ def pandalm(rng: Random) -> Form:
         verdict = coded(1, 2, 0)(of)
         return [row | {f"annotator{number}": verdict for number in (1, 2, 3)}]
 
-    vital = ("instruction", "response1", "response2")
-    return Form(write, "judgments", vital, ties=True, both_ways=True, times=3)
+    return Form(write, "judgments", ("response1", "response2"), ties=True, both_ways=True, times=3)
 
 
 JUDGED: dict[str, Maker] = {

@@ -90,7 +90,7 @@ def alpaca(rng: Random) -> Form:
 
     talks = "history" in present and question == "instruction"
     format_name = "alpaca" if question == "instruction" else "trl"
-    return Form(write, format_name, (question, "chosen", "rejected"), turns=talks, system="system" in present)
+    return Form(write, format_name, ("chosen", "rejected"), turns=talks, system="system" in present)
 
 
 def sharegpt(rng: Random) -> Form:

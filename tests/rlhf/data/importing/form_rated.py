@@ -32,7 +32,11 @@ def ultrafeedback(rng: Random) -> Form:
         more = {"source": "evol_instruct", "models": ["a"] * len(of.answers), "correct_answers": ["None"]}
         return [row if bare else row | more]
 
-    return Form(write, "ultrafeedback", ("instruction", "completions"), num_answers=(2, 4), ties=True)
+    # The ratings of four aspects alone are no verdict: whoever made the file has a rule of their own.
+    readable = "perhaps" if marks == ("annotations",) else "always"
+    return Form(
+        write, "ultrafeedback", ("instruction", "completions"), num_answers=(2, 4), ties=True, readable=readable
+    )
 
 
 def helpsteer(rng: Random) -> Form:
@@ -111,7 +115,7 @@ def oasst_flat(rng: Random) -> Form:
         more = {name: optional[name] for name in sorted(present)}
         return [{**post, "message_tree_id": posts[0]["message_id"], **more} for post in posts]
 
-    return Form(write, "oasst", ("message_id", "text"), num_answers=(2, 4), turns=True)
+    return Form(write, "oasst", ("text",), num_answers=(2, 4), turns=True)
 
 
 def rankings(rng: Random) -> Form:
@@ -152,7 +156,7 @@ def best_first(rng: Random) -> Form:
         instruction, given = with_input(of.text)
         return [{"instruction": instruction, "input": given, "output": ordered}]
 
-    return Form(write, "rankings", ("instruction", "output"), num_answers=(2, 4))
+    return Form(write, "rankings", ("output",), num_answers=(2, 4), tabular=False)
 
 
 def own_rankings(rng: Random) -> Form:

@@ -48,7 +48,7 @@ TRAPS = (
     "\\n\\u0041 \\",
     "tab\tbed",
 )
-WORDS = ["how", "do", "I", "make", "a", "good", "soup", "start", "small", "check", "it", "each", "time", "never", "say", "anything", "about", "bread", "kites", "or", "boats"]
+WORDS = ("how", "do", "I", "make", "a", "good", "soup", "small", "check", "it", "each", "never", "bread", "kites")
 
 
 @dataclass(frozen=True)
