@@ -176,15 +176,23 @@ class GivenColumns:
 
     def role_of(self, name: str) -> str:
         """The name that a column is read under."""
-        return next((role for role, column in self.columns.items() if column == name), name)
+        role = next((role for role, column in self.columns.items() if column == name), name)
+        # A column that happens to be called as a role is, and is not the one that was given for it.
+        return f"{name} of the file" if role == name and self.columns.get(name, name) != name else role
 
     def check(self, names: Iterable[str], source: str) -> None:
         """Refuse columns that the file does not have.
 
         Raises:
-            DataError: it lacks one.
+            DataError: it lacks one, or has a verdict besides under a role's name.
         """
         names = list(names)
+        for role, column in self.columns.items():
+            if role in names and role not in (*self.columns.values(), *self.ignored) and looks_like_verdict(role):
+                raise DataError(
+                    f'{source}: --columns names "{column}" as the {role}, and the file has a column "{role}" besides, '
+                    f"which may say something else; leave it out with --columns ignored={role}"
+                )
         for name in (*self.columns.values(), *self.ignored):
             if name not in names:
                 raise DataError(
@@ -196,7 +204,9 @@ class GivenColumns:
         if not self.columns and not self.ignored:
             return row
         roles = {column: role for role, column in self.columns.items()}
-        renamed = {name: value for name, value in row.items() if name not in roles and name not in self.ignored}
+        # What is called as a role that another column was given for is not read, as `role_of` has it.
+        others = {name: value for name, value in row.items() if name not in roles and name not in self.ignored}
+        renamed = {name: value for name, value in others.items() if name not in self.columns}
         return renamed | {roles[name]: value for name, value in row.items() if name in roles}
 
 
