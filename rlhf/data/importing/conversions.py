@@ -29,6 +29,16 @@ _STEMS = word_set(
     """
 )
 _MARKS = (("1", "2"), ("0", "1"), ("a", "b"), ("left", "right"), ("first", "second"))
+# HelpSteer's, beside the overall preference: what each person said, of which it was made.
+_OF_HELPSTEER = frozenset(
+    {
+        "preference_statement",
+        "preference_elaboration",
+        "three_most_similar_preferences",
+        "all_preferences_unprocessed",
+        "individual_preference",
+    }
+)
 # Chatbot Arena's, beside who has won: whether the models were hidden, and what moderation says of the dialogue.
 _OF_ARENAS = frozenset({"anony", "toxic_chat_tag", "openai_moderation"})
 _JUDGE = re.compile(r"(annotator|rater|judge|worker|evaluator|labell?er|verdict|vote)[ _-]?\d+", re.IGNORECASE)
@@ -287,8 +297,7 @@ def _special_verdict(
         if name in columns:
             signs: dict[str, Outcome] = {str(n): "first" if n < 0 else "second" if n else "tie" for n in range(-3, 4)}
             reader = Verdicts(name, names, signs)
-            known = {n for n in columns if "preference" in n or "preferences" in n} - {name}
-            return "helpsteer", [reader], _ranks_of([reader], shared=True), known
+            return "helpsteer", [reader], _ranks_of([reader], shared=True), _OF_HELPSTEER & columns
     one_hot = [f"winner_model_{mark}" for mark in "ab"]
     if {*one_hot, "winner_tie"} <= columns:
         return "arena", [], lambda row: [(row, _one_hot(row, [*one_hot, "winner_tie"]))], {*one_hot, "winner_tie"}
