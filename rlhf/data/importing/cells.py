@@ -36,7 +36,7 @@ def find_decoders(rows: Sequence[Row], source: str, role_of: Callable[[str], str
     by_turn = _BY_TURN if any("winner_model_a" in row for row in rows) else frozenset()
     for name in {name: None for row in rows for name in row}:
         texts = [row[name] for row in rows if isinstance(row.get(name), str) and row[name].strip()]
-        if not texts or any(isinstance(row.get(name), list | dict) for row in rows):
+        if not texts or sum(isinstance(row.get(name), list | dict) for row in rows) > 0.05 * len(rows):
             continue
         values = (
             [_parsed(text) for text in texts] if texts[0].lstrip()[:1] in ("[", "{") or _PRINTED.match(texts[0]) else []
