@@ -93,6 +93,8 @@ def make_file(rng: Random, form: Form) -> File:
     made = [comparison(texts, form.num_answers, form.ties, form.turns, form.system) for _ in range(count)]
     if form.both_ways:
         made[:1] = [_won_by(made[0], 0), _won_by(comparison(texts, form.num_answers), 1)]
+    if rng.random() < 0.1 and len(form.write(made[0])) == 1:
+        made.append(made[0])
     rng.shuffle(made)
     blocks = [form.write(item) for item in made]
     # A cell of CSV is a text, whatever it spells, so that only an empty one is odd.

@@ -87,6 +87,44 @@ def judged_as_told(rng: Random) -> Form:
     return _judged(answers, "q", "mark", verdict, ties=len(coding) == 3, columns=columns)
 
 
+def judged_half_told(rng: Random) -> Form:
+    """Which answers are compared, in either order, and where the verdict is, but not what its values mean."""
+    answers = rng.choice(_ANSWERS)[:: rng.choice([1, -1])]
+    letters = answers[0].endswith(("a", "b"))
+    shown = sorted(answers)
+    # The names of the answers say what the values mean, and not the order in which a person gives them.
+    codings: list[tuple[Any, ...]] = [
+        answers,
+        *([tuple("AB"[shown.index(name)] for name in answers)] if letters else []),
+    ]
+    codings += [] if letters else [tuple(1 + shown.index(name) for name in answers)]
+    columns = f"prompt=q,first={answers[0]},second={answers[1]},verdict=mark"
+    verdict = coded(*rng.choice(codings))
+    return _judged(answers, "q", "mark", verdict, both_ways=True, columns=columns, readable="perhaps")
+
+
+def webgpt(rng: Random) -> Form:
+    """WebGPT's comparisons: a question with its source, and scores of which the greater is the better."""
+
+    def write(of: Comparison) -> list[Row]:
+        scores = [0.5 if rank == 1 else -0.5 for rank in of.ranks]
+        row: Row = {"question": {"dataset": "eli5", "id": "x", "full_text": of.text}}
+        return [row | {f"answer_{side}": answer for side, answer in enumerate(of.answers)}
+                | {f"score_{side}": score for side, score in enumerate(scores)}]  # fmt: skip
+
+    return Form(write, "", ("question", "answer_0", "answer_1"), readable="perhaps")
+
+
+def summaries(rng: Random) -> Form:
+    """The summaries of OpenAI's "learning to summarize": a post, two summaries, and the number of the better one."""
+
+    def write(of: Comparison) -> list[Row]:
+        row: Row = {"info": {"id": "t3", "post": of.text, "title": "t"}, "choice": of.better, "worker": "w1"}
+        return [row | {"summaries": [{"text": answer, "policy": "ref", "note": None} for answer in of.answers]}]
+
+    return Form(write, "", ("info", "summaries"), readable="perhaps")
+
+
 def judged_by_scores(rng: Random) -> Form:
     """Two scores in place of a verdict."""
     answers, stem = rng.choice(_ANSWERS), rng.choice(["score", "rating"])
@@ -256,6 +294,7 @@ JUDGED: dict[str, Maker] = {
     maker.__name__: maker
     for maker in (
         *(judged, judged_oddly, judged_by_index, judged_darkly, judged_as_told, judged_by_scores, pku, helpsteer2),
+        *(judged_half_told, webgpt, summaries),
         *(helpsteer3, shp, arena, arena_one_hot, pandalm),
     )
 }

@@ -164,7 +164,37 @@ def own_pairs(rng: Random) -> Form:
     return Form(write, "", (prompt, better, worse), columns=f"prompt={prompt},chosen={better},rejected={worse}")
 
 
+def other_names(rng: Random) -> Form:
+    """Pairs by other names than chosen and rejected."""
+    better, worse = rng.choice(
+        [
+            *(("chosen_response", "rejected_response"), ("response_chosen", "response_rejected"), ("y_w", "y_l")),
+            *(("response_j", "response_k"), ("preferred", "dispreferred"), ("better", "worse"), ("win", "lose")),
+            *(("positive", "negative"), ("accepted", "rejected"), ("chosen", "reject"), ("pos_resp", "neg_resp")),
+            *(("good", "bad"), ("chosen", "dispreferred"), ("better_response", "worse_response")),
+        ]
+    )
+    talks = rng.random() < 0.3
+
+    def write(of: Comparison) -> list[Row]:
+        sides = [assistant(text) if talks else text for text in (of.best, of.worst)]
+        return [{"prompt": list(of.prompt) if talks else of.text, better: sides[0], worse: sides[1]}]
+
+    return Form(write, "", ("prompt", better, worse), turns=talks, readable="perhaps")
+
+
 PAIRS: dict[str, Maker] = {
     maker.__name__: maker
-    for maker in (trl, trl_implicit, trl_implicit_plain, hh, alpaca, sharegpt, openai, binarized, own_pairs)
+    for maker in (
+        trl,
+        trl_implicit,
+        trl_implicit_plain,
+        hh,
+        alpaca,
+        sharegpt,
+        openai,
+        binarized,
+        own_pairs,
+        other_names,
+    )
 }
