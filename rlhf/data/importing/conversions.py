@@ -268,7 +268,7 @@ def _verdict_of(
     judges = [name for name in free if _JUDGE.fullmatch(name)]
     named = [name for name in free if looks_like_verdict(name)]
     columns = judges or named or [name for name, column in free.items() if looks_like_verdict(name, column)]
-    known = _OF_ARENAS & set(survey) if {"model_a", "model_b"} <= survey.keys() else set()
+    known: set[str] = set(_OF_ARENAS & survey.keys()) if {"model_a", "model_b"} <= survey.keys() else set()
     columns = [name for name in columns if name not in known]
     if columns:
         if not judges:
@@ -297,7 +297,7 @@ def _special_verdict(
         if name in columns:
             signs: dict[str, Outcome] = {str(n): "first" if n < 0 else "second" if n else "tie" for n in range(-3, 4)}
             reader = Verdicts(name, names, signs)
-            return "helpsteer", [reader], _ranks_of([reader], shared=True), _OF_HELPSTEER & columns
+            return "helpsteer", [reader], _ranks_of([reader], shared=True), columns & _OF_HELPSTEER
     one_hot = [f"winner_model_{mark}" for mark in "ab"]
     if {*one_hot, "winner_tie"} <= columns:
         return "arena", [], lambda row: [(row, _one_hot(row, [*one_hot, "winner_tie"]))], {*one_hot, "winner_tie"}
