@@ -10,7 +10,7 @@ from form_judged import JUDGED
 from form_kinds import Form, Maker
 from form_pairs import PAIRS
 from form_rated import RATED
-from form_texts import Comparison, Row, Texts, comparison
+from form_texts import Comparison, Row, Texts, comparison, starts_a_turn
 
 FORMS: dict[str, Maker] = {**PAIRS, **JUDGED, **RATED, **EXPORTS}
 
@@ -79,10 +79,14 @@ class File:
     suspicious: str
 
     @property
+    def cells(self) -> list[Any]:
+        return [value for row in self.rows for value in row.values()]
+
+    @property
     def expected(self) -> str:
         """Whether it must be imported: `always`, `perhaps` or `never`."""
         teaches = any(comparison.pairs() for comparison in self.comparisons)
-        doubtful = self.suspicious or self.shuffled or not teaches or any(_starts_a_turn(row) for row in self.rows)
+        doubtful = self.suspicious or self.shuffled or not teaches or any(map(starts_a_turn, self.cells))
         return "perhaps" if doubtful and self.form.readable == "always" else self.form.readable
 
 
@@ -110,11 +114,6 @@ def make_file(rng: Random, form: Form) -> File:
         rng.shuffle(rows)
     harmless, suspicious = _extra_columns(rng, form, rows)
     return File(form, _in_order(rng, rows), made, odd, tabular, shuffled, harmless, suspicious)
-
-
-def _starts_a_turn(row: Row) -> bool:
-    """Whether a text may be a dialogue's turn or quote one: where few texts of a file do, nobody can tell."""
-    return any(isinstance(value, str) and value.lstrip().startswith(("Human:", "Assistant:")) for value in row.values())
 
 
 def _won_by(item: Comparison, side: int) -> Comparison:

@@ -112,7 +112,7 @@ def webgpt(rng: Random) -> Form:
         return [row | {f"answer_{side}": answer for side, answer in enumerate(of.answers)}
                 | {f"score_{side}": score for side, score in enumerate(scores)}]  # fmt: skip
 
-    return Form(write, "", ("question", "answer_0", "answer_1"), readable="perhaps")
+    return Form(write, "", ("question", "answer_0", "answer_1"), readable="perhaps", tabular=False)
 
 
 def summaries(rng: Random) -> Form:

@@ -84,6 +84,12 @@ class Comparison:
     def worst(self) -> str:
         return self.answers[self.ranks.index(max(self.ranks))]
 
+    @property
+    def demonstrations(self) -> list[str]:
+        """The answers that none is better than, where one is worse."""
+        ranked = zip(self.ranks, self.answers, strict=True)
+        return [answer for rank, answer in ranked if rank == min(self.ranks) < max(self.ranks)]
+
     def pairs(self) -> list[Pair]:
         """Every prompt, better and worse answer."""
         ranked = sorted(zip(self.ranks, self.answers, strict=True))
@@ -95,6 +101,11 @@ class Comparison:
 def key(prompt: Any) -> str:
     """A prompt as something to compare."""
     return repr([(message["role"], message["content"]) for message in prompt])
+
+
+def starts_a_turn(value: object) -> bool:
+    """Whether a value is a text that may be a dialogue or quote one: where few of a file do, nobody can tell."""
+    return isinstance(value, str) and value.lstrip().startswith(("Human:", "Assistant:"))
 
 
 class Texts:
@@ -127,7 +138,8 @@ class Texts:
     def _drawn(self, change: Callable[[str], str]) -> str:
         while True:
             text = change(self._text(self.rng.choice(self.kinds)))
-            if text.strip() and self.fits(text):
+            # Where every text of a file starts like a dialogue's turn it is one; few that do quote one.
+            if text.strip() and self.fits(text) and (self.count > 3 or not starts_a_turn(text)):
                 return text
 
     def _text(self, kind: str) -> str:
