@@ -206,7 +206,7 @@ READ: dict[str, tuple[str, bytes]] = {
                 "history": texts(n)[0],
                 **{f"human_ref_{c}": a for c, a in zip("AB", texts(n)[1:][:: 1 if n % 2 else -1], strict=True)},
                 "labels": n % 2,
-                "score_A": 1,
+                "score_A": 1 + 2 * (n % 2),
                 "score_B": 2,
             }
         ),
