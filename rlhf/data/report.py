@@ -92,8 +92,15 @@ def render(report: Mapping[str, Any]) -> str:
             ),
             f"Pairs of responses that stand in both orders: {report['label_conflicts']}.",
             f'"The longer one wins" is right for {report["longer_wins_accuracy"]:.3f} of all pairs.\n',
+            *_of_base(report.get("base", [])),
         ]
     )
+
+
+def _of_base(differences: Sequence[str]) -> list[str]:
+    if not differences:
+        return []
+    return ["# Base and tokenizer", "\n".join(f"- {sentence}" for sentence in differences) + "\n"]
 
 
 def empty_split(kind: str, split: str, share: float, counts: Counts) -> str:

@@ -1,0 +1,91 @@
+"""Where a base and its tokenizer do not agree: on the tokens that begin, end and fill a text, and on their number."""
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from transformers import AutoConfig, GenerationConfig
+
+from rlhf.config import ModelConfig
+from rlhf.markdown import escape
+from rlhf.modeling.files import readable
+
+_KINDS = {"bos": "BOS", "eos": "EOS", "pad": "pad"}
+
+
+def num_ids(tokenizer: Any) -> int:
+    """How many rows an embedding needs. Where ids are left out, that is more than there are tokens."""
+    largest: int = max(tokenizer.get_vocab().values())
+    return max(len(tokenizer), largest + 1)
+
+
+def differences(model: ModelConfig, tokenizer: Any) -> list[str]:
+    """What a run settles that the base's own files say otherwise, in sentences.
+
+    Args:
+        model: names the base, or none.
+        tokenizer: as the run uses it.
+
+    Raises:
+        ModelError: the base's config.json cannot be used.
+    """
+    if model.base is None:
+        return []
+    with readable(f"{model.base}: its config.json cannot be used"):
+        config = AutoConfig.from_pretrained(model.base, revision=model.revision, trust_remote_code=False)
+        text_config = config.get_text_config(decoder=True)
+        said = {
+            "config.json": {kind: _ids(getattr(text_config, f"{kind}_token_id", None)) for kind in _KINDS},
+            "generation_config.json": _generation_ids(model),
+        }
+        num_rows = text_config.vocab_size
+    found = [sentence for kind in _KINDS for sentence in _about_token(kind, said, tokenizer)]
+    return [*found, *_about_embedding(num_rows, num_ids(tokenizer))]
+
+
+def _generation_ids(model: ModelConfig) -> dict[str, tuple[int, ...]]:
+    """What generation_config.json says; nothing where there is none."""
+    try:
+        config = GenerationConfig.from_pretrained(model.base, revision=model.revision)
+    except OSError:
+        return dict.fromkeys(_KINDS, ())
+    return {kind: _ids(getattr(config, f"{kind}_token_id", None)) for kind in _KINDS}
+
+
+def _ids(said: object) -> tuple[int, ...]:
+    """None, one id or several, as a tuple."""
+    return () if said is None else tuple(said) if isinstance(said, list | tuple) else (said,)  # type: ignore[return-value]
+
+
+def _about_token(kind: str, said: Mapping[str, Mapping[str, tuple[int, ...]]], tokenizer: Any) -> Iterator[str]:
+    used = getattr(tokenizer, f"{kind}_token_id")
+    shown = f"{used} ({escape(repr(getattr(tokenizer, f'{kind}_token')))})" if used is not None else "none"
+    name = _KINDS[kind]
+    others = {file: ids[kind] for file, ids in said.items() if ids[kind] not in ((), (used,))}
+    if others:
+        listed = " and ".join(f"{file} says {_listed(ids)}" for file, ids in others.items())
+        yield f"{name}: the base's {listed}, its tokenizer {shown}. The tokenizer's is used and saved with the policy."
+    elif used is not None and not any(ids[kind] for ids in said.values()):
+        yield f"{name}: the base's config.json names none. The tokenizer's, {shown}, is used and saved with the policy."
+    more = sorted({id_ for ids in others.values() for id_ in ids} - {used})
+    if kind == "eos" and any(len(ids) > 1 for ids in others.values()):
+        yield (
+            f"The base may also end an answer with {_listed(more)}. In this run, and in the policy that it saves, "
+            f"these are tokens like others: an answer ends with {shown} alone."
+        )
+
+
+def _listed(ids: tuple[int, ...] | list[int]) -> str:
+    return ", ".join(map(str, ids[:-1])) + (" and " if len(ids) > 1 else "") + str(ids[-1])
+
+
+def _about_embedding(num_rows: int, needed: int) -> Iterator[str]:
+    if needed > num_rows:
+        yield (
+            f"The tokenizer has {needed:,} tokens, the base's embedding {num_rows:,} rows. The embedding of the policy "
+            f"has {needed - num_rows:,} more, drawn at random around the mean of the others."
+        )
+    elif needed < num_rows:
+        yield (
+            f"The base's embedding has {num_rows:,} rows, {num_rows - needed:,} more than the tokenizer has tokens. "
+            f"They stay, and stand for no token."
+        )
