@@ -102,8 +102,7 @@ def check_loaded(model: Any, info: Mapping[str, Any], name: str, role: Role) -> 
     if missing:
         raise ModelError(
             f"{name}: {_some(missing)} that config.json asks for {'are' if len(missing) > 1 else 'is'} in none of the "
-            f"files{_but_found(extra)}; download or save the model again, or give the config.json that belongs to these "
-            f"weights"
+            f"files{_but_found(extra)}; download or save the model again, or give the config.json of these weights"
         )
     if info["mismatched_keys"]:
         named = [

@@ -69,8 +69,8 @@ def local_files(folder: Path, name: str | None = None) -> ModelFiles:
 
 def hub_files(name: str, commit: str) -> ModelFiles:
     """The files of a commit on the hub; of large files only the bytes that are wanted are fetched."""
-    from huggingface_hub import hf_hub_url, list_repo_tree
-    from huggingface_hub.utils import build_hf_headers, get_session, hf_raise_for_status
+    from huggingface_hub import get_session, hf_hub_url, hf_raise_for_status, list_repo_tree
+    from huggingface_hub.utils import build_hf_headers  # type: ignore[attr-defined]  # it is in their documentation
 
     def read(file: str, begin: int, length: int) -> bytes:
         wanted = {"range": f"bytes={begin}-{begin + length - 1}"}

@@ -96,8 +96,8 @@ def _refuse_adapter(files: ModelFiles) -> None:
     if SINGLE in files.sizes or INDEX in files.sizes:
         raise ModelError(
             f"{files.name} holds the weights of a model and an adapter ({ADAPTER}), and which of the two is meant "
-            f"cannot be told; remove the adapter's files, or merge it into the model (peft's merge_and_unload) and save "
-            f"that"
+            f"cannot be told; remove the adapter's files, or merge it into the model (peft's merge_and_unload) and "
+            f"save that"
         )
     raise ModelError(
         f"{files.name} is an adapter ({ADAPTER}), and not a whole model; merge it into its base (peft's "
