@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from rlhf.markdown import table
+from rlhf.markdown import escape, table
 from rlhf.references import DataSource
 
 
@@ -100,7 +100,7 @@ def render(report: Mapping[str, Any]) -> str:
 def _of_base(differences: Sequence[str]) -> list[str]:
     if not differences:
         return []
-    return ["# Base and tokenizer", "\n".join(f"- {sentence}" for sentence in differences) + "\n"]
+    return ["# Base and tokenizer", "\n".join(f"- {escape(sentence)}" for sentence in differences) + "\n"]
 
 
 def empty_split(kind: str, split: str, share: float, counts: Counts) -> str:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSequenceClassification
+from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSequenceClassification, GenerationConfig
 from transformers.utils import logging as transformers_logging
 
 from rlhf.errors import ModelError
@@ -56,7 +56,7 @@ def check_architecture(folder: Path, name: str, weights: Mapping[str, Weight], r
     state = {weight: _without_data(of) for weight, of in weights.items() if of.dtype in _DTYPES}
     with readable(f"{name}: no model can be made of its config.json"), quiet_transformers(), torch.device("meta"):
         model_class = type(AUTO_CLASSES[role].from_config(config))
-    with readable(f"{name}: its weights do not fit its config.json"), quiet_transformers():
+    with readable(f"{name}: its weights and settings do not fit its config.json"), quiet_transformers():
         model, info = model_class.from_pretrained(
             None,
             config=config,
@@ -66,6 +66,8 @@ def check_architecture(folder: Path, name: str, weights: Mapping[str, Weight], r
             ignore_mismatched_sizes=True,
             output_loading_info=True,
         )
+        if model.can_generate() and (folder / "generation_config.json").exists():
+            GenerationConfig.from_pretrained(str(folder))
     _refuse_integers(model, info, weights, name)
     notes = check_loaded(model, info, name, role)
     if role == "reward_model":

@@ -6,7 +6,6 @@ from typing import Any
 from transformers import AutoConfig, GenerationConfig
 
 from rlhf.config import ModelConfig
-from rlhf.markdown import escape
 from rlhf.modeling.files import readable
 
 _KINDS = {"bos": "BOS", "eos": "EOS", "pad": "pad"}
@@ -58,7 +57,7 @@ def _ids(said: object) -> tuple[int, ...]:
 
 def _about_token(kind: str, said: Mapping[str, Mapping[str, tuple[int, ...]]], tokenizer: Any) -> Iterator[str]:
     used = getattr(tokenizer, f"{kind}_token_id")
-    shown = f"{used} ({escape(repr(getattr(tokenizer, f'{kind}_token')))})" if used is not None else "none"
+    shown = f"{used} ({getattr(tokenizer, f'{kind}_token')!r})" if used is not None else "none"
     name = _KINDS[kind]
     others = {file: ids[kind] for file, ids in said.items() if ids[kind] not in ((), (used,))}
     if others:
