@@ -25,17 +25,14 @@ def differences(model: ModelConfig, tokenizer: Any) -> list[str]:
         tokenizer: as the run uses it.
 
     Raises:
-        ModelError: the base's config.json cannot be used.
+        ModelError: the base's config.json or generation_config.json cannot be used.
     """
     if model.base is None:
         return []
-    with readable(f"{model.base}: its config.json cannot be used"):
+    with readable(f"{model.base}: its config.json or generation_config.json cannot be used"):
         config = AutoConfig.from_pretrained(model.base, revision=model.revision, trust_remote_code=False)
         text_config = config.get_text_config(decoder=True)
-        said = {
-            "config.json": {kind: _ids(getattr(text_config, f"{kind}_token_id", None)) for kind in _KINDS},
-            "generation_config.json": _generation_ids(model),
-        }
+        said = {"config.json": _ids(text_config), "generation_config.json": _generation_ids(model)}
         num_rows = text_config.vocab_size
     found = [sentence for kind in _KINDS for sentence in _about_token(kind, said, tokenizer)]
     return [*found, *_about_embedding(num_rows, num_ids(tokenizer))]
@@ -47,12 +44,20 @@ def _generation_ids(model: ModelConfig) -> dict[str, tuple[int, ...]]:
         config = GenerationConfig.from_pretrained(model.base, revision=model.revision)
     except OSError:
         return dict.fromkeys(_KINDS, ())
-    return {kind: _ids(getattr(config, f"{kind}_token_id", None)) for kind in _KINDS}
+    return _ids(config)
 
 
-def _ids(said: object) -> tuple[int, ...]:
-    """None, one id or several, as a tuple."""
-    return () if said is None else tuple(said) if isinstance(said, list | tuple) else (said,)  # type: ignore[return-value]
+def _ids(config: Any) -> dict[str, tuple[int, ...]]:
+    """None, one id or several of each kind, as tuples."""
+    said = {kind: getattr(config, f"{kind}_token_id", None) for kind in _KINDS}
+    ids = {
+        kind: () if found is None else tuple(found) if isinstance(found, list) else (found,)
+        for kind, found in said.items()
+    }
+    for kind, found in ids.items():
+        if not all(type(number) is int for number in found):
+            raise ValueError(f"{kind}_token_id is {said[kind]!r}, and no id of a token")
+    return ids
 
 
 def _about_token(kind: str, said: Mapping[str, Mapping[str, tuple[int, ...]]], tokenizer: Any) -> Iterator[str]:

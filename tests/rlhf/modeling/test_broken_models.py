@@ -10,7 +10,7 @@ import pytest
 
 from rlhf.bases import check_models
 from rlhf.config import ComputeConfig, ModelConfig, SafetyGate
-from rlhf.errors import InputError, ModelError
+from rlhf.errors import InputError
 from rlhf.modeling.special_tokens import differences
 from rlhf.models import load_reward_model, start_policy
 from rlhf.tokenizers import load_tokenizer, prepare_tokenizer
@@ -26,7 +26,7 @@ FILES = [
 ]
 WAYS = {
     "cut in the middle": lambda path: path.write_bytes(path.read_bytes()[: path.stat().st_size // 2]),
-    "without its last byte": lambda path: path.write_bytes(path.read_bytes()[:-1]),
+    "without its last bytes": lambda path: path.write_bytes(path.read_bytes()[:-3]),
     "emptied": lambda path: path.write_bytes(b""),
     "text": lambda path: path.write_text("<html>Please sign in</html>"),
     "bytes that are no UTF-8": lambda path: path.write_bytes(b"\xff\xfe\x80" * 50),
@@ -43,7 +43,6 @@ WAYS = {
 }
 # They say what is in no other file, or hold what cannot be done without.
 NEEDED = {"config.json", "model.safetensors", "tokenizer.json"}
-HARMLESS = {"generation_config.json": {"gone", "a folder", "a dangling link", "JSON: an empty object"}}
 
 
 @pytest.fixture(scope="module")
@@ -83,6 +82,14 @@ def use(folder, role, tiny_setup):
     return load_reward_model(folder, COMPUTE)
 
 
+def refusal(folder, role, tiny_setup):
+    """The message of the error, or None where there is none; any other exception fails the test."""
+    try:
+        use(folder, role, tiny_setup)
+    except InputError as error:
+        return str(error)
+
+
 @pytest.mark.parametrize("role", ["base", "reward"])
 @pytest.mark.parametrize("way", WAYS)
 @pytest.mark.parametrize("file", FILES)
@@ -91,16 +98,12 @@ def test_a_file_is(sound, tmp_path, tiny_setup, file, way, role):
     if not (folder / file).exists():
         pytest.skip(f"a {role} has no {file}")
     WAYS[way](folder / file)
+    message = refusal(folder, role, tiny_setup)
     if file in NEEDED:
-        with pytest.raises(ModelError, match="broken") as refused:
-            use(folder, role, tiny_setup)
-        assert "\n" not in str(refused.value)
-        return
-    try:
-        use(folder, role, tiny_setup)
-    except InputError as error:
-        assert "broken" in str(error)
-        assert "\n" not in str(error)
+        assert message is not None
+    if message is not None:
+        assert "broken" in message
+        assert "\n" not in message
 
 
 VALUES = [None, "text", "7", -1, 0, 1.5, True, [], [1], {}, {"a": 1}, 10**12]
@@ -137,10 +140,8 @@ def test_a_setting_of_config_is(sound, tmp_path, tiny_setup, setting, role):
         folder = shutil.copytree(sound / role, tmp_path / f"broken-{number}")
         path = folder / "config.json"
         path.write_text(json.dumps(json.loads(path.read_text()) | {setting: value}))
-        try:
-            use(folder, role, tiny_setup)
-        except InputError as error:
-            assert "broken" in str(error)
+        message = refusal(folder, role, tiny_setup)
+        assert message is None or "broken" in message
 
 
 @pytest.mark.parametrize("file", ["tokenizer_config.json", "generation_config.json"])
@@ -149,7 +150,5 @@ def test_a_setting_of_another_file_is(sound, tmp_path, tiny_setup, file):
     for number, (setting, value) in enumerate((s, v) for s in settings for v in VALUES):
         folder = shutil.copytree(sound / "base", tmp_path / f"broken-{number}")
         (folder / file).write_text(json.dumps(settings | {setting: value}))
-        try:
-            use(folder, "base", tiny_setup)
-        except InputError as error:
-            assert "broken" in str(error)
+        message = refusal(folder, "base", tiny_setup)
+        assert message is None or "broken" in message
