@@ -53,6 +53,7 @@ def check_architecture(folder: Path, name: str, weights: Mapping[str, Weight], r
         ModelError: it cannot take that role; or weights are missing, of another shape, or not of its architecture.
     """
     config = _read_config(folder, name)
+    _refuse_more_layers_than_weights(config, weights, name)
     state = {weight: _without_data(of) for weight, of in weights.items() if of.dtype in _DTYPES}
     with readable(f"{name}: no model can be made of its config.json"), quiet_transformers(), torch.device("meta"):
         model_class = type(AUTO_CLASSES[role].from_config(config))
@@ -156,6 +157,16 @@ def _read_config(folder: Path, name: str) -> Any:
             f"pipeline trains and compares whole ones; give the model as it was before quantization"
         )
     return config
+
+
+def _refuse_more_layers_than_weights(config: Any, weights: Mapping[str, Weight], name: str) -> None:
+    """Before a model of as many layers is made."""
+    layers = getattr(config.get_text_config(), "num_hidden_layers", None)
+    if isinstance(layers, int) and layers > len(weights):
+        raise ModelError(
+            f"{name}: config.json asks for {layers:,} layers, and its files have {len(weights):,} weights; give the "
+            f"config.json that belongs to these weights, or download the model again"
+        )
 
 
 def _refuse_integers(model: Any, info: Mapping[str, Any], weights: Mapping[str, Weight], name: str) -> None:

@@ -122,6 +122,7 @@ SETTINGS = [
     "max_position_embeddings",
     "model_type",
     "num_attention_heads",
+    "num_hidden_layers",
     "num_key_value_heads",
     "pad_token_id",
     "quantization_config",
