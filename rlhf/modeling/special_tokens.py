@@ -1,6 +1,7 @@
 """Where a base and its tokenizer do not agree: on the tokens that begin, end and fill a text, and on their number."""
 
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
 from transformers import AutoConfig, GenerationConfig
@@ -27,7 +28,8 @@ def differences(model: ModelConfig, tokenizer: Any) -> list[str]:
     Raises:
         ModelError: the base's config.json or generation_config.json cannot be used.
     """
-    if model.base is None:
+    # The data stage needs a tokenizer, and no more; a run's start has refused a base without a config.
+    if model.base is None or (Path(model.base).is_dir() and not (Path(model.base) / "config.json").exists()):
         return []
     with readable(f"{model.base}: its config.json or generation_config.json cannot be used"):
         config = AutoConfig.from_pretrained(model.base, revision=model.revision, trust_remote_code=False)
