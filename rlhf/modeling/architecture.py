@@ -14,9 +14,9 @@ import torch
 from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSequenceClassification, GenerationConfig
 from transformers.utils import logging as transformers_logging
 
-from rlhf.errors import ModelError
+from rlhf.errors import ModelError, one_line
 from rlhf.modeling.files import readable
-from rlhf.modeling.headers import Role, Weight
+from rlhf.modeling.headers import GENERATION_CONFIG, Role, Weight
 
 AUTO_CLASSES = {"policy": AutoModelForCausalLM, "reward_model": AutoModelForSequenceClassification}
 _DTYPES = {
@@ -35,6 +35,7 @@ _DTYPES = {
 }
 _WHOLE = ("F64", "F32", "F16", "BF16", "F8_E4M3", "F8_E5M2")
 _NUM_NAMED = 4
+_NUMBERED = re.compile(r"(?P<of>.+)\.(?P<number>\d+)\.(?P<part>.+)")
 
 
 def check_architecture(folder: Path, name: str, weights: Mapping[str, Weight], role: Role) -> list[str]:
@@ -58,16 +59,23 @@ def check_architecture(folder: Path, name: str, weights: Mapping[str, Weight], r
     with readable(f"{name}: no model can be made of its config.json"), quiet_transformers(), torch.device("meta"):
         model_class = type(AUTO_CLASSES[role].from_config(config))
     with readable(f"{name}: its weights and settings do not fit its config.json"), quiet_transformers():
-        model, info = model_class.from_pretrained(
-            None,
-            config=config,
-            state_dict=state,
-            dtype=torch.float32,
-            device_map={"": "meta"},
-            ignore_mismatched_sizes=True,
-            output_loading_info=True,
-        )
-        if model.can_generate() and (folder / "generation_config.json").exists():
+        try:
+            model, info = model_class.from_pretrained(
+                None,
+                config=config,
+                state_dict=state,
+                dtype=torch.float32,
+                device_map={"": "meta"},
+                ignore_mismatched_sizes=True,
+                output_loading_info=True,
+            )
+        except RuntimeError as error:
+            # Weights that are merged where they are loaded, such as those of experts, do not go together.
+            raise ModelError(
+                f"{name}: its weights cannot be put together as config.json asks for{_odd(weights)}; download or save "
+                f"the model again, or give the config.json of these weights ({one_line(error)})"
+            ) from error
+        if model.can_generate() and (folder / GENERATION_CONFIG).exists():
             GenerationConfig.from_pretrained(str(folder))
     _refuse_integers(model, info, weights, name)
     notes = check_loaded(model, info, name, role)
@@ -213,6 +221,21 @@ def _some(names: Sequence[str]) -> str:
     listed = ", ".join(names[:_NUM_NAMED])
     more = f", and {len(names) - _NUM_NAMED} more" if len(names) > _NUM_NAMED else ""
     return f"{len(names):,} weight{'s' if len(names) > 1 else ''} ({listed}{more})"
+
+
+def _odd(weights: Iterable[str]) -> str:
+    """Names that would be there if what is numbered were alike: where experts 0 and 2 have a weight, 1 has it too."""
+    parts: dict[str, dict[str, set[str]]] = {}
+    for name in weights:
+        if found := _NUMBERED.fullmatch(name):
+            parts.setdefault(found["of"], {}).setdefault(found["number"], set()).add(found["part"])
+    missing = _in_order(
+        f"{of}.{number}.{part}"
+        for of, numbered in parts.items()
+        for number, there in numbered.items()
+        for part in set().union(*numbered.values()) - there
+    )
+    return f"; {_some(missing)} may be missing" if missing else ""
 
 
 def _in_order(names: Iterable[str]) -> list[str]:

@@ -13,7 +13,7 @@ from pathlib import Path
 from rlhf.errors import ModelError
 from rlhf.hashing import sha256
 from rlhf.modeling.files import ModelFiles, hub_files, local_files, readable
-from rlhf.modeling.headers import Role, Weight, are_there, read_weights
+from rlhf.modeling.headers import GENERATION_CONFIG, Role, Weight, are_there, read_weights
 from rlhf.modeling.verdicts import keep, recall
 
 _VERSION = 1
@@ -104,7 +104,11 @@ def _check_hub_model(name: str, commit: str, role: Role) -> Sequence[str]:
         folder = Path(hf_hub_download(name, "config.json", revision=commit)).parent
         files = local_files(folder, f"{name} at {commit}")
         is_here = are_there(files)
-        weights = read_weights(files if is_here else hub_files(name, commit))
+        if not is_here:
+            files = hub_files(name, commit)
+        weights = read_weights(files)
+        if GENERATION_CONFIG in files.sizes:
+            hf_hub_download(name, GENERATION_CONFIG, revision=commit)
     notes = _check_fit(folder, name, commit, weights, role)
     if is_here:
         check_finite(folder, name, weights)
@@ -116,11 +120,13 @@ def _check_fit(
 ) -> Sequence[str]:
     """A tokenizer can be loaded, and the weights are those of config.json."""
     from rlhf.modeling.architecture import check_architecture
+    from rlhf.modeling.special_tokens import check_rows
     from rlhf.tokenizers import load_tokenizer
 
     notes = check_architecture(folder, name, weights, role)
-    load_tokenizer(name, revision)
-    return notes
+    tokenizer = load_tokenizer(name, revision)
+    # The embedding of a base grows with the tokenizer, a reward model is taken as it is.
+    return notes if role == "policy" else [*notes, *check_rows(folder, name, tokenizer)]
 
 
 def _once(key: object, check: Callable[[], Sequence[str]]) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 from rlhf.errors import ModelError, RLHFError, one_line
 
 _POINTER = b"version https://git-lfs"
-_SETTINGS = (".json", ".jinja", ".model", ".txt")
+_SETTINGS = (".json", ".jinja", ".model", ".tiktoken", ".txt")
 
 
 @dataclass(frozen=True)

@@ -19,6 +19,7 @@ Role = Literal["policy", "reward_model"]
 SINGLE = "model.safetensors"
 INDEX = "model.safetensors.index.json"
 ADAPTER = "adapter_config.json"
+GENERATION_CONFIG = "generation_config.json"
 _PICKLED = (".bin", ".pt", ".pth", ".ckpt")
 _LONGEST_HEADER = 100_000_000
 _BITS = {

@@ -7,6 +7,7 @@ from typing import Any
 from transformers import AutoConfig, GenerationConfig
 
 from rlhf.config import ModelConfig
+from rlhf.errors import ModelError
 from rlhf.modeling.files import readable
 
 _KINDS = {"bos": "BOS", "eos": "EOS", "pad": "pad"}
@@ -38,6 +39,39 @@ def differences(model: ModelConfig, tokenizer: Any) -> list[str]:
         num_rows = text_config.vocab_size
     found = [sentence for kind in _KINDS for sentence in _about_token(kind, said, tokenizer)]
     return [*found, *_about_embedding(num_rows, num_ids(tokenizer))]
+
+
+def check_rows(folder: Path, name: str, tokenizer: Any) -> list[str]:
+    """Refuse a reward model whose embedding has no row for a token that every text has.
+
+    Args:
+        folder: where its config.json is.
+        name: what messages call it.
+        tokenizer: its own.
+
+    Returns:
+        That the tokenizer has other tokens beyond the embedding, in a sentence, where it has.
+
+    Raises:
+        ModelError: BOS, EOS or the pad token is beyond the embedding.
+    """
+    with readable(f"{name}: its config.json cannot be used"):
+        num_rows = AutoConfig.from_pretrained(str(folder)).get_text_config(decoder=True).vocab_size
+    for kind, shown in _KINDS.items():
+        number = getattr(tokenizer, f"{kind}_token_id")
+        if number is not None and number >= num_rows:
+            raise ModelError(
+                f"{name}: the {shown} token of its tokenizer, {getattr(tokenizer, f'{kind}_token')!r}, has the id "
+                f"{number}, and the embedding of the model {num_rows:,} rows; save model and tokenizer again after "
+                f"resize_token_embeddings, or give the tokenizer that belongs to the model"
+            )
+    needed = num_ids(tokenizer)
+    if needed <= num_rows:
+        return []
+    return [
+        f"{name}: its tokenizer has ids up to {needed - 1:,}, and the model rows for {num_rows:,}; it cannot read a "
+        f"text with a token beyond them"
+    ]
 
 
 def _generation_ids(model: ModelConfig) -> dict[str, tuple[int, ...]]:

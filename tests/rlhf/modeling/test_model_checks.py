@@ -69,13 +69,15 @@ def test_each_weight_that_is_missing_is_named(save_family, tiny_setup, family, r
     for number, name in enumerate(whole):
         save_file({key: weight for key, weight in whole.items() if key != name}, folder / "model.safetensors")
         with pytest.raises(
-            ModelError, match=r"that config\.json asks for|score\.weight|experts.* should be"
+            ModelError, match=r"that config\.json asks for|score\.weight|experts.* (should be|may be missing)"
         ) as refused:
             check_model(folder, role)
-        if "experts" not in name:
+        if "experts" not in name or "may be missing" in str(refused.value):
             assert name in str(refused.value)
         if number < 3:
-            with pytest.raises(ModelError, match=r"that config\.json asks for|score\.weight|should be"):
+            with pytest.raises(
+                ModelError, match=r"that config\.json asks for|score\.weight|should be|cannot be loaded"
+            ):
                 load(folder, tiny_setup.compute)
 
 

@@ -8,6 +8,8 @@ from transformers import AddedToken
 
 from rlhf.config import ModelConfig
 from rlhf.data.report import render
+from rlhf.errors import ModelError
+from rlhf.modeling.checks import check_model
 from rlhf.modeling.special_tokens import differences, num_ids
 from rlhf.models import save_model, start_policy
 from rlhf.tokenizers import load_tokenizer, prepare_tokenizer
@@ -114,3 +116,21 @@ def test_the_report_has_them():
         report | {"base": ["EOS: <another>.", "Pad: too."]}
     )
     assert "# Base" not in render(report | {"base": []})
+
+
+def test_a_reward_model_without_a_row_for_its_pad_token(save_reward_model):
+    folder = save_reward_model()
+    tokenizer = load_tokenizer(folder)
+    tokenizer.add_special_tokens({"pad_token": "<new pad>"})
+    tokenizer.save_pretrained(folder)
+    with pytest.raises(ModelError, match=r"pad token of its tokenizer, '<new pad>', has the id \d+, and .* \d+ rows"):
+        check_model(folder, "reward_model")
+
+
+def test_a_reward_model_without_a_row_for_another_token(save_reward_model, caplog):
+    folder = save_reward_model()
+    tokenizer = load_tokenizer(folder)
+    tokenizer.add_tokens(["<image>"])
+    tokenizer.save_pretrained(folder)
+    check_model(folder, "reward_model")
+    assert "it cannot read a text with a token beyond them" in caplog.text
