@@ -72,8 +72,9 @@ def test_each_weight_that_is_missing_is_named(save_family, tiny_setup, family, r
             ModelError, match=r"that config\.json asks for|score\.weight|experts.* (should be|may be missing)"
         ) as refused:
             check_model(folder, role)
+        # transformers has other names for Mixtral's, and merges the experts.
         if "experts" not in name or "may be missing" in str(refused.value):
-            assert name in str(refused.value)
+            assert name in str(refused.value) or name.replace("block_sparse_moe", "mlp") in str(refused.value)
         if number < 3:
             with pytest.raises(
                 ModelError, match=r"that config\.json asks for|score\.weight|should be|cannot be loaded"
