@@ -5,19 +5,20 @@ A branch of the hub moves. A run asks once, at its start, which commit it stands
 
 import logging
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TypeVar
 
 from rlhf.config import ModelConfig, PipelineConfig, RewardSourceConfig
 from rlhf.errors import ModelError, one_line
+from rlhf.modeling.checks import check_hub_model, check_model
+from rlhf.modeling.headers import Role
 from rlhf.project import root
 
 logger = logging.getLogger(__name__)
 
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
 _COMMIT = re.compile(r"[0-9a-f]{40}")
-_PICKLED = (".bin", ".pt", ".pth", ".ckpt")
 
 _Names = TypeVar("_Names", ModelConfig, RewardSourceConfig)
 
@@ -38,29 +39,43 @@ def source_with_folder(source: RewardSourceConfig) -> RewardSourceConfig:
 
 
 def check_models(model: ModelConfig | None, sources: Iterable[RewardSourceConfig]) -> None:
-    """Refuse at once what a stage would refuse after hours: a model that is not in its folder, or pickled.
+    """Refuse at once what a stage would refuse after hours, or train on: a model folder that is not whole and sound.
 
     Args:
         model: names the base, or none.
         sources: sources of scores, some of which name reward models.
 
     Raises:
-        ModelError: a folder is missing, or lacks a tokenizer or safetensors.
+        ModelError: a folder is missing, or its tokenizer, config or weights are missing, broken, or not of one model.
     """
-    for name in [model.base if model else None, *(source.path for source in sources)]:
-        if name is not None:
-            check_folder(_whole_path(name), weights=True)
+    for name, _, role in _named(model, sources):
+        folder = root() / name
+        if folder.is_dir():
+            check_model(folder, role)
+        else:
+            check_folder(name)
 
 
-def check_folder(name: str, weights: bool) -> None:
-    """Refuse a local model folder early and plainly. A hub id passes.
+def check_hub_models(model: ModelConfig | None, sources: Iterable[RewardSourceConfig]) -> None:
+    """The same for models of the hub, whose revisions must be commits.
+
+    Raises:
+        ModelError: one is refused, or cannot be had.
+    """
+    for name, commit, role in _named(model, sources):
+        if is_hub_id(name):
+            assert commit is not None, "at_commits comes first"
+            check_hub_model(name, commit, role)
+
+
+def check_folder(name: str) -> None:
+    """Refuse a local model folder that is not there, or has no tokenizer. A hub id passes.
 
     Args:
         name: folder or hub id.
-        weights: whether safetensors must be there.
 
     Raises:
-        ModelError: the folder is missing, or lacks a tokenizer or safetensors.
+        ModelError: it is so.
     """
     folder = Path(name)
     if not folder.is_dir():
@@ -69,15 +84,6 @@ def check_folder(name: str, weights: bool) -> None:
         raise ModelError(f"{name}: no such model folder; give a folder, or a hub id such as organization/name")
     if not (folder / "tokenizer_config.json").exists() and not (folder / "tokenizer.json").exists():
         raise ModelError(f"{name}: there is no tokenizer in this model folder; save one there with save_pretrained")
-    if not weights or list(folder.glob("*.safetensors")):
-        return
-    pickled = sorted(path.name for path in folder.iterdir() if path.suffix in _PICKLED)
-    if pickled:
-        raise ModelError(
-            f"{name}: only pickled weights are there ({', '.join(pickled)}), and unpickling runs code; "
-            "convert them to safetensors"
-        )
-    raise ModelError(f"{name}: there are no weights (*.safetensors) in this model folder; give another one")
 
 
 def at_commits(config: PipelineConfig) -> PipelineConfig:
@@ -97,6 +103,15 @@ def at_commits(config: PipelineConfig) -> PipelineConfig:
 def source_at_commit(source: RewardSourceConfig) -> RewardSourceConfig:
     """The same for one source of scores."""
     return _at_commit(source, source.path)
+
+
+def _named(model: ModelConfig | None, sources: Iterable[RewardSourceConfig]) -> Iterator[tuple[str, str | None, Role]]:
+    """Name, revision and role of each model that the settings name."""
+    if model is not None and model.base is not None:
+        yield model.base, model.revision, "policy"
+    for source in sources:
+        if source.path is not None:
+            yield source.path, source.revision, "reward_model"
 
 
 def _whole_path(name: str) -> str:

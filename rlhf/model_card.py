@@ -150,6 +150,7 @@ def _texts(config: PipelineConfig, facts: CardFacts, measured: _Measured, datash
         "ppo": measured.ppo,
         "num_parameters": count(measured.num_parameters),
         "base": _base(config),
+        "base_differences": [escape(sentence) for sentence in measured.report.get("base", [])],
         "judge": JUDGES[evaluation["judge"]],
         "win_rate": share(evaluation["win_rate"]["rate"]),
         "gold_gain": number(evaluation["gains"]["gold"], "+.3f") if "gold" in evaluation["gains"] else None,

@@ -4,6 +4,7 @@ Weights are fp32 wherever they are trained or compared; `rlhf.compute.autocast` 
 safetensors are read and written, and code that comes with a model is never run.
 """
 
+import logging
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -12,17 +13,24 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, LlamaConfig, LlamaForCausalLM
+from transformers import LlamaConfig, LlamaForCausalLM
 from transformers.pytorch_utils import Conv1D
 
 from rlhf.bases import check_folder
 from rlhf.compute import autocast, in_fp32, seeded
 from rlhf.config import ArchitectureConfig, ComputeConfig, Setup
-from rlhf.errors import ConfigError, ModelError
+from rlhf.errors import ConfigError
 from rlhf.lean import make_lean, prepare_last_block, register_attention, takes_plain_attention, taking
+from rlhf.modeling.architecture import AUTO_CLASSES, check_loaded, quiet_transformers, refuse_labels
+from rlhf.modeling.checks import check_loaded_finite
+from rlhf.modeling.files import local_files, readable
+from rlhf.modeling.headers import Role, read_weights
+from rlhf.modeling.special_tokens import num_ids
 from rlhf.products import multiply_by_onednn
 from rlhf.sequences import batches_by_length, positions
 from rlhf.tokenizers import load_tokenizer, prepare_tokenizer
+
+logger = logging.getLogger(__name__)
 
 __all__ = [
     "freeze",
@@ -47,18 +55,18 @@ def start_policy(setup: Setup, tokenizer: Any) -> Any:
     if setup.model.base is None:
         model = _build(setup, tokenizer)
     else:
-        model = _load(AutoModelForCausalLM, setup.model.base, setup.compute, revision=setup.model.revision)
+        model = _load("policy", setup.model.base, setup.compute, revision=setup.model.revision)
         _check_context(model.config, setup)
-        if len(tokenizer) > model.get_input_embeddings().num_embeddings:
+        if num_ids(tokenizer) > model.get_input_embeddings().num_embeddings:
             torch.manual_seed(seeded(setup.seed, "new-embeddings"))
-            model.resize_token_embeddings(len(tokenizer))
+            model.resize_token_embeddings(num_ids(tokenizer))
     _agree_on_special_tokens(model, tokenizer)
     return model
 
 
 def load_policy(folder: Path, compute: ComputeConfig) -> Any:
     """A causal language model of an earlier stage, fp32, in evaluation mode, on the configured device."""
-    return _load(AutoModelForCausalLM, str(folder), compute).to(compute.device).eval()
+    return _load("policy", str(folder), compute).to(compute.device).eval()
 
 
 def load_reward_model(folder: Path | str, compute: ComputeConfig, revision: str | None = None) -> Any:
@@ -72,11 +80,8 @@ def load_reward_model(folder: Path | str, compute: ComputeConfig, revision: str 
     Raises:
         ModelError: it has more than one label, or cannot be loaded.
     """
-    model = _load(AutoModelForSequenceClassification, str(folder), compute, revision)
-    if model.config.num_labels != 1:
-        raise ModelError(
-            f"{folder}: a reward model has one label, this one has {model.config.num_labels}; give another"
-        )
+    model = _load("reward_model", str(folder), compute, revision)
+    refuse_labels(model.config, str(folder))
     return model.to(compute.device).eval()
 
 
@@ -160,18 +165,26 @@ def _build(setup: Setup, tokenizer: Any) -> Any:
     return multiply_by_onednn(LlamaForCausalLM(config))
 
 
-def _load(auto_class: Any, name: str, compute: ComputeConfig, revision: str | None = None) -> Any:
-    check_folder(name, weights=True)
-    try:
-        model = auto_class.from_pretrained(
+def _load(role: Role, name: str, compute: ComputeConfig, revision: str | None = None) -> Any:
+    """A model whose weights are all there: transformers would fill up with random ones, and say so in a log."""
+    check_folder(name)
+    is_folder = Path(name).is_dir()
+    with readable(f"{name}: the model cannot be loaded"), quiet_transformers():
+        if is_folder:
+            read_weights(local_files(Path(name)))
+        model, info = AUTO_CLASSES[role].from_pretrained(
             name,
             revision=revision,
             dtype=torch.float32,
             use_safetensors=True,
             trust_remote_code=False,
+            ignore_mismatched_sizes=True,
+            output_loading_info=True,
         )
-    except (OSError, ValueError) as error:
-        raise ModelError(f"the model {name} cannot be loaded: {error}") from error
+    for note in check_loaded(model, info, name, role):
+        logger.warning("%s", note)
+    if not is_folder:
+        check_loaded_finite(name, revision)
     if _wants_own_attention(compute) and takes_plain_attention(model):
         model.set_attn_implementation(register_attention())
     return prepare_last_block(multiply_by_onednn(make_lean(model) if compute.dtype == "bf16" else model))

@@ -74,6 +74,11 @@ def downloads_folder() -> Path:
     return root() / ".rlhf" / "artifacts"
 
 
+def checked_models_folder() -> Path:
+    """What was found out about the files of models from outside."""
+    return root() / ".rlhf" / "models"
+
+
 def unsent_folder() -> Path:
     """Metrics that a tracking server did not take in time; the next run sends them."""
     return root() / ".rlhf" / "unsent"

@@ -12,6 +12,7 @@ from transformers import AutoTokenizer, PreTrainedTokenizerFast
 from rlhf.bases import check_folder
 from rlhf.config import ModelConfig
 from rlhf.errors import ModelError
+from rlhf.modeling.files import readable
 
 MAX_VOCABULARY = 8192
 _PAD_CANDIDATES = ("<pad>", "[PAD]", "<|pad|>", "<|endoftext|>", "<|finetune_right_pad_id|>", "<unk>", "[UNK]")
@@ -89,11 +90,9 @@ def load_tokenizer(folder: Path | str, revision: str | None = None) -> Any:
     Raises:
         ModelError: there is none, or it has no EOS token.
     """
-    check_folder(str(folder), weights=False)
-    try:
+    check_folder(str(folder))
+    with readable(f"{folder}: no tokenizer can be loaded from there"):
         tokenizer = AutoTokenizer.from_pretrained(str(folder), revision=revision, trust_remote_code=False)
-    except (OSError, ValueError) as error:
-        raise ModelError(f"{folder}: no tokenizer can be loaded from there: {error}") from error
     if tokenizer.eos_token_id is None:
         raise ModelError(f"{folder}: the tokenizer has no EOS token, so no response could ever end; set eos_token")
     return tokenizer

@@ -15,7 +15,7 @@ from prefect.runtime import flow_run as this_flow_run
 from prefect.states import Cancelled
 
 from rlhf import artifacts, provenance, tracking
-from rlhf.bases import at_commits, check_models
+from rlhf.bases import at_commits, check_hub_models, check_models
 from rlhf.config import PipelineConfig
 from rlhf.living import alive, killed
 from rlhf.project import source_root
@@ -155,6 +155,7 @@ def pipeline_run(config: PipelineConfig) -> Iterator[tuple[Pipeline, PipelineCon
     check_installed(config.ppo.rewards)
     check_models(config.model, config.ppo.rewards)
     config = at_commits(config)
+    check_hub_models(config.model, config.ppo.rewards)
     with alive(str(this_flow_run.id)):
         tracking.check_reachable()
         close_killed_runs()

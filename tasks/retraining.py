@@ -8,7 +8,7 @@ from prefect.runtime import deployment
 from prefect.runtime import flow_run as this_flow_run
 
 from rlhf import artifacts, registry, retraining, tracking
-from rlhf.bases import check_models, source_at_commit
+from rlhf.bases import check_hub_models, check_models, source_at_commit
 from rlhf.config import JudgesConfig, PipelineConfig, RetrainConfig
 from rlhf.errors import ConfigError
 from rlhf.gates import figures_of, judge
@@ -87,10 +87,12 @@ def judges_of(retrain: RetrainConfig) -> JudgesConfig:
     """Who judges the candidate beside the gold rule, with models of the hub at the commits that they have now.
 
     Raises:
-        ModelError: the hub does not have one, or does not answer.
+        ModelError: the hub does not have one, or does not answer, or a model is not whole.
     """
     judges = retrain.judges
-    return judges.model_copy(update={"safety": tuple(map(source_at_commit, judges.safety))})
+    safety = tuple(map(source_at_commit, judges.safety))
+    check_hub_models(None, safety)
+    return judges.model_copy(update={"safety": safety})
 
 
 def _look_for_data(config: PipelineConfig, retrain: RetrainConfig) -> Start:

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -89,6 +90,9 @@ def hub() -> Iterator[Hub]:
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
             status, headers, body = served.answer(urlsplit(self.path).path)
+            asked = re.fullmatch(r"bytes=(\d+)-(\d+)", self.headers.get("Range", ""))
+            if asked and status == 200:
+                status, body = 206, body[int(asked[1]) : int(asked[2]) + 1]
             self.send_response(status)
             for key, value in (headers | {"Content-Length": str(len(body))}).items():
                 self.send_header(key, value)

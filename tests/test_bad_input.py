@@ -5,8 +5,11 @@ import logging
 import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
+import yaml
 from mlflow.tracking import MlflowClient
+from safetensors.numpy import load_file, save_file
 
 from rlhf import tracking
 from rlhf.cli import main
@@ -230,6 +233,51 @@ class TestModelFolder:
         (own_base / "model.safetensors").rename(own_base / "pytorch_model.bin")
         message = refused(*elsewhere(data), *based_on(own_base))
         assert "base: only pickled weights are there (pytorch_model.bin)" in message
+
+    @pytest.mark.parametrize(
+        ("break_it", "message"),
+        [
+            (lambda path: path.write_bytes(path.read_bytes()[:-9]), "base/model.safetensors was cut off: it has"),
+            (lambda path: path.write_text("version https://git-lfs"), "base/model.safetensors is a pointer of Git LFS"),
+            (
+                lambda path: (path.parent / "adapter_config.json").write_text("{}"),
+                "base holds the weights of a model and",
+            ),
+            (
+                lambda path: without(path, "model.norm.weight"),
+                "base: 1 weight (model.norm.weight) that config.json asks",
+            ),
+            (
+                lambda path: poison(path),
+                "base/model.safetensors: numbers of these weights are NaN or infinite: lm_head",
+            ),
+            (lambda path: (path.parent / "config.json").write_text("{"), "base: its config.json cannot be used"),
+        ],
+    )
+    def test_that_is_not_whole_and_sound(self, refused, data, own_base, break_it, message):
+        break_it(own_base / "model.safetensors")
+        assert message in refused(*elsewhere(data), *based_on(own_base))
+        assert mlflow_runs() == []
+
+    def test_a_language_model_that_is_to_score(self, refused, data, base, tmp_path):
+        recipe = tmp_path / "recipe.yaml"
+        source = {"kind": "model", "name": "safety", "path": str(base)}
+        recipe.write_text(json.dumps(yaml.safe_load(Path(SMOKE).read_text()) | {"ppo": {"rewards": [source]}}))
+        message = refused("run", str(recipe), *elsewhere(data)[2:])
+        assert "the weights of the head that scores (score.weight) are missing" in message
+        assert mlflow_runs() == []
+
+
+def without(path, name):
+    weights = load_file(path)
+    del weights[name]
+    save_file(weights, path)
+
+
+def poison(path):
+    weights = load_file(path)
+    weights["lm_head.weight"][0, 0] = np.nan
+    save_file(weights, path)
 
 
 class TestTrackedData:

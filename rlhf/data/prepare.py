@@ -25,6 +25,7 @@ from rlhf.data.schema import (
 )
 from rlhf.data.splits import is_for_selection, prompt_key, split_of
 from rlhf.errors import DataError
+from rlhf.modeling.special_tokens import differences
 from rlhf.references import DataSource
 from rlhf.tokenizers import prepare_tokenizer
 from rlhf.workspace import Workspace
@@ -82,6 +83,7 @@ def prepare_data(
     tokenizer.save_pretrained(workspace.output / "tokenizer")
     (workspace.output / DATASHEET).write_text(datasheet, encoding="utf-8")
     report = build_report(source, {name: len(found) for name, found in splits.items()}, counts)
+    report["base"] = differences(model, tokenizer)
     report["tokenizer"] = asdict(tokenizer_report) | {"origin": _without_folders(tokenizer_report.origin)}
     (workspace.output / "report.json").write_text(json.dumps(report, indent=2, sort_keys=True) + "\n", encoding="utf-8")
     workspace.report.mkdir(parents=True, exist_ok=True)

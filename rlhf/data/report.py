@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from rlhf.markdown import table
+from rlhf.markdown import escape, table
 from rlhf.references import DataSource
 
 
@@ -100,6 +100,7 @@ def render(report: Mapping[str, Any]) -> str:
             *_rankings(report),
             f"Pairs of responses that stand in both orders: {report['label_conflicts']}.",
             f'"The longer one wins" is right for {report["longer_wins_accuracy"]:.3f} of all pairs.\n',
+            *_of_base(report.get("base", [])),
         ]
     )
 
@@ -116,6 +117,12 @@ def _rankings(report: Mapping[str, Any]) -> list[str]:
     if report["labels"]:
         sentences.append(f"{report['labels']} rows of unpaired feedback, which no stage learns from yet.")
     return sentences
+
+
+def _of_base(differences: Sequence[str]) -> list[str]:
+    if not differences:
+        return []
+    return ["# Base and tokenizer", "\n".join(f"- {escape(sentence)}" for sentence in differences) + "\n"]
 
 
 def empty_split(kind: str, split: str, share: float, counts: Counts) -> str:

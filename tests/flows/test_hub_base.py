@@ -27,7 +27,8 @@ from pathlib import Path
 from rlhf.configuration import load_config
 from flows.pipeline import rlhf_pipeline
 given = {"compute.num_threads": 1, "model.architecture": "none", "model.base": sys.argv[2]}
-print(rlhf_pipeline(load_config(Path(sys.argv[1]), given)).model_dump_json())
+report = rlhf_pipeline(load_config(Path(sys.argv[1]), given)).model_dump(mode="json")
+print(json.dumps(report | {"imported": sorted({"torch", "transformers", "trl"} & set(sys.modules))}))
 """
 
 
@@ -67,6 +68,7 @@ def test_a_base_of_the_hub(embedded_project: Path, prefect_server: str, tmp_path
         without_hub = run(HF_ENDPOINT="http://127.0.0.1:9")
         offline = run(HF_HUB_OFFLINE="1")
         assert states(without_hub) == states(offline) == {"cached"}
+        assert without_hub["imported"] == offline["imported"] == []
         check_commit(without_hub, first_commit)
 
         second_commit = served.repository(NAME).push(save_base(tmp_path / "second", embedded_project / "data", 2))

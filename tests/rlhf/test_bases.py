@@ -9,7 +9,7 @@ import torch
 from huggingface_hub import constants, hf_api
 from made_hub import Hub, hub
 
-from rlhf.bases import at_commits, source_at_commit
+from rlhf.bases import at_commits, check_hub_models, source_at_commit
 from rlhf.config import ModelConfig, PipelineConfig, PPOConfig, RewardSourceConfig, Setup
 from rlhf.errors import ModelError
 from rlhf.models import save_model, start_policy
@@ -152,3 +152,95 @@ def test_a_name_that_no_repository_can_have_is_refused():
         ModelError, match=r"team/ti--ny: there is no such folder, and the hub does not give such a model"
     ):
         at_commits(PipelineConfig(model=ModelConfig(base="team/ti--ny")))
+
+
+def check(pinned: PipelineConfig) -> None:
+    check_hub_models(pinned.model, pinned.ppo.rewards)
+
+
+@pytest.fixture
+def own_project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing was found out about a model before."""
+    monkeypatch.setenv("RLHF_ROOT", str(tmp_path / "own"))
+
+
+@pytest.mark.usefixtures("own_project")
+def test_a_model_is_checked_by_the_headers_alone_and_once(
+    served: Hub, model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    served.repository(NAME).push(model)
+    pinned = at_commits(config())
+    check(pinned)
+    assert list((tmp_path / "cache").rglob("config.json"))
+    assert not list((tmp_path / "cache").rglob("*.safetensors"))
+    take_away(served, "is gone", monkeypatch)
+    served.requests.clear()
+    check(pinned)
+    assert served.requests == []
+
+
+@pytest.mark.usefixtures("own_project")
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (lambda path: path.write_bytes(path.read_bytes()[:-100]), r"model\.safetensors was cut off: it has"),
+        (lambda path: path.unlink(), "there are no weights"),
+        (lambda path: path.write_text("version https://git-lfs"), "pointer of Git LFS"),
+        (lambda path: (path.parent / "adapter_config.json").write_text("{}"), "an adapter"),
+        (lambda path: (path.parent / "tokenizer.json").write_text("{}"), "no tokenizer can be loaded"),
+    ],
+)
+def test_a_model_that_is_broken_there(served: Hub, model: Path, damage: Any, message: str):
+    damage(model / "model.safetensors")
+    commit = served.repository(NAME).push(model)
+    for pinned in (at_commits(config()), config(commit)):
+        with pytest.raises(ModelError, match=rf"team/tiny.*{message}"):
+            check(pinned)
+
+
+@pytest.mark.usefixtures("own_project")
+def test_a_language_model_is_no_reward_model_there_either(served: Hub, model: Path):
+    served.repository(NAME).push(model)
+    source = RewardSourceConfig(kind="model", name="safety", path=NAME)
+    with pytest.raises(
+        ModelError, match=r"team/tiny: the weights of the head that scores \(score.weight\) are missing"
+    ):
+        check(at_commits(PipelineConfig(ppo=PPOConfig(rewards=(source,)))))
+
+
+@pytest.mark.usefixtures("own_project")
+@pytest.mark.parametrize("how", ["is gone", "is busy", "may not be asked"])
+def test_without_the_hub_the_files_of_its_cache_are_checked(
+    served: Hub, model: Path, how: str, tiny_setup: Setup, monkeypatch: pytest.MonkeyPatch
+):
+    served.repository(NAME).push(model)
+    pinned = at_commits(config())
+    load(tiny_setup, pinned)
+    take_away(served, how, monkeypatch)
+    check(pinned)
+
+
+@pytest.mark.usefixtures("own_project")
+@pytest.mark.parametrize("how", ["is gone", "is busy", "may not be asked"])
+def test_without_the_hub_and_without_its_weights(served: Hub, model: Path, how: str, monkeypatch: pytest.MonkeyPatch):
+    served.repository(NAME).push(model)
+    pinned = at_commits(config())
+    take_away(served, how, monkeypatch)
+    with pytest.raises(
+        ModelError, match=r"team/tiny at \w{40}: its files cannot be had: .*look whether the hub answers"
+    ):
+        check(pinned)
+
+
+@pytest.mark.usefixtures("own_project")
+def test_weights_that_are_not_finite_are_refused_once_they_are_here(
+    served: Hub, tmp_path: Path, tiny_setup: Setup, tiny_policy: Any, tiny_tokenizer: Any
+):
+    with torch.no_grad():
+        tiny_policy.get_input_embeddings().weight[3, 3] = torch.nan
+    save_model(tiny_policy, tiny_tokenizer, tmp_path / "broken")
+    served.repository(NAME).push(tmp_path / "broken")
+    pinned = at_commits(config())
+    check(pinned)
+    with pytest.raises(ModelError, match=r"team/tiny/model.safetensors: numbers .*embed_tokens.weight \(1\)"):
+        load(tiny_setup, pinned)

@@ -310,6 +310,16 @@ def test_base_models_of_the_hub_are_linked(world, tmp_path):
     assert "[org/model-1B](https://huggingface.co/org/model-1B) at commit `abc`" in card.text
 
 
+def test_where_base_and_tokenizer_do_not_agree(own_world, tmp_path):
+    report = json.loads((own_world / "data" / "report.json").read_text())
+    assert "did not agree" not in (write(own_world, tmp_path / "agreed") / "README.md").read_text()
+    said = ["EOS: the base's config.json says 2, its tokenizer 1 ('</s>').", "The tokenizer has more tokens."]
+    (own_world / "data" / "report.json").write_text(json.dumps(report | {"base": said}))
+    card = ModelCard.load(write(own_world, tmp_path / "card") / "README.md")
+    first = "- EOS: the base's config.json says 2, its tokenizer 1 ('&lt;/s&gt;')."
+    assert f"this was settled:\n\n{first}\n- The tokenizer has more tokens.\n\nThe data sheet" in section(card, "Data")
+
+
 def test_the_same_inputs_give_the_same_bytes(world, tmp_path):
     one, two = (write(world, tmp_path / name) for name in ("one", "two"))
     files = sorted(path.relative_to(one) for path in one.rglob("*") if path.is_file())

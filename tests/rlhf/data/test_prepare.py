@@ -349,6 +349,20 @@ class TestRoles:
             prepare(tmp_path, write_folder(tmp_path / "data", rows))
 
 
+def test_where_base_and_tokenizer_do_not_agree(tmp_path: Path, rows: Rows) -> None:
+    from transformers import GPT2Config
+
+    model = TestRoles().base(tmp_path / "base", "")
+    GPT2Config(vocab_size=3, eos_token_id=1, bos_token_id=None, pad_token_id=0).save_pretrained(tmp_path / "base")
+    prepared = prepare(tmp_path, write_folder(tmp_path / "data", rows), model=model)
+    eos, size = prepared.report["base"]
+    assert eos.startswith("EOS: the base's config.json says 1, its tokenizer 5 ('<|end|>')")
+    assert "the base's embedding 3 rows" in size
+    shown = (prepared.workspace.report / "data.md").read_text(encoding="utf-8")
+    assert "# Base and tokenizer" in shown
+    assert "the base's embedding 3 rows" in shown
+
+
 class TestEmptySplits:
     @pytest.mark.parametrize(
         ("changes", "message"),
