@@ -17,6 +17,7 @@ from prefect.states import Cancelled
 from rlhf import artifacts, provenance, tracking
 from rlhf.bases import at_commits, check_models
 from rlhf.config import PipelineConfig
+from rlhf.launchers import drop_launcher_variables
 from rlhf.living import alive, killed
 from rlhf.project import source_root
 from rlhf.provenance import GitState, Patch, ProvenanceRecord, StageRecord, working_patch
@@ -152,6 +153,7 @@ def pipeline_run(config: PipelineConfig) -> Iterator[tuple[Pipeline, PipelineCon
         InputError: what a stage would refuse after hours: reward functions and models that are not there.
     """
     logging.getLogger("rlhf").setLevel(logging.INFO)
+    drop_launcher_variables()
     check_installed(config.ppo.rewards)
     check_models(config.model, config.ppo.rewards)
     config = at_commits(config)
