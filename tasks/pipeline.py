@@ -14,9 +14,10 @@ from prefect.client.schemas.objects import FlowRun, State
 from prefect.runtime import flow_run as this_flow_run
 from prefect.states import Cancelled
 
-from rlhf import artifacts, provenance, tracking
+from rlhf import artifacts, provenance, starting_model, tracking
 from rlhf.bases import at_commits, check_models
 from rlhf.config import PipelineConfig
+from rlhf.failures import explained
 from rlhf.launchers import drop_launcher_variables
 from rlhf.living import alive, killed
 from rlhf.project import source_root
@@ -36,6 +37,7 @@ from rlhf.references import (
 from rlhf.reward_functions import check_installed
 from tasks.display import show_card, show_link, show_metrics, show_stages
 
+logger = logging.getLogger("rlhf.pipeline")
 AnyReference = TypeVar("AnyReference", bound=Reference)
 _STAGE_OF = {kind: stage for stage, kind in OUTPUT_KINDS.items()}
 _current: ContextVar["Pipeline"] = ContextVar("pipeline")
@@ -157,6 +159,7 @@ def pipeline_run(config: PipelineConfig) -> Iterator[tuple[Pipeline, PipelineCon
     check_installed(config.ppo.rewards)
     check_models(config.model, config.ppo.rewards)
     config = at_commits(config)
+    logger.info("%s", starting_model.described(config.model))
     with alive(str(this_flow_run.id)):
         tracking.check_reachable()
         close_killed_runs()
@@ -166,7 +169,7 @@ def pipeline_run(config: PipelineConfig) -> Iterator[tuple[Pipeline, PipelineCon
         show_link("mlflow-run", tracking.run_url(pipeline.run_id), "The MLflow run of this pipeline")
         token = _current.set(pipeline)
         try:
-            with tracking.closing_run(pipeline.run_id):
+            with tracking.closing_run(pipeline.run_id), explained():
                 yield pipeline, config
                 tracking.close_run(pipeline.run_id, "FINISHED")
         finally:
