@@ -22,8 +22,8 @@ Embedded = Literal["calibrated_arithmetic"]
 EMBEDDED: Embedded = "calibrated_arithmetic"
 _ADVICE = {
     None: "; set data.path to one that exists",
-    EMBEDDED: f", and the embedded set {EMBEDDED} is generated as data/ alone; leave data.path away, or, for data of your "
-    "own, name a path that exists and set data.embedded to none",
+    EMBEDDED: f", and the embedded set {EMBEDDED} is generated as data/ alone; leave data.path away, or, for data of "
+    "your own, name a path that exists and set data.embedded to none",
 }
 _OTHER_RECIPE = "choose another recipe, such as configs/hh.yaml, or set data.embedded to none"
 
