@@ -133,9 +133,9 @@ def check_own_store() -> None:
     """Say that there are no runs, rather than make an empty store for the question.
 
     Raises:
-        InputError: the project's SQLite file is not there.
+        InputError: the project's SQLite file is to be asked, and is not there.
     """
-    if not tracking_database().is_file():
+    if not os.environ.get("MLFLOW_TRACKING_URI") and not tracking_database().is_file():
         raise InputError(
             f"{tracking_database()}: there is no such store, so nothing was run in this project yet; start with "
             "`rlhf run configs/demo.yaml`, or set MLFLOW_TRACKING_URI or RLHF_ROOT to where the runs are"

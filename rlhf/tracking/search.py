@@ -1,7 +1,6 @@
 """What runs say of themselves."""
 
 import math
-import os
 from collections.abc import Sequence
 
 from mlflow.entities import Run, ViewType
@@ -28,8 +27,7 @@ def find_pipeline(text: str) -> str:
         InputError: there is no such run, or several; the message names those that come nearest.
         TrackingError: the store does not answer.
     """
-    if not os.environ.get("MLFLOW_TRACKING_URI"):
-        check_own_store()
+    check_own_store()
     return find_in(ClientStore(), text)
 
 

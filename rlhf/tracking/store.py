@@ -17,7 +17,7 @@ from mlflow.tracking import MlflowClient
 from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 
 from rlhf.addresses import ask_within, without_password
-from rlhf.errors import InputError, RLHFError, one_line
+from rlhf.errors import InputError, one_line
 from rlhf.lookup.deleted import deleted_experiment
 from rlhf.lookup.store import store_address
 from rlhf.project import artifacts_folder, tracking_database
@@ -42,12 +42,12 @@ _MOVE = (
 )
 
 
-class TrackingError(RLHFError):
+class TrackingError(InputError):
     """The tracking store did not answer, or refused."""
 
 
-class UnusableStoreError(TrackingError, InputError):
-    """The tracking store cannot be used as it is, which a person can change. Waiting does not help."""
+class UnusableStoreError(TrackingError):
+    """The tracking store cannot be used as it is. Waiting does not help."""
 
 
 def tracking_uri() -> str:
