@@ -138,10 +138,8 @@ def conflict(project: Path) -> tuple[str, str]:
 
 def test_a_conflict(project: Path, conflict: tuple[str, str], refused_by_all: Callable[..., str]):
     message = refused_by_all(but=("log", "diff"))
-    assert (
-        f"data.dvc: the file holds git's conflict markers: two branches recorded different versions ({', '.join(conflict)})"
-        in message
-    )
+    versions = ", ".join(conflict)
+    assert f"the file holds git's conflict markers: two branches recorded different versions ({versions})" in message
     run_shown(message, 1, project)
     run_shown(message, 2, project)
     assert status(project).md5 == conflict[1]
