@@ -15,6 +15,9 @@ import threading
 from collections.abc import Iterator
 from pathlib import Path
 
+from flows.given_server import check_answers
+from rlhf.errors import InputError
+
 _EPHEMERAL = {"PREFECT_UI_ENABLED": "0", "PREFECT__SERVER_EPHEMERAL": "1", "PREFECT__SERVER_FINAL": "1"}
 START_SECONDS = 180.0
 
@@ -27,12 +30,14 @@ def temporary_server() -> Iterator[str]:
         The URL of the API that is used.
 
     Raises:
-        RuntimeError: the server does not start.
+        ConfigError: the server that is set does not answer.
+        InputError: a server of this run's own does not start.
     """
     from prefect.settings import PREFECT_API_URL, get_current_settings, temporary_settings
 
     settings = get_current_settings()
     if settings.api.url is not None:
+        check_answers(settings.api.url)
         yield settings.api.url
         return
     log = settings.home / "temporary-server.log"
@@ -83,8 +88,16 @@ def _wait_until_up(process: "subprocess.Popen[str]", log: Path) -> str:
             httpx.get(f"http://127.0.0.1:{port}/api/health", timeout=START_SECONDS).raise_for_status()
             return f"http://127.0.0.1:{port}/api"
     except httpx.HTTPError as error:
-        raise RuntimeError(f"Prefect's temporary server does not answer ({error!r}); see {log}") from error
-    raise RuntimeError(f"Prefect's temporary server did not start; see {log}")
+        raise _not_started(f"does not answer ({error!r})", log) from error
+    raise _not_started("did not start", log)
+
+
+def _not_started(what: str, log: Path) -> InputError:
+    said = log.read_text(errors="replace").strip().splitlines()[-1:] or ["nothing"]
+    return InputError(
+        f"Prefect's temporary server {what}; the last it said was {said[0]!r}, the rest is in {log}; "
+        f"a database of Prefect's that is damaged is made anew once {log.parent / 'prefect.db'} is moved away"
+    )
 
 
 def _stop(process: "subprocess.Popen[str]") -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 from rlhf.commands import compare, data, gc, lineage, reproduce, verify
 from rlhf.commands import runs as listing
 from rlhf.configuration import Setting, nearest, settings, shown
-from rlhf.errors import ConfigError
+from rlhf.errors import ConfigError, check_name
 from rlhf.services import DATABASE_VARIABLE, PASSWORD_VARIABLE, USER, Services
 
 STAGES = {
@@ -40,8 +40,11 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
 
     Raises:
         ConfigError: a flag that there is not.
+        InputError: an argument that is no text.
         SystemExit: after help (0), or another mistake in the form of the command (2).
     """
+    for argument in arguments:
+        check_name(argument, "on the command line")
     options, unknown = _parser().parse_known_args(_in_kebab_case(arguments))
     flags = [argument.partition("=")[0] for argument in unknown if argument.startswith("--")]
     if flags:

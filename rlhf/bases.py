@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from rlhf.config import ModelConfig, PipelineConfig, RewardSourceConfig
-from rlhf.errors import ModelError, one_line
+from rlhf.errors import ConfigError, ModelError, one_line
 from rlhf.modeling.checks import check_hub_model, check_model
 from rlhf.modeling.headers import Role
 from rlhf.project import root
@@ -46,8 +46,14 @@ def check_models(model: ModelConfig | None, sources: Iterable[RewardSourceConfig
         sources: sources of scores, some of which name reward models.
 
     Raises:
+        ConfigError: it names neither a base nor the shape of a model to build.
         ModelError: a folder is missing, or its tokenizer, config or weights are missing, broken, or not of one model.
     """
+    if model is not None and model.base is None and model.architecture is None:
+        raise ConfigError(
+            "model.base is not set, so there is no language model to start from; name one with --model.base "
+            "FOLDER_OR_HUB_ID, or set model.architecture to build a small one with random weights"
+        )
     for name, _, role in _named(model, sources):
         folder = root() / name
         if folder.is_dir():

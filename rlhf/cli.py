@@ -8,17 +8,19 @@ import signal
 import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, nullcontext, redirect_stdout
+from contextlib import contextmanager, nullcontext, redirect_stdout, suppress
 from types import FrameType
 
 from rlhf.arguments import STAGES, parse
 from rlhf.commands import compare, data, gc, lineage, reproduce, runs, verify
 from rlhf.config import PipelineConfig
 from rlhf.configuration import load_config, settings
-from rlhf.errors import RLHFError
-from rlhf.project import configure_environment
+from rlhf.errors import InputError, RLHFError, check_name
+from rlhf.project import configure_environment, root
 from rlhf.references import PipelineReport, StageReport
 from rlhf.services import DATABASE_VARIABLE, Services, last_known, running
+
+_INTERRUPTED = 130
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -29,7 +31,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     Returns:
         The exit code: 0, or that of a command which found what it looked at not as it should be (1), or 130 after
-        Ctrl-C, or that of the error, which for a mistake in what was given is 2.
+        Ctrl-C, or 141 where nobody reads the output any more, or that of the error, which for a mistake in what was
+        given or something that a library cannot do is 2, and for a defect of this project 1.
 
     Raises:
         SystemExit: after help (0), a mistake in the form of the command (2), SIGTERM (143) or SIGHUP (129).
@@ -37,14 +40,48 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         with _terminable():
             options = parse(sys.argv[1:] if arguments is None else arguments)
-            return _COMMANDS[options.command](options) or 0
+            check_name(str(root()), "the project's folder")
+            code = _COMMANDS[options.command](options) or 0
+            sys.stdout.flush()
+            return code
     except RLHFError as error:
-        print(f"rlhf: error: {error}", file=sys.stderr)
-        return error.exit_code
+        return _fail(str(error), error.exit_code)
+    except BrokenPipeError as error:
+        return _end_of_output() or _explain(error)
     except KeyboardInterrupt:
         goes_on = "; the same command goes on from the last checkpoints" if _has_checkpoints(arguments) else ""
-        print(f"rlhf: interrupted{goes_on}", file=sys.stderr)
-        return 130
+        return _fail(f"interrupted{goes_on}", _INTERRUPTED)
+    except Exception as error:  # noqa: BLE001  # a traceback is for a file, and not for the person
+        return _explain(error)
+
+
+def _explain(error: Exception) -> int:
+    """Of a library or the system, or a defect."""
+    from rlhf.failures import explain, keep_traceback, report_defect
+
+    message = explain(error)
+    if message is None:
+        return _fail(report_defect(error), RLHFError.exit_code)
+    keep_traceback(error)
+    return _fail(message, InputError.exit_code)
+
+
+def _fail(message: str, exit_code: int) -> int:
+    """The terminal may be gone; the exit code says it then."""
+    with suppress(OSError):
+        print(f"rlhf: {'' if exit_code == _INTERRUPTED else 'error: '}{message}", file=sys.stderr)
+    return exit_code
+
+
+def _end_of_output() -> int:
+    """The exit code where it is the standard output that nobody reads any more, as after `| head`; otherwise 0."""
+    try:
+        sys.stdout.flush()
+    except BrokenPipeError:
+        # What could not be written would be tried once more as the process ends.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 128 + signal.SIGPIPE
+    return 0
 
 
 def _has_checkpoints(arguments: Sequence[str] | None) -> bool:
@@ -54,6 +91,8 @@ def _has_checkpoints(arguments: Sequence[str] | None) -> bool:
 
 def _run(options: argparse.Namespace) -> None:
     config = _config(options)
+    _say_first(config)
+    _check_data(config)
     with _running(options):
         from flows.pipeline import rlhf_pipeline
 
@@ -63,6 +102,7 @@ def _run(options: argparse.Namespace) -> None:
 
 def _run_stage(options: argparse.Namespace) -> None:
     config = _config(options)
+    _say_first(config)
     with _running(options):
         from flows import stages
 
@@ -94,6 +134,21 @@ def _running(options: argparse.Namespace) -> Iterator[None]:
 
 def _config(options: argparse.Namespace) -> PipelineConfig:
     return load_config(options.config, {name: value for name, value in vars(options).items() if name in settings()})
+
+
+def _say_first(config: PipelineConfig) -> None:
+    """What the run starts from, before a server is started for it. On standard error, as all that is no result."""
+    from rlhf.bases import check_models
+    from rlhf.starting_model import described
+
+    check_models(config.model, config.ppo.rewards)
+    print(described(config.model), file=sys.stderr, flush=True)
+
+
+def _check_data(config: PipelineConfig) -> None:
+    from rlhf.data.source import check
+
+    check(config.data, root())
 
 
 def _print_pipeline(report: PipelineReport, options: argparse.Namespace) -> None:

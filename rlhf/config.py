@@ -41,7 +41,7 @@ class ComputeConfig(Section):
 
 
 class ArchitectureConfig(Section):
-    """Shape of the Llama that is built where no base model is named."""
+    """Shape of the Llama that is built in place of a base model."""
 
     hidden_size: Count = 128
     """Width of the residual stream."""
@@ -66,12 +66,13 @@ class ModelConfig(Section):
     """The language model that everything starts from."""
 
     base: str | None = None
-    """Folder or hub id of a causal language model (safetensors). Empty: a small Llama is built, with a
-    word-level tokenizer made from the training data."""
+    """Folder or hub id of a causal language model (safetensors). A run needs this, or the architecture of a model to
+    build."""
     revision: str | None = None
     """Commit, tag or branch of the hub id. A run notes the commit that it stands for, and means that."""
     architecture: ArchitectureConfig | None = None
-    """Shape of the model that is built where base is empty."""
+    """Shape of a small Llama with random weights that is built in place of a base, with a word-level tokenizer made
+    from the training data."""
     max_length: Annotated[int, Field(ge=8)] = 64
     """Tokens of prompt and response together, at most. Longer dialogues lose their oldest turns."""
 
@@ -93,8 +94,8 @@ class DataConfig(Section):
     """Folder with demonstrations.jsonl, preferences.jsonl, prompts.jsonl and datasheet.md, or one file of
     preferences. `data` is the folder that DVC tracks."""
     embedded: Literal["calibrated_arithmetic"] | None = None
-    """Generator of the embedded data set that path must hold; missing data is generated. Empty: path holds data
-    of your own."""
+    """Generator of the embedded data set that path must hold; it is generated where path is `data` and that is
+    missing. Empty: path holds data of your own."""
     allow_dirty_data: bool = False
     """Run although data/ differs from data.dvc. The run is then marked as not reproducible."""
     test_fraction: Annotated[float, Field(gt=0.0, lt=1.0)] = 0.1

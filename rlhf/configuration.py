@@ -13,7 +13,7 @@ from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
 from rlhf.config import PipelineConfig
-from rlhf.errors import ConfigError
+from rlhf.errors import ConfigError, one_line
 from rlhf.project import root
 
 PATH_SETTINGS = ("model.base", "data.path", "ppo.rewards[].path")
@@ -184,7 +184,9 @@ def _read_yaml(path: Path) -> tuple[dict[str, Any], dict[str, int]]:
         line = error.problem_mark.line + 1 if error.problem_mark else 1
         raise ConfigError(f"{path}:{line}: not YAML: {error.problem}") from None
     except yaml.YAMLError as error:
-        raise ConfigError(f"{path}: not YAML: {error}") from None
+        raise ConfigError(f"{path}: not YAML: {one_line(error)}") from None
+    except RecursionError:
+        raise ConfigError(f"{path}: its settings lie within one another without end; write them out") from None
     if not isinstance(values, dict):
         raise ConfigError(f"{path}: expected settings (`name: value`), got {shown(values)}")
     return values, lines

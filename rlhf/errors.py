@@ -4,6 +4,8 @@ Each message says what is wrong, what was found and what to do. The command line
 exits with `exit_code`.
 """
 
+import os
+
 
 def one_line(error: BaseException) -> str:
     """What a library's error says, whose messages go over several lines, or its name where it says nothing."""
@@ -67,3 +69,20 @@ class TrainingDivergedError(RLHFError):
         super().__init__(f"step {step}: {what}; {kept}. Lower the learning rate, or look at the data of that step")
         self.step = step
         self.checkpoint = checkpoint
+
+
+def check_name(name: str, where: str) -> None:
+    """Refuse a name that cannot be written into what is kept of a run: it is read, but not written.
+
+    Args:
+        name: of a file, as Python has it.
+        where: it stands, for the message.
+
+    Raises:
+        InputError: its bytes are not UTF-8.
+    """
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        shown = os.fsencode(name).decode(errors="backslashreplace")
+        raise InputError(f"{shown}, {where}: the name is not UTF-8; rename it (`ls -b` shows it)") from None

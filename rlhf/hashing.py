@@ -6,6 +6,8 @@ import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
+from rlhf.errors import check_name
+
 _IGNORED_FOLDERS = (".dvc", ".git", ".hg")
 
 
@@ -14,10 +16,13 @@ def dvc_md5(path: Path) -> str:
 
     Of a folder it is the md5 of DVC's manifest (the sorted relative paths with the md5 of each file), and ends with
     `.dir`. A `.dvcignore` is not looked at.
+
+    Raises:
+        InputError: the name of a file is no text.
     """
     if not path.is_dir():
         return _hash_file(path, "md5")
-    entries = [{"md5": _hash_file(file, "md5"), "relpath": file.relative_to(path).as_posix()} for file in _files(path)]
+    entries = [{"md5": _hash_file(file, "md5"), "relpath": _name(file, path)} for file in _files(path)]
     manifest = json.dumps(sorted(entries, key=lambda entry: entry["relpath"]), sort_keys=True)
     return hashlib.md5(manifest.encode(), usedforsecurity=False).hexdigest() + ".dir"
 
@@ -34,8 +39,12 @@ def altered_files(folder: Path, digests: Mapping[str, str]) -> list[Path]:
 
 
 def folder_manifest(folder: Path) -> str:
-    """A line `sha256  relative/path` for every file, sorted by path: what `sha256sum --check` reads."""
-    names = sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
+    """A line `sha256  relative/path` for every file, sorted by path: what `sha256sum --check` reads.
+
+    Raises:
+        InputError: the name of a file is no text.
+    """
+    names = sorted(_name(path, folder) for path in folder.rglob("*") if path.is_file())
     return "".join(f"{sha256(folder / name)}  {name}\n" for name in names)
 
 
@@ -47,6 +56,17 @@ def folder_sha256(folder: Path) -> str:
 def manifest_sha256(manifest: str) -> str:
     """The sha256 that a folder with this manifest has."""
     return hashlib.sha256(manifest.encode()).hexdigest()
+
+
+def _name(file: Path, folder: Path) -> str:
+    """Relative to the folder.
+
+    Raises:
+        InputError: the name is no text.
+    """
+    name = file.relative_to(folder).as_posix()
+    check_name(name, f"in {folder}")
+    return name
 
 
 def _files(folder: Path) -> Iterator[Path]:

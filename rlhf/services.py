@@ -19,6 +19,7 @@ DATABASE_VARIABLE = "RLHF_DATABASE"
 """In place of --database, where the address holds a password: others see a process's arguments."""
 USER = "rlhf"
 _LEAST_PASSWORD = 12  # MLflow takes no shorter one
+_LAST_PORT = 65535
 _LOOPBACK = ("127.0.0.1", "localhost", "::1")
 _SCHEMAS = {"prefect": "prefect,public", "mlflow": "mlflow"}
 
@@ -73,6 +74,9 @@ class Services:
             )
         if password and len(password) < _LEAST_PASSWORD:
             raise ConfigError(f"{PASSWORD_VARIABLE} has fewer than {_LEAST_PASSWORD} characters; take a longer one")
+        for name, port in (("prefect", self.prefect_port), ("mlflow", self.mlflow_port)):
+            if not 0 < port <= _LAST_PORT:
+                raise ConfigError(f"--{name}-port {port}: expected a port from 1 to {_LAST_PORT}")
         if self.prefect_port == self.mlflow_port:
             raise ConfigError(f"--prefect-port and --mlflow-port are both {self.mlflow_port}; change one of the two")
         if self.database is not None and urlsplit(self.database).scheme != "postgresql":
@@ -165,12 +169,22 @@ def running() -> Services | None:
 
 
 def last_known() -> Services | None:
-    """The services that were up last and were not stopped in order, whether `rlhf up` still lives or not."""
+    """The services that were up last and were not stopped in order, whether `rlhf up` still lives or not.
+
+    Raises:
+        ConfigError: the file that says so is damaged.
+    """
     file = services_folder() / "up.json"
     if not file.is_file():
         return None
-    known = json.loads(file.read_text())
-    return Services(known["host"], *known["ports"])
+    try:
+        known = json.loads(file.read_text())
+        return Services(known["host"], *known["ports"])
+    except (ValueError, KeyError, TypeError) as error:
+        raise ConfigError(
+            f"{file}: the file in which `rlhf up` notes its addresses is damaged ({error!r}); stop `rlhf up` where it "
+            "runs, remove the file, and start it again"
+        ) from None
 
 
 def prepare_database(database: str) -> None:

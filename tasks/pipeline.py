@@ -14,9 +14,11 @@ from prefect.client.schemas.objects import FlowRun, State
 from prefect.runtime import flow_run as this_flow_run
 from prefect.states import Cancelled
 
-from rlhf import artifacts, provenance, tracking
+from rlhf import artifacts, provenance, starting_model, tracking
 from rlhf.bases import at_commits, check_hub_models, check_models
 from rlhf.config import PipelineConfig
+from rlhf.failures import explained
+from rlhf.launchers import drop_launcher_variables
 from rlhf.living import alive, killed
 from rlhf.project import source_root
 from rlhf.provenance import GitState, Patch, ProvenanceRecord, StageRecord, working_patch
@@ -35,6 +37,7 @@ from rlhf.references import (
 from rlhf.reward_functions import check_installed
 from tasks.display import show_card, show_link, show_metrics, show_stages
 
+logger = logging.getLogger("rlhf.pipeline")
 AnyReference = TypeVar("AnyReference", bound=Reference)
 _STAGE_OF = {kind: stage for stage, kind in OUTPUT_KINDS.items()}
 _current: ContextVar["Pipeline"] = ContextVar("pipeline")
@@ -152,10 +155,12 @@ def pipeline_run(config: PipelineConfig) -> Iterator[tuple[Pipeline, PipelineCon
         InputError: what a stage would refuse after hours: reward functions and models that are not there.
     """
     logging.getLogger("rlhf").setLevel(logging.INFO)
+    drop_launcher_variables()
     check_installed(config.ppo.rewards)
     check_models(config.model, config.ppo.rewards)
     config = at_commits(config)
     check_hub_models(config.model, config.ppo.rewards)
+    logger.info("%s", starting_model.described(config.model))
     with alive(str(this_flow_run.id)):
         tracking.check_reachable()
         close_killed_runs()
@@ -165,7 +170,7 @@ def pipeline_run(config: PipelineConfig) -> Iterator[tuple[Pipeline, PipelineCon
         show_link("mlflow-run", tracking.run_url(pipeline.run_id), "The MLflow run of this pipeline")
         token = _current.set(pipeline)
         try:
-            with tracking.closing_run(pipeline.run_id):
+            with tracking.closing_run(pipeline.run_id), explained():
                 yield pipeline, config
                 tracking.close_run(pipeline.run_id, "FINISHED")
         finally:

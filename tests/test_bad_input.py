@@ -1,14 +1,20 @@
 """What a person may get wrong: one clear error, exit code 2, no traceback, nothing half-written."""
 
+import errno
 import json
 import logging
 import shutil
 from pathlib import Path
 
+import jinja2
 import numpy as np
+import pyarrow
 import pytest
 import yaml
+from dvc.exceptions import DvcException
 from mlflow.tracking import MlflowClient
+from prefect.exceptions import MissingResult
+from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
 from rlhf import tracking
@@ -303,6 +309,49 @@ class TestTrackedData:
         monkeypatch.chdir(project_root)
         assert main(["data", "import", str(data / "preferences.jsonl")]) == 0
         assert "not the embedded set calibrated_arithmetic" in refused("run", SMOKE)
+
+
+class TestLibraries:
+    """What a library raises within a stage, which nothing of ours foresaw there."""
+
+    @pytest.mark.parametrize(
+        ("error", "what"),
+        [
+            (SafetensorError("Error while deserializing header"), "a file of weights failed (SafetensorError: "),
+            (
+                jinja2.TemplateSyntaxError("unexpected '}'", 3),
+                "the chat template failed (TemplateError: unexpected '}'",
+            ),
+            (pyarrow.ArrowInvalid("not a parquet file"), "a Parquet or CSV file failed (ArrowException: "),
+            (DvcException("no such remote"), "DVC failed (DvcException: no such remote)"),
+            (MissingResult("gone"), "Prefect failed (PrefectException: gone)"),
+            (OSError(errno.ENOSPC, "No space left on device", "/x/y"), "/x/y: does not fit: the disk is full"),
+            (
+                PermissionError(errno.EACCES, "Permission denied", "/x/y"),
+                "/x/y: may not be read or written by this user",
+            ),
+        ],
+        ids=lambda value: type(value).__name__ if isinstance(value, Exception) else "",
+    )
+    def test_one_line(self, refused, data, monkeypatch, error, what):
+        def failing(*_):
+            raise error
+
+        monkeypatch.setattr("rlhf.data.prepare.prepare_data", failing)
+        message = refused(*elsewhere(data))
+        assert what in message
+        (parent,) = [run for run in mlflow_runs() if run.data.tags["rlhf.kind"] == "pipeline"]
+        assert f"LibraryError: {message.removeprefix('rlhf: error: ')}" == parent.data.tags["rlhf.error"]
+
+    def test_a_defect(self, refused, data, project_root, monkeypatch):
+        def failing(*_):
+            raise KeyError("chosen")
+
+        monkeypatch.setattr("rlhf.data.prepare.prepare_data", failing)
+        message = refused(*elsewhere(data), exit_code=1)
+        assert "this is a defect of rlhf, and not of what you gave: KeyError: 'chosen'; please report it" in message
+        (kept,) = (project_root / ".rlhf" / "errors").iterdir()
+        assert "in failing" in kept.read_text()
 
 
 class TestDivergence:

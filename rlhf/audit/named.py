@@ -7,6 +7,7 @@ from pathlib import Path
 
 from rlhf.errors import InputError
 from rlhf.hashing import folder_sha256
+from rlhf.lookup.store import check_own_store
 from rlhf.provenance.record import RECORD_FILE, ProvenanceRecord
 from rlhf.provenance.saved import DIGEST_TAG
 from rlhf.tracking import pipeline_runs, tags_of
@@ -39,6 +40,7 @@ def resolve(text: str) -> Named:
     Raises:
         InputError: there is no such run, and the nearest ones are named; or the folder is no policy of this store.
     """
+    check_own_store()
     folder = Path(text)
     if folder.is_dir():
         run_id = _run_of(folder)

@@ -4,7 +4,15 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from rlhf.config import DataConfig
-from rlhf.data.repository import DVC_FILE, TRACKED, check_repository, md5_in, parse_dvc_file, read_dvc_file
+from rlhf.data.repository import (
+    DVC_FILE,
+    TRACKED,
+    check_left_to_dvc,
+    check_repository,
+    md5_in,
+    parse_dvc_file,
+    read_dvc_file,
+)
 from rlhf.data.source import differs, marked, resolve
 from rlhf.data.stores import Store, Stores, copy_version, manifest, refusals, stores
 from rlhf.data.versions import git
@@ -40,9 +48,10 @@ def status(root: Path) -> Status:
     """Find out where the data stands.
 
     Raises:
-        DataError: the root is no git and DVC repository, or data.dvc is not DVC's.
+        DataError: the root is no git and DVC repository, git tracks data/, or data.dvc is not DVC's.
     """
     check_repository(root)
+    check_left_to_dvc(root)
     settle(root)
     present = (root / TRACKED).is_dir()
     if not (root / DVC_FILE).is_file():

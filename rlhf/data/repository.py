@@ -1,5 +1,9 @@
 """The git and DVC repository that tracks data/: opened, and asked what data.dvc says."""
 
+import os
+import re
+import shlex
+import subprocess
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -11,13 +15,15 @@ from rlhf.errors import DataError, one_line
 
 TRACKED = "data"
 DVC_FILE = "data.dvc"
+_CONFLICT = re.compile(rb"^(<{7}|={7}|>{7})( |\r?$)", re.MULTILINE)
+_MD5_LINE = re.compile(rb"\bmd5: ([0-9a-f]{32}\.dir)")
 
 
 def check_repository(root: Path) -> None:
-    """Tell early, and without importing DVC, that its repository is not there.
+    """Tell early, and without importing DVC, that its repository is not there, or that data/ is no folder.
 
     Raises:
-        DataError: the root is no git or no DVC repository.
+        DataError: the root is no git or no DVC repository, or data/ is a link or a file.
     """
     if not any((folder / ".git").exists() for folder in (root, *root.parents)):
         raise DataError(
@@ -25,6 +31,42 @@ def check_repository(root: Path) -> None:
         )
     if not (root / ".dvc").is_dir():
         raise DataError(f"{root / '.dvc'}: this is no DVC repository, so data/ cannot be tracked; run `dvc init`")
+    _check_is_a_folder(root / TRACKED)
+
+
+def check_left_to_dvc(root: Path) -> None:
+    """Tell before anything is made that DVC could not track it, since git does.
+
+    Raises:
+        DataError: git tracks files of data/.
+    """
+    command = ["git", "ls-files", "-z", "--", TRACKED]
+    listed = subprocess.run(command, cwd=root, capture_output=True, check=False).stdout
+    names = [os.fsdecode(name) for name in listed.split(b"\0") if name]
+    if names:
+        raise DataError(
+            f"{root / TRACKED}: git tracks this folder ({len(names)} files, such as {names[0]}), so DVC cannot; take "
+            f"it out of git, which leaves the files where they are, and then give the command again: "
+            f"`git rm -r --cached --quiet {TRACKED} && git commit -m 'Leave the data to DVC'`"
+        )
+
+
+def _check_is_a_folder(folder: Path) -> None:
+    """What DVC would replace by a folder, or refuse once all the work is done."""
+    if folder.is_symlink():
+        target = folder.readlink()
+        if not folder.exists():
+            raise DataError(
+                f"{folder}: this is a link to {target}, and there is nothing; remove it (`rm {folder}`), then bring "
+                "the data with `rlhf data pull`, or import it with `rlhf data import FILE`"
+            )
+        raise DataError(
+            f"{folder}: this is a link to {target}, and DVC tracks folders, not links; put the folder itself there "
+            f"(`rm {folder} && cp -r {folder.resolve()} {folder}`), or remove the link and read the data where it is, "
+            f"untracked, with --data.path {folder.resolve()}"
+        )
+    if folder.exists() and not folder.is_dir():
+        raise DataError(f"{folder}: this is a file, and a folder is to be there; move it away")
 
 
 def read_dvc_file(root: Path) -> dict[str, Any]:
@@ -33,19 +75,23 @@ def read_dvc_file(root: Path) -> dict[str, Any]:
     Raises:
         DataError: it is missing or is not DVC's, or the root is no repository.
     """
+    check_repository(root)
     if not (root / DVC_FILE).is_file():
+        check_left_to_dvc(root)
+        if (root / DVC_FILE).exists():
+            raise DataError(f"{root / DVC_FILE}: this is no file; move it away, then `git checkout HEAD -- {DVC_FILE}`")
         raise DataError(
             f"{root / DVC_FILE}: the file is missing, so data/ is not tracked by DVC; "
             "import data with `rlhf data import FILE`, run `dvc add data`, "
-            "or get the file back with `git checkout data.dvc`"
+            "or get the file back with `git checkout HEAD -- data.dvc`"
         )
-    check_repository(root)
+    text = (root / DVC_FILE).read_bytes()
+    if _CONFLICT.search(text):
+        raise DataError(f"{root / DVC_FILE}: the file holds git's conflict markers: {_how_to_choose(root, text)}")
     try:
-        return parse_dvc_file((root / DVC_FILE).read_bytes())
+        return parse_dvc_file(text)
     except ValueError as error:
-        raise DataError(
-            f"{root / DVC_FILE}: the file is not DVC's ({error}); get it back with `git checkout data.dvc`"
-        ) from None
+        raise DataError(f"{root / DVC_FILE}: the file is not DVC's ({error}); {_how_to_mend(root)}") from None
 
 
 def parse_dvc_file(text: bytes) -> dict[str, Any]:
@@ -56,12 +102,41 @@ def parse_dvc_file(text: bytes) -> dict[str, Any]:
     """
     try:
         content: dict[str, Any] = yaml.safe_load(text.decode("utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ValueError(f"it is no YAML: {one_line(error)}") from None
+    try:
         md5 = content["outs"][0]["md5"]
-    except (yaml.YAMLError, UnicodeDecodeError, TypeError, KeyError, IndexError) as error:
-        raise ValueError(repr(error)) from None
+    except (TypeError, KeyError, IndexError):
+        raise ValueError("it has no `outs` with the md5 of data/") from None
     if not isinstance(md5, str):
         raise ValueError("the md5 is not text")
     return content
+
+
+def _how_to_choose(root: Path, text: bytes) -> str:
+    versions = list(dict.fromkeys(md5.decode() for md5 in _MD5_LINE.findall(text)))
+    several = f"two branches recorded different versions ({', '.join(versions)})" if versions else "a merge is not over"
+    unmerged = subprocess.run(
+        ["git", "ls-files", "--unmerged", "--", DVC_FILE], cwd=root, capture_output=True, check=False
+    ).stdout
+    choose = (
+        f"`git checkout --ours {DVC_FILE}` or `git checkout --theirs {DVC_FILE}`, then `git add {DVC_FILE}`"
+        if unmerged
+        else f"`git checkout COMMIT -- {DVC_FILE}`, with a commit of `git log -- {DVC_FILE}` that has it whole"
+    )
+    return (
+        f"{several}; take one of the two ({choose}), and bring its data with `rlhf data pull`. The rows of the other "
+        "can be added to it with `rlhf data add`"
+    )
+
+
+def _how_to_mend(root: Path) -> str:
+    shown = subprocess.run(["git", "show", f"HEAD:./{DVC_FILE}"], cwd=root, capture_output=True, check=False).stdout
+    try:
+        parse_dvc_file(shown)
+    except ValueError:
+        return f"remove it (`rm {DVC_FILE}`), then record data/ with `dvc add data`, or import it again"
+    return f"get it back with `git checkout HEAD -- {DVC_FILE}`"
 
 
 def md5_in(dvc_file: Mapping[str, Any]) -> str:
@@ -72,7 +147,7 @@ def md5_in(dvc_file: Mapping[str, Any]) -> str:
 
 def git_commands(message: str = "Update the data") -> str:
     """The command that records the tracked version in git."""
-    return f"git add {DVC_FILE} .gitignore && git commit -m '{message}'"
+    return f"git add {DVC_FILE} .gitignore && git commit -m {shlex.quote(message)}"
 
 
 @contextmanager

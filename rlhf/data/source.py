@@ -20,13 +20,33 @@ __all__ = ["bring", "marked", "resolve", "track"]
 
 Embedded = Literal["calibrated_arithmetic"]
 EMBEDDED: Embedded = "calibrated_arithmetic"
+_ADVICE = {
+    None: "; set data.path to one that exists",
+    EMBEDDED: f", and the embedded set {EMBEDDED} is generated as data/ alone; leave data.path away, or, for data of "
+    "your own, name a path that exists and set data.embedded to none",
+}
 _OTHER_RECIPE = "choose another recipe, such as configs/hh.yaml, or set data.embedded to none"
+
+
+def check(config: DataConfig, root: Path) -> None:
+    """Tell at once, before anything is started, what `resolve` would refuse without reading the data.
+
+    Raises:
+        DataError: there is no such data, or data/ and data.dvc are not as they must be.
+    """
+    path = root / config.path
+    if _is_tracked(path, root):
+        settle(root)
+        read_dvc_file(root)
+    elif not path.exists():
+        raise DataError(f"{path}: there is no such file or folder{_ADVICE[config.embedded]}")
 
 
 def resolve(config: DataConfig, root: Path) -> DataSource:
     """Find the data of a run, bring it here if need be, and check that it is what it should be.
 
-    Embedded data that is missing is generated, other data that is missing is checked out of DVC's cache or pulled.
+    Embedded data that is missing as data/ is generated, other data that is missing there is checked out of DVC's cache
+    or pulled. Nothing is made anywhere else.
 
     Args:
         config: names the data; a relative path is taken from the project's root.
@@ -36,15 +56,18 @@ def resolve(config: DataConfig, root: Path) -> DataSource:
         DataError: the data is missing, differs from data.dvc, or is not the embedded data where that is asked for.
     """
     path = root / config.path
-    if path.resolve() == (root / TRACKED).resolve():
+    check(config, root)
+    if _is_tracked(path, root):
         return _tracked(config, root)
     if config.embedded is not None:
         _check_embedded_elsewhere(path)
-    elif not path.exists():
-        raise DataError(f"{path}: there is no such file or folder; set data.path to one that exists")
     md5 = dvc_md5(path)
     tracked = path.resolve() == version_folder(md5, root).resolve()
     return DataSource(path=config.path, md5=md5, tracked=tracked, embedded=config.embedded)
+
+
+def _is_tracked(path: Path, root: Path) -> bool:
+    return path.resolve() == (root / TRACKED).resolve()
 
 
 def version_folder(md5: str, root: Path) -> Path:
@@ -63,7 +86,6 @@ def marked(root: Path) -> Embedded | None:
 
 
 def _tracked(config: DataConfig, root: Path) -> DataSource:
-    settle(root)
     dvc_file = read_dvc_file(root)
     if config.embedded is not None and not _is_marked(dvc_file, config.embedded):
         raise DataError(
@@ -141,15 +163,10 @@ def _check_dirty_data(config: DataConfig, folder: Path) -> None:
 
 
 def _check_embedded_elsewhere(path: Path) -> None:
-    """Generate the embedded data in a place of a person's own, or check what is there."""
+    """Check that a person's own copy is the embedded data. Nothing is generated there: a path may be mistyped."""
     with _generated() as original:
-        if not path.exists():
-            with staged(path) as filled:
-                for file in original.iterdir():
-                    (filled / file.name).write_bytes(file.read_bytes())
-                _install_unless_there(filled, path)
         if dvc_md5(path) != dvc_md5(original):
-            raise DataError(f"{path}: this is not the embedded set calibrated_arithmetic; {_OTHER_RECIPE}")
+            raise DataError(f"{path}: this is not the embedded set {EMBEDDED}; {_OTHER_RECIPE}")
 
 
 @contextmanager

@@ -11,7 +11,7 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
-from rlhf.data.repository import DVC_FILE, TRACKED, check_repository, md5_in, opened, read_dvc_file
+from rlhf.data.repository import DVC_FILE, TRACKED, check_left_to_dvc, check_repository, md5_in, opened, read_dvc_file
 from rlhf.data.staging import STAGED_PREFIX, is_taken, other_data, put_in_place, replaced_beside, staged
 from rlhf.disk import sync
 from rlhf.errors import DataError
@@ -44,9 +44,10 @@ def writing(root: Path) -> Iterator[None]:
     What a process that was killed had begun is finished first, and what it left is removed.
 
     Raises:
-        DataError: the root is no git and DVC repository.
+        DataError: the root is no git and DVC repository, or git tracks data/.
     """
     check_repository(root)
+    check_left_to_dvc(root)
     # Beside DVC's own lock, where neither git nor DVC looks.
     path = root / ".dvc" / "tmp" / "rlhf-data.lock"
     path.parent.mkdir(exist_ok=True)
@@ -67,7 +68,13 @@ def writing(root: Path) -> Iterator[None]:
 
 @contextmanager
 def new_version(root: Path) -> Iterator[Path]:
-    """Hold the right to write data/, with an empty folder to be filled and published."""
+    """Hold the right to write data/, with an empty folder to be filled and published.
+
+    Raises:
+        DataError: the root is no git and DVC repository, git tracks data/, or data.dvc is there and is not DVC's.
+    """
+    if (root / DVC_FILE).exists():
+        read_dvc_file(root)
     with writing(root), staged(root / TRACKED) as filled:
         yield filled
 

@@ -1,6 +1,5 @@
 """Is the store that answers the one, and the only one, that knows what the runs of this project need?"""
 
-import os
 from collections.abc import Sequence
 
 from rlhf.errors import InputError
@@ -21,8 +20,7 @@ def runs_of_the_project() -> list[RunFacts]:
     Raises:
         InputError: there is no store, it knows no run, or runs of this project are in another one too.
     """
-    if not os.environ.get("MLFLOW_TRACKING_URI"):
-        check_own_store()  # an empty one would be made otherwise
+    check_own_store()  # an empty one would be made otherwise
     runs = facts_where()
     for note, address in other_stores().items():
         raise InputError(

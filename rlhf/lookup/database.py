@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-from rlhf.errors import RLHFError
+from rlhf.errors import InputError
+from rlhf.lookup.deleted import deleted_experiment
 from rlhf.lookup.store import Condition, RunRecord
 from rlhf.project import artifacts_folder
 
@@ -31,6 +32,8 @@ _POINTS = (
     "SELECT key, step, value FROM metrics WHERE run_uuid = ? AND NOT is_nan AND key IN ({})"
     " ORDER BY key, step, timestamp"
 )
+_EXPERIMENTS = "SELECT experiment_id, lifecycle_stage FROM experiments WHERE name = ?"
+_DELETED = "SELECT run_uuid FROM runs WHERE lifecycle_stage = 'deleted' AND run_uuid LIKE ? ORDER BY run_uuid"
 _DATASETS = (
     "SELECT i.destination_id, d.name, d.digest FROM inputs i JOIN datasets d ON d.dataset_uuid = i.source_id"
     " WHERE i.source_type = 'DATASET' AND i.destination_type = 'RUN' AND i.destination_id IN ({})"
@@ -41,7 +44,15 @@ class DatabaseStore:
     """See `rlhf.lookup.store.RunStore`."""
 
     def __init__(self, path: Path) -> None:
+        """Open a file.
+
+        Raises:
+            InputError: it is not MLflow's, or the experiment was deleted.
+        """
         self._path = path
+        for experiment_id, stage in self._rows(_EXPERIMENTS, [_EXPERIMENT]):
+            if stage != "active":
+                raise InputError(deleted_experiment(f"sqlite:///{path}", str(experiment_id)))
 
     def search(self, conditions: Sequence[Condition], limit: int) -> list[RunRecord]:
         """The runs that meet all conditions, the newest first."""
@@ -62,6 +73,10 @@ class DatabaseStore:
         """Those of these runs that there are, by id."""
         active = f"SELECT {_COLUMNS} FROM runs WHERE lifecycle_stage = 'active' AND run_uuid IN ({{}})"  # noqa: S608
         return {run.run_id: run for run in self._complete(self._of(active, run_ids))}
+
+    def deleted(self, prefix: str) -> list[str]:
+        """Ids of deleted runs that begin so."""
+        return [str(run_id) for (run_id,) in self._rows(_DELETED, [f"{prefix}%"])]
 
     def curves(self, run_id: str, names: Sequence[str]) -> dict[str, list[tuple[int, float]]]:
         """Steps and finite values of metrics of a run, by rising step; without the metrics that it has not."""
@@ -125,7 +140,7 @@ class DatabaseStore:
             with contextlib.closing(sqlite3.connect(address, uri=True, timeout=_PATIENCE_SECONDS)) as database:
                 return database.execute(query, values).fetchall()
         except sqlite3.Error as error:
-            raise RLHFError(
+            raise InputError(
                 f"{self._path}: cannot be read as MLflow's store ({error}); `mlflow db upgrade sqlite:///{self._path}` "
                 "brings an old one up to date"
             ) from error

@@ -5,7 +5,8 @@ import re
 from datetime import UTC, datetime
 
 from rlhf.errors import InputError
-from rlhf.lookup.store import IS_PIPELINE, Condition, RunRecord, RunStore
+from rlhf.lookup.deleted import deleted_run
+from rlhf.lookup.store import IS_PIPELINE, Condition, RunRecord, RunStore, store_address
 
 LEAST_PREFIX = 6
 _ID = re.compile(r"[0-9a-f]+")
@@ -41,6 +42,9 @@ def find_in(store: RunStore, text: str) -> str:
 def _of_prefix(store: RunStore, text: str) -> str:
     found = store.search([Condition("attribute", "run_id", "LIKE", f"{text}%")], _NUM_LOOKED_AT)
     if not found:
+        deleted = store.deleted(text)
+        if deleted:
+            raise InputError(deleted_run(store_address(), deleted[0]))
         raise InputError(f"there is no run {text}; {_nearest(store, text)}")
     pipelines = {_pipeline_of(run) for run in found}
     if len(pipelines) > 1:
@@ -73,6 +77,8 @@ def _of_version(store: RunStore, version: str) -> str:
             + (aliases or "no version has an alias; `rlhf runs` shows which runs made a version")
         )
     run = store.runs([run_id]).get(run_id)
+    if run is None and run_id in store.deleted(run_id):
+        raise InputError(f"version {version} of the registered policy: {deleted_run(store_address(), run_id)}")
     pipeline = _pipeline_of(run) if run else None
     if pipeline is None:
         raise InputError(

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import Literal, Protocol
 
 from rlhf.errors import InputError
-from rlhf.project import tracking_database
+from rlhf.project import in_other_project, tracking_database
 
 PIPELINE = "pipeline"
 Kind = Literal["attribute", "tag", "metric"]
@@ -94,6 +94,9 @@ class RunStore(Protocol):
     def runs(self, run_ids: Sequence[str]) -> dict[str, RunRecord]:
         """Those of these runs that there are, by id."""
 
+    def deleted(self, prefix: str) -> list[str]:
+        """Ids of deleted runs that begin so."""
+
     def curves(self, run_id: str, names: Sequence[str]) -> dict[str, list[tuple[int, float]]]:
         """Steps and finite values of metrics of a run, by rising step; without the metrics that it has not."""
 
@@ -104,17 +107,21 @@ class RunStore(Protocol):
         """The run that made a version of the registered policy; None where there is no such version."""
 
 
+def store_address() -> str:
+    """Of the store that this project's runs are in: MLFLOW_TRACKING_URI, else the SQLite file of the project."""
+    own = f"sqlite:///{tracking_database()}"
+    return own if in_other_project() else os.environ.get("MLFLOW_TRACKING_URI") or own
+
+
 def open_store() -> RunStore:
     """The store that this project's runs are in.
 
     Raises:
-        InputError: nothing was ever run here.
+        InputError: nothing was ever run here, or the experiment was deleted.
     """
     if os.environ.get("MLFLOW_TRACKING_URI"):
-        from rlhf import tracking
         from rlhf.tracking.search import ClientStore
 
-        tracking.check_reachable()
         return ClientStore()
     check_own_store()
     from rlhf.lookup.database import DatabaseStore
@@ -126,9 +133,9 @@ def check_own_store() -> None:
     """Say that there are no runs, rather than make an empty store for the question.
 
     Raises:
-        InputError: the project's SQLite file is not there.
+        InputError: the project's SQLite file is to be asked, and is not there.
     """
-    if not tracking_database().is_file():
+    if not os.environ.get("MLFLOW_TRACKING_URI") and not tracking_database().is_file():
         raise InputError(
             f"{tracking_database()}: there is no such store, so nothing was run in this project yet; start with "
             "`rlhf run configs/demo.yaml`, or set MLFLOW_TRACKING_URI or RLHF_ROOT to where the runs are"

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import IO
 
 from rlhf.errors import RLHFError
+from rlhf.launchers import drop_launcher_variables
 from rlhf.reproduction.plan import Plan
 from rlhf.reproduction.tree import CONFIG_FILE
 
@@ -41,6 +42,7 @@ def run_again(plan: Plan, tree: Path, python: Path, inputs: list[str], say: Call
         RunAgainError: it fails. The message holds its last lines.
     """
     what = ["run"] if plan.stage is None else ["stage", plan.stage.replace("_", "-")]
+    drop_launcher_variables()  # the code of that time may not know of them
     command = [str(python), "-m", "rlhf.cli", *what, CONFIG_FILE, *inputs, "--json"]
     environment = {name: value for name, value in os.environ.items() if not name.startswith(_OURS)}
     environment |= {"PYTHONPATH": str(tree), "RLHF_ROOT": str(tree)}

@@ -1,10 +1,9 @@
 """What runs say of themselves."""
 
 import math
-import os
 from collections.abc import Sequence
 
-from mlflow.entities import Run
+from mlflow.entities import Run, ViewType
 from mlflow.utils.search_utils import SearchUtils
 
 from rlhf.lookup.ids import find_in
@@ -28,8 +27,7 @@ def find_pipeline(text: str) -> str:
         InputError: there is no such run, or several; the message names those that come nearest.
         TrackingError: the store does not answer.
     """
-    if not os.environ.get("MLFLOW_TRACKING_URI"):
-        check_own_store()
+    check_own_store()
     return find_in(ClientStore(), text)
 
 
@@ -58,6 +56,14 @@ class ClientStore:
             listed = ", ".join(f"'{run_id}'" for run_id in run_ids[start : start + _IDS_AT_ONCE])
             found |= {run.info.run_id: _record(run) for run in find(f"attributes.run_id IN ({listed})")}
         return found
+
+    def deleted(self, prefix: str) -> list[str]:
+        """Ids of deleted runs that begin so."""
+        condition = f"attributes.run_id LIKE '{prefix}%'"
+        runs = patiently(
+            lambda: client().search_runs([experiment_id()], condition, run_view_type=ViewType.DELETED_ONLY)
+        )
+        return sorted(run.info.run_id for run in runs)
 
     def curves(self, run_id: str, names: Sequence[str]) -> dict[str, list[tuple[int, float]]]:
         """Steps and finite values of metrics of a run, by rising step; without the metrics that it has not."""

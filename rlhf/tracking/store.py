@@ -3,7 +3,6 @@
 import contextlib
 import functools
 import logging
-import os
 import sqlite3
 import time
 from collections.abc import Callable, Iterator
@@ -15,16 +14,20 @@ import requests
 from filelock import FileLock
 from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
+from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 
-from rlhf.addresses import without_password
-from rlhf.errors import RLHFError
-from rlhf.project import artifacts_folder, in_other_project, tracking_database
+from rlhf.addresses import ask_within, without_password
+from rlhf.errors import InputError, one_line
+from rlhf.lookup.deleted import deleted_experiment
+from rlhf.lookup.store import store_address
+from rlhf.project import artifacts_folder, tracking_database
 from rlhf.shared_view import KEY, TAG, shared_view
 
 logger = logging.getLogger(__name__)
 EXPERIMENT = "rlhf"
 PATIENCE_SECONDS = 120.0
-_REACH_SECONDS = (3.0, 5.0)  # to connect, and to answer
+ANSWER_SECONDS = 6.0
+"""Within which a store must answer at the start; clients would go on for minutes."""
 Result = TypeVar("Result")
 
 _FINAL = ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE", "RESOURCE_ALREADY_EXISTS", "PERMISSION_DENIED")
@@ -39,15 +42,17 @@ _MOVE = (
 )
 
 
-class TrackingError(RLHFError):
+class TrackingError(InputError):
     """The tracking store did not answer, or refused."""
+
+
+class UnusableStoreError(TrackingError):
+    """The tracking store cannot be used as it is. Waiting does not help."""
 
 
 def tracking_uri() -> str:
     """MLFLOW_TRACKING_URI, else the SQLite file of the project."""
-    if in_other_project():
-        return _own_store()
-    return os.environ.get("MLFLOW_TRACKING_URI") or _own_store()
+    return store_address()
 
 
 def run_url(run_id: str) -> str:
@@ -69,17 +74,31 @@ def prepare_store() -> None:
 
 
 def check_reachable() -> None:
-    """Tell within seconds, rather than after the first stage, that a tracking server is not there.
+    """Tell within seconds, rather than after the first stage, that the tracking store cannot be used.
 
     Raises:
-        TrackingError: it does not answer.
+        UnusableStoreError: it does not answer, something else answers, or the experiment was deleted.
     """
-    if not is_server(tracking_uri()):
-        return
+    uri = tracking_uri()
     try:
-        requests.get(f"{tracking_uri().rstrip('/')}/health", timeout=_REACH_SECONDS)
-    except requests.RequestException as error:
-        raise TrackingError(_explain(error)) from error
+        if uri == _own_store():
+            experiment_id()
+        else:
+            ask_within(ANSWER_SECONDS, _check_answers)
+    except (MlflowException, requests.RequestException, SQLAlchemyError, TimeoutError, ImportError) as error:
+        raise UnusableStoreError(_explain(error)) from error
+
+
+def _check_answers() -> None:
+    uri = tracking_uri()
+    if is_server(uri):
+        answer = requests.get(f"{uri.rstrip('/')}/health", timeout=ANSWER_SECONDS)
+        if answer.text.strip() != "OK":
+            raise UnusableStoreError(
+                f"MLFLOW_TRACKING_URI is {without_password(uri)}, where something answers that is not MLflow (HTTP "
+                f"{answer.status_code}); unset it, or name an MLflow server: `rlhf up` starts one"
+            )
+    experiment_id()
 
 
 def client() -> MlflowClient:
@@ -122,9 +141,12 @@ def _client_of(uri: str) -> MlflowClient:
         return MlflowClient(uri)
     database = Path(uri.removeprefix("sqlite:///"))
     database.parent.mkdir(parents=True, exist_ok=True)
-    # Two processes that both migrate an empty file break it.
-    with FileLock(f"{database}.lock"):
-        return MlflowClient(uri)
+    try:
+        # Two processes that both migrate an empty file break it.
+        with FileLock(f"{database}.lock"):
+            return MlflowClient(uri)
+    except SQLAlchemyError as error:
+        raise UnusableStoreError(_explain(error)) from error
 
 
 @functools.cache
@@ -140,6 +162,8 @@ def _experiment_of(uri: str) -> str:
         raise TrackingError(
             f"the MLflow store {without_password(uri)} has no experiment {EXPERIMENT}, and none could be made"
         )
+    if experiment.lifecycle_stage != "active":
+        raise UnusableStoreError(deleted_experiment(uri, experiment.experiment_id))
     if location and uri == _own_store() and experiment.artifact_location != location:
         _move(experiment.artifact_location, location)
     if experiment.tags.get(TAG) != shared_view():
@@ -167,4 +191,16 @@ def is_server(uri: str) -> bool:
 
 def _explain(error: Exception) -> str:
     where = without_password(tracking_uri())
-    return f"the MLflow store {where} failed: {error}; look whether it runs, or set MLFLOW_TRACKING_URI"
+    if tracking_uri() == _own_store():
+        mend = "look whether that file may be read and written, and is MLflow's"
+    else:
+        mend = "look whether it runs, set MLFLOW_TRACKING_URI to another one (http://..., sqlite:///FILE), or unset it"
+    return f"the MLflow store {where} failed: {_reason(error)}; {mend}"
+
+
+def _reason(error: Exception) -> str:
+    """Of a request that failed, what the network said; of a database, what it said and not the statement."""
+    if isinstance(error, DBAPIError):
+        error = error.orig or error  # type: ignore[assignment]
+    failed = getattr(error.args[0] if error.args else None, "reason", None)
+    return one_line(failed).rpartition("): ")[2] if isinstance(failed, Exception) else one_line(error)

@@ -87,6 +87,27 @@ def test_mistake_ends_with_one_line_and_exit_code_2(capsys, arguments, message):
     assert shown.err.count("\n") == 1
 
 
+def test_a_run_without_a_model_is_refused(capsys):
+    assert main(["run", str(SMOKE.parent / "hh.yaml")]) == 2
+    message = (
+        "rlhf: error: model.base is not set, so there is no language model to start from; name one with --model.base"
+    )
+    assert capsys.readouterr().err.startswith(message)
+    assert main(["run", str(SMOKE), "--model.architecture", "none"]) == 2
+    assert capsys.readouterr().err.startswith(message)
+
+
+@pytest.mark.parametrize("path", ["nope.jsonl", "no/where"])
+def test_a_mistyped_data_path_is_refused_and_not_filled(capsys, embedded_project, path):
+    assert main(["run", str(SMOKE), "--data.path", path]) == 2
+    first, last = capsys.readouterr().err.splitlines()
+    assert first.startswith("base model: none; a Llama with random weights is built, ")
+    assert last.startswith(
+        f"rlhf: error: {embedded_project / path}: there is no such file or folder, and the embedded set"
+    )
+    assert not (embedded_project / path).exists()
+
+
 @pytest.mark.parametrize(
     "flags", [["--ppo.kl-coef", "x"], ["--ppo.kl_coef", "x"], ["--ppo.kl-coef=x"], ["--ppo.kl_coef=x"]]
 )
@@ -326,9 +347,28 @@ class TestRun:
                 "print(sorted(sys.modules), file=sys.stderr); sys.exit(code)"
             )
             command = [sys.executable, "-c", script, "run", str(SMOKE), "--compute.num-threads", "1", *arguments]
-            return subprocess.run(command, capture_output=True, text=True, check=False)
+            return subprocess.run(command, capture_output=True, text=True, check=False, timeout=400)
 
         return start
+
+    @pytest.mark.parametrize(
+        "left_over",
+        [
+            {"WORLD_SIZE": "2", "RANK": "0", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "29512"},
+            {"OMPI_COMM_WORLD_SIZE": "2", "PMI_SIZE": "2", "LOCAL_RANK": "1", "ACCELERATE_MIXED_PRECISION": "fp16"},
+        ],
+    )
+    def test_variables_of_a_launcher_stop_nothing(self, run, monkeypatch, left_over):
+        """Training waited for a second process, without end."""
+        for name, value in left_over.items():
+            monkeypatch.setenv(name, value)
+        done = run("--json")
+        assert done.returncode == 0, done.stderr
+        first, second, *_ = done.stderr.splitlines()
+        assert first.startswith("base model: none; a Llama with random weights is built, ")
+        assert "a launcher's variables are in the environment" in second
+        assert done.stderr.count("a launcher's variables") == 1
+        assert json.loads(done.stdout)["stages"][1]["name"] == "sft"
 
     def test_json_then_cached_without_torch_then_for_people(self, run):
         trained = run("--json")

@@ -127,6 +127,12 @@ def test_recipe_with_a_control_character(recipe):
         load_config(recipe(b"name: \x00\n"))
 
 
+@pytest.mark.parametrize("text", ["a: &a [*a]\n", "a: " + "[" * 5000 + "\n"])
+def test_recipe_without_end(recipe, text):
+    with pytest.raises(ConfigError, match=r"its settings lie within one another without end|not YAML"):
+        load_config(recipe(text))
+
+
 def test_recipe_makes_no_objects(recipe):
     with pytest.raises(ConfigError, match="not YAML: could not determine a constructor"):
         load_config(recipe("name: !!python/object/apply:os.getcwd []\n"))

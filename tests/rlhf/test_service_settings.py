@@ -23,6 +23,8 @@ def test_another_address_needs_a_password(host: str, monkeypatch: pytest.MonkeyP
     ("services", "what"),
     [
         (Services(prefect_port=5000), "are both 5000"),
+        (Services(prefect_port=70000), "--prefect-port 70000: expected a port from 1 to 65535"),
+        (Services(mlflow_port=-1), "--mlflow-port -1: expected a port from 1 to 65535"),
         (Services(database="sqlite:///x.db"), "postgresql://USER@HOST:PORT/NAME"),
     ],
 )
@@ -59,3 +61,12 @@ def test_services_that_are_up_are_found_and_only_then(project_root: Path):
             pass
         assert running() == chosen
     assert running() is None
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", '{"host": "127.0.0.1"}'])
+def test_a_damaged_note_of_where_they_are_is_named(project_root: Path, text: str):
+    file = project_root / ".rlhf" / "services" / "up.json"
+    file.parent.mkdir(parents=True)
+    file.write_text(text)
+    with pytest.raises(ConfigError, match=r"up.json: the file in which `rlhf up` notes its addresses is damaged"):
+        running()

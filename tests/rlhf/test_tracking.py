@@ -331,6 +331,76 @@ def test_a_server_that_is_not_there_is_told_within_seconds(project_root: Path, m
     assert time.monotonic() - begun < 10
 
 
+@pytest.mark.parametrize(
+    ("uri", "what"),
+    [
+        ("http://no-such-host.invalid", "the MLflow store http://no-such-host.invalid failed: Failed to resolve"),
+        ("foo://bar", "the MLflow store foo://bar failed: .*unsupported URI"),
+        ("sqlite:////no/such/folder/x.db", "Permission denied|Read-only|unable to open|failed"),
+        ("postgresql+psycopg://user:secret@127.0.0.1:9/x", r"store postgresql\+psycopg://127.0.0.1:9/x failed: "),
+    ],
+)
+def test_a_store_that_cannot_be(uri: str, what: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
+    uri = uri.replace("/no/such/folder", str(tmp_path / "file"))
+    (tmp_path / "file").touch()
+    monkeypatch.setattr("rlhf.tracking.store.ANSWER_SECONDS", 3.0)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
+    with pytest.raises((tracking.TrackingError, OSError), match=what) as error:
+        tracking.check_reachable()
+    assert "secret" not in str(error.value)
+
+
+def test_a_file_that_is_no_store_is_named(project_root: Path):
+    (project_root / "mlruns" / "mlflow.db").write_text("hello, and no database" * 100)
+    with pytest.raises(InputError, match=r"mlruns/mlflow.db failed: file is not a database; look whether that file"):
+        tracking.check_reachable()
+
+
+def restore(message: str) -> None:
+    """Run the command that a message shows."""
+    subprocess.run(message.split("`")[1], shell=True, check=True, capture_output=True)
+
+
+def test_a_deleted_experiment_is_told_with_the_way_back(client: MlflowClient, pipeline: str, capsys: Any):
+    from rlhf.cli import main
+
+    experiment = client.get_run(pipeline).info.experiment_id
+    client.delete_experiment(experiment)
+    tracking.store._experiment_of.cache_clear()
+    with pytest.raises(InputError, match="the experiment rlhf was deleted in the MLflow store sqlite:///") as error:
+        tracking.check_reachable()
+    for command in (["runs"], ["compare", pipeline], ["verify", pipeline], ["gc"], ["reproduce", pipeline]):
+        assert main(command) == 2, command
+        assert capsys.readouterr().err == f"rlhf: error: {error.value}\n"
+    restore(str(error.value))
+    assert main(["runs"]) == 0
+    tracking.check_reachable()
+
+
+def test_a_deleted_run_is_told_with_the_way_back(client: MlflowClient, pipeline: str, capsys: Any):
+    from rlhf.cli import main
+
+    client.delete_run(pipeline)
+    for command in (["compare", pipeline[:8]], ["verify", pipeline], ["lineage", pipeline[:10]]):
+        assert main(command) == 2, command
+        message = capsys.readouterr().err
+        assert message.startswith(
+            f"rlhf: error: run {pipeline} was deleted in MLflow; restore it: `MLFLOW_TRACKING_URI="
+        )
+    restore(message)
+    assert client.get_run(pipeline).info.lifecycle_stage == "active"
+
+
+def test_a_question_makes_no_store(project_root: Path, capsys: Any):
+    from rlhf.cli import main
+
+    (project_root / "mlruns" / "mlflow.db").unlink()
+    for command in (["runs"], ["compare", "aaaaaa"], ["verify", "champion"], ["lineage", "v1"], ["gc"]):
+        assert main(command) == 2, command
+        assert "nothing was run in this project yet" in capsys.readouterr().err
+    assert not (project_root / "mlruns" / "mlflow.db").exists()
+
+
 def test_the_table_of_runs_opens_with_columns(client: MlflowClient, pipeline: str):
     experiment = client.get_experiment_by_name(tracking.EXPERIMENT)
     assert experiment is not None

@@ -145,7 +145,7 @@ class TestOwnData:
     @pytest.mark.parametrize("content", ["", "outs: []", "outs: [{md5: 3}]", "a: [", "outs"])
     def test_with_a_broken_data_dvc(self, own_repository: Path, content: str) -> None:
         (own_repository / "data.dvc").write_text(content)
-        with pytest.raises(DataError, match=r"data.dvc: .* `git checkout data.dvc`"):
+        with pytest.raises(DataError, match=r"data.dvc: the file is not DVC's \(.*\); remove it \(`rm data.dvc`\)"):
             resolve(OWN, own_repository)
 
     def test_without_repositories(self, own_repository: Path) -> None:
@@ -214,14 +214,27 @@ class TestEmbeddedData:
             resolve(EMBEDDED, repository)
         assert not (repository / "data").exists()
 
-    def test_may_be_elsewhere(self, tmp_path: Path) -> None:
-        config = EMBEDDED.model_copy(update={"path": str(tmp_path / "elsewhere")})
-        found = resolve(config, tmp_path)
+    def test_may_be_copied_elsewhere(self, embedded_repository: Path, tmp_path: Path) -> None:
+        copy = Path(shutil.copytree(embedded_repository / "data", tmp_path / "elsewhere"))
+        config = EMBEDDED.model_copy(update={"path": str(copy)})
+        found = resolve(config, embedded_repository)
         assert (found.tracked, found.embedded) == (False, "calibrated_arithmetic")
-        assert resolve(config, tmp_path) == found
-        (tmp_path / "elsewhere" / "prompts.jsonl").write_text("")
-        with pytest.raises(DataError, match="elsewhere: this is not the embedded set"):
-            resolve(config, tmp_path)
+        (copy / "prompts.jsonl").write_text("")
+        with pytest.raises(DataError, match="elsewhere: this is not the embedded set calibrated_arithmetic"):
+            resolve(config, embedded_repository)
+
+    @pytest.mark.parametrize("name", ["nope.jsonl", "nope", "deep/er/nope"])
+    def test_is_not_generated_elsewhere(self, embedded_repository: Path, name: str) -> None:
+        config = EMBEDDED.model_copy(update={"path": name})
+        with pytest.raises(DataError, match=rf"{name}: there is no such file or folder, and the embedded set"):
+            resolve(config, embedded_repository)
+        assert not (embedded_repository / name.split("/")[0]).exists()
+
+    def test_an_empty_folder_is_not_filled(self, embedded_repository: Path) -> None:
+        (embedded_repository / "empty").mkdir()
+        with pytest.raises(DataError, match="empty: this is not the embedded set"):
+            resolve(EMBEDDED.model_copy(update={"path": "empty"}), embedded_repository)
+        assert list((embedded_repository / "empty").iterdir()) == []
 
 
 class TestElsewhere:
