@@ -37,6 +37,7 @@ from rlhf.card_tables import (
     wins_table,
 )
 from rlhf.config import PipelineConfig, PPOConfig
+from rlhf.data.report import in_tokens_table, tokenizer_sentences
 from rlhf.markdown import escape
 from rlhf.provenance.record import RECORD_FILE, ProvenanceRecord, record_bytes
 from rlhf.references import DataSource, StageReport
@@ -161,6 +162,8 @@ def _texts(config: PipelineConfig, facts: CardFacts, measured: _Measured, datash
         "composition_table": composition_table(measured.report),
         "preparation_table": preparation_table(measured.report),
         "lengths_table": lengths_table(measured.report),
+        "in_tokens_table": in_tokens_table(measured.report),
+        "tokenizer_sentences": tokenizer_sentences(measured.report["tokenizer"]),
         "datasheet": _nested(datasheet),
         "audit_table": audit_table(measured.audit),
         "group_tables": group_tables(measured.audit),

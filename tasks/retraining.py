@@ -14,6 +14,7 @@ from rlhf.errors import ConfigError
 from rlhf.gates import figures_of, judge
 from rlhf.project import root
 from rlhf.references import Champion, ComparisonRef, Proposal, RetrainReport
+from rlhf.templates import source_settled
 from tasks.approval import settle_questions
 from tasks.display import show_gates
 from tasks.pipeline import Pipeline
@@ -90,7 +91,9 @@ def judges_of(retrain: RetrainConfig) -> JudgesConfig:
         ModelError: the hub does not have one, or does not answer.
     """
     judges = retrain.judges
-    return judges.model_copy(update={"safety": tuple(map(source_at_commit, judges.safety))})
+    return judges.model_copy(
+        update={"safety": tuple(source_settled(source_at_commit(source)) for source in judges.safety)}
+    )
 
 
 def _look_for_data(config: PipelineConfig, retrain: RetrainConfig) -> Start:
