@@ -249,9 +249,9 @@ def _continuation(asked: Layout, whole: Layout) -> str:
         return whole.pieces[num].removeprefix(last)
     asks, answered = "...".join(asked.pieces), "...".join(whole.pieces[: num + 1])
     raise DataError(
-        f"the chat template writes a prompt in another way once an answer follows, so a model would be asked to go "
-        f"on from what it was never trained on; edit the template (in a copy of the model's folder) so that what it writes "
-        f"with an answer starts with its generation prompt, or choose another of its templates with "
+        f"the chat template writes a prompt in another way once an answer follows, so a model would have to go "
+        f"on from what it was never trained on; edit the template (in a copy of the model's folder) so that what it "
+        f"writes with an answer starts with its generation prompt, or choose another of its templates with "
         f"model.chat_template; it asks: {asks[-80:]!r}, with an answer: {answered[-80:]!r}"
     )
 

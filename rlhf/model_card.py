@@ -6,6 +6,7 @@ import shutil
 import struct
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from math import prod
 from pathlib import Path
 from typing import Any
@@ -38,6 +39,7 @@ from rlhf.card_tables import (
 )
 from rlhf.config import PipelineConfig, PPOConfig
 from rlhf.data.report import in_tokens_table, tokenizer_sentences
+from rlhf.lines import lines_of, read_json_lines
 from rlhf.markdown import escape
 from rlhf.provenance.record import RECORD_FILE, ProvenanceRecord, record_bytes
 from rlhf.references import DataSource, StageReport
@@ -218,14 +220,13 @@ def _sections(config: PipelineConfig) -> Iterator[tuple[str, BaseModel]]:
 
 def _samples(path: Path) -> list[dict[str, str]]:
     """The first of the side-by-side samples, escaped and cut, in the words of the template."""
-    lines = path.read_text(encoding="utf-8").splitlines()[:_NUM_SAMPLES]
     return [
         {
             "prompt": escape(row["prompt"][-1]["content"], _MAX_SAMPLE_CHARACTERS),
             "baseline": escape(row["baseline"]["response"], _MAX_SAMPLE_CHARACTERS) or "(empty)",
             "policy": escape(row["policy"]["response"], _MAX_SAMPLE_CHARACTERS) or "(empty)",
         }
-        for row in map(json.loads, lines)
+        for row in islice(read_json_lines(path), _NUM_SAMPLES)
     ]
 
 
@@ -254,7 +255,7 @@ def _nested(datasheet: str) -> str:
     if len(datasheet) > _MAX_DATASHEET_CHARACTERS:
         datasheet = datasheet[:_MAX_DATASHEET_CHARACTERS] + "\n\n[...]"
     lines, fenced = [], False
-    for line in datasheet.strip().splitlines():
+    for line in lines_of(datasheet.strip()):
         fenced ^= line.lstrip().startswith("```")
         lines.append(f"##{line}" if line.startswith("#") and not fenced else line)
     return "\n".join(lines)
