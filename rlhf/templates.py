@@ -135,21 +135,9 @@ def _on(day: str, literal: str) -> str:
 
 
 def _parse(template: str, where: str) -> Any:
-    """The template's tree, by the rules by which transformers reads templates."""
     from jinja2 import TemplateSyntaxError
-    from jinja2.ext import Extension, loopcontrols
-    from jinja2.sandbox import ImmutableSandboxedEnvironment
 
-    class Generation(Extension):
-        tags = {"generation"}  # noqa: RUF012
-
-        def parse(self, parser: Any) -> Any:
-            next(parser.stream)
-            return parser.parse_statements(("name:endgeneration",), drop_needle=True)
-
-    environment = ImmutableSandboxedEnvironment(
-        trim_blocks=True, lstrip_blocks=True, extensions=[Generation, loopcontrols]
-    )
+    environment = _environment()
     try:
         environment.compile(template)
         return environment.parse(template)
@@ -160,9 +148,55 @@ def _parse(template: str, where: str) -> Any:
         ) from None
 
 
+def _environment() -> Any:
+    """Jinja as transformers sets it up for chat templates, whose import would cost a cached run its seconds."""
+    from jinja2 import TemplateError
+    from jinja2.ext import Extension, loopcontrols
+    from jinja2.sandbox import ImmutableSandboxedEnvironment
+
+    class Generation(Extension):
+        tags = {"generation"}  # noqa: RUF012
+
+        def parse(self, parser: Any) -> Any:
+            next(parser.stream)
+            return parser.parse_statements(("name:endgeneration",), drop_needle=True)
+
+    def refuse(message: str) -> None:
+        raise TemplateError(message)
+
+    environment = ImmutableSandboxedEnvironment(
+        trim_blocks=True, lstrip_blocks=True, extensions=[Generation, loopcontrols]
+    )
+    environment.globals["raise_exception"] = refuse
+    return environment
+
+
+def _looks_sound(template: str, special_tokens: Mapping[str, str], asks_as_it_answers: bool) -> bool:
+    """Whether a template writes a question and its answer, for which transformers has to be asked where it does not.
+
+    Args:
+        template: with its clock fixed.
+        special_tokens: by the names that templates know them by.
+        asks_as_it_answers: its generation prompt must be what it writes before an answer.
+    """
+    question, answer = {"role": "user", "content": "question"}, {"role": "assistant", "content": "answer"}
+    given = {**special_tokens, "tools": None, "documents": None}
+    try:
+        compiled = _environment().from_string(template)
+        asked = compiled.render(messages=[question], add_generation_prompt=True, **given)
+        answered = compiled.render(messages=[question, answer], add_generation_prompt=False, **given)
+    except Exception:  # whatever a template from elsewhere does; transformers' own error is the one that is told
+        return False
+    return not asks_as_it_answers or answered.startswith(asked)
+
+
 def _settled(section: _Names, name: str | None, setting: str) -> _Names:
     templates = _read(name, section.revision, section.chat_template) if name is not None else {}
     if not templates or name is None:
+        if name is not None and (section.chat_template or section.template_date):
+            raise ModelError(
+                f"{name}: chat_template or template_date is set, but the model has no chat template; drop it"
+            )
         return section
     where = f"{name} ({', '.join(dict.fromkeys(file for file, _ in templates.values()))})"
     chosen, text = choose({key: text for key, (_, text) in templates.items()}, section.chat_template, where)
@@ -170,7 +204,12 @@ def _settled(section: _Names, name: str | None, setting: str) -> _Names:
     if section.template_date is None and reads_clock(text, where):
         section = section.model_copy(update={"template_date": date.today().isoformat()})
         logger.info("the chat template of %s reads the clock: %s is %s", name, setting, section.template_date)
-    fixed(text, section.template_date, where)
+    text, _ = fixed(text, section.template_date, where)
+    is_base = isinstance(section, ModelConfig)
+    if not _looks_sound(text, _special_tokens(name, section.revision), asks_as_it_answers=is_base):
+        from rlhf.tokenizers import check_tokenizer
+
+        check_tokenizer(section)
     return section
 
 
@@ -199,6 +238,19 @@ def _read(name: str, revision: str | None, wanted: str | None) -> dict[str, tupl
     elif isinstance(given, str):
         given = {DEFAULT: given}
     return {stem: (_CONFIG, text) for stem, text in (given or {}).items()}
+
+
+def _special_tokens(name: str, revision: str | None) -> dict[str, str]:
+    """The special tokens that a model's files name; transformers may know of more."""
+    found = {}
+    for file in ("special_tokens_map.json", _CONFIG):
+        path = _file(name, revision, file)
+        given = json.loads(_text(path)) if path else {}
+        for key, value in given.items():
+            content = value.get("content") if isinstance(value, dict) else value
+            if key.endswith("_token") and isinstance(content, str):
+                found[key] = content
+    return found
 
 
 def _additional(name: str, wanted: str | None) -> list[str]:

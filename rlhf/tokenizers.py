@@ -10,8 +10,10 @@ from typing import Any, Literal
 from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
-from rlhf.bases import check_folder
+from rlhf.bases import base_with_folder, check_folder, source_with_folder
+from rlhf.chat import chat_of
 from rlhf.config import ModelConfig, RewardSourceConfig
+from rlhf.conversations import check_continues
 from rlhf.errors import DataError, ModelError
 from rlhf.templates import choose, fixed
 from rlhf.text_tokens import TextTokens
@@ -103,6 +105,26 @@ def prepare_tokenizer(model: ModelConfig, texts: Iterable[str]) -> tuple[Any, To
     return tokenizer, report
 
 
+def check_tokenizer(model: ModelConfig | RewardSourceConfig) -> None:
+    """Load a model's tokenizer and refuse a chat template that is of no use.
+
+    Raises:
+        ModelError: it is broken.
+    """
+    if isinstance(model, ModelConfig):
+        prepare_tokenizer(base_with_folder(model), [])
+        return
+    source = source_with_folder(model)
+    tokenizer = load_source_tokenizer(source)
+    try:
+        chat_of(tokenizer).layout(["user", "assistant"], asks=False)
+    except DataError as error:
+        raise ModelError(
+            f"{source.path}: the chat template is broken: it refuses even a question and its answer ({error}); mend it, or "
+            f"name another of the model's templates with chat_template"
+        ) from error
+
+
 def load_source_tokenizer(source: RewardSourceConfig) -> Any:
     """The tokenizer of a reward model from elsewhere, its template settled as that of a base is.
 
@@ -150,9 +172,6 @@ def check_dialogue(tokenizer: Any, model: str) -> None:
     Raises:
         ModelError: it fails for them.
     """
-    from rlhf.chat import chat_of
-    from rlhf.conversations import check_continues
-
     try:
         chat = chat_of(tokenizer)
         for roles, asks in ((["user"], True), (["user", "assistant"], False)):
