@@ -185,7 +185,7 @@ def _looks_sound(template: str, special_tokens: Mapping[str, str], asks_as_it_an
         compiled = _environment().from_string(template)
         asked = compiled.render(messages=[question], add_generation_prompt=True, **given)
         answered = compiled.render(messages=[question, answer], add_generation_prompt=False, **given)
-    except Exception:  # whatever a template from elsewhere does; transformers' own error is the one that is told
+    except Exception:  # noqa: BLE001 - a template from elsewhere does anything; what transformers says of it is told
         return False
     return not asks_as_it_answers or answered.startswith(asked)
 
@@ -194,9 +194,7 @@ def _settled(section: _Names, name: str | None, setting: str) -> _Names:
     templates = _read(name, section.revision, section.chat_template) if name is not None else {}
     if not templates or name is None:
         if name is not None and (section.chat_template or section.template_date):
-            raise ModelError(
-                f"{name}: chat_template or template_date is set, but the model has no chat template; drop it"
-            )
+            raise ModelError(f"{name}: chat_template or template_date is set, but there is no chat template; drop it")
         return section
     where = f"{name} ({', '.join(dict.fromkeys(file for file, _ in templates.values()))})"
     chosen, text = choose({key: text for key, (_, text) in templates.items()}, section.chat_template, where)
