@@ -120,7 +120,7 @@ def check_tokenizer(model: ModelConfig | RewardSourceConfig) -> None:
         chat_of(tokenizer).layout(["user", "assistant"], asks=False)
     except DataError as error:
         raise ModelError(
-            f"{source.path}: the chat template is broken: it refuses even a question and its answer ({error}); mend it, "
+            f"{source.path}: the chat template is broken: it refuses even a question and its answer ({error}); mend it "
             f"or name another of the model's templates with chat_template"
         ) from error
 

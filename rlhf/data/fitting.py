@@ -4,12 +4,11 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from jinja2 import TemplateError
-
+from rlhf.chat import chat_of
 from rlhf.conversations import EncodedRow, cut_to_fit, encode_prompts, encode_rows
 from rlhf.data.losses import Losses
 from rlhf.data.schema import REQUIRED_FIELDS, Row
-from rlhf.errors import DataError
+from rlhf.errors import DataError, one_line
 
 # Rows whose ids are in memory at once.
 _BATCH = 4096
@@ -107,13 +106,13 @@ def check_roles(tokenizer: Any, rows: Iterable[tuple[str, NumberedRow]]) -> None
 
 
 def _check_role(tokenizer: Any, where: str, messages: Sequence[Mapping[str, str]], role: str) -> None:
-    marked = [{"role": message["role"], "content": f"marker{index}x"} for index, message in enumerate(messages)]
     advice = "rename the role, remove such messages, or give the tokenizer a template that knows it"
     try:
-        text: str = tokenizer.apply_chat_template(marked, tokenize=False)
-    except TemplateError as error:
-        raise DataError(f"{where}: the tokenizer's chat template refuses the dialogue ({error}); {advice}") from None
-    if any(message["role"] == role and message["content"] not in text for message in marked):
+        layout = chat_of(tokenizer).layout([message["role"] for message in messages], asks=False)
+    except DataError as error:
+        why = one_line(error.__cause__ or error)
+        raise DataError(f"{where}: the tokenizer's chat template refuses the dialogue ({why}); {advice}") from None
+    if any(message["role"] == role and index not in layout.slots for index, message in enumerate(messages)):
         raise DataError(f'{where}: the tokenizer\'s chat template does not know the role "{role}"; {advice}')
 
 

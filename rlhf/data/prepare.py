@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 from rlhf.config import DataConfig, ModelConfig
-from rlhf.data.datasheet import Dropped
 from rlhf.data.fitting import Context, Fitted, NumberedRow, Unusable, check_roles, fit
 from rlhf.data.leaks import find_leaks
 from rlhf.data.losses import turn_markers
@@ -192,7 +191,7 @@ def _cut(splits: Splits, context: Context, config: DataConfig, counts: Counts) -
             if isinstance(fitted, Fitted):
                 kept.append(_count_fitted(kind, numbered, fitted, counts))
             elif isinstance(fitted, Unusable):
-                counts.left_out.setdefault(kind, {}).setdefault(fitted.reason, Dropped()).add(numbered.line)
+                counts.left_out.setdefault(kind, {}).setdefault(fitted.reason, []).append(numbered.line)
             elif config.overlong == "error":
                 raise DataError(f"{fitted}; or leave such rows out with data.overlong: drop")
             else:
@@ -205,7 +204,7 @@ def _count_fitted(kind: str, numbered: NumberedRow, fitted: Fitted, counts: Coun
     if fitted.response_tokens:
         counts.lengths.setdefault(f"{kind}/response", []).append(fitted.response_tokens)
     for change in fitted.changes:
-        counts.changes.setdefault(kind, {}).setdefault(change, Dropped()).add(numbered.line)
+        counts.changes.setdefault(kind, {}).setdefault(change, []).append(numbered.line)
     if not fitted.num_dropped_messages:
         return numbered
     counts.cut_dialogues[kind] += 1

@@ -9,7 +9,6 @@ from typing import Any, Literal
 
 import numpy as np
 
-from rlhf.data.datasheet import Dropped
 from rlhf.errors import DataError
 from rlhf.markdown import escape, table
 from rlhf.references import DataSource
@@ -18,8 +17,8 @@ MAX_LEFT_OUT = 0.1
 """Share of a file's rows beyond which what encoding leaves nothing of is a fault of the data or the tokenizer."""
 _NUM_NAMED = 10
 
-Rows = dict[str, dict[str, Dropped]]
-"""Rows by kind and by what happened to them."""
+Rows = dict[str, dict[str, list[int]]]
+"""Lines of rows by kind and by what happened to them."""
 
 
 @dataclass
@@ -40,7 +39,7 @@ class Counts:
 
     def num_left_out(self, kind: str) -> int:
         """Rows that are nothing, or nothing else than each other, in token ids."""
-        return sum(dropped.count for dropped in self.left_out.get(kind, {}).values())
+        return sum(map(len, self.left_out.get(kind, {}).values()))
 
 
 def build_report(source: DataSource, splits: Mapping[tuple[str, str], int], counts: Counts) -> dict[str, Any]:
@@ -73,7 +72,7 @@ def build_report(source: DataSource, splits: Mapping[tuple[str, str], int], coun
 def _named(rows: Rows) -> dict[str, dict[str, dict[str, Any]]]:
     """Counts, and the lines of the first rows."""
     return {
-        kind: {what: {"count": d.count, "lines": sorted(d.rows)[:_NUM_NAMED]} for what, d in sorted(reasons.items())}
+        kind: {w: {"count": len(lines), "lines": sorted(lines)[:_NUM_NAMED]} for w, lines in sorted(reasons.items())}
         for kind, reasons in sorted(rows.items())
     }
 
