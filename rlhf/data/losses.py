@@ -62,7 +62,7 @@ def turn_markers(tokenizer: Any) -> tuple[str, ...]:
     markers = set()
     for roles in _DIALOGUES:
         for asks in (False, True):
-            markers |= set(_markers(tokenizer, _layout(tokenizer, roles, asks), asks))
+            markers |= set(_markers(tokenizer, roles, asks))
     return tuple(sorted(markers))
 
 
@@ -73,9 +73,12 @@ def _layout(tokenizer: Any, roles: Sequence[str], asks: bool) -> Layout:
         return Layout(("",), ())
 
 
-def _markers(tokenizer: Any, layout: Layout, asks: bool) -> list[str]:
+def _markers(tokenizer: Any, roles: Sequence[str], asks: bool) -> list[str]:
     found = []
-    for piece in layout.pieces if asks else layout.pieces[:-1]:
+    head, *pieces = _layout(tokenizer, roles, asks).pieces
+    # A user's turn comes again further on; what begins a dialogue may be more than the mark of its first turn.
+    first = [head.rstrip().rpartition("\n")[2]] if roles[0] == "system" else []
+    for piece in [*first, *(pieces if asks else pieces[:-1])]:
         # They mark where a text starts or ends, and not whose turn it is.
         for token in (tokenizer.bos_token, tokenizer.eos_token):
             piece = piece.replace(token, "") if token else piece

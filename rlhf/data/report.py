@@ -127,7 +127,7 @@ def tokenizer_sentences(tokenizer: Mapping[str, Any]) -> list[str]:
     ]
     found += [f"{sentence}." for sentence in tokenizer["fixed"]]
     if tokenizer["turn_markers"]:
-        markers = ", ".join(f"`{escape(json.dumps(marker))}`" for marker in tokenizer["turn_markers"])
+        markers = ", ".join(escape(json.dumps(marker)) for marker in tokenizer["turn_markers"])
         found.append(
             f"The chat template marks turns by plain text ({markers}): a message that holds it looks like two turns."
         )

@@ -155,7 +155,7 @@ class TestMarkers:
         [
             ("{% for m in messages %}<|{{ m.role }}|>\n{{ m.content }}{{ eos_token }}\n{% endfor %}"
              "{% if add_generation_prompt %}<|assistant|>\n{% endif %}",
-             ["\n<|assistant|>", "\n<|user|>", "<|system|>", "<|user|>"]),
+             ["\n<|assistant|>", "\n<|user|>", "<|system|>"]),
             ("{% for m in messages %}{{ m.content }}{{ eos_token }}{% endfor %}", []),
         ],
     )  # fmt: skip
