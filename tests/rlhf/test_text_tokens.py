@@ -1,5 +1,6 @@
 """Whatever a message spells is text: over Unicode, and over all special tokens of tokenizers of all kinds."""
 
+import json
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -16,10 +17,21 @@ from rlhf.config import ModelConfig
 from rlhf.conversations import decode_responses, encode_answers, encode_dialogues, encode_pairs, encode_prompts
 from rlhf.tokenizers import prepare_tokenizer
 
+
+def not_declared_special(folder: Path) -> Path:
+    """Ends and turns are marked by added tokens that tokenizer.json does not call special."""
+    base = byte_level(folder, CHATML)
+    content = json.loads((base / "tokenizer.json").read_text())
+    content["added_tokens"] = [token | {"special": False} for token in content["added_tokens"]]
+    (base / "tokenizer.json").write_text(json.dumps(content))
+    return base
+
+
 KINDS: dict[str, Callable[[Path], Path]] = {
     "byte_level": byte_level,
     "byte_level_chatml": lambda folder: byte_level(folder, CHATML),
     "byte_level_with_a_blank": lambda folder: byte_level(folder, add_prefix_space=True),
+    "byte_level_not_declared": not_declared_special,
     "unigram": unigram,
     "unigram_instructions": lambda folder: unigram(folder, INSTRUCTIONS),
     "sentencepiece_bpe": sentencepiece_bpe,
@@ -152,7 +164,7 @@ def test_switching_special_tokens_off_leaves_the_tokenizer_as_it_was(tmp_path: P
 
 def test_a_space_before_the_answer_is_one_token_with_it(tokenizers: dict[str, Any]) -> None:
     """What SentencePiece puts before a text is the space that the template writes there."""
-    for kind in ("sentencepiece_bpe", "sentencepiece_bpe_instructions"):
+    for kind in ("byte_level", "sentencepiece_bpe", "sentencepiece_bpe_instructions"):
         tokenizer = tokenizers[kind]
         prompt, completion = encode_pairs(tokenizer, [[user("The cat")]], [[assistant("The mat")]])[0]
         dialogue = [user("The cat"), assistant("The mat")]
