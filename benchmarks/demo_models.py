@@ -11,6 +11,7 @@ from rlhf.configuration import load_config
 from rlhf.conversations import encode_prompts
 from rlhf.data import calibrated_arithmetic
 from rlhf.data.prepare import prepare_data
+from rlhf.lines import read_json_lines
 from rlhf.models import load_tokenizer
 from rlhf.references import DataSource
 from rlhf.reward_model import train_reward_models
@@ -57,8 +58,8 @@ def make_demo_adapters(made: ModelSet, demo: ModelSet) -> None:
 
 def write_prompts(made: ModelSet) -> None:
     """The training prompts as token ids."""
-    rows = (made.data / "prompts" / "train.jsonl").read_text(encoding="utf-8").splitlines()
-    ids = encode_prompts(load_tokenizer(made.policy), [json.loads(row)["prompt"] for row in rows])
+    rows = read_json_lines(made.data / "prompts" / "train.jsonl")
+    ids = encode_prompts(load_tokenizer(made.policy), [row["prompt"] for row in rows])
     made.prompts.write_text("".join(json.dumps({"input_ids": prompt}) + "\n" for prompt in ids))
 
 

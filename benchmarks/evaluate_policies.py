@@ -16,6 +16,7 @@ from rlhf.conversations import Conversation, decode_responses, encode_prompts
 from rlhf.evaluation.gold import judge_by_rule
 from rlhf.evaluation.prompts import choose_prompts
 from rlhf.generation import generate_responses
+from rlhf.lines import read_json_lines
 from rlhf.models import load_policy, load_tokenizer
 
 
@@ -46,8 +47,8 @@ def main() -> None:
     parsed = parser.parse_args()
     compute = ComputeConfig(dtype="fp32", num_threads=parsed.threads)
     configure(compute)
-    lines = (ModelSet(parsed.models).data / "prompts" / "test.jsonl").read_text(encoding="utf-8").splitlines()
-    chosen = choose_prompts([json.loads(line) for line in lines], parsed.num_prompts, has_gold=True)
+    rows = list(read_json_lines(ModelSet(parsed.models).data / "prompts" / "test.jsonl"))
+    chosen = choose_prompts(rows, parsed.num_prompts, has_gold=True)
     gold = [gold_of(folder, list(chosen.prompts), compute, parsed.response_tokens) for folder in parsed.policies]
     parsed.out.write_text(json.dumps({"gold": gold, "num_prompts": len(chosen.prompts)}) + "\n")
 

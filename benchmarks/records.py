@@ -14,6 +14,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from rlhf.lines import parse_json_lines
+
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "benchmarks" / "results"
 
@@ -61,8 +63,8 @@ def read_cycles(path: Path) -> list[Cycle]:
 
 def read_rows(path: Path) -> list[dict[str, Any]]:
     """JSON Lines; a torn last line is left out."""
-    lines = path.read_text(encoding="utf-8").splitlines(keepends=True) if path.exists() else []
-    return [json.loads(line) for line in lines if line.endswith("\n")]
+    text = path.read_text(encoding="utf-8") if path.exists() else ""
+    return parse_json_lines(text[: text.rfind("\n") + 1])
 
 
 def missing(cycles: Iterable[Cycle], session: str, names: Sequence[str], pairs: int) -> list[str]:

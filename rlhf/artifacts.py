@@ -16,6 +16,7 @@ from urllib.parse import unquote, urlparse
 
 from rlhf.errors import ArtifactMismatchError, InputError
 from rlhf.hashing import folder_manifest, manifest_sha256
+from rlhf.lines import lines_of
 from rlhf.project import downloads_folder
 from rlhf.references import Reference
 from rlhf.tracking import OUTPUT_TAG, client, finished_stages, patiently, set_tags, tags_of
@@ -210,7 +211,7 @@ def _difference(reference: Reference, folder: Path, manifest: str) -> str:
     stored = folder.with_name(manifest_of(folder.name))
     expected = stored.read_text() if stored.is_file() else ""
     if manifest_sha256(expected) == reference.sha256:
-        changed = {line.partition("  ")[2] for line in set(expected.splitlines()) ^ set(manifest.splitlines())}
+        changed = {line.partition("  ")[2] for line in set(lines_of(expected)) ^ set(lines_of(manifest))}
         what = ", ".join(str(folder / name) for name in sorted(changed))
     else:
         what = str(folder)

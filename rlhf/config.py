@@ -4,9 +4,10 @@ The docstring under a field is the help of its command-line flag, the text besid
 documentation of the YAML key. Only the standard library and pydantic are imported here.
 """
 
+from datetime import date
 from typing import Annotated, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
 Fraction = Annotated[float, Field(ge=0.0, lt=1.0)]
 Probability = Annotated[float, Field(ge=0.0, le=1.0)]
@@ -16,6 +17,16 @@ Count = Annotated[int, Field(ge=1)]
 _APPROVAL_HOURS = 168.0
 LARGEST_KL_ERROR = 0.2
 """The relative distance from kl_target that one rollout counts for at most (Ziegler et al. 1909.08593)."""
+
+
+def _check_day(value: object) -> object:
+    """A day in text, which YAML gives as a date where it is not in quotes."""
+    day = value if isinstance(value, date) else date.fromisoformat(str(value))
+    return day.isoformat()
+
+
+Day = Annotated[str, BeforeValidator(_check_day)]
+_OF_A_MODEL = ("revision", "chat_template", "template_date")
 
 
 class Section(BaseModel):
@@ -70,6 +81,11 @@ class ModelConfig(Section):
     build."""
     revision: str | None = None
     """Commit, tag or branch of the hub id. A run notes the commit that it stands for, and means that."""
+    chat_template: str | None = None
+    """Name of the chat template, where the model has several. Empty: `default`, or the only one."""
+    template_date: Day | None = None
+    """The day, as YYYY-MM-DD, that a chat template which reads the clock shows for ever. Empty: where the template
+    reads the clock, the day on which the run starts."""
     architecture: ArchitectureConfig | None = None
     """Shape of a small Llama with random weights that is built in place of a base, with a word-level tokenizer made
     from the training data."""
@@ -78,8 +94,9 @@ class ModelConfig(Section):
 
     @model_validator(mode="after")
     def _base_or_architecture(self) -> Self:
-        if self.base is None and self.revision is not None:
-            raise ValueError("revision is set but base is not, so it would be ignored; name a base or drop revision")
+        for name in _OF_A_MODEL:
+            if self.base is None and getattr(self, name) is not None:
+                raise ValueError(f"{name} is set but base is not, so it would be ignored; name a base or drop {name}")
         if self.base is not None and self.architecture is not None:
             raise ValueError(
                 "base and architecture are both set, and architecture would be ignored; drop one of the two"
@@ -200,6 +217,11 @@ class RewardSourceConfig(Section):
     """Folder or hub id of the reward model (kind: model). Its tokenizer may be another than the policy's."""
     revision: str | None = None
     """Commit, tag or branch of the hub id."""
+    chat_template: str | None = None
+    """Name of the chat template, where the model has several. Empty: `default`, or the only one."""
+    template_date: Day | None = None
+    """The day, as YYYY-MM-DD, that a chat template which reads the clock shows for ever. Empty: where the template
+    reads the clock, the day on which the run starts."""
     weight: float = 1.0
     """What the source's score is multiplied by. Negative: a penalty."""
     normalize: bool = False
@@ -209,8 +231,9 @@ class RewardSourceConfig(Section):
     def _fields_belong_to_the_kind(self) -> Self:
         if (self.path is not None) != (self.kind == "model"):
             raise ValueError("path is for the kind model, and for it only; give it there and drop it elsewhere")
-        if self.revision is not None and self.path is None:
-            raise ValueError("revision is set but path is not, so it would be ignored; drop it")
+        for name in _OF_A_MODEL:
+            if self.path is None and getattr(self, name) is not None:
+                raise ValueError(f"{name} is set but path is not, so it would be ignored; drop it")
         if self.weight == 0.0:
             raise ValueError("a source of weight 0 would be computed and ignored; drop it")
         return self
@@ -569,6 +592,11 @@ class SafetyGate(Section):
     """Folder or hub id of a reward model that judges. Empty: the function does."""
     revision: str | None = None
     """Commit, tag or branch of the hub id."""
+    chat_template: str | None = None
+    """Name of the chat template, where the model has several. Empty: `default`, or the only one."""
+    template_date: Day | None = None
+    """The day, as YYYY-MM-DD, that a chat template which reads the clock shows for ever. Empty: where the template
+    reads the clock, the day on which the run starts."""
     threshold: float
     """Where a response stops being safe."""
     unsafe: Literal["below", "above"] = "below"
@@ -578,15 +606,17 @@ class SafetyGate(Section):
 
     @model_validator(mode="after")
     def _revision_has_a_path(self) -> Self:
-        if self.revision is not None and self.path is None:
-            raise ValueError("revision is set but path is not, so it would be ignored; drop it")
+        for name in _OF_A_MODEL:
+            if self.path is None and getattr(self, name) is not None:
+                raise ValueError(f"{name} is set but path is not, so it would be ignored; drop it")
         return self
 
     @property
     def source(self) -> RewardSourceConfig:
         """The judge, as PPO's settings name one."""
         kind: Literal["model", "function"] = "function" if self.path is None else "model"
-        return RewardSourceConfig(kind=kind, name=self.name, path=self.path, revision=self.revision)
+        of_the_model = {name: getattr(self, name) for name in _OF_A_MODEL}
+        return RewardSourceConfig(kind=kind, name=self.name, path=self.path, **of_the_model)
 
 
 class JudgesConfig(Section):

@@ -39,6 +39,8 @@ METRICS: dict[str, Metric] = {
     "data/num_label_conflicts": Metric("pairs", "lower"),
     "data/num_cut_dialogues": Metric("rows", "lower"),
     "data/num_too_long": Metric("rows", "lower"),
+    "data/num_left_out": Metric("rows", "lower"),
+    "data/num_changed": Metric("rows", "lower"),
     "sft/loss": Metric("nats/token", "lower", curve=True),
     "sft/learning_rate": Metric("1"),
     "sft/validation_loss": Metric("nats/token", "lower", summary=True),

@@ -6,6 +6,7 @@ import shutil
 import struct
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from math import prod
 from pathlib import Path
 from typing import Any
@@ -37,6 +38,8 @@ from rlhf.card_tables import (
     wins_table,
 )
 from rlhf.config import PipelineConfig, PPOConfig
+from rlhf.data.report import in_tokens_table, tokenizer_sentences
+from rlhf.lines import lines_of, read_json_lines
 from rlhf.markdown import escape
 from rlhf.provenance.record import RECORD_FILE, ProvenanceRecord, record_bytes
 from rlhf.references import DataSource, StageReport
@@ -162,6 +165,8 @@ def _texts(config: PipelineConfig, facts: CardFacts, measured: _Measured, datash
         "composition_table": composition_table(measured.report),
         "preparation_table": preparation_table(measured.report),
         "lengths_table": lengths_table(measured.report),
+        "in_tokens_table": in_tokens_table(measured.report),
+        "tokenizer_sentences": tokenizer_sentences(measured.report["tokenizer"]),
         "datasheet": _nested(datasheet),
         "audit_table": audit_table(measured.audit),
         "group_tables": group_tables(measured.audit),
@@ -216,14 +221,13 @@ def _sections(config: PipelineConfig) -> Iterator[tuple[str, BaseModel]]:
 
 def _samples(path: Path) -> list[dict[str, str]]:
     """The first of the side-by-side samples, escaped and cut, in the words of the template."""
-    lines = path.read_text(encoding="utf-8").splitlines()[:_NUM_SAMPLES]
     return [
         {
             "prompt": escape(row["prompt"][-1]["content"], _MAX_SAMPLE_CHARACTERS),
             "baseline": escape(row["baseline"]["response"], _MAX_SAMPLE_CHARACTERS) or "(empty)",
             "policy": escape(row["policy"]["response"], _MAX_SAMPLE_CHARACTERS) or "(empty)",
         }
-        for row in map(json.loads, lines)
+        for row in islice(read_json_lines(path), _NUM_SAMPLES)
     ]
 
 
@@ -252,7 +256,7 @@ def _nested(datasheet: str) -> str:
     if len(datasheet) > _MAX_DATASHEET_CHARACTERS:
         datasheet = datasheet[:_MAX_DATASHEET_CHARACTERS] + "\n\n[...]"
     lines, fenced = [], False
-    for line in datasheet.strip().splitlines():
+    for line in lines_of(datasheet.strip()):
         fenced ^= line.lstrip().startswith("```")
         lines.append(f"##{line}" if line.startswith("#") and not fenced else line)
     return "\n".join(lines)

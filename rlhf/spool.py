@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from rlhf.lines import read_json_lines
 from rlhf.metrics import check_declared
 
 logger = logging.getLogger(__name__)
@@ -46,7 +47,7 @@ def write_points(file: Path, points: Sequence[Point]) -> None:
 
 def read_points(file: Path) -> list[list[Point]]:
     """The batches in a file of points."""
-    points = [Point(**json.loads(line)) for line in file.read_text().splitlines()]
+    points = [Point(**point) for point in read_json_lines(file)]
     return [points[start : start + BATCH_SIZE] for start in range(0, len(points), BATCH_SIZE)]
 
 

@@ -1,5 +1,6 @@
 """The tokenizer that a run uses: the base model's with pad token and chat template settled, or one built from text."""
 
+import json
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -9,16 +10,21 @@ from typing import Any, Literal
 from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
-from rlhf.bases import check_folder
-from rlhf.config import ModelConfig
-from rlhf.errors import ModelError
+from rlhf.bases import base_with_folder, check_folder, source_with_folder
+from rlhf.chat import chat_of
+from rlhf.config import ModelConfig, RewardSourceConfig
+from rlhf.conversations import check_continues
+from rlhf.errors import DataError, ModelError
 from rlhf.modeling.files import readable
+from rlhf.templates import choose, fixed
+from rlhf.text_tokens import TextTokens
 
 MAX_VOCABULARY = 8192
 _PAD_CANDIDATES = ("<pad>", "[PAD]", "<|pad|>", "<|endoftext|>", "<|finetune_right_pad_id|>", "<unk>", "[UNK]")
 _ADDED_PAD = "<|pad|>"
-# One word with the space before it, or one digit with the space before it.
-_WORD = "▁?[0-9]|▁?[^▁0-9]+|▁"
+# One word with the space before it, or one digit with the space before it. A word that looks like a special token falls
+# in two, since the vocabulary holds those.
+_WORD = r"▁?[0-9]|▁?<(?=\|)|▁?[^▁0-9<]+(?:<(?!\|)[^▁0-9<]*)*|▁?(?:<(?!\|)[^▁0-9<]*)+|▁"
 
 _BUILT_TEMPLATE = (
     "{% for message in messages %}"
@@ -29,14 +35,16 @@ _BUILT_TEMPLATE = (
     "{% else %}{{ raise_exception('unknown role ' + message['role']) }}{% endif %}"
     "{% endfor %}{% if add_generation_prompt %}<|assistant|>{% endif %}"
 )
+# GAP stands after a name. It is a space where the tokenizer puts one before each text anyway, so that the two are one,
+# and a line break elsewhere: a lone space token is what no base has seen before a word.
 _TEXT_TEMPLATE = (
     "{{ bos_token or '' }}{% for message in messages %}"
-    "{% if message['role'] == 'user' %}{{ '\\n\\nHuman: ' + message['content'] }}"
+    "{% if message['role'] == 'user' %}{{ '\\n\\nHuman:GAP' + message['content'] }}"
     "{% elif message['role'] == 'system' %}{{ message['content'] }}"
-    "{% elif message['role'] == 'assistant' %}{{ '\\n\\nAssistant:' }}"
-    "{% generation %}{{ ' ' + message['content'] + eos_token }}{% endgeneration %}"
+    "{% elif message['role'] == 'assistant' %}{{ '\\n\\nAssistant:ASKED' }}"
+    "{% generation %}{{ 'UNASKED' + message['content'] + eos_token }}{% endgeneration %}"
     "{% else %}{{ raise_exception('unknown role ' + message['role']) }}{% endif %}"
-    "{% endfor %}{% if add_generation_prompt %}{{ '\\n\\nAssistant:' }}{% endif %}"
+    "{% endfor %}{% if add_generation_prompt %}{{ '\\n\\nAssistant:ASKED' }}{% endif %}"
 )
 
 
@@ -50,6 +58,8 @@ class TokenizerReport:
         pad_token: the pad token, which is never EOS.
         pad_token_choice: kept as it was, chosen among the base's tokens, or added.
         chat_template: kept as it was, or one of the project's own.
+        template_name: of the one that was chosen, where the base has several.
+        fixed: what of the template would have changed by itself, in sentences without a full stop.
         unknown_share: share of the words of the training text that the vocabulary does not hold.
     """
 
@@ -59,6 +69,8 @@ class TokenizerReport:
     pad_token_choice: Literal["kept", "chosen", "added"]
     chat_template: Literal["kept", "own"]
     unknown_share: float
+    template_name: str | None = None
+    fixed: tuple[str, ...] = ()
 
 
 def prepare_tokenizer(model: ModelConfig, texts: Iterable[str]) -> tuple[Any, TokenizerReport]:
@@ -77,11 +89,103 @@ def prepare_tokenizer(model: ModelConfig, texts: Iterable[str]) -> tuple[Any, To
     pad_choice = _settle_pad_token(tokenizer)
     own_template = tokenizer.chat_template is None
     if own_template:
-        tokenizer.chat_template = _TEXT_TEMPLATE
+        _refuse_ignored(model)
+        tokenizer.chat_template = _text_template(tokenizer)
+    name, fixed = settle_template(tokenizer, model.base, model.chat_template, model.template_date)
+    check_dialogue(tokenizer, model.base)
     report = TokenizerReport(
-        model.base, len(tokenizer), tokenizer.pad_token, pad_choice, "own" if own_template else "kept", 0.0
+        model.base,
+        len(tokenizer),
+        tokenizer.pad_token,
+        pad_choice,
+        "own" if own_template else "kept",
+        0.0,
+        name,
+        tuple(fixed),
     )
     return tokenizer, report
+
+
+def check_tokenizer(model: ModelConfig | RewardSourceConfig) -> None:
+    """Load a model's tokenizer and refuse a chat template that is of no use.
+
+    Raises:
+        ModelError: it is broken.
+    """
+    if isinstance(model, ModelConfig):
+        prepare_tokenizer(base_with_folder(model), [])
+        return
+    source = source_with_folder(model)
+    tokenizer = load_source_tokenizer(source)
+    try:
+        chat_of(tokenizer).layout(["user", "assistant"], asks=False)
+    except DataError as error:
+        raise ModelError(
+            f"{source.path}: the chat template is broken: it refuses even a question and its answer ({error}); mend it "
+            f"or name another of the model's templates with chat_template"
+        ) from error
+
+
+def load_source_tokenizer(source: RewardSourceConfig) -> Any:
+    """The tokenizer of a reward model from elsewhere, its template settled as that of a base is.
+
+    Raises:
+        ModelError: there is none, or it has no EOS token or no sound chat template.
+    """
+    assert source.path is not None, "the configuration asks for it"
+    tokenizer = load_tokenizer(source.path, source.revision)
+    if tokenizer.chat_template is None:
+        raise ModelError(
+            f"{source.path}: the reward model's tokenizer has no chat template, so it cannot read dialogues; save one "
+            f"with it"
+        )
+    settle_template(tokenizer, source.path, source.chat_template, source.template_date)
+    return tokenizer
+
+
+def encode_alike(one: Any, other: Any) -> bool:
+    """Whether two tokenizers give every dialogue the same ids."""
+    return bool(
+        one.chat_template == other.chat_template
+        and one.eos_token_id == other.eos_token_id
+        and one.get_vocab() == other.get_vocab()
+        and _rules(one) == _rules(other)
+    )
+
+
+def settle_template(tokenizer: Any, model: str, name: str | None, day: str | None) -> tuple[str | None, list[str]]:
+    """Give the tokenizer the one template that is meant, with nothing left in it that changes by itself.
+
+    Returns:
+        Its name where there are several, and what was fixed.
+
+    Raises:
+        ModelError: there is none of that name, or it is broken.
+    """
+    chosen, template = choose(tokenizer.chat_template, name, model)
+    tokenizer.chat_template, fixed_parts = fixed(template, day, model)
+    return chosen, fixed_parts
+
+
+def check_dialogue(tokenizer: Any, model: str) -> None:
+    """Refuse a template that writes not even a question and its answer.
+
+    Raises:
+        ModelError: it fails for them.
+    """
+    try:
+        chat = chat_of(tokenizer)
+        for roles, asks in ((["user"], True), (["user", "assistant"], False)):
+            chat.layout(roles, asks)
+    except DataError as error:
+        raise ModelError(
+            f"{model}: the chat template is broken: it refuses even a question and its answer ({error}); mend it, or "
+            f"name another of the model's templates with model.chat_template"
+        ) from error
+    try:
+        check_continues(tokenizer)
+    except DataError as error:
+        raise ModelError(f"{model}: {error}") from error
 
 
 def load_tokenizer(folder: Path | str, revision: str | None = None) -> Any:
@@ -96,6 +200,28 @@ def load_tokenizer(folder: Path | str, revision: str | None = None) -> Any:
     if tokenizer.eos_token_id is None:
         raise ModelError(f"{folder}: the tokenizer has no EOS token, so no response could ever end; set eos_token")
     return tokenizer
+
+
+def _rules(tokenizer: Any) -> object:
+    """By what text becomes tokens, apart from padding and truncation, which callers set."""
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    if backend is None:
+        return type(tokenizer)
+    content = json.loads(backend.to_str())
+    return {name: content[name] for name in ("normalizer", "pre_tokenizer", "model", "added_tokens")}
+
+
+def _refuse_ignored(model: ModelConfig) -> None:
+    for setting in ("chat_template", "template_date"):
+        if getattr(model, setting) is not None:
+            raise ModelError(f"{model.base}: model.{setting} is set, but the base has no chat template; drop it")
+
+
+def _text_template(tokenizer: Any) -> str:
+    # The generation prompt ends before the space, since that belongs to the answer's first token.
+    leads = TextTokens(tokenizer).leads_with_space
+    gap, asked, unasked = (" ", "", " ") if leads else ("\\n", "\\n", "")
+    return _TEXT_TEMPLATE.replace("GAP", gap).replace("UNASKED", unasked).replace("ASKED", asked)
 
 
 def _settle_pad_token(tokenizer: Any) -> Literal["kept", "chosen", "added"]:

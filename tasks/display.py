@@ -21,6 +21,7 @@ from prefect.events import emit_event
 from prefect.exceptions import ObjectNotFound, PrefectHTTPStatusError
 
 from rlhf import tracking
+from rlhf.lines import lines_of
 from rlhf.markdown import escape
 from rlhf.metrics import describe
 from rlhf.references import GateVerdict, StageReport
@@ -62,7 +63,7 @@ def unwrapped(text: str) -> str:
     """Markdown with a paragraph a line: Prefect's pages break lines wherever the text does."""
     lines: list[str] = []
     in_code = False
-    for line in text.splitlines():
+    for line in lines_of(text):
         goes_on = bool(lines and lines[-1] and line) and not (_BLOCK.match(line) or _ENDED.match(lines[-1]))
         if goes_on and not in_code:
             lines[-1] += f" {line.strip()}"

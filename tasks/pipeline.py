@@ -35,6 +35,7 @@ from rlhf.references import (
     StageReport,
 )
 from rlhf.reward_functions import check_installed
+from rlhf.templates import settled
 from tasks.display import show_card, show_link, show_metrics, show_stages
 
 logger = logging.getLogger("rlhf.pipeline")
@@ -149,16 +150,18 @@ def pipeline_run(config: PipelineConfig) -> Iterator[tuple[Pipeline, PipelineCon
     It ends as FINISHED, as FAILED with the error's message, or as KILLED where the process was told to stop.
 
     Yields:
-        The run, and the settings with the models of the hub at the commits that they have now.
+        The run, and the settings with the models of the hub at the commits that they have now, and with the day that
+        chat templates which read the clock stand for.
 
     Raises:
-        InputError: what a stage would refuse after hours: reward functions and models that are not there.
+        InputError: what a stage would refuse after hours: reward functions and models that are not there, templates
+            that are broken.
     """
     logging.getLogger("rlhf").setLevel(logging.INFO)
     drop_launcher_variables()
     check_installed(config.ppo.rewards)
     check_models(config.model, config.ppo.rewards)
-    config = at_commits(config)
+    config = settled(at_commits(config))
     check_hub_models(config.model, config.ppo.rewards)
     logger.info("%s", starting_model.described(config.model))
     with alive(str(this_flow_run.id)):

@@ -14,6 +14,7 @@ from rlhf.errors import ConfigError
 from rlhf.gates import figures_of, judge
 from rlhf.project import root
 from rlhf.references import Champion, ComparisonRef, Proposal, RetrainReport
+from rlhf.templates import source_settled
 from tasks.approval import settle_questions
 from tasks.display import show_gates
 from tasks.pipeline import Pipeline
@@ -90,7 +91,7 @@ def judges_of(retrain: RetrainConfig) -> JudgesConfig:
         ModelError: the hub does not have one, or does not answer, or a model is not whole.
     """
     judges = retrain.judges
-    safety = tuple(map(source_at_commit, judges.safety))
+    safety = tuple(source_settled(source_at_commit(source)) for source in judges.safety)
     check_hub_models(None, safety)
     return judges.model_copy(update={"safety": safety})
 

@@ -10,6 +10,7 @@ from pydantic import ValidationError
 from rlhf.artifacts import OUTPUT, REMOVED_TAG, REPORT, REPORT_TAG, as_stored, manifest_of
 from rlhf.audit.ledger import Finding, Ledger
 from rlhf.hashing import manifest_sha256
+from rlhf.lines import lines_of
 from rlhf.metrics import METRICS
 from rlhf.provenance.record import StageRecord
 from rlhf.references import Reference
@@ -99,7 +100,7 @@ def compare_files(
 
 def files_in(manifest: str) -> dict[str, str]:
     """The sha256 of each file that a manifest lists."""
-    parts = (line.partition("  ") for line in manifest.splitlines())
+    parts = (line.partition("  ") for line in lines_of(manifest))
     return {name: sha256 for sha256, _, name in parts}
 
 

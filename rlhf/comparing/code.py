@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from rlhf.comparing.sides import Side
+from rlhf.lines import lines_of
 from rlhf.provenance.code import has_commit
 
 MAX_COMMITS = 20
@@ -157,7 +158,7 @@ def _missing(sides: tuple[Side, Side], commits: tuple[str | None, str | None], r
 
 def _log(repository: Path, without: str, of: str) -> Commits:
     span = f"{without}..{of}"
-    lines = _git(repository, "log", "--oneline", "--no-decorate", f"--max-count={MAX_COMMITS}", span).splitlines()
+    lines = lines_of(_git(repository, "log", "--oneline", "--no-decorate", f"--max-count={MAX_COMMITS}", span))
     number = len(lines) if len(lines) < MAX_COMMITS else int(_git(repository, "rev-list", "--count", span))
     return Commits(tuple(lines), number)
 

@@ -80,7 +80,7 @@ class Side:
         """The objects of a JSON Lines file of a stage's output; none where there is no such file."""
         run = self.stages.get(stage)
         content = read_file(run, f"output/{name}") if run else None
-        parts = [] if content is None else content.splitlines() if lines else [content]
+        parts = [] if content is None else [line for line in content.split(b"\n") if line] if lines else [content]
         with self._readable(name):
             return [json.loads(part) for part in parts]
 

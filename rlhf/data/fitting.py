@@ -1,16 +1,17 @@
-"""Cutting: prompts lose their oldest turns until prompt and response fit the model's context."""
+"""Rows in token ids: what encoding changes is noticed, and prompts lose their oldest turns until a row fits."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any
 
-from jinja2 import TemplateError
-
-from rlhf.conversations import cut_to_fit, encode_pairs, encode_prompts
+from rlhf.chat import chat_of
+from rlhf.conversations import EncodedRow, cut_to_fit, encode_prompts, encode_rows
+from rlhf.data.losses import Losses
 from rlhf.data.schema import REQUIRED_FIELDS, Row
-from rlhf.errors import DataError
+from rlhf.errors import DataError, one_line
 
-Encoded = TypeVar("Encoded")
+# Rows whose ids are in memory at once.
+_BATCH = 4096
 
 
 @dataclass(frozen=True)
@@ -46,28 +47,43 @@ class Fitted:
         num_dropped_messages: how many messages the prompt lost.
         prompt_tokens: length of the prompt.
         response_tokens: length of the longest response; 0 where there is none.
+        changes: what template and tokenizer changed of it, in words.
     """
 
     row: Row
     num_dropped_messages: int
     prompt_tokens: int
     response_tokens: int
+    changes: tuple[str, ...] = ()
 
 
-def fit(kind: str, rows: Sequence[NumberedRow], context: Context) -> list[Fitted | DataError]:
-    """Cut the prompts that are too long.
+@dataclass(frozen=True)
+class Unusable:
+    """A row that teaches nothing in token ids, and why."""
+
+    reason: str
+
+
+def fit(kind: str, rows: Sequence[NumberedRow], context: Context) -> list[Fitted | Unusable | DataError]:
+    """Encode rows, and cut the prompts that are too long.
 
     Returns:
-        For every row the row that fits, or the error that tells why it cannot.
+        For every row the row that fits, why it is of no use, or the error that tells why it cannot fit.
 
     Raises:
         DataError: the chat template refuses a row.
     """
-    prompts, responses = _count_tokens(kind, rows, context.tokenizer)
-    return [
-        _fit_one(kind, numbered, context, prompt, response)
-        for numbered, prompt, response in zip(rows, prompts, responses, strict=True)
-    ]
+    losses = Losses(context.tokenizer)
+    fitted: list[Fitted | Unusable | DataError] = []
+    for start in range(0, len(rows), _BATCH):
+        part = rows[start : start + _BATCH]
+        encoded = _naming_rows(kind, part, _encoder(context.tokenizer, kind))
+        changes = losses.of(encoded)
+        fitted += [
+            Unusable(reason) if (reason := _reason(row)) else _fit_one(kind, numbered, context, row, change)
+            for numbered, row, change in zip(part, encoded, changes, strict=True)
+        ]
+    return fitted
 
 
 def check_roles(tokenizer: Any, rows: Iterable[tuple[str, NumberedRow]]) -> None:
@@ -90,36 +106,26 @@ def check_roles(tokenizer: Any, rows: Iterable[tuple[str, NumberedRow]]) -> None
 
 
 def _check_role(tokenizer: Any, where: str, messages: Sequence[Mapping[str, str]], role: str) -> None:
-    marked = [{"role": message["role"], "content": f"marker{index}x"} for index, message in enumerate(messages)]
     advice = "rename the role, remove such messages, or give the tokenizer a template that knows it"
     try:
-        text: str = tokenizer.apply_chat_template(marked, tokenize=False)
-    except TemplateError as error:
-        raise DataError(f"{where}: the tokenizer's chat template refuses the dialogue ({error}); {advice}") from None
-    if any(message["role"] == role and message["content"] not in text for message in marked):
+        layout = chat_of(tokenizer).layout([message["role"] for message in messages], asks=False)
+    except DataError as error:
+        why = one_line(error.__cause__ or error)
+        raise DataError(f"{where}: the tokenizer's chat template refuses the dialogue ({why}); {advice}") from None
+    if any(message["role"] == role and index not in layout.slots for index, message in enumerate(messages)):
         raise DataError(f'{where}: the tokenizer\'s chat template does not know the role "{role}"; {advice}')
 
 
-def _count_tokens(kind: str, rows: Sequence[NumberedRow], tokenizer: Any) -> tuple[list[int], list[int]]:
-    """Lengths of the prompts, and of the longest response to each."""
-    prompts, responses = [0] * len(rows), [0] * len(rows)
-    if kind == "prompts":
-        encoded = _naming_rows(kind, rows, lambda part: encode_prompts(tokenizer, [n.row["prompt"] for n in part]))
-        return [len(ids) for ids in encoded], responses
-    for field in REQUIRED_FIELDS[kind][1:]:
-        pairs = _naming_rows(kind, rows, _pair_encoder(tokenizer, field))
-        prompts = [len(prompt) for prompt, _ in pairs]
-        responses = [max(longest, len(ids)) for longest, (_, ids) in zip(responses, pairs, strict=True)]
-    return prompts, responses
-
-
-def _pair_encoder(tokenizer: Any, field: str) -> Callable[[Sequence[NumberedRow]], list[tuple[list[int], list[int]]]]:
-    return lambda part: encode_pairs(tokenizer, [n.row["prompt"] for n in part], [n.row[field] for n in part])
+def _encoder(tokenizer: Any, kind: str) -> Callable[[Sequence[NumberedRow]], list[EncodedRow]]:
+    answers = REQUIRED_FIELDS[kind][1:]
+    return lambda part: encode_rows(
+        tokenizer, [n.row["prompt"] for n in part], [[n.row[field] for n in part] for field in answers]
+    )
 
 
 def _naming_rows(
-    kind: str, rows: Sequence[NumberedRow], encode: Callable[[Sequence[NumberedRow]], list[Encoded]]
-) -> list[Encoded]:
+    kind: str, rows: Sequence[NumberedRow], encode: Callable[[Sequence[NumberedRow]], list[EncodedRow]]
+) -> list[EncodedRow]:
     """Encode all rows at once; where that is refused, find the row that is to blame."""
     try:
         return encode(rows)
@@ -132,12 +138,27 @@ def _naming_rows(
         raise
 
 
+def _reason(row: EncodedRow) -> str | None:
+    """Why a row is of no use; None where it is of use."""
+    if "rewritten" in row.rewritings:
+        return "the chat template rewrites a message, so that the text which a model reads is not the one given"
+    num_prompt = len(row.content_ids) - len(row.answers)
+    if not any(row.content_ids[:num_prompt]):
+        return "nothing is left of the prompt in tokens"
+    if not all(row.content_ids[num_prompt:]):
+        return "nothing is left of a response in tokens"
+    if len(row.answers) > 1 and row.answers[0] == row.answers[1]:
+        return "chosen and rejected are the same tokens"
+    return None
+
+
 def _fit_one(
-    kind: str, numbered: NumberedRow, context: Context, prompt_tokens: int, response_tokens: int
+    kind: str, numbered: NumberedRow, context: Context, encoded: EncodedRow, changes: tuple[str, ...]
 ) -> Fitted | DataError:
+    prompt_tokens, response_tokens = len(encoded.prompt), max(map(len, encoded.answers), default=0)
     room = context.max_length - (response_tokens or context.max_response_tokens)
     if prompt_tokens <= room:
-        return Fitted(numbered.row, 0, prompt_tokens, response_tokens)
+        return Fitted(numbered.row, 0, prompt_tokens, response_tokens, changes)
     where = f"{kind}.jsonl:{numbered.line}"
     if room <= 0:
         return DataError(
@@ -149,4 +170,4 @@ def _fit_one(
     except DataError as error:
         return DataError(f"{where}: {error}")
     (ids,) = encode_prompts(context.tokenizer, [prompt])
-    return Fitted({**numbered.row, "prompt": prompt}, dropped, len(ids), response_tokens)
+    return Fitted({**numbered.row, "prompt": prompt}, dropped, len(ids), response_tokens, changes)

@@ -9,9 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from rlhf.config import DataConfig, ModelConfig
-from rlhf.data.fitting import Context, Fitted, NumberedRow, check_roles, fit
+from rlhf.data.fitting import Context, Fitted, NumberedRow, Unusable, check_roles, fit
 from rlhf.data.leaks import find_leaks
-from rlhf.data.report import Counts, build_report, empty_split, metrics, render
+from rlhf.data.losses import turn_markers
+from rlhf.data.report import Counts, build_report, check_left_out, empty_split, metrics, render
 from rlhf.data.schema import (
     DATASHEET,
     KINDS,
@@ -75,6 +76,7 @@ def prepare_data(
     tokenizer, tokenizer_report = prepare_tokenizer(model, _training_texts(splits))
     check_roles(tokenizer, ((kind, numbered) for kind, found in rows.items() for numbered in found))
     _cut(splits, Context(tokenizer, model.max_length, max_response_tokens), config, counts)
+    check_left_out(counts)
     _remove_collisions(splits, counts)
     _check_not_empty(splits, config, counts)
 
@@ -84,7 +86,10 @@ def prepare_data(
     (workspace.output / DATASHEET).write_text(datasheet, encoding="utf-8")
     report = build_report(source, {name: len(found) for name, found in splits.items()}, counts)
     report["base"] = differences(model, tokenizer)
-    report["tokenizer"] = asdict(tokenizer_report) | {"origin": _without_folders(tokenizer_report.origin)}
+    report["tokenizer"] = asdict(tokenizer_report) | {
+        "origin": _without_folders(tokenizer_report.origin),
+        "turn_markers": list(turn_markers(tokenizer)),
+    }
     (workspace.output / "report.json").write_text(json.dumps(report, indent=2, sort_keys=True) + "\n", encoding="utf-8")
     workspace.report.mkdir(parents=True, exist_ok=True)
     (workspace.report / "data.md").write_text(render(report), encoding="utf-8")
@@ -206,12 +211,14 @@ def _training_texts(splits: Splits) -> Iterator[str]:
 
 
 def _cut(splits: Splits, context: Context, config: DataConfig, counts: Counts) -> None:
-    """Cut prompts at a turn until prompt and response fit."""
+    """Cut prompts at a turn until prompt and response fit, and leave out what teaches nothing in token ids."""
     for (kind, split), rows in splits.items():
         kept = []
         for numbered, fitted in zip(rows, fit(kind, rows, context), strict=True):
             if isinstance(fitted, Fitted):
                 kept.append(_count_fitted(kind, numbered, fitted, counts))
+            elif isinstance(fitted, Unusable):
+                counts.left_out.setdefault(kind, {}).setdefault(fitted.reason, []).append(numbered.line)
             elif config.overlong == "error":
                 raise DataError(f"{fitted}; or leave such rows out with data.overlong: drop")
             else:
@@ -223,6 +230,8 @@ def _count_fitted(kind: str, numbered: NumberedRow, fitted: Fitted, counts: Coun
     counts.lengths.setdefault(f"{kind}/prompt", []).append(fitted.prompt_tokens)
     if fitted.response_tokens:
         counts.lengths.setdefault(f"{kind}/response", []).append(fitted.response_tokens)
+    for change in fitted.changes:
+        counts.changes.setdefault(kind, {}).setdefault(change, []).append(numbered.line)
     if not fitted.num_dropped_messages:
         return numbered
     counts.cut_dialogues[kind] += 1

@@ -11,6 +11,7 @@ from rlhf.data.repository import DVC_FILE, check_repository, md5_in, parse_dvc_f
 from rlhf.data.schema import ALL_KINDS, KINDS
 from rlhf.data.stores import Stores, manifest
 from rlhf.errors import DataError
+from rlhf.lines import lines_of
 
 _SEPARATOR = "\x1f"
 _MD5_PREFIX = re.compile(r"[0-9a-f]{4,32}(\.dir)?")
@@ -52,7 +53,8 @@ def history(root: Path, everywhere: bool = False) -> list[Recorded]:
     form = _SEPARATOR.join(("%H", "%cI", "%an", "%s"))
     # Without --all, an empty repository has no HEAD to begin from, and git refuses.
     begin = ["--all"] if everywhere or git(root, "rev-parse", "--verify", "--quiet", "HEAD") is None else ["HEAD"]
-    lines = (git(root, "log", *begin, f"--format={form}", "--", DVC_FILE) or b"").decode(errors="replace").splitlines()
+    said = git(root, "log", *begin, f"--format={form}", "--", DVC_FILE) or b""
+    lines = lines_of(said.decode(errors="replace"))
     commits = [line.split(_SEPARATOR) for line in lines]
     files = _contents(root, [commit for commit, *_ in commits])
     found = []

@@ -15,11 +15,11 @@ from numpy.typing import NDArray
 
 from rlhf.compute import configure, seeded
 from rlhf.config import EvaluationConfig, JudgesConfig, Setup
-from rlhf.conversations import Conversation, decode_responses, encode_prompts
+from rlhf.conversations import Conversation, decode_responses, encode_answers, encode_prompts
 from rlhf.data.schema import read_rows
 from rlhf.errors import DataError
 from rlhf.evaluation.gold import judge_by_rule
-from rlhf.evaluation.judges import Answers, encode_answers, judge_answers, score_rows_once
+from rlhf.evaluation.judges import Answers, judge_answers, score_rows_once
 from rlhf.evaluation.prompts import choose_prompts
 from rlhf.evaluation.statistics import mean_interval, paired_bootstrap, wilson_interval, win_rate
 from rlhf.generation import generate_responses
@@ -137,7 +137,7 @@ def _judge(
 ) -> tuple[_Judged, _Judged]:
     """Both models' answers in the candidate's tokens: scores and lengths; and the rule's word where there is one."""
     tokenizer = load_tokenizer(reward_model)
-    encoded = [encode_answers(tokenizer, prompts, one) for one in answers]
+    encoded = [encode_answers(tokenizer, prompts, one.texts, one.ended) for one in answers]
     rows = [(*prompt, *answer) for pairs in encoded for prompt, answer in pairs]
     scores = score_rows_once(reward_model, setup.compute, rows, tokenizer.pad_token_id, config.batch_size)
     ours, theirs = (

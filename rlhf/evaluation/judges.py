@@ -5,16 +5,16 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from numbers import Real
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from rlhf import reward_functions
 from rlhf.config import ComputeConfig, RewardSourceConfig
-from rlhf.conversations import Conversation, encode_dialogues, encode_pairs
+from rlhf.conversations import Conversation, encode_dialogues
 from rlhf.errors import ModelError, RLHFError
-from rlhf.models import load_reward_model, load_tokenizer, score_rows
+from rlhf.models import load_reward_model, score_rows
+from rlhf.tokenizers import load_source_tokenizer
 
 Ids = tuple[int, ...]
 Rows = Sequence[Ids]
@@ -35,12 +35,6 @@ class Answers:
 
     texts: Sequence[str]
     ended: Sequence[bool]
-
-
-def encode_answers(tokenizer: Any, prompts: Sequence[Conversation], answers: Answers) -> list[tuple[Ids, Ids]]:
-    """Token ids of prompts and answers, as a model is trained on them; an answer that was cut off has no EOS."""
-    pairs = encode_pairs(tokenizer, prompts, [_message(text) for text in answers.texts])
-    return [(tuple(p), tuple(a if end else a[:-1])) for (p, a), end in zip(pairs, answers.ended, strict=True)]
 
 
 def score_rows_once(
@@ -89,25 +83,11 @@ def judge_answers(
     """
     if judge.path is None:
         return _by_function(judge.name, prompts, answers)
-    tokenizer = load_tokenizer(judge.path, judge.revision)
-    if tokenizer.chat_template is None:
-        raise ModelError(f"{judge.path}: the tokenizer has no chat template and reads no dialogues; save one with it")
-    dialogues = [[*prompt, *_message(text)] for prompt, text in zip(prompts, answers.texts, strict=True)]
-    encoded = encode_dialogues(tokenizer, dialogues)
-    rows = [_up_to_the_end(ids, tokenizer.eos_token_id, end) for ids, end in zip(encoded, answers.ended, strict=True)]
+    tokenizer = load_source_tokenizer(judge)
+    rows = [tuple(ids) for ids in encode_dialogues(tokenizer, prompts, answers.texts, answers.ended)]
     # The rows of a batch are masked, so any token will do where there is no pad token.
     pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id
     return score_rows_once(judge.path, compute, rows, pad, batch_size, judge.revision)
-
-
-def _message(text: str) -> list[dict[str, str]]:
-    return [{"role": "assistant", "content": text}]
-
-
-def _up_to_the_end(ids: Sequence[int], eos_token_id: int, ended: bool) -> tuple[int, ...]:
-    """A dialogue up to its last EOS, which the template has put there; it stays where the answer ended by itself."""
-    last = len(ids) - 1 - list(reversed(ids)).index(eos_token_id) if eos_token_id in ids else len(ids)
-    return (*ids[:last], eos_token_id) if ended else tuple(ids[:last])
 
 
 def _by_function(name: str, prompts: Sequence[Conversation], answers: Answers) -> NDArray[np.float64]:

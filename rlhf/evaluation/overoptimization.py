@@ -26,6 +26,7 @@ from rlhf.evaluation.figures import (
 )
 from rlhf.evaluation.gold import judge_by_rule
 from rlhf.evaluation.statistics import Estimate, mean_interval
+from rlhf.lines import read_json_lines
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -129,7 +130,7 @@ _DISTANCE = "distance from the SFT policy: square root of the KL in nats a respo
 
 
 def _point(file: Path, chosen_update: int, has_gold: bool) -> CurvePoint:
-    rows = [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
+    rows = list(read_json_lines(file))
     update = int(file.stem.removeprefix("update_"))
     judgement = judge_by_rule([row["prompt"] for row in rows], [row["response"] for row in rows]) if has_gold else None
     return CurvePoint(

@@ -8,6 +8,7 @@ from pathlib import Path
 from rlhf.data.stores import Store, Stores, manifest, refusals, stores
 from rlhf.errors import InputError
 from rlhf.housekeeping.items import Item
+from rlhf.lines import lines_of
 from rlhf.project import root
 
 _MD5 = re.compile(rb"\b[0-9a-f]{32}(?:\.dir)?\b")
@@ -77,7 +78,7 @@ def needed_md5s(kept: Iterable[str]) -> set[str]:
     """
     listed = _git("rev-list", "--objects", "--full-history", "--all", "--reflog", "--indexed-objects", "--", *_FILES)
     assert listed is not None, "a repository with a commit"
-    names = [line.partition(b" ")[0] for line in listed.splitlines() if b" " in line]
+    names = [line.partition(b" ")[0] for line in listed.split(b"\n") if b" " in line]
     contents = _git("cat-file", "--batch", given=b"\n".join(names) + b"\n") if names else b""
     found = {match.decode() for match in _MD5.findall(contents or b"")}
     for file in _working_files():
@@ -88,7 +89,7 @@ def needed_md5s(kept: Iterable[str]) -> set[str]:
 def _working_files() -> Iterator[Path]:
     """The files by which DVC tracks, as they stand in this working tree and in those of the other worktrees."""
     trees = {root()}
-    for line in (_git("worktree", "list", "--porcelain") or b"").decode().splitlines():
+    for line in lines_of((_git("worktree", "list", "--porcelain") or b"").decode()):
         if line.startswith("worktree ") and Path(line.removeprefix("worktree ")).is_dir():
             trees.add(Path(line.removeprefix("worktree ")))
     for tree in trees:

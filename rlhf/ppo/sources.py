@@ -16,9 +16,10 @@ from rlhf import reward_functions
 from rlhf.compute import in_fp32
 from rlhf.config import PPOConfig, RewardSourceConfig, Setup
 from rlhf.conversations import Conversation, decode_responses, encode_dialogues
-from rlhf.errors import ModelError, RLHFError
-from rlhf.models import freeze, load_reward_model, load_tokenizer, score, score_rows
+from rlhf.errors import RLHFError
+from rlhf.models import freeze, load_reward_model, score, score_rows
 from rlhf.sequences import SequenceBatch
+from rlhf.tokenizers import encode_alike, load_source_tokenizer
 
 RewardFunction = Callable[[Sequence[Conversation], Sequence[str]], Iterable[float]]
 """Takes prompts and the texts of their responses, and returns a finite number for each. docs/reward-functions.md."""
@@ -180,23 +181,8 @@ def _load(config: RewardSourceConfig, setup: Setup, tokenizer: Any, load_trained
         return Source(config, function=reward_functions.load(config.name))
     assert config.path is not None, "the configuration asks for it"
     model = freeze(load_reward_model(config.path, setup.compute, config.revision), setup.compute)
-    own = load_tokenizer(config.path, config.revision)
-    if _encodes_alike(own, tokenizer):
-        return Source(config, model=model)
-    if own.chat_template is None:
-        raise ModelError(
-            f"{config.path}: the reward model's tokenizer has no chat template, so it cannot read dialogues; save one "
-            f"with it"
-        )
-    return Source(config, model=model, tokenizer=own)
-
-
-def _encodes_alike(one: Any, other: Any) -> bool:
-    return bool(
-        one.get_vocab() == other.get_vocab()
-        and one.chat_template == other.chat_template
-        and one.eos_token_id == other.eos_token_id
-    )
+    own = load_source_tokenizer(config)
+    return Source(config, model=model, tokenizer=None if encode_alike(own, tokenizer) else own)
 
 
 def _call(name: str, function: RewardFunction, rows: Responses) -> Tensor:
@@ -237,14 +223,10 @@ def _is_score(value: object) -> bool:
 
 
 def _encode_again(source: Source, rows: Responses) -> list[list[int]]:
-    """Dialogues in the reward model's own tokens, each in one piece, as it was trained on them."""
+    """Dialogues in the reward model's own tokens."""
     texts = decode_responses(rows.tokenizer, rows.responses)
-    dialogues = [
-        [*prompt, {"role": "assistant", "content": text}] for prompt, text in zip(rows.prompts, texts, strict=True)
-    ]
-    encoded = encode_dialogues(source.tokenizer, dialogues)
     ended = [response[-1] == rows.tokenizer.eos_token_id for response in rows.responses]
-    ids = [_up_to_the_end(row, source.tokenizer.eos_token_id, end) for row, end in zip(encoded, ended, strict=True)]
+    ids = encode_dialogues(source.tokenizer, rows.prompts, texts, ended)
     longest, limit = max(map(len, ids)), getattr(source.model.config, "max_position_embeddings", None)
     if limit is not None and longest > limit:
         raise RewardSourceError(
@@ -252,9 +234,3 @@ def _encode_again(source: Source, rows: Responses) -> list[list[int]]:
             f"tokens; lower model.max_length or ppo.max_response_tokens, or take another reward model"
         )
     return ids
-
-
-def _up_to_the_end(ids: list[int], eos_token_id: int, ended: bool) -> list[int]:
-    """A dialogue up to its last EOS, which stays where the response ended by itself; the template has put it there."""
-    last = len(ids) - 1 - ids[::-1].index(eos_token_id) if eos_token_id in ids else len(ids)
-    return [*ids[:last], eos_token_id] if ended else ids[:last]

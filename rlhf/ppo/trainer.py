@@ -1,6 +1,5 @@
 """The PPO stage: from the SFT policy and two reward models to the checkpoint that held-out evidence prefers."""
 
-import json
 import logging
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -16,6 +15,7 @@ from rlhf.conversations import Conversation, encode_pairs, encode_prompts
 from rlhf.disk import check_room
 from rlhf.errors import ConfigError, DataError
 from rlhf.hashing import folder_sha256
+from rlhf.lines import read_json_lines
 from rlhf.ppo import processes
 from rlhf.ppo.alarms import Alarm, Memory, watch_evaluations, watch_update
 from rlhf.ppo.candidates import best_evaluation, keep_candidate, remove_other_candidates, write_results
@@ -216,8 +216,7 @@ def _prepare(
 
 
 def _read_prompts(path: Path) -> list[Conversation]:
-    with path.open(encoding="utf-8") as file:
-        prompts = [json.loads(line)["prompt"] for line in file]
+    prompts = [row["prompt"] for row in read_json_lines(path)]
     if not prompts:
         raise DataError(
             f"{path.name}: there are no prompts in this split; give more prompts, or a larger share of them"
@@ -226,8 +225,7 @@ def _read_prompts(path: Path) -> list[Conversation]:
 
 
 def _read_demonstrations(path: Path, tokenizer: Any) -> Demonstrations:
-    with path.open(encoding="utf-8") as file:
-        rows = [json.loads(line) for line in file]
+    rows = list(read_json_lines(path))
     if not rows:
         raise DataError(f"{path.name}: there are no demonstrations for PPO-ptx; set ppo.ptx_coef to 0, or give some")
     pairs = encode_pairs(tokenizer, [row["prompt"] for row in rows], [row["completion"] for row in rows])

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from rlhf.hashing import manifest_sha256
+from rlhf.lines import lines_of
 from rlhf.metrics import describe
 from rlhf.tracking import metrics_of, read_bytes, tags_of
 from rlhf.tracking.search import ClientStore
@@ -64,5 +65,5 @@ def _result(stage: str, run_id: str) -> StageResult:
 
 
 def _files(run_id: str) -> dict[str, str]:
-    lines = (read_bytes(run_id, "output.sha256") or b"").decode().splitlines()
+    lines = lines_of((read_bytes(run_id, "output.sha256") or b"").decode())
     return {name: sha256 for sha256, _, name in (line.partition("  ") for line in lines)}

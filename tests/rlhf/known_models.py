@@ -100,6 +100,18 @@ def _write_data(folder, tokenizer, gold):
         "label_conflicts": 1,
         "cut_dialogues": {},
         "too_long": {},
+        "left_out_in_tokens": {},
+        "changed_in_tokens": {},
+        "tokenizer": {
+            "origin": "built",
+            "vocab_size": 40,
+            "pad_token": "<|pad|>",
+            "pad_token_choice": "kept",
+            "chat_template": "own",
+            "template_name": None,
+            "fixed": [],
+            "turn_markers": [],
+        },
         "lengths_in_tokens": {"prompts/prompt": {"min": 7, "median": 9, "p95": 11, "max": 11, "mean": 9.2}},
     }
     (folder / "report.json").write_text(json.dumps(report))

@@ -197,7 +197,8 @@ class TestLists:
     def test_help_says_what_an_element_is(self):
         known = settings()
         assert known["ppo.rewards"].expected == (
-            "a list, each of it a section with kind, name, path, revision, weight, normalize"
+            "a list, each of it a section with kind, name, path, revision, chat_template, template_date, weight, "
+            "normalize"
         )
         assert known["ppo.alarms.fatal"].expected.startswith("a list, each of it one of negative_kl, entropy_collapse")
         assert not [name for name in known if "[" in name]

@@ -51,7 +51,7 @@ def test_a_role_that_the_template_does_not_know_is_refused(tokenizer):
 
 def test_a_template_that_rewrites_the_prompt_is_refused(tokenizer):
     tokenizer.chat_template = "{{ messages | length }}{% for m in messages %}{{ m['content'] }}{% endfor %}"
-    with pytest.raises(DataError, match="renders a prompt differently"):
+    with pytest.raises(DataError, match="writes a prompt in another way once an answer follows"):
         encode_pairs(tokenizer, [[user("one")]], [[assistant("two")]])
 
 

@@ -351,6 +351,30 @@ def test_samples_cannot_break_the_card(own_world, tmp_path):
     assert 'href="http://e.org"' not in html
 
 
+def test_samples_may_hold_what_others_take_for_the_end_of_a_line(own_world, tmp_path):
+    path = own_world / "evaluation" / "output" / "side_by_side.jsonl"
+    said = "Title\u2028two\u2029three\x85four\x00five\x0b\x0c\x1csix\r\nseven"
+    row = {"prompt": [{"role": "user", "content": said}]} | {
+        side: {"response": said, "ended": True} for side in ("policy", "baseline")
+    }
+    path.write_text(json.dumps(row, ensure_ascii=False) + "\n", encoding="utf-8")
+    card = ModelCard.load(write(own_world, tmp_path / "card") / "README.md")
+    [line] = [line for line in card.text.splitlines() if "Title" in line]
+    assert line == "| " + " | ".join(["Title two three four five   six / seven"] * 3) + " |"
+
+
+def test_what_the_tokenizer_changed_is_said(own_world, tmp_path):
+    path = own_world / "data" / "report.json"
+    report = json.loads(path.read_text())
+    changed = {"demonstrations": {"a message is trimmed": {"count": 12, "lines": [3, 4]}}}
+    report["changed_in_tokens"] = changed
+    report["tokenizer"] |= {"fixed": ["The chat template reads the clock; it was fixed to 2026-01-05, 00:00"]}
+    path.write_text(json.dumps(report))
+    text = (write(own_world, tmp_path / "card") / "README.md").read_text()
+    assert "| a message is trimmed | demonstrations | 12 | 3, 4 and 10 more |" in text
+    assert "it was fixed to 2026-01-05, 00:00." in text
+
+
 def test_a_datasheet_is_nested_and_bounded(own_world, tmp_path):
     sheet = "# Sheet\n\n```\n# a comment, no heading\n```\n\n## Licence: MIT\n\n" + "word " * 10_000
     (own_world / "data" / "datasheet.md").write_text(sheet)

@@ -117,4 +117,4 @@ def test_a_base_without_a_chat_template_gets_a_plain_one(base):
     text = tokenizer.apply_chat_template(
         [{"role": "user", "content": "Hi"}], tokenize=False, add_generation_prompt=True
     )
-    assert text.endswith("\n\nHuman: Hi\n\nAssistant:")
+    assert text.endswith("\n\nHuman:\nHi\n\nAssistant:\n")

@@ -1,9 +1,16 @@
+import json
+
 import matplotlib.image
 import numpy as np
 import pytest
 
 from rlhf.evaluation.figures import ScoredPairs, draw_reliability, draw_scores
-from rlhf.evaluation.overoptimization import CurvePoint, curve_warnings, draw_overoptimization
+from rlhf.evaluation.overoptimization import (
+    CurvePoint,
+    curve_warnings,
+    draw_overoptimization,
+    overoptimization_curve,
+)
 from rlhf.evaluation.statistics import Estimate, calibration, wilson_interval, win_rate
 
 
@@ -88,3 +95,14 @@ def test_pyplot_is_not_touched(tmp_path):
     before = "matplotlib.pyplot" in sys.modules
     draw_overoptimization(curve([0, 1], [None, None], chosen=0), tmp_path / "one.png")
     assert ("matplotlib.pyplot" in sys.modules) == before
+
+
+def test_generations_may_hold_what_others_take_for_the_end_of_a_line(tmp_path):
+    said = "one\u2028two\u2029three\x85four\x00\x0b\x0c\x1c\r\nfive"
+    row = {"prompt": [{"role": "user", "content": said}], "response": said, "kl": 0.5, "score": 1.0}
+    line = json.dumps(row | {"selection_score": 2.0}, ensure_ascii=False)
+    (tmp_path / "generations").mkdir()
+    (tmp_path / "generations" / "update_0002.jsonl").write_text(f"{line}\n{line}\n", encoding="utf-8")
+    (tmp_path / "summary.json").write_text('{"chosen_update": 2}')
+    (point,) = overoptimization_curve(tmp_path, has_gold=False)
+    assert (point.num_responses, point.score.value) == (2, 1.0)
