@@ -6,15 +6,15 @@ import signal
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from filelock import FileLock
+from made_once import made_once
 
 _SESSION = Path(tempfile.mkdtemp(prefix="rlhf-tests-"))
 # Where several processes share the tests, the first one's folder is known to those that it starts.
-_SHARED = Path(os.environ.setdefault("RLHF_TESTS_FOLDER", str(_SESSION)))
+os.environ.setdefault("RLHF_TESTS_FOLDER", str(_SESSION))
 os.environ |= {
     "RLHF_ROOT": str(_SESSION / "nowhere"),
     "PREFECT_HOME": str(_SESSION / "prefect"),
@@ -39,18 +39,6 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 def pytest_sessionfinish() -> None:
     """Remove the stores."""
     shutil.rmtree(_SESSION, ignore_errors=True)
-
-
-def made_once(name: str, make: Callable[[Path], None]) -> Path:
-    """A folder that all processes of the tests share and none of them changes: the first that needs it makes it."""
-    folder = _SHARED / name
-    made = _SHARED / f"{name}.made"
-    with FileLock(_SHARED / f"{name}.lock"):
-        if not made.exists():
-            folder.mkdir()
-            make(folder)
-            made.touch()
-    return folder
 
 
 @pytest.fixture(scope="session")

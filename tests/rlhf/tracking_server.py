@@ -28,6 +28,8 @@ class Server:
 
     def start(self) -> None:
         environment = {name: value for name, value in os.environ.items() if name != "MLFLOW_TRACKING_URI"}
+        # As under `rlhf up`: MLflow starts five processes for jobs otherwise, which nothing here uses.
+        environment["MLFLOW_SERVER_ENABLE_JOB_EXECUTION"] = "false"
         self.process = subprocess.Popen(
             self.command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True
         )
