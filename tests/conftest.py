@@ -10,8 +10,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from made_once import made_once
 
 _SESSION = Path(tempfile.mkdtemp(prefix="rlhf-tests-"))
+# Where several processes share the tests, the first one's folder is known to those that it starts.
+os.environ.setdefault("RLHF_TESTS_FOLDER", str(_SESSION))
 os.environ |= {
     "RLHF_ROOT": str(_SESSION / "nowhere"),
     "PREFECT_HOME": str(_SESSION / "prefect"),
@@ -41,26 +44,29 @@ def pytest_sessionfinish() -> None:
 @pytest.fixture(scope="session")
 def migrated_mlflow() -> Path:
     """An empty MLflow store. Making one takes seconds, copying it none."""
+    return made_once("mlflow", _migrate_mlflow) / "mlflow.db"
+
+
+def _migrate_mlflow(folder: Path) -> None:
     from mlflow.tracking import MlflowClient
 
-    database = _SESSION / "mlflow.db"
-    MlflowClient(f"sqlite:///{database}").search_experiments()
-    return database
+    MlflowClient(f"sqlite:///{folder / 'mlflow.db'}").search_experiments()
 
 
 @pytest.fixture(scope="session")
 def empty_repository() -> Path:
     """A git and DVC repository with one commit and no data."""
+    return made_once("repository", _start_repository)
+
+
+def _start_repository(folder: Path) -> None:
     from dvc.repo import Repo
 
-    folder = _SESSION / "repository"
-    folder.mkdir()
     subprocess.run(["git", "init", "--quiet", "--initial-branch=main"], cwd=folder, check=True)
     Repo.init(str(folder)).close()
     (folder / ".gitignore").write_text("/data\n/mlruns\n/.rlhf\n/.prefect\n")
     subprocess.run(["git", "add", "--all"], cwd=folder, check=True)
     subprocess.run(["git", "commit", "--quiet", "--message", "An empty project"], cwd=folder, check=True)
-    return folder
 
 
 @pytest.fixture
@@ -81,12 +87,13 @@ def embedded_data(empty_repository: Path) -> Path:
     """The embedded data set, and data.dvc that tracks it."""
     from rlhf.data import calibrated_arithmetic, source
 
-    folder = _SESSION / "embedded"
-    shutil.copytree(empty_repository, folder)
-    (folder / "data").mkdir()
-    calibrated_arithmetic.generate(folder / "data")
-    source.track(folder, {"generator": "calibrated_arithmetic"})
-    return folder
+    def make(folder: Path) -> None:
+        shutil.copytree(empty_repository, folder, dirs_exist_ok=True)
+        (folder / "data").mkdir()
+        calibrated_arithmetic.generate(folder / "data")
+        source.track(folder, {"generator": "calibrated_arithmetic"})
+
+    return made_once("embedded", make)
 
 
 @pytest.fixture
@@ -102,10 +109,12 @@ def embedded_project(project_root: Path, embedded_data: Path) -> Path:
 @pytest.fixture(scope="session")
 def migrated_prefect() -> Path:
     """A Prefect home with an empty database. Making one takes seconds, copying it none."""
-    home = _SESSION / "migrated-prefect"
+    return made_once("migrated-prefect", _migrate_prefect)
+
+
+def _migrate_prefect(home: Path) -> None:
     command = [sys.executable, "-m", "prefect", "server", "database", "upgrade", "--yes"]
     subprocess.run(command, env=os.environ | {"PREFECT_HOME": str(home)}, check=True, capture_output=True)
-    return home
 
 
 @pytest.fixture(scope="session")

@@ -5,27 +5,28 @@ import subprocess
 from pathlib import Path
 
 import pytest
+from made_once import made_once
 from retraining_runs import Deployment, config
 
 from flows.pipeline import rlhf_pipeline
 
 
 @pytest.fixture(scope="session")
-def trained(
-    embedded_data: Path, migrated_mlflow: Path, prefect_server: str, tmp_path_factory: pytest.TempPathFactory
-) -> Path:
+def trained(embedded_data: Path, migrated_mlflow: Path, prefect_server: str) -> Path:
     """A project in which all stages were run, and no version is the champion."""
-    root = tmp_path_factory.mktemp("trained") / "project"
-    shutil.copytree(embedded_data, root)
-    (root / ".gitignore").write_text("/data\n/mlruns\n/.rlhf\n/.prefect\n/inbox\n")
-    subprocess.run(["git", "add", "--all"], cwd=root, check=True)
-    subprocess.run(["git", "commit", "--quiet", "--message", "The embedded data"], cwd=root, check=True)
-    (root / "mlruns").mkdir()
-    shutil.copy(migrated_mlflow, root / "mlruns" / "mlflow.db")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("RLHF_ROOT", str(root))
-        rlhf_pipeline(config())
-    return root
+
+    def make(root: Path) -> None:
+        shutil.copytree(embedded_data, root, dirs_exist_ok=True)
+        (root / ".gitignore").write_text("/data\n/mlruns\n/.rlhf\n/.prefect\n/inbox\n")
+        subprocess.run(["git", "add", "--all"], cwd=root, check=True)
+        subprocess.run(["git", "commit", "--quiet", "--message", "The embedded data"], cwd=root, check=True)
+        (root / "mlruns").mkdir()
+        shutil.copy(migrated_mlflow, root / "mlruns" / "mlflow.db")
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setenv("RLHF_ROOT", str(root))
+            rlhf_pipeline(config())
+
+    return made_once("trained", make)
 
 
 @pytest.fixture

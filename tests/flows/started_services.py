@@ -6,7 +6,6 @@ import os
 import re
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -19,16 +18,10 @@ from typing import Any
 import httpx
 import psutil
 from mlflow.tracking import MlflowClient
+from ports import free_port
 
 START_SECONDS = 180.0
 ROOT = Path(__file__).parents[2]
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
 
 
 def wait_for(what: Callable[[], Any], seconds: float = 120.0, every: float = 0.2) -> Any:

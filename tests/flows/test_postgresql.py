@@ -14,9 +14,10 @@ from pathlib import Path
 import psutil
 import psycopg
 import pytest
-from started_services import Up, free_port, make_project, services, wait_for, wait_until_gone
-from test_crashes import KNOBS, NUM_MOMENTS, crash, seconds_into, undisturbed
-from test_services import long_run, recipe, stages_of
+from crashing import KNOBS, NUM_MOMENTS, crash, seconds_into, undisturbed
+from ports import free_port
+from smoke_runs import long_run, recipe, stages_of
+from started_services import Up, make_project, services, wait_for, wait_until_gone
 
 PROGRAMS = sorted(Path("/usr/lib/postgresql").glob("*/bin"))
 

@@ -1,6 +1,5 @@
 """`rlhf up` on real servers: runs through the worker, cancelled, killed and retried, and the end of it all."""
 
-import hashlib
 import itertools
 import json
 import os
@@ -8,9 +7,8 @@ import shutil
 import signal
 import socket
 import subprocess
-import tempfile
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -18,33 +16,19 @@ from typing import Any
 import httpx
 import pytest
 import yaml
+from ports import free_port
 from prefect.blocks.webhook import Webhook
 from prefect.settings import PREFECT_API_URL, temporary_settings
 from pydantic import SecretStr
-from started_services import ROOT, Up, command_line, free_port, make_project, services, wait_for, wait_until_gone
+from smoke_runs import FLOW, LONG, long_run, policy, recipe, stages_of
+from started_services import ROOT, Up, command_line, make_project, services, wait_for, wait_until_gone
 
 from flows.servers.supervision import Supervisor
 
 pytestmark = pytest.mark.services
-SMOKE = yaml.safe_load((ROOT / "configs" / "smoke.yaml").read_text())
-FLOW = {"data", "sft", "reward_model", "reward_audit", "ppo", "evaluation", "model_card"}
-
-
-def recipe(**ppo: Any) -> dict[str, Any]:
-    """The smoke recipe on one thread, with another fingerprint for each of the settings."""
-    changed = SMOKE | {"compute": {"dtype": "fp32", "num_threads": 1}, "ppo": SMOKE["ppo"] | ppo}
-    return {"config": changed}
-
-
 # A budget that is never reached gives another fingerprint for the same numbers. Each is used once: a test that failed
 # starts anew.
 NEVER_REACHED = itertools.count(21)
-LONG = 100
-
-
-def long_run(**ppo: Any) -> dict[str, Any]:
-    """PPO takes long enough to be met in the middle."""
-    return recipe(**{"num_updates": LONG, "checkpoint_every": 1, **ppo})
 
 
 @pytest.fixture(scope="module")
@@ -59,20 +43,6 @@ def root(
 def up(root: Path) -> Iterator[Up]:
     with services(root) as started:
         yield started
-
-
-def stages_of(up: Up, run_id: str) -> Mapping[str, str]:
-    """State of each stage in the stages' artifact: trained or cached."""
-    rows = [line.split(" | ") for line in up.artifact(run_id, "stages").splitlines()[2:]]
-    return {row[0].removeprefix("| "): row[1] for row in rows}
-
-
-def policy(up: Up, run_id: str) -> str:
-    """sha256 of the weights that a run ended with."""
-    card = up.mlflow_runs(run_id)[-1].info.run_id
-    with tempfile.TemporaryDirectory() as folder:
-        weights = up.mlflow().download_artifacts(card, "output/model.safetensors", folder)
-        return hashlib.sha256(Path(weights).read_bytes()).hexdigest()
 
 
 def submit_into_ppo(up: Up) -> str:

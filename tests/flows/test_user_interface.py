@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 from browser import opened, take_picture
 from playwright.sync_api import Locator, Page, expect
+from smoke_runs import recipe
 from started_services import Up, make_project, services, wait_for
-from test_services import recipe
 
 pytestmark = pytest.mark.services
 

@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from test_tracking import Server
+from tracking_server import Server
 
 from rlhf import artifacts, registry, tracking
 from rlhf.errors import ArtifactMismatchError

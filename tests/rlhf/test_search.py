@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from rlhf import artifacts, tracking
-from rlhf.errors import InputError
+from rlhf.errors import InputError, RLHFError
 from rlhf.lookup.database import DatabaseStore
 from rlhf.lookup.ids import find_in
 from rlhf.lookup.store import IS_PIPELINE, Condition, RunStore, open_store
@@ -186,7 +186,7 @@ def test_the_end_is_found_by_halves(monkeypatch: pytest.MonkeyPatch):
 
 def test_a_file_that_is_no_store(project_root: Path):
     tracking_database().write_text("x" * 5000)
-    with pytest.raises(Exception, match=r"cannot be read as MLflow's store \(file is not a database\)"):
+    with pytest.raises(RLHFError, match=r"cannot be read as MLflow's store \(file is not a database\)"):
         open_store().aliases()
 
 

@@ -2,19 +2,17 @@
 
 import json
 import logging
-import os
 import socket
 import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import httpx
 import pytest
 import requests
 from mlflow.tracking import MlflowClient
+from tracking_server import Server
 
 from rlhf import artifacts, spool, tracking
 from rlhf.errors import ArtifactMismatchError, InputError
@@ -224,43 +222,6 @@ def test_metrics_of_a_store_that_was_gone_are_sent_by_the_next_run(
     (point,) = client.get_metric_history(pipeline, "sft/loss")
     assert (point.step, point.value) == (1, 1.0)
     assert not list(unsent_folder().iterdir())
-
-
-class Server:
-    """An MLflow server that can be stopped and started again."""
-
-    def __init__(self, folder: Path, database: Path) -> None:
-        with socket.create_server(("127.0.0.1", 0)) as listener:
-            self.port = listener.getsockname()[1]
-        self.command = [
-            *(sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(self.port)),
-            *("--backend-store-uri", f"sqlite:///{database}", "--artifacts-destination", str(folder / "served")),
-            *("--workers", "1"),
-        ]
-        self.process: subprocess.Popen[bytes] | None = None
-
-    @property
-    def url(self) -> str:
-        return f"http://127.0.0.1:{self.port}"
-
-    def start(self) -> None:
-        environment = {name: value for name, value in os.environ.items() if name != "MLFLOW_TRACKING_URI"}
-        self.process = subprocess.Popen(
-            self.command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True
-        )
-        for _ in range(1200):
-            try:
-                if httpx.get(f"{self.url}/health").status_code == 200:
-                    return
-            except httpx.ConnectError:
-                time.sleep(0.1)
-        raise AssertionError("the MLflow server did not start")
-
-    def stop(self) -> None:
-        if self.process is not None:
-            os.killpg(self.process.pid, 9)
-            self.process.wait()
-        self.process = None
 
 
 @pytest.fixture

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 from recorded_runs import age, commit, make_data, record_run
-from test_tracking import Server
+from tracking_server import Server
 
 from rlhf import artifacts, tracking
 from rlhf.audit.named import resolve

@@ -1,0 +1,41 @@
+"""The smoke recipe, submitted to `rlhf up`, and what a run of it ended with."""
+
+import hashlib
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+from started_services import ROOT, Up
+
+SMOKE = yaml.safe_load((ROOT / "configs" / "smoke.yaml").read_text())
+FLOW = {"data", "sft", "reward_model", "reward_audit", "ppo", "evaluation", "model_card"}
+
+
+def recipe(**ppo: Any) -> dict[str, Any]:
+    """The smoke recipe on one thread, with another fingerprint for each of the settings."""
+    changed = SMOKE | {"compute": {"dtype": "fp32", "num_threads": 1}, "ppo": SMOKE["ppo"] | ppo}
+    return {"config": changed}
+
+
+LONG = 100
+
+
+def long_run(**ppo: Any) -> dict[str, Any]:
+    """PPO takes long enough to be met in the middle."""
+    return recipe(**{"num_updates": LONG, "checkpoint_every": 1, **ppo})
+
+
+def stages_of(up: Up, run_id: str) -> Mapping[str, str]:
+    """State of each stage in the stages' artifact: trained or cached."""
+    rows = [line.split(" | ") for line in up.artifact(run_id, "stages").splitlines()[2:]]
+    return {row[0].removeprefix("| "): row[1] for row in rows}
+
+
+def policy(up: Up, run_id: str) -> str:
+    """sha256 of the weights that a run ended with."""
+    card = up.mlflow_runs(run_id)[-1].info.run_id
+    with tempfile.TemporaryDirectory() as folder:
+        weights = up.mlflow().download_artifacts(card, "output/model.safetensors", folder)
+        return hashlib.sha256(Path(weights).read_bytes()).hexdigest()
