@@ -33,7 +33,7 @@ def find_decoders(rows: Sequence[Row], source: str, role_of: Callable[[str], str
         DataError: a column holds printed objects that cannot be read back.
     """
     found: dict[str, Callable[[str], Any]] = {}
-    by_turn = _BY_TURN if any("winner_model_a" in row for row in rows) else frozenset()
+    by_turn = _BY_TURN if any("winner_model_a" in row for row in rows) and _are_by_turn(rows) else frozenset()
     for name in {name: None for row in rows for name in row}:
         texts = [row[name] for row in rows if isinstance(row.get(name), str) and row[name].strip()]
         if not texts or sum(isinstance(row.get(name), list | dict) for row in rows) > 0.05 * len(rows):
@@ -41,7 +41,7 @@ def find_decoders(rows: Sequence[Row], source: str, role_of: Callable[[str], str
         values = (
             [_parsed(text) for text in texts] if texts[0].lstrip()[:1] in ("[", "{") or _PRINTED.match(texts[0]) else []
         )
-        read = sum(_is_list(value) if name in by_turn else _is_structure(value, role_of(name)) for value in values)
+        read = sum(_lists_texts(value) if name in by_turn else _is_structure(value, role_of(name)) for value in values)
         if read and read >= 0.95 * len(texts):
             found[name] = _parsed
         elif sum(_PRINTED.match(text) is not None for text in texts) >= 0.5 * len(texts):
@@ -69,8 +69,14 @@ def decoded(row: Row, decoders: Decoders) -> Row:
     return {**row, **changed}
 
 
-def _is_list(value: object) -> bool:
-    return isinstance(value, list) and bool(value)
+def _are_by_turn(rows: Sequence[Row]) -> bool:
+    """Whether prompt and answers are lists of texts together: one of them alone may be a text that looks like it."""
+    texts = [[row[name] for name in _BY_TURN if isinstance(row.get(name), str)] for row in rows]
+    return sum(all(_lists_texts(_parsed(text)) for text in row) for row in texts) >= 0.95 * len(rows)
+
+
+def _lists_texts(value: object) -> bool:
+    return isinstance(value, list) and bool(value) and all(isinstance(item, str) for item in value)
 
 
 def _is_structure(value: object, name: str) -> bool:
