@@ -34,6 +34,7 @@ pictures: .venv/installed-dev ## Take the pictures of docs/operating.md anew.
 
 soak: .venv/installed-dev ## Kill every process and server in every stage, at three moments each: about three hours.
 	$(BIN)/pytest -m soak tests/flows
+	RLHF_FILES=12000 RLHF_FILES_SEED=$$(date +%s) $(BIN)/pytest tests/rlhf/data/importing/test_forms.py
 
 check: .venv/installed-dev ## Formatting, lint, types, and the contracts between the layers.
 	$(BIN)/ruff format --check
