@@ -41,11 +41,12 @@ _VERDICT_WORDS = word_set(
     """
     accept acceptable accepted annotation annotations approved bad best better choice chosen correct correctness
     decision deleted desirable disapproved dislike disliked downvote downvotes evaluation feedback flag flagged
-    flags good grade grades harmful harmless helpful helpfulness incorrect invalid judgement judgements judgment
-    judgments kto label labels like liked likes outcome prefer preference preferences preferred prefers quality rank
-    ranking rankings ranks rate rating ratings reject rejected rejection reward rewards safe safer safety score
-    scores selected selection spam tag tags thumb thumbs tie toxic toxicity undesirable unsafe unwanted upvote
-    upvotes valid verdict verdicts vote votes wanted win winner winners wins worse worst
+    flags flip flipped good grade grades harmful harmless helpful helpfulness incorrect invalid judgement judgements
+    judgment judgments kto label labels like liked likes loser outcome prefer preference preferences preferred
+    prefers quality rank ranking rankings ranks rate rating ratings reject rejected rejection reversed reward
+    rewards safe safer safety score scores selected selection spam star stars swap swapped tag tags thumb thumbs tie
+    toxic toxicity undesirable unsafe unwanted upvote upvotes valid verdict verdicts vote votes wanted win winner
+    winners wins worse worst
     """
 )
 # Said about a verdict, and none itself: chosen_model, label_time, preference_statement.
@@ -72,7 +73,8 @@ _VERDICT_VALUES = word_set(
     a b tie first second left right model_a model_b modela modelb response_a response_b response_1 response_2 good
     bad yes no true false win lose loss won lost chosen rejected accepted accept reject preferred dispreferred up
     down thumbs_up thumbs_down thumbsup thumbsdown + - better worse positive negative like dislike safe unsafe
-    correct incorrect both neither same wanted unwanted desirable undesirable
+    correct incorrect both neither same wanted unwanted desirable undesirable y n approved disapproved pass passed
+    fail failed
     """
 )
 

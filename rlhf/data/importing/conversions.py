@@ -9,8 +9,18 @@ from rlhf.data.importing.columns import Column, GivenColumns, Survey, looks_like
 from rlhf.data.importing.dialogues import RowDroppedError, answer_of, split_answer, split_dialogue
 from rlhf.data.importing.form import UNWANTED, Converted, Form, comparison, demonstration, label
 from rlhf.data.importing.prompts import PromptReader, find_prompt, holds_dialogues, join
-from rlhf.data.importing.verdicts import NO_VERDICT, UNREADABLE, Outcome, Verdicts, normalized, word_set, words_of
+from rlhf.data.importing.verdicts import (
+    NO_VERDICT,
+    UNREADABLE,
+    Outcome,
+    Verdicts,
+    names_the_worse,
+    normalized,
+    word_set,
+    words_of,
+)
 from rlhf.data.schema import Row
+from rlhf.errors import DataError
 
 _PAIRS = (
     ("chosen", "rejected"),
@@ -135,7 +145,7 @@ def _of_each_answer(survey: Survey, names: Sequence[str]) -> tuple[list[tuple[st
         if other is None or not rest:
             continue
         numbers = all(survey[n].num_numbers >= 0.95 * survey[n].num_rows for n in (name, other))
-        if rest & _SCORES and numbers:
+        if rest & _SCORES and numbers and not names_the_worse("_".join(rest)):
             scores.append((name, other))
         elif not looks_like_verdict("_".join(sorted(rest))):
             properties |= {name, other}
@@ -259,6 +269,11 @@ def _verdict_of(
     """The verdicts on two answers: name of a special form, readers, ranks of a row, and columns that are understood."""
     special = _special_verdict(survey, names)
     if "verdict" in given.columns:
+        if "verdict" not in given.values and names_the_worse(given.columns["verdict"]):
+            raise DataError(
+                f'--columns: "{given.columns["verdict"]}" seems to name the worse answer; say what its values mean, '
+                f"such as verdict={given.columns['verdict']}:VALUE=second,VALUE=first"
+            )
         called = (given.columns.get(names[0], names[0]), given.columns.get(names[1], names[1]))
         readers = [Verdicts("verdict", called, given.values.get("verdict"), given.columns["verdict"])]
         return "", readers, _ranks_of(readers, shared=True), set()
@@ -269,7 +284,7 @@ def _verdict_of(
     named = [name for name in free if looks_like_verdict(name)]
     columns = judges or named or [name for name, column in free.items() if looks_like_verdict(name, column)]
     known: set[str] = set(_OF_ARENAS & survey.keys()) if {"model_a", "model_b"} <= survey.keys() else set()
-    columns = [name for name in columns if name not in known]
+    columns = [name for name in columns if name not in known and not names_the_worse(name)]
     if columns:
         if not judges:
             columns = [max(columns, key=lambda name: Verdicts(name, names).share_known(survey[name].scalars))]

@@ -35,6 +35,15 @@ _NAMING = word_set(
     best better choice chosen id ids idx index prefer preference preferences preferred selected selection winner
     """
 )
+# Columns that name or measure what is worse: "loser: A", "toxicity_score_a: 0.9".
+_OF_THE_WORSE = word_set(
+    """
+    bad bias biased cost dislike disliked dispreferred distance error errors fail failed flagged harm harmful hate
+    hallucination incorrect lose loser loses loss losses lost lower lowest never non not penalty perplexity refusal
+    reject rejected rejection rejects risk spam toxic toxicity undesirable unhelpful unpreferred unsafe unwanted
+    violation violence worse worst wrong
+    """
+)
 _NUMBER = re.compile(r"[-+]?\d+(\.\d+)?")
 
 
@@ -138,6 +147,11 @@ def words_of(name: str) -> list[str]:
     """The words of a column's name, in small letters: `better_responseId` has better, response, id."""
     split = re.sub(r"([a-z0-9])([A-Z])", r"\1 \2", name)
     return [word for word in re.split(r"[\W_]+|(?<=\D)(?=\d)|(?<=\d)(?=\D)", split.lower()) if word]
+
+
+def names_the_worse(name: str) -> bool:
+    """Whether a column is of what is worse, by its name: read as a verdict it would turn pairs round."""
+    return bool(_OF_THE_WORSE & set(words_of(name)))
 
 
 def _marks(answers: Sequence[str]) -> tuple[str, str]:
