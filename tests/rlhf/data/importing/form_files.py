@@ -50,6 +50,10 @@ SUSPICIOUS: Mapping[str, Callable[[Random, bool], Any]] = {
     "correct": lambda rng, wrong: not wrong,
     "gold_choice": lambda rng, wrong: "B" if wrong else "A",
     "majority_vote": lambda rng, wrong: 2 if wrong else 1,
+    "status": lambda rng, wrong: "rejected" if wrong else "approved",
+    "stars": lambda rng, wrong: 1 if wrong else 5,
+    "swap": lambda rng, wrong: "y" if wrong else "n",
+    "loser": lambda rng, wrong: "chosen" if wrong else "rejected",
     "human_preference": lambda rng, wrong: "response_2" if wrong else "response_1",
 }
 

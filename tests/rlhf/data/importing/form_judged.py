@@ -62,6 +62,24 @@ def judged_oddly(rng: Random) -> Form:
     return _judged(answers, prompt, name, coded(*coding), ties=True, readable="perhaps")
 
 
+def judged_by_the_worse(rng: Random) -> Form:
+    """Columns that name or measure the worse answer."""
+    answers = rng.choice(_ANSWERS)
+    ends = ("a", "b") if answers[0].endswith("a") else ("1", "2")
+    if rng.random() < 0.7:
+        name = rng.choice(
+            ["worse", "loser", "rejected", "more_harmful", "dispreferred", "worst_answer", "not_preferred"]
+        )
+        return _judged(answers, "prompt", name, coded(*reversed(ends)), both_ways=True, readable="never")
+    stem = rng.choice(["toxicity_score", "harm_rating", "penalty_score", "loss"])
+
+    def write(of: Comparison) -> list[Row]:
+        row: Row = {"prompt": of.text, **dict(zip(answers, of.answers, strict=True))}
+        return [row | {f"{stem}_{end}": rank for end, rank in zip(ends, of.ranks, strict=True)}]
+
+    return Form(write, "judgments", ("prompt", *answers), readable="never")
+
+
 def judged_by_index(rng: Random) -> Form:
     """Answers counted from zero, and the number of the better one."""
     stem = rng.choice(["response", "answer", "output"])
@@ -294,7 +312,7 @@ JUDGED: dict[str, Maker] = {
     maker.__name__: maker
     for maker in (
         *(judged, judged_oddly, judged_by_index, judged_darkly, judged_as_told, judged_by_scores, pku, helpsteer2),
-        *(judged_half_told, webgpt, summaries),
+        *(judged_half_told, judged_by_the_worse, webgpt, summaries),
         *(helpsteer3, shp, arena, arena_one_hot, pandalm),
     )
 }

@@ -86,6 +86,17 @@ def test_a_verdict_that_the_scores_contradict_is_a_fault(tmp_path: Path) -> None
         read(write_lines(tmp_path / "x.jsonl", [row]))
 
 
+def test_a_column_that_names_the_worse_answer_is_no_verdict(tmp_path: Path) -> None:
+    """It is one where a person says what its values mean."""
+    rows = [{"prompt": "Hi", "answer_a": "Yes", "answer_b": "No", "loser": "b"}]
+    path = write_lines(tmp_path / "x.jsonl", rows)
+    for columns in (None, "prompt=prompt,first=answer_a,second=answer_b,verdict=loser"):
+        with pytest.raises(DataError, match="--columns"):
+            read(path, columns)
+        (tmp_path / "data").rmdir()
+    assert read(path, "first=answer_a,second=answer_b,verdict=loser:a=second,b=first") == [(["Hi"], "Yes", "No")]
+
+
 def test_a_column_that_is_called_as_a_role_is_not_put_aside_in_silence(tmp_path: Path) -> None:
     row = {"prompt": "Hi", "output_1": "Yes", "output_2": "No", "mark": "x", "verdict": "output_2"}
     path = write_lines(tmp_path / "x.jsonl", [row])
