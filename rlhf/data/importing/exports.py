@@ -132,9 +132,10 @@ def find_argilla(survey: Survey, given: GivenColumns, source: str, format_name: 
         return made
 
     stem = question.removesuffix(".responses")
-    known = {
-        name for name in survey if name.startswith((f"{stem}-suggestion", f"{stem}.")) or name in ("status", "metadata")
-    }
+    known = {name for name in survey if name.startswith((f"{stem}-suggestion", f"{stem}.")) or name == "metadata"}
+    # Of the record, not of its answers, unless it says "rejected".
+    if "status" in survey and survey["status"].scalars <= {"completed", "pending", "submitted", "draft"}:
+        known.add("status")
     return Form(
         "argilla",
         "preferences",

@@ -136,7 +136,11 @@ def _extra_columns(rng: Random, form: Form, rows: list[Row]) -> tuple[tuple[str,
     taken = {_bare(name) for row in rows for name in row}
     free = [name for name in HARMLESS if _bare(name) not in taken]
     harmless = tuple(rng.sample(free, rng.choice([0, 0, 1, 3])))
-    doubtful = [name for name in SUSPICIOUS if not any(name in other or other in name for other in taken)]
+    doubtful = [
+        name
+        for name in SUSPICIOUS
+        if form.readable != "never" and not any(name in other or other in name for other in taken)
+    ]
     suspicious = rng.choice(doubtful) if doubtful and rng.random() < 0.15 else ""
     for row in rows:
         row.update({name: HARMLESS[name](rng) for name in harmless})
