@@ -69,7 +69,7 @@ class LibraryError(InputError):
 
 @contextmanager
 def explained() -> Iterator[None]:
-    """Within the block, what a library or the system raises becomes a LibraryError. All else goes its way.
+    """Within the block, what a library or the system raises becomes a LibraryError. All else goes on as it is.
 
     Raises:
         LibraryError: the original error is its cause.
@@ -82,6 +82,7 @@ def explained() -> Iterator[None]:
         message = explain(error)
         if message is None:
             raise
+        keep_traceback(error)
         raise LibraryError(message) from error
 
 

@@ -3,11 +3,10 @@
 import math
 from pathlib import Path
 
-from rlhf.bases import is_hub_id
+from rlhf.bases import base_with_folder, is_hub_id
 from rlhf.config import ArchitectureConfig, ModelConfig
 from rlhf.modeling.files import local_files
 from rlhf.modeling.headers import read_weights
-from rlhf.project import root
 
 
 def described(model: ModelConfig) -> str:
@@ -21,7 +20,7 @@ def described(model: ModelConfig) -> str:
     if is_hub_id(model.base):
         at = f" at {model.revision}" if model.revision else ""
         return f"base model: {model.base} of the Hugging Face hub{at}; its parameters are known once it is here"
-    return f"base model: {model.base}, {num_parameters(root() / model.base):,} parameters"
+    return f"base model: {model.base}, {num_parameters(Path(base_with_folder(model).base or '')):,} parameters"
 
 
 def num_parameters(folder: Path) -> int:

@@ -333,7 +333,7 @@ class TestLibraries:
         ],
         ids=lambda value: type(value).__name__ if isinstance(value, Exception) else "",
     )
-    def test_one_line(self, refused, data, monkeypatch, error, what):
+    def test_one_line(self, refused, data, project_root, monkeypatch, error, what):
         def failing(*_):
             raise error
 
@@ -342,6 +342,7 @@ class TestLibraries:
         assert what in message
         (parent,) = [run for run in mlflow_runs() if run.data.tags["rlhf.kind"] == "pipeline"]
         assert f"LibraryError: {message.removeprefix('rlhf: error: ')}" == parent.data.tags["rlhf.error"]
+        assert "in failing" in next((project_root / ".rlhf" / "errors").iterdir()).read_text()
 
     def test_a_defect(self, refused, data, project_root, monkeypatch):
         def failing(*_):

@@ -64,7 +64,7 @@ def test_names_of_the_registered_policy(store: RunStore, pipeline: str, card: Mo
     with pytest.raises(InputError, match="did you mean champion"):
         find_in(store, "chmpion")
     tracking.client().delete_run(card.run_id)
-    with pytest.raises(InputError, match=f"names the run {card.run_id}, which is gone"):
+    with pytest.raises(InputError, match=f"version 1 .*: run {card.run_id} was deleted in MLflow; restore"):
         find_in(store, "candidate")
 
 

@@ -297,13 +297,13 @@ def test_a_server_that_is_not_there_is_told_within_seconds(project_root: Path, m
     [
         ("http://no-such-host.invalid", "the MLflow store http://no-such-host.invalid failed: Failed to resolve"),
         ("foo://bar", "the MLflow store foo://bar failed: .*unsupported URI"),
-        ("sqlite:////no/such/folder/x.db", "Permission denied|Read-only|unable to open|failed"),
+        ("sqlite:///FOLDER/x.db", "x.db failed: file is not a database; look whether it runs, set MLFLOW_TRACKING_URI"),
         ("postgresql+psycopg://user:secret@127.0.0.1:9/x", r"store postgresql\+psycopg://127.0.0.1:9/x failed: "),
     ],
 )
 def test_a_store_that_cannot_be(uri: str, what: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
-    uri = uri.replace("/no/such/folder", str(tmp_path / "file"))
-    (tmp_path / "file").touch()
+    uri = uri.replace("FOLDER", str(tmp_path))
+    (tmp_path / "x.db").write_text("hello, and no database" * 100)
     monkeypatch.setattr("rlhf.tracking.store.ANSWER_SECONDS", 3.0)
     monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
     with pytest.raises((tracking.TrackingError, OSError), match=what) as error:
@@ -342,7 +342,7 @@ def test_a_deleted_run_is_told_with_the_way_back(client: MlflowClient, pipeline:
     from rlhf.cli import main
 
     client.delete_run(pipeline)
-    for command in (["compare", pipeline[:8]], ["verify", pipeline], ["lineage", pipeline[:10]]):
+    for command in (["compare", pipeline[:8], "candidate"], ["verify", pipeline], ["lineage", pipeline[:10]]):
         assert main(command) == 2, command
         message = capsys.readouterr().err
         assert message.startswith(
