@@ -139,6 +139,9 @@ def test_each_special_token_in_each_place(tokenizers: dict[str, Any], kind: str)
             prompt, completion = encode_pairs(tokenizer, [[user(text)]], [[assistant(text)]])[0]
             assert sum(one in ids for one in prompt) == sum(one in ids for one in plain[0])
             assert sum(one in ids for one in completion) == sum(one in ids for one in plain[1])
+            if ids.isdisjoint(alone := bare(tokenizer, text)):
+                assert contains(prompt, alone)
+                assert contains(completion, alone)
 
 
 def test_switching_special_tokens_off_leaves_the_tokenizer_as_it_was(tmp_path: Path) -> None:
