@@ -70,11 +70,17 @@ def _start_repository(folder: Path) -> None:
 
 
 @pytest.fixture
+def project_folder(tmp_path: Path) -> Path:
+    """Where the test's project will be."""
+    return tmp_path / "project"
+
+
+@pytest.fixture
 def project_root(
-    tmp_path: Path, migrated_mlflow: Path, empty_repository: Path, monkeypatch: pytest.MonkeyPatch
+    project_folder: Path, migrated_mlflow: Path, empty_repository: Path, monkeypatch: pytest.MonkeyPatch
 ) -> Path:
     """A project of the test's own: a git and DVC repository, an MLflow store, and RLHF_ROOT pointing there."""
-    root = tmp_path / "project"
+    root = project_folder
     shutil.copytree(empty_repository, root)
     (root / "mlruns").mkdir()
     shutil.copy(migrated_mlflow, root / "mlruns" / "mlflow.db")
