@@ -19,15 +19,20 @@ up: .venv/installed ## Start Prefect, MLflow and a worker; Ctrl-C or `make down`
 down: ## Stop what `make up` has started.
 	$(BIN)/rlhf down
 
-test: .venv/installed-dev ## Run the tests, but for those that are long by nature and those on servers.
-	$(BIN)/pytest
+# A file's tests stay in one process, for they share fixtures, and servers that the last of them stops.
+PROCESSES ?= 2
+SHARED_OUT = --numprocesses $(PROCESSES) --dist loadfile
+
+# In the files' order, whose first ones, of whole flows, take longest.
+test: .venv/installed-dev ## Run the tests, but for those that are long by nature and those on servers. PROCESSES=2
+	$(BIN)/pytest $(SHARED_OUT) --no-loadscope-reorder
 
 test-slow: .venv/installed-dev ## Tests of whole pipelines, of crashes and of several processes.
-	$(BIN)/pytest -m slow
+	$(BIN)/pytest -m slow $(SHARED_OUT)
 
 # A server that is busy may answer late: what fails once is tried once more, and the report says so.
-test-services: .venv/installed-dev ## Tests on real servers, through a real browser, with real crashes: about 25 minutes.
-	$(BIN)/pytest -m services --reruns 1
+test-services: .venv/installed-dev ## Tests on real servers, through a real browser, with real crashes: about 15 minutes.
+	$(BIN)/pytest -m services --reruns 1 $(SHARED_OUT)
 
 pictures: .venv/installed-dev ## Take the pictures of docs/operating.md anew.
 	RLHF_PICTURES=docs/pictures $(BIN)/pytest -m services tests/flows/test_user_interface.py tests/flows/test_approval_form.py

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from playwright.sync_api import Page, sync_playwright
+from playwright.sync_api import Page, expect, sync_playwright
 
 PICTURES = os.environ.get("RLHF_PICTURES")
 """Folder that pictures go to; `make pictures` sets it to docs/pictures."""
@@ -23,6 +23,7 @@ def opened(width: int = 1400, height: int = 1000) -> Iterator[Page]:
         browser = playwright.chromium.launch(executable_path=program, args=["--no-sandbox"])
         page = browser.new_page(viewport={"width": width, "height": height})
         page.set_default_timeout(30_000)
+        expect.set_options(timeout=30_000)  # what is expected has a limit of its own, of 5 s
         yield page
         browser.close()
 

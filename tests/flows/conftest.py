@@ -30,6 +30,12 @@ def trained(embedded_data: Path, migrated_mlflow: Path, prefect_server: str) -> 
 
 
 @pytest.fixture
+def project_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Below a short path: that of the socket of `rlhf up` may have 107 bytes, and `tmp_path` has the test's name."""
+    return tmp_path_factory.mktemp("p") / "project"
+
+
+@pytest.fixture
 def project(trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A copy that a test may change."""
     shutil.copytree(trained, tmp_path / "project", symlinks=True)

@@ -15,8 +15,8 @@ GATES = dict.fromkeys(("minimum_win_rate", "minimum_reward_gain", "maximum_lengt
 
 
 @pytest.fixture
-def up(tmp_path: Path, migrated_mlflow: Path, migrated_prefect: Path, embedded_data: Path) -> Iterator[Up]:
-    with services(make_project(tmp_path / "project", embedded_data, migrated_mlflow, migrated_prefect)) as started:
+def up(project_folder: Path, migrated_mlflow: Path, migrated_prefect: Path, embedded_data: Path) -> Iterator[Up]:
+    with services(make_project(project_folder, embedded_data, migrated_mlflow, migrated_prefect)) as started:
         yield started
 
 
