@@ -177,8 +177,8 @@ def _of_request(request: dict[str, Any], field: str) -> Messages:
 def _turn(item: object, field: str) -> dict[str, str]:
     if not isinstance(item, dict):
         raise RowDroppedError(NOT_MESSAGES, f'"{field}" holds {type_of(item)}')
-    role = next((item[key] for key in _ROLE_KEYS if key in item), None)
-    content = next((item[key] for key in _TEXT_KEYS if key in item), None)
+    role = next((item[key] for key in _ROLE_KEYS if item.get(key) is not None), None)
+    content = next((item[key] for key in _TEXT_KEYS if item.get(key) is not None), None)
     if not isinstance(role, str):
         raise RowDroppedError(NO_MESSAGE, f'in "{field}" the role is {type_of(role)}')
     known = _ROLES.get(role) or _ROLES.get(role.strip().casefold())

@@ -139,7 +139,7 @@ def _extra_columns(rng: Random, form: Form, rows: list[Row]) -> tuple[tuple[str,
     doubtful = [
         name
         for name in SUSPICIOUS
-        if form.readable != "never" and not any(name in other or other in name for other in taken)
+        if form.readable == "always" and not any(name in other or other in name for other in taken)
     ]
     suspicious = rng.choice(doubtful) if doubtful and rng.random() < 0.15 else ""
     for row in rows:

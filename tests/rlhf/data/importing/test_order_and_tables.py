@@ -176,3 +176,10 @@ def test_one_odd_value_does_not_change_what_a_file_is(tmp_path: Path) -> None:
     rows: list[Row] = [{"instruction": f"Hi {n}", "completions": completions} for n in range(30)]
     rows[3]["completions"] = {"a": 1}
     assert len(read(write_lines(tmp_path / "x.jsonl", rows))) == 29
+
+
+def test_messages_of_two_conventions_in_one_table(tmp_path: Path) -> None:
+    """Parquet gives each object the fields of all."""
+    turn = {"role": None, "content": None, "from": "gpt"}
+    row = {"prompt": "Hi", "chosen": [{**turn, "value": "Yes"}], "rejected": [{**turn, "value": "No"}]}
+    assert read(write_lines(tmp_path / "x.jsonl", [row])) == [(["Hi"], "Yes", "No")]
