@@ -6,6 +6,7 @@ are made (default 1,000), `RLHF_FILES_SEED` from which seed. `pytest -s` prints 
 
 import json
 import os
+import shutil
 from collections import Counter
 from pathlib import Path
 from random import Random
@@ -53,6 +54,7 @@ def test_preferences_come_out_as_they_went_in(tmp_path: Path, name: str) -> None
         options = SourceOptions(said["format"], parse_columns(said["columns"] or None))
         sources = Sources(str(path), options={"preferences": options})
         outcomes[check(file, sources, folder / "data", f"{path} (seed {SEED}), {said}, {file}")] += 1
+        shutil.rmtree(folder)
     print(f"{name}: {dict(outcomes)}")
 
 
@@ -159,6 +161,7 @@ def test_labels_keep_their_sense(tmp_path: Path, name: str) -> None:
         (folder / "data").mkdir()
         report, _ = imported(Sources(str(path), options={"preferences": options}), folder / "data")
         assert report is None, f"labels were taken for preferences: {told}"
+        shutil.rmtree(folder)
     print(f"{name}: {dict(outcomes)}")
 
 
