@@ -39,11 +39,11 @@ def find_decoders(rows: Sequence[Row], source: str, role_of: Callable[[str], str
         if not texts or sum(isinstance(row.get(name), list | dict) for row in rows) > 0.05 * len(rows):
             continue
         values = (
-            [_parsed(text) for text in texts] if texts[0].lstrip()[:1] in ("[", "{") or _PRINTED.match(texts[0]) else []
+            [parsed(text) for text in texts] if texts[0].lstrip()[:1] in ("[", "{") or _PRINTED.match(texts[0]) else []
         )
         read = sum(_lists_texts(value) if name in by_turn else _is_structure(value, role_of(name)) for value in values)
         if read and read >= 0.95 * len(texts):
-            found[name] = _parsed
+            found[name] = parsed
         elif sum(_PRINTED.match(text) is not None for text in texts) >= 0.5 * len(texts):
             raise DataError(
                 f'{source}: the cells of "{name}" hold messages that were printed as text and cannot be read back '
@@ -72,7 +72,7 @@ def decoded(row: Row, decoders: Decoders) -> Row:
 def _are_by_turn(rows: Sequence[Row]) -> bool:
     """Whether prompt and answers are lists of texts together: one of them alone may be a text that looks like it."""
     texts = [[row[name] for name in _BY_TURN if isinstance(row.get(name), str)] for row in rows]
-    return sum(all(_lists_texts(_parsed(text)) for text in row) for row in texts) >= 0.95 * len(rows)
+    return sum(all(_lists_texts(parsed(text)) for text in row) for row in texts) >= 0.95 * len(rows)
 
 
 def _lists_texts(value: object) -> bool:
@@ -89,7 +89,7 @@ def _is_structure(value: object, name: str) -> bool:
     return is_message(value) or (isinstance(value, list) and bool(value) and all(is_message(item) for item in value))
 
 
-def _parsed(text: str) -> Any:
+def parsed(text: str) -> Any:
     """The value that a text spells in JSON or in Python; None where it spells none."""
     if len(text) > _MAX_CHARACTERS or text.lstrip()[:1] not in ("[", "{"):
         return None

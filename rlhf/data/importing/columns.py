@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, get_args
 
+from rlhf.data.importing.cells import parsed
 from rlhf.data.importing.dialogues import is_message, starts_with_turn
 from rlhf.data.importing.verdicts import Outcome, word_set, words_of
 from rlhf.data.schema import Row
@@ -93,6 +94,7 @@ class Column:
         num_dialogues: texts that start with a turn marker.
         num_messages: values that are messages or lists of them.
         num_objects: values that are lists of objects.
+        num_spelled_lists: texts that spell a list.
         num_numbers: values that are numbers, or texts that spell one.
     """
 
@@ -102,6 +104,7 @@ class Column:
     num_dialogues: int = 0
     num_messages: int = 0
     num_objects: int = 0
+    num_spelled_lists: int = 0
     num_numbers: int = 0
 
     def add(self, value: object) -> None:
@@ -110,6 +113,7 @@ class Column:
         self.types.add(type(value))
         if isinstance(value, str):
             self.num_dialogues += starts_with_turn(value)
+            self.num_spelled_lists += value[:1] == "[" and isinstance(parsed(value), list)
         self.num_numbers += not isinstance(value, bool | list | dict) and _NUMBER.fullmatch(str(value)) is not None
         items = value if isinstance(value, list) and value else [value]
         self.num_messages += all(is_message(item) for item in items)

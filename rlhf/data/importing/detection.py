@@ -3,10 +3,11 @@
 from collections.abc import Callable, Sequence
 
 from rlhf.data.importing.columns import ROLES, GivenColumns, Survey, looks_like_verdict, nearest, quoted
-from rlhf.data.importing.conversions import find_answers, find_judged, find_pairs, find_prompts
+from rlhf.data.importing.conversions import find_answers, find_pairs, find_prompts
 from rlhf.data.importing.dialogues import RowDroppedError
 from rlhf.data.importing.exports import find_argilla, find_label_studio
 from rlhf.data.importing.form import Converted, Form
+from rlhf.data.importing.judged import find_judged
 from rlhf.data.importing.nested import find_compared, find_rankings, find_rated, find_self_instruct, find_trees
 from rlhf.data.schema import Row, is_ranking
 from rlhf.errors import DataError
@@ -101,7 +102,10 @@ def settle_form(survey: Survey, given: GivenColumns, source: str, format_name: s
     clean = [form for form in fitting if not _suspicious(form, survey)]
     if not clean:
         raise DataError(_not_understood(min(fitting, key=lambda form: len(_suspicious(form, survey))), survey, source))
-    return max(clean, key=lambda form: len(form.read))
+    form = max(clean, key=lambda form: len(form.read))
+    if form.refusal:
+        raise DataError(form.refusal)
+    return form
 
 
 def _for_prompts(found: Sequence[Form], survey: Survey, given: GivenColumns, source: str, format_name: str) -> Form:

@@ -29,6 +29,7 @@ class Form:
         verdicts: the readers of its verdicts, which count them.
         notes: what a person should know of how the file was read.
         group: makes one row of several of the file, where the form needs that.
+        refusal: why a file of this form is not read after all, with what to do; empty where it is.
     """
 
     format: str
@@ -39,6 +40,7 @@ class Form:
     verdicts: tuple[Verdicts, ...] = ()
     notes: tuple[str, ...] = ()
     group: Callable[[Iterable[Numbered]], Iterator[Numbered]] | None = None
+    refusal: str = ""
 
 
 def demonstration(prompt: Messages, completion: Messages) -> tuple[str, Row]:

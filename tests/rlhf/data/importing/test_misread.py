@@ -1,6 +1,7 @@
 """Inputs that other tools misread, as people reported them: each is read as it was meant, or refused."""
 
 import csv
+import dataclasses
 import io
 import json
 from collections.abc import Callable
@@ -336,6 +337,18 @@ def test_answers_that_nobody_wanted_are_no_demonstrations(tmp_path: Path, label:
     assert report.counts == {"demonstrations": 20, "preferences": 40, "prompts": 40, "labels": 40}
     kept = rows_in(tmp_path / "data" / "labels.jsonl")
     assert all(row["label"] == ("spoons" in row["completion"][0]["content"]) for row in kept)
+
+
+def test_texts_that_spell_lists_are_told_apart_by_their_owner(tmp_path: Path) -> None:
+    rows = [{"instruction": texts(n)[0], "output": json.dumps(list(texts(n)[1:]))} for n in NUMBERS]
+    (tmp_path / "best_first.csv").write_bytes(a_table(rows))
+    pairs = str(write_lines(tmp_path / "pairs.jsonl", [flat(n) for n in NUMBERS]))
+    sources = Sources(pairs, demonstrations=str(tmp_path / "best_first.csv"))
+    with pytest.raises(DataError, match="spells a list, which may be one answer or several; give --columns compl"):
+        import_dataset(sources, tmp_path / "data")
+    told = SourceOptions(columns=parse_columns("completion=output"))
+    import_dataset(dataclasses.replace(sources, options={"demonstrations": told}), tmp_path / "data")
+    assert rows_in(tmp_path / "data" / "demonstrations.jsonl")[0]["completion"][0]["content"] == rows[0]["output"]
 
 
 def test_ties_are_kept_and_counted(tmp_path: Path) -> None:
