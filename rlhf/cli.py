@@ -139,8 +139,10 @@ def _config(options: argparse.Namespace) -> PipelineConfig:
 def _say_first(config: PipelineConfig) -> None:
     """What the run starts from, before a server is started for it. On standard error, as all that is no result."""
     from rlhf.bases import check_models
+    from rlhf.reward_functions import check_installed
     from rlhf.starting_model import described
 
+    check_installed(config.ppo.rewards)
     check_models(config.model, config.ppo.rewards)
     print(described(config.model), file=sys.stderr, flush=True)
 

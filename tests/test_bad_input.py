@@ -207,9 +207,11 @@ class TestDataFiles:
         assert what in refused(*elsewhere(data))
 
     def test_one_file_of_preferences(self, refused, data):
-        append(data / "preferences.jsonl", {"prompt": user("Why ?")})
+        for _ in range(8):
+            append(data / "preferences.jsonl", {"prompt": user("Why ?")})
         message = refused(*elsewhere(data / "preferences.jsonl"))
-        assert "preferences.jsonl:121: a row of prompts in a file of preferences" in message
+        assert "preferences.jsonl: 8 of 128 rows (6.2%) cannot be understood or used" in message
+        assert '8 because a field is missing (no "chosen"): lines 121, 122' in message
 
     def test_prompt_that_does_not_fit(self, refused, data):
         append(data / "prompts.jsonl", {"prompt": user("so " * 100)})

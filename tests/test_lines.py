@@ -18,6 +18,8 @@ ALLOWED = {
     "benchmarks/services.py",
     "flows/servers/deployments.py",
     "flows/servers/supervision.py",
+    "flows/temporary_server.py",
+    "rlhf/failures.py",
     "rlhf/ppo/launch.py",
     "rlhf/provenance/environment.py",
     "rlhf/reproduction/environment.py",

@@ -174,14 +174,14 @@ def render(report: Mapping[str, Any]) -> str:
 
 def _rankings(report: Mapping[str, Any]) -> list[str]:
     """Sentences about what is no pair, where there is any."""
-    counts, sentences = report["rankings"], []
+    counts, sentences = report.get("rankings", {}), []
     if counts:
         named = {name: counts.get(name, 0) for name in ("rankings", "pairs", "ties")}
         sentences.append(
             f"{named['rankings']} rankings of several responses count as {named['pairs']} of the pairs; "
             f"{named['ties']} rows are ties, which no stage learns from yet."
         )
-    if report["labels"]:
+    if report.get("labels"):
         sentences.append(f"{report['labels']} rows of unpaired feedback, which no stage learns from yet.")
     return sentences
 

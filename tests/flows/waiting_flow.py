@@ -12,7 +12,7 @@ from prefect import flow  # noqa: E402
 
 from flows.temporary_server import temporary_server  # noqa: E402
 from rlhf.cli import _terminable  # noqa: E402
-from rlhf.config import PipelineConfig, SFTConfig  # noqa: E402
+from rlhf.config import ArchitectureConfig, ModelConfig, PipelineConfig, SFTConfig  # noqa: E402
 from rlhf.references import ModelRef, StageReport  # noqa: E402
 from tasks.pipeline import cancel_on_signal, pipeline_run  # noqa: E402
 from tasks.stage import Attempt, stage  # noqa: E402
@@ -40,4 +40,5 @@ def waiting_flow(config: PipelineConfig) -> StageReport:
 
 if __name__ == "__main__":
     with _terminable(), temporary_server():
-        print(waiting_flow(PipelineConfig()).state, flush=True)
+        model = ModelConfig(architecture=ArchitectureConfig())
+        print(waiting_flow(PipelineConfig(model=model)).state, flush=True)

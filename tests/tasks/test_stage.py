@@ -15,7 +15,7 @@ from prefect.client.schemas.objects import FlowRun
 from prefect.client.schemas.sorting import FlowRunSort
 
 from rlhf import artifacts, tracking
-from rlhf.config import PipelineConfig, SFTConfig
+from rlhf.config import ArchitectureConfig, ModelConfig, PipelineConfig, SFTConfig
 from rlhf.errors import ArtifactMismatchError, DataError, InputError
 from rlhf.progress import report_progress
 from rlhf.project import results_folder, stages_folder
@@ -76,7 +76,8 @@ def client() -> MlflowClient:
 
 
 def run_stage(**settings: object) -> StageReport:
-    return one_stage(PipelineConfig(sft=SFTConfig.model_validate(settings)))
+    model = ModelConfig(architecture=ArchitectureConfig())
+    return one_stage(PipelineConfig(model=model, sft=SFTConfig.model_validate(settings)))
 
 
 def parents(client: MlflowClient) -> list:
