@@ -19,13 +19,14 @@ up: .venv/installed ## Start Prefect, MLflow and a worker; Ctrl-C or `make down`
 down: ## Stop what `make up` has started.
 	$(BIN)/rlhf down
 
-# A file's tests stay in one process, for they share fixtures, and servers that the last of them stops.
+# A file's tests stay in one process, for they share fixtures, and servers that the last of them stops. The files go out
+# in pytest's own order: those of whole flows, which take longest, come first, and no process meets two files in an order
+# in which pytest alone would not.
 PROCESSES ?= 2
-SHARED_OUT = --numprocesses $(PROCESSES) --dist loadfile
+SHARED_OUT = --numprocesses $(PROCESSES) --dist loadfile --no-loadscope-reorder
 
-# In the files' order, whose first ones, of whole flows, take longest.
 test: .venv/installed-dev ## Run the tests, but for those that are long by nature and those on servers. PROCESSES=2
-	$(BIN)/pytest $(SHARED_OUT) --no-loadscope-reorder
+	$(BIN)/pytest $(SHARED_OUT)
 
 test-slow: .venv/installed-dev ## Tests of whole pipelines, of crashes and of several processes.
 	$(BIN)/pytest -m slow $(SHARED_OUT)
