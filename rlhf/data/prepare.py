@@ -1,6 +1,7 @@
 """The data stage: from `data/` to splits that every later stage can use as they are."""
 
 import json
+import logging
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence, Set
 from dataclasses import asdict
@@ -30,6 +31,8 @@ from rlhf.modeling.special_tokens import differences
 from rlhf.references import DataSource
 from rlhf.tokenizers import prepare_tokenizer
 from rlhf.workspace import Workspace
+
+logger = logging.getLogger(__name__)
 
 # The splits that later stages cannot do without.
 NEEDED = {
@@ -122,7 +125,9 @@ def _data_folder(path: Path, scratch: Path) -> Path:
     if path.is_file():
         from rlhf.data.importing.formats import import_dataset
 
-        return import_dataset(str(path), scratch).destination
+        report = import_dataset(str(path), scratch)
+        logger.info("%s is read as a file of its own:\n%s", path.name, report.summary)
+        return report.destination
     check_files(path)
     return path
 

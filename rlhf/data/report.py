@@ -167,21 +167,21 @@ def render(report: Mapping[str, Any]) -> str:
             *tokenizer_sentences(report["tokenizer"]),
             f"Pairs of responses that stand in both orders: {report['label_conflicts']}.",
             f'"The longer one wins" is right for {report["longer_wins_accuracy"]:.3f} of all pairs.\n',
-            *_of_base(report.get("base", [])),
+            *_of_base(report["base"]),
         ]
     )
 
 
 def _rankings(report: Mapping[str, Any]) -> list[str]:
     """Sentences about what is no pair, where there is any."""
-    counts, sentences = report.get("rankings", {}), []
+    counts, sentences = report["rankings"], []
     if counts:
         named = {name: counts.get(name, 0) for name in ("rankings", "pairs", "ties")}
         sentences.append(
             f"{named['rankings']} rankings of several responses count as {named['pairs']} of the pairs; "
             f"{named['ties']} rows are ties, which no stage learns from yet."
         )
-    if report.get("labels"):
+    if report["labels"]:
         sentences.append(f"{report['labels']} rows of unpaired feedback, which no stage learns from yet.")
     return sentences
 

@@ -1,18 +1,20 @@
 """What is said where a base and its tokenizer do not agree."""
 
 import json
+from dataclasses import asdict
 
 import pytest
 import torch
 from transformers import AddedToken
 
 from rlhf.config import ModelConfig
-from rlhf.data.report import render
+from rlhf.data.report import Counts, build_report, render
 from rlhf.errors import ModelError
 from rlhf.modeling.checks import check_model
 from rlhf.modeling.special_tokens import differences, num_ids
 from rlhf.models import save_model, start_policy
-from rlhf.tokenizers import load_tokenizer, prepare_tokenizer
+from rlhf.references import DataSource
+from rlhf.tokenizers import TokenizerReport, load_tokenizer, prepare_tokenizer
 
 
 @pytest.fixture
@@ -110,8 +112,9 @@ def test_ids_that_are_left_out_need_rows_too(base, tiny_setup):
 
 
 def test_the_report_has_them():
-    report = {name: {} for name in ("rows", "duplicates", "leaks", "cut_dialogues", "dropped_messages", "too_long")}
-    report |= {"splits": {}, "lengths_in_tokens": {}, "label_conflicts": 0, "longer_wins_accuracy": 0.5}
+    tokenizer = asdict(TokenizerReport("built", 1, "<pad>", "kept", "own", 0.0)) | {"turn_markers": []}
+    source = DataSource(path="data", md5="0" * 32, tracked=True)
+    report = build_report(source, {}, Counts()) | {"tokenizer": tokenizer}
     assert "# Base and tokenizer\n\n- EOS: &lt;another&gt;.\n- Pad: too.\n" in render(
         report | {"base": ["EOS: <another>.", "Pad: too."]}
     )
