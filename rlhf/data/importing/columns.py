@@ -148,6 +148,8 @@ def looks_like_verdict(name: str, column: Column | None = None) -> bool:
         column: what the surveyed rows have in it; None: the name alone is known.
     """
     words = words_of(name)
+    if words == ["annotation", "id"]:  # a labelling tool's number
+        return False
     plain = set(words) - _WHO
     if plain & _VERDICT_WORDS and not plain & _ABOUT:
         return True

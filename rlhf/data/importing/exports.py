@@ -5,7 +5,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from rlhf.data.importing import dialogues
-from rlhf.data.importing.columns import GivenColumns, Survey
+from rlhf.data.importing.columns import GivenColumns, Survey, looks_like_verdict
 from rlhf.data.importing.dialogues import RowDroppedError, answer_of
 from rlhf.data.importing.form import Converted, Form, comparison
 from rlhf.data.importing.prompts import find_prompt
@@ -114,11 +114,17 @@ def _as_named(names: Sequence[str], to_name: object) -> tuple[str, str]:
 def find_argilla(survey: Survey, given: GivenColumns, source: str, format_name: str) -> Form | None:
     """Records with the answers of several people to a question about two or more responses, or a ranking of them."""
     names = [name for name in survey if _ANSWER.fullmatch(name)]
-    question = next((name for name in survey if name.removesuffix(".responses") in ("preference", "ranking", "label")
-                     and (name.endswith(".responses") or survey[name].num_objects)), None)  # fmt: skip
-    prompt = find_prompt(survey, source, format_name, taken=names)
-    if question is None or prompt is None or len(names) < 2:
+    questions = [
+        name
+        for name in survey
+        if looks_like_verdict(name.removesuffix(".responses"))
+        and (name.endswith(".responses") or survey[name].num_objects)
+        and list in survey[name].types
+    ]
+    prompt = find_prompt(survey, source, format_name, taken=[*names, *questions])
+    if len(questions) != 1 or prompt is None or len(names) < 2:
         return None
+    question = questions[0]
     reader = Verdicts(question, (names[0], names[1])) if len(names) == 2 else None
 
     def convert(row: Row) -> Converted:
@@ -144,6 +150,31 @@ def find_argilla(survey: Survey, given: GivenColumns, source: str, format_name: 
         frozenset(known),
         verdicts=(reader,) if reader else (),
     )
+
+
+def is_record(row: Row) -> bool:
+    """Whether a row is a record as Argilla writes it to JSON, with its fields and responses apart."""
+    return isinstance(row.get("fields"), dict) and isinstance(row.get("responses"), dict | list)
+
+
+def flat_record(row: Row) -> Row:
+    """A record with its fields and the responses to each question as columns of their own.
+
+    Raises:
+        RowDroppedError: it is no record.
+    """
+    if not is_record(row):
+        raise RowDroppedError(dialogues.NOT_MESSAGES, "the record has no fields or no responses")
+    given: dict[str, list[Any]] = {}
+    responses = row["responses"]
+    if isinstance(responses, dict):
+        given = {str(question): said for question, said in responses.items() if isinstance(said, list)}
+    for response in responses if isinstance(responses, list) else ():
+        values = response.get("values") if isinstance(response, dict) else None
+        for question, value in values.items() if isinstance(values, dict) else ():
+            given.setdefault(question, []).append({**response, **(value if isinstance(value, dict) else {})})
+    rest = {name: value for name, value in row.items() if name not in ("fields", "responses")}
+    return {**rest, **row["fields"], **given}
 
 
 def _responses(row: Row, question: str) -> Iterator[tuple[str, Any]]:

@@ -10,6 +10,7 @@ from rlhf.data.importing.conversions import wanted_as_demonstration
 from rlhf.data.importing.datasheet import Dropped, SourceReport
 from rlhf.data.importing.detection import FORMATS, check_column, other_kind, settle_form, unknown_format
 from rlhf.data.importing.dialogues import EMPTY_RESPONSE, HALF_A_PAIR, SAME_RESPONSES, RowDroppedError
+from rlhf.data.importing.exports import flat_record, is_record
 from rlhf.data.importing.form import Form, Numbered
 from rlhf.data.importing.readers import Rows, RowSource, open_source
 from rlhf.data.schema import Row, check_row, is_ranking, pairs_of
@@ -53,6 +54,7 @@ class Reading:
         wanted: the kind of rows that is asked for.
         num_read: rows read so far.
         num_rows: rows of ours that they gave.
+        are_records: its rows are an export's records, whose fields and responses stand apart.
         dropped: rows left out so far, by reason.
         composition: pairs, rankings, pairs of rankings, and ties so far.
         columns: the columns that have had a value so far.
@@ -66,6 +68,7 @@ class Reading:
     rows_left: Rows
     head: list[tuple[int, Row | RowDroppedError]]
     decoders: Decoders
+    are_records: bool
     columns: dict[str, None]
     num_read: int = 0
     num_rows: int = 0
@@ -90,7 +93,7 @@ class Reading:
             try:
                 if isinstance(row, RowDroppedError):
                     raise row
-                yield number, self._named(decoded(row, self.decoders))
+                yield number, self._named(_opened(row, self.decoders, self.are_records))
             except RowDroppedError as reason:
                 self._drop(number, reason)
 
@@ -252,20 +255,26 @@ def open_rows(source: str, options: SourceOptions | None = None, wanted: str = "
         reasons = "; ".join(sorted({str(row) for _, row in head})[:3]) or "there are none"
         raise DataError(f"{found.name}: there are no rows ({reasons}); give at least one")
     decoders = find_decoders(first, found.name, options.columns.role_of)
-    rows = [row for row in (_decoded_or_none(row, decoders) for row in first) if row is not None]
+    are_records = all(map(is_record, first))
+    rows = [row for row in (_opened_or_none(row, decoders, are_records) for row in first) if row is not None]
     columns = survey(rows)
-    options.columns.check({name for row in first for name in row}, found.name)
+    options.columns.check({name for row in [*first, *rows] for name in row}, found.name)
     options = _with_annotator(options, columns)
     renamed = {
         options.columns.role_of(name): column for name, column in columns.items() if name not in options.columns.ignored
     }
     form = settle_form(renamed, options.columns, found.name, options.format, wanted)
-    return Reading(found, form, options, wanted, reading, head, decoders, dict.fromkeys(columns))
+    return Reading(found, form, options, wanted, reading, head, decoders, are_records, dict.fromkeys(columns))
 
 
-def _decoded_or_none(row: Row, decoders: Decoders) -> Row | None:
+def _opened(row: Row, decoders: Decoders, is_record: bool) -> Row:
+    """A row with what its cells spell, and what a record holds, as columns."""
+    return flat_record(decoded(row, decoders)) if is_record else decoded(row, decoders)
+
+
+def _opened_or_none(row: Row, decoders: Decoders, is_record: bool) -> Row | None:
     try:
-        return decoded(row, decoders)
+        return _opened(row, decoders, is_record)
     except RowDroppedError:
         return None
 

@@ -90,6 +90,15 @@ def numpy_repr(n: int) -> Row:
     return {name: str(value).replace("}, {", "}\n {") for name, value in row.items()}
 
 
+def winner(n: int) -> str:
+    return "response_2" if n % 2 == 0 else "response_1"
+
+
+def record(n: int, responses: object) -> Row:
+    fields = judged(n, "response_1", "response_2")
+    return {"id": str(n), "status": "completed", "fields": fields, "metadata": {"a": 1}, "responses": responses}
+
+
 READ: dict[str, tuple[str, bytes]] = {
     "who judged is no verdict": (
         "x.jsonl",
@@ -180,6 +189,34 @@ READ: dict[str, tuple[str, bytes]] = {
     "a prompt with a line end, and whole dialogues": (
         "x.jsonl",
         lines(lambda n: {"prompt": texts(n)[0] + "\n", **as_turns(n), "score_chosen": 8.0, "score_rejected": 5.0}),
+    ),
+    "Label Studio's short export": (
+        "x.json",
+        json.dumps(
+            [
+                {
+                    "id": n,
+                    **judged(n, "answer1", "answer2", comparison="right" if n % 2 == 0 else "left"),
+                    "annotator": n % 3,
+                    "annotation_id": n,
+                    "lead_time": 3.5,
+                }
+                for n in NUMBERS
+            ]
+        ).encode(),
+    ),
+    "Argilla's records": ("x.jsonl", lines(lambda n: record(n, {"better": [{"value": winner(n), "user_id": "u"}]}))),
+    "Argilla's records of before": (
+        "x.jsonl",
+        lines(
+            lambda n: record(
+                n,
+                [
+                    {"user_id": "u", "status": "submitted", "values": {"preference": {"value": winner(n)}}},
+                    {"user_id": "v", "status": "draft", "values": {"preference": {"value": winner(n + 1)}}},
+                ],
+            )
+        ),
     ),
     "the best answer first": (
         "x.json",
