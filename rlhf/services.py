@@ -19,6 +19,8 @@ DATABASE_VARIABLE = "RLHF_DATABASE"
 """In place of --database, where the address holds a password: others see a process's arguments."""
 USER = "rlhf"
 _LEAST_PASSWORD = 12  # MLflow takes no shorter one
+# Linux has 108 bytes for the path; one ends it, and supervisord first binds a name with its process id behind it.
+_LONGEST_SOCKET = 107 - len(".4194304")
 _LAST_PORT = 65535
 _LOOPBACK = ("127.0.0.1", "localhost", "::1")
 _SCHEMAS = {"prefect": "prefect,public", "mlflow": "mlflow"}
@@ -81,6 +83,12 @@ class Services:
             raise ConfigError(f"--prefect-port and --mlflow-port are both {self.mlflow_port}; change one of the two")
         if self.database is not None and urlsplit(self.database).scheme != "postgresql":
             raise ConfigError("--database is not of the form postgresql://USER@HOST:PORT/NAME")
+        too_long = len(os.fsencode(socket_path())) - _LONGEST_SOCKET
+        if too_long > 0:
+            raise ConfigError(
+                f"{socket_path()}: a socket's path has at most {_LONGEST_SOCKET} bytes; move the project to a folder "
+                f"whose path is {too_long} bytes shorter"
+            )
 
     def client_environment(self) -> dict[str, str]:
         """By which Prefect's and MLflow's clients find the servers, and are let in."""
@@ -133,6 +141,11 @@ class Services:
 def services_folder() -> Path:
     """Logs, socket and settings of what `rlhf up` has started."""
     return root() / ".rlhf" / "services"
+
+
+def socket_path() -> Path:
+    """By which the services' supervisor is spoken to."""
+    return services_folder() / "supervisor.sock"
 
 
 @contextmanager

@@ -13,7 +13,7 @@ from typing import Any
 
 from rlhf.errors import RLHFError
 from rlhf.project import source_root
-from rlhf.services import Services, services_folder
+from rlhf.services import Services, services_folder, socket_path
 
 START_SECONDS = 60.0
 STOP_SECONDS = 60.0
@@ -129,7 +129,7 @@ class Supervisor:
 
 def supervisor() -> Supervisor:
     """The supervisor of this project, whether it is up or not."""
-    return Supervisor(services_folder() / "supervisor.sock")
+    return Supervisor(socket_path())
 
 
 @contextmanager

@@ -33,6 +33,14 @@ def test_what_cannot_work_is_refused(services: Services, what: str):
         services.check()
 
 
+def test_a_path_that_is_too_long_for_a_socket(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("RLHF_ROOT", str(tmp_path / ("long" * 20)))
+    with pytest.raises(
+        ConfigError, match=r"supervisor.sock: a socket's path has at most 99 bytes; move the project to"
+    ):
+        Services().check()
+
+
 def test_clients_are_told_where_and_let_in(project_root: Path, monkeypatch: pytest.MonkeyPatch):
     assert Services(prefect_port=4300).client_environment() == {
         "PREFECT_API_URL": "http://127.0.0.1:4300/api",
