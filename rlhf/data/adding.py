@@ -44,11 +44,13 @@ class Added:
     Attributes:
         counts: rows by kind, without those that were there already.
         notes: a sentence a file, as the datasheet has it.
+        examples: lines that show one row of each file as it will be used.
         version: what data/ is now; None where nothing was new.
     """
 
     counts: Counter[str]
     notes: tuple[str, ...]
+    examples: tuple[str, ...]
     version: Version | None
 
 
@@ -106,7 +108,7 @@ def add_version(
     Args:
         root: the project's root.
         additions: what to add.
-        tell: told what was read, a note a file, before anything is replaced.
+        tell: told what was read, a note a file and a row of each, before anything is replaced.
         dry_run: stop there.
 
     Raises:
@@ -117,22 +119,23 @@ def add_version(
         check_files(root / TRACKED)
         # Files that DVC linked from its cache may be read-only, and must not be changed in place.
         shutil.copytree(root / TRACKED, filled, dirs_exist_ok=True, copy_function=shutil.copyfile)
-        counts, notes = add_rows(additions, filled)
-        tell(notes)
+        counts, notes, examples = add_rows(additions, filled)
+        tell((*notes, *examples))
         if dry_run or not counts.total():
-            return Added(counts, notes, None)
+            return Added(counts, notes, examples, None)
         version = publish(filled, root, desc=_description(additions, counts), replace=True)
-    return Added(counts, notes, version)
+    return Added(counts, notes, examples, version)
 
 
-def add_rows(additions: Sequence[Addition], folder: Path) -> tuple[Counter[str], tuple[str, ...]]:
+def add_rows(additions: Sequence[Addition], folder: Path) -> tuple[Counter[str], tuple[str, ...], tuple[str, ...]]:
     """Append to the files of a data folder what they do not hold, and say so in its datasheet.
 
     Returns:
-        Rows added by kind, and a sentence a file.
+        Rows added by kind, a sentence a file, and lines that show a row of each.
     """
     counts: Counter[str] = Counter()
-    notes = []
+    notes: list[str] = []
+    examples: list[str] = []
     for kind in ALL_KINDS:
         wanted = [addition for addition in additions if addition.kind == kind]
         path = folder / f"{kind}.jsonl"
@@ -142,11 +145,12 @@ def add_rows(additions: Sequence[Addition], folder: Path) -> tuple[Counter[str],
             added = _append_rows(path, reading, known)
             counts[kind] += added
             notes.append(_note(reading, kind, added))
+            examples += reading.report().example
             logger.info("feedback of %s", notes[-1])
     if counts.total():
         today = datetime.now(UTC).date().isoformat()
         _append(folder / DATASHEET, "".join([f"\n## Added {today}\n", *(f"- {note}\n" for note in notes)]))
-    return counts, tuple(notes)
+    return counts, tuple(notes), tuple(examples)
 
 
 def _append_rows(path: Path, reading: Reading, known: set[bytes]) -> int:

@@ -56,7 +56,7 @@ def _add_files(files: Sequence[Path], root: Path) -> int:
         check_files(root / TRACKED)
         # Files that DVC linked from its cache may be read-only, and must not be changed in place.
         shutil.copytree(root / TRACKED, filled, dirs_exist_ok=True, copy_function=shutil.copyfile)
-        counts, _ = add_rows([Addition(str(path)) for path in files], filled)
+        counts, _, _ = add_rows([Addition(str(path)) for path in files], filled)
         added = counts.total()
         desc = f"With feedback of {', '.join(path.name for path in files)}"
         if added and dirty:

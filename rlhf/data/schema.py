@@ -113,20 +113,8 @@ def parse_line(raw: bytes, where: str) -> Row:
     Raises:
         DataError: the line is not UTF-8, not JSON, or not an object.
     """
-    row = parse_json(raw, where)
-    if not isinstance(row, dict):
-        raise DataError(f"{where}: the line is {_kind_of(row)}, not an object; put one JSON object on every line")
-    return row
-
-
-def parse_json(raw: bytes, where: str) -> Any:
-    """The value of one line.
-
-    Raises:
-        DataError: the line is not UTF-8 or not JSON.
-    """
     try:
-        return json.loads(raw.decode("utf-8"))
+        row = json.loads(raw.decode("utf-8"))
     except UnicodeDecodeError as error:
         raise DataError(
             f"{where}: byte {error.start + 1} of the line (0x{raw[error.start]:02x}) is not UTF-8; "
@@ -135,6 +123,9 @@ def parse_json(raw: bytes, where: str) -> Any:
     except (ValueError, RecursionError) as error:
         what = "the line is blank" if not raw.strip() else f"the line is not JSON ({error})"
         raise DataError(f"{where}: {what}; put one JSON object on every line") from None
+    if not isinstance(row, dict):
+        raise DataError(f"{where}: the line is {_kind_of(row)}, not an object; put one JSON object on every line")
+    return row
 
 
 def check_row(row: Row, kind: str, where: str, roles: Set[str] = KNOWN_ROLES) -> None:

@@ -52,6 +52,11 @@ def find_decoders(rows: Sequence[Row], source: str, role_of: Callable[[str], str
     return found
 
 
+def spells_messages(text: str) -> bool:
+    """Whether a text looks like messages in JSON or as Python prints them."""
+    return text[:1] in ("[", "{") and _PRINTED.match(text) is not None
+
+
 def decoded(row: Row, decoders: Decoders) -> Row:
     """A row with the lists and objects that its cells spell.
 

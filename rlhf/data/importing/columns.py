@@ -40,14 +40,14 @@ _MAX_VALUES = 20
 
 _VERDICT_WORDS = word_set(
     """
-    accept acceptable accepted annotation annotations approved bad best better choice chosen correct correctness
-    decision deleted desirable disapproved dislike disliked downvote downvotes evaluation feedback flag flagged
-    flags flip flipped good grade grades harmful harmless helpful helpfulness incorrect invalid judgement judgements
-    judgment judgments kto label labels like liked likes loser outcome prefer preference preferences preferred
-    prefers quality rank ranking rankings ranks rate rating ratings reject rejected rejection reversed reward
-    rewards safe safer safety score scores selected selection spam star stars swap swapped tag tags thumb thumbs tie
-    toxic toxicity undesirable unsafe unwanted upvote upvotes valid verdict verdicts vote votes wanted win winner
-    winners wins worse worst
+    accept acceptable accepted agree agreed agrees annotation annotations approved bad best better choice chosen
+    correct correctness decision deleted desirable disapproved dislike disliked downvote downvotes evaluation
+    feedback flag flagged flags flip flipped good grade grades harmful harmless helpful helpfulness incorrect
+    invalid judgement judgements judgment judgments kto label labels like liked likes loser outcome prefer
+    preference preferences preferred prefers quality rank ranking rankings ranks rate rating ratings reject rejected
+    rejection reversed reward rewards safe safer safety score scores selected selection spam star stars swap swapped
+    tag tags thumb thumbs tie toxic toxicity undesirable unsafe unwanted upvote upvotes valid verdict verdicts vote
+    votes wanted win winner winners wins worse worst
     """
 )
 # Said about a verdict, and none itself: chosen_model, label_time, preference_statement.
@@ -74,12 +74,18 @@ _VERDICT_VALUES = word_set(
     a b tie first second left right model_a model_b modela modelb response_a response_b response_1 response_2 good
     bad yes no true false win lose loss won lost chosen rejected accepted accept reject preferred dispreferred up
     down thumbs_up thumbs_down thumbsup thumbsdown + - better worse positive negative like dislike safe unsafe
-    correct incorrect both neither same wanted unwanted desirable undesirable y n approved disapproved pass passed
-    fail failed
+    correct incorrect reversed ok okay nok both neither same 1,2 2,1 a,b b,a ab ba wanted unwanted desirable
+    undesirable y n approved disapproved pass passed fail failed
     """
 )
 
 
+# Of these no code of a language, a worker or a country is one.
+_JUDGING_VALUES = _VERDICT_VALUES - word_set("a b no n y first second left right up down + -")
+_COUNTS = word_set("num number n count total")
+# Whether a message is learned from: all else than 1 and true is said of it for a reason. A call of a tool is no text.
+_OF_TRAINING = frozenset({"weight", "train", "loss", "mask", "tool_calls", "function_call"})
+_OF_A_MESSAGE = frozenset({"role", "from", "speaker", "content", "value", "text", "name", "type", "messages"})
 _NUMBER = re.compile(r"\s*[-+]?\d+(\.\d*)?(e[-+]?\d+)?\s*", re.IGNORECASE)
 
 
@@ -96,6 +102,7 @@ class Column:
         num_objects: values that are lists of objects.
         num_spelled_lists: texts that spell a list.
         num_numbers: values that are numbers, or texts that spell one.
+        fields: what the fields of its objects hold that are no role and no text of a message.
     """
 
     types: set[type] = field(default_factory=set)
@@ -106,6 +113,7 @@ class Column:
     num_objects: int = 0
     num_spelled_lists: int = 0
     num_numbers: int = 0
+    fields: "dict[str, Column]" = field(default_factory=dict)
 
     def add(self, value: object) -> None:
         """Look at one more value."""
@@ -117,6 +125,10 @@ class Column:
         self.num_numbers += not isinstance(value, bool | list | dict) and _NUMBER.fullmatch(str(value)) is not None
         items = value if isinstance(value, list) and value else [value]
         self.num_messages += all(is_message(item) for item in items)
+        for item in items:
+            for name, held in item.items() if isinstance(item, dict) else ():
+                if name not in _OF_A_MESSAGE and held is not None and not (held == "" or held == []):
+                    self.fields.setdefault(str(name), Column()).add(held)
         self.num_objects += isinstance(value, list) and all(isinstance(item, dict) for item in items)
         if len(self.values) <= _MAX_VALUES and isinstance(value, str | int | float):
             self.values.add((type(value) is bool, value.strip() if isinstance(value, str) else value))
@@ -140,6 +152,17 @@ def survey(rows: Iterable[Row]) -> dict[str, Column]:
     return found
 
 
+def doubtful_fields(name: str, column: Column) -> list[str]:
+    """The fields of a column's messages or objects that may change what a row means, as `column.field`."""
+    return [f"{name}.{inner}" for inner, held in column.fields.items() if _is_doubtful(inner, held)]
+
+
+def _is_doubtful(name: str, column: Column) -> bool:
+    if name in _OF_TRAINING:
+        return not column.scalars or bool(column.scalars - {1})
+    return looks_like_verdict(name, column)
+
+
 def looks_like_verdict(name: str, column: Column | None = None) -> bool:
     """Whether a column may change what a row means: by its name, or by values such as "A" and "B", 0 and 1, true.
 
@@ -147,16 +170,21 @@ def looks_like_verdict(name: str, column: Column | None = None) -> bool:
         name: of the column.
         column: what the surveyed rows have in it; None: the name alone is known.
     """
-    words = words_of(name)
+    words = words_of(name) or [""]
     if words == ["annotation", "id"]:  # a labelling tool's number
         return False
-    plain = set(words) - _WHO
-    if plain & _VERDICT_WORDS and not plain & _ABOUT:
+    if (set(words) - _WHO) & _VERDICT_WORDS and words[-1] not in _ABOUT and words[0] not in _COUNTS:
         return True
-    return column is not None and not set(words) & (_WHO | _COUNTED) and _has_verdict_values(column)
+    return column is not None and _has_verdict_values(column, is_number=bool(set(words) & (_WHO | _COUNTED)))
 
 
-def _has_verdict_values(column: Column) -> bool:
+def _has_verdict_values(column: Column, is_number: bool) -> bool:
+    """Whether the values may be verdicts.
+
+    Args:
+        column: what the surveyed rows have in it.
+        is_number: its name says that it holds a number or a short code; words that judge are none of these.
+    """
     values = column.scalars
     if not values or column.types - {bool, int, float, str}:
         return False
@@ -164,8 +192,12 @@ def _has_verdict_values(column: Column) -> bool:
         return True
     texts = {str(value).removesuffix(".0").casefold() for value in values}
     if texts <= {"-1", "0", "1", "2"}:
-        return len(texts) > 1
-    return column.types == {str} and texts <= _VERDICT_VALUES
+        return len(texts) > 1 and not is_number
+    if column.types != {str}:
+        return False
+    if is_number:
+        return texts == {"y", "n"} or (len(texts) > 1 and texts <= _JUDGING_VALUES)
+    return texts <= _VERDICT_VALUES
 
 
 @dataclass(frozen=True)
@@ -277,7 +309,7 @@ def _unreadable(option: str, part: str, role: str) -> str:
 
 def nearest(name: str, known: Iterable[str]) -> str:
     """A question that names the nearest of what is known, or nothing."""
-    found = difflib.get_close_matches(name, list(known), n=1, cutoff=0.6)
+    found = difflib.get_close_matches(name.lower(), list(known), n=1, cutoff=0.85)
     return f' (did you mean "{found[0]}"?)' if found else ""
 
 

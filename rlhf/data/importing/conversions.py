@@ -15,8 +15,9 @@ from rlhf.data.importing.answers import (
 from rlhf.data.importing.columns import GivenColumns, Survey
 from rlhf.data.importing.dialogues import RowDroppedError, split_answer
 from rlhf.data.importing.form import UNWANTED, Converted, Form, comparison, demonstration, label
+from rlhf.data.importing.judged import points_at_answers
 from rlhf.data.importing.prompts import PromptReader, find_prompt, holds_dialogues, join
-from rlhf.data.importing.verdicts import normalized, word_set
+from rlhf.data.importing.verdicts import exact, normalized, word_set
 from rlhf.data.schema import Row
 
 _PAIRS = (
@@ -64,7 +65,7 @@ _UNWANTED = word_set(
 def find_pairs(survey: Survey, given: GivenColumns, source: str, format_name: str) -> Form | None:
     """Rows with a better and a worse answer."""
     names = next((pair for pair in _PAIRS if all(name in survey for name in pair)), None)
-    if names is None:
+    if names is None or points_at_answers(survey, names[0]):
         return None
     prompt = find_prompt(survey, source, format_name, taken=names)
     # Answers beside a dialogue as prompt are texts, also where a person says that the format is hh.
@@ -186,8 +187,8 @@ def _are_labels(survey: Survey, given: GivenColumns, name: str) -> bool:
 
 
 def _wanted(value: object, given: GivenColumns) -> bool:
-    said: dict[str, bool] = {normalized(v): outcome == "wanted" for v, outcome in given.values.get("label", {}).items()}
-    key = normalized(value) if isinstance(value, bool | int | float | str) else ""
+    said: dict[str, bool] = {exact(v): outcome == "wanted" for v, outcome in given.values.get("label", {}).items()}
+    key = (exact if said else normalized)(value) if isinstance(value, bool | int | float | str) else ""
     meaning = said or {**dict.fromkeys(_WANTED, True), **dict.fromkeys(_UNWANTED, False)}
     if key not in meaning:
         raise RowDroppedError("a label cannot be read", f"{value!r}"[:60])

@@ -85,7 +85,7 @@ class SourceReport:
         """How the file was read, a sentence a line."""
         made = [f"{count} {name}" for name, count in self.composition.items() if count]
         return [
-            *([f"of the preferences: {', '.join(made)}"] if self.composition.keys() - {"pairs"} else []),
+            *([f"of the {self.kind}: {', '.join(made)}"] if self.composition.keys() - {"pairs"} else []),
             *self.verdicts,
             *self.notes,
             *([f"columns that were not read: {', '.join(self.unread)}"] if self.unread else []),

@@ -2,7 +2,15 @@
 
 from collections.abc import Callable, Sequence
 
-from rlhf.data.importing.columns import ROLES, GivenColumns, Survey, looks_like_verdict, nearest, quoted
+from rlhf.data.importing.columns import (
+    ROLES,
+    GivenColumns,
+    Survey,
+    doubtful_fields,
+    looks_like_verdict,
+    nearest,
+    quoted,
+)
 from rlhf.data.importing.conversions import find_answers, find_pairs, find_prompts
 from rlhf.data.importing.dialogues import RowDroppedError
 from rlhf.data.importing.exports import find_argilla, find_label_studio
@@ -46,8 +54,6 @@ _KNOWN_COLUMNS = (
         "question",
         "answer",
         "conversations",
-        "response_1",
-        "response_2",
         "preference",
         "winner",
     ),
@@ -99,9 +105,10 @@ def settle_form(survey: Survey, given: GivenColumns, source: str, format_name: s
         raise other_kind(source, found[0].kind, wanted)
     if not fitting:
         raise DataError(_unknown(survey, source, format_name))
-    clean = [form for form in fitting if not _suspicious(form, survey)]
+    clean = [form for form in fitting if not _suspicious(form, survey, given)]
     if not clean:
-        raise DataError(_not_understood(min(fitting, key=lambda form: len(_suspicious(form, survey))), survey, source))
+        best = min(fitting, key=lambda form: len(_suspicious(form, survey, given)))
+        raise DataError(_say_not_understood(best, _suspicious(best, survey, given), source))
     form = max(clean, key=lambda form: len(form.read))
     if form.refusal:
         raise DataError(form.refusal)
@@ -133,13 +140,13 @@ def check_column(form: Form, name: str, source: str) -> None:
         raise DataError(_say_not_understood(form, [name], source))
 
 
-def _suspicious(form: Form, survey: Survey) -> list[str]:
+def _suspicious(form: Form, survey: Survey, given: GivenColumns) -> list[str]:
     understood = form.read | form.known
-    return [name for name, column in survey.items() if name not in understood and looks_like_verdict(name, column)]
-
-
-def _not_understood(form: Form, survey: Survey, source: str) -> str:
-    return _say_not_understood(form, _suspicious(form, survey), source)
+    names = [name for name, column in survey.items() if name not in understood and looks_like_verdict(name, column)]
+    # What an unread column holds is looked into as well; of a column that is read, its messages are.
+    looked_into = [name for name, column in survey.items() if name not in understood or column.num_messages]
+    inner = [field for name in looked_into for field in doubtful_fields(name, survey[name])]
+    return [*names, *(field for field in inner if field not in given.ignored)]
 
 
 def _say_not_understood(form: Form, names: Sequence[str], source: str) -> str:

@@ -9,7 +9,7 @@ from rlhf.data.importing.columns import GivenColumns, Survey, looks_like_verdict
 from rlhf.data.importing.dialogues import RowDroppedError, answer_of
 from rlhf.data.importing.form import Converted, Form, comparison
 from rlhf.data.importing.prompts import find_prompt
-from rlhf.data.importing.verdicts import NO_VERDICT, UNREADABLE, Verdicts
+from rlhf.data.importing.verdicts import NO_VERDICT, RANKS, UNREADABLE, Verdicts
 from rlhf.data.schema import Row
 
 _NUMBER = re.compile(r"(\d+)\D*$")
@@ -20,6 +20,7 @@ def find_label_studio(survey: Survey, given: GivenColumns, source: str, format_n
     """Tasks with annotations of kind `pairwise`."""
     if not {"data", "annotations"} <= survey.keys():
         return None
+    reader = Verdicts("selected", ("left", "right"), {"left": "first", "right": "second"})
 
     def convert(row: Row) -> Converted:
         data = row.get("data")
@@ -29,10 +30,7 @@ def find_label_studio(survey: Survey, given: GivenColumns, source: str, format_n
         made = []
         for who, result in _results(row["annotations"]):
             first, second = _as_named(names, result.get("to_name"))
-            selected = (result.get("value") or {}).get("selected")
-            ranks = {"left": (1, 2), "right": (2, 1)}.get(str(selected))
-            if ranks is None:
-                raise RowDroppedError(UNREADABLE, f'"selected" is {selected!r}'[:60])
+            ranks = RANKS[reader.read((result.get("value") or {}).get("selected"))]
             answers = [answer_of(data[name], name) for name in (first, second)]
             made.append(comparison({"annotator": who} if who else {}, prompt, answers, ranks))
         if not made:
@@ -54,7 +52,12 @@ def find_label_studio(survey: Survey, given: GivenColumns, source: str, format_n
         if name.startswith(("created", "updated", "unresolved", "last_", "file_", "inner_", "project"))
     }
     return Form(
-        "label_studio", "preferences", frozenset({"data", "annotations"}), convert, frozenset(known & set(survey))
+        "label_studio",
+        "preferences",
+        frozenset({"data", "annotations"}),
+        convert,
+        frozenset(known & set(survey)),
+        verdicts=(reader,),
     )
 
 
@@ -203,7 +206,7 @@ def _ranks(value: object, names: Sequence[str], reader: Verdicts | None) -> Sequ
         return [rank for rank in ranks if rank is not None]
     if reader is None:
         raise RowDroppedError(UNREADABLE, "one verdict on more than two answers")
-    return {"first": (1, 2), "second": (2, 1), "tie": (1, 1)}[reader.read(value)]
+    return RANKS[reader.read(value)]
 
 
 def _plain(name: object) -> str:

@@ -1,7 +1,7 @@
 """Rows with two answers, and what a judge, or several, said of them."""
 
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from itertools import chain, cycle
 
 from rlhf.data.importing import dialogues
@@ -12,6 +12,7 @@ from rlhf.data.importing.form import Converted, Form, comparison
 from rlhf.data.importing.prompts import find_prompt, join
 from rlhf.data.importing.verdicts import (
     NO_VERDICT,
+    RANKS,
     UNREADABLE,
     Outcome,
     Verdicts,
@@ -100,6 +101,16 @@ def _alternating(row: Row, prompt: str, answer: str) -> dialogues.Messages:
     return [dialogues.message(role, turn) for role, turn in zip(cycle(("user", "assistant")), turns, strict=False)]
 
 
+def points_at_answers(survey: Survey, name: str) -> bool:
+    """Whether a column `chosen` does not hold answers, but says which of two others it is."""
+    names = _numbered({other: column for other, column in survey.items() if other != name})
+    return (
+        names is not None
+        and survey[name].types == {str}
+        and Verdicts(name, names).share_known(survey[name].scalars) > 0.9
+    )
+
+
 def _numbered(survey: Survey) -> tuple[str, str] | None:
     """The columns of two answers that are told apart by a number or a letter."""
     groups: dict[tuple[str, ...], dict[str, str]] = {}
@@ -140,7 +151,14 @@ def _verdict_of(
         return "", readers, _ranks_of(readers, shared=True), set()
     if special is not None:
         return special
-    free = {name: column for name, column in survey.items() if name not in {*names, *chain(*scores), *prompt}}
+    taken = {*names, *chain(*scores), *prompt}
+    marks = {words_of(name)[-1] for name in names}
+    # What is said of one of the answers, such as rank_b, is no choice between the two.
+    free = {
+        name: column
+        for name, column in survey.items()
+        if name not in taken and (_JUDGE.fullmatch(name) or not marks & set(words_of(name)))
+    }
     judges = [name for name in free if _JUDGE.fullmatch(name)]
     named = [name for name in free if looks_like_verdict(name)]
     columns = judges or named or [name for name, column in free.items() if looks_like_verdict(name, column)]
@@ -150,6 +168,8 @@ def _verdict_of(
         if not judges:
             columns = [max(columns, key=lambda name: Verdicts(name, names).share_known(survey[name].scalars))]
         readers = [Verdicts(name, names) for name in columns]
+        # Beside a column "chosen" that names an answer, "rejected" names the other one.
+        known |= {"rejected"} & survey.keys() if columns == ["chosen"] else set()
         return "", readers, _ranks_of(readers, shared=not judges), known
     if scores:
         return "", [], lambda row: [(row, _ranks_of_scores(row, scores))], set()
@@ -174,9 +194,10 @@ def _special_verdict(
             signs: dict[str, Outcome] = {str(n): "first" if n < 0 else "second" if n else "tie" for n in range(-3, 4)}
             reader = Verdicts(name, names, signs)
             return "helpsteer", [reader], _ranks_of([reader], shared=True), columns & _OF_HELPSTEER
-    one_hot = [f"winner_model_{mark}" for mark in "ab"]
-    if {*one_hot, "winner_tie"} <= columns:
-        return "arena", [], lambda row: [(row, _one_hot(row, [*one_hot, "winner_tie"]))], {*one_hot, "winner_tie"}
+    one_hot = ["winner_model_a", "winner_model_b", "winner_tie"]
+    if columns.issuperset(one_hot):
+        readers = [Verdicts(name, names) for name in one_hot]
+        return "arena", readers, lambda row: [(row, _one_hot(row, readers))], set()
     return None
 
 
@@ -187,12 +208,9 @@ def _ranks_of(readers: Sequence[Verdicts], shared: bool) -> Ranks:
         said = [(reader, reader.read(row[reader.column])) for reader in readers if row.get(reader.column, "") != ""]
         if not said:
             raise RowDroppedError(NO_VERDICT, f'no "{readers[0].column}"')
-        return [(row if shared else {**row, "annotator": reader.column}, _RANKS[outcome]) for reader, outcome in said]
+        return [(row if shared else {**row, "annotator": reader.column}, RANKS[outcome]) for reader, outcome in said]
 
     return read
-
-
-_RANKS: Mapping[Outcome, tuple[float, float]] = {"first": (1, 2), "second": (2, 1), "tie": (1, 1)}
 
 
 def _ranks_of_scores(row: Row, scores: Sequence[tuple[str, str]]) -> tuple[float, float]:
@@ -215,8 +233,11 @@ def _check_agreement(row: Row, scores: Sequence[tuple[str, str]], said: tuple[fl
                 raise RowDroppedError("the verdict and the scores name different answers", f'"{first}", "{second}"')
 
 
-def _one_hot(row: Row, columns: Sequence[str]) -> tuple[float, float]:
-    won = [normalized(row.get(name, 0)) in ("1", "true") for name in columns]
+def _one_hot(row: Row, readers: Sequence[Verdicts]) -> tuple[float, float]:
+    won = [normalized(row.get(reader.column, 0)) in ("1", "true") for reader in readers]
     if sum(won) != 1:
-        raise RowDroppedError(UNREADABLE, f"{sum(won)} of {', '.join(columns)} are set")
-    return ((1, 2), (2, 1), (1, 1))[won.index(True)]
+        raise RowDroppedError(UNREADABLE, f"{sum(won)} of {', '.join(reader.column for reader in readers)} are set")
+    outcomes: tuple[Outcome, ...] = ("first", "second", "tie")
+    said = outcomes[won.index(True)]
+    readers[won.index(True)].count(row[readers[won.index(True)].column], said)
+    return RANKS[said]

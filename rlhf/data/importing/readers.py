@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from rlhf.data.importing.dialogues import RowDroppedError, type_of
-from rlhf.data.schema import Row, parse_json
+from rlhf.data.schema import Row
 from rlhf.errors import DataError
 from rlhf.hashing import sha256
 
@@ -114,10 +114,31 @@ def _jsonl_rows(path: Path) -> Rows:
     try:
         with _open_bytes(path) as file:
             for line, raw in enumerate(file, start=1):
-                where = f"{path.name}:{line}"
-                yield line, _object(parse_json(raw.removeprefix(b"\xef\xbb\xbf") if line == 1 else raw, where))
+                raw = raw.removeprefix(b"\xef\xbb\xbf") if line == 1 else raw
+                if raw.strip():
+                    yield line, _line(raw)
     except (EOFError, gzip.BadGzipFile, zlib.error) as error:
         raise _broken_archive(path, error) from None
+
+
+def _line(raw: bytes) -> Row | RowDroppedError:
+    try:
+        return _object(json.loads(raw.decode("utf-8"), object_pairs_hook=_pairs_once))
+    except UnicodeDecodeError as error:
+        return RowDroppedError("the line is not UTF-8", f"byte {error.start + 1} is 0x{raw[error.start]:02x}")
+    except RowDroppedError as error:
+        return error
+    except (ValueError, RecursionError) as error:
+        return RowDroppedError("the line is not JSON", str(error)[:60])
+
+
+def _pairs_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """An object, of which JSON keeps the last of two values with the same key in silence."""
+    made = dict(pairs)
+    if len(made) < len(pairs):
+        names = [name for name, _ in pairs]
+        raise RowDroppedError("a key stands twice", next(f'"{n}"'[:40] for n in names if names.count(n) > 1))
+    return made
 
 
 def _object(value: Any) -> Row | RowDroppedError:
@@ -126,7 +147,9 @@ def _object(value: Any) -> Row | RowDroppedError:
 
 def _json_rows(path: Path) -> Rows:
     try:
-        content = json.loads(_read_text(path))
+        content = json.loads(_read_text(path), object_pairs_hook=_pairs_once)
+    except RowDroppedError as error:
+        raise DataError(f"{path.name}: {error}; which value is meant cannot be told; give each key once") from None
     except (ValueError, RecursionError) as error:
         raise DataError(
             f"{path.name}: the file is not JSON ({error}); mend it, or name it .jsonl if every line is an object"
@@ -154,14 +177,15 @@ def _unwrapped(content: Any, name: str) -> list[Any]:
 def _csv_rows(path: Path) -> Rows:
     csv.field_size_limit(2**31 - 1)
     text = _read_text(path)
-    form = _csv_form(text)
+    form, spaced = _csv_form(text)
     reader = csv.reader(io.StringIO(text, newline=""), strict=True, **form)
     try:
         names = [name.strip() for name in next(reader, [])]
         _check_header(names, path.name)
         for number, cells in enumerate((cells for cells in reader if cells), start=1):
             if len(cells) == len(names):
-                yield number, dict(zip(names, cells, strict=True))
+                kept = [cells[0], *(cell.removeprefix(" ") for cell in cells[1:])] if spaced else cells
+                yield number, dict(zip(names, kept, strict=True))
             else:
                 found = f"{len(cells)} and not {len(names)}"
                 yield number, RowDroppedError("the row has not as many cells as the header", found)
@@ -169,15 +193,18 @@ def _csv_rows(path: Path) -> Rows:
         raise DataError(f"{path.name}: line {reader.line_num} is not CSV ({error}); mend the file") from None
 
 
-def _csv_form(text: str) -> dict[str, Any]:
-    """Delimiter, and whether the space after it belongs to it: what makes the first rows as wide as the header."""
+def _csv_form(text: str) -> tuple[dict[str, Any], bool]:
+    """What makes the first rows as wide as the header, and whether one space follows each delimiter and belongs to it.
+
+    Before quotes all spaces belong to the delimiter.
+    """
     forms = [
         {"delimiter": delimiter, "skipinitialspace": skips} for skips in (False, True) for delimiter in _DELIMITERS
     ]
     rows = {index: _first_rows(text, form) for index, form in enumerate(forms)}
     best = max(rows, key=lambda index: _width_share(rows[index]))
     spaced = all(cell.startswith(" ") for cells in rows[best] for cell in cells[1:])
-    return forms[best] | ({"skipinitialspace": True} if spaced else {})
+    return forms[best], spaced
 
 
 def _first_rows(text: str, form: dict[str, Any]) -> list[list[str]]:

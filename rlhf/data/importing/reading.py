@@ -1,11 +1,14 @@
 """A source being read: rows of ours, and a count of those left out and why."""
 
+import dataclasses
+import re
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import chain, islice
 
-from rlhf.data.importing.cells import Decoders, decoded, find_decoders
-from rlhf.data.importing.columns import SURVEYED_ROWS, GivenColumns, survey
+from rlhf.data.importing.cells import Decoders, decoded, find_decoders, spells_messages
+from rlhf.data.importing.columns import ROLES, SURVEYED_ROWS, GivenColumns, survey
 from rlhf.data.importing.conversions import wanted_as_demonstration
 from rlhf.data.importing.datasheet import Dropped, SourceReport
 from rlhf.data.importing.detection import FORMATS, check_column, other_kind, settle_form, unknown_format
@@ -13,6 +16,7 @@ from rlhf.data.importing.dialogues import EMPTY_RESPONSE, HALF_A_PAIR, SAME_RESP
 from rlhf.data.importing.exports import flat_record, is_record
 from rlhf.data.importing.form import Form, Numbered
 from rlhf.data.importing.readers import Rows, RowSource, open_source
+from rlhf.data.importing.verdicts import UNREADABLE
 from rlhf.data.schema import Row, check_row, is_ranking, pairs_of
 from rlhf.errors import DataError
 
@@ -59,6 +63,7 @@ class Reading:
         composition: pairs, rankings, pairs of rankings, and ties so far.
         columns: the columns that have had a value so far.
         example: the first row of ours that teaches something, and its number.
+        num_printed: rows of which a text that was read spells messages.
     """
 
     source: RowSource
@@ -75,6 +80,7 @@ class Reading:
     dropped: dict[str, Dropped] = field(default_factory=dict)
     composition: dict[str, int] = field(default_factory=dict)
     example: tuple[int, Row] | None = None
+    num_printed: int = 0
 
     def rows(self) -> Iterator[Row]:
         """All rows of the kind that is asked for, each checked. They can be read once.
@@ -83,9 +89,10 @@ class Reading:
             DataError: none is left, too many cannot be used, or a verdict can be read in two ways.
         """
         numbered = self._plain_rows()
-        for number, row in self.form.group(numbered) if self.form.group else numbered:
-            yield from self._converted(number, row)
-        self._check()
+        with _flags_of(self.wanted):
+            for number, row in self.form.group(numbered) if self.form.group else numbered:
+                yield from self._converted(number, row)
+            self._check()
 
     def _plain_rows(self) -> Iterator[Numbered]:
         for number, row in chain(self.head, self.rows_left):
@@ -93,7 +100,11 @@ class Reading:
             try:
                 if isinstance(row, RowDroppedError):
                     raise row
-                yield number, self._named(_opened(row, self.decoders, self.are_records))
+                row = self._named(_opened(row, self.decoders, self.are_records))
+                self.num_printed += any(
+                    isinstance(row.get(name), str) and spells_messages(row[name]) for name in self.form.read
+                )
+                yield number, row
             except RowDroppedError as reason:
                 self._drop(number, reason)
 
@@ -133,6 +144,9 @@ class Reading:
     def _count(self, number: int, row: Row) -> None:
         self.num_rows += 1
         teaches = True
+        if self.wanted == "labels":
+            name = "wanted" if row["label"] else "not wanted"
+            self.composition[name] = self.composition.get(name, 0) + 1
         if self.wanted == "preferences":
             if not is_ranking(row):
                 names = {"pairs": 1}
@@ -151,17 +165,25 @@ class Reading:
     def _check(self) -> None:
         for reader in self.form.verdicts:
             reader.check(self.source.name)
+        if self.num_printed > MAX_DROPPED * self.num_read:
+            raise DataError(
+                f"{self.source.name}: {self.num_printed} of {self.num_read} rows hold messages spelled as text "
+                "and the first rows do not, so which of the two is meant cannot be told; write the file in one form"
+            )
         faults = {reason: d for reason, d in self.dropped.items() if d.is_fault or self._is_mostly(reason, d)}
         num_faults = sum(d.count for d in faults.values())
         if not self.num_rows:
             raise self.nothing_left()
         if num_faults > self.options.max_dropped * self.num_read:
             said = "; ".join(self._said(reason, d) for reason, d in faults.items())
+            doubtful = UNREADABLE in faults
             share = f"{num_faults} of {self.num_read} rows ({num_faults / self.num_read:.1%})"
             raise DataError(
                 f"{self.source.name}: {share} cannot be understood or used, read as {self.form.format}, and "
                 f"{self.options.max_dropped:.0%} are allowed: {said}; "
-                "mend the file, give --format or --columns, or allow more with --max-dropped"
+                "mend the file"
+                + (", or say with --columns what its values mean" if doubtful else ", give --format or --columns, or ")
+                + ("" if doubtful else "allow more with --max-dropped")
             )
 
     def nothing_left(self) -> DataError:
@@ -194,7 +216,7 @@ class Reading:
             self.num_read,
             self.dropped,
             tuple(unread),
-            tuple(reader.sentence() for reader in self.form.verdicts),
+            tuple(filter(None, (reader.sentence() for reader in self.form.verdicts))),
             self.form.notes,
             self.composition,
             self._example_lines(),
@@ -245,6 +267,22 @@ def open_rows(source: str, options: SourceOptions | None = None, wanted: str = "
         DataError: it is not there, or its form is not known.
     """
     options = options or SourceOptions()
+    with _flags_of(wanted):
+        return _open_rows(source, options, wanted)
+
+
+@contextmanager
+def _flags_of(wanted: str) -> Iterator[None]:
+    """Messages name the flags of the file that they are about."""
+    try:
+        yield
+    except DataError as error:
+        if wanted == "preferences":
+            raise
+        raise DataError(re.sub(r"--(format|columns)\b", rf"--{wanted}-\1", str(error))) from None
+
+
+def _open_rows(source: str, options: SourceOptions, wanted: str) -> Reading:
     if options.format not in FORMATS:
         raise unknown_format(options.format)
     found = open_source(source, options.split)
@@ -258,13 +296,16 @@ def open_rows(source: str, options: SourceOptions | None = None, wanted: str = "
     are_records = all(map(is_record, first))
     rows = [row for row in (_opened_or_none(row, decoders, are_records) for row in first) if row is not None]
     columns = survey(rows)
-    options.columns.check({name for row in [*first, *rows] for name in row}, found.name)
-    options = _with_annotator(options, columns)
+    inner = [f"{name}.{field}" for name, column in columns.items() for field in column.fields]
+    options.columns.check([*{name for row in [*first, *rows] for name in row}, *inner], found.name)
+    options = _with_usual_names(options, columns)
     renamed = {
         options.columns.role_of(name): column for name, column in columns.items() if name not in options.columns.ignored
     }
     form = settle_form(renamed, options.columns, found.name, options.format, wanted)
-    return Reading(found, form, options, wanted, reading, head, decoders, are_records, dict.fromkeys(columns))
+    of_messages = [f"{name}.{field}" for name, c in columns.items() if c.num_messages for field in c.fields]
+    seen = dict.fromkeys([*columns, *of_messages])
+    return Reading(found, form, options, wanted, reading, head, decoders, are_records, seen)
 
 
 def _opened(row: Row, decoders: Decoders, is_record: bool) -> Row:
@@ -279,15 +320,14 @@ def _opened_or_none(row: Row, decoders: Decoders, is_record: bool) -> Row | None
         return None
 
 
-def _with_annotator(options: SourceOptions, columns: Mapping[str, object]) -> SourceOptions:
-    """Who judged, where a file names that otherwise than we do."""
-    name = next((name for name in _ANNOTATORS if name in columns), None)
+def _with_usual_names(options: SourceOptions, columns: Mapping[str, object]) -> SourceOptions:
+    """Who judged, and columns such as "Prompt", where a file names them otherwise than we do."""
     given = options.columns
-    if name is None or "annotator" in columns or "annotator" in given.columns or name in given.columns.values():
-        return options
-    return SourceOptions(
-        options.format,
-        GivenColumns({**given.columns, "annotator": name}, given.values, given.ignored),
-        options.max_dropped,
-        options.split,
-    )
+    taken = {*columns, *given.columns, *given.columns.values(), *given.ignored}
+    names = {name.strip().lower(): name for name in columns if name.strip().lower() not in taken}
+    names = {role: name for role, name in names.items() if role in ROLES and name not in given.columns.values()}
+    judge = next((name for name in _ANNOTATORS if name in columns and name not in given.columns.values()), None)
+    if judge is not None and not {"annotator"} & (taken | names.keys()):
+        names["annotator"] = judge
+    columns_given = GivenColumns({**names, **given.columns}, given.values, given.ignored)
+    return dataclasses.replace(options, columns=columns_given)

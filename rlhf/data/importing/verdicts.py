@@ -19,6 +19,8 @@ def word_set(text: str) -> frozenset[str]:
     return frozenset(text.split())
 
 
+RANKS: Mapping[Outcome, tuple[float, float]] = {"first": (1, 2), "second": (2, 1), "tie": (1, 1)}
+"""What a verdict says of two answers: 1 is the better one."""
 UNREADABLE = "a verdict cannot be read"
 NO_VERDICT = "there is no verdict"
 
@@ -28,6 +30,8 @@ _STEMS = ("model", "response", "answer", "output", "assistant")
 _OTHER: Mapping[Outcome, Outcome] = {"first": "second", "second": "first", "tie": "tie"}
 _PLACES = ("first", "left", "second", "right")
 _IN_ORDER = (("0", "1"), ("1", "2"), ("a", "b"), ("left", "right"), ("first", "second"))
+# Share of numbers such as 99, for "not judged", beside verdicts that are understood.
+_MAX_STRANGE = 0.05
 _TIES = ("tie", "ties", "tied", "equal", "same", "draw", "both", "neither", "bothgood", "bothbad", "tiebothbad")
 # Columns whose numbers name an answer, where "label: 1" may as well say that the first one is better.
 _NAMING = word_set(
@@ -55,6 +59,12 @@ def normalized(value: object) -> str:
     return re.sub(r"\.0+$", "", shown) if _NUMBER.fullmatch(shown) else re.sub(r"[\W_]+", "", shown)
 
 
+def exact(value: object) -> str:
+    """A value as a person writes it in `--columns`: symbols tell values apart, and 1.0 is 1."""
+    shown = str(value).lower() if isinstance(value, bool) else str(value).strip()
+    return re.sub(r"\.0+$", "", shown) if _NUMBER.fullmatch(shown) else shown
+
+
 class Verdicts:
     """Reads the verdicts of one column, counts them, and says in the end whether they were to be told apart.
 
@@ -79,7 +89,8 @@ class Verdicts:
         self.shown = shown or column
         self.tally: Counter[tuple[str, Outcome | None]] = Counter()
         self._given = given is not None
-        self._meaning = {normalized(value): said for value, said in given.items()} if given else _meanings(answers)
+        self._key = exact if given is not None else normalized
+        self._meaning = {exact(value): said for value, said in given.items()} if given else _meanings(answers)
         marks = tuple(sorted(_marks(answers)))
         self._zero_based = not given and marks == ("0", "1")
         self._numbered_from_1 = marks == ("1", "2")
@@ -92,7 +103,7 @@ class Verdicts:
         Raises:
             RowDroppedError: it cannot be read.
         """
-        key = normalized(value)
+        key = self._key(value)
         if isinstance(value, list | dict):
             raise RowDroppedError(UNREADABLE, f'"{self.shown}" is a list or an object')
         if isinstance(value, bool) and not self._given:
@@ -118,8 +129,14 @@ class Verdicts:
         numbers = {key for key in self._seen if key.isdecimal()}
         if self._given or not numbers:
             return
-        values = " and ".join(sorted(numbers))
         example = f"--columns verdict={self.shown}:0=first,1=second (or 1=first,0=tie, as it was meant)"
+        strange = {value: n for (value, said), n in self.tally.items() if said is None and _NUMBER.fullmatch(value)}
+        if sum(strange.values()) > _MAX_STRANGE * self.tally.total():
+            raise DataError(
+                f'{source}: "{self.shown}" holds {", ".join(sorted(strange)[:8])} beside {", ".join(sorted(numbers))}, '
+                f"so it is no choice between two answers that is understood; say what each value means with {example}"
+            )
+        values = " and ".join(sorted(numbers))
         if self._zero_based and not self._names_answers:
             raise DataError(
                 f'{source}: "{self.shown}" holds the numbers {values}, of answers that are numbered 0 and 1; whether 1 '
@@ -132,6 +149,10 @@ class Verdicts:
                 f"the second; say which with {example}"
             )
 
+    def count(self, value: object, said: Outcome) -> None:
+        """Count a verdict that was read otherwise."""
+        self.tally[str(value).strip()[:40], said] += 1
+
     def sentence(self) -> str:
         """How the verdicts were read: how many say what, and with which values."""
         parts = []
@@ -140,7 +161,7 @@ class Verdicts:
             values = ", ".join(map(repr, sorted(found, key=lambda value: -found[value])[:5]))
             more = f" and {len(found) - 5} other values" if len(found) > 5 else ""
             parts.append(f"{sum(found.values())} {name}" + (f" ({values}{more})" if found else ""))
-        return f'verdicts in "{self.shown}": {", ".join(parts)}'
+        return f'verdicts in "{self.shown}": {", ".join(parts)}' if self.tally else ""
 
 
 def words_of(name: str) -> list[str]:

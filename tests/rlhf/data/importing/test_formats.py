@@ -323,8 +323,8 @@ def test_replaces_other_data_only_when_told_to(tmp_path: Path, contents: Callabl
 BAD: dict[str, tuple[str, bytes, str]] = {
     "empty": ("x.jsonl", b"", "x.jsonl: the file is empty"),
     "no rows": ("x.json", b"[]", "x.json: there are no rows"),
-    "not JSON": ("x.jsonl", as_lines([HH]) + b"{\n", "x.jsonl:2: the line is not JSON"),
-    "not UTF-8": ("x.jsonl", as_lines([HH]) + b"\xff\n", "x.jsonl:2: byte 1 of the line"),
+    "not JSON": ("x.jsonl", as_lines([HH]) + b"{\n", r"1 of 2 rows \(50.0%\) .* the line is not JSON"),
+    "not UTF-8": ("x.jsonl", as_lines([HH]) + b"\xff\n", r"the line is not UTF-8 \(byte 1 is 0xff\): lines 2"),
     "CSV that is not UTF-8": (
         "x.csv",
         b"prompt,chosen\na,b\n\xe9,b\n",

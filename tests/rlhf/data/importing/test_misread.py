@@ -226,6 +226,20 @@ READ: dict[str, tuple[str, bytes]] = {
         "x.jsonl",
         lines(lambda n: {"prompt": texts(n)[0], "responses": [texts(n)[2], texts(n)[1]], "ranks": [2, 1]}),
     ),
+    "chosen names a column": (
+        "x.jsonl",
+        lines(
+            lambda n: judged(
+                n, "response_a", "response_b", chosen=f"response_{'ab'[n % 2 == 0]}", rejected="response_a"
+            )
+        ),
+    ),
+    "columns with capitals": ("x.csv", a_table([flat(n) for n in NUMBERS], header=str.capitalize)),
+    "a blank line at the end": ("x.jsonl", lines(flat) + b"\n"),
+    "messages to be learned from": (
+        "x.jsonl",
+        lines(lambda n: {k: [{**m, "weight": 1, "train": True} for m in v] for k, v in as_turns(n).items()}),
+    ),
     "signed preferences": (
         "x.jsonl",
         lines(
@@ -304,6 +318,34 @@ REFUSED: dict[str, tuple[bytes, str]] = {
         lines(lambda n: {**flat(n), "score_chosen": 1, "score_rejected": 2}),
         "the scores say that the rejected answer is the better one",
     ),
+    "the rank of one side": (
+        lines(lambda n: judged(n, "response_a", "response_b", rank_b=1 + n % 2)),
+        "no known format",
+    ),
+    "who agrees": (lines(lambda n: {**flat(n), "annotator_agrees": "no" if n % 2 else "yes"}), "annotator_agrees"),
+    "a model's rating": (lines(lambda n: {**flat(n), "model_rating": n % 5}), "model_rating"),
+    "what was shown first": (lines(lambda n: {**flat(n), "order_shown": "2,1" if n % 2 else "1,2"}), "order_shown"),
+    "a flag below the row": (lines(lambda n: {**flat(n), "metadata": {"flipped": n % 2 == 0}}), "metadata.flipped"),
+    "a message not to be learned from": (
+        lines(lambda n: {k: [{**m, "weight": n % 2} for m in v] for k, v in as_turns(n).items()}),
+        '"chosen.weight", "rejected.weight"; say .* --columns ignored=chosen.weight',
+    ),
+    "a message with calls of tools": (
+        lines(lambda n: {k: [{**m, "tool_calls": [{"id": 1}]} for m in v] for k, v in as_turns(n).items()}),
+        "chosen.tool_calls",
+    ),
+    "a scale of five": (
+        lines(lambda n: judged(n, "response_1", "response_2", preference=1 + n % 5)),
+        "holds 3, 4, 5 beside 1, 2, so it is no choice between two answers",
+    ),
+    "a key twice": (
+        b"".join(b'{"prompt": "a", "chosen": "b", "chosen": "c", "rejected": "d"}\n' for _ in NUMBERS),
+        r'a key stands twice \("chosen"\)',
+    ),
+    "texts that become messages": (
+        lines(flat) * 30 + lines(lambda n: {**flat(n), "chosen": json.dumps(as_turns(n)["chosen"])}) * 3,
+        "120 of 1320 rows hold messages spelled as text and the first rows do not",
+    ),
     "mistyped": (lines(lambda n: {"prompt": "a", "chosen": "b", "rejectd": "c"}), r'did you mean "rejected"\?'),
     "rated answers to different prompts": (
         lines(lambda n: {"prompt": texts(n)[0], "response": texts(n)[1], "helpfulness": 3, "correctness": 4}),
@@ -349,6 +391,35 @@ def test_a_person_says_what_the_numbers_mean(tmp_path: Path) -> None:
     assert report.sources[0].verdicts == ("verdicts in \"label\": 20 first ('0'), 20 second ('1'), 0 ties, 0 unusable",)
 
 
+@pytest.mark.parametrize("values", [("+", "-"), ("A>B", "A<B"), ("\U0001f448", "\U0001f449")])
+def test_values_that_a_person_gives_are_told_apart_by_symbols_too(tmp_path: Path, values: tuple[str, str]) -> None:
+    rows = [judged(n, "a_answer", "b_answer", mark=values[n % 2 == 0]) for n in NUMBERS]
+    given = f"first=a_answer,second=b_answer,verdict=mark:{values[0]}=first,{values[1]}=second"
+    assert read(tmp_path, write_lines(tmp_path / "x.jsonl", rows), given)[1] == [texts(n) for n in NUMBERS]
+
+
+def test_what_is_said_of_another_file_names_its_flags(tmp_path: Path) -> None:
+    pairs = str(write_lines(tmp_path / "pairs.jsonl", [flat(n) for n in NUMBERS]))
+    rows = [{"instruction": texts(n)[0], "output": texts(n)[1], "stars": n % 5} for n in NUMBERS]
+    extra = str(write_lines(tmp_path / "stars.jsonl", rows))
+    with pytest.raises(
+        DataError, match="--demonstrations-columns ignored=stars, or give another --demonstrations-format"
+    ):
+        import_dataset(Sources(pairs, demonstrations=extra), tmp_path / "data")
+
+
+def test_a_broken_line_is_one_odd_row(tmp_path: Path) -> None:
+    (tmp_path / "x.jsonl").write_bytes(lines(flat) + b'{"prompt": "cut o')
+    report, pairs = read(tmp_path, tmp_path / "x.jsonl")
+    assert len(pairs) == 40
+    assert report.sources[0].dropped["the line is not JSON"].rows == [41]
+
+
+def test_one_blank_after_a_comma_is_taken_and_no_more(tmp_path: Path) -> None:
+    (tmp_path / "x.csv").write_text("prompt, chosen, rejected\nWhy?,     y = x, b\nHow?, c, d\n")
+    assert read(tmp_path, tmp_path / "x.csv")[1] == [("Why?", "    y = x", "b"), ("How?", "c", "d")]
+
+
 def test_a_person_says_what_the_columns_hold(tmp_path: Path) -> None:
     rows = [{"q": texts(n)[0], "up": texts(n)[1], "down": texts(n)[2], "score": n, "by": n % 3} for n in NUMBERS]
     file = write_lines(tmp_path / "x.jsonl", rows)
@@ -381,7 +452,7 @@ def test_texts_that_spell_lists_are_told_apart_by_their_owner(tmp_path: Path) ->
     (tmp_path / "best_first.csv").write_bytes(a_table(rows))
     pairs = str(write_lines(tmp_path / "pairs.jsonl", [flat(n) for n in NUMBERS]))
     sources = Sources(pairs, demonstrations=str(tmp_path / "best_first.csv"))
-    with pytest.raises(DataError, match="spells a list, which may be one answer or several; give --columns compl"):
+    with pytest.raises(DataError, match="spells a list, which may be one answer or several; give --demonst"):
         import_dataset(sources, tmp_path / "data")
     told = SourceOptions(columns=parse_columns("completion=output"))
     import_dataset(dataclasses.replace(sources, options={"demonstrations": told}), tmp_path / "data")
