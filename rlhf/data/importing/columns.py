@@ -196,7 +196,7 @@ def _has_verdict_values(column: Column, is_number: bool) -> bool:
     if column.types != {str}:
         return False
     if is_number:
-        return texts == {"y", "n"} or (len(texts) > 1 and texts <= _JUDGING_VALUES)
+        return texts == {"y", "n"} or (len(texts) > 1 and texts <= _VERDICT_VALUES and bool(texts & _JUDGING_VALUES))
     return texts <= _VERDICT_VALUES
 
 

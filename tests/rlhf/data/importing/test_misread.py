@@ -323,6 +323,7 @@ REFUSED: dict[str, tuple[bytes, str]] = {
         "no known format",
     ),
     "who agrees": (lines(lambda n: {**flat(n), "annotator_agrees": "no" if n % 2 else "yes"}), "annotator_agrees"),
+    "what a reviewer says": (lines(lambda n: {**flat(n), "reviewer_ok": "no" if n % 2 else "yes"}), "reviewer_ok"),
     "a model's rating": (lines(lambda n: {**flat(n), "model_rating": n % 5}), "model_rating"),
     "what was shown first": (lines(lambda n: {**flat(n), "order_shown": "2,1" if n % 2 else "1,2"}), "order_shown"),
     "a flag below the row": (lines(lambda n: {**flat(n), "metadata": {"flipped": n % 2 == 0}}), "metadata.flipped"),
