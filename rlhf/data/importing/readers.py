@@ -61,6 +61,8 @@ def open_source(source: str, split: str = "train") -> RowSource:
         DataError: there is no such thing, or its form is not known.
     """
     path = Path(source)
+    if not source.strip():
+        raise DataError(f"an empty name was given for a file; give a file ({_known()}) or a hub id")
     if path.is_file():
         return _open_file(path)
     if path.is_dir():

@@ -428,6 +428,11 @@ def test_names_a_missing_file(tmp_path: Path, source: str) -> None:
         import_dataset(source, tmp_path / "data")
 
 
+def test_an_empty_name_is_no_file(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="an empty name was given for a file"):
+        import_dataset("", tmp_path / "data")
+
+
 def test_says_when_the_hub_gives_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", "http://127.0.0.1:9")
     with pytest.raises(DataError, match=r"organization/name: .* no such data set could be had from the hub"):
