@@ -290,7 +290,7 @@ def _open_rows(source: str, options: SourceOptions, wanted: str) -> Reading:
     head = list(islice(reading, SURVEYED_ROWS))
     first = [row for _, row in head if not isinstance(row, RowDroppedError)]
     if not first:
-        reasons = "; ".join(sorted({str(row) for _, row in head})[:3]) or "there are none"
+        reasons = "; ".join(f"{found.unit} {number}: {row}" for number, row in head[:3]) or "the file has none"
         raise DataError(f"{found.name}: there are no rows ({reasons}); give at least one")
     decoders = find_decoders(first, found.name, options.columns.role_of)
     are_records = all(map(is_record, first))

@@ -399,7 +399,7 @@ class TestSources:
 
     def test_a_fault_in_a_single_file_is_named(self, tmp_path: Path) -> None:
         (tmp_path / "pairs.jsonl").write_text("{\n")
-        with pytest.raises(DataError, match=r"pairs.jsonl:1: the line is not JSON"):
+        with pytest.raises(DataError, match=r"pairs.jsonl: there are no rows .line 1: the line is not JSON"):
             prepare(tmp_path, tmp_path / "pairs.jsonl")
 
     def test_a_fault_in_a_folder_is_named(self, tmp_path: Path, rows: Rows) -> None:

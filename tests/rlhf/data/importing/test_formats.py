@@ -333,14 +333,14 @@ BAD: dict[str, tuple[str, bytes, str]] = {
     "CSV row too long": (
         "x.csv",
         b"prompt,chosen,rejected\na,b,c,d\n",
-        r"x.csv: there are no rows \(the row has not as many cells as the header \(4 and not 3\)\)",
+        r"x.csv: there are no rows \(row 1: the row has not as many cells as the header \(4 and not 3\)\)",
     ),
     "CSV row too short": ("x.csv", b"prompt,chosen,rejected\na,b\n", r"there are no rows .*\(2 and not 3\)"),
     "CSV header with a name twice": ("x.csv", b"prompt,chosen,chosen\na,b,c\n", 'the header names "chosen" twice'),
     "CSV with an open quote": ("x.csv", b'prompt,chosen,rejected\n"a,b,c\n', "is not CSV"),
     "one object": ("x.json", b"{}", "x.json: the file is not a list"),
     "two lists": ("x.json", b'{"train": [{}], "test": [{}, {}]}', "an object with 'train', 'test'; give a list"),
-    "a list of texts": ("x.json", b'["a"]', r"there are no rows \(the row is not an object \(text\)\)"),
+    "a list of texts": ("x.json", b'["a"]', r"there are no rows \(row 1: the row is not an object \(text\)\)"),
     "lines in .json": ("x.json", as_lines([HH, HH]), "x.json: the file is not JSON .* name it .jsonl"),
     "broken archive": (
         "x.jsonl.gz",
