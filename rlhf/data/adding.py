@@ -179,12 +179,8 @@ def _append(path: Path, text: str) -> None:
 def _note(reading: Reading, kind: str, added: int) -> str:
     report = reading.report()
     digest = f", sha256 {report.sha256}" if report.sha256 else ""
-    left_out = [
-        f"{rows.count} left out, because {reason}{rows.things()}: {report.unit}s {rows.named()}"
-        for reason, rows in sorted(report.dropped.items())
-    ]
     held = reading.num_rows - added
-    parts = [f"{added} {kind} added", *([f"{held} there already"] if held else []), *left_out, *report.lines]
+    parts = [f"{added} {kind} added", *([f"{held} there already"] if held else []), *report.left_out, *report.lines]
     return f"{report.name}{digest}, format {report.format}: {'; '.join(parts)}"
 
 

@@ -124,7 +124,7 @@ def parse_line(raw: bytes, where: str) -> Row:
         what = "the line is blank" if not raw.strip() else f"the line is not JSON ({error})"
         raise DataError(f"{where}: {what}; put one JSON object on every line") from None
     if not isinstance(row, dict):
-        raise DataError(f"{where}: the line is {_kind_of(row)}, not an object; put one JSON object on every line")
+        raise DataError(f"{where}: the line is {type_of(row)}, not an object; put one JSON object on every line")
     return row
 
 
@@ -193,7 +193,7 @@ def _check_ranking(row: Row, where: str, roles: Set[str]) -> None:
 
 def _check_label(label: object, where: str) -> None:
     if not isinstance(label, bool):
-        raise DataError(f'{where}: "label" is {_kind_of(label)}; give true for a response that is wanted, or false')
+        raise DataError(f'{where}: "label" is {type_of(label)}; give true for a response that is wanted, or false')
 
 
 def _check_fields(row: Row, kind: str, where: str, required: Sequence[str]) -> None:
@@ -209,7 +209,7 @@ def _check_fields(row: Row, kind: str, where: str, required: Sequence[str]) -> N
 
 def _check_messages(messages: object, field: str, where: str, roles: Set[str]) -> None:
     if not isinstance(messages, list):
-        raise DataError(f'{where}: "{field}" is {_kind_of(messages)}, not a list of messages; {MESSAGES}')
+        raise DataError(f'{where}: "{field}" is {type_of(messages)}, not a list of messages; {MESSAGES}')
     if not messages:
         raise DataError(f'{where}: "{field}" is an empty list; {MESSAGES}')
     for number, message in enumerate(messages, start=1):
@@ -237,7 +237,7 @@ def _is_unicode(text: str) -> bool:
 
 def _message_error(message: object, number: int, field: str, where: str, roles: Set[str]) -> DataError:
     if not isinstance(message, dict) or message.keys() != {"role", "content"}:
-        got = f"has the keys {_quoted(message)}" if isinstance(message, dict) else f"is {_kind_of(message)}"
+        got = f"has the keys {_quoted(message)}" if isinstance(message, dict) else f"is {type_of(message)}"
         return DataError(f'{where}: message {number} of "{field}" {got}; {MESSAGES}')
     if not isinstance(message["role"], str) or message["role"] not in roles:
         return DataError(
@@ -254,7 +254,7 @@ def _check_text(text: object, what: str, where: str) -> None:
 
 def _text_error(text: object, what: str, where: str) -> DataError:
     if not isinstance(text, str):
-        return DataError(f"{where}: {what} is {_kind_of(text)}, not text; put it in quotes")
+        return DataError(f"{where}: {what} is {type_of(text)}, not text; put it in quotes")
     half = next(character for character in text if "\ud800" <= character <= "\udfff")
     return DataError(f"{where}: {what} holds half of a surrogate pair ({half!a}); remove it")
 
@@ -284,7 +284,7 @@ def _check_optional(row: Row, where: str) -> None:
         margin = row["margin"]
         if isinstance(margin, bool) or not isinstance(margin, int | float):
             raise DataError(
-                f'{where}: "margin" is {_kind_of(margin)}, not a number; give a number of at least 0, or leave it out'
+                f'{where}: "margin" is {type_of(margin)}, not a number; give a number of at least 0, or leave it out'
             )
         if not 0 <= margin <= sys.float_info.max:
             raise DataError(
@@ -292,9 +292,10 @@ def _check_optional(row: Row, where: str) -> None:
             )
 
 
-def _kind_of(value: object) -> str:
+def type_of(value: object) -> str:
+    """How a message names what a value is."""
     names = {dict: "an object", list: "a list", str: "text", bool: "true or false", int: "a number", float: "a number"}
-    return names.get(type(value), "null")
+    return "null" if value is None else names.get(type(value), f"of type {type(value).__name__}")
 
 
 def _quoted(names: object) -> str:

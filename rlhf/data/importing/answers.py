@@ -5,7 +5,7 @@ from itertools import chain
 
 from rlhf.data.importing import dialogues
 from rlhf.data.importing.columns import Survey, looks_like_verdict
-from rlhf.data.importing.dialogues import RowDroppedError, answer_of, split_dialogue
+from rlhf.data.importing.dialogues import RowDroppedError, answer_of, split_dialogue, value_in
 from rlhf.data.importing.verdicts import UNREADABLE, names_the_worse, words_of
 from rlhf.data.schema import Row
 
@@ -24,9 +24,8 @@ def answer_in(row: Row, name: str, is_dialogue: bool) -> dialogues.Messages:
     Raises:
         RowDroppedError: it is not there, or no answer.
     """
-    if name not in row:
-        raise RowDroppedError(dialogues.MISSING, f'no "{name}"')
-    return split_dialogue(row[name], name) if is_dialogue and isinstance(row[name], str) else answer_of(row[name], name)
+    value = value_in(row, name)
+    return split_dialogue(value, name) if is_dialogue and isinstance(value, str) else answer_of(value, name)
 
 
 def after_marker(answer: dialogues.Messages) -> dialogues.Messages:

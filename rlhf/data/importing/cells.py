@@ -3,10 +3,10 @@
 import ast
 import json
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import Any
 
-from rlhf.data.importing.dialogues import NOT_MESSAGES, RowDroppedError, is_message
+from rlhf.data.importing.dialogues import NOT_MESSAGES, RowDroppedError, are_messages, is_message
 from rlhf.data.schema import Row
 from rlhf.errors import DataError
 
@@ -18,11 +18,9 @@ _PRINTED = re.compile(r"""\s*(array\(|\[)?\s*\[?\s*\{\s*['"](role|content|from|v
 # What a parser spends on a cell that only looks like a list is bounded.
 _MAX_CHARACTERS = 1_000_000
 
-Decoders = Mapping[str, Callable[[str], Any]]
 
-
-def find_decoders(rows: Sequence[Row], source: str, role_of: Callable[[str], str]) -> dict[str, Callable[[str], Any]]:
-    """The columns whose texts are messages or lists, with what reads them.
+def find_spelled(rows: Sequence[Row], source: str, role_of: Callable[[str], str]) -> frozenset[str]:
+    """The columns whose texts spell messages or lists.
 
     Args:
         rows: the first rows of a file.
@@ -32,7 +30,7 @@ def find_decoders(rows: Sequence[Row], source: str, role_of: Callable[[str], str
     Raises:
         DataError: a column holds printed objects that cannot be read back.
     """
-    found: dict[str, Callable[[str], Any]] = {}
+    found: set[str] = set()
     by_turn = _BY_TURN if any("winner_model_a" in row for row in rows) and _are_by_turn(rows) else frozenset()
     for name in {name: None for row in rows for name in row}:
         texts = [row[name] for row in rows if isinstance(row.get(name), str) and row[name].strip()]
@@ -43,13 +41,13 @@ def find_decoders(rows: Sequence[Row], source: str, role_of: Callable[[str], str
         )
         read = sum(_lists_texts(value) if name in by_turn else _is_structure(value, role_of(name)) for value in values)
         if read and read >= 0.95 * len(texts):
-            found[name] = parsed
+            found.add(name)
         elif sum(_PRINTED.match(text) is not None for text in texts) >= 0.5 * len(texts):
             raise DataError(
                 f'{source}: the cells of "{name}" hold messages that were printed as text and cannot be read back '
                 f"(such as {texts[0][:60]!r}); write the file again as JSON Lines or Parquet"
             )
-    return found
+    return frozenset(found)
 
 
 def spells_messages(text: str) -> bool:
@@ -57,18 +55,18 @@ def spells_messages(text: str) -> bool:
     return text[:1] in ("[", "{") and _PRINTED.match(text) is not None
 
 
-def decoded(row: Row, decoders: Decoders) -> Row:
-    """A row with the lists and objects that its cells spell.
+def decoded(row: Row, spelled: Collection[str]) -> Row:
+    """A row with the lists and objects that its cells in some columns spell.
 
     Raises:
         RowDroppedError: a cell cannot be read.
     """
-    if not decoders:
+    if not spelled:
         return row
     changed = {}
-    for name, decode in decoders.items():
+    for name in spelled:
         if isinstance(row.get(name), str) and row[name].strip():
-            changed[name] = decode(row[name])
+            changed[name] = parsed(row[name])
             if changed[name] is None:
                 raise RowDroppedError(NOT_MESSAGES, f'"{name}" is {row[name][:30]!r}')
     return {**row, **changed}
@@ -91,7 +89,7 @@ def _is_structure(value: object, name: str) -> bool:
         return isinstance(value, list) and all(isinstance(turn, list) for turn in value)
     if isinstance(value, dict) and isinstance(value.get("messages"), list):
         return all(is_message(item) for item in value["messages"])
-    return is_message(value) or (isinstance(value, list) and bool(value) and all(is_message(item) for item in value))
+    return are_messages(value)
 
 
 def parsed(text: str) -> Any:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any, get_args
 
 from rlhf.data.importing.cells import parsed
-from rlhf.data.importing.dialogues import is_message, starts_with_turn
+from rlhf.data.importing.dialogues import are_messages, starts_with_turn
 from rlhf.data.importing.verdicts import Outcome, word_set, words_of
 from rlhf.data.schema import Row
 from rlhf.errors import DataError
@@ -124,7 +124,7 @@ class Column:
             self.num_spelled_lists += value[:1] == "[" and isinstance(parsed(value), list)
         self.num_numbers += not isinstance(value, bool | list | dict) and _NUMBER.fullmatch(str(value)) is not None
         items = value if isinstance(value, list) and value else [value]
-        self.num_messages += all(is_message(item) for item in items)
+        self.num_messages += are_messages(value)
         for item in items:
             for name, held in item.items() if isinstance(item, dict) else ():
                 if name not in _OF_A_MESSAGE and held is not None and not (held == "" or held == []):

@@ -13,7 +13,7 @@ from rlhf.data.importing.answers import (
     scores_and_properties,
 )
 from rlhf.data.importing.columns import GivenColumns, Survey
-from rlhf.data.importing.dialogues import RowDroppedError, split_answer
+from rlhf.data.importing.dialogues import RowDroppedError, split_answer, value_in
 from rlhf.data.importing.form import UNWANTED, Converted, Form, comparison, demonstration, label
 from rlhf.data.importing.judged import points_at_answers
 from rlhf.data.importing.prompts import PromptReader, find_prompt, holds_dialogues, join
@@ -137,9 +137,8 @@ def find_answers(survey: Survey, given: GivenColumns, source: str, format_name: 
     def convert(row: Row) -> Converted:
         if not labels:
             return [demonstration(*read(row))]
-        if labels[0] not in row:
-            raise RowDroppedError(dialogues.MISSING, f'no "{labels[0]}"')
-        return [label(*read(row), _wanted(row[labels[0]], given), row)]
+        said = value_in(row, labels[0])
+        return [label(*read(row), _wanted(said, given), row)]
 
     kind = "labels" if labels else "demonstrations"
     read_columns = columns | set(labels[:1]) | (attributes_in(survey) & {"annotator", "source"})
@@ -159,9 +158,7 @@ def _spells_lists(survey: Survey, name: str, source: str) -> str:
 
 def _last_turn(name: str) -> Callable[[Row], tuple[dialogues.Messages, dialogues.Messages]]:
     def read(row: Row) -> tuple[dialogues.Messages, dialogues.Messages]:
-        if name not in row:
-            raise RowDroppedError(dialogues.MISSING, f'no "{name}"')
-        return split_answer(dialogues.turns(row[name], name))
+        return split_answer(dialogues.turns(value_in(row, name), name))
 
     return read
 

@@ -91,6 +91,14 @@ class SourceReport:
             *([f"columns that were not read: {', '.join(self.unread)}"] if self.unread else []),
         ]
 
+    @property
+    def left_out(self) -> list[str]:
+        """What was left out and why, a reason a line."""
+        return [
+            f"{dropped.count} left out, because {reason}{dropped.things()}: {self.unit}s {dropped.named()}"
+            for reason, dropped in sorted(self.dropped.items())
+        ]
+
 
 def render(
     sources: Sequence[SourceReport],

@@ -6,6 +6,8 @@ Text is kept as it is given. Nothing is stripped but the one space that a dialog
 import re
 from typing import Any
 
+from rlhf.data.schema import type_of
+
 Messages = list[dict[str, str]]
 
 _START = re.compile(r"\s*(Human|Assistant):")
@@ -52,24 +54,27 @@ MISSING = "a field is missing"
 HALF_A_PAIR = "a text holds half of a surrogate pair"
 
 
+def value_in(row: dict[str, Any], field: str) -> Any:
+    """The value of a field.
+
+    Raises:
+        RowDroppedError: the field is missing.
+    """
+    if field not in row:
+        raise RowDroppedError(MISSING, f'no "{field}"')
+    return row[field]
+
+
 def text(row: dict[str, Any], field: str) -> str:
     """The text of a field.
 
     Raises:
         RowDroppedError: the field is missing, or something else.
     """
-    if field not in row:
-        raise RowDroppedError(MISSING, f'no "{field}"')
-    value = row[field]
+    value = value_in(row, field)
     if not isinstance(value, str):
         raise RowDroppedError(NOT_TEXT, f'"{field}" is {type_of(value)}')
     return value
-
-
-def type_of(value: object) -> str:
-    """How a message names what a value is."""
-    names = {dict: "an object", list: "a list", str: "text", bool: "true or false", int: "a number", float: "a number"}
-    return "null" if value is None else names.get(type(value), f"of type {type(value).__name__}")
 
 
 def starts_with_turn(value: str) -> bool:
@@ -128,6 +133,11 @@ def message(role: str, content: str) -> dict[str, str]:
 def is_message(value: object) -> bool:
     """Whether a value has the keys of a message in one of the conventions."""
     return isinstance(value, dict) and any(k in value for k in _ROLE_KEYS) and any(k in value for k in _TEXT_KEYS)
+
+
+def are_messages(value: object) -> bool:
+    """Whether a value is a message, or a list of them that is not empty."""
+    return all(map(is_message, value if isinstance(value, list) and value else [value]))
 
 
 def turns(value: object, field: str) -> Messages:

@@ -10,7 +10,7 @@ from rlhf.data.importing.dialogues import RowDroppedError, answer_of
 from rlhf.data.importing.form import Converted, Form, comparison
 from rlhf.data.importing.prompts import find_prompt
 from rlhf.data.importing.verdicts import NO_VERDICT, RANKS, UNREADABLE, Verdicts
-from rlhf.data.schema import Row
+from rlhf.data.schema import Row, type_of
 
 _NUMBER = re.compile(r"(\d+)\D*$")
 _ANSWER = re.compile(r"(response|answer|output|completion|text|generation|candidate)[ _-]?(\d+|[ab])", re.IGNORECASE)
@@ -184,7 +184,7 @@ def _responses(row: Row, question: str) -> Iterator[tuple[str, Any]]:
     """Who said it, and what, of those responses that were submitted."""
     given = row.get(question) or []
     if not isinstance(given, list):
-        raise RowDroppedError(UNREADABLE, f'"{question}" is {dialogues.type_of(given)}')
+        raise RowDroppedError(UNREADABLE, f'"{question}" is {type_of(given)}')
     users, states = (row.get(f"{question}.{part}") or [None] * len(given) for part in ("users", "status"))
     for response, user, state in zip(given, users, states, strict=False):
         if isinstance(response, dict) and "value" in response and "rank" not in response:

@@ -88,10 +88,7 @@ class ImportReport:
             how = "found out from its fields" if source.detected else "as told"
             lines.append(f"{source.name}: format {source.format} ({how}), {source.num_read} rows read")
             lines += [f"  {line}" for line in source.lines]
-            for reason, dropped in sorted(source.dropped.items()):
-                rows = f"{source.unit}s {dropped.named()}"
-                lines.append(f"  {dropped.count} left out, because {reason}{dropped.things()}: {rows}")
-            lines += [f"  {line}" for line in source.example]
+            lines += [f"  {line}" for line in (*source.left_out, *source.example)]
         return "\n".join([*lines, *self.derived])
 
 

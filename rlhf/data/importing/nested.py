@@ -7,12 +7,13 @@ from itertools import combinations, groupby
 from typing import Any
 
 from rlhf.data.importing import dialogues
+from rlhf.data.importing.answers import attributes_in
 from rlhf.data.importing.columns import GivenColumns, Survey
 from rlhf.data.importing.dialogues import Messages, RowDroppedError, answer_of, message, text
 from rlhf.data.importing.form import UNPAIRED, Converted, Form, Numbered, comparison, demonstration
 from rlhf.data.importing.prompts import find_prompt
 from rlhf.data.importing.verdicts import NO_VERDICT, UNREADABLE, words_of
-from rlhf.data.schema import Row
+from rlhf.data.schema import Row, type_of
 
 _LISTS = ("responses", "answers", "completions", "candidates", "outputs", "output")
 _TEXTS = ("answer", "text", "response", "content", "completion", "output", "generation")
@@ -35,7 +36,7 @@ def find_rankings(survey: Survey, given: GivenColumns, source: str, format_name:
     prompt = find_prompt(survey, source, format_name, taken=[name] if name else [])
     if name is None or prompt is None:
         return None
-    read = {name, *prompt.read} | ({"margin", "annotator", "criteria", "source"} & set(survey))
+    read = {name, *prompt.read} | attributes_in(survey)
     if "ranks" in survey:
         ranked, note, read = _beside("ranks"), "", read | {"ranks"}
     elif _holds_objects(survey, name):
@@ -47,7 +48,7 @@ def find_rankings(survey: Survey, given: GivenColumns, source: str, format_name:
 
     def convert(row: Row) -> Converted:
         if not isinstance(row.get(name), list):
-            raise RowDroppedError(dialogues.NOT_MESSAGES, f'"{name}" is {dialogues.type_of(row.get(name))}')
+            raise RowDroppedError(dialogues.NOT_MESSAGES, f'"{name}" is {type_of(row.get(name))}')
         answers, ranks = ranked(row, row[name])
         if len(answers) < 2:
             raise RowDroppedError(UNPAIRED, is_fault=False)
@@ -70,7 +71,7 @@ def _beside(column: str) -> Callable[[Row, list[Any]], Ranked]:
     def read(row: Row, answers: list[Any]) -> Ranked:
         ranks = row.get(column)
         if not isinstance(ranks, list) or len(ranks) != len(answers):
-            found = f"{len(ranks)} for {len(answers)} answers" if isinstance(ranks, list) else dialogues.type_of(ranks)
+            found = f"{len(ranks)} for {len(answers)} answers" if isinstance(ranks, list) else type_of(ranks)
             raise RowDroppedError('the field "ranks" is not one number for each answer', found)
         return answers, [_number(rank, column) for rank in ranks]
 
@@ -192,7 +193,7 @@ def find_self_instruct(survey: Survey, given: GivenColumns, source: str, format_
     def convert(row: Row) -> Converted:
         instances = row.get("instances")
         if not isinstance(instances, list) or not all(isinstance(instance, dict) for instance in instances):
-            raise RowDroppedError(dialogues.NOT_MESSAGES, f'"instances" is {dialogues.type_of(instances)}')
+            raise RowDroppedError(dialogues.NOT_MESSAGES, f'"instances" is {type_of(instances)}')
         made = []
         for instance in instances:
             given_input = instance.get("input") or ""
@@ -256,7 +257,7 @@ def _planted(rows: Sequence[Row]) -> Mapping[str, Any]:
 def _tree(root: object) -> Converted:
     made: Converted = []
     if not isinstance(root, dict):
-        raise RowDroppedError(dialogues.NOT_MESSAGES, f"the tree's root is {dialogues.type_of(root)}")
+        raise RowDroppedError(dialogues.NOT_MESSAGES, f"the tree's root is {type_of(root)}")
     waiting: list[tuple[Mapping[str, Any], Messages]] = [(root, [])]
     while waiting:
         node, before = waiting.pop()

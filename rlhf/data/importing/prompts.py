@@ -6,8 +6,17 @@ from functools import partial
 
 from rlhf.data.importing import dialogues
 from rlhf.data.importing.columns import Survey
-from rlhf.data.importing.dialogues import Messages, RowDroppedError, common_prompt, message, prompt_of, text, turns
-from rlhf.data.schema import Row
+from rlhf.data.importing.dialogues import (
+    Messages,
+    RowDroppedError,
+    common_prompt,
+    message,
+    prompt_of,
+    text,
+    turns,
+    value_in,
+)
+from rlhf.data.schema import Row, type_of
 from rlhf.errors import DataError
 
 _PLAIN = ("prompt", "question", "query", "user_prompt", "history", "post", "context", "input")
@@ -135,22 +144,18 @@ def _with_system(format_name: str, column: str, system: str, of: Callable[[Row],
         prompt = of(row)
         given = row.get(system, "")
         if not isinstance(given, str):
-            raise RowDroppedError(dialogues.NOT_TEXT, f'"{system}" is {dialogues.type_of(given)}')
+            raise RowDroppedError(dialogues.NOT_TEXT, f'"{system}" is {type_of(given)}')
         return [message("system", given), *prompt] if given.strip() else prompt
 
     return PromptReader(format_name, column, frozenset({column, *([system] if system else [])}), read if system else of)
 
 
 def _dialogue(row: Row, name: str) -> Messages:
-    if name not in row:
-        raise RowDroppedError(dialogues.MISSING, f'no "{name}"')
-    return turns(row[name], name)
+    return turns(value_in(row, name), name)
 
 
 def _plain(row: Row, name: str, is_dialogue: bool) -> Messages:
-    if name not in row:
-        raise RowDroppedError(dialogues.MISSING, f'no "{name}"')
-    return prompt_of(row[name], name, is_dialogue=is_dialogue)
+    return prompt_of(value_in(row, name), name, is_dialogue=is_dialogue)
 
 
 def _instruction(survey: Survey, system: str, taken: Sequence[str]) -> PromptReader:

@@ -13,8 +13,8 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from rlhf.data.importing.dialogues import RowDroppedError, type_of
-from rlhf.data.schema import Row
+from rlhf.data.importing.dialogues import RowDroppedError
+from rlhf.data.schema import Row, type_of
 from rlhf.errors import DataError
 from rlhf.hashing import sha256
 

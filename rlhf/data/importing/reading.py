@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import chain, islice
 
-from rlhf.data.importing.cells import Decoders, decoded, find_decoders, spells_messages
+from rlhf.data.importing.cells import decoded, find_spelled, spells_messages
 from rlhf.data.importing.columns import ROLES, SURVEYED_ROWS, GivenColumns, survey
 from rlhf.data.importing.conversions import wanted_as_demonstration
 from rlhf.data.importing.datasheet import Dropped, SourceReport
@@ -58,6 +58,7 @@ class Reading:
         wanted: the kind of rows that is asked for.
         num_read: rows read so far.
         num_rows: rows of ours that they gave.
+        spelled: the columns whose texts spell messages or lists.
         are_records: its rows are an export's records, whose fields and responses stand apart.
         dropped: rows left out so far, by reason.
         composition: pairs, rankings, pairs of rankings, and ties so far.
@@ -72,7 +73,7 @@ class Reading:
     wanted: str
     rows_left: Rows
     head: list[tuple[int, Row | RowDroppedError]]
-    decoders: Decoders
+    spelled: frozenset[str]
     are_records: bool
     columns: dict[str, None]
     num_read: int = 0
@@ -100,7 +101,7 @@ class Reading:
             try:
                 if isinstance(row, RowDroppedError):
                     raise row
-                row = self._named(_opened(row, self.decoders, self.are_records))
+                row = self._named(_opened(row, self.spelled, self.are_records))
                 self.num_printed += any(
                     isinstance(row.get(name), str) and spells_messages(row[name]) for name in self.form.read
                 )
@@ -292,9 +293,9 @@ def _open_rows(source: str, options: SourceOptions, wanted: str) -> Reading:
     if not first:
         reasons = "; ".join(f"{found.unit} {number}: {row}" for number, row in head[:3]) or "the file has none"
         raise DataError(f"{found.name}: there are no rows ({reasons}); give at least one")
-    decoders = find_decoders(first, found.name, options.columns.role_of)
+    spelled = find_spelled(first, found.name, options.columns.role_of)
     are_records = all(map(is_record, first))
-    rows = [row for row in (_opened_or_none(row, decoders, are_records) for row in first) if row is not None]
+    rows = [row for row in (_opened_or_none(row, spelled, are_records) for row in first) if row is not None]
     columns = survey(rows)
     inner = [f"{name}.{field}" for name, column in columns.items() for field in column.fields]
     options.columns.check([*{name for row in [*first, *rows] for name in row}, *inner], found.name)
@@ -305,17 +306,17 @@ def _open_rows(source: str, options: SourceOptions, wanted: str) -> Reading:
     form = settle_form(renamed, options.columns, found.name, options.format, wanted)
     of_messages = [f"{name}.{field}" for name, c in columns.items() if c.num_messages for field in c.fields]
     seen = dict.fromkeys([*columns, *of_messages])
-    return Reading(found, form, options, wanted, reading, head, decoders, are_records, seen)
+    return Reading(found, form, options, wanted, reading, head, spelled, are_records, seen)
 
 
-def _opened(row: Row, decoders: Decoders, is_record: bool) -> Row:
+def _opened(row: Row, spelled: frozenset[str], is_record: bool) -> Row:
     """A row with what its cells spell, and what a record holds, as columns."""
-    return flat_record(decoded(row, decoders)) if is_record else decoded(row, decoders)
+    return flat_record(decoded(row, spelled)) if is_record else decoded(row, spelled)
 
 
-def _opened_or_none(row: Row, decoders: Decoders, is_record: bool) -> Row | None:
+def _opened_or_none(row: Row, spelled: frozenset[str], is_record: bool) -> Row | None:
     try:
-        return _opened(row, decoders, is_record)
+        return _opened(row, spelled, is_record)
     except RowDroppedError:
         return None
 
