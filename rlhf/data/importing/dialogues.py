@@ -82,11 +82,6 @@ def starts_with_turn(value: str) -> bool:
     return _START.match(value) is not None
 
 
-def has_turn(value: str) -> bool:
-    """Whether a text has such a marker anywhere."""
-    return _START.match(value) is not None or _TURN.search(value) is not None
-
-
 def split_dialogue(dialogue: str, field: str) -> Messages:
     r"""The turns of `\n\nHuman: ... \n\nAssistant: ...`.
 
