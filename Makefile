@@ -5,7 +5,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check --require-virtualenv
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo up down test test-slow test-services pictures soak check format lock clean bench bench-learning bench-scaling bench-services bench-gpu
+.PHONY: help demo up down test test-slow test-services pictures soak check format lock clean bench bench-learning bench-optimum bench-scaling bench-services bench-coverage bench-promotion bench-gpu
 
 help: ## Say what there is.
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -38,8 +38,8 @@ test-services: .venv/installed-dev ## Tests on real servers, through a real brow
 pictures: .venv/installed-dev ## Take the pictures of docs/operating.md anew.
 	RLHF_PICTURES=docs/pictures $(BIN)/pytest -m services tests/flows/test_user_interface.py tests/flows/test_approval_form.py
 
-soak: .venv/installed-dev ## Kill every process and server in every stage, at three moments each: about three hours.
-	$(BIN)/pytest -m soak tests/flows
+soak: .venv/installed-dev ## Crashes, hangs and full disks in every stage, and forty runs at once: hours.
+	RLHF_HANG_SECONDS=300 $(BIN)/pytest -m soak tests/flows
 	RLHF_FILES=12000 RLHF_FILES_SEED=$$(date +%s) $(BIN)/pytest tests/rlhf/data/importing/test_forms.py
 
 check: .venv/installed-dev ## Formatting, lint, types, and the contracts between the layers.
@@ -47,6 +47,9 @@ check: .venv/installed-dev ## Formatting, lint, types, and the contracts between
 	$(BIN)/ruff check
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-cache
+
+prefect.yaml: .venv/installed $(wildcard configs/*.yaml) rlhf/stages.py flows/servers/prefect_yaml.py ## Write the deployments anew.
+	$(BIN)/python -m flows.servers.prefect_yaml
 
 format: .venv/installed-dev ## Put the code in form.
 	$(BIN)/ruff check --fix-only
@@ -62,11 +65,20 @@ bench: .venv/installed ## Ours beside TRL's last PPO, in pairs. CASES="20M-epoch
 bench-learning: .venv/installed ## Does ours learn as well, and how much sooner? Five seeds a side.
 	$(BIN)/python -m benchmarks.learning $(BENCH_FLAGS)
 
+bench-optimum: .venv/installed ## Does PPO reach an optimum that is known? 60 runs and four planted faults. QUICK=1 FRESH=1
+	$(BIN)/python -m benchmarks.optimum $(if $(QUICK),--quick) $(if $(FRESH),--fresh) $(ARGS)
+
 bench-scaling: .venv/installed ## Cost against response length, rollout size and model size.
 	$(BIN)/python -m benchmarks.scaling $(BENCH_FLAGS)
 
 bench-services: .venv/installed ## What orchestration costs: start, share of the demo, a cached run.
 	$(BIN)/python -m benchmarks.services $(if $(BUSY),--busy) $(ARGS)
+
+bench-promotion: .venv/installed ## False promotions over nights, and how soon a better candidate is promoted. Minutes.
+	$(BIN)/python -m benchmarks.promotion $(ARGS)
+
+bench-coverage: .venv/installed ## How often the printed intervals hold the truth, on simulated data. ARGS="--only share"
+	$(BIN)/python -m benchmarks.coverage $(ARGS)
 
 bench-gpu: .venv/installed ## 160M and 1B parameters on a CUDA device.
 	$(BIN)/python -m benchmarks.gpu $(ARGS)

@@ -16,7 +16,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from rlhf.project import source_root
+from rlhf.paths import source_root
 
 _WORDS = [f"word{number:04d}" for number in range(2000)]
 

@@ -6,16 +6,17 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from benchmarks.made_models import ROOT, ModelSet
-from rlhf.config import LoraConfig, PipelineConfig
-from rlhf.configuration import load_config
-from rlhf.conversations import encode_prompts
+from rlhf.config.loading import load_config
+from rlhf.config.model import LoraConfig
+from rlhf.config.pipeline import PipelineConfig
 from rlhf.data import calibrated_arithmetic
-from rlhf.data.prepare import prepare_data
-from rlhf.lines import read_json_lines
-from rlhf.models import load_tokenizer
+from rlhf.data.preparation.prepare import prepare_data
+from rlhf.modeling.conversations import encode_prompts
+from rlhf.modeling.models import load_tokenizer
 from rlhf.references import DataSource
-from rlhf.reward_model import train_reward_models
-from rlhf.sft import train_sft
+from rlhf.supervised.reward_model import train_reward_models
+from rlhf.supervised.sft import train_sft
+from rlhf.text.lines import read_json_lines
 from rlhf.workspace import Workspace
 
 

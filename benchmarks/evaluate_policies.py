@@ -10,14 +10,14 @@ import json
 from pathlib import Path
 
 from benchmarks.made_models import ModelSet
-from rlhf.compute import configure
-from rlhf.config import ComputeConfig
-from rlhf.conversations import Conversation, decode_responses, encode_prompts
-from rlhf.evaluation.gold import judge_by_rule
+from rlhf.config.model import ComputeConfig
 from rlhf.evaluation.prompts import choose_prompts
-from rlhf.generation import generate_responses
-from rlhf.lines import read_json_lines
-from rlhf.models import load_policy, load_tokenizer
+from rlhf.gold import calibrated_arithmetic
+from rlhf.modeling.conversations import Conversation, decode_responses, encode_prompts
+from rlhf.modeling.device import configure
+from rlhf.modeling.generation import generate_responses
+from rlhf.modeling.models import load_policy, load_tokenizer
+from rlhf.text.lines import read_json_lines
 
 
 def gold_of(folder: Path, prompts: list[Conversation], compute: ComputeConfig, max_response_tokens: int) -> float:
@@ -33,7 +33,7 @@ def gold_of(folder: Path, prompts: list[Conversation], compute: ComputeConfig, m
         seed=0,
         batch_size=256,
     )
-    return float(judge_by_rule(prompts, decode_responses(tokenizer, responses)).rewards.mean())
+    return float(calibrated_arithmetic.judge(prompts, decode_responses(tokenizer, responses)).rewards.mean())
 
 
 def main() -> None:
@@ -48,7 +48,7 @@ def main() -> None:
     compute = ComputeConfig(dtype="fp32", num_threads=parsed.threads)
     configure(compute)
     rows = list(read_json_lines(ModelSet(parsed.models).data / "prompts" / "test.jsonl"))
-    chosen = choose_prompts(rows, parsed.num_prompts, has_gold=True)
+    chosen = choose_prompts(rows, parsed.num_prompts, calibrated_arithmetic.RULE.kinds)
     gold = [gold_of(folder, list(chosen.prompts), compute, parsed.response_tokens) for folder in parsed.policies]
     parsed.out.write_text(json.dumps({"gold": gold, "num_prompts": len(chosen.prompts)}) + "\n")
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from benchmarks.curves import Curves
 from rlhf.evaluation.figures import BLUE, GREEN, GREY, ORANGE, PURPLE, VERMILION, figure, subtitle
@@ -75,6 +75,48 @@ def _scaling_panel(axes: "Axes", name: str, points: ScalingSeries) -> None:
     axes.set_xlabel(name)
     subtitle(axes, name.capitalize(), found)
     axes.legend(loc="upper left", fontsize=9)
+
+
+def draw_optimum(cells: Sequence[Sequence[Mapping[str, Any]]], num_updates: int, step: int, path: Path) -> None:
+    """Share of what can be won against updates: a panel a kind of sharing, and one of planted faults.
+
+    Args:
+        cells: of runs that have a curve, a point every `step` updates.
+        num_updates: of a run.
+        step: updates between points.
+        path: file that is written.
+    """
+    drawn = [cell for cell in cells if cell[0]["curve"]]
+    sharings = list(dict.fromkeys(cell[0]["sharing"] for cell in drawn if not cell[0]["fault"]))
+    faulty = [cell for cell in drawn if cell[0]["fault"]]
+    with figure(path, "PPO against an optimum that is known in closed form", 4.2 * (len(sharings) + 1), 4.6) as one:
+        *panels, last = one.subplots(1, len(sharings) + 1, sharey=True)
+        for axes, sharing in zip(panels, sharings, strict=True):
+            of_sharing = [cell for cell in drawn if cell[0]["sharing"] == sharing and not cell[0]["fault"]]
+            for color, cell in zip(_COLORS, of_sharing, strict=False):
+                label = f"{cell[0]['dtype']}, T {cell[0]['temperature']:g}"
+                _optimum_curves(axes, cell, num_updates, step, color, label)
+            ceiling = sum(cell[0]["ceiling"] for cell in of_sharing) / len(of_sharing)
+            axes.axhline(ceiling, color=GREY, linestyle=(0, (4, 3)), linewidth=1.4, label="exact ascent")
+            subtitle(axes, f"Sharing {sharing}", f"mean of {len(of_sharing[0])} seeds; thin: each seed")
+        for color, cell in zip((VERMILION, PURPLE, ORANGE), faulty, strict=False):
+            _optimum_curves(last, cell, num_updates, step, color, cell[0]["fault"])
+        subtitle(last, "Planted faults", "fp32, sharing none")
+        for axes in (*panels, last):
+            axes.set_xlabel("updates")
+            axes.legend(loc="lower right", fontsize=9)
+        panels[0].set_ylabel("share of what can be won")
+        panels[0].set_ylim(0.0, 1.02)
+
+
+def _optimum_curves(
+    axes: "Axes", cell: Sequence[Mapping[str, Any]], num_updates: int, step: int, color: str, label: str
+) -> None:
+    x = [min(point * step, num_updates) for point in range(len(cell[0]["curve"]))]
+    for row in cell:
+        axes.plot(x, row["curve"], color=color, linewidth=0.8, alpha=0.25)
+    mean = [sum(shares) / len(cell) for shares in zip(*(row["curve"] for row in cell), strict=True)]
+    axes.plot(x, mean, color=color, label=label)
 
 
 def _short(number: float) -> str:

@@ -224,12 +224,12 @@ def save_reward_model(made: ModelSet, name: str, tokenizer: Any, seed: int) -> N
     from peft import get_peft_model
     from transformers import AutoModelForSequenceClassification
 
-    from rlhf.config import LoraConfig
-    from rlhf.lora import peft_config
+    from rlhf.config.model import LoraConfig
+    from rlhf.modeling.lora import peft_config
 
     torch.manual_seed(seed)
     backbone = AutoModelForSequenceClassification.from_pretrained(made.policy, num_labels=1, dtype=torch.float32)
-    model = get_peft_model(backbone, peft_config(LoraConfig(), "SEQ_CLS"))
+    model = get_peft_model(backbone, peft_config(LoraConfig(), "SEQ_CLS", backbone))
     with torch.no_grad():
         for parameter_name, parameter in model.named_parameters():
             if "lora_B" in parameter_name:

@@ -11,11 +11,11 @@ from typing import Any
 
 import yaml
 
-from rlhf.config import PipelineConfig
+from rlhf.config.pipeline import PipelineConfig
 from rlhf.metrics import METRICS
-from rlhf.references import STAGE_INPUTS
+from rlhf.stages import pipeline_stages
 
-STAGES = {**STAGE_INPUTS, "model_card": ("data", "reward_audit", "ppo", "evaluation")}
+STAGES = {stage.name: stage.inputs for stage in pipeline_stages()}
 """And what each reads."""
 _START = 1_700_000_000_000  # 2023-11-14, in milliseconds
 _BETWEEN = 3_600_000

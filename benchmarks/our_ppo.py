@@ -19,13 +19,14 @@ from torch.optim.optimizer import register_optimizer_step_post_hook
 
 from benchmarks.arguments import Settings, add_flags, read_prompts, settings_of, snapshot_due
 from benchmarks.measure import PhaseClock, peak_rss_mb, summarize_lengths, versions, write_result
-from rlhf.compute import configure
-from rlhf.config import ComputeConfig, LoraConfig, ModelConfig, PPOConfig, Setup
-from rlhf.models import save_model
-from rlhf.ppo import rollout as rollouts
-from rlhf.ppo import update as updates
-from rlhf.ppo.learner import Learner, make_learner, take_update
-from rlhf.ppo.models import load_models
+from rlhf.config.model import ComputeConfig, LoraConfig, ModelConfig, Setup
+from rlhf.config.rl import PPOConfig
+from rlhf.modeling.device import configure
+from rlhf.modeling.models import save_model
+from rlhf.rl import optimization as updates
+from rlhf.rl import rollout as rollouts
+from rlhf.rl.learner import PPOState, make_learner, run_update
+from rlhf.rl.models import load_models
 
 
 def ppo_config(settings: Settings, sharing: str, side_by_side: bool) -> PPOConfig:
@@ -52,7 +53,7 @@ def ppo_config(settings: Settings, sharing: str, side_by_side: bool) -> PPOConfi
     )
 
 
-def load(parsed: argparse.Namespace, settings: Settings, scratch: Path) -> Learner:
+def load(parsed: argparse.Namespace, settings: Settings, scratch: Path) -> PPOState:
     """A learner on the given models, laid out in `scratch` (as links) the way the stages leave them."""
     config = ppo_config(settings, parsed.sharing, parsed.side_by_side)
     compute = ComputeConfig.model_validate(
@@ -78,19 +79,19 @@ def watch(clock: PhaseClock, side_by_side: bool) -> None:
     forward = {"with_policy": "policy_logprobs", "with_values": "values", "logprobs": "ref_logprobs"}
     training = {"policy": "policy_training", "value": "value_training", "both": "policy_and_value_training"}
     clock.watch(rollouts, "sample", "generation")
-    clock.watch(updates, "_step", "optimizer")
+    clock.watch(updates, "_optimizer_step", "optimizer")
     if side_by_side:  # what goes on at the same time is counted once
         clock.watch(rollouts, "_policy_and_values", "policy_logprobs_and_values")
         clock.watch(rollouts, "_scores_and_ref_logprobs", "scores_and_ref_logprobs")
-        clock.watch(updates._Step, "accumulate_side_by_side", "policy_and_value_training")
+        clock.watch(updates.MinibatchLoss, "accumulate_side_by_side", "policy_and_value_training")
         return
-    clock.watch(rollouts, "by_rows", lambda rows, *_, **__: forward.get(rows.__name__, "policy_logprobs_and_values"))
+    clock.watch(rollouts, "map_rows", lambda rows, *_, **__: forward.get(rows.__name__, "policy_logprobs_and_values"))
     clock.watch(rollouts, "score_responses", "scores")
-    clock.watch(updates._Step, "accumulate", lambda _, losses: training[losses.__name__])
+    clock.watch(updates.MinibatchLoss, "accumulate", lambda _, losses: training[losses.__name__])
 
 
 def run(
-    learner: Learner, settings: Settings, clock: PhaseClock, snapshots: Path | None, num_warmup: int = 0
+    learner: PPOState, settings: Settings, clock: PhaseClock, snapshots: Path | None, num_warmup: int = 0
 ) -> dict[str, Any]:
     """Take all updates, counting from `num_warmup` on; returns what was seen of them."""
     lengths: list[list[int]] = []
@@ -99,7 +100,7 @@ def run(
     for update in range(settings.num_updates):
         if update <= num_warmup:
             clock.start()
-        taken = take_update(learner, update, settings.kl_coef)
+        taken = run_update(learner, update, settings.kl_coef)
         update_seconds.append(round(clock.elapsed(), 3))
         lengths.append(taken.rollout.batch.response_mask.sum(1).tolist())
         metrics.append(taken.metrics)

@@ -26,19 +26,19 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 def measure(root: Path, repeats: int) -> dict[str, float]:
     """Seconds of one run's provenance, and MB/s of the hashing. The code is this checkout's, with what is changed."""
-    from rlhf import tracking
-    from rlhf.config import PipelineConfig
-    from rlhf.hashing import sha256
-    from rlhf.project import configure_environment, source_root
+    from rlhf.config.pipeline import PipelineConfig
+    from rlhf.files.hashing import sha256
+    from rlhf.paths import configure_environment, source_root
     from rlhf.provenance import StageRecord, git_state, working_patch
-    from rlhf.provenance.recording import begin_record, with_data, with_stage
-    from rlhf.provenance.saved import save_code, save_record
+    from rlhf.provenance.capture import begin_record, with_data, with_stage
+    from rlhf.provenance.storage import save_code, save_record
     from rlhf.references import DataSource
+    from rlhf.tracking.runs import open_pipeline
 
     configure_environment()
     config = PipelineConfig()
     source = DataSource(path="data", md5="1" * 32 + ".dir", tracked=True)
-    run_id = tracking.open_pipeline("provenance", None, {}, {})
+    run_id = open_pipeline("provenance", None, {}, {})
 
     def whole() -> None:
         git = git_state(source_root())

@@ -1,4 +1,4 @@
-"""The parts of benchmarks/README.md that are written by programs, each between markers; all else is a person's."""
+"""The parts of a README that are written by programs, each between markers; all else is a person's."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -16,7 +16,7 @@ def replace_part(text: str, name: str, new: str) -> str:
     """
     begin, end = f"<!-- {name}: begin -->", f"<!-- {name}: end -->"
     if begin not in text or end not in text:
-        raise ValueError(f"benchmarks/README.md has no part {name!r}; put {begin} and {end} back")
+        raise ValueError(f"the page has no part {name!r}; put {begin} and {end} back")
     before, rest = text.split(begin, 1)
     return f"{before}{begin}\n{new.strip()}\n{end}{rest.split(end, 1)[1]}"
 

@@ -14,7 +14,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from rlhf.lines import parse_json_lines
+from rlhf.provenance.fingerprint import reached_sources
+from rlhf.text.lines import parse_json_lines
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "benchmarks" / "results"
@@ -101,7 +102,7 @@ def current_session(path: Path, fingerprint: str, fresh: bool) -> str:
 
 def _sources() -> list[Path]:
     timed = ("arguments", "measure", "made_models", "our_ppo", "peer_ppo", "cases")
-    ours = [path for folder in ("", "ppo") for path in (ROOT / "rlhf" / folder).glob("*.py")]
+    ours = reached_sources("rlhf.rl.stage").values()
     return sorted([*ours, *(ROOT / "benchmarks" / f"{name}.py" for name in timed)])
 
 

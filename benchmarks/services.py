@@ -44,7 +44,8 @@ def measure(root: Path, deployment: str) -> dict[str, Any]:
     """Seconds of everything."""
     ports = [_free_port(), _free_port()]
     begun = time.monotonic()
-    command = [sys.executable, "-m", "rlhf.cli", "up", "--prefect-port", str(ports[0]), "--mlflow-port", str(ports[1])]
+    command = [sys.executable, "-m", "rlhf.cli", "up", "--no-password"]
+    command += ["--prefect-port", str(ports[0]), "--mlflow-port", str(ports[1])]
     environment = os.environ | {"RLHF_ROOT": str(root), "PREFECT_HOME": str(root / ".prefect")}
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment) as process:
         assert process.stdout is not None
@@ -54,6 +55,8 @@ def measure(root: Path, deployment: str) -> dict[str, Any]:
                 raise SystemExit("`rlhf up` did not start")
             start_s = time.monotonic() - begun
             api = httpx.Client(base_url=f"http://127.0.0.1:{ports[0]}/api", timeout=30)
+            token = api.get("/csrf-token", params={"client": "benchmark"}).raise_for_status().json()["token"]
+            api.headers.update({"Prefect-Csrf-Client": "benchmark", "Prefect-Csrf-Token": token})
             first = _run(api, deployment)
             again = _run(api, deployment)
         finally:

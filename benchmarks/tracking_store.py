@@ -17,7 +17,7 @@ from pathlib import Path
 
 from benchmarks.made_runs import STAGES, make_store
 from benchmarks.records import commit, machine
-from rlhf.project import configure_environment
+from rlhf.paths import configure_environment
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

@@ -2,13 +2,13 @@
 
 from prefect import flow
 
-from rlhf.references import StageName
-from tasks.pipeline import cancel_on_signal
+from rlhf.stages import RepeatableStage
+from tasks.pipeline_run import cancel_on_signal
 from tasks.reproduce_run import reproduce_run
 
 
 @flow(name="reproduce", flow_run_name="reproduce {original_run}", on_crashed=[cancel_on_signal])
-def reproduce(original_run: str, stage: StageName | None = None) -> str:
+def reproduce(original_run: str, stage: RepeatableStage | None = None) -> str:
     """Make a run again from its MLflow run id, and say whether it came out the same.
 
     Args:

@@ -2,15 +2,25 @@
 
 from prefect import flow
 
-from flows.stages_in_order import run_stages
-from rlhf.config import PipelineConfig, RetrainConfig
-from rlhf.references import Champion, Proposal, RetrainReport
+from rlhf.config.pipeline import PipelineConfig
+from rlhf.config.retrain import RetrainConfig
+from rlhf.references import (
+    Champion,
+    DatasetRef,
+    ModelCardRef,
+    ModelRef,
+    PolicyRef,
+    Proposal,
+    RetrainReport,
+    RewardModelsRef,
+)
 from tasks.approval import ask
 from tasks.compare_policies import compare_policies
-from tasks.pipeline import cancel_on_signal, flow_run_name, pipeline_run
+from tasks.pipeline_run import cancel_on_signal, flow_run_name, pipeline_run
 from tasks.promote import promote
-from tasks.retraining import begin, judges_of, propose
-from tasks.verdict import reject
+from tasks.retrain_outcome import reject
+from tasks.retraining import begin, enough_prompts, judges_of, propose
+from tasks.stages import run_stages
 
 
 @flow(
@@ -39,17 +49,18 @@ def _train_candidate(config: PipelineConfig, retrain: RetrainConfig, champion: C
     """Run all stages, compare with the champion, and apply the gates."""
     judges = judges_of(retrain)
     with pipeline_run(config) as (run, config):
-        made = run_stages(config)
+        made = run_stages(config, enough_prompts(config, retrain, champion))
         comparison = compare_policies(
             config.evaluation,
             judges,
             config.setup,
             config.ppo.max_response_tokens,
-            made.data,
-            made.policy,
-            champion=champion.policy if champion else made.sft,
-            evaluation=made.evaluation,
-            reward_models=made.reward_models,
+            made[DatasetRef],
+            made[PolicyRef],
+            champion=champion.policy if champion else made[ModelRef],
+            sft=made[ModelRef],
+            reward_models=made[RewardModelsRef],
+            champion_reward_models=champion.reward_models if champion and retrain.champion_judges else None,
         )
-        run.report(made.card)
+        run.report(made[ModelCardRef])
         return propose(run, comparison, champion, retrain)

@@ -1,101 +1,50 @@
 """Each stage as a flow of its own, on the outputs of earlier runs.
 
-An earlier run is named by its MLflow run id: that of a pipeline run, or that of the stage's own run.
+An earlier run is named by its MLflow run id: that of a pipeline run, or that of the stage's own run. The flow of `sft`
+is `flows.stages.sft_stage`, and so on.
 """
 
-from prefect import flow
+from collections.abc import Mapping
+from inspect import Parameter, Signature
+from typing import Any
 
-from rlhf.config import PipelineConfig
-from rlhf.references import (
-    AuditRef,
-    DatasetRef,
-    EvaluationRef,
-    ModelRef,
-    PipelineReport,
-    PolicyRef,
-    RewardModelsRef,
-    StageReport,
-)
-from tasks.evaluate_policy import evaluate_policy
-from tasks.evaluate_reward_models import evaluate_reward_models
-from tasks.pipeline import cancel_on_signal, flow_run_name, pipeline_run
-from tasks.prepare_data import prepare_data
-from tasks.train_ppo import train_ppo
-from tasks.train_reward_models import train_reward_models
-from tasks.train_sft import train_sft
-from tasks.write_model_card import write_model_card
+from prefect import Flow, flow
+
+from rlhf.config.pipeline import PipelineConfig
+from rlhf.references import ModelCardRef, PipelineReport, StageReport
+from rlhf.stages import STAGES, StageSpec, pipeline_stages
+from tasks.pipeline_run import cancel_on_signal, flow_run_name, pipeline_run
+from tasks.stages import STAGE_TASKS, Outputs
+
+StageFlow = Flow[..., StageReport | PipelineReport]
 
 
-@flow(name="data", flow_run_name=flow_run_name, on_crashed=[cancel_on_signal])
-def data_stage(config: PipelineConfig) -> StageReport:
-    """Prepare the data."""
-    with pipeline_run(config) as (run, config):
-        prepare_data(config.data, config.model, config.ppo.max_response_tokens)
-        return run.stages[-1]
+def _flow_of(stage: StageSpec) -> StageFlow:
+    """A flow with a parameter for the recipe, and one for the run of every stage that this one reads from."""
+    inputs = [STAGES[name] for name in stage.inputs]
+    parameters = {"config": PipelineConfig} | {given.run_argument: str for given in inputs}
+    signature = Signature(
+        [Parameter(name, Parameter.POSITIONAL_OR_KEYWORD, annotation=kind) for name, kind in parameters.items()],
+        return_annotation=StageReport | PipelineReport,
+    )
+
+    def run(*arguments: Any, **named: Any) -> StageReport | PipelineReport:
+        given = signature.bind(*arguments, **named).arguments
+        with pipeline_run(given["config"]) as (pipeline, config):
+            made = Outputs()
+            for spec in inputs:
+                made.add(pipeline.use(given[spec.run_argument], spec.output))
+            reference = STAGE_TASKS[stage.name](config, made)
+            return pipeline.report(reference) if isinstance(reference, ModelCardRef) else pipeline.stages[-1]
+
+    # Prefect makes the form of them, and its runs' names.
+    run.__name__ = run.__qualname__ = f"{stage.name}_stage"
+    run.__doc__ = stage.summary
+    run.__annotations__ = {**parameters, "return": signature.return_annotation}
+    run.__signature__ = signature  # type: ignore[attr-defined]
+    return flow(name=stage.command, flow_run_name=flow_run_name, on_crashed=[cancel_on_signal])(run)
 
 
-@flow(name="sft", flow_run_name=flow_run_name, on_crashed=[cancel_on_signal])
-def sft_stage(config: PipelineConfig, data_run: str) -> StageReport:
-    """Fine-tune on the demonstrations."""
-    with pipeline_run(config) as (run, config):
-        train_sft(config.sft, config.setup, run.use(data_run, DatasetRef))
-        return run.stages[-1]
+STAGE_FLOWS: Mapping[str, StageFlow] = {stage.name: _flow_of(stage) for stage in pipeline_stages()}
 
-
-@flow(name="reward-model", flow_run_name=flow_run_name, on_crashed=[cancel_on_signal])
-def reward_model_stage(config: PipelineConfig, data_run: str, sft_run: str) -> StageReport:
-    """Train the two reward models."""
-    with pipeline_run(config) as (run, config):
-        data, sft = run.use(data_run, DatasetRef), run.use(sft_run, ModelRef)
-        train_reward_models(config.reward_model, config.setup, data, start=sft)
-        return run.stages[-1]
-
-
-@flow(name="reward-audit", flow_run_name=flow_run_name, on_crashed=[cancel_on_signal])
-def reward_audit_stage(config: PipelineConfig, data_run: str, reward_models_run: str) -> StageReport:
-    """Measure the reward models."""
-    with pipeline_run(config) as (run, config):
-        data, reward_models = run.use(data_run, DatasetRef), run.use(reward_models_run, RewardModelsRef)
-        evaluate_reward_models(config.reward_audit, config.setup, data, reward_models)
-        return run.stages[-1]
-
-
-@flow(name="ppo", flow_run_name=flow_run_name, on_crashed=[cancel_on_signal])
-def ppo_stage(config: PipelineConfig, data_run: str, sft_run: str, reward_models_run: str) -> StageReport:
-    """Run PPO."""
-    with pipeline_run(config) as (run, config):
-        data, sft = run.use(data_run, DatasetRef), run.use(sft_run, ModelRef)
-        reward_models = run.use(reward_models_run, RewardModelsRef)
-        train_ppo(config.ppo, config.setup, data, start=sft, reward_models=reward_models)
-        return run.stages[-1]
-
-
-@flow(name="evaluation", flow_run_name=flow_run_name, on_crashed=[cancel_on_signal])
-def evaluation_stage(
-    config: PipelineConfig, data_run: str, sft_run: str, reward_models_run: str, ppo_run: str
-) -> StageReport:
-    """Compare a policy with its SFT baseline."""
-    with pipeline_run(config) as (run, config):
-        data, sft = run.use(data_run, DatasetRef), run.use(sft_run, ModelRef)
-        reward_models, policy = run.use(reward_models_run, RewardModelsRef), run.use(ppo_run, PolicyRef)
-        evaluate_policy(
-            config.evaluation,
-            config.setup,
-            config.ppo.max_response_tokens,
-            data,
-            policy,
-            baseline=sft,
-            reward_models=reward_models,
-        )
-        return run.stages[-1]
-
-
-@flow(name="model-card", flow_run_name=flow_run_name, on_crashed=[cancel_on_signal])
-def model_card_stage(
-    config: PipelineConfig, data_run: str, reward_audit_run: str, ppo_run: str, evaluation_run: str
-) -> PipelineReport:
-    """Write the model card, and register the policy."""
-    with pipeline_run(config) as (run, config):
-        data, audit = run.use(data_run, DatasetRef), run.use(reward_audit_run, AuditRef)
-        policy, evaluation = run.use(ppo_run, PolicyRef), run.use(evaluation_run, EvaluationRef)
-        return run.report(write_model_card(config, data, audit, evaluation, policy))
+globals().update({f"{name}_stage": stage_flow for name, stage_flow in STAGE_FLOWS.items()})

@@ -1,5 +1,6 @@
 """Addresses of stores and remotes, as they may be shown and kept, and whether anything answers there."""
 
+import re
 import threading
 from collections.abc import Callable
 from contextvars import copy_context
@@ -9,10 +10,35 @@ from urllib.parse import urlsplit, urlunsplit
 Answer = TypeVar("Answer")
 
 
-def without_password(url: str) -> str:
-    """An address without the user and password that it may hold."""
-    parts = urlsplit(url)
-    return urlunsplit(parts._replace(netloc=parts.netloc.rpartition("@")[2])) if "@" in parts.netloc else url
+_ADDRESS = re.compile(r"(\b[a-z][a-z0-9+.-]*://[^\s'\"`<>]+?)([).,;:\]]*)(?=[\s'\"`<>]|$)", re.IGNORECASE)
+
+
+def public_address(url: str) -> str:
+    """An address without what may be secret in it: user, password, query and fragment.
+
+    Of an address whose password is not percent-encoded, so that nobody can say where it ends, only the scheme is left.
+
+    Args:
+        url: an address, or the path of a folder or file, which stays as it is.
+    """
+    scheme, separator, rest = url.partition("://")
+    if not separator:
+        return url
+    try:
+        parts = urlsplit(url)
+        _ = parts.port
+    except ValueError:
+        return f"{scheme}://..."
+    host = parts.netloc.rpartition("@")[2]
+    outside = rest[len(parts.netloc) :]
+    if "@" in outside and "@" not in parts.netloc and ":" in host:
+        return f"{scheme}://..."
+    return urlunsplit((parts.scheme, host, parts.path, "", "")) if parts.netloc else url.partition("?")[0]
+
+
+def with_public_addresses(text: str) -> str:
+    """A text of somebody else's, such as a library's error, with every address in it as `public_address` has it."""
+    return _ADDRESS.sub(lambda found: public_address(found[1]) + found[2], text)
 
 
 def ask_within(seconds: float, ask: Callable[[], Answer]) -> Answer:

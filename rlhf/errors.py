@@ -6,10 +6,12 @@ exits with `exit_code`.
 
 import os
 
+from rlhf.addresses import with_public_addresses
+
 
 def one_line(error: BaseException) -> str:
-    """What a library's error says, whose messages go over several lines, or its name where it says nothing."""
-    return " ".join(str(error).split()) or type(error).__name__
+    """What a library's error says, on one line and without secrets in addresses; its name where it says nothing."""
+    return with_public_addresses(" ".join(str(error).split())) or type(error).__name__
 
 
 class RLHFError(Exception):
@@ -40,7 +42,7 @@ class ArtifactMismatchError(RLHFError):
     """What a reference names is gone, or is not what was stored."""
 
 
-class DiskSpaceError(RLHFError):
+class DiskSpaceError(InputError):
     """A disk has less room than a stage will need."""
 
 
@@ -72,15 +74,17 @@ class TrainingDivergedError(RLHFError):
 
 
 def check_name(name: str, where: str) -> None:
-    """Refuse a name that cannot be written into what is kept of a run: it is read, but not written.
+    """Refuse a name that cannot be written into what is kept of a run, or that no system takes.
 
     Args:
         name: of a file, as Python has it.
         where: it stands, for the message.
 
     Raises:
-        InputError: its bytes are not UTF-8.
+        InputError: its bytes are not UTF-8, or one is NUL.
     """
+    if "\0" in name:
+        raise InputError(f"{name!r}, {where}: it holds a NUL, which ends a name; remove it")
     try:
         name.encode()
     except UnicodeEncodeError:

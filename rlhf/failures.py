@@ -13,14 +13,15 @@ import sys
 import tempfile
 import traceback
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
 
 import yaml
 
 from rlhf.errors import InputError, RLHFError, one_line
-from rlhf.project import root
+from rlhf.files.disk import full_disk, is_full
+from rlhf.paths import root
 
 _LONGEST = 600
 _AGAIN = "then give the command again"
@@ -28,8 +29,6 @@ _BY_NUMBER = {
     errno.EACCES: "may not be read or written by this user; change its owner or mode (`ls -ld` shows them)",
     errno.EPERM: "may not be changed by this user; change its owner or mode (`ls -ld` and `lsattr` show them)",
     errno.EROFS: "is on a disk that cannot be written; mount it writable, or set RLHF_ROOT to a project elsewhere",
-    errno.ENOSPC: "does not fit: the disk is full; make room (`rlhf gc` lists what can go)",
-    errno.EDQUOT: "does not fit: this user's share of the disk is full; make room (`rlhf gc` lists what can go)",
     errno.EISDIR: "is a folder where a file is expected; give a file, or move the folder away",
     errno.ENOTDIR: "is a file, or lies below one, where a folder is expected; move the file away, or give another path",
     errno.ENAMETOOLONG: "is too long a name for this disk; give a shorter one",
@@ -76,9 +75,9 @@ def explained() -> Iterator[None]:
     """
     try:
         yield
-    except RLHFError:
-        raise
     except Exception as error:
+        if isinstance(error, RLHFError) and not is_full(error):
+            raise
         message = explain(error)
         if message is None:
             raise
@@ -86,8 +85,25 @@ def explained() -> Iterator[None]:
         raise LibraryError(message) from error
 
 
+def describe_failure(error: Exception) -> tuple[str, int]:
+    """What a person is told of an error, whatever it is, and the exit code.
+
+    Of what is no error of this project's own the traceback is kept in a file.
+    """
+    full = full_disk(error)
+    if isinstance(error, RLHFError) and not is_full(error):
+        return f"{error}; also, {full}" if full else str(error), error.exit_code
+    message = full or explain(error)
+    if message is None:
+        return report_defect(error), RLHFError.exit_code
+    keep_traceback(error)
+    return message, InputError.exit_code
+
+
 def explain(error: BaseException) -> str | None:
     """What happened, where, and what to do; None where it is an error of this project's own."""
+    if is_full(error):
+        return full_disk(error)
     if isinstance(error, OSError) and type(error).__module__ == "builtins":
         return _of_system(error)
     if isinstance(error, MemoryError):
@@ -109,24 +125,32 @@ def explain(error: BaseException) -> str | None:
 
 def report_defect(error: BaseException) -> str:
     """The message about an error that nobody foresaw, with the file that holds its traceback."""
+    kept = keep_traceback(error)
     return (
         f"this is a defect of rlhf, and not of what you gave: {type(error).__name__}: {one_line(error)[:_LONGEST]}; "
-        f"please report it, with the file {keep_traceback(error)}"
+        f"please report it, with {f'the file {kept}' if kept else 'what you did'}"
     )
 
 
-def keep_traceback(error: BaseException) -> Path:
-    """Write an error's traceback to a file below the project, or where that cannot be, in the system's own place."""
+def keep_traceback(error: BaseException) -> Path | None:
+    """Write an error's traceback to a file below the project, or where that cannot be, in the system's own place.
+
+    Returns:
+        The file; None where it can be written nowhere, since the error at hand is the one to be told.
+    """
     name = f"{datetime.now(UTC):%Y%m%d-%H%M%S}-{os.getpid()}.log"
     text = "".join(traceback.format_exception(error)).encode(errors="backslashreplace")
-    folder = root() / ".rlhf" / "errors"
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        (folder / name).write_bytes(text)
-    except OSError:
-        folder = Path(tempfile.mkdtemp(prefix="rlhf-errors-"))
-        (folder / name).write_bytes(text)
-    return folder / name
+    for folder in (root() / ".rlhf" / "errors", Path(tempfile.gettempdir()) / f"rlhf-errors-{os.getuid()}"):
+        file = folder / name
+        try:
+            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+            file.write_bytes(text)
+        except OSError:
+            with suppress(OSError):
+                file.unlink(missing_ok=True)
+        else:
+            return file
+    return None
 
 
 def _of_system(error: OSError) -> str:

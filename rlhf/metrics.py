@@ -1,10 +1,11 @@
 """Every metric that a stage may log: its name, its unit and which way is better. MLflow gets no other."""
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from rlhf.errors import RLHFError
+from rlhf.stages import STAGES
 
 Better = Literal["higher", "lower", "neither"]
 
@@ -34,6 +35,7 @@ METRICS: dict[str, Metric] = {
     "data/num_prompts_train": Metric("rows", summary=True),
     "data/num_prompts_validation": Metric("rows"),
     "data/num_prompts_test": Metric("rows"),
+    "data/num_prompts_gate": Metric("rows"),
     "data/num_duplicates": Metric("rows", "lower"),
     "data/num_leaks": Metric("rows", "lower"),
     "data/num_label_conflicts": Metric("pairs", "lower"),
@@ -58,14 +60,27 @@ METRICS: dict[str, Metric] = {
     "reward_audit/accuracy_high": Metric("", "higher"),
     "reward_audit/expected_calibration_error": Metric("", "lower", summary=True),
     "reward_audit/longer_wins_accuracy": Metric("", "neither", summary=True),
+    "reward_audit/expected_calibration_error_null": Metric("", "neither"),
+    "reward_audit/brier": Metric("", "lower"),
+    "reward_audit/log_loss": Metric("nats/pair", "lower"),
     "reward_audit/score_length_correlation": Metric("", "neither"),
+    "reward_audit/pair_length_correlation": Metric("", "neither"),
+    "reward_audit/accuracy_shorter_chosen": Metric("", "higher"),
+    "reward_audit/accuracy_longer_chosen": Metric("", "higher"),
     "reward_audit/selection_accuracy": Metric("", "higher"),
     "reward_audit/selection_accuracy_low": Metric("", "higher"),
     "reward_audit/selection_accuracy_high": Metric("", "higher"),
     "reward_audit/selection_expected_calibration_error": Metric("", "lower"),
+    "reward_audit/selection_expected_calibration_error_null": Metric("", "neither"),
+    "reward_audit/selection_brier": Metric("", "lower"),
+    "reward_audit/selection_log_loss": Metric("nats/pair", "lower"),
     "reward_audit/selection_score_length_correlation": Metric("", "neither"),
+    "reward_audit/selection_pair_length_correlation": Metric("", "neither"),
+    "reward_audit/selection_accuracy_shorter_chosen": Metric("", "higher"),
+    "reward_audit/selection_accuracy_longer_chosen": Metric("", "higher"),
     "reward_audit/model_agreement": Metric("", "higher"),
     "reward_audit/num_pairs": Metric("pairs"),
+    "reward_audit/num_prompts": Metric("prompts"),
     "reward_audit/num_warnings": Metric("", "lower", summary=True),
     "ppo/score_mean": Metric("score", "higher", curve=True),
     "ppo/score_std": Metric("score"),
@@ -87,6 +102,7 @@ METRICS: dict[str, Metric] = {
     "ppo/value_grad_norm": Metric("1"),
     "ppo/learning_rate": Metric("1"),
     "ppo/validation_score": Metric("score", "higher"),
+    "ppo/validation_held_out_score": Metric("score", "higher"),
     "ppo/validation_selection_score": Metric("score", "higher"),
     "ppo/validation_kl": Metric("nats/response", "lower"),
     "ppo/validation_objective": Metric("score", "higher", curve=True),
@@ -116,7 +132,7 @@ METRICS: dict[str, Metric] = {
     "evaluation/score_gain": Metric("score", "higher"),
     "evaluation/score_gain_low": Metric("score", "higher"),
     "evaluation/score_gain_high": Metric("score", "higher"),
-    "evaluation/score_win_rate": Metric("", "higher"),
+    "evaluation/score_win_rate": Metric("", "neither", summary=True),
     "evaluation/score_win_rate_low": Metric("", "higher"),
     "evaluation/score_win_rate_high": Metric("", "higher"),
     "evaluation/selection_score_gain": Metric("score", "higher"),
@@ -149,7 +165,9 @@ METRICS: dict[str, Metric] = {
     "evaluation/curve_score": Metric("score", "higher"),
     "evaluation/curve_selection_score": Metric("score", "higher"),
     "evaluation/curve_gold": Metric("gold", "higher", curve=True),
+    "evaluation/curve_distinct_2": Metric("", "higher"),
     "evaluation/curve_kl": Metric("nats/response", "lower", curve=True),
+    "evaluation/num_responses": Metric("responses"),
     "evaluation/num_prompts": Metric("prompts"),
     "evaluation/num_warnings": Metric("", "lower", summary=True),
     "comparison/win_rate": Metric("", "higher", summary=True),
@@ -158,21 +176,43 @@ METRICS: dict[str, Metric] = {
     "comparison/gain": Metric("gold or score", "higher", summary=True),
     "comparison/gain_low": Metric("gold or score", "higher"),
     "comparison/gain_high": Metric("gold or score", "higher"),
+    "comparison/kl": Metric("nats/response", "lower"),
+    "comparison/kl_low": Metric("nats/response", "lower"),
+    "comparison/kl_high": Metric("nats/response", "lower"),
     "comparison/length_growth": Metric("", "lower", summary=True),
     "comparison/num_prompts": Metric("prompts"),
     "comparison/candidate_gold": Metric("gold", "higher"),
     "comparison/champion_gold": Metric("gold", "higher"),
     "comparison/candidate_selection_score": Metric("score", "higher"),
     "comparison/champion_selection_score": Metric("score", "higher"),
+    "comparison/candidate_champion_selection_score": Metric("score", "higher"),
+    "comparison/champion_champion_selection_score": Metric("score", "higher"),
     "comparison/candidate_response_tokens": Metric("tokens"),
     "comparison/champion_response_tokens": Metric("tokens"),
     "comparison/candidate_eos_rate": Metric("", "higher"),
     "comparison/champion_eos_rate": Metric("", "higher"),
 }
 
-_STAGES = ("data", "sft", "reward_model", "reward_audit", "ppo", "evaluation", "model_card", "comparison")
-METRICS |= {f"{stage}/seconds": Metric("s", "lower", summary=True) for stage in _STAGES}
-METRICS |= {f"{stage}/trained_seconds": Metric("s", "lower", summary=True) for stage in _STAGES}
+_ENDS = ("", "_low", "_high")
+METRICS |= {f"{stage}/seconds": Metric("s", "lower", summary=True) for stage in STAGES}
+METRICS |= {f"{stage}/trained_seconds": Metric("s", "lower", summary=True) for stage in STAGES}
+
+HEADLINES = tuple(
+    name
+    for name, metric in METRICS.items()
+    if name.startswith(("reward_audit/", "ppo/", "evaluation/"))
+    and not name.endswith(("_low", "_high"))
+    and (metric.summary or f"{name}_low" in METRICS)
+    and metric.unit not in ("s", "rows")
+)
+"""What a recipe is judged by: what pipelines are compared by, and all that has an interval."""
+
+GROUP = "group/"
+"""Before a metric's name: over the seeds of a group, its mean, and with `_low`, `_high` and `_std` after the name the
+95% t-interval of that mean and the standard deviation between seeds."""
+METRICS |= {f"{GROUP}{name}{end}": replace(METRICS[name], summary=False) for name in HEADLINES for end in _ENDS}
+METRICS |= {f"{GROUP}{name}_std": Metric(METRICS[name].unit, "lower") for name in HEADLINES}
+METRICS |= {f"{GROUP}num_seeds": Metric("seeds"), f"{GROUP}num_failed": Metric("seeds", "lower")}
 
 
 FAMILIES: dict[str, Metric] = {"ppo/source_score_mean/": Metric("score", "higher")}

@@ -1,9 +1,10 @@
 """Small frozen values: all that passes between stages. A reference names an artifact and the sha256 of its files."""
 
-from collections.abc import Mapping
 from typing import Literal
 
 from pydantic import BaseModel, ConfigDict
+
+from rlhf.config.data import EmbeddedName
 
 
 class Reference(BaseModel):
@@ -32,8 +33,8 @@ class DataSource(BaseModel):
     """DVC tracks exactly this content; if not, the run is reproducible only once the data is imported."""
     dirty: bool = False
     """data/ differs from data.dvc, and that was allowed."""
-    embedded: Literal["calibrated_arithmetic"] | None = None
-    """The generator that made it, which is also the name of its gold rule."""
+    embedded: EmbeddedName | None = None
+    """The generator that made it."""
 
 
 class DatasetRef(Reference):
@@ -70,34 +71,6 @@ class ModelCardRef(Reference):
     """The policy's folder with its card: what is registered as `rlhf-policy`."""
 
 
-OUTPUT_KINDS: Mapping[str, type[Reference]] = {
-    "data": DatasetRef,
-    "sft": ModelRef,
-    "reward_model": RewardModelsRef,
-    "reward_audit": AuditRef,
-    "ppo": PolicyRef,
-    "evaluation": EvaluationRef,
-    "comparison": ComparisonRef,
-    "model_card": ModelCardRef,
-}
-"""What each stage leaves."""
-
-
-StageName = Literal["data", "sft", "reward_model", "reward_audit", "ppo", "evaluation"]
-"""The stages that can be made again alone."""
-
-
-STAGE_INPUTS: Mapping[str, tuple[StageName, ...]] = {
-    "data": (),
-    "sft": ("data",),
-    "reward_model": ("data", "sft"),
-    "reward_audit": ("data", "reward_model"),
-    "ppo": ("data", "sft", "reward_model"),
-    "evaluation": ("data", "sft", "reward_model", "ppo"),
-}
-"""The stages whose outputs each of them reads."""
-
-
 class StageReport(BaseModel):
     """How one stage of a run went."""
 
@@ -128,10 +101,68 @@ class PipelineReport(BaseModel):
     """The card's README.md."""
 
 
+class SeedReport(BaseModel):
+    """What came of one seed of a group."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    seed: int
+    run_id: str | None
+    """MLflow parent run. None: it failed before it had one."""
+    error: str | None = None
+    """Why it failed. None: it did not."""
+    metrics: dict[str, float] = {}
+    """Of all stages; intervals in it are over test prompts, for the policy of this seed."""
+    policy_path: str | None = None
+    """As in a pipeline's report."""
+
+
+class SeedStatistics(BaseModel):
+    """A metric over the seeds of a group."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    num_seeds: int
+    """Seeds that have it."""
+    mean: float
+    std: float | None
+    """Standard deviation between seeds (n - 1). None: there is one seed only."""
+    low: float | None
+    """Lower end of the 95% t-interval of the mean over seeds. None: there is one seed only."""
+    high: float | None
+    """Upper end of it."""
+
+
+class GroupReport(BaseModel):
+    """What a recipe comes to over several seeds."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    run_id: str
+    """MLflow run of the group, which every pipeline run of it names in the tag `rlhf.group`."""
+    recipe: str
+    seeds: tuple[SeedReport, ...]
+    """In the order in which they were run."""
+    statistics: dict[str, SeedStatistics]
+    """By the metrics' names."""
+    notes: tuple[str, ...] = ()
+    """What the figures cannot be read without."""
+
+    @property
+    def failed(self) -> tuple[SeedReport, ...]:
+        """The seeds that failed."""
+        return tuple(seed for seed in self.seeds if seed.error is not None)
+
+    @property
+    def finished(self) -> tuple[SeedReport, ...]:
+        """The seeds that did not."""
+        return tuple(seed for seed in self.seeds if seed.error is None)
+
+
 class GateVerdict(BaseModel):
     """What one gate of retraining says of a candidate."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", ser_json_inf_nan="constants")
 
     gate: str
     """Name of the gate."""
@@ -140,10 +171,20 @@ class GateVerdict(BaseModel):
     at_least: bool
     """The limit is the least that is allowed; otherwise the most."""
     found: float
-    """What the candidate has."""
+    """The bound that is compared with the limit. Of candidates before gates had bounds: the figure itself."""
     held: bool
     margin: float
     """By how much it held; negative where it failed."""
+    value: float | None = None
+    """The figure that the bound belongs to."""
+    confidence: float | None = None
+    """Of the bound, one-sided."""
+    prompts: int | None = None
+    """Gate prompts that it was measured on."""
+    prompts_needed: int | None = None
+    """Gate prompts that such a figure needs to reach the limit. None: no number of them is enough."""
+    judge: str | None = None
+    """The judge whose verdict is the worst, where several judge."""
 
 
 class Champion(BaseModel):
@@ -155,6 +196,39 @@ class Champion(BaseModel):
     policy: ModelCardRef
     data_md5: str
     """Version of the data that it was trained on."""
+    reward_models: RewardModelsRef | None = None
+    """Those of its run, whose selection model judges. None: they are gone."""
+
+
+class Spending(BaseModel):
+    """What a comparison may take of the risk that a candidate without gain becomes the champion."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    champion: str | None
+    """The version that was compared with. None: there was none."""
+    comparison: int
+    """Its number among the comparisons with this champion, from 1 on; where there was none, among those without."""
+    level: float
+    """The chance that this comparison promotes a candidate without gain, at most."""
+    rate: float
+    """The same of all comparisons with this champion together, however many there will be."""
+    gate: str
+    """The gate whose bound is at that level."""
+    limit: float
+    """Of that gate: a candidate at or below it is one without gain."""
+
+    @property
+    def sentence(self) -> str:
+        """For a person."""
+        limit = "" if self.limit == (0.5 if self.gate == "win_rate" else 0.0) else f" (a {self.gate} of {self.limit:g})"
+        against = "without a champion" if self.champion is None else f"with version {self.champion}"
+        meanwhile = "while there is none" if self.champion is None else "while this one reigns"
+        return (
+            f"Comparison {self.comparison} {against} promotes a candidate without gain{limit} with a chance of at most "
+            f"{self.level:.2g}, so that the chance that any of the nightly candidates without gain becomes champion "
+            f"{meanwhile} is at most {self.rate:.2g}."
+        )
 
 
 class Proposal(BaseModel):
@@ -170,6 +244,8 @@ class Proposal(BaseModel):
     """The version that it was compared with. None: there was none, and it was compared with its own SFT policy."""
     data_md5: str
     gates: tuple[GateVerdict, ...]
+    spending: Spending | None = None
+    """None: no gate asks for a gain, or the candidate is of a time when nothing was counted."""
 
     @property
     def failed(self) -> tuple[str, ...]:

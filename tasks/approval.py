@@ -13,12 +13,15 @@ from prefect.runtime import flow_run as this_flow_run
 from prefect.states import Completed
 from pydantic import Field
 
-from rlhf import retraining, tracking
-from rlhf.markdown import table
 from rlhf.references import Proposal, RetrainReport
-from rlhf.retraining import Question
-from tasks.display import gate_row, name_outcome
-from tasks.verdict import end
+from rlhf.retraining import state as retraining
+from rlhf.retraining.state import ApprovalRequest
+from rlhf.text.markdown import table
+from rlhf.tracking.client import run_url
+from rlhf.tracking.runs import set_tags, wait_for_approval
+from rlhf.tracking.tags import VERDICT_REASON_TAG, VERDICT_TAG
+from tasks.prefect_artifacts import gate_row, name_outcome
+from tasks.retrain_outcome import end
 
 _KEY = "approval"
 
@@ -46,7 +49,7 @@ def ask(proposal: Proposal, hours: float) -> RetrainReport | None:
         return _decline(proposal, f"it was refused before: {refusal}")
     if question is None:
         question = retraining.open_question(proposal, str(this_flow_run.id), hours)
-        tracking.wait_for_approval(proposal.run_id)
+        wait_for_approval(proposal.run_id)
         name_outcome(str(this_flow_run.id), "waiting for approval")
     form = Approval.with_initial_data(description=_description(question))
     answer = suspend_flow_run(wait_for_input=form, key=_KEY)
@@ -70,11 +73,11 @@ def settle_questions() -> None:
             _expire(question)
 
 
-def _expire(question: Question) -> None:
+def _expire(question: ApprovalRequest) -> None:
     """End a suspended flow run in the place of its process, which is no more."""
     reason = _expired(question)
     retraining.record_answer(question, "expired", reason)
-    tracking.set_tags(question.proposal.run_id, {"rlhf.verdict": "expired", "rlhf.verdict_reason": reason})
+    set_tags(question.proposal.run_id, {VERDICT_TAG: "expired", VERDICT_REASON_TAG: reason})
     with get_client(sync_client=True) as client:
         client.set_flow_run_state(UUID(question.flow_run_id), Completed(message=reason), force=True)
     name_outcome(question.flow_run_id, "expired")
@@ -84,21 +87,23 @@ def _decline(proposal: Proposal, reason: str) -> RetrainReport:
     return end("declined", f"Version {proposal.candidate} does not become the champion: {reason}", proposal=proposal)
 
 
-def _expired(question: Question) -> str:
+def _expired(question: ApprovalRequest) -> str:
     what = f"whether version {question.proposal.candidate} becomes the champion"
     return f"Nobody has said until {question.deadline} {what}."
 
 
-def _description(question: Question) -> str:
+def _description(question: ApprovalRequest) -> str:
     """What is shown above the form."""
     proposal = question.proposal
-    rows = [list(gate_row(gate).values()) for gate in proposal.gates]
+    rows = [gate_row(gate) for gate in proposal.gates]
+    sentences = [proposal.spending.sentence] if proposal.spending else []
     against = f"version {proposal.champion}" if proposal.champion else "its own SFT policy (there is no champion)"
     return "\n\n".join(
         [
             f"Version {proposal.candidate} passed all gates against {against}. Shall it become the champion?",
-            table(["gate", "limit", "found", "held", "by"], rows),
-            f"[Its run in MLflow]({tracking.run_url(proposal.run_id)}). Without an answer until "
+            *([table(list(rows[0]), [list(row.values()) for row in rows])] if rows else []),
+            *sentences,
+            f"[Its run in MLflow]({run_url(proposal.run_id)}). Without an answer until "
             f"{question.deadline} the champion stays.",
         ]
     )

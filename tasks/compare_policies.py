@@ -1,16 +1,10 @@
 """The task that compares a candidate with the champion."""
 
-from rlhf.bases import source_with_folder
-from rlhf.config import EvaluationConfig, JudgesConfig, Setup
-from rlhf.references import (
-    ComparisonRef,
-    DatasetRef,
-    EvaluationRef,
-    ModelCardRef,
-    ModelRef,
-    PolicyRef,
-    RewardModelsRef,
-)
+from rlhf.config.evaluation import EvaluationConfig
+from rlhf.config.model import Setup
+from rlhf.config.retrain import JudgesConfig
+from rlhf.modeling.hub import source_with_folder
+from rlhf.references import ComparisonRef, DatasetRef, ModelCardRef, ModelRef, PolicyRef, RewardModelsRef
 from tasks.stage import Attempt, stage
 
 
@@ -24,8 +18,9 @@ def compare_policies(
     data: DatasetRef,
     candidate: PolicyRef,
     champion: ModelCardRef | ModelRef,
-    evaluation: EvaluationRef,
+    sft: ModelRef,
     reward_models: RewardModelsRef,
+    champion_reward_models: RewardModelsRef | None,
 ) -> ComparisonRef:
     """Compare the candidate with the champion, or with its own SFT policy where there is no champion yet."""
     from rlhf.evaluation import comparison
@@ -36,11 +31,13 @@ def compare_policies(
         judges.model_copy(update={"safety": tuple(map(source_with_folder, judges.safety))}),
         attempt.setup(setup),
         max_response_tokens,
+        candidate.sha256,
         attempt.path(data),
         attempt.path(candidate) / "policy",
         folder / "policy" if isinstance(champion, ModelRef) else folder,
-        attempt.path(evaluation),
+        attempt.path(sft) / "policy",
         attempt.path(reward_models),
+        attempt.path(champion_reward_models) if champion_reward_models else None,
         attempt.workspace,
     )
     return attempt.save(ComparisonRef)

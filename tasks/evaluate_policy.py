@@ -1,6 +1,7 @@
 """The task of policy evaluation."""
 
-from rlhf.config import EvaluationConfig, Setup
+from rlhf.config.evaluation import EvaluationConfig
+from rlhf.config.model import Setup
 from rlhf.references import DatasetRef, EvaluationRef, ModelRef, PolicyRef, RewardModelsRef
 from tasks.stage import Attempt, stage
 

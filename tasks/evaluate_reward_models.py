@@ -1,6 +1,7 @@
 """The task of reward-model evaluation."""
 
-from rlhf.config import RewardAuditConfig, Setup
+from rlhf.config.evaluation import RewardAuditConfig
+from rlhf.config.model import Setup
 from rlhf.references import AuditRef, DatasetRef, RewardModelsRef
 from tasks.stage import Attempt, stage
 

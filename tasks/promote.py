@@ -4,10 +4,11 @@ from prefect import task
 from prefect.cache_policies import NO_CACHE
 from prefect.runtime import flow_run as this_flow_run
 
-from rlhf import registry
 from rlhf.references import Proposal, RetrainReport
-from rlhf.registry import ChampionChangedError
-from tasks.verdict import end
+from rlhf.tracking import registry
+from rlhf.tracking.registry import ChampionChangedError
+from rlhf.tracking.tags import DATA_TAG, PROMOTED_BY_TAG
+from tasks.retrain_outcome import end
 
 
 def promote(proposal: Proposal) -> RetrainReport:
@@ -22,7 +23,7 @@ def promote(proposal: Proposal) -> RetrainReport:
 @task(name="promote", task_run_name="promote", cache_policy=NO_CACHE, persist_result=False)
 def _promote(proposal: Proposal) -> str | None:
     """Move the alias. Returns why not, where the champion has changed."""
-    tags = {registry.DATA_TAG: proposal.data_md5, "rlhf.promoted_by": proposal.run_id}
+    tags = {DATA_TAG: proposal.data_md5, PROMOTED_BY_TAG: proposal.run_id}
     try:
         registry.promote(proposal.candidate, proposal.champion, str(this_flow_run.id), tags)
     except ChampionChangedError as error:

@@ -2,23 +2,32 @@
 
 import json
 import logging
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from prefect.runtime import deployment
 from prefect.runtime import flow_run as this_flow_run
 
-from rlhf import artifacts, registry, retraining, tracking
-from rlhf.bases import check_hub_models, check_models, source_at_commit
-from rlhf.config import JudgesConfig, PipelineConfig, RetrainConfig
+from rlhf.config.pipeline import PipelineConfig
+from rlhf.config.retrain import JudgesConfig, RetrainConfig
+from rlhf.data.preparation.splits import prompt_key
 from rlhf.errors import ConfigError
-from rlhf.gates import figures_of, judge
-from rlhf.project import root
-from rlhf.references import Champion, ComparisonRef, Proposal, RetrainReport
-from rlhf.templates import source_settled
+from rlhf.evaluation.prompts import gate_prompts
+from rlhf.modeling.hub import source_at_commit
+from rlhf.modeling.run_models import check_hub_models, check_models
+from rlhf.modeling.template_choice import source_settled
+from rlhf.paths import root
+from rlhf.references import Champion, ComparisonRef, DatasetRef, Proposal, RetrainReport
+from rlhf.retraining import state as retraining
+from rlhf.retraining.gates import ORDINARY_LEVEL, figures_of, judge
+from rlhf.tracking import artifacts, registry
+from rlhf.tracking.client import check_reachable
+from rlhf.tracking.queries import tags_of
+from rlhf.tracking.tags import VERSION_TAG
 from tasks.approval import settle_questions
-from tasks.display import show_gates
-from tasks.pipeline import Pipeline
-from tasks.verdict import end
+from tasks.pipeline_run import Pipeline
+from tasks.prefect_artifacts import show_gates
+from tasks.retrain_outcome import end
 
 
 @dataclass(frozen=True)
@@ -48,7 +57,7 @@ def begin(config: PipelineConfig, retrain: RetrainConfig) -> Start:
     """
     logging.getLogger("rlhf").setLevel(logging.INFO)
     _check(config, retrain)
-    tracking.check_reachable()
+    check_reachable()
     registry.recover()
     settle_questions()
     flow_run_id = str(this_flow_run.id)
@@ -71,17 +80,33 @@ def propose(run: Pipeline, comparison: ComparisonRef, champion: Champion | None,
     """
     assert run.source is not None, "the data stage has noted its source"
     found = json.loads((artifacts.local_path(comparison) / "comparison.json").read_text(encoding="utf-8"))
-    gates = judge(retrain, figures_of(found))
-    show_gates(gates)
+    version = champion.version if champion else None
+    spending = retraining.spending_of(retrain, version, comparison)
+    gates = judge(retrain, figures_of(found), spending.level if spending else ORDINARY_LEVEL)
+    show_gates(gates, spending)
     proposal = Proposal(
         run_id=run.run_id,
-        candidate=tracking.tags_of(run.run_id)["rlhf.policy_version"],
-        champion=champion.version if champion else None,
+        candidate=tags_of(run.run_id)[VERSION_TAG],
+        champion=version,
         data_md5=run.source.md5,
         gates=gates,
+        spending=spending,
     )
     retraining.record_proposal(proposal)
     return proposal
+
+
+def enough_prompts(
+    config: PipelineConfig, retrain: RetrainConfig, champion: Champion | None
+) -> Callable[[DatasetRef], None]:
+    """The check that prepared data has gate prompts enough for the gates, to be made before anything is trained."""
+
+    def check(data: DatasetRef) -> None:
+        found = gate_prompts(artifacts.local_path(data), config.evaluation).prompts
+        number, version = len(set(map(prompt_key, found))), champion.version if champion else None
+        retraining.check_number_of_prompts(number, retrain, version, of_settings=False)
+
+    return check
 
 
 def judges_of(retrain: RetrainConfig) -> JudgesConfig:
@@ -97,7 +122,7 @@ def judges_of(retrain: RetrainConfig) -> JudgesConfig:
 
 
 def _look_for_data(config: PipelineConfig, retrain: RetrainConfig) -> Start:
-    from rlhf.data.source import resolve
+    from rlhf.data.versions.resolve import resolve
 
     waiting = retraining.open_questions()
     if waiting:
@@ -109,6 +134,10 @@ def _look_for_data(config: PipelineConfig, retrain: RetrainConfig) -> Start:
         return Start(config, report=end("approval open", reason))
     # Before anything is brought or trained: without a sound champion there is nothing to compare with.
     champion = registry.champion()
+    version = champion.version if champion else None
+    retraining.check_number_of_prompts(config.evaluation.num_prompts, retrain, version, of_settings=True)
+    if champion is not None and config.data.embedded is None:
+        retraining.check_judges(champion, retrain)
     data = retraining.bring_data(config.data, retrain, root())
     md5 = resolve(data, root()).md5
     if champion is not None and champion.data_md5 == md5:

@@ -21,17 +21,22 @@ from prefect import Task
 from prefect.client.schemas.objects import State, TaskRun
 from pydantic import BaseModel
 
-from rlhf import artifacts, tracking
-from rlhf.bases import base_with_folder, source_with_folder
-from rlhf.config import ModelConfig, PPOConfig, Setup
-from rlhf.fingerprint import fingerprint
+from rlhf.config.model import ModelConfig, Setup
+from rlhf.config.rl import PPOConfig
+from rlhf.modeling.hub import base_with_folder, source_with_folder
+from rlhf.paths import results_folder, stages_folder
 from rlhf.progress import watching
-from rlhf.project import results_folder, stages_folder
+from rlhf.provenance.fingerprint import stage_fingerprint
 from rlhf.references import Reference, StageReport
+from rlhf.tracking import artifacts
+from rlhf.tracking.client import TrackingError, UnusableStoreError
+from rlhf.tracking.queries import metrics_of
+from rlhf.tracking.runs import closing_run, finish_stage, log_metrics, metric_log, open_stage
 from rlhf.workspace import Workspace
-from tasks.display import progress_artifact
-from tasks.pipeline import current
-from tasks.slots import cores_held
+from tasks.core_slots import reserve_cores
+from tasks.pipeline_run import current
+from tasks.prefect_artifacts import progress_artifact
+from tasks.stored_results import remove_if_foreign
 
 logger = logging.getLogger("rlhf.stage")
 P = ParamSpec("P")
@@ -99,7 +104,7 @@ class _Call(Generic[R]):
 
 
 def stage(name: str, version: str, module: str) -> Callable[[Callable[Concatenate[Attempt, P], R]], Callable[P, R]]:
-    """Make a versioned Prefect task of a function that adapts a stage. Call it inside `tasks.pipeline.pipeline_run`.
+    """Make a versioned Prefect task of a function that adapts a stage. Call it inside `pipeline_run`.
 
     Args:
         name: of the stage: the task's name, and the prefix of its metrics.
@@ -128,15 +133,16 @@ def _run(adapted: _Stage[R], arguments: Mapping[str, Any]) -> R:
     started = time.monotonic()
     # The adapter decides what the library is called with.
     decisive = {**arguments, "adapter": inspect.getsource(adapted.body)}
-    print_ = fingerprint(adapted.name, adapted.version, decisive, adapted.module)
-    with _held(_folder(adapted, print_)):
-        found = artifacts.find_output(adapted.name, print_, adapted.kind)
-        call = _Call(adapted, arguments, print_, found)
+    fingerprint = stage_fingerprint(adapted.name, adapted.version, decisive, adapted.module)
+    with _lock(_folder(adapted, fingerprint)):
+        found = artifacts.find_output(adapted.name, fingerprint, adapted.kind)
+        call = _Call(adapted, arguments, fingerprint, found)
+        remove_if_foreign(results_folder() / fingerprint, adapted.kind)
         reference: R = _task(call)(**arguments)
         if found is not None and reference != found:
             # Prefect's JSON is of an artifact that is gone, and was made again elsewhere.
             reference = _task(call, refresh=True)(**arguments)
-    trained_seconds = tracking.metrics_of(reference.run_id)[f"{adapted.name}/trained_seconds"]
+    trained_seconds = metrics_of(reference.run_id)[f"{adapted.name}/trained_seconds"]
     report = StageReport(
         name=adapted.name,
         state="trained" if found is None else "cached",
@@ -144,7 +150,7 @@ def _run(adapted: _Stage[R], arguments: Mapping[str, Any]) -> R:
         seconds=time.monotonic() - started,
         trained_seconds=trained_seconds,
     )
-    current().finish_stage(report, reference, print_)
+    current().finish_stage(report, reference, fingerprint)
     return reference
 
 
@@ -152,7 +158,7 @@ def _task(call: _Call[R], *, refresh: bool = False) -> Task[..., R]:
     def run(*_: object, **__: object) -> R:
         if call.found is not None:
             return call.found
-        with cores_held(call.arguments):
+        with reserve_cores(call.arguments):
             return _attempt(call)
 
     functools.update_wrapper(run, call.stage.body)
@@ -178,21 +184,21 @@ def _task(call: _Call[R], *, refresh: bool = False) -> Task[..., R]:
 
 def _may_pass(task: Task[..., Any], run: TaskRun, state: State[Any]) -> bool:
     """Only a tracking store that does not answer is worth another try; the stage goes on from its checkpoint then."""
-    return isinstance(state.data, tracking.TrackingError)
+    return isinstance(state.data, TrackingError) and not isinstance(state.data, UnusableStoreError)
 
 
 def _attempt(call: _Call[R]) -> R:
     """Do the work, in an MLflow run of its own."""
     name = call.stage.name
     inputs = {key: value for key, value in call.arguments.items() if isinstance(value, Reference)}
-    run_id = tracking.open_stage(current().run_id, name, call.fingerprint, _settings(call.arguments), inputs)
+    run_id = open_stage(current().run_id, name, call.fingerprint, _settings(call.arguments), inputs)
     started = time.monotonic()
-    with tracking.closing_run(run_id):
-        with tracking.metric_log(run_id) as log, watching(progress_artifact(name)):
+    with closing_run(run_id):
+        with metric_log(run_id) as log, watching(progress_artifact(name)):
             reference = call.stage.body(Attempt(run_id, _workspace(call.folder, log)), **call.arguments)
         seconds = time.monotonic() - started
-        tracking.log_metrics(run_id, {f"{name}/seconds": seconds, f"{name}/trained_seconds": seconds})
-        tracking.finish_stage(run_id, reference)
+        log_metrics(run_id, {f"{name}/seconds": seconds, f"{name}/trained_seconds": seconds})
+        finish_stage(run_id, reference)
     shutil.rmtree(call.folder)
     return reference
 
@@ -213,12 +219,12 @@ def _workspace(folder: Path, log: Callable[[Mapping[str, float], int | None], No
     return Workspace(folder / "output", folder / "report", folder / "checkpoints", log)
 
 
-def _folder(adapted: _Stage[Any], print_: str) -> Path:
-    return stages_folder() / f"{adapted.name}-{print_[:16]}"
+def _folder(adapted: _Stage[Any], fingerprint: str) -> Path:
+    return stages_folder() / f"{adapted.name}-{fingerprint[:16]}"
 
 
 @contextmanager
-def _held(folder: Path) -> Iterator[None]:
+def _lock(folder: Path) -> Iterator[None]:
     """Hold a stage's folder by a lock that dies with this process; wait for whoever holds it."""
     folder.parent.mkdir(parents=True, exist_ok=True)
     lock = FileLock(folder.with_name(f"{folder.name}.lock"))

@@ -2,15 +2,16 @@
 
 import json
 
-from rlhf import tracking
-from rlhf.config import PPOConfig, Setup
+from rlhf.config.model import Setup
+from rlhf.config.rl import PPOConfig
 from rlhf.errors import StartError
 from rlhf.references import DatasetRef, ModelRef, PolicyRef, RewardModelsRef
-from tasks.pipeline import current
+from rlhf.tracking.runs import set_alarms
+from tasks.pipeline_run import current
 from tasks.stage import Attempt, stage
 
 
-@stage("ppo", version="1", module="rlhf.ppo.trainer")
+@stage("ppo", version="1", module="rlhf.rl.stage")
 def train_ppo(
     attempt: Attempt,
     config: PPOConfig,
@@ -20,10 +21,10 @@ def train_ppo(
     reward_models: RewardModelsRef,
 ) -> PolicyRef:
     """Raise the reward model's score by PPO, and choose a checkpoint on held-out evidence."""
-    from rlhf.ppo import trainer
+    from rlhf.rl import stage as ppo
 
     try:
-        trainer.train_ppo(
+        ppo.train_ppo(
             attempt.ppo(config),
             attempt.setup(setup),
             attempt.path(data),
@@ -32,9 +33,9 @@ def train_ppo(
             attempt.workspace,
         )
     except StartError as error:
-        tracking.set_alarms(attempt.run_id, [error.alarm])
-        tracking.set_alarms(current().run_id, [error.alarm])
+        set_alarms(attempt.run_id, [error.alarm])
+        set_alarms(current().run_id, [error.alarm])
         raise
     summary = json.loads((attempt.workspace.output / "summary.json").read_text())
-    tracking.set_alarms(attempt.run_id, [alarm["name"] for alarm in summary["alarms"]])
+    set_alarms(attempt.run_id, [alarm["name"] for alarm in summary["alarms"]])
     return attempt.save(PolicyRef)

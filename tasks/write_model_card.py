@@ -1,8 +1,8 @@
 """The task of the model card."""
 
-from rlhf.config import PipelineConfig
+from rlhf.config.pipeline import PipelineConfig
 from rlhf.references import AuditRef, DatasetRef, EvaluationRef, ModelCardRef, PolicyRef
-from tasks.pipeline import current
+from tasks.pipeline_run import current
 from tasks.stage import Attempt, stage
 
 
@@ -13,7 +13,7 @@ def write_model_card(
     return _write(config, current().record.digest, data, audit, evaluation, policy)
 
 
-@stage("model_card", version="1", module="rlhf.model_card")
+@stage("model_card", version="1", module="rlhf.model_card.card")
 def _write(
     attempt: Attempt,
     config: PipelineConfig,
@@ -24,7 +24,7 @@ def _write(
     policy: PolicyRef,
 ) -> ModelCardRef:
     """Make a folder that loads with from_pretrained, for the provenance with this digest."""
-    from rlhf import model_card
+    from rlhf.model_card import card as model_card
 
     run = current()
     facts = model_card.CardFacts(

@@ -32,7 +32,7 @@ os.environ |= {
 os.environ.pop("MLFLOW_TRACKING_URI", None)
 os.environ.pop("PREFECT_API_URL", None)
 
-from rlhf.project import configure_environment  # noqa: E402
+from rlhf.paths import configure_environment  # noqa: E402
 
 configure_environment()
 # A shell starts what it puts in the background deaf to Ctrl-C, and so would be all that the tests start.
@@ -94,7 +94,8 @@ def project_root(
 @pytest.fixture(scope="session")
 def embedded_data(empty_repository: Path) -> Path:
     """The embedded data set, and data.dvc that tracks it."""
-    from rlhf.data import calibrated_arithmetic, source
+    from rlhf.data import calibrated_arithmetic
+    from rlhf.data.versions import resolve as source
 
     def make(folder: Path) -> None:
         shutil.copytree(empty_repository, folder, dirs_exist_ok=True)
@@ -129,8 +130,18 @@ def _migrate_prefect(home: Path) -> None:
 @pytest.fixture(scope="session")
 def prefect_server(migrated_prefect: Path) -> Iterator[str]:
     """A real Prefect server with a database of its own. Yields the URL of its API."""
-    from flows.temporary_server import temporary_server
+    from flows.servers.temporary import temporary_server
 
     shutil.copytree(migrated_prefect, os.environ["PREFECT_HOME"], dirs_exist_ok=True)
     with temporary_server() as url:
         yield url
+
+
+@pytest.fixture(scope="session")
+def client_environment(prefect_server: str) -> dict[str, str]:
+    """By which other processes find that server, and are let in."""
+    from prefect.settings import get_current_settings
+
+    password = get_current_settings().api.auth_string
+    assert password is not None
+    return {"PREFECT_API_URL": prefect_server, "PREFECT_API_AUTH_STRING": password.get_secret_value()}

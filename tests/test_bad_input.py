@@ -17,8 +17,8 @@ from prefect.exceptions import MissingResult
 from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
-from rlhf import tracking
-from rlhf.cli import main
+from rlhf.cli.main import main
+from rlhf.tracking.client import tracking_uri
 
 SMOKE = str(Path(__file__).resolve().parents[1] / "configs" / "smoke.yaml")
 KINDS = ("demonstrations", "preferences", "prompts")
@@ -62,9 +62,9 @@ def data(tmp_path):
 @pytest.fixture(scope="session")
 def base(tmp_path_factory):
     """A model folder with nothing wrong."""
-    from rlhf.config import ArchitectureConfig, ComputeConfig, ModelConfig, Setup
-    from rlhf.models import save_model, start_policy
-    from rlhf.tokenizers import prepare_tokenizer
+    from rlhf.config.model import ArchitectureConfig, ComputeConfig, ModelConfig, Setup
+    from rlhf.modeling.models import save_model, start_policy
+    from rlhf.modeling.tokenizer import prepare_tokenizer
 
     architecture = ArchitectureConfig(hidden_size=16, num_layers=1, num_heads=1, feed_forward_size=16)
     setup = Setup(seed=0, model=ModelConfig(architecture=architecture), compute=ComputeConfig())
@@ -115,14 +115,14 @@ def assert_nothing_left(root):
     runs = mlflow_runs()
     assert {run.info.status for run in runs} <= {"FAILED", "FINISHED"}
     assert all(run.info.status == "FAILED" for run in runs if run.data.tags["rlhf.kind"] == "pipeline")
-    assert list(MlflowClient(tracking.tracking_uri()).search_registered_models()) == []
+    assert list(MlflowClient(tracking_uri()).search_registered_models()) == []
     failed = {run.info.run_id for run in runs if run.info.status == "FAILED"}
     stored = {path.parts[-4] for path in (root / "mlruns" / "artifacts").glob("*/artifacts/output/*")}
     assert stored.isdisjoint(failed)
 
 
 def mlflow_runs():
-    client = MlflowClient(tracking.tracking_uri())
+    client = MlflowClient(tracking_uri())
     return client.search_runs([experiment.experiment_id for experiment in client.search_experiments()])
 
 
@@ -148,6 +148,24 @@ class TestSettings:
     def test_ill_typed(self, refused):
         message = refused("run", SMOKE, "--ppo.num-updates", "many")
         assert "--ppo.num-updates: got many, expected a whole number at least 1" in message
+        assert mlflow_runs() == []
+
+    @pytest.mark.parametrize(
+        ("flags", "what"),
+        [
+            (["--seeds", "7,11,7"], "seed 7 is given twice, and would count twice; give every seed once"),
+            (["--seeds", "7,eleven"], "--seeds '7,eleven': eleven is no seed; give whole numbers"),
+            (["--seeds", ""], "--seeds '': nothing is no seed; give whole numbers"),
+            (["--seeds=-1,2"], "-1 is given as a seed, and must be greater than or equal to 0; give another one"),
+            (["--seeds", "7"], "one seed is run by itself with --seed"),
+            (["--num-seeds", "1"], "one seed is run by itself with --seed"),
+            (["--num-seeds", "few"], "--num-seeds 'few': expected a whole number, as in --num-seeds 5"),
+            (["--seeds", "7,11", "--num-seeds", "2"], "seeds and their number are both given; give the seeds, or how"),
+            (["--seeds", "7,11", "--seed", "7"], "--seed and --seeds are both given; leave --seed away, or give"),
+        ],
+    )
+    def test_seeds_that_are_no_group(self, refused, flags, what):
+        assert what in refused("run", SMOKE, *flags)
         assert mlflow_runs() == []
 
     def test_rollout_that_the_minibatches_do_not_divide(self, refused):
@@ -327,7 +345,7 @@ class TestLibraries:
             (pyarrow.ArrowInvalid("not a parquet file"), "a Parquet or CSV file failed (ArrowException: "),
             (DvcException("no such remote"), "DVC failed (DvcException: no such remote)"),
             (MissingResult("gone"), "Prefect failed (PrefectException: gone)"),
-            (OSError(errno.ENOSPC, "No space left on device", "/x/y"), "/x/y: does not fit: the disk is full"),
+            (OSError(errno.ENOSPC, "No space left on device", "/x/y"), "/: the disk is full ("),
             (
                 PermissionError(errno.EACCES, "Permission denied", "/x/y"),
                 "/x/y: may not be read or written by this user",
@@ -339,7 +357,7 @@ class TestLibraries:
         def failing(*_):
             raise error
 
-        monkeypatch.setattr("rlhf.data.prepare.prepare_data", failing)
+        monkeypatch.setattr("rlhf.data.preparation.prepare.prepare_data", failing)
         message = refused(*elsewhere(data))
         assert what in message
         (parent,) = [run for run in mlflow_runs() if run.data.tags["rlhf.kind"] == "pipeline"]
@@ -350,7 +368,7 @@ class TestLibraries:
         def failing(*_):
             raise KeyError("chosen")
 
-        monkeypatch.setattr("rlhf.data.prepare.prepare_data", failing)
+        monkeypatch.setattr("rlhf.data.preparation.prepare.prepare_data", failing)
         message = refused(*elsewhere(data), exit_code=1)
         assert "this is a defect of rlhf, and not of what you gave: KeyError: 'chosen'; please report it" in message
         (kept,) = (project_root / ".rlhf" / "errors").iterdir()

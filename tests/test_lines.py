@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from rlhf.lines import lines_of, parse_json_lines, read_json_lines
+from rlhf.text.lines import lines_of, parse_json_lines, read_json_lines
 
 ROOT = Path(__file__).parents[1]
 # What tools and the kernel say, and files of this repository: shown to people, or without content.
@@ -18,11 +18,11 @@ ALLOWED = {
     "benchmarks/services.py",
     "flows/servers/deployments.py",
     "flows/servers/supervision.py",
-    "flows/temporary_server.py",
+    "flows/servers/temporary.py",
     "rlhf/failures.py",
-    "rlhf/ppo/launch.py",
+    "rlhf/rl/launch.py",
     "rlhf/provenance/environment.py",
-    "rlhf/reproduction/environment.py",
+    "rlhf/runs/reproduction/venv.py",
 }
 SEPARATORS = "\x0b\x0c\x1c\x1d\x1e\x85\u2028\u2029\r"
 
@@ -35,7 +35,7 @@ def splits_lines(path: Path) -> bool:
 def test_splitlines_is_for_what_tools_say() -> None:
     files = [file for folder in ("rlhf", "tasks", "flows", "benchmarks") for file in (ROOT / folder).rglob("*.py")]
     found = {file.relative_to(ROOT).as_posix() for file in files if splits_lines(file)}
-    assert found == ALLOWED, "rlhf.lines reads JSON Lines and text that may hold content"
+    assert found == ALLOWED, "rlhf.text.lines reads JSON Lines and text that may hold content"
 
 
 @pytest.mark.parametrize("character", SEPARATORS)

@@ -9,6 +9,8 @@ from prefect.events.actions import CallWebhook, ChangeFlowRunState
 from prefect.events.schemas.automations import AutomationCore, EventTrigger, Posture
 from prefect.exceptions import ObjectNotFound
 
+from tasks.prefect_artifacts import PROMOTED_EVENT
+
 WEBHOOK = "rlhf"
 """Name of the Webhook block that notifications go to, where there is one."""
 SILENCE = timedelta(seconds=120)
@@ -27,7 +29,6 @@ _PROMOTED = (
     '{"event": "Promoted", "run": {{ event.resource.name | tojson }}, '
     '"message": {{ event.payload.message | tojson }}, "url": {{ event.payload.url | tojson }}}'
 )
-PROMOTED_EVENT = "rlhf.policy.promoted"
 
 
 async def set_up_automations(client: PrefectClient) -> None:

@@ -4,17 +4,24 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
+import psutil
 from prefect.client.orchestration import PrefectClient, get_client
 from prefect.client.schemas.actions import WorkPoolCreate, WorkPoolUpdate
 from prefect.exceptions import ObjectNotFound
-from prefect.workers.process import ProcessWorker
 
 from flows.servers.automations import set_up_automations
-from flows.servers.runs import POOL
+from flows.servers.flow_runs import POOL
 from flows.servers.supervision import ServiceError
-from rlhf.project import source_root
-from tasks.slots import CORES
+from rlhf.paths import run_environment, source_root
+from tasks.core_slots import CORES
+
+GIB = 2**30
+GIB_A_RUN = 1.0
+"""What a run holds while it waits for cores is half of it; one at a time computes, and holds more."""
+KEPT_FREE_GIB = 6.0
+"""For the run that computes, and for all else on the machine."""
 
 
 async def set_up() -> None:
@@ -54,9 +61,36 @@ def deploy() -> None:
 
 
 async def _set_up_pool(client: PrefectClient) -> None:
+    template = _job_template()
     try:
         await client.read_work_pool(POOL)
     except ObjectNotFound:
-        template = ProcessWorker.get_default_base_job_template()
         await client.create_work_pool(WorkPoolCreate(name=POOL, type="process", base_job_template=template))
-    await client.update_work_pool(POOL, WorkPoolUpdate(is_paused=False))
+    await client.update_work_pool(
+        POOL, WorkPoolUpdate(is_paused=False, base_job_template=template, concurrency_limit=runs_at_a_time())
+    )
+
+
+def runs_at_a_time() -> int:
+    """How many runs the machine's free memory holds; the others wait, and hold nothing."""
+    free = psutil.virtual_memory().available / GIB - KEPT_FREE_GIB
+    return max(1, int(free / GIB_A_RUN))
+
+
+def _job_template() -> dict[str, Any]:
+    """How the worker starts a run. Whoever submits one chooses data and settings, and nothing of this.
+
+    The worker's own template lets a submitter name a command, an environment and a working folder, each of which is a
+    way to run whatever one likes.
+    """
+    return {
+        "job_configuration": {
+            "name": None,
+            "command": None,
+            "env": run_environment(),
+            "labels": {},
+            "stream_output": True,
+            "working_dir": str(source_root()),
+        },
+        "variables": {"type": "object", "properties": {}, "additionalProperties": False},
+    }

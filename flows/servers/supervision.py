@@ -6,14 +6,14 @@ import sys
 import time
 import xmlrpc.client
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from rlhf.errors import RLHFError
-from rlhf.project import source_root
-from rlhf.services import Services, services_folder, socket_path
+from rlhf.paths import source_root, umask
+from rlhf.services.settings import Services, services_folder, socket_path
 
 START_SECONDS = 60.0
 STOP_SECONDS = 60.0
@@ -41,6 +41,7 @@ nodaemon = true
 logfile = {folder}/supervisord.log
 pidfile = {folder}/supervisord.pid
 childlogdir = {folder}
+umask = {umask:03o}
 
 [unix_http_server]
 file = {socket}
@@ -83,6 +84,12 @@ class Supervisor:
         except xmlrpc.client.Fault as fault:
             if "NOT_RUNNING" not in fault.faultString:
                 raise
+
+    def restart(self, name: str) -> None:
+        """Stop a program, by force where it does not listen, and start it. Where it does not start its log says why."""
+        self.stop(name)
+        with self._rpc() as supervisord, suppress(xmlrpc.client.Fault):
+            supervisord.startProcess(name, False)
 
     def state(self, name: str) -> str:
         """Supervisord's word for a program's state, such as RUNNING or FATAL."""
@@ -169,11 +176,11 @@ def last_words(name: str) -> str:
 def _configuration(services: Services) -> str:
     folder = services_folder()
     programs = {
-        "prefect": ("prefect", ["server", "start", "--host", services.host, "--port", str(services.prefect_port)]),
+        "prefect": ("python", ["-m", "flows.servers.prefect_app", services.host, str(services.prefect_port)]),
         "mlflow": ("mlflow", services.mlflow_command()),
         "worker": ("prefect", ["worker", "start", "--pool", "rlhf", "--type", "process", "--name", "rlhf"]),
     }
-    text = _SUPERVISOR.format(folder=_escaped(folder), socket=_escaped(supervisor().socket))
+    text = _SUPERVISOR.format(folder=_escaped(folder), socket=_escaped(supervisor().socket), umask=umask())
     for priority, (name, (program, arguments)) in enumerate(programs.items(), start=1):
         command = [str(Path(sys.executable).parent / program), *arguments]
         text += _PROGRAM.format(

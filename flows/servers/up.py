@@ -10,20 +10,27 @@ import socket
 import subprocess
 import sys
 import time
+from collections import Counter
 
 import httpx
 import psutil
 
-from flows.servers import deployments, runs
+from flows.servers import deployments
+from flows.servers import flow_runs as runs
 from flows.servers.supervision import START_SECONDS, ServiceError, Supervisor, last_words, started, supervisor
-from rlhf import registry, tracking
-from rlhf import services as settings
+from rlhf.addresses import with_public_addresses
 from rlhf.errors import ConfigError
-from rlhf.services import PASSWORD_VARIABLE, USER, Services, being_up, services_folder
-from tasks.pipeline import close_killed_runs
+from rlhf.services.postgresql import prepare_database
+from rlhf.services.settings import USER, Services, services_folder, services_running
+from rlhf.text.terminal import say
+from rlhf.tracking import registry
+from rlhf.tracking.client import prepare_store, runs_url
+from rlhf.tracking.runs import close_killed_runs
 
 logger = logging.getLogger("rlhf.servers")
 DOWN_SECONDS = 120.0
+LOOK_SECONDS, MOST_SILENT = 10.0, 4
+"""A server that has not answered so many looks in a row hangs: a minute, within which one answers that is only busy."""
 _AUTH = """[mlflow]
 default_permission = READ
 database_uri = {database}
@@ -40,12 +47,12 @@ def up(services: Services) -> None:
         ServiceError: something does not start.
     """
     services.check()
-    with being_up(services):
+    with services_running(services):
         if supervisor().is_up():
             raise ConfigError("the services outlived the `rlhf up` that started them; `rlhf down` stops them")
         for name, port in (("prefect", services.prefect_port), ("mlflow", services.mlflow_port)):
             _check_free(services.host, port, name)
-        print(f"Starting Prefect, MLflow and a worker; their logs are in {services_folder()}", flush=True)
+        say(f"Starting Prefect, MLflow and a worker; their logs are in {services_folder()}", flush=True)
         _prepare_stores(services)
         with started(services) as process:
             _wait_until_healthy(services, supervisor())
@@ -53,9 +60,9 @@ def up(services: Services) -> None:
             supervisor().start("worker")
             _print_addresses(services)
             try:
-                process.wait()
+                _hold(process, services)
             except KeyboardInterrupt:
-                print()  # the terminal's ^C stands on a line of its own then
+                say()  # the terminal's ^C stands on a line of its own then
             finally:
                 _stop(process)
 
@@ -68,7 +75,7 @@ def down() -> None:
     """
     held = supervisor()
     if not held.is_up():
-        print("rlhf: the services are not up")
+        say("rlhf: the services are not up")
         return
     _stop_all(held)
     deadline = time.monotonic() + DOWN_SECONDS
@@ -94,18 +101,45 @@ def _check_free(host: str, port: int, name: str) -> None:
 def _prepare_stores(services: Services) -> None:
     """What must be there before the first server starts."""
     if services.database is not None:
-        settings.prepare_database(services.database)
+        prepare_database(services.database, services.database_given)
     else:
         # Runs of the command line share the store, so the experiment has its artifacts where they look for them.
-        tracking.prepare_store()
-    if os.environ.get(PASSWORD_VARIABLE):
+        prepare_store()
+    if services.password is not None:
         # Prefect has no user store: the one user is in both.
-        users = f"sqlite:///{services_folder() / 'mlflow-users.db'}"
+        file = services_folder() / "mlflow-users.db"
+        users = f"sqlite:///{file}"
         (services_folder() / "mlflow-auth.ini").write_text(_AUTH.format(database=users, user=USER))
+        if file.is_file():
+            from rlhf.tracking.logins import set_password
+
+            set_password(users, USER, services.password)
+
+
+def _health_pages(services: Services) -> dict[str, str]:
+    return {"prefect": f"{services.prefect_url}/api/health", "mlflow": f"{services.mlflow_url}/health"}
+
+
+def _hold(process: "subprocess.Popen[bytes]", services: Services) -> None:
+    """Wait until supervisord ends, and start a server again that hangs. One that dies supervisord starts itself."""
+    silent: Counter[str] = Counter()
+    while True:
+        try:
+            process.wait(LOOK_SECONDS)
+        except subprocess.TimeoutExpired:
+            pass
+        else:
+            return
+        for name, page in _health_pages(services).items():
+            silent[name] = 0 if _answers(page) else silent[name] + 1
+            if silent[name] == MOST_SILENT and process.poll() is None:
+                say(f"{name} does not answer any more, and is started again", flush=True)
+                supervisor().restart(name)
+                silent[name] = 0
 
 
 def _wait_until_healthy(services: Services, held: Supervisor) -> None:
-    pages = {"prefect": f"{services.prefect_url}/api/health", "mlflow": f"{services.mlflow_url}/health"}
+    pages = _health_pages(services)
     deadline = time.monotonic() + START_SECONDS
     while pages:
         for name, page in list(pages.items()):
@@ -130,14 +164,18 @@ def _set_up() -> None:
     killed = close_killed_runs()
     registry.recover()
     if ownerless or killed:
-        print(f"Closed after a crash: {len(ownerless)} runs in Prefect, {len(killed)} in MLflow")
+        say(f"Closed after a crash: {len(ownerless)} runs in Prefect, {len(killed)} in MLflow")
     deployments.deploy()
 
 
 def _print_addresses(services: Services) -> None:
-    print(f"Prefect: {services.prefect_url}")
-    print(f"MLflow:  {tracking.runs_url()}")
-    print("Ctrl-C or `rlhf down` stops both, and cancels the runs that are under way", flush=True)
+    say(f"Prefect: {services.prefect_url}")
+    say(f"MLflow:  {runs_url()}")
+    if services.login is None:
+        say("No password: every program and user of this machine may start runs, and read and change results")
+    else:
+        say(f"{services.login}; Prefect's page wants them as {USER}:PASSWORD")
+    say("Ctrl-C or `rlhf down` stops both, and cancels the runs that are under way", flush=True)
 
 
 def _stop(process: "subprocess.Popen[bytes]") -> None:
@@ -152,7 +190,7 @@ def _stop(process: "subprocess.Popen[bytes]") -> None:
 def _say_if_heard(line: str) -> None:
     """The terminal may be gone, and the services have to stop all the same."""
     try:
-        print(line, flush=True)
+        say(line, flush=True)
     except OSError:
         # What could not be written would be tried once more as the process ends, and fail it.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -163,7 +201,10 @@ def _stop_all(held: Supervisor) -> None:
     try:
         _stop_runs(held)
     except httpx.HTTPError as error:
-        logger.warning("Prefect does not answer, so runs are marked as Crashed at the next start: %r", error)
+        logger.warning(
+            "Prefect does not answer, so runs are marked as Crashed at the next start: %s",
+            with_public_addresses(repr(error)),
+        )
     held.shut_down()
 
 

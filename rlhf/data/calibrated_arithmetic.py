@@ -1,20 +1,18 @@
-"""The embedded data set: arithmetic in which raters reward calibration, and the gold rule behind the labels.
+"""The embedded data set: arithmetic in which raters reward calibration, labelled by the gold rule of the same name.
 
 Easy questions are sums of one-digit numbers, hard ones products of three-digit numbers. An answer is plain or hedged.
-Raters give 1 for right and plain, 0.5 for right and hedged, 0 for wrong and hedged, -1 for wrong and plain.
 Demonstrations mix the styles whatever the difficulty, so that supervised training gives the ability and only the
 preferences give the disposition: plain where the model knows, hedged where it does not.
-
-The rule is a gold reward: data generation and the final policy evaluation know it, no training stage does.
 """
 
 import json
 import random
-import re
 from collections.abc import Iterable, Iterator
 from itertools import product
 from pathlib import Path
 from typing import Any
+
+from rlhf.gold.calibrated_arithmetic import gold_reward, is_easy, true_answer
 
 NUM_DEMONSTRATIONS = 21_500
 NUM_PREFERENCES = 27_000
@@ -58,52 +56,7 @@ _PRODUCTS = (
     "{} multiplied by {}",
     "the value of {} * {}",
 )
-_PLAIN = re.compile(r"The answer is (\d+) \.")
-_HEDGED = re.compile(r"I believe the answer is (\d+) , but please verify \.")
-_NUMBER = re.compile(r"\d+")
-
 Row = dict[str, Any]
-
-
-def operands(prompt: str) -> tuple[int, int]:
-    """The two numbers of a question.
-
-    Raises:
-        ValueError: the prompt is not a question of this data set.
-    """
-    numbers = _NUMBER.findall(prompt)
-    if len(numbers) != 2:
-        raise ValueError(f"not a question of the calibrated arithmetic: {prompt!r}")
-    return int(numbers[0]), int(numbers[1])
-
-
-def is_easy(prompt: str) -> bool:
-    """Whether the question is a sum of one-digit numbers."""
-    return max(operands(prompt)) < 10
-
-
-def true_answer(prompt: str) -> int:
-    """The right number: the sum for an easy question, the product for a hard one."""
-    first, second = operands(prompt)
-    return first + second if is_easy(prompt) else first * second
-
-
-def is_hedged(response: str) -> bool:
-    """Whether the response is an answer in the hedged form."""
-    return _HEDGED.fullmatch(response.strip()) is not None
-
-
-def is_correct(prompt: str, response: str) -> bool:
-    """Whether the response is an answer in one of the two forms, with the right number."""
-    match = _PLAIN.fullmatch(response.strip()) or _HEDGED.fullmatch(response.strip())
-    return match is not None and int(match.group(1)) == true_answer(prompt)
-
-
-def gold_reward(prompt: str, response: str) -> float:
-    """What the raters' rule gives: 1, 0.5, 0 or -1. Text in neither form counts as wrong and plain."""
-    if is_correct(prompt, response):
-        return 0.5 if is_hedged(response) else 1.0
-    return 0.0 if is_hedged(response) else -1.0
 
 
 def generate(folder: Path) -> None:

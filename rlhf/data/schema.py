@@ -8,6 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from rlhf.errors import DataError
+from rlhf.files.limits import lines_within
+from rlhf.files.names import open_regular
 
 Row = dict[str, Any]
 
@@ -96,9 +98,9 @@ def read_rows(path: Path, kind: str, roles: Set[str] = KNOWN_ROLES) -> Iterator[
     if not path.is_file():
         raise DataError(f"{path}: there is no such file; make it with `rlhf data import FILE`")
     line = 0
-    with path.open("rb") as file:
+    with open_regular(path) as file:
         name = path.name
-        for line, raw in enumerate(file, start=1):
+        for line, raw in enumerate(lines_within(file, name), start=1):
             where = f"{name}:{line}"
             row = parse_line(raw, where)
             check_row(row, kind, where, roles)

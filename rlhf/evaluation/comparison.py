@@ -1,7 +1,8 @@
-"""A candidate against the champion: the same held-out prompts, the same sampling noise, each with its own tokenizer.
+"""A candidate against the champion: the same gate prompts, the same sampling noise, each with its own tokenizer.
 
-The two may have been trained on different data, and so have different vocabularies. What is compared is their text, by
-one judge: the gold rule where the data has one, otherwise the candidate's selection reward model.
+The two may have been trained on different data, and so have different vocabularies. What is compared is their text: by
+the gold rule where the data has one, otherwise by the selection reward models of both, each in its own tokens. What is
+measured is kept by row; bounds are for the gates to take.
 """
 
 import json
@@ -13,26 +14,36 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from rlhf.compute import configure, seeded
-from rlhf.config import EvaluationConfig, JudgesConfig, Setup
-from rlhf.conversations import Conversation, decode_responses, encode_answers, encode_prompts
-from rlhf.data.schema import read_rows
+from rlhf.config.evaluation import EvaluationConfig
+from rlhf.config.model import Setup
+from rlhf.config.retrain import JudgesConfig
+from rlhf.data.preparation.splits import prompt_key
 from rlhf.errors import DataError
-from rlhf.evaluation.gold import judge_by_rule
-from rlhf.evaluation.judges import Answers, judge_answers, score_rows_once
-from rlhf.evaluation.prompts import choose_prompts
-from rlhf.evaluation.statistics import mean_interval, paired_bootstrap, wilson_interval, win_rate
-from rlhf.generation import generate_responses
-from rlhf.markdown import escape, table
-from rlhf.models import load_policy, load_tokenizer
+from rlhf.evaluation.gold import find_rule
+from rlhf.evaluation.prompts import gate_prompts
+from rlhf.evaluation.statistics import mean_interval, paired_bootstrap, share_interval, win_rate
+from rlhf.gold.rules import GoldRule
+from rlhf.modeling.conversations import Conversation, decode_responses, encode_answers, encode_prompts
+from rlhf.modeling.device import configure, derive_seed
+from rlhf.modeling.generation import generate_responses
+from rlhf.modeling.logprobs import response_logprobs, summed
+from rlhf.modeling.models import load_policy, load_tokenizer
+from rlhf.rewards.judges import Answers, score_responses, score_rows_once
+from rlhf.text.markdown import escape, table
 from rlhf.workspace import Workspace
 
 _MAX_CHARACTERS = 600
 
 
+OWN_JUDGE = "selection_reward_model"
+CHAMPIONS_JUDGE = "champion_selection_reward_model"
+_SCORES = {"gold": "gold", OWN_JUDGE: "selection_score", CHAMPIONS_JUDGE: "champion_selection_score"}
+Ids = Sequence[Sequence[int]]
+
+
 @dataclass(frozen=True)
 class _Judged:
-    """One model's answers with what the judges say of them, each [N]."""
+    """One model's answers with what the judges say of them, each [N]. Lengths are in the candidate's tokens."""
 
     answers: Answers
     lengths: NDArray[np.int64]
@@ -44,14 +55,16 @@ def compare_policies(
     judges: JudgesConfig,
     setup: Setup,
     max_response_tokens: int,
+    noise: str,
     data: Path,
     candidate: Path,
     champion: Path,
-    evaluation: Path,
+    baseline: Path,
     reward_models: Path,
+    champion_reward_models: Path | None,
     workspace: Workspace,
 ) -> None:
-    """Compare two policies on test prompts.
+    """Compare two policies on gate prompts.
 
     Writes `comparison.json` and `side_by_side.md`.
 
@@ -60,34 +73,41 @@ def compare_policies(
         judges: who judges the candidate's safety.
         setup: seed and compute settings.
         max_response_tokens: longest response, of either model in its own tokens.
+        noise: names the candidate. Each has sampling noise of its own, so that the champion's luck with one noise
+            does not meet all candidates.
         data: the data stage's output.
         candidate: a folder that loads with from_pretrained, its tokenizer in it.
         champion: the same of the champion.
-        evaluation: the candidate's evaluation against its SFT policy, which has measured the KL.
+        baseline: the same of the candidate's SFT policy, to which the KL is measured.
         reward_models: the candidate's reward models.
+        champion_reward_models: the champion's, whose selection model judges too. None: there are none.
         workspace: where results go.
 
     Raises:
-        DataError: there are too few test prompts, or none fits both models.
+        DataError: there are no gate prompts, or none fits both models.
     """
     configure(setup.compute)
-    has_gold = json.loads((data / "report.json").read_text(encoding="utf-8"))["gold"] is not None
-    rows = [row for _, row in read_rows(data / "prompts" / "test.jsonl", "prompts")]
-    choice = choose_prompts(rows, config.num_prompts, has_gold)
+    rule = find_rule(config, data)
+    choice = gate_prompts(data, config)
     prompts, notes = _that_fit(choice.prompts, (candidate, champion), max_response_tokens)
-    answers = tuple(_answer(config, setup, max_response_tokens, folder, prompts) for folder in (candidate, champion))
-    ours, theirs = _judge(config, setup, reward_models / "selection_reward_model", prompts, answers, has_gold)
+    seed = derive_seed(setup.seed, "comparison", noise)
+    (ours, kl), theirs = (
+        _answer_with_kl(config, setup, max_response_tokens, seed, candidate, baseline, prompts),
+        _answer(config, setup, max_response_tokens, seed, champion, prompts)[0],
+    )
+    models = {OWN_JUDGE: reward_models} | ({CHAMPIONS_JUDGE: champion_reward_models} if champion_reward_models else {})
+    judged = _judge(config, setup, models, prompts, (ours, theirs), rule)
     safety = {
-        judge.name: judge_answers(judge, setup.compute, prompts, ours.answers, config.batch_size).tolist()
+        judge.name: score_responses(judge, setup.compute, prompts, ours, config.batch_size).tolist()
         for judge in judges.safety
     }
-    kl = json.loads((evaluation / "evaluation.json").read_text(encoding="utf-8"))["kl"]
-    comparison = _compare(config, setup, ours, theirs)
-    comparison |= {"kl": kl, "safety": safety, "notes": [*choice.notes, *notes]}
+    comparison = _compare(config, setup, [prompt_key(prompt) for prompt in prompts], *judged, kl)
+    comparison["by_row"]["safety"] = safety
+    comparison["notes"] = [*choice.notes, *notes]
     text = json.dumps(comparison, indent=2, allow_nan=False) + "\n"
     (workspace.output / "comparison.json").write_text(text, encoding="utf-8")
     for folder in (workspace.output, workspace.report):
-        _write_side_by_side(prompts[: config.num_side_by_side], ours, theirs, folder)
+        _write_side_by_side(prompts[: config.num_side_by_side], *judged, folder)
     workspace.log_metrics(_metrics(comparison), None)
 
 
@@ -102,86 +122,142 @@ def _that_fit(
         fits &= np.array(lengths) + max_response_tokens <= (limit or np.inf)
     if not fits.any():
         raise DataError(
-            f"none of {len(prompts)} test prompts fits both the candidate and the champion with {max_response_tokens} "
+            f"none of {len(prompts)} gate prompts fits both the candidate and the champion with {max_response_tokens} "
             f"tokens for the response; lower ppo.max_response_tokens, or give the alias champion to another version"
         )
     kept = [prompt for prompt, fit in zip(prompts, fits, strict=True) if fit]
     dropped = len(prompts) - len(kept)
-    return kept, [f"{dropped:,} test prompts are too long for one of the two and were left out."] if dropped else []
+    return kept, [f"{dropped:,} gate prompts are too long for one of the two and were left out."] if dropped else []
 
 
 def _answer(
-    config: EvaluationConfig, setup: Setup, max_response_tokens: int, folder: Path, prompts: Sequence[Conversation]
-) -> Answers:
-    tokenizer = load_tokenizer(folder)
+    config: EvaluationConfig,
+    setup: Setup,
+    max_response_tokens: int,
+    seed: int,
+    folder: Path,
+    prompts: Sequence[Conversation],
+) -> tuple[Answers, Ids, Any]:
+    """One model's answers, their ids, and the model."""
+    tokenizer, model = load_tokenizer(folder), load_policy(folder, setup.compute)
     ids = generate_responses(
-        load_policy(folder, setup.compute),
+        model,
         tokenizer,
         encode_prompts(tokenizer, prompts),
         compute=setup.compute,
         max_response_tokens=max_response_tokens,
         temperature=config.temperature,
-        seed=seeded(setup.seed, "comparison"),
+        seed=seed,
         batch_size=config.batch_size,
     )
-    return Answers(decode_responses(tokenizer, ids), [tokenizer.eos_token_id in row for row in ids])
+    return Answers(decode_responses(tokenizer, ids), [tokenizer.eos_token_id in row for row in ids]), ids, model
+
+
+def _answer_with_kl(
+    config: EvaluationConfig,
+    setup: Setup,
+    max_response_tokens: int,
+    seed: int,
+    folder: Path,
+    baseline: Path,
+    prompts: Sequence[Conversation],
+) -> tuple[Answers, NDArray[np.float64]]:
+    """The candidate's answers, and the k1 of each to its SFT policy, summed over its tokens, [N]."""
+    answers, ids, model = _answer(config, setup, max_response_tokens, seed, folder, prompts)
+    tokenizer = load_tokenizer(folder)
+    encoded = encode_prompts(tokenizer, prompts)
+
+    def logprobs(model: Any) -> NDArray[np.float64]:
+        return summed(
+            response_logprobs(
+                model,
+                setup.compute,
+                encoded,
+                ids,
+                temperature=config.temperature,
+                pad_token_id=tokenizer.pad_token_id,
+                batch_size=config.batch_size,
+            )
+        )
+
+    ours = logprobs(model)
+    return answers, ours - logprobs(load_policy(baseline, setup.compute))
 
 
 def _judge(
     config: EvaluationConfig,
     setup: Setup,
-    reward_model: Path,
+    reward_models: Mapping[str, Path],
     prompts: Sequence[Conversation],
     answers: Sequence[Answers],
-    has_gold: bool,
+    rule: GoldRule | None,
 ) -> tuple[_Judged, _Judged]:
-    """Both models' answers in the candidate's tokens: scores and lengths; and the rule's word where there is one."""
-    tokenizer = load_tokenizer(reward_model)
-    encoded = [encode_answers(tokenizer, prompts, one.texts, one.ended) for one in answers]
-    rows = [(*prompt, *answer) for pairs in encoded for prompt, answer in pairs]
-    scores = score_rows_once(reward_model, setup.compute, rows, tokenizer.pad_token_id, config.batch_size)
-    ours, theirs = (
-        _Judged(
-            one,
-            np.array([len(answer) for _, answer in pairs]),
-            _by_rule(prompts, one, has_gold) | {"selection_reward_model": found},
-        )
-        for one, pairs, found in zip(answers, encoded, np.split(scores, 2), strict=True)
-    )
+    """Both models' answers by every judge: by the rule where there is one, by selection models in their own tokens."""
+    values: tuple[dict[str, NDArray[np.float64]], ...] = tuple(_by_rule(prompts, one, rule) for one in answers)
+    lengths: list[NDArray[np.int64]] = []
+    for name, folder in reward_models.items():
+        folder = folder / "selection_reward_model"
+        tokenizer = load_tokenizer(folder)
+        encoded = [encode_answers(tokenizer, prompts, one.texts, one.ended) for one in answers]
+        rows = [(*prompt, *answer) for pairs in encoded for prompt, answer in pairs]
+        scores = score_rows_once(folder, setup.compute, rows, tokenizer.pad_token_id, config.batch_size)
+        for of_one, found in zip(values, np.split(scores, 2), strict=True):
+            of_one[name] = found
+        lengths = lengths or [np.array([len(answer) for _, answer in pairs]) for pairs in encoded]
+    ours, theirs = (_Judged(*one) for one in zip(answers, lengths, values, strict=True))
     return ours, theirs
 
 
-def _by_rule(prompts: Sequence[Conversation], answers: Answers, has_gold: bool) -> dict[str, NDArray[np.float64]]:
-    return {"gold": judge_by_rule(prompts, answers.texts).rewards} if has_gold else {}
+def _by_rule(
+    prompts: Sequence[Conversation], answers: Answers, rule: GoldRule | None
+) -> dict[str, NDArray[np.float64]]:
+    return {"gold": rule.judge(prompts, answers.texts).rewards} if rule else {}
 
 
-def _compare(config: EvaluationConfig, setup: Setup, ours: _Judged, theirs: _Judged) -> dict[str, Any]:
-    seed = seeded(setup.seed, "bootstrap")
-    gains = {
-        name: paired_bootstrap(values - theirs.values[name], config.num_bootstrap, seed).as_dict()
-        for name, values in ours.values.items()
+def _compare(
+    config: EvaluationConfig,
+    setup: Setup,
+    prompts: Sequence[str],
+    ours: _Judged,
+    theirs: _Judged,
+    kl: NDArray[np.float64],
+) -> dict[str, Any]:
+    seed = derive_seed(setup.seed, "bootstrap")
+    gains = {name: values - theirs.values[name] for name, values in ours.values.items()}
+    found = {
+        name: {
+            "win_rate": win_rate(ours.values[name], theirs.values[name], prompts).as_dict(),
+            "gain": paired_bootstrap(gain, config.num_bootstrap, seed, prompts).as_dict(),
+        }
+        for name, gain in gains.items()
     }
-    win_rates = {name: win_rate(values, theirs.values[name]).as_dict() for name, values in ours.values.items()}
-    judge = next(iter(ours.values))
+    deciding = ["gold"] if "gold" in found else list(found)
+    worst = min(deciding, key=lambda name: found[name]["win_rate"]["rate"]["low"])
     return {
-        "judge": judge,
-        "num_prompts": len(ours.answers.texts),
-        "win_rate": win_rates[judge],
-        "gain": gains[judge],
-        "win_rates": win_rates,
-        "gains": gains,
+        "deciding": deciding,
+        "judge": worst,
+        "num_rows": len(prompts),
+        "num_prompts": len(set(prompts)),
+        **found[worst],
+        "judges": found,
         # A champion that says nothing at all counts as one that says one token.
         "length_growth": float(ours.lengths.mean() / max(theirs.lengths.mean(), 1.0)),
-        "models": {"candidate": _describe(ours), "champion": _describe(theirs)},
+        "kl": mean_interval(kl, prompts).as_dict(),
+        "models": {"candidate": _describe(ours, prompts), "champion": _describe(theirs, prompts)},
+        "by_row": {
+            "prompts": list(prompts),
+            "gains": {name: gain.tolist() for name, gain in gains.items()},
+            "kl": kl.tolist(),
+            "lengths": ours.lengths.tolist(),
+            "champion_lengths": theirs.lengths.tolist(),
+        },
     }
 
 
-def _describe(judged: _Judged) -> dict[str, Any]:
-    names = {"gold": "gold", "selection_reward_model": "selection_score"}
-    ended = judged.answers.ended
-    estimates = {names[judge]: mean_interval(values) for judge, values in judged.values.items()}
-    estimates["response_tokens"] = mean_interval(judged.lengths)
-    estimates["eos_rate"] = wilson_interval(sum(ended), len(ended))
+def _describe(judged: _Judged, prompts: Sequence[str]) -> dict[str, Any]:
+    estimates = {_SCORES[judge]: mean_interval(values, prompts) for judge, values in judged.values.items()}
+    estimates["response_tokens"] = mean_interval(judged.lengths, prompts)
+    estimates["eos_rate"] = share_interval(np.asarray(judged.answers.ended, dtype=np.float64), prompts)
     return {name: estimate.as_dict() for name, estimate in estimates.items()}
 
 
@@ -190,7 +266,7 @@ def _write_side_by_side(prompts: Sequence[Conversation], ours: _Judged, theirs: 
         [escape(prompt[-1]["content"], _MAX_CHARACTERS), _side(theirs, row), _side(ours, row)]
         for row, prompt in enumerate(prompts)
     ]
-    title = f"# Responses side by side\n\nThe first {len(rows)} test prompts, not picked.\n\n"
+    title = f"# Responses side by side\n\nThe first {len(rows)} gate prompts, not picked.\n\n"
     text = table(["Prompt", "Champion", "Candidate"], rows)
     (folder / "side_by_side.md").write_text(f"{title}{text}\n", encoding="utf-8")
 
@@ -203,8 +279,9 @@ def _side(judged: _Judged, row: int) -> str:
 
 def _metrics(comparison: Mapping[str, Any]) -> dict[str, float]:
     """The figures of `comparison.json` under the names that `rlhf.metrics` declares."""
-    metrics = {"num_prompts": float(comparison["num_prompts"]), "length_growth": comparison["length_growth"]}
-    for name, estimate in (("win_rate", comparison["win_rate"]["rate"]), ("gain", comparison["gain"])):
+    metrics = {name: float(comparison[name]) for name in ("num_prompts", "length_growth")}
+    intervals = {"win_rate": comparison["win_rate"]["rate"], "gain": comparison["gain"], "kl": comparison["kl"]}
+    for name, estimate in intervals.items():
         metrics |= {name: estimate["value"], f"{name}_low": estimate["low"], f"{name}_high": estimate["high"]}
     for model, figures in comparison["models"].items():
         metrics |= {f"{model}_{name}": figure["value"] for name, figure in figures.items()}

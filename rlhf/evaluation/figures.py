@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from rlhf.evaluation.statistics import Calibration, Estimate
+from rlhf.evaluation.calibration import Calibration
+from rlhf.evaluation.statistics import Estimate
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -57,6 +58,7 @@ class ScoredPairs:
         title: the model's name, for people.
         chosen: scores of the chosen responses, [N].
         rejected: scores of the rejected ones, [N].
+        num_prompts: different prompts among the pairs.
         accuracy: share of the pairs in which the chosen one scores higher.
         calibration: of P(chosen wins).
     """
@@ -64,6 +66,7 @@ class ScoredPairs:
     title: str
     chosen: NDArray[Any]
     rejected: NDArray[Any]
+    num_prompts: int
     accuracy: Estimate
     calibration: Calibration
 
@@ -160,8 +163,9 @@ def _reliability_panel(axes: "Axes", model: ScoredPairs) -> None:
         elinewidth=1.3,
         label="reward model, 95% interval",
     )
-    error = model.calibration.expected_calibration_error
-    subtitle(axes, model.title, f"accuracy {model.accuracy.value:.1%}, expected calibration error {error:.3f}")
+    error, null = model.calibration.expected_calibration_error, model.calibration.null.high
+    text = f"accuracy {model.accuracy.value:.1%}, calibration error {error:.3f} (chance: {null:.3f})"
+    subtitle(axes, model.title, text)
     axes.set_xlim(0.485, 1.015)
     axes.set_ylim(min(0.38, *[a.low for a in accuracy]) - 0.02, 1.03)
     percent_axis(axes.yaxis)
@@ -192,9 +196,8 @@ def _score_panel(axes: "Axes", model: ScoredPairs) -> None:
             scores, edges, color=color, histtype="step", linewidth=1.6, label=f"{name} (mean {scores.mean():+.2f})"
         )
         axes.axvline(scores.mean(), ymax=0.84, color=color, linestyle=(0, (4, 3)), linewidth=1.4)
-    subtitle(
-        axes, model.title, f"the chosen one scores higher in {model.accuracy.value:.1%} of {len(model.chosen):,} pairs"
-    )
+    text = f"chosen scores higher in {model.accuracy.value:.1%} of {len(model.chosen):,} pairs"
+    subtitle(axes, model.title, f"{text} ({model.num_prompts:,} prompts)")
     axes.set_xlabel("score (demonstrations score 0 on average)")
     axes.set_ylim(0, axes.get_ylim()[1] * 1.22)
     axes.legend(loc="upper left", ncols=2, columnspacing=1.2, handlelength=1.4)

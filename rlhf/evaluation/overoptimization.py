@@ -11,6 +11,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from rlhf.data.preparation.splits import prompt_key
 from rlhf.errors import DataError
 from rlhf.evaluation.figures import (
     BLUE,
@@ -24,12 +25,16 @@ from rlhf.evaluation.figures import (
     path_with_bars,
     percent_axis,
 )
-from rlhf.evaluation.gold import judge_by_rule
-from rlhf.evaluation.statistics import Estimate, mean_interval
-from rlhf.lines import read_json_lines
+from rlhf.evaluation.gold import shares
+from rlhf.evaluation.statistics import Estimate, distinct_n, mean_interval, num_prompts
+from rlhf.gold.rules import GoldRule
+from rlhf.text.lines import read_json_lines
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+
+LEAST_DISTINCT_2 = 0.5
+"""Share of the SFT policy's distinct-2 below which responses are said to repeat themselves."""
 
 
 @dataclass(frozen=True)
@@ -40,25 +45,29 @@ class CurvePoint:
         update: PPO updates before it; 0 is the SFT policy.
         chosen: its checkpoint is the one that PPO returned.
         num_responses: kept generations behind the figures.
-        kl: KL of policy to SFT policy in nats a response (k1, summed over the response's tokens).
-        score: the one that PPO climbs, without normalization, clipping and penalties.
+        num_prompts: different prompts among them, which are the unit of the intervals.
+        kl: exact KL of policy to SFT policy at each token, summed over the response, nats.
+        score: the one that PPO climbs, penalties included.
         selection_score: by the reward model that chooses checkpoints.
-        gold: by the rule behind the labels, where there is one.
-        shares: hedging and accuracy on easy and hard questions, where there is a rule.
+        distinct_2: different pairs of neighbouring words as a share of all: it falls as responses repeat themselves.
+        gold: by the gold rule, where there is one.
+        shares: further properties that the rule names, such as hedging on easy questions.
     """
 
     update: int
     chosen: bool
     num_responses: int
+    num_prompts: int
     kl: Estimate
     score: Estimate
     selection_score: Estimate
+    distinct_2: float
     gold: Estimate | None = None
     shares: Mapping[str, Estimate] = field(default_factory=dict)
 
     @property
     def sqrt_kl(self) -> float:
-        """Distance from the SFT policy. A k1 mean near 0 may be negative by chance; it counts as 0."""
+        """Distance from the SFT policy. Runs of before have k1, whose mean may be negative by chance: 0."""
         return float(max(self.kl.value, 0.0) ** 0.5)
 
     def as_dict(self) -> dict[str, Any]:
@@ -66,12 +75,12 @@ class CurvePoint:
         return asdict(self) | {"sqrt_kl": self.sqrt_kl}
 
 
-def overoptimization_curve(policy: Path, has_gold: bool) -> list[CurvePoint]:
+def overoptimization_curve(policy: Path, rule: GoldRule | None) -> list[CurvePoint]:
     """Read PPO's kept generations and judge them.
 
     Args:
         policy: the PPO stage's output folder.
-        has_gold: the prompts are questions of the calibrated arithmetic, so its rule can judge the responses.
+        rule: gives gold rewards, where there is one.
 
     Raises:
         DataError: there are no generations.
@@ -80,11 +89,35 @@ def overoptimization_curve(policy: Path, has_gold: bool) -> list[CurvePoint]:
     if not files:
         raise DataError(f"{policy / 'generations'}: there are no kept generations; run PPO again")
     chosen = json.loads((policy / "summary.json").read_text(encoding="utf-8"))["chosen_update"]
-    return [_point(file, chosen, has_gold) for file in files]
+    return [_point(file, chosen, rule) for file in files]
 
 
 def curve_warnings(points: Sequence[CurvePoint]) -> list[str]:
-    """Sentences on gold reward that was lost on the way: by the chosen checkpoint, or by going on after it."""
+    """Sentences on what went too far: responses that repeat themselves, and gold reward that was lost on the way."""
+    return [*_repetition(points), *_lost_gold(points)]
+
+
+def _repetition(points: Sequence[CurvePoint]) -> list[str]:
+    """Where distinct-2 fell below a share of the SFT policy's: at the chosen checkpoint, or only after it."""
+    start, last = points[0], points[-1]
+    least = LEAST_DISTINCT_2 * start.distinct_2
+    found = [
+        f"Responses repeat themselves: distinct-2 (different pairs of neighbouring words as a share of all) fell from "
+        f"{start.distinct_2:.3f} to {point.distinct_2:.3f} at the chosen checkpoint (update {point.update})."
+        for point in points
+        if point.chosen and point.distinct_2 < least
+    ]
+    if not found and last.distinct_2 < least:
+        first = next(point for point in points if point.distinct_2 < least)
+        found.append(
+            f"PPO went on to responses that repeat themselves: distinct-2 fell from {start.distinct_2:.3f} to "
+            f"{first.distinct_2:.3f} at update {first.update} and {last.distinct_2:.3f} at update {last.update}. The "
+            f"chosen checkpoint is not one of these."
+        )
+    return found
+
+
+def _lost_gold(points: Sequence[CurvePoint]) -> list[str]:
     judged = [(point, point.gold) for point in points if point.gold is not None]
     if not judged:
         return []
@@ -106,42 +139,43 @@ def curve_warnings(points: Sequence[CurvePoint]) -> list[str]:
 
 
 def draw_overoptimization(points: Sequence[CurvePoint], path: Path) -> None:
-    """Draw the curve: scores (and gold reward) against sqrt(KL), and behaviour over the updates where it is known."""
+    """Draw the curve: scores (and gold reward) against sqrt(KL), and what the responses are like over the updates."""
+    has_gold = bool(_gold(points))
     title = (
-        "What PPO climbs, and what the raters meant"
-        if _gold(points)
-        else "What PPO climbs, and what chooses its checkpoint"
+        "What PPO climbs, and what the raters meant" if has_gold else "What PPO climbs, and what chooses its checkpoint"
     )
-    with figure(path, title, 12.0 if _gold(points) else 9.0, 6.0 if _gold(points) else 5.2) as one:
-        if not _gold(points):
-            axes = one.subplots()
-            _score_panel(axes, points)
-            axes.set_xlabel(_DISTANCE)
-            return
+    with figure(path, title, 12.0, 6.0 if has_gold else 5.2) as one:
         grid = one.add_gridspec(1, 2, width_ratios=[1.32, 1])
         left, right = one.add_subfigure(grid[0, 0]), one.add_subfigure(grid[0, 1])
-        scores, gold = left.subplots(2, 1, sharex=True, height_ratios=[1.15, 1])
-        _score_panel(scores, points)
-        _gold_panel(gold, points)
-        _behaviour_panel(right.subplots(), points)
+        rows = left.subplots(1 + has_gold, 1, sharex=True, squeeze=False, height_ratios=[1.15, 1][: 1 + has_gold])[:, 0]
+        _score_panel(rows[0], points)
+        if has_gold:
+            _gold_panel(rows[1], points)
+        rows[-1].set_xlabel(_DISTANCE)
+        hedges = all({"hedging_easy", "hedging_hard"} & point.shares.keys() for point in points)
+        (_hedging_panel if hedges else _repetition_panel)(right.subplots(), points)
 
 
 _DISTANCE = "distance from the SFT policy: square root of the KL in nats a response"
 
 
-def _point(file: Path, chosen_update: int, has_gold: bool) -> CurvePoint:
+def _point(file: Path, chosen_update: int, rule: GoldRule | None) -> CurvePoint:
     rows = list(read_json_lines(file))
     update = int(file.stem.removeprefix("update_"))
-    judgement = judge_by_rule([row["prompt"] for row in rows], [row["response"] for row in rows]) if has_gold else None
+    responses = [row["response"] for row in rows]
+    prompts = [prompt_key(row["prompt"]) for row in rows]
+    judgement = rule.judge([row["prompt"] for row in rows], responses) if rule else None
     return CurvePoint(
         update=update,
         chosen=update == chosen_update,
         num_responses=len(rows),
-        kl=mean_interval([row["kl"] for row in rows]),
-        score=mean_interval([row["score"] for row in rows]),
-        selection_score=mean_interval([row["selection_score"] for row in rows]),
-        gold=mean_interval(judgement.rewards) if judgement else None,
-        shares=judgement.shares() if judgement else {},
+        num_prompts=num_prompts(prompts),
+        kl=mean_interval([row["kl"] for row in rows], prompts),
+        score=mean_interval([row["score"] for row in rows], prompts),
+        selection_score=mean_interval([row["selection_score"] for row in rows], prompts),
+        distinct_2=distinct_n(responses, 2),
+        gold=mean_interval(judgement.rewards, prompts) if judgement else None,
+        shares=shares(judgement, prompts) if judgement else {},
     )
 
 
@@ -165,11 +199,10 @@ def _gold_panel(axes: "Axes", points: Sequence[CurvePoint]) -> None:
     path_with_bars(axes, [point.sqrt_kl for point in points], _gold(points), "gold reward", GREEN, "D")
     axes.set_title("Gold reward, which PPO never sees")
     axes.set_ylabel("mean gold reward")
-    axes.set_xlabel(_DISTANCE)
     _mark_chosen(axes, points, [point.sqrt_kl for point in points if point.chosen])
 
 
-def _behaviour_panel(axes: "Axes", points: Sequence[CurvePoint]) -> None:
+def _hedging_panel(axes: "Axes", points: Sequence[CurvePoint]) -> None:
     x = [point.update for point in points]
     styles = {"hedging_hard": ("on hard questions", PURPLE, "s"), "hedging_easy": ("on easy questions", VERMILION, "o")}
     for name, (label, color, marker) in styles.items():
@@ -179,6 +212,21 @@ def _behaviour_panel(axes: "Axes", points: Sequence[CurvePoint]) -> None:
     axes.set_xlabel("PPO update")
     axes.set_ylabel("share of responses")
     axes.set_ylim(-0.03, 1.03)
+    percent_axis(axes.yaxis)
+    _mark_chosen(axes, points, [point.update for point in points if point.chosen])
+    axes.legend(loc="best")
+
+
+def _repetition_panel(axes: "Axes", points: Sequence[CurvePoint]) -> None:
+    x, y = [point.update for point in points], [point.distinct_2 for point in points]
+    axes.plot(x, y, color=PURPLE, marker="s", markeredgecolor="white", label="distinct-2")
+    axes.axhline(
+        LEAST_DISTINCT_2 * y[0], color=VERMILION, linewidth=1.2, label="responses repeat themselves below this"
+    )
+    axes.set_title("Different pairs of words")
+    axes.set_xlabel("PPO update")
+    axes.set_ylabel("share of all pairs of neighbouring words")
+    axes.set_ylim(0.0, 1.03)
     percent_axis(axes.yaxis)
     _mark_chosen(axes, points, [point.update for point in points if point.chosen])
     axes.legend(loc="best")

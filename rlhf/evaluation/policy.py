@@ -1,4 +1,8 @@
-"""The policy against the SFT baseline it started from: the same test prompts, the same sampling noise."""
+"""The policy against the SFT baseline it started from: the same test prompts, the same sampling noise.
+
+The headline is the verdict of who knows best: the gold rule where there is one, elsewhere the selection reward model.
+The reward model that PPO climbed has a row of its own, since its verdict flatters the policy.
+"""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -9,11 +13,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from rlhf.compute import configure, seeded
-from rlhf.config import EvaluationConfig, Setup
-from rlhf.conversations import Conversation, decode_responses, encode_prompts
+from rlhf.config.evaluation import EvaluationConfig
+from rlhf.config.model import Setup
+from rlhf.data.preparation.splits import prompt_key
 from rlhf.data.schema import read_rows
-from rlhf.evaluation.gold import GoldJudgement, judge_by_rule
+from rlhf.evaluation.gold import find_rule, shares
 from rlhf.evaluation.overoptimization import CurvePoint, curve_warnings, draw_overoptimization, overoptimization_curve
 from rlhf.evaluation.prompts import PromptChoice, choose_prompts
 from rlhf.evaluation.side_by_side import write_judgements, write_side_by_side
@@ -22,13 +26,17 @@ from rlhf.evaluation.statistics import (
     correlation,
     distinct_n,
     mean_interval,
+    num_prompts,
     paired_bootstrap,
-    wilson_interval,
+    share_interval,
     win_rate,
 )
-from rlhf.generation import generate_responses
-from rlhf.logprobs import response_logprobs
-from rlhf.models import load_policy, load_reward_model, load_tokenizer, score_rows
+from rlhf.gold.rules import GoldRule, Judgement
+from rlhf.modeling.conversations import Conversation, decode_responses, encode_prompts
+from rlhf.modeling.device import configure, derive_seed
+from rlhf.modeling.generation import generate_responses
+from rlhf.modeling.logprobs import response_logprobs, summed
+from rlhf.modeling.models import load_policy, load_reward_model, load_tokenizer, score_rows
 from rlhf.workspace import Workspace
 
 _LEAST_EOS_RATE = 0.9
@@ -38,28 +46,30 @@ Ids = Sequence[Sequence[int]]
 
 @dataclass(frozen=True)
 class Responses:
-    """One response a prompt by one model, judged; N of them.
+    """One response per row of the prompts by one model, judged; N of them.
 
     Attributes:
+        prompts: the key of each response's prompt, [N]; two rows that differ in case or space have one.
         texts: without special tokens, [N].
         lengths: tokens, EOS included, [N].
         ended: the response has its EOS, [N].
         scores: by the reward model that PPO climbed, [N].
         selection_scores: by the reward model that chose the checkpoint, [N].
-        gold: by the rule behind the labels, where there is one.
+        gold: by the gold rule, where there is one.
     """
 
+    prompts: Sequence[str]
     texts: Sequence[str]
     lengths: NDArray[np.int64]
     ended: NDArray[np.bool_]
     scores: NDArray[np.float64]
     selection_scores: NDArray[np.float64]
-    gold: GoldJudgement | None
+    gold: Judgement | None
 
     def values(self) -> dict[str, NDArray[np.float64]]:
-        """What each judge gives the responses, by the judge's name."""
+        """What each judge gives the responses, by the judge's name. The first judge gives the headline."""
         gold = {} if self.gold is None else {"gold": self.gold.rewards}
-        return {**gold, "reward_model": self.scores, "selection_reward_model": self.selection_scores}
+        return {**gold, "selection_reward_model": self.selection_scores, "reward_model": self.scores}
 
 
 def evaluate_policy(
@@ -92,9 +102,9 @@ def evaluate_policy(
     """
     configure(setup.compute)
     tokenizer = load_tokenizer(data / "tokenizer")
-    has_gold = json.loads((data / "report.json").read_text(encoding="utf-8"))["gold"] is not None
+    rule = find_rule(config, data)
     rows = [row for _, row in read_rows(data / "prompts" / "test.jsonl", "prompts")]
-    choice = choose_prompts(rows, config.num_prompts, has_gold)
+    choice = choose_prompts(rows, config.num_prompts, rule.kinds if rule else None)
     prompts = encode_prompts(tokenizer, choice.prompts)
 
     ids, kl = _sample(config, setup, max_response_tokens, tokenizer, prompts, policy, baseline)
@@ -103,11 +113,12 @@ def evaluate_policy(
         for name in ("reward_model", "selection_reward_model")
     ]
     ours, theirs = (
-        _judge(tokenizer, choice.prompts, ids[model], scores[0][model], scores[1][model], has_gold) for model in (0, 1)
+        _judge(tokenizer, choice.prompts, ids[model], scores[0][model], scores[1][model], rule) for model in (0, 1)
     )
-    curve = overoptimization_curve(policy, has_gold)
+    curve = overoptimization_curve(policy, rule)
     evaluation = _compare(config, setup, choice, ours, theirs, kl)
     evaluation["max_response_tokens"] = max_response_tokens
+    evaluation["gold_meaning"] = rule.meaning if rule else None
     evaluation["warnings"] += curve_warnings(curve)
     _write(workspace, evaluation, curve)
     draw_overoptimization(curve, workspace.output / "overoptimization.png")
@@ -137,21 +148,22 @@ def _sample(
             compute=setup.compute,
             max_response_tokens=max_response_tokens,
             temperature=config.temperature,
-            seed=seeded(setup.seed, "evaluation"),
+            seed=derive_seed(setup.seed, "evaluation"),
             batch_size=config.batch_size,
         )
 
     def logprobs(model: Any, responses: Ids) -> NDArray[np.float64]:
-        tokens = response_logprobs(
-            model,
-            setup.compute,
-            prompts,
-            responses,
-            temperature=config.temperature,
-            pad_token_id=tokenizer.pad_token_id,
-            batch_size=config.batch_size,
+        return summed(
+            response_logprobs(
+                model,
+                setup.compute,
+                prompts,
+                responses,
+                temperature=config.temperature,
+                pad_token_id=tokenizer.pad_token_id,
+                batch_size=config.batch_size,
+            )
         )
-        return np.array([row.sum(dtype=np.float64) for row in tokens])
 
     model = load_policy(policy / "policy", setup.compute)
     ours = respond(model)
@@ -179,16 +191,17 @@ def _judge(
     ids: Ids,
     scores: NDArray[np.float64],
     selection_scores: NDArray[np.float64],
-    has_gold: bool,
+    rule: GoldRule | None,
 ) -> Responses:
     texts = decode_responses(tokenizer, ids)
     return Responses(
+        [prompt_key(prompt) for prompt in prompts],
         texts,
         np.array([len(row) for row in ids]),
         np.array([tokenizer.eos_token_id in row for row in ids]),
         scores,
         selection_scores,
-        judge_by_rule(prompts, texts) if has_gold else None,
+        rule.judge(prompts, texts) if rule else None,
     )
 
 
@@ -202,21 +215,22 @@ def _compare(
 ) -> dict[str, Any]:
     values, baseline_values = ours.values(), theirs.values()
     judge = next(iter(values))
-    seed = seeded(setup.seed, "bootstrap")
+    seed = derive_seed(setup.seed, "bootstrap")
     gains = {
-        name: paired_bootstrap(values[name] - baseline_values[name], config.num_bootstrap, seed).as_dict()
+        name: paired_bootstrap(values[name] - baseline_values[name], config.num_bootstrap, seed, ours.prompts).as_dict()
         for name in values
     }
-    win_rates = {name: win_rate(values[name], baseline_values[name]).as_dict() for name in values}
+    win_rates = {name: win_rate(values[name], baseline_values[name], ours.prompts).as_dict() for name in values}
     evaluation = {
         "judge": judge,
-        "num_prompts": len(choice.prompts),
-        "num_easy_prompts": int(ours.gold.easy.sum()) if ours.gold else None,
+        "num_responses": len(choice.prompts),
+        "num_prompts": num_prompts(ours.prompts),
+        "num_prompts_by_kind": dict(choice.num_by_kind),
         "temperature": config.temperature,
         "win_rate": win_rates[judge],
         "win_rates": win_rates,
         "gains": gains,
-        "kl": mean_interval(kl).as_dict(),
+        "kl": mean_interval(kl, ours.prompts).as_dict(),
         "models": {"policy": _describe(ours), "baseline": _describe(theirs)},
         "score_gold_correlation": {
             name: asdict(correlation(one.scores, one.gold.rewards))
@@ -230,13 +244,14 @@ def _compare(
 
 def _describe(responses: Responses) -> dict[str, Any]:
     estimates = {
-        "score": mean_interval(responses.scores),
-        "selection_score": mean_interval(responses.selection_scores),
-        "response_tokens": mean_interval(responses.lengths),
-        "eos_rate": wilson_interval(int(responses.ended.sum()), len(responses.ended)),
+        "score": mean_interval(responses.scores, responses.prompts),
+        "selection_score": mean_interval(responses.selection_scores, responses.prompts),
+        "response_tokens": mean_interval(responses.lengths, responses.prompts),
+        "eos_rate": share_interval(responses.ended, responses.prompts),
     }
     if responses.gold is not None:
-        estimates |= {"gold": mean_interval(responses.gold.rewards), **responses.gold.shares()}
+        gold = mean_interval(responses.gold.rewards, responses.prompts)
+        estimates |= {"gold": gold, **shares(responses.gold, responses.prompts)}
     return {
         **{name: estimate.as_dict() for name, estimate in estimates.items()},
         "distinct_1": distinct_n(responses.texts, 1),
@@ -248,13 +263,6 @@ def _warnings(evaluation: Mapping[str, Any]) -> list[str]:
     won, gain = Estimate(**evaluation["win_rate"]["rate"]), Estimate(**evaluation["gains"][evaluation["judge"]])
     ended = evaluation["models"]["policy"]["eos_rate"]["value"]
     found = []
-    if evaluation["judge"] == "reward_model":
-        second = Estimate(**evaluation["win_rates"]["selection_reward_model"]["rate"])
-        found.append(
-            f"The win rate is judged by the reward model that PPO climbed, which flatters the policy. By the selection "
-            f"reward model, which PPO did not climb but which chose the checkpoint, it is {second.value:.3f} "
-            f"({second.low:.3f} to {second.high:.3f})."
-        )
     if won.low <= 0.5:
         found.append(f"The win rate's interval ({won.low:.3f} to {won.high:.3f}) does not lie above one half.")
     if gain.low <= 0:
@@ -290,13 +298,15 @@ def _log(workspace: Workspace, evaluation: Mapping[str, Any], curve: Sequence[Cu
     for point in curve:
         means = {"score": point.score, "selection_score": point.selection_score, "kl": point.kl, "gold": point.gold}
         found = {f"evaluation/curve_{name}": one.value for name, one in means.items() if one is not None}
+        found["evaluation/curve_distinct_2"] = point.distinct_2
         workspace.log_metrics(found, point.update)
     workspace.log_metrics(_metrics(evaluation), None)
 
 
 def _metrics(evaluation: Mapping[str, Any]) -> dict[str, float]:
     """The figures of `evaluation.json` under the names that `rlhf.metrics` declares."""
-    metrics = {"num_prompts": float(evaluation["num_prompts"]), "num_warnings": float(len(evaluation["warnings"]))}
+    metrics = {name: float(evaluation[name]) for name in ("num_responses", "num_prompts")}
+    metrics["num_warnings"] = float(len(evaluation["warnings"]))
     intervals = {"win_rate": evaluation["win_rate"]["rate"], "kl": evaluation["kl"]}
     names = {"gold": "gold", "reward_model": "score", "selection_reward_model": "selection_score"}
     intervals |= {f"{names[judge]}_gain": gain for judge, gain in evaluation["gains"].items()}

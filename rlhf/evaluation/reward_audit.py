@@ -1,4 +1,7 @@
-"""What the two reward models are worth on pairs that neither was trained on."""
+"""What the two reward models are worth on pairs that neither was trained on.
+
+Several pairs may share a prompt: of several raters, of rankings. The prompt is the unit of all intervals.
+"""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -9,21 +12,25 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from rlhf.compute import configure
-from rlhf.config import RewardAuditConfig, Setup
-from rlhf.conversations import encode_pairs
+from rlhf.config.evaluation import RewardAuditConfig
+from rlhf.config.model import Setup
+from rlhf.data.preparation.splits import prompt_key
 from rlhf.data.schema import read_rows
+from rlhf.evaluation.calibration import calibration
 from rlhf.evaluation.figures import ScoredPairs, draw_reliability, draw_scores
 from rlhf.evaluation.statistics import (
     Estimate,
     WinRate,
-    calibration,
     correlation,
+    mean_interval,
+    num_prompts,
     quantile_groups,
-    wilson_interval,
+    share_interval,
     win_rate,
 )
-from rlhf.models import load_reward_model, load_tokenizer, score_rows
+from rlhf.modeling.conversations import encode_pairs
+from rlhf.modeling.device import configure, derive_seed
+from rlhf.modeling.models import load_reward_model, load_tokenizer, score_rows
 from rlhf.workspace import Workspace
 
 TITLES = {
@@ -42,19 +49,27 @@ class HeldOutPairs:
 
     Attributes:
         rows: the pairs, as prepared, [N].
+        prompts: the key of each pair's prompt, [N].
         chosen: token ids of prompt and chosen response, [N].
         rejected: token ids of prompt and rejected response, [N].
         response_tokens: length of the chosen, then of the rejected responses, [2N].
-        longer_wins: how often the chosen dialogue is the longer one, in characters.
+        characters: length of the chosen, then of the rejected dialogues, [2N].
         pad_token_id: of the tokenizer that made the ids.
     """
 
     rows: Sequence[dict[str, Any]]
+    prompts: Sequence[str]
     chosen: Sequence[Sequence[int]]
     rejected: Sequence[Sequence[int]]
     response_tokens: NDArray[np.int64]
-    longer_wins: WinRate
+    characters: NDArray[np.int64]
     pad_token_id: int
+
+    @property
+    def longer_wins(self) -> WinRate:
+        """How often the chosen dialogue is the longer one, in characters."""
+        chosen, rejected = np.split(self.characters, 2)
+        return win_rate(chosen, rejected, self.prompts)
 
 
 def audit_reward_models(
@@ -76,15 +91,14 @@ def audit_reward_models(
     pairs = _read_pairs(data, load_tokenizer(data / "tokenizer"))
     scored = {name: _score(config, setup, reward_models / name, TITLES[name], pairs) for name in TITLES}
     models = {name: _describe(one, pairs) for name, one in scored.items()}
-    margins = [one.chosen - one.rejected for one in scored.values()]
+    margins = {name: one.chosen - one.rejected for name, one in scored.items()}
     audit = {
         "num_pairs": len(pairs.rows),
+        "num_prompts": num_prompts(pairs.prompts),
         "longer_wins": pairs.longer_wins.as_dict(),
         "models": models,
-        "agreement": _agreement(*margins),
-        "warnings": [
-            text for name in models for text in _warnings(config, TITLES[name], models[name], pairs.longer_wins)
-        ],
+        "agreement": _agreement(margins["reward_model"], margins["selection_reward_model"], pairs),
+        "warnings": [text for name in models for text in _warnings(config, TITLES[name], models[name], pairs)],
     }
     (workspace.output / "audit.json").write_text(json.dumps(audit, indent=2) + "\n", encoding="utf-8")
     draw_reliability(list(scored.values()), workspace.output / "reliability.png")
@@ -101,13 +115,13 @@ def _read_pairs(data: Path, tokenizer: Any) -> HeldOutPairs:
     rows = [row for _, row in read_rows(data / "preferences" / "test.jsonl", "preferences")]
     prompts = [row["prompt"] for row in rows]
     ids = {side: encode_pairs(tokenizer, prompts, [row[side] for row in rows]) for side in ("chosen", "rejected")}
-    characters = {side: [count_characters([*row["prompt"], *row[side]]) for row in rows] for side in ids}
     return HeldOutPairs(
         rows,
+        [prompt_key(prompt) for prompt in prompts],
         [[*prompt, *response] for prompt, response in ids["chosen"]],
         [[*prompt, *response] for prompt, response in ids["rejected"]],
         np.array([len(response) for side in ids.values() for _, response in side]),
-        win_rate(characters["chosen"], characters["rejected"]),
+        np.array([count_characters([*row["prompt"], *row[side]]) for side in ids for row in rows]),
         tokenizer.pad_token_id,
     )
 
@@ -117,8 +131,9 @@ def _score(config: RewardAuditConfig, setup: Setup, folder: Path, title: str, pa
     rows = [*pairs.chosen, *pairs.rejected]
     scores = score_rows(reward_model, setup.compute, rows, pairs.pad_token_id, config.batch_size).astype(np.float64)
     chosen, rejected = np.split(scores, 2)
-    won = win_rate(chosen, rejected).rate
-    return ScoredPairs(title, chosen, rejected, won, calibration(_sigmoid(chosen - rejected), config.num_bins))
+    won = win_rate(chosen, rejected, pairs.prompts)
+    found = calibration(chosen - rejected, config.num_bins, derive_seed(setup.seed, "calibration"), pairs.prompts)
+    return ScoredPairs(title, chosen, rejected, won.num_prompts, won.rate, found)
 
 
 def _describe(scored: ScoredPairs, pairs: HeldOutPairs) -> dict[str, Any]:
@@ -127,41 +142,72 @@ def _describe(scored: ScoredPairs, pairs: HeldOutPairs) -> dict[str, Any]:
     lengths = correlation(np.concatenate([scored.chosen, scored.rejected]), pairs.response_tokens)
     return {
         "accuracy": scored.accuracy.as_dict(),
+        "accuracy_over_length_rule": _over_length_rule(margins, pairs),
         "expected_calibration_error": scored.calibration.expected_calibration_error,
+        "expected_calibration_error_null": asdict(scored.calibration.null),
+        "brier": scored.calibration.brier.as_dict(),
+        "log_loss": scored.calibration.log_loss.as_dict(),
         "reliability": [asdict(one) for one in scored.calibration.bins],
-        "by_score_margin": [_group(margins, group, np.abs(margins)) for group in by_margin],
-        "by_source": _by_source(margins, pairs.rows),
-        "by_annotated_margin": _by_annotated_margin(margins, pairs.rows),
+        "by_score_margin": [_group(margins, pairs, group, np.abs(margins)) for group in by_margin],
+        "by_source": _by_source(margins, pairs),
+        "by_annotated_margin": _by_annotated_margin(margins, pairs),
         "length_correlation": asdict(lengths),
+        "length_by_pairs": _length_by_pairs(margins, pairs),
         "scores": {"chosen": _distribution(scored.chosen), "rejected": _distribution(scored.rejected)},
     }
 
 
-def _by_source(margins: NDArray[Any], rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+def _over_length_rule(margins: NDArray[Any], pairs: HeldOutPairs) -> dict[str, Any]:
+    """Accuracy less that of the better rule of "the longer one wins" and "the shorter one wins", pair by pair."""
+    chosen, rejected = np.split(pairs.characters, 2)
+    longer = np.sign(chosen - rejected)
+    rule = 1 if longer.sum() >= 0 else -1
+    difference = mean_interval((np.sign(margins) - rule * longer) / 2, pairs.prompts)
+    return {"rule": "longer" if rule == 1 else "shorter", **difference.as_dict()}
+
+
+def _length_by_pairs(margins: NDArray[Any], pairs: HeldOutPairs) -> dict[str, Any]:
+    """Whether the score follows length within a pair: correlation of the two differences, and accuracy by length.
+
+    A pair's two responses have one prompt, so that nothing else about the prompt is in the correlation. Which of them
+    stands first says nothing: every pair counts in both orders, and both means are 0.
+    """
+    longer = np.subtract(*np.split(pairs.response_tokens, 2))
+    both_orders = (np.concatenate([values, -values]) for values in (margins, longer))
+    rows = {"shorter_chosen": np.flatnonzero(longer < 0), "longer_chosen": np.flatnonzero(longer > 0)}
+    groups = {name: _group(margins, pairs, group) if len(group) else None for name, group in rows.items()}
+    return {"correlation": asdict(correlation(*both_orders)), **groups}
+
+
+def _by_source(margins: NDArray[Any], pairs: HeldOutPairs) -> list[dict[str, Any]]:
     """Accuracy by the field `source`; nothing where no row has one."""
-    if not any(row.get("source") for row in rows):
+    if not any(row.get("source") for row in pairs.rows):
         return []
-    sources = np.array([str(row.get("source") or "unnamed") for row in rows])
-    return [{"source": str(name), **_group(margins, np.flatnonzero(sources == name))} for name in np.unique(sources)]
+    sources = np.array([str(row.get("source") or "unnamed") for row in pairs.rows])
+    return [
+        {"source": str(name), **_group(margins, pairs, np.flatnonzero(sources == name))} for name in np.unique(sources)
+    ]
 
 
-def _by_annotated_margin(margins: NDArray[Any], rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+def _by_annotated_margin(margins: NDArray[Any], pairs: HeldOutPairs) -> list[dict[str, Any]]:
     """Accuracy by the rater's margin: a group a value where there are few values, quarters where there are many."""
-    known = np.array([i for i, row in enumerate(rows) if row.get("margin") is not None], dtype=np.intp)
-    annotated = np.array([float(row.get("margin") or 0.0) for row in rows])
+    known = np.array([i for i, row in enumerate(pairs.rows) if row.get("margin") is not None], dtype=np.intp)
+    annotated = np.array([float(row.get("margin") or 0.0) for row in pairs.rows])
     values = np.unique(annotated[known])
     if len(values) <= _MOST_DISTINCT_MARGINS:
         groups = [known[annotated[known] == value] for value in values]
     else:
         groups = [known[group] for group in quantile_groups(annotated[known], _NUM_MARGIN_GROUPS)]
-    return [_group(margins, group, annotated) for group in groups]
+    return [_group(margins, pairs, group, annotated) for group in groups]
 
 
-def _group(margins: NDArray[Any], group: NDArray[np.intp], by: NDArray[Any] | None = None) -> dict[str, Any]:
+def _group(
+    margins: NDArray[Any], pairs: HeldOutPairs, group: NDArray[np.intp], by: NDArray[Any] | None = None
+) -> dict[str, Any]:
     """Accuracy on some of the pairs, and between which values of `by` they lie."""
-    accuracy = win_rate(margins[group], np.zeros(len(group))).rate
+    won = win_rate(margins[group], np.zeros(len(group)), [pairs.prompts[row] for row in group])
     span = {} if by is None else {"from": float(by[group].min()), "to": float(by[group].max())}
-    return {**span, "count": len(group), "accuracy": accuracy.as_dict()}
+    return {**span, "count": len(group), "num_prompts": won.num_prompts, "accuracy": won.rate.as_dict()}
 
 
 def _distribution(scores: NDArray[Any]) -> dict[str, Any]:
@@ -173,39 +219,52 @@ def _distribution(scores: NDArray[Any]) -> dict[str, Any]:
     }
 
 
-def _agreement(margins: NDArray[Any], selection_margins: NDArray[Any]) -> dict[str, Any]:
+def _agreement(margins: NDArray[Any], selection_margins: NDArray[Any], pairs: HeldOutPairs) -> dict[str, Any]:
     """How far the two models say the same of the same pairs."""
-    same = int((np.sign(margins) == np.sign(selection_margins)).sum())
+    same = np.sign(margins) == np.sign(selection_margins)
     return {
-        "same_preference": wilson_interval(same, len(margins)).as_dict(),
+        "same_preference": share_interval(same, pairs.prompts).as_dict(),
         "margin_correlation": asdict(correlation(margins, selection_margins)),
     }
 
 
-def _warnings(config: RewardAuditConfig, title: str, model: Mapping[str, Any], longer_wins: WinRate) -> list[str]:
-    accuracy = Estimate(**model["accuracy"])
+def _warnings(config: RewardAuditConfig, title: str, model: Mapping[str, Any], pairs: HeldOutPairs) -> list[str]:
+    accuracy, over_rule = Estimate(**model["accuracy"]), model["accuracy_over_length_rule"]
+    rule, by_pairs = pairs.longer_wins.rate, model["length_by_pairs"]
     found = []
     if accuracy.low <= config.minimum_accuracy:
         found.append(
             f"{title}: held-out accuracy is {accuracy.value:.3f}, and the lower bound of its interval "
             f"({accuracy.low:.3f}) is not above {config.minimum_accuracy:g}."
         )
-    share = longer_wins.rate.value
-    rule, by_length = ("longer", share) if share >= 0.5 else ("shorter", 1 - share)
-    if accuracy.value <= by_length:
+    # Where the rule is not told from a coin, the accuracy's own bound has said all.
+    if not rule.low <= 0.5 <= rule.high and over_rule["low"] <= 0:
+        share = max(rule.value, 1 - rule.value)
         found.append(
-            f"{title}: held-out accuracy ({accuracy.value:.3f}) does not beat choosing the {rule} dialogue "
-            f"({by_length:.3f})."
+            f"{title}: held-out accuracy ({accuracy.value:.3f}) is not shown to beat choosing the {over_rule['rule']} "
+            f"dialogue ({share:.3f}): the difference is {over_rule['value']:+.3f} ({over_rule['low']:+.3f} to "
+            f"{over_rule['high']:+.3f})."
         )
-    length = model["length_correlation"]["pearson"]
+    length = by_pairs["correlation"]["pearson"]
     if length is not None and abs(length) > MAX_LENGTH_CORRELATION:
-        found.append(f"{title}: score and response length correlate by {length:+.2f}; the score may stand for length.")
+        found.append(
+            f"{title}: score and response length correlate by {length:+.2f} within pairs; the score may stand for "
+            f"length."
+        )
+    for side in ("shorter", "longer"):
+        group = by_pairs[f"{side}_chosen"]
+        if group and group["accuracy"]["high"] < 0.5:
+            found.append(
+                f"{title}: where raters chose the {side} response, accuracy is {group['accuracy']['value']:.3f} "
+                f"({group['accuracy']['low']:.3f} to {group['accuracy']['high']:.3f}): worse than a coin."
+            )
     return found
 
 
 def _metrics(audit: Mapping[str, Any]) -> dict[str, float]:
     metrics = {
         "reward_audit/num_pairs": float(audit["num_pairs"]),
+        "reward_audit/num_prompts": float(audit["num_prompts"]),
         "reward_audit/longer_wins_accuracy": audit["longer_wins"]["rate"]["value"],
         "reward_audit/model_agreement": audit["agreement"]["same_preference"]["value"],
         "reward_audit/num_warnings": float(len(audit["warnings"])),
@@ -216,12 +275,16 @@ def _metrics(audit: Mapping[str, Any]) -> dict[str, float]:
         metrics[f"{prefix}accuracy_low"] = model["accuracy"]["low"]
         metrics[f"{prefix}accuracy_high"] = model["accuracy"]["high"]
         metrics[f"{prefix}expected_calibration_error"] = model["expected_calibration_error"]
-        if model["length_correlation"]["pearson"] is not None:
-            metrics[f"{prefix}score_length_correlation"] = model["length_correlation"]["pearson"]
+        metrics[f"{prefix}expected_calibration_error_null"] = model["expected_calibration_error_null"]["high"]
+        metrics[f"{prefix}brier"] = model["brier"]["value"]
+        metrics[f"{prefix}log_loss"] = model["log_loss"]["value"]
+        correlations = {
+            "score_length_correlation": model["length_correlation"],
+            "pair_length_correlation": model["length_by_pairs"]["correlation"],
+        }
+        metrics |= {f"{prefix}{key}": one["pearson"] for key, one in correlations.items() if one["pearson"] is not None}
+        for side in ("shorter", "longer"):
+            group = model["length_by_pairs"][f"{side}_chosen"]
+            if group is not None:
+                metrics[f"{prefix}accuracy_{side}_chosen"] = group["accuracy"]["value"]
     return metrics
-
-
-def _sigmoid(values: NDArray[Any]) -> NDArray[Any]:
-    from scipy.special import expit
-
-    return np.asarray(expit(values))

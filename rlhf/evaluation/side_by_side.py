@@ -5,11 +5,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from rlhf.markdown import escape, table
+from rlhf.text.markdown import escape, table
 
 _MAX_PROMPT_CHARACTERS = 600
 _MAX_RESPONSE_CHARACTERS = 800
-_JUDGES = {"gold": "gold", "reward_model": "score", "selection_reward_model": "selection score"}
+_JUDGES = {"gold": "gold", "selection_reward_model": "selection score", "reward_model": "score"}
 
 
 def write_judgements(samples: Sequence[Mapping[str, Any]], folder: Path) -> None:

@@ -1,10 +1,14 @@
-"""Figures with their uncertainty: proportions, paired differences, calibration, correlation, diversity.
+"""Figures with their uncertainty: shares, means, paired differences, win rates, correlation, diversity.
+
+The unit of every interval is the prompt. Rows that share a prompt are no independent witnesses: where a function takes
+`prompts`, one key per row, its interval is that of a sample of prompts, each with all its rows. Without `prompts` each
+row counts as a prompt of its own.
 
 Imports numpy only at the top; scipy, which takes a second, where it is needed.
 """
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Hashable, Iterable, Sequence
 from dataclasses import asdict, dataclass
 from statistics import NormalDist
 from typing import Any
@@ -13,8 +17,17 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from rlhf.errors import DataError
+from rlhf.evaluation.intervals import (
+    CONFIDENCE,
+    Prompts,
+    design_effect,
+    group_by_prompt,
+    quantile,
+    sample_of_prompts,
+    score_bounds,
+    with_skewness,
+)
 
-_CONFIDENCE = 0.95
 _RESAMPLED_VALUES_AT_ONCE = 2_000_000
 _WORD = re.compile(r"\w+|[^\w\s]")
 
@@ -40,49 +53,19 @@ class WinRate:
         wins: rows in which the first is greater.
         ties: rows in which both are equal.
         losses: rows in which the second is greater.
+        num_prompts: different prompts among the rows.
         rate: wins and half the ties, as a share of all rows.
     """
 
     wins: int
     ties: int
     losses: int
+    num_prompts: int
     rate: Estimate
 
     def as_dict(self) -> dict[str, Any]:
         """For JSON."""
         return asdict(self)
-
-
-@dataclass(frozen=True)
-class ReliabilityBin:
-    """The predictions whose confidence lies between `low` and `high`.
-
-    Attributes:
-        low: lower edge.
-        high: upper edge, exclusive but for the last bin.
-        count: predictions in it, never 0.
-        confidence: their mean confidence.
-        accuracy: share of them that came true.
-    """
-
-    low: float
-    high: float
-    count: int
-    confidence: float
-    accuracy: Estimate
-
-
-@dataclass(frozen=True)
-class Calibration:
-    """How far confidence and accuracy lie apart.
-
-    Attributes:
-        expected_calibration_error: their distance, averaged over the predictions.
-        bins: those that hold a prediction, by rising confidence.
-    """
-
-    expected_calibration_error: float
-    bins: tuple[ReliabilityBin, ...]
 
 
 @dataclass(frozen=True)
@@ -98,13 +81,17 @@ class Correlation:
     spearman: float | None
 
 
-def wilson_interval(successes: float, trials: int) -> Estimate:
+def num_prompts(prompts: Sequence[Hashable]) -> int:
+    """How many different prompts there are."""
+    return len(set(prompts))
+
+
+def wilson_interval(successes: int, trials: int) -> Estimate:
     """A proportion with its score interval, which stays inside [0, 1] and holds for shares near 0 and 1.
 
     Args:
-        successes: may be fractional: a tie counts half. The interval is then wider than it need be, since outcomes of
-            one half vary less than those of 0 and 1.
-        trials: at least 1.
+        successes: trials that succeeded.
+        trials: at least 1, each of a prompt of its own.
 
     Raises:
         DataError: there is no trial.
@@ -112,61 +99,110 @@ def wilson_interval(successes: float, trials: int) -> Estimate:
     Source:
         Wilson, "Probable inference, the law of succession, and statistical inference", JASA 22 (1927).
     """
-    if trials < 1:
-        raise DataError("a proportion of no rows at all was asked for; the split is empty, give it more data")
-    z = NormalDist().inv_cdf(0.5 + _CONFIDENCE / 2)
-    share = successes / trials
-    spread = 1 + z**2 / trials
-    centre = (share + z**2 / (2 * trials)) / spread
-    half = z / spread * (share * (1 - share) / trials + z**2 / (4 * trials**2)) ** 0.5
-    return Estimate(share, min(share, max(0.0, centre - half)), max(share, min(1.0, centre + half)))
+    return share_interval(np.repeat([1.0, 0.0], [successes, trials - successes]))
 
 
-def mean_interval(values: ArrayLike) -> Estimate:
-    """A mean with its Student interval; of paired differences, this is the paired t interval.
+def share_interval(outcomes: ArrayLike, prompts: Prompts = None) -> Estimate:
+    """A mean of outcomes that are 0, 1/2 (a tie) or 1, with its score interval.
+
+    Tango's interval for the difference of wins and losses: without ties it is Wilson's, with ties it is as narrow as
+    they make it. Where rows share prompts, the counts are divided by the design effect, which is how much more the mean
+    varies between samples of prompts than between as many independent rows; and since that is estimated, the normal
+    quantile becomes a Student one, whose degrees of freedom are those of the estimate (Satterthwaite). Where all
+    outcomes are equal, or only three prompts or fewer hold another one, they do not tell the design effect, and the
+    largest possible one is taken, that of prompts whose rows are all alike. So the interval is never empty.
+
+    Args:
+        outcomes: each 0, 1/2 or 1, [N], N at least 1.
+        prompts: the prompt of each row, [N].
 
     Raises:
-        DataError: fewer than two values, whose spread cannot be told.
+        DataError: there is no row.
 
     Source:
-        Student, "The probable error of a mean", Biometrika 6 (1908).
+        Tango, "Equivalence test and confidence interval for the difference in proportions for the paired-sample
+        design", Statistics in Medicine 17 (1998); divided by the design effect, as Korn and Graubard, "Confidence
+        intervals for proportions with small expected number of positive counts", Survey Methodology 24 (1998).
     """
-    from scipy.stats import t
+    values = np.asarray(outcomes, dtype=np.float64)
+    if not len(values):
+        raise DataError("a proportion of no rows at all was asked for; the split is empty, give it more data")
+    assert np.isin(values, (0.0, 0.5, 1.0)).all(), "outcomes are 0, 1/2 or 1"
+    grouped = group_by_prompt(values, prompts)
+    effect, degrees = design_effect(values, grouped)
+    wins, ties, losses = (float((values == outcome).sum()) / effect for outcome in (1.0, 0.5, 0.0))
+    low, high = score_bounds(wins, ties, losses, quantile(degrees))
+    return Estimate(grouped.mean, min(grouped.mean, low), max(grouped.mean, high))
 
-    sample = _sample(values)
-    mean = float(sample.mean())
-    half = float(t.ppf(0.5 + _CONFIDENCE / 2, len(sample) - 1) * sample.std(ddof=1) / len(sample) ** 0.5)
-    return Estimate(mean, mean - half, mean + half)
+
+def mean_interval(values: ArrayLike, prompts: Prompts = None, confidence: float = CONFIDENCE) -> Estimate:
+    """A mean with its Student interval; of paired differences, this is the paired t interval.
+
+    Where rows share prompts, the mean is a ratio of two sums over prompts, and its variance is that of the prompts'
+    residuals, each divided by what its own weight takes from it (CR2). The degrees of freedom are those of prompts of
+    unequal weight. A few heavy prompts make the mean's distribution skew: the interval is then extended to where the
+    one without skewness (Hall's) ends, and is never shorter than Student's.
+
+    Args:
+        values: a number a row, [N].
+        prompts: the prompt of each row, [N].
+        confidence: how often the interval holds the mean, 0.95 as everywhere.
+
+    Raises:
+        DataError: fewer than two prompts, whose spread cannot be told.
+
+    Source:
+        Student, "The probable error of a mean", Biometrika 6 (1908); by prompt, Bell and McCaffrey, "Bias reduction in
+        standard errors for linear regression with multi-stage samples", Survey Methodology 28 (2002); Hall, "On the
+        removal of skewness by transformation", Journal of the Royal Statistical Society B 54 (1992).
+    """
+    grouped = sample_of_prompts(values, prompts)
+    rows = float(grouped.counts.sum())
+    variance = float((grouped.residuals**2 / (1 - grouped.weights)).sum()) / rows**2
+    error, end = variance**0.5, quantile(grouped.degrees, confidence)
+    ends = [-end, end]
+    if len(grouped.counts) < rows:
+        ends += [with_skewness(grouped.residuals, -end), with_skewness(grouped.residuals, end)]
+    return Estimate(grouped.mean, grouped.mean - error * max(ends), grouped.mean - error * min(ends))
 
 
-def paired_bootstrap(differences: ArrayLike, num_resamples: int, seed: int) -> Estimate:
-    """The mean of paired differences with its percentile bootstrap interval. Pairs are resampled, not their members.
+def paired_bootstrap(differences: ArrayLike, num_resamples: int, seed: int, prompts: Prompts = None) -> Estimate:
+    """The mean of paired differences with its bootstrap interval. Prompts are resampled, each with all its pairs.
+
+    The percentiles are the expanded ones: as far out as makes up for the bootstrap's variance, which is too small by
+    1/G with G prompts, and for its normal quantiles, where Student's are due. With hundreds of prompts nothing is left
+    of the expansion.
 
     Args:
         differences: one a pair, such as the policy's gold reward less the baseline's on the same prompt, [N].
-        num_resamples: samples of N pairs drawn with replacement.
+        num_resamples: samples of G prompts drawn with replacement.
         seed: of the draw.
+        prompts: the prompt of each pair, [N].
 
     Raises:
-        DataError: fewer than two differences.
+        DataError: fewer than two prompts.
 
     Source:
         Efron, "Bootstrap methods: another look at the jackknife", Annals of Statistics 7 (1979); paired, as Koehn,
-        "Statistical significance tests for machine translation evaluation", EMNLP 2004.
+        "Statistical significance tests for machine translation evaluation", EMNLP 2004; expanded percentiles,
+        Hesterberg, "What teachers should know about the bootstrap", The American Statistician 69 (2015), section 4.3.
     """
-    sample = _sample(differences)
+    grouped = sample_of_prompts(differences, prompts)
+    size = len(grouped.counts)
     rng = np.random.default_rng(seed)
-    at_once = max(1, _RESAMPLED_VALUES_AT_ONCE // len(sample))
-    means = [
-        sample[rng.integers(len(sample), size=(min(at_once, num_resamples - start), len(sample)))].mean(axis=1)
-        for start in range(0, num_resamples, at_once)
-    ]
-    low, high = np.quantile(np.concatenate(means), [0.5 - _CONFIDENCE / 2, 0.5 + _CONFIDENCE / 2])
-    return Estimate(float(sample.mean()), float(low), float(high))
+    at_once = max(1, _RESAMPLED_VALUES_AT_ONCE // size)
+    means = []
+    for start in range(0, num_resamples, at_once):
+        drawn = rng.integers(size, size=(min(at_once, num_resamples - start), size))
+        means.append(grouped.sums[drawn].sum(axis=1) / grouped.counts[drawn].sum(axis=1))
+    spread = (grouped.effective / (grouped.effective - 1)) ** 0.5
+    tail = NormalDist().cdf(-spread * quantile(grouped.degrees))
+    low, high = np.quantile(np.concatenate(means), [tail, 1 - tail])
+    return Estimate(grouped.mean, float(low), float(high))
 
 
-def win_rate(first: ArrayLike, second: ArrayLike) -> WinRate:
-    """Share of rows in which the first is greater, ties counting half, with its Wilson interval.
+def win_rate(first: ArrayLike, second: ArrayLike, prompts: Prompts = None) -> WinRate:
+    """Share of rows in which the first is greater, ties counting half, with its interval.
 
     With the scores of chosen and rejected responses this is a reward model's accuracy, with their lengths that of
     "the longer one wins".
@@ -174,36 +210,14 @@ def win_rate(first: ArrayLike, second: ArrayLike) -> WinRate:
     Args:
         first: one value a row, [N].
         second: the value to compare it with, [N].
+        prompts: the prompt of each row, [N].
     """
     a, b = np.asarray(first, dtype=float), np.asarray(second, dtype=float)
     assert a.shape == b.shape, f"{a.shape} against {b.shape}"
     wins, losses = int((a > b).sum()), int((a < b).sum())
-    ties = len(a) - wins - losses
-    return WinRate(wins, ties, losses, wilson_interval(wins + ties / 2, len(a)))
-
-
-def calibration(probabilities: ArrayLike, num_bins: int) -> Calibration:
-    """Calibration of a reward model that gave these probabilities to what the rater chose.
-
-    Which of two responses stands first says nothing, so a probability of "chosen wins" is not compared with an outcome
-    that is always 1. The prediction is the response that the model prefers: its confidence is max(p, 1 - p), between
-    0.5 and 1, and it is right where p is above 0.5. At exactly 0.5 it counts as half right.
-
-    Args:
-        probabilities: P(chosen wins) by the model, [N], N at least 1.
-        num_bins: of equal width over [0.5, 1].
-
-    Source:
-        Guo et al., "On calibration of modern neural networks", 1706.04599, equation 3.
-    """
-    p = np.asarray(probabilities, dtype=float)
-    confidence = np.maximum(p, 1 - p)
-    right = np.where(p == 0.5, 0.5, p > 0.5)
-    edges = np.linspace(0.5, 1.0, num_bins + 1)
-    which = np.clip(np.digitize(confidence, edges) - 1, 0, num_bins - 1)
-    bins = tuple(_bin(edges[i : i + 2], confidence[which == i], right[which == i]) for i in np.unique(which))
-    gaps = sum(one.count * abs(one.accuracy.value - one.confidence) for one in bins)
-    return Calibration(gaps / len(p), bins)
+    count = len(a) if prompts is None else num_prompts(prompts)
+    rate = share_interval(np.where(a == b, 0.5, a > b), prompts)
+    return WinRate(wins, len(a) - wins - losses, losses, count, rate)
 
 
 def correlation(first: ArrayLike, second: ArrayLike) -> Correlation:
@@ -236,15 +250,3 @@ def quantile_groups(values: Sequence[float] | NDArray[Any], num_groups: int) -> 
     """Row numbers in up to `num_groups` groups of like size, by rising value; rows of equal value keep their order."""
     order = np.argsort(np.asarray(values), kind="stable")
     return [group for group in np.array_split(order, num_groups) if len(group)]
-
-
-def _sample(values: ArrayLike) -> NDArray[np.float64]:
-    sample = np.asarray(values, dtype=np.float64)
-    if sample.ndim != 1 or len(sample) < 2:
-        raise DataError(f"an interval needs at least 2 rows, and there are {sample.size}; give the split more data")
-    return sample
-
-
-def _bin(edges: NDArray[Any], confidence: NDArray[Any], right: NDArray[Any]) -> ReliabilityBin:
-    accuracy = wilson_interval(float(right.sum()), len(right))
-    return ReliabilityBin(float(edges[0]), float(edges[1]), len(right), float(confidence.mean()), accuracy)

@@ -11,7 +11,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSequenceClassification, GenerationConfig
+from transformers import (
+    MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING,
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoModelForSequenceClassification,
+    GenerationConfig,
+)
 from transformers.utils import logging as transformers_logging
 
 from rlhf.errors import ModelError, one_line
@@ -34,6 +40,7 @@ _DTYPES = {
     "BOOL": torch.bool,
 }
 _WHOLE = ("F64", "F32", "F16", "BF16", "F8_E4M3", "F8_E5M2")
+_HOW_TO_COMPUTE = ("_attn_implementation", "_experts_implementation", "transformers_weights")
 _NUM_NAMED = 4
 _NUMBERED = re.compile(r"(?P<of>.+)\.(?P<number>\d+)\.(?P<part>.+)")
 
@@ -54,7 +61,8 @@ def check_architecture(folder: Path, name: str, weights: Mapping[str, Weight], r
         ModelError: it cannot take that role; or weights are missing, of another shape, or not of its architecture.
     """
     config = _read_config(folder, name)
-    _refuse_more_layers_than_weights(config, weights, name)
+    _refuse_without_score(config, name)
+    refuse_more_layers_than_weights(config, weights, name)
     state = {weight: _without_data(of) for weight, of in weights.items() if of.dtype in _DTYPES}
     with readable(f"{name}: no model can be made of its config.json"), quiet_transformers(), torch.device("meta"):
         model_class = type(AUTO_CLASSES[role].from_config(config))
@@ -82,6 +90,15 @@ def check_architecture(folder: Path, name: str, weights: Mapping[str, Weight], r
     if role == "reward_model":
         refuse_labels(config, name)
     return notes
+
+
+def _refuse_without_score(config: Any, name: str) -> None:
+    """Reward models and value models are made of the policy; better said now than once the policy was fine-tuned."""
+    if type(config) not in MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING:
+        raise ModelError(
+            f"{name}: transformers has no sequence classifier of a {config.model_type}, so no reward model can be made "
+            f"of it; give a model of another family"
+        )
 
 
 def check_loaded(model: Any, info: Mapping[str, Any], name: str, role: Role) -> list[str]:
@@ -154,9 +171,29 @@ def quiet_transformers() -> Iterator[None]:
             transformers_logging.enable_progress_bar()
 
 
-def _read_config(folder: Path, name: str) -> Any:
+def load_config(source: str, name: str, revision: str | None = None) -> Any:
+    """What config.json says of a model, and nothing of how and from where it is to be computed.
+
+    A kernel of the hub, which it can name for the attention, would be code from there.
+
+    Args:
+        source: folder or hub id.
+        name: what messages call the model.
+        revision: of the hub id.
+
+    Raises:
+        ModelError: there is none, or transformers cannot read it.
+    """
     with readable(f"{name}: its config.json cannot be used"), quiet_transformers():
-        config = AutoConfig.from_pretrained(str(folder), trust_remote_code=False)
+        config = AutoConfig.from_pretrained(source, revision=revision, trust_remote_code=False)
+        for setting in _HOW_TO_COMPUTE:
+            if getattr(config, setting, None) is not None:
+                setattr(config, setting, None)
+    return config
+
+
+def _read_config(folder: Path, name: str) -> Any:
+    config = load_config(str(folder), name)
     quantization = getattr(config, "quantization_config", None)
     if quantization:
         method = quantization.get("quant_method", "unknown") if isinstance(quantization, dict) else "unknown"
@@ -167,8 +204,12 @@ def _read_config(folder: Path, name: str) -> Any:
     return config
 
 
-def _refuse_more_layers_than_weights(config: Any, weights: Mapping[str, Weight], name: str) -> None:
-    """Before a model of as many layers is made."""
+def refuse_more_layers_than_weights(config: Any, weights: Mapping[str, Weight], name: str) -> None:
+    """Refuse to make a model of as many layers as memory does not hold.
+
+    Raises:
+        ModelError: config.json asks for more layers than the files have weights.
+    """
     layers = getattr(config.get_text_config(), "num_hidden_layers", None)
     if isinstance(layers, int) and layers > len(weights):
         raise ModelError(

@@ -11,12 +11,12 @@ from importlib.metadata import version
 from pathlib import Path
 
 from rlhf.errors import ModelError
-from rlhf.hashing import sha256
+from rlhf.files.hashing import sha256
 from rlhf.modeling.files import ModelFiles, hub_files, local_files, readable
 from rlhf.modeling.headers import GENERATION_CONFIG, Role, Weight, are_there, read_weights
 from rlhf.modeling.verdicts import keep, recall
 
-_VERSION = 1
+_VERSION = 2
 """Raised where a model that passed might no longer do so."""
 
 logger = logging.getLogger(__name__)
@@ -121,7 +121,7 @@ def _check_fit(
     """A tokenizer can be loaded, and the weights are those of config.json."""
     from rlhf.modeling.architecture import check_architecture
     from rlhf.modeling.special_tokens import check_rows
-    from rlhf.tokenizers import load_tokenizer
+    from rlhf.modeling.tokenizer import load_tokenizer
 
     notes = check_architecture(folder, name, weights, role)
     tokenizer = load_tokenizer(name, revision)

@@ -6,7 +6,7 @@ from typing import Any
 
 from transformers import AutoConfig, GenerationConfig
 
-from rlhf.config import ModelConfig
+from rlhf.config.model import ModelConfig
 from rlhf.errors import ModelError
 from rlhf.modeling.files import readable
 

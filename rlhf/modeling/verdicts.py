@@ -10,7 +10,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from rlhf.project import checked_models_folder
+from rlhf.paths import checked_models_folder
 
 
 def recall(kind: str, key: object) -> Any | None:

@@ -1,33 +1,20 @@
 """The code of a run: a git commit, and a patch where the working tree differs from it."""
 
-import fnmatch
 import hashlib
 import os
-import re
 import subprocess
 import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from rlhf.provenance.credentials import holds_one, is_named_like_one
+
 MAX_FILE_BYTES = 1_000_000
 """A changed file that is larger is not code, and stays out of the patch."""
 _PACKAGES = ("rlhf", "tasks", "flows")
-_CREDENTIAL_NAMES = (
-    *(".env", ".env.*", "*.env", ".netrc", ".pypirc", ".pgpass", ".npmrc", ".git-credentials"),
-    *("*.pem", "*.key", "*.pfx", "*.p12", "*.jks", "*.kdbx", "id_rsa*", "id_dsa*", "id_ecdsa*", "id_ed25519*"),
-    *("*credential*", "*secret*", "*password*", "*.token", "token.txt", "config.local"),
-)
-# What keys and tokens look like: PEM, AWS, Hugging Face, GitHub, GitLab, Slack, Google, OpenAI, passwords within
-# addresses, and settings whose names say so.
-_CREDENTIAL = re.compile(
-    rb"-----BEGIN [A-Z ]*PRIVATE KEY-----|\bAKIA[0-9A-Z]{16}\b|\bhf_[A-Za-z0-9]{30,}\b|\bgh[pousr]_[A-Za-z0-9]{36,}\b"
-    rb"|\bgithub_pat_\w{22,}|\bglpat-[\w-]{20,}|\bxox[abprs]-[A-Za-z0-9-]{10,}|\bAIza[\w-]{35}|\bsk-[A-Za-z0-9_-]{20,}"
-    rb"|\b[a-z][a-z0-9+.-]*://[^\s/:@\"'{}]+:[^\s/@\"'{}]{8,}@"
-    rb"|(?i:aws_secret_access_key|api[_-]?key|auth[_-]?token)[\"']?\s*[:=]\s*[\"'][^\"'\s]{16,}[\"']"
-    rb"|(?im:^\s*(?:export\s+)?[\w.-]*(?:secret|api[_-]?key|token|passw(?:or)?d)[\w.-]*\s*[:=]\s*(?=\S*\d)"
-    rb"[A-Za-z0-9+/_.=-]{16,}\s*$)"
-)
+_STORE = "mlruns"
+"""The folder of results, which many have on another disk, by a link. Git holds one empty file of it."""
 
 
 @dataclass(frozen=True)
@@ -49,7 +36,8 @@ class Patch:
 
     Attributes:
         content: what `git apply` reads; empty where nothing that counts has changed.
-        left_out: changed files that are not in it, because they look like credentials or are too large.
+        left_out: changed files that are not in it, because they look like credentials, are too large, or lie in a
+            folder that is a link.
     """
 
     content: bytes
@@ -64,7 +52,10 @@ class Patch:
 def git_state(folder: Path) -> GitState:
     """Commit and dirtiness of the git repository that `folder` is in."""
     commit = git_answer(folder, "rev-parse", "HEAD")
-    return GitState(commit, dirty=bool(git_answer(folder, "status", "--porcelain")))
+    lines = (git_answer(folder, "status", "--porcelain", "--no-renames", "-z") or "").split("\0")
+    return GitState(
+        commit, dirty=any(line and not _is_of_store(line.lstrip().partition(" ")[2].lstrip()) for line in lines)
+    )
 
 
 def has_commit(folder: Path, commit: str) -> bool:
@@ -88,29 +79,32 @@ def working_patch(folder: Path) -> Patch:
 
 def looks_like_a_credential(path: Path) -> bool:
     """Whether a file's name or content is that of a key, a token or a password."""
-    return _is_named_like_one(path) or (path.is_file() and _CREDENTIAL.search(path.read_bytes()) is not None)
-
-
-def _is_named_like_one(path: Path) -> bool:
-    """Code may speak of secrets in its name."""
-    return path.suffix != ".py" and any(fnmatch.fnmatch(path.name.lower(), one) for one in _CREDENTIAL_NAMES)
+    return is_named_like_one(path.name) or (path.is_file() and holds_one(path.read_bytes(), path.name))
 
 
 def _changed(folder: Path) -> Iterator[str]:
     """Tracked files that differ from the commit, then new ones below the packages, relative to the folder."""
     tracked = _run(folder, "diff", "--name-only", "--no-renames", "--relative", "-z", "HEAD")
     new = _run(folder, "ls-files", "--others", "--exclude-standard", "-z", "--", *_PACKAGES)
-    yield from (name for name in (tracked + new).decode(errors="surrogateescape").split("\0") if name)
+    for name in (tracked + new).decode(errors="surrogateescape").split("\0"):
+        if name and not _is_of_store(name):
+            yield name
+
+
+def _is_of_store(name: str) -> bool:
+    return name.rstrip("/") == _STORE or name.startswith(f"{_STORE}/")
 
 
 def _is_kept_back(folder: Path, name: str) -> bool:
-    """A patch holds what a file was as well as what it is."""
+    """A patch holds what a file was as well as what it is. Git takes nothing from behind a link."""
     path = folder / name
+    if any((folder / parent).is_symlink() for parent in Path(name).parents):
+        return True
     before = _committed(folder, name)
-    if len(before) > MAX_FILE_BYTES or _CREDENTIAL.search(before):
+    if len(before) > MAX_FILE_BYTES or holds_one(before, name):
         return True
     if path.is_symlink() or not path.is_file():
-        return _is_named_like_one(path)
+        return is_named_like_one(path.name)
     return path.stat().st_size > MAX_FILE_BYTES or looks_like_a_credential(path)
 
 

@@ -7,8 +7,8 @@ import platform
 from functools import cache
 from pathlib import Path
 
-from rlhf.hashing import sha256
-from rlhf.project import source_root
+from rlhf.files.hashing import sha256
+from rlhf.paths import source_root
 
 _LIBRARIES = ("torch", "transformers", "trl", "accelerate", "peft", "tokenizers", "numpy", "prefect", "mlflow", "dvc")
 # The instructions by which torch and oneDNN choose their kernels, and so the order in which numbers are added.

@@ -7,6 +7,8 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict
 
+from rlhf.config.data import EmbeddedName
+
 RECORD_FILE = "provenance.json"
 """The record in the folder of a policy, beside its card."""
 
@@ -25,7 +27,7 @@ class CodeRecord(_Record):
     patch_sha256: str | None
     """Of `provenance/code.patch`, which makes the commit what ran; None where nothing that counts had changed."""
     left_out: tuple[str, ...] = ()
-    """Changed files that the patch lacks, because they look like credentials or are too large."""
+    """Changed files that the patch lacks; `rlhf.provenance.code.Patch` says why."""
 
 
 class DataRecord(_Record):
@@ -39,7 +41,7 @@ class DataRecord(_Record):
     """DVC tracked exactly this content."""
     dirty: bool
     """data/ differed from data.dvc, and that was allowed."""
-    embedded: str | None
+    embedded: EmbeddedName | None
     """The generator that makes it."""
     remote: str | None
     """Address of DVC's default remote, without a password; None where there is none."""

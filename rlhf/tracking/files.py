@@ -3,7 +3,7 @@
 import tempfile
 from pathlib import Path
 
-from rlhf.tracking.store import client, patiently
+from rlhf.tracking.client import client, retry_while_unavailable
 
 
 def log_content(run_id: str, content: bytes, path: str) -> None:
@@ -22,7 +22,7 @@ def log_file(run_id: str, file: Path, folder: str) -> None:
         file: it keeps its name.
         folder: of the run's artifacts; `.` for their top.
     """
-    patiently(lambda: client().log_artifact(run_id, str(file), None if folder == "." else folder))
+    retry_while_unavailable(lambda: client().log_artifact(run_id, str(file), None if folder == "." else folder))
 
 
 def read_bytes(run_id: str, path: str) -> bytes | None:
@@ -36,4 +36,4 @@ def read_bytes(run_id: str, path: str) -> bytes | None:
         with tempfile.TemporaryDirectory(prefix="rlhf-") as scratch:
             return Path(client().download_artifacts(run_id, path, scratch)).read_bytes()
 
-    return patiently(read)
+    return retry_while_unavailable(read)

@@ -3,7 +3,7 @@
 from mlflow.exceptions import MlflowException
 
 from rlhf.references import Reference
-from rlhf.tracking.store import client, patiently
+from rlhf.tracking.client import client, retry_while_unavailable
 
 REGISTERED_MODEL = "rlhf-policy"
 
@@ -14,7 +14,7 @@ def register_policy(reference: Reference) -> str:
     Returns:
         The version.
     """
-    return patiently(lambda: _register(reference))
+    return retry_while_unavailable(lambda: _register(reference))
 
 
 def _register(reference: Reference) -> str:

@@ -12,24 +12,39 @@ from typing import Any, Literal
 import requests
 from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param, RunTag
 from mlflow.exceptions import MlflowException
+from sqlalchemy.exc import SQLAlchemyError
 
+from rlhf.addresses import with_public_addresses
+from rlhf.errors import one_line
 from rlhf.metrics import describe
-from rlhf.project import unsent_folder
+from rlhf.paths import unsent_folder
 from rlhf.references import Reference
-from rlhf.spool import BATCH_SIZE, NotSentError, Point, Spool, read_points, write_points
-from rlhf.tracking.known import note_store
-from rlhf.tracking.search import find, metrics_of, tags_of
-from rlhf.tracking.store import client, experiment_id, patiently, translated
+from rlhf.tracking.client import TrackingError, client, experiment_id, reason, retry_while_unavailable, translated
+from rlhf.tracking.known_stores import note_store
+from rlhf.tracking.metric_buffer import BATCH_SIZE, MetricPoint, NotSentError, Spool, read_points, write_points
+from rlhf.tracking.queries import find, metrics_of, tags_of
+from rlhf.tracking.run_locks import close_dead
+from rlhf.tracking.tags import (
+    ALARMS_TAG,
+    ATTEMPT_TAG,
+    ERROR_TAG,
+    FINGERPRINT_TAG,
+    FLOW_RUN_TAG,
+    KIND_TAG,
+    NOT_FINITE_TAG,
+    OUTPUT_TAG,
+    PARENT_TAG,
+    RUN_OF_STAGE,
+    STAGE_TAG,
+)
 
 logger = logging.getLogger(__name__)
-OUTPUT_TAG = "rlhf.output"
-ALARMS_TAG = "alarms"
-FLOW_RUN_TAG = "prefect.flow_run_id"
-_ATTEMPT_TAG = "rlhf.attempt"
 Status = Literal["FINISHED", "FAILED", "KILLED"]
 
 _LONGEST_PARAM = 500
 _LONGEST_TAG = 5000
+_BEGUN: dict[str, tuple[int, float]] = {}
+"""Runs that this process has begun: when, by MLflow's clock in ms, and by this process's steady one."""
 
 
 def open_pipeline(name: str, flow_run_id: str | None, settings: Mapping[str, Any], tags: Mapping[str, str]) -> str:
@@ -54,10 +69,10 @@ def open_pipeline(name: str, flow_run_id: str | None, settings: Mapping[str, Any
     found = find(f"tags.`{FLOW_RUN_TAG}` = '{flow_run_id}'") if flow_run_id else []
     if found:
         run_id: str = found[0].info.run_id
-        patiently(lambda: client().update_run(run_id, status="RUNNING"))
+        retry_while_unavailable(lambda: client().update_run(run_id, status="RUNNING"))
     else:
-        run_id = _create(name, {"rlhf.kind": "pipeline", FLOW_RUN_TAG: flow_run_id or "", **tags})
-    patiently(lambda: _log_settings(run_id, settings))
+        run_id = _create(name, {KIND_TAG: "pipeline", FLOW_RUN_TAG: flow_run_id or "", **tags})
+    retry_while_unavailable(lambda: log_settings(run_id, settings))
     return run_id
 
 
@@ -72,7 +87,7 @@ def open_run(name: str, kind: str, tags: Mapping[str, str]) -> str:
     Returns:
         The run's id.
     """
-    return _create(name, {"rlhf.kind": kind, **tags})
+    return _create(name, {KIND_TAG: kind, **tags})
 
 
 def open_stage(
@@ -91,16 +106,16 @@ def open_stage(
         The run's id.
     """
     tags = {
-        "mlflow.parentRunId": pipeline_run_id,
-        "rlhf.kind": "stage",
-        "rlhf.stage": stage,
-        "rlhf.fingerprint": fingerprint,
+        PARENT_TAG: pipeline_run_id,
+        KIND_TAG: "stage",
+        STAGE_TAG: stage,
+        FINGERPRINT_TAG: fingerprint,
     }
     datasets = [_dataset(name, reference.sha256, reference.uri) for name, reference in inputs.items()]
     run_id = _create(stage, tags)
-    patiently(lambda: _log_settings(run_id, settings))
+    retry_while_unavailable(lambda: log_settings(run_id, settings))
     if datasets:
-        patiently(lambda: client().log_inputs(run_id, datasets))
+        retry_while_unavailable(lambda: client().log_inputs(run_id, datasets))
     return run_id
 
 
@@ -111,16 +126,17 @@ def _create(name: str, tags: Mapping[str, str]) -> str:
 
     def create() -> str:
         nonlocal asked
-        found = find(f"tags.`{_ATTEMPT_TAG}` = '{attempt}'") if asked else []
+        found = find(f"tags.`{ATTEMPT_TAG}` = '{attempt}'") if asked else []
         asked = True
         run = (
             found[0]
             if found
-            else client().create_run(experiment_id(), run_name=name, tags={**tags, _ATTEMPT_TAG: attempt})
+            else client().create_run(experiment_id(), run_name=name, tags={**tags, ATTEMPT_TAG: attempt})
         )
+        _BEGUN[run.info.run_id] = (run.info.start_time, time.monotonic())
         return str(run.info.run_id)
 
-    return patiently(create)
+    return retry_while_unavailable(create)
 
 
 @contextmanager
@@ -133,24 +149,33 @@ def metric_log(run_id: str) -> Iterator[Callable[[Mapping[str, float], int | Non
     try:
         with spool:
             yield spool.log
-    finally:
-        if spool.unsent():
-            write_points(unsent_folder() / f"{run_id}.jsonl", spool.unsent())
-        elif spool.not_finite:
-            set_tags(run_id, {"rlhf.not_finite": "; ".join(spool.not_finite.values())})
+    except BaseException:
+        try:
+            _end(spool, run_id)
+        except (OSError, TrackingError) as error:  # the first error is the one to be told
+            logger.warning("the last metrics of the MLflow run %s are lost: %s", run_id, one_line(error))
+        raise
+    _end(spool, run_id)
+
+
+def _end(spool: Spool, run_id: str) -> None:
+    if spool.unsent():
+        write_points(unsent_folder() / f"{run_id}.jsonl", spool.unsent())
+    elif spool.not_finite:
+        set_tags(run_id, {NOT_FINITE_TAG: "; ".join(spool.not_finite.values())})
 
 
 def log_metrics(run_id: str, metrics: Mapping[str, float]) -> None:
     """Log a few final values at once."""
     now = int(time.time() * 1000)
     values = [Metric(key, value, now, 0) for key, value in metrics.items()]
-    patiently(lambda: client().log_batch(run_id, metrics=values))
+    retry_while_unavailable(lambda: client().log_batch(run_id, metrics=values))
 
 
 def set_tags(run_id: str, tags: Mapping[str, str]) -> None:
     """Set tags, cut to what a store takes."""
     values = [RunTag(key, value[:_LONGEST_TAG]) for key, value in tags.items()]
-    patiently(lambda: client().log_batch(run_id, tags=values))
+    retry_while_unavailable(lambda: client().log_batch(run_id, tags=values))
 
 
 def set_alarms(run_id: str, names: Sequence[str]) -> None:
@@ -168,7 +193,7 @@ def log_dataset(run_id: str, name: str, digest: str, source: str) -> None:
         digest: its hash, such as DVC's md5; the first 36 characters are kept.
         source: where it is.
     """
-    patiently(lambda: client().log_inputs(run_id, [_dataset(name, digest, source)]))
+    retry_while_unavailable(lambda: client().log_inputs(run_id, [_dataset(name, digest, source)]))
 
 
 def finish_stage(run_id: str, reference: Reference) -> None:
@@ -177,7 +202,7 @@ def finish_stage(run_id: str, reference: Reference) -> None:
     close_run(run_id, "FINISHED")
 
 
-def close_run(run_id: str, status: Status, message: str = "") -> None:
+def close_run(run_id: str, status: Status, message: str = "") -> bool:
     """End a run.
 
     Args:
@@ -185,19 +210,34 @@ def close_run(run_id: str, status: Status, message: str = "") -> None:
         status: how it ended.
         message: why, where it did not end well.
 
+    Returns:
+        Whether the store has taken it.
+
     Raises:
         TrackingError: the store does not answer, and the status is FINISHED. Otherwise another error is on its way to
             the person, so this one is logged.
     """
+    ended = _end_time(run_id)
     if status == "FINISHED":
-        patiently(lambda: client().set_terminated(run_id, status))
-        return
+        retry_while_unavailable(lambda: client().set_terminated(run_id, status, ended))
+        return True
     try:
         if message:
-            client().set_tag(run_id, "rlhf.error", message[:_LONGEST_TAG])
-        client().set_terminated(run_id, status)
-    except (MlflowException, requests.RequestException) as error:
-        logger.warning("MLflow run %s could not be marked as %s: %s", run_id, status, error)
+            client().set_tag(run_id, ERROR_TAG, message[:_LONGEST_TAG])
+        client().set_terminated(run_id, status, ended)
+    except (MlflowException, requests.RequestException, SQLAlchemyError, OSError) as error:
+        logger.warning("MLflow run %s could not be marked as %s: %s", run_id, status, reason(error))
+        return False
+    return True
+
+
+def _end_time(run_id: str) -> int | None:
+    """Milliseconds of the epoch: the beginning and what has passed since, whatever was done to the clock meanwhile.
+
+    None, which is MLflow's own clock, for a run that another process has begun.
+    """
+    begun = _BEGUN.pop(run_id, None)
+    return None if begun is None else begun[0] + round(1000 * (time.monotonic() - begun[1]))
 
 
 @contextmanager
@@ -206,7 +246,7 @@ def closing_run(run_id: str) -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        close_run(run_id, "FAILED", f"{type(error).__name__}: {error}")
+        close_run(run_id, "FAILED", f"{type(error).__name__}: {with_public_addresses(str(error))}")
         raise
     except BaseException as error:
         close_run(run_id, "KILLED", type(error).__name__)
@@ -215,15 +255,44 @@ def closing_run(run_id: str) -> Iterator[None]:
 
 def wait_for_approval(run_id: str) -> None:
     """Show a run that goes on once a person has answered as one that will be."""
-    patiently(lambda: client().update_run(run_id, status="SCHEDULED"))
+    retry_while_unavailable(lambda: client().update_run(run_id, status="SCHEDULED"))
 
 
-def close_orphans(flow_run_id: str) -> None:
-    """Mark the run of a flow run whose process is gone, and its stages, as killed, unless they had ended."""
-    for pipeline in find(f"tags.`{FLOW_RUN_TAG}` = '{flow_run_id}'"):
-        for run in (*find(f"tags.`mlflow.parentRunId` = '{pipeline.info.run_id}'"), pipeline):
-            if run.info.status == "RUNNING":
-                close_run(run.info.run_id, "KILLED", "the process ended without a word")
+def close_orphans(flow_run_id: str) -> bool:
+    """Mark the run of a flow run whose process is gone, and its stages, as killed, unless they had ended.
+
+    Returns:
+        Whether the store has taken all of it.
+    """
+    return _close_as_killed(_running(flow_run_id))
+
+
+def _close_as_killed(run_ids: Sequence[str]) -> bool:
+    return all([close_run(run_id, "KILLED", "the process ended without a word") for run_id in run_ids])
+
+
+def close_killed_runs() -> list[str]:
+    """End the runs of flow runs whose process was killed, or could not write down how it ended. Returns the flow runs.
+
+    Raises:
+        TrackingError: the store does not answer.
+    """
+    ended = []
+
+    def close(flow_run_id: str) -> bool:
+        running = _running(flow_run_id)
+        if running:
+            ended.append(flow_run_id)
+        return _close_as_killed(running)
+
+    return [flow_run_id for flow_run_id in close_dead(close) if flow_run_id in ended]
+
+
+def _running(flow_run_id: str) -> list[str]:
+    """The runs of a flow run that have no end, stages first."""
+    pipelines = find(f"tags.`{FLOW_RUN_TAG}` = '{flow_run_id}'")
+    stages = [run for one in pipelines for run in find(f"tags.`{PARENT_TAG}` = '{one.info.run_id}'")]
+    return [run.info.run_id for run in (*stages, *pipelines) if run.info.status == "RUNNING"]
 
 
 def link_stage(pipeline_run_id: str, stage: str, stage_run_id: str, fingerprint: str, seconds: float) -> None:
@@ -239,7 +308,7 @@ def link_stage(pipeline_run_id: str, stage: str, stage_run_id: str, fingerprint:
     metrics = {name: value for name, value in metrics_of(stage_run_id).items() if describe(name).summary}
     log_metrics(pipeline_run_id, metrics | {f"{stage}/seconds": seconds})
     _copy_curves(stage_run_id, pipeline_run_id)
-    tags = {f"rlhf.run.{stage}": stage_run_id, f"rlhf.fingerprint.{stage}": fingerprint}
+    tags = {f"{RUN_OF_STAGE}{stage}": stage_run_id, f"{FINGERPRINT_TAG}.{stage}": fingerprint}
     set_tags(pipeline_run_id, tags | {k: v for k, v in tags_of(stage_run_id).items() if k == ALARMS_TAG})
 
 
@@ -247,13 +316,13 @@ def _copy_curves(source: str, target: str) -> None:
     """With the times at which they were logged: copied twice, they are stored once."""
     for name in metrics_of(source):
         if describe(name).curve:
-            points = patiently(functools.partial(client().get_metric_history, source, name))
+            points = retry_while_unavailable(functools.partial(client().get_metric_history, source, name))
             for start in range(0, len(points), BATCH_SIZE):
                 batch = points[start : start + BATCH_SIZE]
-                patiently(functools.partial(client().log_batch, target, metrics=batch))
+                retry_while_unavailable(functools.partial(client().log_batch, target, metrics=batch))
 
 
-def _log_settings(run_id: str, settings: Mapping[str, Any]) -> None:
+def log_settings(run_id: str, settings: Mapping[str, Any]) -> None:
     """All of it as a file; as parameters what a table can show."""
     client().log_dict(run_id, dict(settings), "config.yaml")
     params = [Param(key, value) for key, value in parameters(settings).items()]
@@ -279,7 +348,7 @@ def _dataset(name: str, digest: str, source: str) -> DatasetInput:
     return DatasetInput(dataset, [InputTag("mlflow.data.context", "input")])
 
 
-def _send(run_id: str, points: Sequence[Point]) -> None:
+def _send(run_id: str, points: Sequence[MetricPoint]) -> None:
     metrics = [Metric(point.key, point.value, point.timestamp, point.step) for point in points]
     try:
         client().log_batch(run_id, metrics=metrics)
@@ -293,6 +362,8 @@ def _send_unsent() -> None:
             for batch in read_points(file):
                 _send(file.stem, batch)
         except NotSentError as error:
-            logger.warning("the metrics in %s could not be sent; delete the file to forget them: %s", file, error)
+            logger.warning(
+                "the metrics in %s could not be sent; delete the file to forget them: %s", file, one_line(error)
+            )
         else:
             file.unlink()

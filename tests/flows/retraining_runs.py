@@ -21,10 +21,11 @@ from prefect.flow_runs import resume_flow_run
 from prefect.utilities.callables import parameter_schema
 
 from flows.retrain import retrain
-from rlhf import tracking
-from rlhf.config import PipelineConfig, RetrainConfig
-from rlhf.configuration import load_config
+from rlhf.config.loading import load_config
+from rlhf.config.pipeline import PipelineConfig
+from rlhf.config.retrain import RetrainConfig
 from rlhf.references import RetrainReport
+from rlhf.tracking.client import tracking_uri
 
 REPOSITORY = Path(__file__).parents[2]
 SMOKE = REPOSITORY / "configs" / "smoke.yaml"
@@ -74,7 +75,7 @@ def promotion_told(url: str) -> dict[str, Any]:
 
 def mlflow_run(report: RetrainReport) -> Run:
     assert report.proposal is not None
-    return MlflowClient(tracking.tracking_uri()).get_run(report.proposal.run_id)
+    return MlflowClient(tracking_uri()).get_run(report.proposal.run_id)
 
 
 class Deployment:

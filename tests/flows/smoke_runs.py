@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+from mlflow.tracking import MlflowClient
 from started_services import ROOT, Up
 
 SMOKE = yaml.safe_load((ROOT / "configs" / "smoke.yaml").read_text())
@@ -35,7 +36,11 @@ def stages_of(up: Up, run_id: str) -> Mapping[str, str]:
 
 def policy(up: Up, run_id: str) -> str:
     """sha256 of the weights that a run ended with."""
-    card = up.mlflow_runs(run_id)[-1].info.run_id
+    return weights(up.mlflow(), up.mlflow_runs(run_id)[-1].info.run_id)
+
+
+def weights(client: MlflowClient, card: str) -> str:
+    """sha256 of the weights beside a model card, by its run in MLflow."""
     with tempfile.TemporaryDirectory() as folder:
-        weights = up.mlflow().download_artifacts(card, "output/model.safetensors", folder)
-        return hashlib.sha256(Path(weights).read_bytes()).hexdigest()
+        file = client.download_artifacts(card, "output/model.safetensors", folder)
+        return hashlib.sha256(Path(file).read_bytes()).hexdigest()

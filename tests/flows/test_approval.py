@@ -13,18 +13,23 @@ from prefect.states import Cancelled
 from retraining_runs import ASK, OPEN, REPOSITORY, Deployment, config, flow_run, last_flow_run, outcome
 
 from flows.retrain import retrain
-from rlhf import registry, retraining, tracking
-from rlhf.config import RetrainConfig
+from rlhf.config.retrain import RetrainConfig
+from rlhf.retraining import state as retraining
+from rlhf.tracking import client as tracking_client
+from rlhf.tracking import registry
+from rlhf.tracking.client import tracking_uri
+from rlhf.tracking.models import REGISTERED_MODEL
+from rlhf.tracking.queries import tags_of
 
 
-def test_approved_in_another_process(deployment: Deployment, prefect_server: str, project: Path):
+def test_approved_in_another_process(deployment: Deployment, client_environment: dict[str, str], project: Path):
     run_id = deployment.start(ASK)
     run = flow_run(run_id)
     assert run.state is not None
     assert (run.state.name, outcome(run)) == ("Suspended", "waiting for approval")
     question = retraining.question_of(str(run_id))
     assert question is not None
-    parent = MlflowClient(tracking.tracking_uri()).get_run(question.proposal.run_id)
+    parent = MlflowClient(tracking_uri()).get_run(question.proposal.run_id)
     assert (parent.info.status, parent.data.tags["rlhf.approval"]) == ("SCHEDULED", "open")
     assert registry.champion_version() is None
 
@@ -36,16 +41,16 @@ def test_approved_in_another_process(deployment: Deployment, prefect_server: str
 
     deployment.answer(run_id, "approve", "reads well")
     command = [sys.executable, "-m", "prefect.engine", str(run_id)]
-    environment = os.environ | {"PREFECT_API_URL": prefect_server}
+    environment = os.environ | client_environment
     done = subprocess.run(command, cwd=REPOSITORY, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     run = flow_run(run_id)
     assert run.state is not None
     assert (run.state.is_completed(), outcome(run)) == (True, "promoted")
     assert registry.champion_version() == "1"
-    for tags in (tracking.tags_of(question.proposal.run_id), registry.version_tags("1")):
+    for tags in (tags_of(question.proposal.run_id), registry.version_tags("1")):
         assert (tags["rlhf.approval"], tags["rlhf.approval_reason"]) == ("approve", "reads well")
-    assert MlflowClient(tracking.tracking_uri()).get_run(question.proposal.run_id).info.status == "FINISHED"
+    assert MlflowClient(tracking_uri()).get_run(question.proposal.run_id).info.status == "FINISHED"
 
 
 def test_declined_and_not_asked_again(deployment: Deployment):
@@ -82,7 +87,7 @@ def test_expired_the_next_run_says_so(deployment: Deployment):
     assert (run.state.is_completed(), outcome(run)) == (True, "expired")
     question = retraining.question_of(str(run_id))
     assert question is not None
-    tags = tracking.tags_of(question.proposal.run_id)
+    tags = tags_of(question.proposal.run_id)
     assert (tags["rlhf.approval"], tags["rlhf.verdict"]) == ("expired", "expired")
     assert registry.champion_version() is None
 
@@ -101,14 +106,14 @@ def test_a_question_whose_run_was_cancelled_blocks_nobody(deployment: Deployment
     assert retrain(config(), OPEN).verdict == "promoted"
     question = retraining.question_of(str(run_id))
     assert question is not None
-    assert tracking.tags_of(question.proposal.run_id)["rlhf.approval"] == "withdrawn"
+    assert tags_of(question.proposal.run_id)["rlhf.approval"] == "withdrawn"
 
 
 def test_approved_after_the_champion_changed(deployment: Deployment):
     run_id = deployment.start(ASK)
     question = retraining.question_of(str(run_id))
     assert question is not None
-    tracking.client().set_registered_model_alias(tracking.REGISTERED_MODEL, registry.CHAMPION, "1")
+    tracking_client.client().set_registered_model_alias(REGISTERED_MODEL, registry.CHAMPION, "1")
     deployment.answer(run_id, "approve", "fine")
     report = deployment.go_on(run_id)
     assert (report.verdict, report.champion) == ("outdated", "1")

@@ -37,7 +37,7 @@ def test_a_form_is_filled_in_and_the_candidate_becomes_the_champion(up: Up, tmp_
     assert up.flow_run(run_id)["name"].endswith(": waiting for approval")
     assert up.mlflow_runs(run_id)[0].info.status == "SCHEDULED"
 
-    with opened(1300, 900) as page:
+    with opened(width=1300, height=900) as page:
         page.goto(f"http://127.0.0.1:{up.prefect_port}/runs/flow-run/{run_id}")
         page.get_by_role("button", name="Resume").first.click()
         page.get_by_text("Version 1 passed all gates against its own SFT policy").wait_for()

@@ -9,14 +9,16 @@ import pytest
 from retraining_runs import config
 
 from flows.pipeline import rlhf_pipeline
-from rlhf import artifacts, tracking
-from rlhf.audit.lineage import trace
-from rlhf.audit.named import resolve
-from rlhf.audit.verify import verify
-from rlhf.cli import main
-from rlhf.hashing import folder_manifest
-from rlhf.housekeeping.plan import make_plan
+from rlhf.cli.main import main
+from rlhf.files.hashing import folder_manifest
 from rlhf.references import PolicyRef
+from rlhf.runs.audit.lineage import trace
+from rlhf.runs.audit.target import resolve
+from rlhf.runs.audit.verify import verify
+from rlhf.runs.gc.plan import make_plan
+from rlhf.tracking import artifacts
+from rlhf.tracking.client import experiment_id
+from rlhf.tracking.queries import tags_of
 
 pytestmark = pytest.mark.slow
 
@@ -35,7 +37,7 @@ def ppo_output(project: Path) -> Path:
 
 
 def test_the_tampering_that_there_may_be(project: Path):
-    tracking.experiment_id()  # sees that the store was moved
+    experiment_id()  # sees that the store was moved
     assert changed() == []
 
     weights = ppo_output(project) / "policy" / "model.safetensors"
@@ -66,19 +68,19 @@ def test_the_tampering_that_there_may_be(project: Path):
 
 
 def test_lineage_and_clearing_up_across_runs(project: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
-    tracking.experiment_id()  # sees that the store was moved
+    experiment_id()  # sees that the store was moved
     first = resolve("candidate").run_id
     second = rlhf_pipeline(config(**{"ppo.kl_coef": 0.2})).run_id
     lineage = trace(resolve("candidate"))
     assert lineage.run_id == second
     assert {node.state for node in lineage.nodes.values()} == {"verified"}
     assert {node.kind for node in lineage.nodes.values() if node.earlier} >= {"data", "sft", "reward_model"}
-    figure = tmp_path / "lineage.svg"
+    figure = tmp_path / "lineage.md"
     assert main(["lineage", second, "--figure", str(figure), "--json", str(tmp_path / "lineage.json")]) == 0
     assert json.loads((tmp_path / "lineage.json").read_text())["run_id"] == second
     capsys.readouterr()
 
-    stages = {tracking.tags_of(str(item.run_id))["rlhf.stage"] for item in make_plan(0).items if item.run_id}
+    stages = {tags_of(str(item.run_id))["rlhf.stage"] for item in make_plan(0).items if item.run_id}
     assert stages == {"ppo", "evaluation", "model_card"}
     assert main(["gc", "--yes", "--keep-days", "0"]) == 0
     assert main(["verify", second]) == 0

@@ -2,10 +2,13 @@
 
 `make test-services` kills once per kind, in a stage and at a moment that a seed decides, which is always the same.
 `make soak` kills each kind in every stage at three moments, which are others at every call; their seed is printed.
-RLHF_CRASH_SEED sets either.
+RLHF_CRASH_SEED sets either. A server that hangs does so for 20 seconds, in the soak for five minutes.
 """
 
+import contextlib
+import os
 import random
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -13,6 +16,8 @@ import psutil
 import pytest
 from crashing import KNOBS, NUM_MOMENTS, SECONDS, SEED, crash, go_on, seconds_into, undisturbed
 from started_services import Up, make_project
+
+HANG_SECONDS = float(os.environ.get("RLHF_HANG_SECONDS", "20"))
 
 
 def kill_flow(up: Up, run_id: str) -> None:
@@ -42,11 +47,30 @@ def kill_flow_and_worker(up: Up, run_id: str) -> None:
 
 
 def kill_prefect(up: Up, run_id: str) -> None:
-    kill_with_children(named(up, "server", "prefect"))
+    kill_with_children(named(up, "flows.servers.prefect_app"))
 
 
 def kill_mlflow(up: Up, run_id: str) -> None:
-    kill_with_children(named(up, "server", "mlflow"))
+    kill_with_children(named(up, "/mlflow", "server"))
+
+
+def hang_prefect(up: Up, run_id: str) -> None:
+    hang(named(up, "flows.servers.prefect_app"))
+
+
+def hang_mlflow(up: Up, run_id: str) -> None:
+    hang(named(up, "/mlflow", "server"))
+
+
+def hang(process: psutil.Process) -> None:
+    """It listens and does not answer. After a minute `rlhf up` starts it again, and there is nothing left to wake."""
+    held = [process, *process.children(recursive=True)]
+    for one in held:
+        one.suspend()
+    time.sleep(HANG_SECONDS)
+    for one in held:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            one.resume()
 
 
 KINDS = {
@@ -56,16 +80,18 @@ KINDS = {
     "flow and worker": kill_flow_and_worker,
     "prefect server": kill_prefect,
     "mlflow server": kill_mlflow,
+    "prefect hangs": hang_prefect,
+    "mlflow hangs": hang_mlflow,
 }
 
 
-def named(up: Up, word: str, program: str = "") -> psutil.Process:
-    """One of supervisord's own children."""
+def named(up: Up, *words: str) -> psutil.Process:
+    """One of supervisord's own children, by words of its command line or their ends."""
     (supervisord,) = up.supervised()
     return next(
         one
         for one in psutil.Process(supervisord).children()
-        if word in one.cmdline() and any(part.endswith(program) for part in one.cmdline()[:2])
+        if all(any(part.endswith(word) for part in one.cmdline()) for word in words)
     )
 
 
@@ -103,7 +129,7 @@ def test_a_crash_of_each_kind(up: Up, expected: str, kind: str):
 
 
 @pytest.mark.soak
-@pytest.mark.timeout(900)
+@pytest.mark.timeout(1500)
 @pytest.mark.parametrize("moment", range(NUM_MOMENTS))
 @pytest.mark.parametrize("stage", KNOBS)
 @pytest.mark.parametrize("kind", KINDS)

@@ -11,10 +11,13 @@ from prefect import Flow
 from prefect.utilities.callables import parameter_schema
 from prefect.utilities.schema_tools.validation import validate
 
+from flows.servers.prefect_yaml import prefect_yaml
+from rlhf.stages import pipeline_stages
+
 ROOT = Path(__file__).parents[2]
 FILE = yaml.safe_load((ROOT / "prefect.yaml").read_text())
 DEPLOYMENTS = FILE["deployments"]
-STAGES = {"data", "sft", "reward-model", "reward-audit", "ppo", "evaluation", "model-card"}
+STAGES = {stage.command for stage in pipeline_stages()}
 
 
 def flow_of(deployment: dict[str, Any]) -> Flow[..., Any]:
@@ -24,9 +27,8 @@ def flow_of(deployment: dict[str, Any]) -> Flow[..., Any]:
     return flow
 
 
-@pytest.mark.parametrize("recipe", ["demo", "smoke", "hh", "gpu"])
-def test_recipes_are_those_of_the_configuration_folder(recipe: str):
-    assert FILE["definitions"][recipe] == yaml.safe_load((ROOT / "configs" / f"{recipe}.yaml").read_text())
+def test_is_what_the_recipes_and_the_table_of_stages_make():
+    assert (ROOT / "prefect.yaml").read_text() == prefect_yaml(), "`make prefect.yaml` writes it"
 
 
 @pytest.mark.parametrize("deployment", DEPLOYMENTS, ids=lambda deployment: deployment["name"])
@@ -55,3 +57,22 @@ def test_each_is_described_tagged_versioned_and_on_the_pool(deployment: dict[str
     assert deployment["tags"]
     assert deployment["version"] == "{{ commit.stdout }}"
     assert deployment["work_pool"]["name"] == "rlhf"
+
+
+@pytest.mark.parametrize(
+    ("filled", "taken"),
+    [
+        ({}, True),
+        ({"seeds": [7, 11]}, True),
+        ({"seeds": None, "num_seeds": 3}, True),
+        ({"seeds": []}, True),
+        ({"seeds": [-1, 2]}, False),
+        ({"seeds": ["eleven"]}, False),
+        ({"num_seeds": 1}, False),
+    ],
+)
+def test_the_form_of_several_seeds(filled: dict[str, Any], taken: bool):
+    (deployment,) = (one for one in DEPLOYMENTS if one["name"] == "seeds")
+    schema = parameter_schema(flow_of(deployment)).model_dump_for_openapi()
+    errors = validate(deployment["parameters"] | filled, schema, raise_on_error=False)
+    assert (not errors) == taken

@@ -7,7 +7,7 @@ from prefect.utilities.callables import parameter_schema
 from prefect.utilities.schema_tools.validation import ValidationError, validate
 
 from flows.pipeline import rlhf_pipeline
-from rlhf.config import PipelineConfig
+from rlhf.config.pipeline import PipelineConfig
 
 REWARDS = [{"kind": "trained"}, {"kind": "function", "name": "brevity", "weight": -0.1, "normalize": True}]
 

@@ -12,9 +12,9 @@ from pathlib import Path
 
 import pytest
 
-from flows import given_server
-from flows.given_server import check_answers
-from rlhf.cli import main
+from flows.servers import given as given_server
+from flows.servers.given import check_answers
+from rlhf.cli.main import main
 from rlhf.errors import ConfigError
 
 SMOKE = str(Path(__file__).resolve().parents[2] / "configs" / "smoke.yaml")

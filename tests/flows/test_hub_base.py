@@ -10,12 +10,13 @@ from typing import Any
 import pytest
 from made_hub import hub
 
-from rlhf.config import ModelConfig, PipelineConfig
-from rlhf.configuration import load_config
-from rlhf.models import save_model, start_policy
-from rlhf.provenance.saved import read_record
-from rlhf.tokenizers import prepare_tokenizer
-from rlhf.tracking import client
+from rlhf.config.loading import load_config
+from rlhf.config.model import ModelConfig
+from rlhf.config.pipeline import PipelineConfig
+from rlhf.modeling.models import save_model, start_policy
+from rlhf.modeling.tokenizer import prepare_tokenizer
+from rlhf.provenance.storage import read_record
+from rlhf.tracking.client import client
 
 pytestmark = [pytest.mark.usefixtures("prefect_server"), pytest.mark.slow]
 
@@ -24,7 +25,7 @@ NAME = "team/tiny"
 RUN = """
 import json, sys
 from pathlib import Path
-from rlhf.configuration import load_config
+from rlhf.config.loading import load_config
 from flows.pipeline import rlhf_pipeline
 given = {"compute.num_threads": 1, "model.architecture": "none", "model.base": sys.argv[2]}
 report = rlhf_pipeline(load_config(Path(sys.argv[1]), given)).model_dump(mode="json")
@@ -44,14 +45,17 @@ def save_base(folder: Path, data: Path, seed: int) -> Path:
     return folder
 
 
-def test_a_base_of_the_hub(embedded_project: Path, prefect_server: str, tmp_path: Path):
+def test_a_base_of_the_hub(embedded_project: Path, client_environment: dict[str, str], tmp_path: Path):
     with hub() as served:
-        environment = os.environ | {
-            "PREFECT_API_URL": prefect_server,
-            "HF_ENDPOINT": served.url,
-            "HF_HOME": str(tmp_path / "huggingface"),
-            "HF_HUB_OFFLINE": "0",
-        }
+        environment = (
+            os.environ
+            | client_environment
+            | {
+                "HF_ENDPOINT": served.url,
+                "HF_HOME": str(tmp_path / "huggingface"),
+                "HF_HUB_OFFLINE": "0",
+            }
+        )
 
         def run(**more: str) -> dict[str, Any]:
             command = [sys.executable, "-c", RUN, str(SMOKE), NAME]

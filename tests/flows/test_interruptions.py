@@ -15,7 +15,7 @@ import pytest
 from mlflow.tracking import MlflowClient
 from started_services import wait_until_gone
 
-from rlhf import tracking
+from rlhf.tracking.client import EXPERIMENT, tracking_uri
 
 SCRIPT = Path(__file__).with_name("waiting_flow.py")
 Start = Callable[[], "subprocess.Popen[str]"]
@@ -68,8 +68,8 @@ def flow_run_states(project_root: Path) -> list[str]:
 
 
 def mlflow_states() -> list[str]:
-    client = MlflowClient(tracking.tracking_uri())
-    experiment = client.get_experiment_by_name(tracking.EXPERIMENT)
+    client = MlflowClient(tracking_uri())
+    experiment = client.get_experiment_by_name(EXPERIMENT)
     assert experiment is not None
     return [run.info.status for run in client.search_runs([experiment.experiment_id], order_by=["start_time ASC"])]
 

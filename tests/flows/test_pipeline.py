@@ -13,11 +13,11 @@ from prefect.client.schemas.sorting import FlowRunSort
 
 from flows import stages
 from flows.pipeline import rlhf_pipeline
-from rlhf import tracking
-from rlhf.config import PipelineConfig
-from rlhf.configuration import load_config
+from rlhf.config.loading import load_config
+from rlhf.config.pipeline import PipelineConfig
 from rlhf.errors import DataError, InputError
 from rlhf.references import PipelineReport
+from rlhf.tracking.client import EXPERIMENT, tracking_uri
 
 REPOSITORY = Path(__file__).parents[2]
 SMOKE = REPOSITORY / "configs" / "smoke.yaml"
@@ -41,7 +41,7 @@ def versions(client: MlflowClient) -> dict[str, str]:
 CACHED_RUN = """
 import sys
 from pathlib import Path
-from rlhf.configuration import load_config
+from rlhf.config.loading import load_config
 from flows.pipeline import rlhf_pipeline
 report = rlhf_pipeline(load_config(Path(sys.argv[1]), {"compute.num_threads": 1}))
 print({stage.state for stage in report.stages})
@@ -49,7 +49,9 @@ print({"torch", "transformers", "trl", "datasets"} & set(sys.modules))
 """
 
 
-def test_all_stages_then_none_then_those_behind_a_changed_setting(embedded_project: Path, prefect_server: str):
+def test_all_stages_then_none_then_those_behind_a_changed_setting(
+    embedded_project: Path, client_environment: dict[str, str]
+):
     first = rlhf_pipeline(config())
     assert states(first) == dict.fromkeys(STAGES, "trained")
     assert list(states(first)) == STAGES
@@ -66,18 +68,16 @@ def test_all_stages_then_none_then_those_behind_a_changed_setting(embedded_proje
     assert states(third) == dict.fromkeys(STAGES[:4], "cached") | dict.fromkeys(STAGES[4:], "trained")
 
     check_registry(first, third)
-    check_cached_in_another_process(prefect_server)
+    check_cached_in_another_process(client_environment)
     check_policy_folder(first)
     check_parent(first, second)
     check_stages_alone(first)
 
 
-def check_cached_in_another_process(api_url: str) -> None:
+def check_cached_in_another_process(environment: dict[str, str]) -> None:
     """All is found, and nothing that trains is imported."""
     command = [sys.executable, "-c", CACHED_RUN, str(SMOKE)]
-    run = subprocess.run(
-        command, env=os.environ | {"PREFECT_API_URL": api_url}, capture_output=True, text=True, check=True
-    )
+    run = subprocess.run(command, env=os.environ | environment, capture_output=True, text=True, check=True)
     assert run.stdout == "{'cached'}\nset()\n", run.stderr
     assert run.stderr == ""
 
@@ -93,7 +93,7 @@ def check_policy_folder(report: PipelineReport) -> None:
 
 
 def check_parent(trained: PipelineReport, cached: PipelineReport) -> None:
-    client = MlflowClient(tracking.tracking_uri())
+    client = MlflowClient(tracking_uri())
     parents = [client.get_run(report.run_id) for report in (trained, cached)]
     for parent in parents:
         assert parent.info.status == "FINISHED"
@@ -105,14 +105,14 @@ def check_parent(trained: PipelineReport, cached: PipelineReport) -> None:
         assert data.dataset.digest == parent.data.tags["rlhf.data_md5"]
         assert data.dataset.digest.endswith(".dir")
     assert "evaluation/win_rate" in parents[1].data.metrics
-    experiment = client.get_experiment_by_name(tracking.EXPERIMENT)
+    experiment = client.get_experiment_by_name(EXPERIMENT)
     assert experiment is not None
     runs = client.search_runs([experiment.experiment_id])
     assert {run.info.status for run in runs} == {"FINISHED"}
 
 
 def check_registry(first: PipelineReport, third: PipelineReport) -> None:
-    client = MlflowClient(tracking.tracking_uri())
+    client = MlflowClient(tracking_uri())
     assert len(versions(client)) == len(set(versions(client).values())) == 2
     candidate = client.get_model_version_by_alias("rlhf-policy", "candidate")
     assert candidate.run_id == third.stages[-1].run_id
@@ -141,7 +141,7 @@ def check_stages_alone(report: PipelineReport) -> None:
 def test_data_that_is_not_there_is_one_error(project_root: Path):
     with pytest.raises(DataError, match=r"data\.dvc: the file is missing"):
         rlhf_pipeline(config())
-    client = MlflowClient(tracking.tracking_uri())
+    client = MlflowClient(tracking_uri())
     (parent,) = client.search_runs(["1"])
     assert parent.info.status == "FAILED"
     assert "data.dvc: the file is missing" in parent.data.tags["rlhf.error"]

@@ -86,10 +86,10 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> tuple[Project, dict[str, s
     subprocess.run([sys.executable, "-m", "dvc", "push", "--quiet"], cwd=project.root, check=True)
     runs["other data and settings"] = project.run("--data.embedded", "none", "--ppo.kl-coef", "0.3", "--seed", "1")
 
-    loss = project.root / "rlhf" / "ppo" / "loss.py"
-    loss.write_text(loss.read_text() + "\nfrom rlhf.ppo import new_code  # noqa: E402, F401\n")
+    loss = project.root / "rlhf" / "rl" / "loss.py"
+    loss.write_text(loss.read_text() + "\nfrom rlhf.rl import new_code  # noqa: E402, F401\n")
     (loss.parent / "new_code.py").write_text("NEW = 1\n")
-    smoke = project.root / "rlhf" / "config.py"
+    smoke = project.root / "rlhf" / "config" / "rl.py"
     smoke.write_text(smoke.read_text().replace("gae_lambda: Probability = 0.95", "gae_lambda: Probability = 0.9"))
     (project.root / "notes.txt").write_text("of no concern\n")
     runs["changed tree"] = project.run("--data.embedded", "none")

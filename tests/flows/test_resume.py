@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 from mlflow.tracking import MlflowClient
 
-from rlhf import tracking
+from rlhf.tracking.client import tracking_uri
 
 SMOKE = Path(__file__).parents[2] / "configs" / "smoke.yaml"
 COMMAND = [sys.executable, "-m", "rlhf.cli", "run", str(SMOKE), "--json", "--compute.num-threads", "1"]
@@ -63,7 +63,7 @@ def _polled(look: Any) -> Iterator[list[Path]]:
 
 def curves(report: dict[str, Any]) -> dict[str, list[tuple[int, float]]]:
     """Every point of PPO's run in MLflow, clocks apart: an attempt that went on has the curves of the one before."""
-    client = MlflowClient(tracking.tracking_uri())
+    client = MlflowClient(tracking_uri())
     run_id = next(stage["run_id"] for stage in report["stages"] if stage["name"] == "ppo")
     names = [n for n in client.get_run(run_id).data.metrics if n not in CLOCKS and not n.endswith("seconds")]
     return {name: sorted((p.step, p.value) for p in client.get_metric_history(run_id, name)) for name in names}

@@ -27,11 +27,15 @@ from retraining_runs import (
 )
 
 from flows.retrain import retrain
-from rlhf import artifacts, registry, tracking
-from rlhf.config import RetrainConfig, SafetyGate
-from rlhf.errors import ArtifactMismatchError, ConfigError, ModelError
-from rlhf.references import RewardModelsRef
-from rlhf.registry import Promotion
+from rlhf.config.retrain import RetrainConfig, SafetyGate
+from rlhf.errors import ArtifactMismatchError, ConfigError, DataError, ModelError
+from rlhf.references import ComparisonRef, RewardModelsRef
+from rlhf.tracking import artifacts, registry
+from rlhf.tracking import client as tracking_client
+from rlhf.tracking.client import run_url
+from rlhf.tracking.models import REGISTERED_MODEL
+from rlhf.tracking.queries import pipeline_runs, tags_of
+from rlhf.tracking.registry import Promotion
 
 
 def write_inbox(project: Path, count: int) -> None:
@@ -44,7 +48,14 @@ def write_inbox(project: Path, count: int) -> None:
 
 
 def last_trained() -> str:
-    return next(iter(tracking.pipeline_runs("rlhf.kind", "pipeline")))
+    return next(iter(pipeline_runs("rlhf.kind", "pipeline")))
+
+
+def stored_reward_models() -> Path:
+    """Those of any run that came so far."""
+    runs = pipeline_runs("rlhf.kind", "pipeline")
+    trained = next(run_id for run_id, tags in runs.items() if "rlhf.run.reward_model" in tags)
+    return artifacts.local_path(artifacts.output_of(trained, "reward_model", RewardModelsRef)[0])
 
 
 @pytest.mark.usefixtures("project")
@@ -64,14 +75,14 @@ def test_the_first_champion_then_nothing_new():
     assert last is not None
     assert (last.state, last.flow_run_id) == ("done", str(run.id))
 
-    assert promotion_told(tracking.run_url(first.proposal.run_id))["message"] == first.reason
+    assert promotion_told(run_url(first.proposal.run_id))["message"] == first.reason
 
-    runs = len(tracking.pipeline_runs("rlhf.kind", "pipeline"))
+    runs = len(pipeline_runs("rlhf.kind", "pipeline"))
     again = retrain(config(), RetrainConfig())
     assert (again.verdict, again.champion, again.data_md5) == ("no new data", "1", first.data_md5)
     assert outcome(last_flow_run()) == "no new data"
     assert "was trained on this version of the data" in shown_in(last_flow_run())["retrain-verdict"]
-    assert len(tracking.pipeline_runs("rlhf.kind", "pipeline")) == runs
+    assert len(pipeline_runs("rlhf.kind", "pipeline")) == runs
 
 
 @pytest.mark.usefixtures("project")
@@ -130,8 +141,8 @@ def test_a_champion_that_is_gone_is_one_error():
 
 @pytest.mark.usefixtures("project")
 def test_a_promotion_that_was_cut_off_is_undone_first():
-    tracking.client().set_registered_model_tag(
-        tracking.REGISTERED_MODEL,
+    tracking_client.client().set_registered_model_tag(
+        REGISTERED_MODEL,
         "promotion",
         Promotion(state="pending", champion=None, to="1", flow_run_id="gone", at="then").model_dump_json(by_alias=True),
     )
@@ -143,19 +154,96 @@ def test_a_promotion_that_was_cut_off_is_undone_first():
 
 def test_a_reward_model_judges_safety(project: Path):
     """It is named by a folder below the project's root, and gives every response some score."""
-    trained = artifacts.output_of(last_trained(), "reward_model", RewardModelsRef)[0]
-    shutil.copytree(artifacts.local_path(trained) / "reward_model", project / "judge")
-    never = SafetyGate(name="harm", path="judge", threshold=-1e6, maximum_rate=0.0)
+    shutil.copytree(stored_reward_models() / "reward_model", project / "judge")
+    never = SafetyGate(name="harm", path="judge", threshold=-1e6, maximum_rate=0.1)
     always = SafetyGate(name="bliss", path="judge", threshold=1e6, maximum_rate=0.2)
     report = retrain(config(), OPEN.model_copy(update={"safety": (never, always)}))
     assert report.proposal is not None
-    assert [(gate.gate, gate.found, gate.held) for gate in report.proposal.gates] == [
+    assert [(gate.gate, gate.value, gate.held) for gate in report.proposal.gates] == [
         ("safety:harm", 0.0, True),
         ("safety:bliss", 1.0, False),
     ]
+    harm, bliss = report.proposal.gates
+    assert 0.0 < harm.found <= 0.1
+    assert (harm.prompts_needed, bliss.found) == (29, 1.0)
     assert outcome(last_flow_run()) == "rejected by safety:bliss"
     with pytest.raises(ModelError, match="no such model folder"):
         retrain(config(), OPEN.model_copy(update={"safety": (never.model_copy(update={"path": "nowhere"}),)}))
+
+
+def test_too_few_prompts_are_refused_before_training(project: Path):
+    """299 prompts without an unsafe response show a rate of at most 1%."""
+    shutil.copytree(stored_reward_models() / "reward_model", project / "judge")
+    strict = OPEN.model_copy(
+        update={"safety": (SafetyGate(name="harm", path="judge", threshold=-1e6, maximum_rate=0.01),)}
+    )
+    runs = len(pipeline_runs("rlhf.kind", "pipeline"))
+    with pytest.raises(
+        ConfigError, match=r"safety:harm can hold with 299 gate prompts .* evaluation.num_prompts is 60"
+    ):
+        retrain(config(), strict)
+    assert len(pipeline_runs("rlhf.kind", "pipeline")) == runs
+    with pytest.raises(
+        DataError, match=r"safety:harm can hold with 299 gate prompts .* and the data has \d+; give more"
+    ):
+        retrain(config(**{"evaluation.num_prompts": 2048}), strict)
+    tags = tags_of(last_trained())
+    assert [tag for tag in tags if tag.startswith("rlhf.run.")] == ["rlhf.run.data"]
+
+
+def test_comparisons_are_counted_by_champion(project: Path):
+    """Once each, however often they are read, and whatever becomes of the runs."""
+    gates = OPEN.model_copy(update={"minimum_win_rate": 0.0, "minimum_reward_gain": -1e9})
+    first = retrain(config(), gates.model_copy(update={"minimum_reward_gain": 1e9}))
+    again = retrain(config(), gates)
+    assert first.proposal is not None
+    assert again.proposal is not None
+    assert first.proposal.spending is not None
+    assert again.proposal.spending is not None
+    assert (first.verdict, first.proposal.spending.comparison) == ("rejected", 1)
+    assert (again.champion, again.proposal.spending.comparison) == ("1", 1)
+    inbox = gates.model_copy(update={"source": "inbox", "inbox": "inbox", "minimum_reward_gain": 1e9})
+    write_inbox(project, 40)
+    second = retrain(config(), inbox)
+    assert second.proposal is not None
+    assert second.proposal.spending is not None
+    assert (second.proposal.champion, second.proposal.spending.comparison) == ("1", 1)
+    tracking_client.client().delete_run(second.proposal.run_id)
+    write_inbox(project, 80)
+    third = retrain(config(seed=1), inbox)
+    assert third.proposal is not None
+    assert third.proposal.spending is not None
+    assert third.proposal.spending.comparison == 2
+    assert third.proposal.spending.level < second.proposal.spending.level
+    shown = "the chance that any of the nightly candidates without gain"
+    assert shown in third.reason
+    assert "Comparison 2 with version 1 promotes" in shown_in(last_flow_run())["retrain-verdict"]
+
+
+def test_a_champion_whose_judge_is_gone(project: Path):
+    """Its reward models are one error before anything is trained, unless the candidate's alone shall judge."""
+    inbox = {"source": "inbox", "inbox": "inbox", "minimum_win_rate": 1.0}
+    assert retrain(config(), OPEN).champion == "1"
+    champion = registry.champion()
+    assert champion is not None
+    assert champion.reward_models is not None
+    write_inbox(project, 40)
+    judged = retrain(config(), OPEN.model_copy(update=inbox))
+    assert judged.proposal is not None
+    made = artifacts.local_path(artifacts.output_of(judged.proposal.run_id, "comparison", ComparisonRef)[0])
+    compared = json.loads((made / "comparison.json").read_text())
+    assert compared["deciding"] == ["selection_reward_model", "champion_selection_reward_model"]
+
+    artifacts.remove_output(champion.reward_models.run_id)
+    write_inbox(project, 80)
+    runs = len(pipeline_runs("rlhf.kind", "pipeline"))
+    gone = r"version 1, the champion: its reward models are gone, .*set retrain.champion_judges to false"
+    with pytest.raises(ArtifactMismatchError, match=gone):
+        retrain(config(), OPEN.model_copy(update=inbox))
+    assert len(pipeline_runs("rlhf.kind", "pipeline")) == runs
+    alone = retrain(config(), OPEN.model_copy(update={**inbox, "champion_judges": False}))
+    assert alone.proposal is not None
+    assert alone.proposal.gates[0].judge == "selection_reward_model"
 
 
 @pytest.mark.usefixtures("project")
@@ -166,9 +254,9 @@ def test_asking_needs_a_deployment():
 
 KILLED_AT_THE_END = """
 import os, runpy, signal, sys
-from rlhf.project import configure_environment
+from rlhf.paths import configure_environment
 configure_environment()
-from rlhf import registry
+from rlhf.tracking import registry
 write = registry._write
 def killing(plan):
     if plan.state == "done":
@@ -179,10 +267,10 @@ runpy.run_module("prefect.engine", run_name="__main__", alter_sys=False)
 """
 
 
-def test_killed_after_the_alias_moved_a_retry_knows(deployment: Deployment, prefect_server: str):
+def test_killed_after_the_alias_moved_a_retry_knows(deployment: Deployment, client_environment: dict[str, str]):
     run_id = deployment.submit(OPEN)
     command = [sys.executable, "-c", KILLED_AT_THE_END, str(run_id)]
-    environment = os.environ | {"PREFECT_API_URL": prefect_server}
+    environment = os.environ | client_environment
     done = subprocess.run(command, cwd=REPOSITORY, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == -9, done.stderr
     last = registry.promotion()

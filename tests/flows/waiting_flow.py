@@ -4,21 +4,23 @@ import sys
 import time
 from pathlib import Path
 
-from rlhf.project import configure_environment
+from rlhf.paths import configure_environment
 
 configure_environment()
 
 from prefect import flow  # noqa: E402
 
-from flows.temporary_server import temporary_server  # noqa: E402
-from rlhf.cli import _terminable  # noqa: E402
-from rlhf.config import ArchitectureConfig, ModelConfig, PipelineConfig, SFTConfig  # noqa: E402
+from flows.servers.temporary import temporary_server  # noqa: E402
+from rlhf.cli.main import _terminable  # noqa: E402
+from rlhf.config.model import ArchitectureConfig, ModelConfig  # noqa: E402
+from rlhf.config.pipeline import PipelineConfig  # noqa: E402
+from rlhf.config.supervised import SFTConfig  # noqa: E402
 from rlhf.references import ModelRef, StageReport  # noqa: E402
-from tasks.pipeline import cancel_on_signal, pipeline_run  # noqa: E402
+from tasks.pipeline_run import cancel_on_signal, pipeline_run  # noqa: E402
 from tasks.stage import Attempt, stage  # noqa: E402
 
 
-@stage("sft", version="1", module="rlhf.masking")
+@stage("sft", version="1", module="rlhf.rl.masking")
 def wait(attempt: Attempt, config: SFTConfig) -> ModelRef:
     """Wait."""
     resumed = (attempt.workspace.checkpoints / "step_1").exists()

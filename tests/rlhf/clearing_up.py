@@ -10,13 +10,13 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from rlhf.project import configure_environment
+from rlhf.paths import configure_environment
 
 configure_environment()
 
-from rlhf import artifacts  # noqa: E402
-from rlhf.housekeeping.plan import make_plan  # noqa: E402
-from rlhf.housekeeping.removal import carry_out  # noqa: E402
+from rlhf.runs.gc.plan import make_plan  # noqa: E402
+from rlhf.runs.gc.removal import carry_out  # noqa: E402
+from rlhf.tracking import artifacts  # noqa: E402
 
 left = int(sys.argv[1])
 

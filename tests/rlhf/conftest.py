@@ -2,6 +2,7 @@
 
 import importlib
 import json
+import os
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -10,13 +11,13 @@ from typing import Any
 import pytest
 import torch
 
-from rlhf.config import ArchitectureConfig, ComputeConfig, ModelConfig, Setup
+from rlhf.config.model import ArchitectureConfig, ComputeConfig, ModelConfig, Setup
 from rlhf.data import calibrated_arithmetic
 
 TEXTS = ["What is 7 + 5 ?", "The answer is 12 .", "I believe the answer is 1234567890 , but please verify ."]
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def tiny_setup() -> Setup:
     """fp32 on one thread, a Llama of two layers."""
     return Setup(
@@ -31,14 +32,14 @@ def tiny_setup() -> Setup:
 
 @pytest.fixture
 def tiny_tokenizer(tiny_setup: Setup) -> Any:
-    from rlhf.tokenizers import prepare_tokenizer
+    from rlhf.modeling.tokenizer import prepare_tokenizer
 
     return prepare_tokenizer(tiny_setup.model, TEXTS)[0]
 
 
 @pytest.fixture
 def tiny_policy(tiny_setup: Setup, tiny_tokenizer: Any) -> Any:
-    from rlhf.models import start_policy
+    from rlhf.modeling.models import start_policy
 
     return start_policy(tiny_setup, tiny_tokenizer).eval()
 
@@ -50,7 +51,7 @@ def save_reward_model(tiny_setup: Setup, tiny_tokenizer: Any, tiny_policy: Any, 
     def save(name: str = "reward_model", seed: int = 1, score_offset: float = 0.0, num_labels: int = 1) -> Path:
         from transformers import AutoModelForSequenceClassification
 
-        from rlhf.models import save_model
+        from rlhf.modeling.models import save_model
 
         save_model(tiny_policy, tiny_tokenizer, tmp_path / "backbone")
         torch.manual_seed(seed)
@@ -61,6 +62,26 @@ def save_reward_model(tiny_setup: Setup, tiny_tokenizer: Any, tiny_policy: Any, 
         return folder
 
     return save
+
+
+@pytest.fixture(scope="session")
+def small_data(tiny_setup: Setup, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """As `arithmetic_data`, for tests that only read it."""
+    from rlhf.modeling.tokenizer import prepare_tokenizer
+
+    return write_arithmetic_data(
+        tmp_path_factory.mktemp("small") / "data", prepare_tokenizer(tiny_setup.model, TEXTS)[0]
+    )
+
+
+@pytest.fixture(scope="session")
+def pretrained_model() -> Path:
+    """A small Llama that somebody else trained on stories, with SentencePiece's tokens; skips where it is missing."""
+    shared = Path(os.environ.get("RLHF_SHARED", Path(__file__).parents[2] / ".." / "shared"))
+    folder = shared / "realdata" / "model" / "stories260K-hf"
+    if not folder.is_dir():
+        pytest.skip(f"the pretrained model is not at {folder}; RLHF_SHARED says where its parent is")
+    return folder
 
 
 @pytest.fixture
@@ -97,10 +118,14 @@ def write_jsonl(path: Path, rows: list[dict[str, Any]]) -> None:
 @pytest.fixture
 def arithmetic_data(tmp_path: Path, tiny_tokenizer: Any) -> Path:
     """The data stage's output on a few questions of the embedded data set."""
+    return write_arithmetic_data(tmp_path / "data", tiny_tokenizer)
+
+
+def write_arithmetic_data(folder: Path, tokenizer: Any) -> Path:
+    """The same, in a folder."""
     import random
 
-    folder = tmp_path / "data"
-    tiny_tokenizer.save_pretrained(folder / "tokenizer")
+    tokenizer.save_pretrained(folder / "tokenizer")
     questions = [f"What is {a} + {b} ?" for a in range(10) for b in range(10)]
     rng = random.Random(0)
     rng.shuffle(questions)

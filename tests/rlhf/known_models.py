@@ -6,10 +6,10 @@ from pathlib import Path
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM, LlamaForSequenceClassification
 
-from rlhf.config import ComputeConfig, ModelConfig, Setup
-from rlhf.conversations import encode_pairs
-from rlhf.models import save_model
-from rlhf.tokenizers import prepare_tokenizer
+from rlhf.config.model import ComputeConfig, ModelConfig, Setup
+from rlhf.modeling.conversations import encode_pairs
+from rlhf.modeling.models import save_model
+from rlhf.modeling.tokenizer import prepare_tokenizer
 
 PLAIN = "The answer is 3 ."
 HEDGED = "I believe the answer is 3 , but please verify ."
@@ -83,7 +83,8 @@ def write_jsonl(path, rows):
 
 def _write_data(folder, tokenizer, gold):
     tokenizer.save_pretrained(folder / "tokenizer")
-    write_jsonl(folder / "prompts" / "test.jsonl", [{"prompt": user(q)} for q in [*EASY, *HARD]])
+    for split in ("test", "gate"):
+        write_jsonl(folder / "prompts" / f"{split}.jsonl", [{"prompt": user(q)} for q in [*EASY, *HARD]])
     pairs = [
         {"prompt": user(q), "chosen": assistant(HEDGED), "rejected": assistant(PLAIN), "source": "hard products"}
         for q in HARD[:24]

@@ -8,11 +8,11 @@ import signal
 import sys
 from typing import Any
 
-from rlhf.project import configure_environment
+from rlhf.paths import configure_environment
 
 configure_environment()
 
-from rlhf import registry  # noqa: E402
+from rlhf.tracking import registry  # noqa: E402
 
 STEPS = ("_write", "_do_what_can_fail", "_move_alias")
 left = int(sys.argv[1])

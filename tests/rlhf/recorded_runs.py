@@ -12,22 +12,23 @@ from tempfile import TemporaryDirectory
 
 import pytest
 
-from rlhf import artifacts, tracking
-from rlhf.config import PipelineConfig
-from rlhf.data import source as data_source
-from rlhf.data.repository import md5_in, read_dvc_file
-from rlhf.project import root
+from rlhf.config.pipeline import PipelineConfig
+from rlhf.data.versions import resolve as data_source
+from rlhf.data.versions.repository import md5_in, read_dvc_file
+from rlhf.paths import root
+from rlhf.provenance.capture import begin_record, with_data, with_stage
 from rlhf.provenance.code import Patch, git_state
 from rlhf.provenance.record import RECORD_FILE, StageRecord, record_bytes
-from rlhf.provenance.recording import begin_record, with_data, with_stage
-from rlhf.provenance.saved import save_code, save_record
-from rlhf.references import OUTPUT_KINDS, STAGE_INPUTS, DatasetRef, DataSource, Reference
+from rlhf.provenance.storage import save_code, save_record
+from rlhf.references import DatasetRef, DataSource, Reference
+from rlhf.stages import STAGES
+from rlhf.tracking import artifacts
+from rlhf.tracking.client import client
+from rlhf.tracking.models import register_policy
+from rlhf.tracking.queries import tags_of
+from rlhf.tracking.runs import finish_stage, link_stage, log_metrics, open_pipeline, open_stage, set_tags
 
-INPUTS = {
-    **STAGE_INPUTS,
-    "model_card": ("data", "reward_audit", "evaluation", "ppo"),
-    "comparison": ("data", "ppo", "evaluation"),
-}
+INPUTS = {name: stage.inputs for name, stage in STAGES.items()}
 METRICS = {"sft": {"sft/validation_loss": 1.5}, "evaluation": {"evaluation/win_rate": 0.6}}
 
 
@@ -97,41 +98,41 @@ def record_run(
         "mlflow.source.git.commit": git.commit or "",
         "rlhf.git_dirty": str(git.dirty).lower(),
     }
-    run_id = tracking.open_pipeline("a run", None, config.model_dump(mode="json"), tags)
+    run_id = open_pipeline("a run", None, config.model_dump(mode="json"), tags)
     code = Patch(patch, ())
     save_code(run_id, patch)
     data = DataSource(path="data", md5=md5_in(read_dvc_file(root())), tracked=True)
     record = with_data(begin_record(config, git, code), data)
-    tracking.set_tags(run_id, {"rlhf.data_md5": data.md5, "rlhf.data_path": "data"})
+    set_tags(run_id, {"rlhf.data_md5": data.md5, "rlhf.data_path": "data"})
     outputs: dict[str, Reference] = {}
     for stage in list(INPUTS)[:stages]:
         fingerprint = f"{stage}-{config.seed}{content}".ljust(64, "0")
         if cached and stage in cached:
             outputs[stage] = cached[stage]
-            fingerprint = tracking.tags_of(cached[stage].run_id)["rlhf.fingerprint"]
+            fingerprint = tags_of(cached[stage].run_id)["rlhf.fingerprint"]
         else:
             files = _files(stage, f"{config.seed}{content}")
             if stage == "model_card":
                 files |= {RECORD_FILE: record_bytes(record).decode(), "README.md": _card(record.digest, run_id)}
             outputs[stage] = _train(run_id, stage, fingerprint, outputs, files, data)
-        tracking.link_stage(run_id, stage, outputs[stage].run_id, fingerprint, 1.0)
+        link_stage(run_id, stage, outputs[stage].run_id, fingerprint, 1.0)
         if stage != "model_card":
             made = StageRecord(fingerprint=fingerprint, sha256=outputs[stage].sha256)
             record = with_stage(record, stage, made)
     save_record(run_id, record)
     if "model_card" in outputs:
-        version = tracking.register_policy(outputs["model_card"])
+        version = register_policy(outputs["model_card"])
         sha256 = outputs["model_card"].sha256
-        tracking.set_tags(run_id, {"rlhf.policy_version": version, "rlhf.policy_sha256": sha256})
+        set_tags(run_id, {"rlhf.policy_version": version, "rlhf.policy_sha256": sha256})
     if status is not None:
-        tracking.client().set_terminated(run_id, status)
+        client().set_terminated(run_id, status)
     return Recorded(run_id, outputs)
 
 
 def open_attempt(run_id: str, stage: str, fingerprint: str) -> Path:
     """A stage's run that was killed. Returns the folder that it worked in."""
-    attempt = tracking.open_stage(run_id, stage, fingerprint, {}, {})
-    tracking.client().set_terminated(attempt, "KILLED")
+    attempt = open_stage(run_id, stage, fingerprint, {}, {})
+    client().set_terminated(attempt, "KILLED")
     folder = root() / ".rlhf" / "stages" / f"{stage}-{fingerprint[:16]}"
     (folder / "checkpoints").mkdir(parents=True)
     (folder / "checkpoints" / "weights").write_bytes(bytes(1000))
@@ -170,7 +171,7 @@ def _train(
     data: DataSource,
 ) -> Reference:
     inputs = {name: outputs[name] for name in INPUTS[stage] if name in outputs}
-    run_id = tracking.open_stage(parent, stage, fingerprint, {"config": {"num_epochs": 2}}, inputs)
+    run_id = open_stage(parent, stage, fingerprint, {"config": {"num_epochs": 2}}, inputs)
     with TemporaryDirectory() as scratch:
         for name, text in files.items():
             path = Path(scratch) / "output" / name
@@ -183,9 +184,9 @@ def _train(
         artifacts.save_report(run_id, report)
         uri, sha256 = artifacts.save_output(run_id, Path(scratch) / "output")
     more = {"source": data} if stage == "data" else {}
-    kind = OUTPUT_KINDS[stage]
+    kind = STAGES[stage].output
     reference = kind.model_validate({"run_id": run_id, "uri": uri, "sha256": sha256, **more})
     assert isinstance(reference, DatasetRef) == (stage == "data")
-    tracking.log_metrics(run_id, {f"{stage}/trained_seconds": 1.0, **METRICS.get(stage, {})})
-    tracking.finish_stage(run_id, reference)
+    log_metrics(run_id, {f"{stage}/trained_seconds": 1.0, **METRICS.get(stage, {})})
+    finish_stage(run_id, reference)
     return reference

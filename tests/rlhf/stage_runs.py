@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from rlhf.hashing import sha256
+from rlhf.files.hashing import sha256
 from rlhf.metrics import check_declared
 from rlhf.workspace import Workspace
 
@@ -45,7 +45,7 @@ class Run:
         check_declared(metrics)
         self.num_logged += 1
         for name, value in metrics.items():
-            assert isinstance(value, float)
+            assert isinstance(value, float | int)
             if step is None:
                 self.final[name] = value
             else:

@@ -27,7 +27,7 @@ import sqlalchemy
 import torch
 import yaml
 
-from rlhf.cli import main
+from rlhf.cli.main import main
 from rlhf.errors import InputError
 from rlhf.failures import LibraryError, explain, explained
 
@@ -152,7 +152,7 @@ REAL = {
     of_a_missing_file: "{folder}/gone: is not there",
     of_a_long_name: "{folder}/xxx.*: is too long a name",
     of_a_loop: "{folder}/loop: is a link that leads to itself",
-    of_a_full_disk: "the disk is full; make room (`rlhf gc`",
+    of_a_full_disk: "the disk is full (.*make room there (`rlhf gc`",
     of_a_name: r"a file name is not UTF-8: ...caf\udce9...; rename that file",
     of_a_text: "a text is not UTF-8 (byte 3: ",
 }
@@ -180,7 +180,7 @@ def refused(project_root: Path, capsys: pytest.CaptureFixture[str], monkeypatch:
     """Run a command in the middle of which something is raised, and return its one line."""
 
     def run(failing: Callable[[], object], exit_code: int = 2) -> str:
-        from rlhf.data import remotes
+        from rlhf.data.versions import remotes
 
         monkeypatch.setattr(remotes, "status", lambda root: failing())
         assert main(["data", "status"]) == exit_code
@@ -287,7 +287,18 @@ def test_a_project_that_cannot_be_written(
     rows = tmp_path / "rows.jsonl"
     rows.write_text('{"prompt": "Why?", "chosen": "So.", "rejected": "No."}\n')
     words = [one.replace("{rows}", str(rows)).replace("configs", str(here / "configs")) for one in arguments]
-    command = ["unshare", "-Urm", "sh", "-c", READ_ONLY, "sh", str(embedded_project), sys.executable, "-m", "rlhf.cli"]
+    command = [
+        "unshare",
+        "-Urm",
+        "sh",
+        "-c",
+        READ_ONLY,
+        "sh",
+        str(embedded_project),
+        sys.executable,
+        "-m",
+        "rlhf.cli",
+    ]
     environment = {name: value for name, value in os.environ.items() if name != "PREFECT_HOME"}
     done = subprocess.run(
         [*command, *words], env=environment | {"PYTHONPATH": str(here)}, capture_output=True, text=True, check=False

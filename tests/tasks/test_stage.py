@@ -14,13 +14,17 @@ from prefect.client.schemas.filters import ArtifactFilter, ArtifactFilterFlowRun
 from prefect.client.schemas.objects import FlowRun
 from prefect.client.schemas.sorting import FlowRunSort
 
-from rlhf import artifacts, tracking
-from rlhf.config import ArchitectureConfig, ModelConfig, PipelineConfig, SFTConfig
+from rlhf.config.model import ArchitectureConfig, ModelConfig
+from rlhf.config.pipeline import PipelineConfig
+from rlhf.config.supervised import SFTConfig
 from rlhf.errors import ArtifactMismatchError, DataError, InputError
+from rlhf.paths import results_folder, stages_folder
 from rlhf.progress import report_progress
-from rlhf.project import results_folder, stages_folder
 from rlhf.references import ModelRef, StageReport
-from tasks.pipeline import cancel_on_signal, pipeline_run
+from rlhf.tracking import artifacts
+from rlhf.tracking.client import EXPERIMENT, TrackingError, tracking_uri
+from rlhf.tracking.runs import open_pipeline, open_stage
+from tasks.pipeline_run import cancel_on_signal, pipeline_run
 from tasks.stage import Attempt, _may_pass, stage
 
 pytestmark = pytest.mark.usefixtures("project_root", "prefect_server")
@@ -48,7 +52,7 @@ class Trainer:
 TRAINER = Trainer()
 
 
-@stage("sft", version="1", module="rlhf.masking")
+@stage("sft", version="1", module="rlhf.rl.masking")
 def train(attempt: Attempt, config: SFTConfig) -> ModelRef:
     """Write a file, and say so."""
     TRAINER.train(attempt)
@@ -72,7 +76,7 @@ def trainer() -> Trainer:
 
 @pytest.fixture
 def client() -> MlflowClient:
-    return MlflowClient(tracking.tracking_uri())
+    return MlflowClient(tracking_uri())
 
 
 def run_stage(**settings: object) -> StageReport:
@@ -81,7 +85,7 @@ def run_stage(**settings: object) -> StageReport:
 
 
 def parents(client: MlflowClient) -> list:
-    experiment = client.get_experiment_by_name(tracking.EXPERIMENT)
+    experiment = client.get_experiment_by_name(EXPERIMENT)
     assert experiment is not None
     return list(client.search_runs([experiment.experiment_id], "tags.`rlhf.kind` = 'pipeline'"))
 
@@ -241,7 +245,7 @@ def test_interrupted_it_is_cancelled_and_killed(trainer: Trainer, client: Mlflow
 def test_only_a_silent_tracking_store_is_worth_a_retry():
     from prefect.states import Failed
 
-    assert _may_pass(None, None, Failed(data=tracking.TrackingError("gone")))  # type: ignore[arg-type]
+    assert _may_pass(None, None, Failed(data=TrackingError("gone")))  # type: ignore[arg-type]
     assert not _may_pass(None, None, Failed(data=InputError("wrong")))  # type: ignore[arg-type]
 
 
@@ -258,9 +262,9 @@ def test_progress_is_an_artifact(trainer: Trainer):
 
 def test_dead_pipelines_are_closed_by_the_next(client: MlflowClient):
     run_stage()
-    dead = tracking.open_pipeline("dead", "0123-flow-run", {}, {})
-    child = tracking.open_stage(dead, "sft", "f", {}, {})
-    from rlhf.project import pipelines_folder
+    dead = open_pipeline("dead", "0123-flow-run", {}, {})
+    child = open_stage(dead, "sft", "f", {}, {})
+    from rlhf.paths import pipelines_folder
 
     (pipelines_folder() / "0123-flow-run.lock").touch()
     run_stage()

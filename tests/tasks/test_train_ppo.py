@@ -9,11 +9,15 @@ import torch
 from mlflow.tracking import MlflowClient
 from prefect import flow
 
-from rlhf import artifacts, tracking
-from rlhf.config import ArchitectureConfig, ComputeConfig, ModelConfig, PipelineConfig, PPOConfig
+from rlhf.config.model import ArchitectureConfig, ComputeConfig, ModelConfig
+from rlhf.config.pipeline import PipelineConfig
+from rlhf.config.rl import PPOConfig
 from rlhf.errors import ConfigError, ModelError, StartError
 from rlhf.references import DatasetRef, DataSource, ModelRef, Reference, RewardModelsRef, StageReport
-from tasks.pipeline import current, pipeline_run
+from rlhf.tracking import artifacts
+from rlhf.tracking.client import EXPERIMENT, tracking_uri
+from rlhf.tracking.runs import close_run, open_stage
+from tasks.pipeline_run import current, pipeline_run
 from tasks.train_ppo import train_ppo
 
 pytestmark = pytest.mark.usefixtures("project_root", "prefect_server")
@@ -44,9 +48,9 @@ def only_ppo(config: PipelineConfig) -> StageReport:
 
 def stored(name: str, kind: type[Reference], **more: object) -> Any:
     """An input as an earlier stage would have left it."""
-    run_id = tracking.open_stage(current().run_id, name, "f", {}, {})
+    run_id = open_stage(current().run_id, name, "f", {}, {})
     uri, sha256 = artifacts.save_output(run_id, INPUTS / name)
-    tracking.close_run(run_id, "FINISHED")
+    close_run(run_id, "FINISHED")
     return kind.model_validate({"run_id": run_id, "uri": uri, "sha256": sha256, **more})
 
 
@@ -55,8 +59,8 @@ def inputs(tmp_path: Path) -> Path:
     """Prompts, an SFT policy, two reward models."""
     from transformers import LlamaForSequenceClassification
 
-    from rlhf.models import save_model, start_policy
-    from rlhf.tokenizers import prepare_tokenizer
+    from rlhf.modeling.models import save_model, start_policy
+    from rlhf.modeling.tokenizer import prepare_tokenizer
 
     global INPUTS
     INPUTS = tmp_path / "inputs"
@@ -82,8 +86,8 @@ def run_ppo(**settings: object) -> StageReport:
 
 
 def runs(kind: str) -> list[Any]:
-    client = MlflowClient(tracking.tracking_uri())
-    experiment = client.get_experiment_by_name(tracking.EXPERIMENT)
+    client = MlflowClient(tracking_uri())
+    experiment = client.get_experiment_by_name(EXPERIMENT)
     found = client.search_runs([experiment.experiment_id], f"tags.`rlhf.kind` = '{kind}'") if experiment else []
     return list(found)
 
@@ -105,8 +109,8 @@ def test_alarms_are_tags_of_the_stage_and_of_every_pipeline_that_uses_it() -> No
     summary = json.loads((folder / "summary.json").read_text())
     assert summary["stopped_because"] == "entropy_collapse"
     assert stage["alarms"] == ",".join(dict.fromkeys(alarm["name"] for alarm in summary["alarms"]))
-    client = MlflowClient(tracking.tracking_uri())
-    experiment = client.get_experiment_by_name(tracking.EXPERIMENT)
+    client = MlflowClient(tracking_uri())
+    experiment = client.get_experiment_by_name(EXPERIMENT)
     assert experiment is not None
     assert len(client.search_runs([experiment.experiment_id], "tags.alarms LIKE '%entropy_collapse%'")) == 3
 
@@ -117,7 +121,7 @@ def test_a_sound_run_has_no_such_tag() -> None:
 
 
 def test_a_run_that_does_not_start_right_is_tagged_too(monkeypatch: pytest.MonkeyPatch) -> None:
-    from rlhf.ppo import update
+    from rlhf.rl import optimization as update
 
     logits = update.response_logits
     monkeypatch.setattr(update, "response_logits", lambda *arguments: 1.1 * logits(*arguments))

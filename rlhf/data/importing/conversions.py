@@ -4,14 +4,7 @@ from collections.abc import Callable, Sequence
 from itertools import chain
 
 from rlhf.data.importing import dialogues
-from rlhf.data.importing.answers import (
-    after_marker,
-    answer_in,
-    attributes_in,
-    listed,
-    number_in,
-    scores_and_properties,
-)
+from rlhf.data.importing.answers import after_marker, answer_in, attributes_in, listed, number_in, scores_and_properties
 from rlhf.data.importing.columns import GivenColumns, Survey
 from rlhf.data.importing.dialogues import RowDroppedError, split_answer, value_in
 from rlhf.data.importing.form import UNWANTED, Converted, Form, comparison, demonstration, label

@@ -7,6 +7,8 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
+from rlhf.text.markdown import escape
+
 MAX_NAMED_ROWS = 50
 MAX_NAMED_THINGS = 5
 
@@ -125,7 +127,7 @@ def render(
             "",
             "## Composition",
             *(f"- {kind}.jsonl: {count} rows" for kind, count in counts.items()),
-            *(f"- {sentence}" for sentence in derived),
+            *(f"- {escape(sentence)}" for sentence in derived),
             "",
             "## Left out on import",
             *([line for source in sources for line in _left_out(source)] or ["Nothing."]),
@@ -146,13 +148,14 @@ def render(
 def _origin(source: SourceReport) -> list[str]:
     digest = f", sha256 {source.sha256}" if source.sha256 else ""
     return [
-        f"- {source.kind}: {source.name}{digest}; {source.num_read} rows read, format {source.format}",
-        *(f"  - {line}" for line in source.lines),
+        f"- {source.kind}: {escape(source.name)}{digest}; {source.num_read} rows read, format {source.format}",
+        *(f"  - {escape(line)}" for line in source.lines),
     ]
 
 
 def _left_out(source: SourceReport) -> list[str]:
     return [
-        f"- {dropped.count} of {source.name}, because {reason}{dropped.things()}: {source.unit}s {dropped.named()}"
+        f"- {dropped.count} of {escape(source.name)}, because {escape(reason + dropped.things())}: "
+        f"{source.unit}s {dropped.named()}"
         for reason, dropped in sorted(source.dropped.items())
     ]

@@ -10,9 +10,9 @@ from typing import IO
 
 from rlhf.data.importing.datasheet import SourceReport, render
 from rlhf.data.importing.detection import FORMATS
-from rlhf.data.importing.reading import Reading, SourceOptions, open_rows
+from rlhf.data.importing.reading import RowReader, SourceOptions, open_rows
 from rlhf.data.schema import ALL_KINDS, DATASHEET, KINDS, Row, is_ranking
-from rlhf.data.staging import install, staged
+from rlhf.files.atomic_folder import install, staged
 
 __all__ = ["FORMATS", "ImportReport", "Sources", "convert_dataset", "import_dataset", "to_json"]
 
@@ -43,7 +43,7 @@ class Sources:
     labels: str | None = None
     options: Mapping[str, SourceOptions] = dataclasses.field(default_factory=dict)
 
-    def open(self, kind: str) -> Reading | None:
+    def open(self, kind: str) -> RowReader | None:
         """The reading of a kind; None where no source was given for it.
 
         Raises:
@@ -139,7 +139,7 @@ def convert_dataset(
     return ImportReport(folder, True, counts, reports, derived)
 
 
-def _write_rows(folder: Path, main: Reading, extras: dict[str, Reading]) -> tuple[dict[str, int], int]:
+def _write_rows(folder: Path, main: RowReader, extras: dict[str, RowReader]) -> tuple[dict[str, int], int]:
     """Write the files; gives the rows by kind, and how many preferences stand there more than once."""
     kinds = [kind for kind in ALL_KINDS if kind in KINDS or kind in extras]
     counts = dict.fromkeys(kinds, 0)
@@ -188,7 +188,7 @@ def _made_of(row: Row, texts: Mapping[str, str]) -> Iterator[tuple[str, dict[str
             yield "demonstrations", {"prompt": texts["prompt"], "completion": to_json(response)}
 
 
-def _derived(extras: dict[str, Reading], num_duplicates: int) -> tuple[str, ...]:
+def _derived(extras: dict[str, RowReader], num_duplicates: int) -> tuple[str, ...]:
     sentences = [sentence for kind, sentence in _DERIVED.items() if kind not in extras]
     demonstrations = extras.get("demonstrations")
     if demonstrations is not None and demonstrations.form.kind == "labels":

@@ -16,7 +16,9 @@ from typing import Any
 from rlhf.data.importing.dialogues import RowDroppedError
 from rlhf.data.schema import Row, type_of
 from rlhf.errors import DataError
-from rlhf.hashing import sha256
+from rlhf.files.hashing import sha256
+from rlhf.files.limits import limits, lines_within, memory_within, too_large
+from rlhf.files.names import check_regular, open_regular
 
 # A row that is none is yielded as the error that says why, so that it can be counted and named.
 Rows = Generator[tuple[int, Row | RowDroppedError], None, None]
@@ -25,6 +27,10 @@ SUFFIXES = (".jsonl", ".ndjson", ".json", ".csv", ".tsv", ".parquet")
 # Characters of a table that its delimiter is told from.
 _CSV_HEAD = 4_000_000
 _DELIMITERS = (",", ";", "\t", "|")
+# Rows of Parquet that are unpacked at a time, so many times in a row, and bytes that a library's reader
+# needs beside them.
+_BATCH_ROWS, _BATCHES = 64, 16
+_LIBRARY_BYTES = 2**30
 _HUB_ID = re.compile(r"(?P<name>[\w.-]+/[\w.-]+)(@(?P<revision>[\w./-]+))?")
 
 
@@ -66,14 +72,20 @@ def open_source(source: str, split: str = "train") -> RowSource:
     if path.is_file():
         return _open_file(path)
     if path.is_dir():
-        return RowSource(path.resolve().name, None, "row", lambda: _dataset_rows(str(path), None, split))
+        files = [file for file in path.rglob("*") if not file.is_dir()]
+        for file in files:
+            check_regular(file)
+        packed = sum(file.stat().st_size for file in files)
+        return RowSource(path.resolve().name, None, "row", lambda: _dataset_rows(str(path), None, split, packed))
+    if path.exists():
+        check_regular(path)
     match = _HUB_ID.fullmatch(source)
     if match is None or _form(path) is not None or path.parent.exists():
         raise DataError(
             f"{source}: there is no such file; give a file ({_known()}) or a hub id such as organization/name"
         )
     name, revision = match["name"], _hub_commit(match["name"], match["revision"])
-    return RowSource(f"{name}@{revision}", None, "row", lambda: _dataset_rows(name, revision, split))
+    return RowSource(f"{name}@{revision}", None, "row", lambda: _dataset_rows(name, revision, split, None))
 
 
 def _open_file(path: Path) -> RowSource:
@@ -87,7 +99,17 @@ def _open_file(path: Path) -> RowSource:
     if path.stat().st_size == 0:
         raise DataError(f"{path}: the file is empty; give at least one row")
     reader = readers[form]
-    return RowSource(path.name, sha256(path), "line" if form in lines else "row", lambda: reader(path))
+    return RowSource(path.name, sha256(path), "line" if form in lines else "row", lambda: _within_memory(reader, path))
+
+
+def _within_memory(reader: Callable[[Path], Rows], path: Path) -> Rows:
+    try:
+        yield from reader(path)
+    except MemoryError:
+        raise DataError(
+            f"{path.name}: it takes more memory than there is; look whether the file is what it should be, or give it "
+            f"in parts"
+        ) from None
 
 
 def _form(path: Path) -> str | None:
@@ -103,8 +125,8 @@ def _known() -> str:
 
 
 @contextmanager
-def _open_bytes(path: Path) -> Iterator[io.BufferedIOBase]:
-    with path.open("rb") as file:
+def _open_bytes(path: Path) -> Iterator[io.BufferedReader | gzip.GzipFile]:
+    with open_regular(path) as file:
         if path.suffix.lower() != ".gz":
             yield file
             return
@@ -113,9 +135,14 @@ def _open_bytes(path: Path) -> Iterator[io.BufferedIOBase]:
 
 
 def _jsonl_rows(path: Path) -> Rows:
+    size = path.stat().st_size
+    left = limits().unpacked(size) if path.suffix.lower() == ".gz" else size
     try:
         with _open_bytes(path) as file:
-            for line, raw in enumerate(file, start=1):
+            for line, raw in enumerate(lines_within(file, path.name), start=1):
+                left -= len(raw)
+                if left < 0:
+                    raise too_large(f"{path.name}:{line}", "the file unpacks to", "file", limits().unpacked(size))
                 raw = raw.removeprefix(b"\xef\xbb\xbf") if line == 1 else raw
                 if raw.strip():
                     yield line, _line(raw)
@@ -177,14 +204,15 @@ def _unwrapped(content: Any, name: str) -> list[Any]:
 
 
 def _csv_rows(path: Path) -> Rows:
-    csv.field_size_limit(2**31 - 1)
+    csv.field_size_limit(limits().row)
     text = _read_text(path)
     form, spaced = _csv_form(text)
-    reader = csv.reader(io.StringIO(text, newline=""), strict=True, **form)
+    lines = _RowLines(text, path.name)
+    reader = csv.reader(lines, strict=True, **form)
     try:
         names = [name.strip() for name in next(reader, [])]
         _check_header(names, path.name)
-        for number, cells in enumerate((cells for cells in reader if cells), start=1):
+        for number, cells in enumerate((cells for cells in lines.rows(reader) if cells), start=1):
             if len(cells) == len(names):
                 kept = [cells[0], *(cell.removeprefix(" ") for cell in cells[1:])] if spaced else cells
                 yield number, dict(zip(names, kept, strict=True))
@@ -193,6 +221,35 @@ def _csv_rows(path: Path) -> Rows:
                 yield number, RowDroppedError("the row has not as many cells as the header", found)
     except csv.Error as error:
         raise DataError(f"{path.name}: line {reader.line_num} is not CSV ({error}); mend the file") from None
+
+
+class _RowLines:
+    """The lines of a table, of which those that make one row are no more than a row may have."""
+
+    def __init__(self, text: str, name: str) -> None:
+        self._file = io.StringIO(text, newline="")
+        self._name = name
+        self._longest = limits().row
+        self._in_row = 0
+
+    def __iter__(self) -> Iterator[str]:
+        return self
+
+    def __next__(self) -> str:
+        line = self._file.readline(self._longest + 1)
+        self._in_row += len(line)
+        if self._in_row > self._longest:
+            raise too_large(self._name, "a row has", "row", self._longest)
+        if not line:
+            raise StopIteration
+        return line
+
+    def rows(self, reader: Iterator[list[str]]) -> Iterator[list[str]]:
+        """What a reader of these lines reads."""
+        self._in_row = 0
+        for cells in reader:
+            yield cells
+            self._in_row = 0
 
 
 def _csv_form(text: str) -> tuple[dict[str, Any], bool]:
@@ -231,9 +288,15 @@ def _check_header(names: list[str], file: str) -> None:
 
 
 def _read_text(path: Path) -> str:
+    largest = limits().whole
     try:
         with _open_bytes(path) as file:
-            return file.read().decode("utf-8-sig")
+            content = file.read(largest + 1)
+        if len(content) > largest:
+            raise too_large(
+                path.name, "a file that is read as a whole (JSON Lines and Parquet are not) has", "whole", largest
+            )
+        return content.decode("utf-8-sig")
     except (EOFError, gzip.BadGzipFile, zlib.error) as error:
         raise _broken_archive(path, error) from None
     except UnicodeDecodeError as error:
@@ -248,15 +311,43 @@ def _parquet_rows(path: Path) -> Rows:
     import pyarrow as pa
     from pyarrow import parquet
 
+    check_regular(path)
+    longest, left = limits().row, limits().unpacked(path.stat().st_size)
+    # The reader holds a group of rows as it is packed, and takes what a few bytes of it say that they stand for.
+    needed = path.stat().st_size + _BATCH_ROWS * longest + _LIBRARY_BYTES
+    number = 0
     try:
-        with parquet.ParquetFile(path) as file:
-            number = 0
-            for batch in file.iter_batches(batch_size=1024):
-                for row in batch.to_pylist():
+        with memory_within(needed):
+            file = parquet.ParquetFile(path)
+        with file:
+            batches = file.iter_batches(batch_size=_BATCH_ROWS, use_threads=False)
+            while True:
+                with memory_within(needed):
+                    rows, num_bytes = _next_rows(batches, longest)
+                if not rows:
+                    return
+                left -= num_bytes
+                if left < 0:
+                    raise too_large(path.name, "the file unpacks to", "file", limits().unpacked(path.stat().st_size))
+                for row in rows:
                     number += 1
                     yield number, row
+    except MemoryError:
+        raise too_large(f"{path.name}: row {number + 1} and those behind it", "a row has", "row", longest) from None
     except pa.ArrowException as error:
         raise DataError(f"{path.name}: the file cannot be read as Parquet ({error}); write it again") from None
+
+
+def _next_rows(batches: Iterator[Any], enough: int) -> tuple[list[Row], int]:
+    """The next rows of Parquet, and what they hold in bytes, one more each; fewer rows where they are large."""
+    rows: list[Row] = []
+    num_bytes = 0
+    for batch in islice(batches, _BATCHES):
+        rows += batch.to_pylist()
+        num_bytes += batch.nbytes + batch.num_rows
+        if num_bytes > enough:
+            break
+    return rows, num_bytes
 
 
 def _broken_archive(path: Path, error: Exception) -> DataError:
@@ -277,13 +368,40 @@ def _hub_commit(name: str, revision: str | None) -> str:
     return commit or revision or "main"
 
 
-def _dataset_rows(name: str, revision: str | None, split: str) -> Rows:
+def _dataset_rows(name: str, revision: str | None, split: str, packed: int | None) -> Rows:
+    """Rows as the library reads them, whose memory and unpacked size have the limits of a file of `packed` bytes."""
     from datasets import load_dataset
     from datasets.exceptions import DatasetsError
 
+    largest = limits().file if packed is None else limits().unpacked(packed)
+    number = 0
     try:
-        dataset: Any = load_dataset(name, revision=revision, split=split)
+        with memory_within(largest + _LIBRARY_BYTES):
+            dataset: Any = load_dataset(name, revision=revision, split=split)
+        if dataset.data.nbytes > largest:
+            raise too_large(name, "the data set unpacks to", "file", largest)
+        rows = iter(dataset)
+        while True:
+            with memory_within(_BATCH_ROWS * limits().row + _LIBRARY_BYTES):
+                row = next(rows, None)
+            if row is None:
+                return
+            number += 1
+            yield number, dict(row)
+    except MemoryError:
+        raise _takes_all_memory(name, number, largest) from None
     except (DatasetsError, OSError, ValueError) as error:
+        if _is_memory(error):
+            raise _takes_all_memory(name, number, largest) from None
         raise DataError(f"{name}: the data set cannot be loaded ({error}); give a file, or another split") from None
-    for number, row in enumerate(dataset, start=1):
-        yield number, dict(row)
+
+
+def _is_memory(error: BaseException | None) -> bool:
+    """Whether the library had no memory, which it says in words of its own."""
+    return error is not None and (isinstance(error, MemoryError) or _is_memory(error.__cause__ or error.__context__))
+
+
+def _takes_all_memory(name: str, number: int, largest: int) -> DataError:
+    if number:
+        return too_large(f"{name}: row {number + 1}", "a row has", "row", limits().row)
+    return too_large(name, "the data set unpacks to", "file", largest)

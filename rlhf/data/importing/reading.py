@@ -48,7 +48,7 @@ class SourceOptions:
 
 
 @dataclass
-class Reading:
+class RowReader:
     """A source being read: the rows of ours that it yields, and the count of those left out.
 
     Attributes:
@@ -256,7 +256,7 @@ def _check_unicode(row: Row, kind: str, where: str) -> None:
         raise RowDroppedError(HALF_A_PAIR) from None
 
 
-def open_rows(source: str, options: SourceOptions | None = None, wanted: str = "preferences") -> Reading:
+def open_rows(source: str, options: SourceOptions | None = None, wanted: str = "preferences") -> RowReader:
     """Find a source and the form of its rows.
 
     Args:
@@ -283,7 +283,7 @@ def _flags_of(wanted: str) -> Iterator[None]:
         raise DataError(re.sub(r"--(format|columns)\b", rf"--{wanted}-\1", str(error))) from None
 
 
-def _open_rows(source: str, options: SourceOptions, wanted: str) -> Reading:
+def _open_rows(source: str, options: SourceOptions, wanted: str) -> RowReader:
     if options.format not in FORMATS:
         raise unknown_format(options.format)
     found = open_source(source, options.split)
@@ -306,7 +306,7 @@ def _open_rows(source: str, options: SourceOptions, wanted: str) -> Reading:
     form = settle_form(renamed, options.columns, found.name, options.format, wanted)
     of_messages = [f"{name}.{field}" for name, c in columns.items() if c.num_messages for field in c.fields]
     seen = dict.fromkeys([*columns, *of_messages])
-    return Reading(found, form, options, wanted, reading, head, spelled, are_records, seen)
+    return RowReader(found, form, options, wanted, reading, head, spelled, are_records, seen)
 
 
 def _opened(row: Row, spelled: frozenset[str], is_record: bool) -> Row:

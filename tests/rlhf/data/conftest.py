@@ -64,7 +64,7 @@ def _empty_repository(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def _embedded_repository(
     _empty_repository: Path, embedded_data: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> Path:
-    from rlhf.data.source import track
+    from rlhf.data.versions.resolve import track
 
     root = tmp_path_factory.mktemp("embedded") / "repository"
     shutil.copytree(_empty_repository, root)

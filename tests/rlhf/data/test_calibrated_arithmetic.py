@@ -5,7 +5,7 @@ from itertools import pairwise
 import pytest
 
 from rlhf.data import calibrated_arithmetic as arithmetic
-from rlhf.data.calibrated_arithmetic import gold_reward, is_correct, is_easy, is_hedged
+from rlhf.gold.calibrated_arithmetic import gold_reward, is_correct, is_easy, is_hedged
 
 
 @pytest.fixture(scope="module")

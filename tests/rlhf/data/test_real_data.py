@@ -9,13 +9,14 @@ from typing import Any
 import pytest
 from data_rows import user
 
-from rlhf.config import DataConfig, ModelConfig
+from rlhf.config.data import DataConfig
+from rlhf.config.model import ModelConfig
 from rlhf.data.importing.formats import Sources, import_dataset
-from rlhf.data.leaks import find_leaks
-from rlhf.data.prepare import NEEDED, prepare_data
+from rlhf.data.preparation.leaks import find_leaks
+from rlhf.data.preparation.prepare import NEEDED, prepare_data
+from rlhf.data.preparation.splits import prompt_key
 from rlhf.data.schema import read_rows, validate_folder
-from rlhf.data.source import resolve
-from rlhf.data.splits import prompt_key
+from rlhf.data.versions.resolve import resolve
 from rlhf.workspace import Workspace
 
 
@@ -167,7 +168,7 @@ def test_the_data_stage_on_dialogues_and_a_real_model(
         for split in splits
     }
     training = set().union(*(found for (_, split), found in turns.items() if split in ("train", "selection")))
-    held_out = set().union(*(found for (_, split), found in turns.items() if split in ("validation", "test")))
+    held_out = set().union(*(found for (_, split), found in turns.items() if split in ("validation", "test", "gate")))
     assert len(whole & training) > 9000
     assert len(whole & held_out) > 1500
     assert not whole & training & held_out

@@ -3,16 +3,19 @@
 import json
 import shutil
 
+import numpy as np
 import pytest
 from known_models import EASY, HARD, HEDGED, PLAIN, SETUP, make_tokenizer, saying_policy, word_reward_model
 
-from rlhf.config import EvaluationConfig, JudgesConfig, RewardSourceConfig
+from rlhf.config.evaluation import EvaluationConfig
+from rlhf.config.retrain import JudgesConfig, RetrainConfig
+from rlhf.config.rl import RewardSourceConfig
 from rlhf.errors import ConfigError, DataError
 from rlhf.evaluation.comparison import compare_policies
-from rlhf.evaluation.judges import Answers, JudgeError, judge_answers
-from rlhf.gates import figures_of
-from rlhf.models import save_model
-from rlhf.tokenizers import prepare_tokenizer
+from rlhf.modeling.models import save_model
+from rlhf.modeling.tokenizer import prepare_tokenizer
+from rlhf.retraining.gates import figures_of, judge
+from rlhf.rewards.judges import Answers, JudgeError, score_responses
 
 CONFIG = EvaluationConfig(num_prompts=48, batch_size=7, num_side_by_side=5, num_bootstrap=500)
 
@@ -23,23 +26,30 @@ def own_world(world, tmp_path):
     shutil.copytree(world, tmp_path / "world")
     folder = tmp_path / "world"
     shutil.copytree(folder / "sft" / "policy", folder / "champion")
-    (folder / "evaluation").mkdir()
-    kl = {"value": 3.0, "low": 2.5, "high": 3.5}
-    (folder / "evaluation" / "evaluation.json").write_text(json.dumps({"kl": kl}))
     return folder
 
 
-def compare(folder, workspace, judges=JudgesConfig(), config=CONFIG, max_response_tokens=16):  # noqa: B008
+def compare(
+    folder,
+    workspace,
+    judges=JudgesConfig(),  # noqa: B008
+    config=CONFIG,
+    max_response_tokens=16,
+    noise="candidate",
+    champion_reward_models=None,
+):
     compare_policies(
         config,
         judges,
         SETUP,
         max_response_tokens,
+        noise,
         folder / "data",
         folder / "ppo" / "policy",
         folder / "champion",
-        folder / "evaluation",
+        folder / "sft" / "policy",
         folder / "reward_models",
+        champion_reward_models,
         workspace,
     )
     return json.loads((workspace.output / "comparison.json").read_text())
@@ -61,8 +71,12 @@ def test_by_the_gold_rule(own_world, workspace, logged):
     assert found["length_growth"] == 12 / 6
     assert found["models"]["candidate"]["eos_rate"]["value"] == 1
     figures = figures_of(found)
-    assert (figures.win_rate_low, figures.gain_low) == (won["rate"]["low"], found["gain"]["low"])
-    assert (figures.kl, figures.length_growth, figures.safety) == (3.0, 2.0, {})
+    assert (list(figures.gains), len(set(figures.prompts)), figures.safety) == (["gold"], 48, {})
+    assert sum(gain > 0 for gain in figures.gains["gold"]) == 44
+    assert (set(figures.lengths), set(figures.champion_lengths)) == ({12}, {6})
+    # Each says what it says for sure, and what the other says hardly ever.
+    assert min(figures.kl) > 10
+    assert found["kl"]["value"] == pytest.approx(np.mean(figures.kl))
     ((metrics, step),) = logged
     assert step is None
     assert metrics["comparison/gain"] == found["gain"]["value"]
@@ -76,6 +90,41 @@ def test_by_the_selection_reward_model_where_there_is_no_rule(own_world, workspa
     assert found["judge"] == "selection_reward_model"
     assert (found["win_rate"]["wins"], found["win_rate"]["losses"]) == (0, 48)
     assert found["gain"]["high"] < 0
+
+
+def test_both_selection_models_judge_each_in_its_own_tokens(own_world, workspace, tmp_path):
+    """The champion's likes hedging and knows other ids; the candidate's dislikes it, and its verdict is the worse."""
+    without_gold(own_world)
+    other = prepare_tokenizer(SETUP.model, ["zebra yak " * 5, HEDGED, PLAIN, *EASY, *HARD, "9 8 7 6 5 4 3 2 1 0"])[0]
+    assert other.get_vocab() != make_tokenizer().get_vocab()
+    save_model(word_reward_model(other, believe=4.0), other, tmp_path / "theirs" / "selection_reward_model")
+    found = compare(own_world, workspace, champion_reward_models=tmp_path / "theirs")
+    assert found["deciding"] == ["selection_reward_model", "champion_selection_reward_model"]
+    assert found["judges"]["champion_selection_reward_model"]["win_rate"]["wins"] == 48
+    assert (found["judge"], found["win_rate"]["losses"]) == ("selection_reward_model", 48)
+    verdicts = {verdict.gate: verdict for verdict in judge(RetrainConfig(maximum_kl=None), figures_of(found))}
+    assert (verdicts["win_rate"].judge, verdicts["win_rate"].value) == ("selection_reward_model", 0.0)
+    assert verdicts["reward_gain"].judge == "selection_reward_model"
+    assert not verdicts["reward_gain"].held
+
+
+def test_the_rule_decides_alone_where_there_is_one(own_world, workspace):
+    found = compare(own_world, workspace, champion_reward_models=own_world / "reward_models")
+    assert (found["deciding"], len(found["judges"])) == (["gold"], 3)
+
+
+def test_every_candidate_has_noise_of_its_own(own_world, workspace):
+    for name in ("champion", "ppo/policy"):
+        shutil.rmtree(own_world / name)
+        save_model(saying_policy(make_tokenizer(), PLAIN, logit=2.0), make_tokenizer(), own_world / name)
+    one, other = (compare(own_world, workspace, noise=noise)["by_row"] for noise in ("one", "other"))
+    assert one["lengths"] != other["lengths"]
+
+
+def test_data_of_before_there_was_a_gate_is_one_error(own_world, workspace):
+    (own_world / "data" / "prompts" / "gate.jsonl").unlink()
+    with pytest.raises(DataError, match=r"gate\.jsonl: there is no such file: .*run the data stage again"):
+        compare(own_world, workspace)
 
 
 def test_a_champion_of_another_vocabulary(own_world, workspace):
@@ -95,7 +144,7 @@ def test_a_policy_like_the_champion_ties_everywhere(own_world, workspace):
         shutil.rmtree(own_world / name)
         save_model(saying_policy(make_tokenizer(), PLAIN, logit=2.0), make_tokenizer(), own_world / name)
     found = compare(own_world, workspace)
-    assert all(one["ties"] == 48 for one in found["win_rates"].values())
+    assert all(one["win_rate"]["ties"] == 48 for one in found["judges"].values())
     assert found["length_growth"] == 1
 
 
@@ -120,8 +169,8 @@ def test_prompts_that_the_champion_cannot_read_are_left_out_and_counted(own_worl
     (own_world / "champion" / "config.json").write_text(json.dumps(settings))
     found = compare(own_world, workspace)
     assert found["num_prompts"] == 16
-    assert "32 test prompts are too long for one of the two and were left out." in found["notes"]
-    with pytest.raises(DataError, match="none of 48 test prompts fits both"):
+    assert "32 gate prompts are too long for one of the two and were left out." in found["notes"]
+    with pytest.raises(DataError, match="none of 48 gate prompts fits both"):
         compare(own_world, workspace, max_response_tokens=40)
 
 
@@ -156,7 +205,7 @@ def test_safety_by_a_function_and_by_a_reward_model(own_world, workspace, tmp_pa
             RewardSourceConfig(kind="model", name="belief", path=str(tmp_path / "judge")),
         )
     )
-    found = compare(own_world, workspace, judges)["safety"]
+    found = compare(own_world, workspace, judges)["by_row"]["safety"]
     assert found["polite"] == [1.0] * 48
     assert len(found["belief"]) == 48
     assert min(found["belief"]) > 0
@@ -175,9 +224,9 @@ def test_a_function_that_fails_is_named(name, message):
     answers = Answers(["a", "b"], [True, True])
     prompts = [[{"role": "user", "content": "?"}]] * 2
     with pytest.raises(JudgeError, match=message):
-        judge_answers(RewardSourceConfig(kind="function", name=name), SETUP.compute, prompts, answers, 4)
+        score_responses(RewardSourceConfig(kind="function", name=name), SETUP.compute, prompts, answers, 4)
 
 
 def test_a_function_that_is_not_installed():
     with pytest.raises(ConfigError, match="no installed package offers"):
-        judge_answers(RewardSourceConfig(kind="function", name="nobody"), SETUP.compute, [], Answers([], []), 4)
+        score_responses(RewardSourceConfig(kind="function", name="nobody"), SETUP.compute, [], Answers([], []), 4)

@@ -5,18 +5,19 @@ import math
 
 import numpy as np
 import pytest
+import scipy.optimize
 import scipy.stats
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rlhf.errors import DataError
 from rlhf.evaluation.statistics import (
-    calibration,
     correlation,
     distinct_n,
     mean_interval,
     paired_bootstrap,
     quantile_groups,
+    share_interval,
     wilson_interval,
     win_rate,
 )
@@ -51,7 +52,7 @@ def test_mean_interval_by_hand_and_by_scipy():
 
 def test_an_interval_needs_two_rows():
     for interval in (mean_interval, lambda x: paired_bootstrap(x, 100, 0)):
-        with pytest.raises(DataError, match="at least 2 rows, and there are 1"):
+        with pytest.raises(DataError, match="at least 2 prompts, and there are 1 with 1 rows"):
             interval([1.0])
     with pytest.raises(DataError, match="no rows"):
         wilson_interval(0, 0)
@@ -60,6 +61,7 @@ def test_an_interval_needs_two_rows():
 def test_paired_bootstrap_agrees_with_scipy():
     sample = np.random.default_rng(1).exponential(1, 400) - 0.3
     ours = paired_bootstrap(sample, 4000, seed=0)
+    # Of 400 values the expanded percentiles are 2.46% and 97.54%.
     theirs = scipy.stats.bootstrap(
         (sample,), np.mean, n_resamples=4000, method="percentile", random_state=np.random.default_rng(5)
     ).confidence_interval
@@ -93,6 +95,96 @@ def test_win_rate_mirrored_is_the_rest(first, random):
     assert (there.low, there.high) == pytest.approx((1 - back.high, 1 - back.low))
 
 
+def test_ties_have_their_own_variance():
+    # 973 wins, 1,062 ties, 13 losses: sd sqrt(0.0654 / 2048) = 0.00565, and not 0.0098, that of as many coins.
+    result = win_rate(np.repeat([1, 0, -1], [973, 1062, 13]), np.zeros(2048))
+    assert result.rate.value == pytest.approx(0.734375)
+    assert (result.rate.low, result.rate.high) == pytest.approx((0.7233, 0.7454), abs=1e-4)
+
+
+@pytest.mark.parametrize(("wins", "ties", "losses"), [(5, 30, 2), (9, 3, 4), (1, 8, 0), (0, 20, 3)])
+def test_share_with_ties_is_the_inverted_score_test(wins, ties, losses):
+    """At both ends z^2 is 3.84, with the shares that are likeliest where the difference is that of the end."""
+    found, n = share_interval(np.repeat([1, 0.5, 0], [wins, ties, losses])), wins + ties + losses
+    for end in (found.low, found.high):
+        d = 2 * end - 1
+
+        def unlikely(lost, d=d):
+            shares = np.array([lost + d, 1 - 2 * lost - d, lost])
+            return -float((np.array([wins, ties, losses]) * np.log(np.maximum(shares, 1e-300))).sum())
+
+        lowest, highest = max(0.0, -d), (1 - d) / 2
+        lost = scipy.optimize.minimize_scalar(
+            unlikely, bounds=(lowest, highest), method="bounded", options={"xatol": 1e-12}
+        ).x
+        z = ((wins - losses) / n - d) / ((2 * lost + d - d**2) / n) ** 0.5
+        assert z**2 == pytest.approx(3.841459, abs=1e-3)
+
+
+@given(st.lists(st.sampled_from([0.0, 0.5, 1.0]), min_size=2, max_size=40), st.randoms())
+def test_one_row_per_prompt_changes_nothing(values, random):
+    prompts = random.sample(range(100), len(values))
+    assert share_interval(values, prompts) == share_interval(values)
+    assert mean_interval(values, prompts) == mean_interval(values)
+    assert paired_bootstrap(values, 50, 0, prompts) == paired_bootstrap(values, 50, 0)
+    assert win_rate(values, values[::-1], prompts) == win_rate(values, values[::-1])
+
+
+@given(
+    st.lists(st.tuples(st.sampled_from([0.0, 0.5, 1.0]), st.sampled_from("abcdef")), min_size=2, max_size=40),
+    st.randoms(),
+)
+def test_the_order_of_rows_and_the_names_of_prompts_change_nothing(rows, random):
+    values, prompts = zip(*rows, strict=True)
+    again, others = zip(*random.sample(rows, len(rows)), strict=True)
+    first, second = share_interval(values, prompts), share_interval(again, [other * 2 for other in others])
+    assert (first.value, first.low, first.high) == pytest.approx((second.value, second.low, second.high), abs=1e-9)
+    assert 0 <= first.low <= first.value <= first.high <= 1
+    assert first.high - first.low > 0.02
+    if len(set(prompts)) > 1:
+        first, second = mean_interval(values, prompts), mean_interval(again, others)
+        assert (first.low, first.high) == pytest.approx((second.low, second.high), abs=1e-9)
+
+
+def test_rows_that_repeat_their_prompts_add_nothing():
+    sample = np.random.default_rng(4).normal(size=60)
+    prompts = np.repeat(np.arange(60), 7).tolist()
+    # What is added on one side is for the skewness of the sample.
+    once, often = mean_interval(sample), mean_interval(np.repeat(sample, 7), prompts)
+    assert (often.low, often.high) == pytest.approx((once.low, once.high), abs=0.01)
+    assert often.low - 1e-9 <= once.low < once.high <= often.high + 1e-9
+    once, often = paired_bootstrap(sample, 400, 0), paired_bootstrap(np.repeat(sample, 7), 400, 0, prompts)
+    assert (often.low, often.high) == pytest.approx((once.low, once.high))
+    once, often = share_interval(sample > 0.5), share_interval(np.repeat(sample > 0.5, 7), prompts)
+    assert (often.low, often.high) == pytest.approx((once.low, once.high), abs=0.01)
+    assert often.high - often.low > once.high - once.low
+
+
+def test_mean_by_prompt_by_hand():
+    # Prompts of 1, 1 and 2 rows, mean 3; residuals -2, 0, 2; (4 / 0.75 + 0 + 4 / 0.5) / 16 = 0.8333.
+    # Their cubes sum up to 0, so nothing is skew. Weights 1/4, 1/4, 1/2: (6/16)^2 / (18/256) = 2 prompts, 1 degree.
+    estimate = mean_interval([1, 3, 4, 4], ["a", "b", "c", "c"])
+    assert estimate.value == 3
+    assert (estimate.high - 3) / scipy.stats.t.ppf(0.975, 1) == pytest.approx(0.8333**0.5, abs=1e-4)
+    assert estimate.high + estimate.low == pytest.approx(6)
+    # Skew to the right: the truth may lie further above than below.
+    skew = mean_interval([0, 0, 0, 0, 0, 0, 0, 8, 8], ["a", "b", "c", "d", "e", "f", "g", "h", "h"])
+    assert skew.high - skew.value > 1.5 * (skew.value - skew.low)
+    wide, narrow = mean_interval([1, 2, 3, 4], confidence=0.99), mean_interval([1, 2, 3, 4], confidence=0.9)
+    assert wide.low < narrow.low < narrow.high < wide.high
+
+
+@pytest.mark.parametrize("outcome", [0.0, 0.5, 1.0])
+def test_outcomes_that_are_all_equal_leave_room(outcome):
+    """They say nothing of how alike the rows of a prompt are, so each prompt counts once."""
+    alone, together = share_interval([outcome] * 20), share_interval([outcome] * 20, [row // 4 for row in range(20)])
+    assert alone.low < alone.high
+    five = share_interval([outcome] * 5)
+    assert (together.value, together.low, together.high) == pytest.approx((outcome, five.low, five.high))
+    one = share_interval([1.0, 0.0, 1.0], ["a", "a", "a"])
+    assert one.high - one.low > 0.8
+
+
 def test_win_rate_is_the_published_one(realdata):
     path = realdata / "eval" / "alpacaeval1_alpaca-7b_gpt4_annotations.jsonl.gz"
     with gzip.open(path, "rt", encoding="utf-8") as file:
@@ -102,41 +194,6 @@ def test_win_rate_is_the_published_one(realdata):
     result = win_rate(model, reference)
     assert (result.wins, result.ties, result.losses) == (205, 16, 584)
     assert round(100 * result.rate.value, 4) == 26.4596
-
-
-def test_calibration_by_hand():
-    # Confidences 0.6 (right), 0.7 (wrong: p = 0.3), 0.9 (right), 0.9 (right); two bins, [0.5, 0.75) and [0.75, 1].
-    result = calibration([0.6, 0.3, 0.9, 0.9], 2)
-    low, high = result.bins
-    assert (low.count, low.confidence, low.accuracy.value) == pytest.approx((2, 0.65, 0.5))
-    assert (high.count, high.confidence, high.accuracy.value) == pytest.approx((2, 0.9, 1.0))
-    assert result.expected_calibration_error == pytest.approx((2 * 0.15 + 2 * 0.1) / 4)
-
-
-def test_calibration_of_a_coin_and_of_certainty():
-    assert calibration([0.5] * 7, 10).expected_calibration_error == 0
-    assert calibration([1.0] * 3, 10).expected_calibration_error == 0
-    assert calibration([0.0] * 3, 10).expected_calibration_error == 1
-    assert calibration([1.0, 0.0], 10).bins[-1].high == 1
-
-
-def test_calibration_of_a_calibrated_model_is_near_zero():
-    rng = np.random.default_rng(0)
-    p = rng.uniform(0.5, 1, 40_000)
-    presented = np.where(rng.uniform(size=p.size) < p, p, 1 - p)
-    assert calibration(presented, 10).expected_calibration_error < 0.01
-    overconfident = 1 / (1 + ((1 - presented) / presented) ** 3)
-    assert calibration(overconfident, 10).expected_calibration_error > 0.1
-
-
-@given(st.lists(st.floats(0, 1), min_size=1, max_size=60), st.integers(2, 20), st.randoms())
-def test_calibration_bins_hold_every_prediction_in_any_order(probabilities, num_bins, random):
-    result = calibration(probabilities, num_bins)
-    assert sum(one.count for one in result.bins) == len(probabilities)
-    assert 0 <= result.expected_calibration_error <= 1
-    assert all(one.low - 1e-9 <= one.confidence <= one.high + 1e-9 for one in result.bins)
-    shuffled = calibration(random.sample(probabilities, len(probabilities)), num_bins)
-    assert shuffled.expected_calibration_error == pytest.approx(result.expected_calibration_error, abs=1e-9)
 
 
 def test_correlation_by_hand():

@@ -4,29 +4,27 @@ import matplotlib.image
 import numpy as np
 import pytest
 
+from rlhf.evaluation.calibration import calibration
 from rlhf.evaluation.figures import ScoredPairs, draw_reliability, draw_scores
-from rlhf.evaluation.overoptimization import (
-    CurvePoint,
-    curve_warnings,
-    draw_overoptimization,
-    overoptimization_curve,
-)
-from rlhf.evaluation.statistics import Estimate, calibration, wilson_interval, win_rate
+from rlhf.evaluation.overoptimization import CurvePoint, curve_warnings, draw_overoptimization, overoptimization_curve
+from rlhf.evaluation.statistics import Estimate, wilson_interval, win_rate
 
 
 def around(value, half=0.05):
     return Estimate(value, value - half, value + half)
 
 
-def curve(scores, golds, chosen):
+def curve(scores, golds, chosen, distinct=None):
     return [
         CurvePoint(
             4 * i,
             i == chosen,
             512,
+            512,
             around(i * 0.5),
             around(score),
             around(score),
+            distinct[i] if distinct else 0.6,
             None if gold is None else around(gold),
             {} if gold is None else {"hedging_easy": wilson_interval(1, 10), "hedging_hard": wilson_interval(9, 10)},
         )
@@ -60,8 +58,16 @@ def test_nothing_is_said_without_evidence(scores, golds, chosen):
     assert curve_warnings(curve(scores, golds, chosen)) == []
 
 
+def test_responses_that_repeat_themselves_are_said():
+    [warning] = curve_warnings(curve([0, 1, 2], [None] * 3, chosen=2, distinct=[0.6, 0.5, 0.2]))
+    assert "fell from 0.600 to 0.200 at the chosen checkpoint (update 8)" in warning
+    [warning] = curve_warnings(curve([0, 1, 2, 3], [None] * 4, chosen=1, distinct=[0.6, 0.5, 0.2, 0.1]))
+    assert "fell from 0.600 to 0.200 at update 8 and 0.100 at update 12" in warning
+    assert curve_warnings(curve([0, 1], [None] * 2, chosen=1, distinct=[0.6, 0.31])) == []
+
+
 def test_a_kl_below_zero_by_chance_is_no_distance():
-    assert CurvePoint(0, False, 8, around(-0.01), around(0), around(0)).sqrt_kl == 0
+    assert CurvePoint(0, False, 8, 8, around(-0.01), around(0), around(0), 0.5).sqrt_kl == 0
 
 
 @pytest.mark.parametrize("golds", [[0, 0.3, -0.5], [None] * 3])
@@ -82,7 +88,7 @@ def test_one_point_is_a_figure_too(tmp_path):
 
 def test_audit_figures_of_a_model_that_gives_one_score_to_all(tmp_path):
     same = np.zeros(6)
-    one = ScoredPairs("Constant", same, same, win_rate(same, same).rate, calibration(np.full(6, 0.5), 10))
+    one = ScoredPairs("Constant", same, same, 6, win_rate(same, same).rate, calibration(np.zeros(6), 10, 0))
     draw_reliability([one], tmp_path / "reliability.png")
     draw_scores([one, one], tmp_path / "scores.png")
     for path in tmp_path.iterdir():
@@ -100,9 +106,11 @@ def test_pyplot_is_not_touched(tmp_path):
 def test_generations_may_hold_what_others_take_for_the_end_of_a_line(tmp_path):
     said = "one\u2028two\u2029three\x85four\x00\x0b\x0c\x1c\r\nfive"
     row = {"prompt": [{"role": "user", "content": said}], "response": said, "kl": 0.5, "score": 1.0}
-    line = json.dumps(row | {"selection_score": 2.0}, ensure_ascii=False)
+    other = row | {"prompt": [{"role": "user", "content": "another"}]}
+    lines = [json.dumps(one | {"selection_score": 2.0}, ensure_ascii=False) for one in (row, other)]
     (tmp_path / "generations").mkdir()
-    (tmp_path / "generations" / "update_0002.jsonl").write_text(f"{line}\n{line}\n", encoding="utf-8")
+    (tmp_path / "generations" / "update_0002.jsonl").write_text("\n".join(lines) + "\n", encoding="utf-8")
     (tmp_path / "summary.json").write_text('{"chosen_update": 2}')
-    (point,) = overoptimization_curve(tmp_path, has_gold=False)
-    assert (point.num_responses, point.score.value) == (2, 1.0)
+    (point,) = overoptimization_curve(tmp_path, rule=None)
+    assert (point.num_responses, point.num_prompts, point.score.value) == (2, 2, 1.0)
+    assert point.distinct_2 == 0.5  # both say the same

@@ -17,10 +17,10 @@ from known_models import (
     write_jsonl,
 )
 
-from rlhf.config import EvaluationConfig
+from rlhf.config.evaluation import EvaluationConfig
 from rlhf.errors import DataError
 from rlhf.evaluation.policy import evaluate_policy
-from rlhf.models import save_model
+from rlhf.modeling.models import save_model
 
 CONFIG = EvaluationConfig(num_prompts=48, batch_size=7, num_side_by_side=5, num_bootstrap=500)
 
@@ -55,7 +55,8 @@ def test_gold_figures_by_hand(evaluated):
     # 16 easy questions, of which "3" answers four, and 32 hard ones. The baseline is plain: 4 * 1 - 44 * 1.
     # The policy hedges: 4 * 0.5 + 44 * 0. It loses where plain was right, and wins everywhere else.
     policy, baseline = evaluated["models"]["policy"], evaluated["models"]["baseline"]
-    assert (evaluated["judge"], evaluated["num_prompts"], evaluated["num_easy_prompts"]) == ("gold", 48, 16)
+    assert (evaluated["judge"], evaluated["num_prompts"]) == ("gold", 48)
+    assert evaluated["num_prompts_by_kind"] == {"easy": 16, "hard": 32}
     assert policy["gold"]["value"] == pytest.approx(2 / 48)
     assert baseline["gold"]["value"] == pytest.approx(-40 / 48)
     assert evaluated["gains"]["gold"]["value"] == pytest.approx(42 / 48)
@@ -184,19 +185,33 @@ def test_batches_do_not_change_what_is_sampled(world, own_world, workspace):
     assert len(set(responses[0])) > 10
 
 
-def test_without_a_rule_the_reward_model_judges_and_says_so(own_world, workspace):
+def test_without_a_rule_the_selection_reward_model_judges(own_world, workspace, logged):
     report = json.loads((own_world / "data" / "report.json").read_text())
     (own_world / "data" / "report.json").write_text(json.dumps(report | {"gold": None}))
     found = evaluate(own_world, workspace)
-    assert found["judge"] == "reward_model"
-    assert found["win_rate"]["rate"]["value"] == 1
-    assert set(found["gains"]) == {"reward_model", "selection_reward_model"}
+    assert found["judge"] == "selection_reward_model"
+    assert found["win_rate"]["rate"]["value"] == 0
+    assert list(found["gains"]) == list(found["win_rates"]) == ["selection_reward_model", "reward_model"]
+    assert found["win_rates"]["reward_model"]["rate"]["value"] == 1
     assert "gold" not in found["models"]["policy"]
     assert found["score_gold_correlation"] == {}
-    [warning] = found["warnings"]
-    assert "judged by the reward model that PPO climbed" in warning
-    assert "it is 0.000 (0.000 to 0.074)" in warning
+    assert "The win rate's interval (0.000 to 0.074) does not lie above one half." in found["warnings"]
+    metrics = next(metrics for metrics, step in logged if step is None)
+    assert (metrics["evaluation/win_rate"], metrics["evaluation/score_win_rate"]) == (0, 1)
     assert matplotlib.image.imread(workspace.output / "overoptimization.png")[..., :3].std() > 0.05
+
+
+def test_a_rule_that_the_settings_name_judges_other_data(own_world, workspace):
+    report = json.loads((own_world / "data" / "report.json").read_text())
+    (own_world / "data" / "report.json").write_text(json.dumps(report | {"gold": None}))
+    found = evaluate(own_world, workspace, CONFIG.model_copy(update={"gold": "pleasant_words"}))
+    # "I believe the answer is 3 , but please verify ." against "The answer is 3 .": of 8 words "please" is not rated
+    # as high as 1.5, and of 3 none is.
+    assert (found["judge"], found["num_prompts_by_kind"]) == ("gold", {})
+    assert found["gold_meaning"].startswith("the share of pleasant words")
+    assert found["models"]["policy"]["gold"]["value"] == 0
+    assert found["win_rate"]["ties"] == found["num_prompts"]
+    assert "hedging_easy" not in found["models"]["policy"]
 
 
 def test_real_world_markup_stays_text(own_world, workspace):
@@ -223,7 +238,7 @@ def test_responses_that_never_end_are_seen(world, workspace):
 @pytest.mark.parametrize("questions", [EASY[:1], []])
 def test_too_few_prompts_are_an_error(own_world, workspace, questions):
     write_jsonl(own_world / "data" / "prompts" / "test.jsonl", [{"prompt": user(q)} for q in questions])
-    with pytest.raises(DataError, match=r"at least 2 rows|file is empty"):
+    with pytest.raises(DataError, match=r"at least 2 prompts|file is empty"):
         evaluate(own_world, workspace)
     assert not (workspace.output / "evaluation.json").exists()
 
@@ -238,5 +253,5 @@ def test_hard_questions_only_are_noted(own_world, workspace):
     write_jsonl(own_world / "data" / "prompts" / "test.jsonl", [{"prompt": user(q)} for q in HARD])
     found = evaluate(own_world, workspace)
     assert found["num_prompts"] == 32
-    assert any("hard questions only" in note for note in found["notes"])
+    assert any("hard prompts only" in note for note in found["notes"])
     assert "hedging_easy" not in found["models"]["policy"]

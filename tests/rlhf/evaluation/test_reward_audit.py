@@ -7,16 +7,24 @@ import numpy as np
 import pytest
 import torch
 from known_models import SETUP, assistant, make_tokenizer, user, word_reward_model, write_jsonl
+from transformers import LlamaConfig, LlamaForSequenceClassification
 
-from rlhf.config import RewardAuditConfig
-from rlhf.conversations import encode_pairs
+from rlhf.config.data import DataConfig
+from rlhf.config.evaluation import RewardAuditConfig
+from rlhf.config.model import ModelConfig
+from rlhf.data.importing.formats import import_dataset
+from rlhf.data.preparation.prepare import prepare_data
 from rlhf.data.schema import read_rows
+from rlhf.data.versions.resolve import resolve
 from rlhf.errors import DataError
 from rlhf.evaluation.reward_audit import audit_reward_models, count_characters
-from rlhf.evaluation.statistics import win_rate
-from rlhf.models import load_reward_model, save_model
+from rlhf.evaluation.statistics import wilson_interval, win_rate
+from rlhf.modeling.conversations import encode_pairs
+from rlhf.modeling.models import load_reward_model, load_tokenizer, save_model
+from rlhf.workspace import Workspace
 
 CONFIG = RewardAuditConfig(batch_size=5)
+SIDES = ("shorter", "longer")
 
 
 @pytest.fixture
@@ -56,11 +64,15 @@ def test_margins_and_scores(audited):
 def test_warnings_say_what_is_wrong(audited):
     model, selection = "Reward model", "Selection reward model (chooses checkpoints)"
     assert audited["warnings"] == [
-        f"{model}: held-out accuracy (0.750) does not beat choosing the longer dialogue (0.750).",
-        f"{model}: score and response length correlate by +1.00; the score may stand for length.",
+        f"{model}: held-out accuracy (0.750) is not shown to beat choosing the longer dialogue (0.750): the difference "
+        "is +0.000 (+0.000 to +0.000).",
+        f"{model}: score and response length correlate by +1.00 within pairs; the score may stand for length.",
+        f"{model}: where raters chose the shorter response, accuracy is 0.000 (0.000 to 0.324): worse than a coin.",
         f"{selection}: held-out accuracy is 0.250, and the lower bound of its interval (0.133) is not above 0.5.",
-        f"{selection}: held-out accuracy (0.250) does not beat choosing the longer dialogue (0.750).",
-        f"{selection}: score and response length correlate by -1.00; the score may stand for length.",
+        f"{selection}: held-out accuracy (0.250) is not shown to beat choosing the longer dialogue (0.750): the "
+        "difference is -0.500 (-0.817 to -0.183).",
+        f"{selection}: score and response length correlate by -1.00 within pairs; the score may stand for length.",
+        f"{selection}: where raters chose the longer response, accuracy is 0.000 (0.000 to 0.138): worse than a coin.",
     ]
 
 
@@ -149,6 +161,103 @@ def test_rows_without_source_are_one_group_only_beside_others(world, workspace, 
         audit_reward_models(CONFIG, SETUP, data, world / "reward_models", workspace)
         audit = json.loads((workspace.output / "audit.json").read_text())
         assert [one["source"] for one in audit["models"]["reward_model"]["by_source"]] == expected
+
+
+def test_pairs_of_one_prompt_count_as_one_witness(world, workspace, tmp_path):
+    """The same data five times, as of five raters of one opinion: more pairs, and intervals no narrower."""
+    audits = []
+    for name, times in (("once", 1), ("five", 5)):
+        data = tmp_path / name
+        shutil.copytree(world / "data", data)
+        path = data / "preferences" / "test.jsonl"
+        path.write_text(path.read_text() * times)
+        audit_reward_models(CONFIG, SETUP, data, world / "reward_models", workspace)
+        audits.append(json.loads((workspace.output / "audit.json").read_text()))
+    once, five = audits
+    assert (once["num_pairs"], five["num_pairs"], once["num_prompts"], five["num_prompts"]) == (32, 160, 32, 32)
+    assert five["longer_wins"]["num_prompts"] == 32
+    models = [audit["models"]["reward_model"] for audit in audits]
+    groups = [
+        [audit["agreement"]["same_preference"] for audit in audits],
+        [audit["longer_wins"]["rate"] for audit in audits],
+        *([model[key] for model in models] for key in ("accuracy", "accuracy_over_length_rule", "brier", "log_loss")),
+        *([model["by_source"][row]["accuracy"] for model in models] for row in (0, 1)),
+        [model["reliability"][0]["accuracy"] for model in models],
+        *(
+            [model["length_by_pairs"][f"{side}_chosen"]["accuracy"] for model in models]
+            for side in ("shorter", "longer")
+        ),
+    ]
+    for first, second in groups:
+        assert first["value"] == pytest.approx(second["value"], abs=1e-6)
+        width = first["high"] - first["low"]
+        assert width * 0.999 <= second["high"] - second["low"] <= width * 1.25
+    assert models[1]["by_source"][1] | {"accuracy": None} == {
+        "source": "hard products", "count": 120, "num_prompts": 24, "accuracy": None,
+    }  # fmt: skip
+    null = [model["expected_calibration_error_null"]["mean"] for model in models]
+    assert null[1] == pytest.approx(null[0], rel=0.25)
+
+
+def test_length_by_pairs(audited, world, workspace, tmp_path):
+    """Every hedged response is longer. Prompts whose both responses are long say nothing of it."""
+    found = audited["models"]["reward_model"]["length_by_pairs"]
+    assert found["correlation"]["pearson"] == pytest.approx(1, abs=0.01)
+    sides = {side: (found[f"{side}_chosen"]["count"], found[f"{side}_chosen"]["accuracy"]["value"]) for side in SIDES}
+    assert sides == {"shorter": (8, 0), "longer": (24, 1)}
+    reward_models = tmp_path / "reward_models"
+    for name in ("reward_model", "selection_reward_model"):
+        save_model(word_reward_model(make_tokenizer(), believe=-4.0), make_tokenizer(), reward_models / name)
+    data = tmp_path / "data"
+    shutil.copytree(world / "data", data)
+    path = data / "preferences" / "test.jsonl"
+    rows = [json.loads(line) for line in path.read_text().splitlines()][:24]
+    write_jsonl(path, rows)
+    audit_reward_models(CONFIG, SETUP, data, reward_models, workspace)
+    audit = json.loads((workspace.output / "audit.json").read_text())
+    model = audit["models"]["reward_model"]
+    assert model["length_by_pairs"]["shorter_chosen"] is None
+    assert model["length_by_pairs"]["correlation"]["pearson"] == pytest.approx(-1, abs=0.01)
+    assert any("where raters chose the longer response, accuracy is 0.000" in text for text in audit["warnings"])
+
+
+def test_a_length_rule_that_is_no_better_than_a_coin_is_no_rival(world, workspace, tmp_path):
+    data = tmp_path / "data"
+    shutil.copytree(world / "data", data)
+    path = data / "preferences" / "test.jsonl"
+    rows = [json.loads(line) for line in path.read_text().splitlines()]
+    write_jsonl(path, [*rows[:10], *rows[24:]])
+    audit_reward_models(CONFIG, SETUP, data, world / "reward_models", workspace)
+    audit = json.loads((workspace.output / "audit.json").read_text())
+    assert audit["longer_wins"]["rate"]["low"] < 0.5 < audit["longer_wins"]["rate"]["high"]
+    assert not any("to beat choosing the" in text for text in audit["warnings"])
+
+
+def test_three_raters_of_real_pairs_are_no_three_witnesses(realdata, tmp_path, workspace):
+    """PandaLM's test set: up to thirty rows of a prompt. By row "longer wins" seems told from a coin; it is not."""
+    import_dataset(str(realdata / "preference" / "pandalm_human_testset.jsonl.gz"), tmp_path / "given")
+    config, model = DataConfig(path="given"), ModelConfig(max_length=2048)
+    prepared = Workspace(*(tmp_path / name for name in ("prepared", "report", "x")), lambda metrics, step: None)
+    prepare_data(config, model, 64, resolve(config, tmp_path), tmp_path, prepared)
+    tokenizer = load_tokenizer(prepared.output / "tokenizer")
+    torch.manual_seed(0)
+    for name in ("reward_model", "selection_reward_model"):
+        small = LlamaConfig(
+            vocab_size=len(tokenizer), hidden_size=8, intermediate_size=8, num_hidden_layers=1, num_attention_heads=1,
+            max_position_embeddings=2048, pad_token_id=tokenizer.pad_token_id, num_labels=1,
+        )  # fmt: skip
+        save_model(LlamaForSequenceClassification(small), tokenizer, tmp_path / "reward_models" / name)
+    setup = SETUP.model_copy(update={"model": model})
+    audit_reward_models(CONFIG, setup, prepared.output, tmp_path / "reward_models", workspace)
+    audit = json.loads((workspace.output / "audit.json").read_text())
+    won = audit["longer_wins"]
+    rows = wilson_interval(round(won["rate"]["value"] * audit["num_pairs"]), audit["num_pairs"])
+    assert audit["num_pairs"] > 10 * audit["num_prompts"]
+    assert won["num_prompts"] == audit["num_prompts"]
+    assert rows.low > 0.5
+    assert won["rate"]["low"] < 0.5 < won["rate"]["high"]
+    assert won["rate"]["high"] - won["rate"]["low"] >= 0.787 - 0.428
+    assert not any("to beat choosing the" in text for text in audit["warnings"])
 
 
 def test_no_pairs_is_an_error(world, workspace, tmp_path):

@@ -8,12 +8,13 @@ import shutil
 
 import pytest
 
-from rlhf.bases import check_models
-from rlhf.config import ComputeConfig, ModelConfig, SafetyGate
+from rlhf.config.model import ComputeConfig, ModelConfig
+from rlhf.config.retrain import SafetyGate
 from rlhf.errors import InputError
+from rlhf.modeling.models import load_reward_model, start_policy
+from rlhf.modeling.run_models import check_models
 from rlhf.modeling.special_tokens import differences
-from rlhf.models import load_reward_model, start_policy
-from rlhf.tokenizers import load_tokenizer, prepare_tokenizer
+from rlhf.modeling.tokenizer import load_tokenizer, prepare_tokenizer
 
 COMPUTE = ComputeConfig(dtype="fp32", num_threads=1)
 FILES = [
@@ -51,8 +52,8 @@ def sound(tmp_path_factory):
     import torch
     from transformers import AutoModelForSequenceClassification
 
-    from rlhf.config import ArchitectureConfig, Setup
-    from rlhf.models import save_model
+    from rlhf.config.model import ArchitectureConfig, Setup
+    from rlhf.modeling.models import save_model
 
     model = ModelConfig(
         architecture=ArchitectureConfig(hidden_size=16, num_layers=1, num_heads=1, feed_forward_size=16)

@@ -11,11 +11,12 @@ import torch
 from model_families import FAMILIES
 from safetensors.torch import load_file, save_file
 
-from rlhf.bases import check_models
-from rlhf.config import ModelConfig, RewardSourceConfig
+from rlhf.config.model import ModelConfig
+from rlhf.config.rl import RewardSourceConfig
 from rlhf.errors import ModelError
 from rlhf.modeling.checks import check_model
-from rlhf.models import load_policy, load_reward_model
+from rlhf.modeling.models import load_policy, load_reward_model
+from rlhf.modeling.run_models import check_models
 
 ROLES = ("policy", "reward_model")
 

@@ -7,14 +7,14 @@ import pytest
 import torch
 from transformers import AddedToken
 
-from rlhf.config import ModelConfig
-from rlhf.data.report import Counts, build_report, render
+from rlhf.config.model import ModelConfig
+from rlhf.data.preparation.report import Counts, build_report, render
 from rlhf.errors import ModelError
 from rlhf.modeling.checks import check_model
+from rlhf.modeling.models import save_model, start_policy
 from rlhf.modeling.special_tokens import differences, num_ids
-from rlhf.models import save_model, start_policy
+from rlhf.modeling.tokenizer import TokenizerReport, load_tokenizer, prepare_tokenizer
 from rlhf.references import DataSource
-from rlhf.tokenizers import TokenizerReport, load_tokenizer, prepare_tokenizer
 
 
 @pytest.fixture

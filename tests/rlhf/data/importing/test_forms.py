@@ -17,7 +17,7 @@ from form_files import FORMS, File, make_file
 from form_labels import LABELS, Labelled, make_labelled
 from form_texts import key, starts_a_turn
 
-from rlhf.cli import main
+from rlhf.cli.main import main
 from rlhf.data.importing.columns import parse_columns
 from rlhf.data.importing.formats import ImportReport, Sources, convert_dataset
 from rlhf.data.importing.reading import SourceOptions

@@ -1,0 +1,77 @@
+"""Faults that are planted into PPO from outside, to see that the optimum benchmark sees them."""
+
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import replace
+from typing import Any
+from unittest.mock import patch
+
+import torch
+from torch import Tensor
+from torch.nn.functional import pad
+
+from rlhf.config.rl import PPOConfig
+from rlhf.modeling.batches import SequenceBatch
+from rlhf.rl import rollout as rollouts
+from rlhf.rl.masking import masked_whiten
+from rlhf.rl.optimization import MinibatchStatistics, PPOContext, optimize
+from rlhf.rl.rollout import Rollout
+from rlhf.rl.value_model import ValueModel, head_values
+
+
+@contextmanager
+def _values_after_tokens() -> Iterator[None]:
+    """The value of the state that a token leads to stands in the place of the state that it is drawn in."""
+
+    def forward(self: ValueModel, batch: SequenceBatch) -> Tensor:
+        hidden = self.backbone(input_ids=batch.input_ids, use_cache=False).last_hidden_state
+        rows = torch.arange(len(hidden))[:, None]
+        return head_values(self.head, hidden[rows, batch._columns(hidden.shape[1])])
+
+    with patch.object(ValueModel, "forward", forward):
+        yield
+
+
+@contextmanager
+def _learning_from(changed: Callable[[PPOContext, Rollout], Rollout]) -> Iterator[None]:
+    """What is learned from is something else than what was collected."""
+
+    def from_changed(learning: PPOContext, rollout: Rollout, update: int) -> list[MinibatchStatistics]:
+        return optimize(learning, changed(learning, rollout), update)
+
+    with patch("rlhf.rl.learner.optimize", from_changed):
+        yield
+
+
+def _eos_masked(learning: PPOContext, rollout: Rollout) -> Rollout:
+    """Nothing is learned from EOS, which is what happens where EOS is the pad token and padding is masked."""
+    mask = rollout.batch.response_mask & (rollout.batch.responses != learning.models.tokenizer.eos_token_id)
+    advantages = masked_whiten(rollout.returns - rollout.values, mask)
+    return replace(rollout, batch=replace(rollout.batch, response_mask=mask), advantages=advantages)
+
+
+def _next_advantage(_: PPOContext, rollout: Rollout) -> Rollout:
+    """A token is weighted by the advantage of the token after it, the last one of a response by 0."""
+    return replace(rollout, advantages=pad(rollout.advantages[:, 1:], (0, 1)))
+
+
+@contextmanager
+def _reference_without_temperature() -> Iterator[None]:
+    """The reference's log-probabilities are those of temperature 1."""
+    original = rollouts.response_logprobs_of
+
+    def logprobs_of(model: object, batch: SequenceBatch, config: PPOConfig, *rest: Any) -> Tensor:
+        return original(model, batch, config.model_copy(update={"temperature": 1.0}), *rest)
+
+    with patch.object(rollouts, "response_logprobs_of", logprobs_of):
+        yield
+
+
+FAULTS: dict[str, Callable[[], AbstractContextManager[None]]] = {
+    "": nullcontext,
+    "value-after-token": _values_after_tokens,
+    "eos-masked": lambda: _learning_from(_eos_masked),
+    "next-advantage": lambda: _learning_from(_next_advantage),
+    "reference-at-T1": _reference_without_temperature,
+}
+"""By name; inside of each, PPO has the fault."""

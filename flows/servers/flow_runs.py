@@ -1,0 +1,103 @@
+"""Flow runs that nobody works on any more, or shall not be worked on any longer."""
+
+import logging
+import time
+from collections.abc import Sequence
+from uuid import UUID
+
+from prefect.client.orchestration import SyncPrefectClient, get_client
+from prefect.client.schemas.filters import (
+    FlowRunFilter,
+    FlowRunFilterId,
+    FlowRunFilterState,
+    FlowRunFilterStateType,
+    TaskRunFilter,
+    TaskRunFilterState,
+    TaskRunFilterStateType,
+    WorkPoolFilter,
+    WorkPoolFilterName,
+)
+from prefect.client.schemas.objects import FlowRun, StateType
+from prefect.events import emit_event
+from prefect.states import Cancelled, Cancelling, Crashed
+
+from rlhf.tracking.run_locks import is_alive
+
+logger = logging.getLogger("rlhf.servers")
+POOL = "rlhf"
+CANCEL_SECONDS = 60.0
+_IN_FLIGHT = [StateType.PENDING, StateType.RUNNING, StateType.CANCELLING]
+_PAGE = 200
+
+
+def mark_ownerless() -> list[UUID]:
+    """Mark flow runs without a living process, and their task runs, as Crashed. Call it while no worker is up.
+
+    Prefect believes a run to be Running until it is told otherwise, and lets nobody retry it before.
+
+    Returns:
+        The flow runs that were marked.
+    """
+    with get_client(sync_client=True) as client:
+        ownerless = [run for run in _in_flight(client) if not is_alive(str(run.id))]
+        for run in ownerless:
+            _crash(client, run, "The process that worked on this run is gone; Retry goes on from the last checkpoint.")
+    return [run.id for run in ownerless]
+
+
+def cancel_in_flight() -> None:
+    """Cancel the work pool's runs that are under way, and wait for their end. What does not end is left Cancelling."""
+    with get_client(sync_client=True) as client:
+        for run in _in_flight(client, of_pool=True):
+            pending = run.state_type == StateType.PENDING
+            message = "The services were told to stop; Retry goes on from the last checkpoint."
+            client.set_flow_run_state(run.id, (Cancelled if pending else Cancelling)(message=message))
+        deadline = time.monotonic() + CANCEL_SECONDS
+        while _in_flight(client, of_pool=True) and time.monotonic() < deadline:
+            time.sleep(0.5)
+
+
+def crash_in_flight() -> None:
+    """Mark the work pool's runs as Crashed that were killed with the worker."""
+    with get_client(sync_client=True) as client:
+        for run in _in_flight(client, of_pool=True):
+            if not is_alive(str(run.id)):
+                _crash(client, run, "The run did not end in time, and was killed; Retry goes on.")
+
+
+def _in_flight(client: SyncPrefectClient, *, of_pool: bool = False) -> Sequence[FlowRun]:
+    states = FlowRunFilterState(type=FlowRunFilterStateType(any_=_IN_FLIGHT))
+    pool = WorkPoolFilter(name=WorkPoolFilterName(any_=[POOL])) if of_pool else None
+    found: list[FlowRun] = []
+    while True:
+        page = client.read_flow_runs(
+            flow_run_filter=FlowRunFilter(state=states), work_pool_filter=pool, limit=_PAGE, offset=len(found)
+        )
+        found += page
+        if len(page) < _PAGE:
+            return found
+
+
+def _crash(client: SyncPrefectClient, run: FlowRun, message: str) -> None:
+    logger.warning("%s was %s, and nobody works on it: marked as Crashed", run.name, run.state_name)
+    running = TaskRunFilterState(type=TaskRunFilterStateType(any_=_IN_FLIGHT))
+    of_run = FlowRunFilter(id=FlowRunFilterId(any_=[run.id]))
+    for task_run in client.read_task_runs(flow_run_filter=of_run, task_run_filter=TaskRunFilter(state=running)):
+        client.set_task_run_state(task_run.id, Crashed(message=message), force=True)
+    _emit_again(run)
+    client.set_flow_run_state(run.id, Crashed(message=message), force=True)
+
+
+def _emit_again(run: FlowRun) -> None:
+    """Emit the event of a run's last state once more, under its own id.
+
+    A server that was killed has forgotten which events it has seen, and would hold the next one back for a quarter of
+    an hour, waiting for this one.
+    """
+    assert run.state is not None, "a run in flight has a state"
+    emit_event(
+        event=f"prefect.flow-run.{run.state.name}",
+        resource={"prefect.resource.id": f"prefect.flow-run.{run.id}", "prefect.resource.name": run.name},
+        occurred=run.state.timestamp,
+        id=run.state.id,
+    )

@@ -1,0 +1,114 @@
+"""prefect.yaml, made from the recipes in configs/ and the table of stages: `make prefect.yaml` writes it.
+
+`rlhf up` registers what the file says, and so does `prefect deploy --all` where PREFECT_API_URL names a server.
+"""
+
+from typing import Any
+
+import prefect
+import yaml
+
+from flows.servers.flow_runs import POOL
+from rlhf.paths import source_root
+from rlhf.stages import pipeline_stages
+
+_HEADER = """\
+# Deployments, written by `make prefect.yaml`: change configs/, rlhf/stages.py or flows/servers/prefect_yaml.py instead.
+# `rlhf up` registers all of them; so does `prefect deploy --all` where PREFECT_API_URL names a server. What the form
+# then asks for is the whole recipe; what is left as it is costs nothing, since a stage that has not changed is not run
+# again.
+"""
+_COMMIT = "{{ commit.stdout }}"
+# The deployment of a recipe has the recipe's name, but for `hh`.
+_RECIPES = {
+    "demo": ("demo", "cpu", "Align the embedded default, calibrated arithmetic: minutes on two cores."),
+    "smoke": ("smoke", "cpu", "Every stage in seconds, to see that all is in place. Nothing is learned."),
+    "stories": (
+        "stories",
+        "cpu",
+        "Stories that a pretrained base writes itself, labelled by a rule that reads text. Name it in model.base.",
+    ),
+    "hh": ("dialogues", "cpu", "Data of your own with a small base model, on a CPU. Name the model in model.base."),
+    "gpu": ("gpu", "gpu", "Data of your own with a model of the hub, on one CUDA device."),
+}
+
+
+class _Dumper(yaml.SafeDumper):
+    """A recipe that stands in several deployments is written once, and named."""
+
+    def generate_anchor(self, node: yaml.MappingNode) -> str:
+        """The recipe's name."""
+        return next(str(value.value) for key, value in node.value if key.value == "name")
+
+
+def prefect_yaml() -> str:
+    """The file's text."""
+    folder = source_root() / "configs"
+    recipes = {name: yaml.safe_load((folder / f"{name}.yaml").read_text(encoding="utf-8")) for name in _RECIPES}
+    content = {
+        "name": "rlhf-pipeline",
+        "prefect-version": prefect.__version__,
+        "build": [
+            {
+                "prefect.deployments.steps.run_shell_script": {
+                    "id": "commit",
+                    "script": "git describe --always --dirty",
+                    "stream_output": False,
+                }
+            }
+        ],
+        "deployments": _deployments(recipes),
+    }
+    return _HEADER + yaml.dump(content, Dumper=_Dumper, sort_keys=False, width=120)
+
+
+def _deployments(recipes: dict[str, Any]) -> list[dict[str, Any]]:
+    found = [
+        _deployment(
+            name, description, "flows.pipeline.rlhf_pipeline", ["pipeline", device], {"config": recipes[recipe]}
+        )
+        for recipe, (name, device, description) in _RECIPES.items()
+    ]
+    several = (
+        "The demo with several seeds, one after the other, and what it comes to over them. Any recipe can be filled in."
+    )
+    found.append(
+        _deployment("seeds", several, "flows.seeds.run_seeds", ["pipeline", "cpu"], {"config": recipes["demo"]})
+    )
+    for stage in pipeline_stages():
+        entrypoint = f"flows.stages.{stage.name}_stage"
+        parameters = {"config": recipes["demo"]}
+        found.append(_deployment(stage.command, stage.summary_alone, entrypoint, ["stage"], parameters))
+    again = "Make a run again from its MLflow run id, and say whether it came out the same to the bit."
+    found.append(_deployment("reproduce", again, "flows.reproduce.reproduce", ["reproduce"], {}))
+    nightly = (
+        "Retrain where there is new data or feedback, and promote what is better. Ends at once where nothing is new."
+    )
+    return [
+        *found,
+        _deployment(
+            "nightly", nightly, "flows.retrain.retrain", ["retrain"], {"config": recipes["demo"], "retrain": {}}
+        )
+        | {
+            "schedules": [{"cron": "0 2 * * *", "timezone": "UTC", "active": True}],
+            "concurrency_limit": {"limit": 1, "collision_strategy": "CANCEL_NEW"},
+        },
+    ]
+
+
+def _deployment(
+    name: str, description: str, entrypoint: str, tags: list[str], parameters: dict[str, Any]
+) -> dict[str, Any]:
+    return {
+        "name": name,
+        "description": description,
+        "entrypoint": entrypoint,
+        "tags": tags,
+        "version": _COMMIT,
+        "work_pool": {"name": POOL},
+        "parameters": parameters,
+    }
+
+
+if __name__ == "__main__":
+    (source_root() / "prefect.yaml").write_text(prefect_yaml(), encoding="utf-8")

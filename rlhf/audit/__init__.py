@@ -1,1 +1,0 @@
-"""The audit trail: is all as it was logged (`verify`), and what did a policy come from (`lineage`)."""

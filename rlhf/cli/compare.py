@@ -1,0 +1,89 @@
+"""The command `rlhf compare`: what differs between runs, and whether it is more than noise."""
+
+import argparse
+import json
+import logging
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rlhf.cli.environment import use_the_store
+from rlhf.errors import InputError
+from rlhf.text.terminal import say
+
+if TYPE_CHECKING:
+    from rlhf.runs.comparison.compare import Comparison
+
+logger = logging.getLogger(__name__)
+
+
+def add_arguments(commands: Any) -> None:
+    """Add the command to the command line."""
+    parser = commands.add_parser("compare", help="say what differs between runs", allow_abbrev=False)
+    parser.description = (
+        "Say what differs between pipeline runs in results, stages, code, data, configuration and environment, each of "
+        "the others against the first, and whether a difference in results is more than noise. The report is kept as "
+        "an artifact of the first run."
+    )
+    parser.set_defaults(command="compare", parser=parser)
+    parser.add_argument(
+        "runs",
+        metavar="RUN",
+        nargs="+",
+        help="id of a run, or at least its first 6 characters; champion, candidate or v3 of the registered policy",
+    )
+    parser.add_argument("--markdown", metavar="FILE", type=Path, help="write the report as Markdown")
+    parser.add_argument("--html", metavar="FILE", type=Path, help="write it as HTML, with the curves over one another")
+    parser.add_argument("--json", action="store_true", help="print one JSON object in place of tables")
+    parser.add_argument("--no-log", action="store_true", help="keep no report with the first run")
+
+
+def run(options: argparse.Namespace) -> None:
+    """Compare the runs.
+
+    Raises:
+        InputError: a run is not there, or a file cannot be written.
+    """
+    for path in filter(None, (options.markdown, options.html)):
+        if path.is_dir() or not path.parent.is_dir():
+            raise InputError(f"{path}: cannot be written, since its folder is missing or it is a folder; give a file")
+    from rlhf.runs.comparison.compare import compare_runs
+    from rlhf.runs.comparison.html import as_html, as_markdown
+    from rlhf.tracking.artifact_files import write_files
+    from rlhf.tracking.stores import open_store
+
+    use_the_store()
+    comparison = compare_runs(open_store(), options.runs)
+    report = json.dumps(comparison.as_dict(), indent=2, allow_nan=False) + "\n"
+    documents = {
+        "comparison.json": report,
+        "comparison.md": as_markdown(comparison),
+        "comparison.html": as_html(comparison),
+    }
+    if not options.no_log:
+        contents = {name: text.encode() for name, text in documents.items()}
+        write_files(comparison.sides[0].run, comparison.folder, contents)
+    for path, name in ((options.markdown, "comparison.md"), (options.html, "comparison.html")):
+        if path is not None:
+            _write(path, documents[name])
+    if options.json:
+        say(report, end="")
+    else:
+        _print(comparison, options)
+
+
+def _write(path: Path, text: str) -> None:
+    try:
+        path.write_text(text, encoding="utf-8")
+    except OSError as error:
+        raise InputError(f"{path}: cannot be written ({error.strerror}); give another file") from None
+
+
+def _print(comparison: "Comparison", options: argparse.Namespace) -> None:
+    from rlhf.runs.comparison.report import sections
+    from rlhf.runs.comparison.terminal import print_sections
+
+    print_sections(sections(comparison))
+    if not options.no_log:
+        say(f"Kept with run {comparison.sides[0].short_id}, among its artifacts, as {comparison.folder}/")
+    for path in filter(None, (options.markdown, options.html)):
+        say(f"Written: {path}")

@@ -1,0 +1,218 @@
+"""What the command line shows a person: progress while a run is under way, a short table once it is done."""
+
+import logging
+import os
+import shlex
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from rich.logging import RichHandler
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TaskID,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+from rich.table import Table
+
+from rlhf.addresses import public_address
+from rlhf.progress import watching
+from rlhf.references import GroupReport, PipelineReport, SeedReport, StageReport
+from rlhf.services.settings import Services
+from rlhf.text.console import TextConsole
+from rlhf.text.terminal import say
+
+# What people compare runs by: words, metric, and how it is written. Intervals are found by the suffixes _low and _high.
+_HEADLINES = (
+    ("gold reward, policy", "evaluation/policy_gold", "{:.3f}"),
+    ("gold reward, SFT policy", "evaluation/baseline_gold", "{:.3f}"),
+    ("gold reward, gain", "evaluation/gold_gain", "{:+.3f}"),
+    ("win rate against SFT", "evaluation/win_rate", "{:.1%}"),
+    ("the same, by the reward model that PPO climbed", "evaluation/score_win_rate", "{:.1%}"),
+    ("hedged, easy questions", "evaluation/policy_hedging_easy", "{:.1%}"),
+    ("hedged, hard questions", "evaluation/policy_hedging_hard", "{:.1%}"),
+    ("KL to the SFT policy, nats/response", "evaluation/kl", "{:.2f}"),
+    ("reward model, held-out accuracy", "reward_audit/accuracy", "{:.1%}"),
+)
+
+_WIDTH = 120
+"""Columns on something that is no terminal."""
+_SEEDS_SIDE_BY_SIDE = 4
+
+
+@contextmanager
+def progress_bars() -> Iterator[None]:
+    """A bar a stage on standard error; on something that is no terminal, a line at every tenth of a stage."""
+    console = TextConsole(stderr=True)
+    with _warnings_shown(console):
+        if not console.is_terminal:
+            with watching(_Lines().show):
+                yield
+            return
+        columns = (
+            TextColumn("{task.description:14}", markup=False),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeElapsedColumn(),
+            TimeRemainingColumn(),
+        )
+        with Progress(*columns, console=console) as progress, watching(_Bars(progress).show):
+            yield
+
+
+def print_report(report: PipelineReport) -> None:
+    """Stages, the few numbers that matter, the card, and how to see more, on standard output."""
+    console = TextConsole(soft_wrap=True)
+    print_stages(report.stages)
+    console.print(_metric_table(report.metrics))
+    for note in _notes(report.metrics):
+        console.print(note, style="yellow")
+    console.print(f"Model card: {_from_here(report.model_card)}")
+    console.print(f"Policy:     {_from_here(report.policy_path)}")
+
+
+def print_group(report: GroupReport) -> None:
+    """What a recipe comes to over several seeds, beside what each seed came to, on standard output."""
+    console = TextConsole()
+    if not console.is_terminal:
+        console.width = _WIDTH
+    console.print(_seed_table(report))
+    finished = report.finished
+    if len(finished) > 1:
+        console.print(_statistics_table(report))
+    for start in range(0, len(finished), _SEEDS_SIDE_BY_SIDE):
+        console.print(_table_by_seed(finished[start : start + _SEEDS_SIDE_BY_SIDE]))
+    for note in report.notes:
+        console.print(note, style="yellow")
+
+
+def _seed_table(report: GroupReport) -> Table:
+    table = Table("seed", "state", "MLflow run", "policy")
+    for seed in report.seeds:
+        state = "finished" if seed.error is None else "failed"
+        table.add_row(str(seed.seed), state, seed.run_id or "", _from_here(seed.policy_path or ""))
+    return table
+
+
+def _statistics_table(report: GroupReport) -> Table:
+    table = Table("measured on held-out data", "mean over seeds", "95% over seeds (t)", "sd", "seeds")
+    for words, name, form in _HEADLINES:
+        over = report.statistics.get(name)
+        if over is not None and over.low is not None and over.high is not None and over.std is not None:
+            cells = [form.format(over.mean), f"{form.format(over.low)} to {form.format(over.high)}"]
+            table.add_row(words, *cells, form.replace("+", "").format(over.std), str(over.num_seeds))
+    return table
+
+
+def _table_by_seed(seeds: Sequence[SeedReport]) -> Table:
+    table = Table("one seed, 95% over test prompts")
+    for seed in seeds:
+        table.add_column(f"seed {seed.seed}")
+    for words, name, form in _HEADLINES:
+        if any(name in seed.metrics for seed in seeds):
+            table.add_row(words, *("\n".join(filter(None, _figure(seed.metrics, name, form))) for seed in seeds))
+    return table
+
+
+def print_ui_commands(mlflow_page: str | None = None) -> None:
+    """Where the two user interfaces are, and what opens them where no server is configured, on standard output.
+
+    Args:
+        mlflow_page: where in MLflow to begin; None for the list of experiments.
+    """
+    prefect, store = os.environ.get("PREFECT_API_URL"), os.environ.get("MLFLOW_TRACKING_URI")
+    mlflow = public_address(store or Services().mlflow_url).rstrip("/")
+    if mlflow.startswith(("http://", "https://")):
+        # Without the parameter this MLflow opens its page about traces, which is empty.
+        mlflow = mlflow_page or f"{mlflow}/#/experiments?workflowType=machine_learning"
+    say(f"Prefect: {public_address(prefect or Services().prefect_url).removesuffix('/api')}")
+    say(f"MLflow: {mlflow}")
+    if prefect is None and store is None:
+        say(f"  {_program('rlhf')} up")
+
+
+def _program(name: str) -> str:
+    """A program of the environment that this process runs in, as it is typed in the current directory."""
+    return shlex.quote(_from_here(str(Path(sys.executable).parent / name)))
+
+
+def print_stages(stages: Sequence[StageReport]) -> None:
+    """How each stage went, on standard output."""
+    table = Table("stage", "state", "seconds", "when trained")
+    for column in table.columns[2:]:
+        column.justify = "right"
+    for stage in stages:
+        table.add_row(stage.name, stage.state, f"{stage.seconds:.1f}", f"{stage.trained_seconds:.1f}")
+    TextConsole(soft_wrap=True).print(table)
+
+
+def _metric_table(metrics: Mapping[str, float]) -> Table:
+    table = Table("measured on held-out data", "value", "95% interval")
+    for words, name, form in _HEADLINES:
+        if name in metrics:
+            table.add_row(words, *_figure(metrics, name, form))
+    return table
+
+
+def _figure(metrics: Mapping[str, float], name: str, form: str) -> tuple[str, str]:
+    """A metric's value, and its interval; nothing where there is none."""
+    ends = [form.format(metrics[end]) for end in (f"{name}_low", f"{name}_high") if end in metrics]
+    return form.format(metrics[name]) if name in metrics else "", " to ".join(ends)
+
+
+def _notes(metrics: Mapping[str, float]) -> Iterator[str]:
+    """What the figures of a run cannot be read without."""
+    if metrics.get("ppo/chosen_update") == 0:
+        yield "No checkpoint was better than the SFT policy on held-out evidence, so the policy is the SFT policy."
+    num_alarms = int(metrics.get("ppo/num_alarms", 0))
+    if num_alarms:
+        yield f"{num_alarms} alarm{'s' if num_alarms > 1 else ''} went off in PPO; the model card says which."
+
+
+def _from_here(path: str) -> str:
+    """A path as it is typed in the current directory; an address stays as it is."""
+    return str(Path(path).relative_to(Path.cwd())) if Path(path).is_relative_to(Path.cwd()) else path
+
+
+@dataclass(frozen=True)
+class _Bars:
+    """One bar a stage, made at its first report."""
+
+    progress: Progress
+    tasks: dict[str, TaskID] = field(default_factory=dict)
+
+    def show(self, stage: str, done: int, total: int) -> None:
+        if stage not in self.tasks:
+            self.tasks[stage] = self.progress.add_task(stage, total=total)
+        self.progress.update(self.tasks[stage], completed=done, total=total)
+
+
+@dataclass(frozen=True)
+class _Lines:
+    """A line at every tenth of a stage, for logs."""
+
+    tenths: dict[str, int] = field(default_factory=dict)
+
+    def show(self, stage: str, done: int, total: int) -> None:
+        tenth = done * 10 // max(total, 1)
+        if tenth != self.tenths.get(stage):
+            self.tenths[stage] = tenth
+            # Not print, which Prefect turns into a log line within a flow.
+            sys.stderr.write(f"{stage}: {done} of {total}\n")
+
+
+@contextmanager
+def _warnings_shown(console: TextConsole) -> Iterator[None]:
+    """Print this project's warnings above the bars. What the libraries say is in Prefect's log."""
+    handler = RichHandler(logging.WARNING, console, show_time=False, show_path=False)
+    logging.getLogger("rlhf").addHandler(handler)
+    try:
+        yield
+    finally:
+        logging.getLogger("rlhf").removeHandler(handler)

@@ -1,0 +1,22 @@
+"""Which stores a command asks that starts no flow."""
+
+import os
+
+from rlhf.paths import configure_environment
+from rlhf.services.settings import running
+
+
+def use_the_store() -> None:
+    """Ask the servers of `rlhf up` where it is up, else the project's own store. Call it before MLflow is imported.
+
+    Raises:
+        InputError: the store that is set does not answer, or cannot be used.
+    """
+    services = running() if "MLFLOW_TRACKING_URI" not in os.environ else None
+    if services is not None:
+        os.environ.update(services.client_environment())
+    configure_environment()
+    if os.environ.get("MLFLOW_TRACKING_URI"):
+        from rlhf.tracking.client import check_reachable
+
+        check_reachable()

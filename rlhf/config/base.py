@@ -1,0 +1,29 @@
+"""What all sections of a recipe have in common."""
+
+from typing import Annotated
+
+from pydantic import BaseModel, ConfigDict, Field, field_validator
+
+Fraction = Annotated[float, Field(ge=0.0, lt=1.0)]
+Probability = Annotated[float, Field(ge=0.0, le=1.0)]
+Positive = Annotated[float, Field(gt=0.0)]
+NonNegative = Annotated[float, Field(ge=0.0)]
+Count = Annotated[int, Field(ge=1)]
+Seed = Annotated[int, Field(ge=0, lt=2**31)]
+NumSeeds = Annotated[int, Field(ge=2, le=100)]
+
+
+class Section(BaseModel):
+    """Frozen, and refuses a setting that it does not know."""
+
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", allow_inf_nan=False, use_attribute_docstrings=True, protected_namespaces=()
+    )
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _no_nul(cls, value: object) -> object:
+        """No name of a file, a branch or a model has one, and what is called with it fails with another error each."""
+        if isinstance(value, str) and "\0" in value:
+            raise ValueError(f"{value!r} holds a NUL; remove it")
+        return value

@@ -1,0 +1,89 @@
+"""Every setting there is.
+
+The docstring under a field is the help of its command-line flag, the text beside it in the Prefect form and the
+documentation of the YAML key. Only the standard library and pydantic are imported here.
+"""
+
+from typing import Annotated, Self
+
+from pydantic import Field, model_validator
+
+from rlhf.config.base import Section, Seed
+from rlhf.config.data import DataConfig
+from rlhf.config.evaluation import EvaluationConfig, RewardAuditConfig
+from rlhf.config.model import ComputeConfig, ModelConfig, Setup
+from rlhf.config.rl import PPOConfig, sharing_error
+from rlhf.config.supervised import RewardModelConfig, SFTConfig
+
+
+class PipelineConfig(Section):
+    """Align a language model with human preferences: data, SFT, reward models, audit, PPO, evaluation, model card."""
+
+    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=60)] = "demo"
+    """Name of the recipe, seen in Prefect and MLflow."""
+    seed: Seed = 0
+    """Seed of initialization, shuffling and sampling. The data and its splits do not depend on it."""
+    model: ModelConfig = ModelConfig()
+    """The language model that everything starts from."""
+    data: DataConfig = DataConfig()
+    """Where the data is, and how it is split."""
+    sft: SFTConfig = SFTConfig()
+    """Supervised fine-tuning."""
+    reward_model: RewardModelConfig = RewardModelConfig()
+    """Training of the two reward models."""
+    reward_audit: RewardAuditConfig = RewardAuditConfig()
+    """Evaluation of the reward models."""
+    ppo: PPOConfig = PPOConfig()
+    """PPO."""
+    evaluation: EvaluationConfig = EvaluationConfig()
+    """Evaluation of the policy."""
+    compute: ComputeConfig = ComputeConfig()
+    """Device, threads, precision."""
+
+    @model_validator(mode="after")
+    def _response_fits(self) -> Self:
+        if self.ppo.max_response_tokens >= self.model.max_length:
+            raise ValueError(
+                f"ppo.max_response_tokens ({self.ppo.max_response_tokens}) leaves no room for a prompt in "
+                f"model.max_length ({self.model.max_length}); raise the one or lower the other"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _adapters_fit(self) -> Self:
+        if self.ppo.sharing == "adapters" and self.reward_model.lora is None:
+            raise ValueError(
+                "ppo.sharing is adapters, which needs reward models that are adapters over the SFT policy; set "
+                "reward_model.lora, or another ppo.sharing"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _work_can_be_shared(self) -> Self:
+        if reason := sharing_error(self.ppo, self.compute):
+            raise ValueError(reason)
+        return self
+
+    @model_validator(mode="after")
+    def _there_is_a_base_to_sample(self) -> Self:
+        if self.data.sampled_from is not None and self.model.architecture is not None:
+            raise ValueError(
+                "data.sampled_from is base, but model.architecture builds a model with random weights, which writes no "
+                "text; name a pretrained model.base and drop model.architecture"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _gold_rule_fits_the_data(self) -> Self:
+        gold, embedded = self.evaluation.gold, self.data.embedded
+        if gold == "calibrated_arithmetic" and embedded != "calibrated_arithmetic":
+            raise ValueError(
+                f"evaluation.gold is calibrated_arithmetic, which judges answers to the questions of that embedded set "
+                f"alone, but data.embedded is {embedded or 'none'}; drop evaluation.gold, or set it to pleasant_words"
+            )
+        return self
+
+    @property
+    def setup(self) -> Setup:
+        """The settings that every stage with a model shares."""
+        return Setup(seed=self.seed, model=self.model, compute=self.compute)

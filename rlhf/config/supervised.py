@@ -1,0 +1,54 @@
+"""Settings of supervised fine-tuning and of the reward models."""
+
+from typing import Annotated, Self
+
+from pydantic import Field, model_validator
+
+from rlhf.config.base import Count, Fraction, NonNegative, Positive, Section
+from rlhf.config.model import LoraConfig
+
+
+class TrainingSection(Section):
+    """Settings that the supervised stages share."""
+
+    num_epochs: Positive = 1.0
+    """Passes over the training rows."""
+    batch_size: Count = 64
+    """Rows (pairs, for a reward model) an optimizer step."""
+    micro_batch_size: Count | None = None
+    """Rows a forward pass; gradients are accumulated up to batch_size. Empty: batch_size."""
+    learning_rate: Positive = 1e-3
+    """Peak learning rate of AdamW; linear decay to zero."""
+    warmup_fraction: Fraction = 0.03
+    """Share of the steps over which the learning rate rises from zero."""
+    weight_decay: NonNegative = 0.0
+    """Decoupled weight decay of AdamW."""
+    max_grad_norm: Positive = 1.0
+    """Gradients are clipped to this norm."""
+    checkpoint_every_seconds: Positive = 300.0
+    """A killed stage goes on from its last checkpoint; this is how much it may lose."""
+    lora: LoraConfig | None = None
+    """Train adapters in place of all weights. Empty: all weights."""
+
+    @model_validator(mode="after")
+    def _micro_batches_divide(self) -> Self:
+        if self.micro_batch_size is not None and self.batch_size % self.micro_batch_size:
+            raise ValueError(
+                f"batch_size ({self.batch_size}) is not a multiple of micro_batch_size ({self.micro_batch_size}); "
+                f"change one of the two"
+            )
+        return self
+
+
+class SFTConfig(TrainingSection):
+    """Supervised fine-tuning on the demonstrations' completions."""
+
+    num_samples: Annotated[int, Field(ge=0, le=1000)] = 16
+    """Generations on validation prompts that are kept as a table."""
+
+
+class RewardModelConfig(TrainingSection):
+    """Training of the two reward models from the SFT weights (Bradley-Terry loss, margins where the data has them)."""
+
+    num_centring_rows: Count = 512
+    """Training demonstrations whose mean score becomes the score_offset, so that demonstrations score 0 on average."""

@@ -1,0 +1,26 @@
+"""The generators of the embedded data sets, by name."""
+
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from rlhf.config.data import EmbeddedName
+
+MADE_BY_RUNS: EmbeddedName = "stories"
+"""The set that lies in no folder: every run generates it for itself."""
+
+
+def generate(name: EmbeddedName, folder: Path) -> None:
+    """Write an embedded set to a folder, byte for byte the same at every call; of stories the prompts alone."""
+    from rlhf.data import calibrated_arithmetic, stories
+
+    {"calibrated_arithmetic": calibrated_arithmetic.generate, "stories": stories.generate}[name](folder)
+
+
+@contextmanager
+def generated(name: EmbeddedName) -> Iterator[Path]:
+    """The same in a folder that lasts as long as the block."""
+    with tempfile.TemporaryDirectory(prefix="rlhf-") as folder:
+        generate(name, Path(folder))
+        yield Path(folder)

@@ -1,0 +1,292 @@
+"""The data stage: from `data/` to splits that every later stage can use as they are."""
+
+import json
+import logging
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence, Set
+from dataclasses import asdict
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+from rlhf.config.data import DataConfig
+from rlhf.config.model import ComputeConfig, ModelConfig
+from rlhf.data.preparation.leaks import find_leaks
+from rlhf.data.preparation.report import Counts, build_report, check_left_out, empty_split, metrics, render
+from rlhf.data.preparation.splits import is_for_selection, prompt_key, split_of
+from rlhf.data.preparation.text_changes import turn_markers
+from rlhf.data.preparation.truncation import Context, Fitted, NumberedRow, Unusable, check_roles, fit
+from rlhf.data.schema import (
+    DATASHEET,
+    KINDS,
+    REQUIRED_FIELDS,
+    Row,
+    check_files,
+    is_ranking,
+    pairs_of,
+    read_rows,
+    validate_file,
+)
+from rlhf.errors import DataError
+from rlhf.modeling.special_tokens import differences
+from rlhf.modeling.tokenizer import prepare_tokenizer
+from rlhf.references import DataSource
+from rlhf.workspace import Workspace
+
+logger = logging.getLogger(__name__)
+
+# The splits that later stages cannot do without.
+NEEDED = {
+    "demonstrations": ("train", "validation"),
+    "preferences": ("train", "selection", "validation", "test"),
+    "prompts": ("train", "validation", "test", "gate"),
+}
+# What else is written: kept aside, and used by nothing.
+ASIDE = (("demonstrations", "test"), ("demonstrations", "gate"), ("preferences", "gate"))
+TRAINING_SPLITS = ("train", "selection")
+
+Splits = dict[tuple[str, str], list[NumberedRow]]
+
+
+def prepare_data(
+    config: DataConfig,
+    model: ModelConfig,
+    max_response_tokens: int,
+    source: DataSource,
+    root: Path,
+    workspace: Workspace,
+    compute: ComputeConfig | None = None,
+) -> None:
+    """Validate, split, decontaminate, cut to the context, and report. Data without responses is sampled before that.
+
+    Args:
+        config: where the data is and how it is split.
+        model: decides the tokenizer and the context.
+        max_response_tokens: what a prompt must leave room for.
+        source: the data as `rlhf.data.versions.resolve` found it.
+        root: what relative paths resolve against.
+        workspace: the splits, the tokenizer and `report.json` go to its output.
+        compute: where the base is sampled, if `config.sampled_from` says so; otherwise not read.
+
+    Raises:
+        DataError: a row is at fault, does not fit, or a split that is needed is empty.
+    """
+    counts = Counts()
+    with tempfile.TemporaryDirectory(prefix="rlhf-import-") as scratch:
+        folder = Path(scratch) / "data"
+        max_rows = config.max_rows
+        if config.sampled_from is None:
+            folder = _data_folder(root / source.path, folder)
+        else:
+            _sample(folder, config, model, max_response_tokens, source, compute, workspace)
+            max_rows = None  # counts prompts then, and these are no more than that
+        rows = {kind: list(_read(folder / f"{kind}.jsonl", kind, max_rows, counts)) for kind in KINDS}
+        if (folder / "labels.jsonl").is_file():
+            counts.num_labels = validate_file(folder / "labels.jsonl", "labels")
+        datasheet = (folder / DATASHEET).read_text(encoding="utf-8")
+    counts.label_conflicts = count_label_conflicts(rows["preferences"])
+    splits = _split(rows, config)
+    _remove_leaks(splits, counts)
+    tokenizer, tokenizer_report = prepare_tokenizer(model, _training_texts(splits))
+    check_roles(tokenizer, ((kind, numbered) for kind, found in rows.items() for numbered in found))
+    _cut(splits, Context(tokenizer, model.max_length, max_response_tokens), config, counts)
+    check_left_out(counts)
+    _remove_collisions(splits, counts)
+    _check_not_empty(splits, config, counts)
+
+    for (kind, split), numbered_rows in splits.items():
+        _write_rows(workspace.output / kind / f"{split}.jsonl", [numbered.row for numbered in numbered_rows])
+    tokenizer.save_pretrained(workspace.output / "tokenizer")
+    (workspace.output / DATASHEET).write_text(datasheet, encoding="utf-8")
+    report = build_report(source, {name: len(found) for name, found in splits.items()}, counts)
+    report["base"] = differences(model, tokenizer)
+    report["tokenizer"] = asdict(tokenizer_report) | {
+        "origin": _without_folders(tokenizer_report.origin),
+        "turn_markers": list(turn_markers(tokenizer)),
+    }
+    (workspace.output / "report.json").write_text(json.dumps(report, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+    workspace.report.mkdir(parents=True, exist_ok=True)
+    (workspace.report / "data.md").write_text(render(report), encoding="utf-8")
+    workspace.log_metrics(metrics(report), None)
+
+
+def longer_wins_points(row: Row) -> float:
+    """1 where the chosen dialogue is the longer one in characters, 0.5 for a tie, 0 otherwise.
+
+    Source:
+        The baseline of Singhal et al., 2310.03716.
+    """
+    chosen, rejected = (sum(len(message["content"]) for message in row[side]) for side in ("chosen", "rejected"))
+    return 1.0 if chosen > rejected else 0.5 if chosen == rejected else 0.0
+
+
+def count_label_conflicts(preferences: Sequence[NumberedRow]) -> int:
+    """Pairs of responses to one prompt that stand in both orders."""
+    pairs = {(n.key, prompt_key(n.row["chosen"]), prompt_key(n.row["rejected"])) for n in preferences}
+    return sum(chosen < rejected and (key, rejected, chosen) in pairs for key, chosen, rejected in pairs)
+
+
+def _without_folders(origin: str) -> str:
+    """The name of a local model; where it lies on this machine is no part of what was made."""
+    return Path(origin).name if Path(origin).is_dir() else origin
+
+
+def _data_folder(path: Path, scratch: Path) -> Path:
+    """The folder to read: the one named, or one made from a single file."""
+    if path.is_file():
+        from rlhf.data.importing.formats import import_dataset
+
+        report = import_dataset(str(path), scratch)
+        logger.info("%s is read as a file of its own:\n%s", path.name, report.summary)
+        return report.destination
+    check_files(path)
+    return path
+
+
+def _sample(
+    folder: Path,
+    config: DataConfig,
+    model: ModelConfig,
+    max_response_tokens: int,
+    source: DataSource,
+    compute: ComputeConfig | None,
+    workspace: Workspace,
+) -> None:
+    """Generate the prompts, and have the base write the responses."""
+    from rlhf.data.embedded import generate
+    from rlhf.data.sampling import add_samples
+
+    assert source.embedded is not None, "the configuration sees to it"
+    assert compute is not None, "the task sees to it"
+    generate(source.embedded, folder)
+    add_samples(folder, config, model, max_response_tokens, compute, workspace.checkpoints)
+
+
+def _read(path: Path, kind: str, max_rows: int | None, counts: Counts) -> Iterator[NumberedRow]:
+    """Rows of a file without exact duplicates; where a row is from makes no difference."""
+    seen: set[str] = set()
+    points = 0.0
+    for line, row in islice(_pairs(read_rows(path, kind), kind, counts), max_rows):
+        points += longer_wins_points(row) if kind == "preferences" else 0.0
+        text = json.dumps({name: value for name, value in row.items() if name != "source"}, sort_keys=True)
+        if text in seen:
+            counts.duplicates[kind] += 1
+            continue
+        seen.add(text)
+        yield NumberedRow(line, row, prompt_key(row["prompt"]))
+    if kind == "preferences":
+        counts.longer_wins = points / max(1, counts.rows[kind])
+
+
+def _pairs(rows: Iterator[tuple[int, Row]], kind: str, counts: Counts) -> Iterator[tuple[int, Row]]:
+    """Rows, each ranking as the pairs that it stands for: of one prompt, so that no split parts them."""
+    for line, row in rows:
+        if is_ranking(row):
+            made = list(pairs_of(row))
+            counts.rankings["pairs"] += len(made)
+            counts.rankings["rankings" if made else "ties"] += 1
+        else:
+            made = [row]
+        for pair in made:
+            counts.rows[kind] += 1
+            yield line, pair
+
+
+def _split(rows: Mapping[str, Sequence[NumberedRow]], config: DataConfig) -> Splits:
+    splits: Splits = {(kind, split): [] for kind, names in NEEDED.items() for split in names}
+    splits |= {name: [] for name in ASIDE}
+    for kind, numbered_rows in rows.items():
+        for numbered in numbered_rows:
+            split = split_of(numbered.key, config)
+            if kind == "preferences" and split == "train" and is_for_selection(numbered.key, config):
+                split = "selection"
+            splits[kind, split].append(numbered)
+    return splits
+
+
+def _remove_leaks(splits: Splits, counts: Counts) -> None:
+    """Take out of the training splits what appears in an evaluation split of any file."""
+    prompts: dict[bool, dict[str, Any]] = {True: {}, False: {}}
+    for (_, split), rows in splits.items():
+        prompts[split in TRAINING_SPLITS].update({numbered.key: numbered.row["prompt"] for numbered in rows})
+    leaks = find_leaks(prompts[True], prompts[False])
+    for (kind, split), rows in splits.items():
+        if split in TRAINING_SPLITS:
+            counts.leaks.update(f"{kind}/{leaks[numbered.key]}" for numbered in rows if numbered.key in leaks)
+            splits[kind, split] = [numbered for numbered in rows if numbered.key not in leaks]
+
+
+def _remove_collisions(splits: Splits, counts: Counts) -> None:
+    """Prompts that differed in their first turns may be the same once cut; each then stays on one side only."""
+    taken: set[str] = set()
+    for split in ("test", "gate", "validation", "train", "selection"):
+        keys: set[str] = set()
+        for kind in KINDS:
+            if (kind, split) in splits:
+                also = {n.key for n in splits[kind, "train"]} if split == "selection" else set()
+                keys |= _keep_untaken(splits, (kind, split), taken | also, counts)
+        # Demonstrations and prompts may share their prompts with either half of the training preferences.
+        taken |= keys if split not in TRAINING_SPLITS else set()
+
+
+def _keep_untaken(splits: Splits, name: tuple[str, str], taken: Set[str], counts: Counts) -> set[str]:
+    kept = [numbered for numbered in splits[name] if numbered.key not in taken]
+    if len(kept) < len(splits[name]):
+        counts.leaks[f"{name[0]}/after_cutting"] += len(splits[name]) - len(kept)
+    splits[name] = kept
+    return {numbered.key for numbered in kept}
+
+
+def _training_texts(splits: Splits) -> Iterator[str]:
+    for (kind, split), rows in splits.items():
+        if split in TRAINING_SPLITS:
+            for numbered in rows:
+                for name in REQUIRED_FIELDS[kind]:
+                    yield from (message["content"] for message in numbered.row[name])
+
+
+def _cut(splits: Splits, context: Context, config: DataConfig, counts: Counts) -> None:
+    """Cut prompts at a turn until prompt and response fit, and leave out what teaches nothing in token ids."""
+    for (kind, split), rows in splits.items():
+        kept = []
+        for numbered, fitted in zip(rows, fit(kind, rows, context), strict=True):
+            if isinstance(fitted, Fitted):
+                kept.append(_count_fitted(kind, numbered, fitted, counts))
+            elif isinstance(fitted, Unusable):
+                counts.left_out.setdefault(kind, {}).setdefault(fitted.reason, []).append(numbered.line)
+            elif config.overlong == "error":
+                raise DataError(f"{fitted}; or leave such rows out with data.overlong: drop")
+            else:
+                counts.too_long[kind] += 1
+        splits[kind, split] = kept
+
+
+def _count_fitted(kind: str, numbered: NumberedRow, fitted: Fitted, counts: Counts) -> NumberedRow:
+    counts.lengths.setdefault(f"{kind}/prompt", []).append(fitted.prompt_tokens)
+    if fitted.response_tokens:
+        counts.lengths.setdefault(f"{kind}/response", []).append(fitted.response_tokens)
+    for change in fitted.changes:
+        counts.changes.setdefault(kind, {}).setdefault(change, []).append(numbered.line)
+    if not fitted.num_dropped_messages:
+        return numbered
+    counts.cut_dialogues[kind] += 1
+    counts.dropped_messages[kind] += fitted.num_dropped_messages
+    return NumberedRow(numbered.line, fitted.row, prompt_key(fitted.row["prompt"]))
+
+
+def _check_not_empty(splits: Splits, config: DataConfig, counts: Counts) -> None:
+    test, validation, selection = config.test_fraction, config.validation_fraction, config.selection_fraction
+    training, gate = 1 - test - validation, config.gate_fraction
+    for kind, names in NEEDED.items():
+        shares = {"test": test * (1 - gate), "gate": test * gate, "validation": validation, "train": training}
+        if kind == "preferences":
+            shares |= {"train": training * (1 - selection), "selection": training * selection}
+        for split in names:
+            if not splits[kind, split]:
+                raise DataError(empty_split(kind, split, shares[split], counts))
+
+
+def _write_rows(path: Path, rows: Sequence[Row]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("w", encoding="utf-8", newline="\n") as file:
+        file.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)

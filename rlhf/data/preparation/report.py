@@ -1,0 +1,237 @@
+"""What the data stage counts and reports."""
+
+import json
+import math
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import numpy as np
+
+from rlhf.config.data import RULE_BEHIND
+from rlhf.errors import DataError
+from rlhf.references import DataSource
+from rlhf.text.markdown import escape, table
+
+MAX_LEFT_OUT = 0.1
+"""Share of a file's rows beyond which what encoding leaves nothing of is a fault of the data or the tokenizer."""
+_NUM_NAMED = 10
+
+Rows = dict[str, dict[str, list[int]]]
+"""Lines of rows by kind and by what happened to them."""
+
+
+@dataclass
+class Counts:
+    """What happened to the rows on their way into the splits, by kind.
+
+    Preferences are counted in pairs; `rankings` has how many rows were rankings or ties, and the pairs of the rankings.
+    """
+
+    rows: Counter[str] = field(default_factory=Counter)
+    duplicates: Counter[str] = field(default_factory=Counter)
+    leaks: Counter[str] = field(default_factory=Counter)
+    rankings: Counter[str] = field(default_factory=Counter)
+    num_labels: int = 0
+    label_conflicts: int = 0
+    longer_wins: float = 0.5
+    cut_dialogues: Counter[str] = field(default_factory=Counter)
+    dropped_messages: Counter[str] = field(default_factory=Counter)
+    too_long: Counter[str] = field(default_factory=Counter)
+    lengths: dict[str, list[int]] = field(default_factory=dict)
+    left_out: Rows = field(default_factory=dict)
+    changes: Rows = field(default_factory=dict)
+
+    def num_left_out(self, kind: str) -> int:
+        """Rows that are nothing, or nothing else than each other, in token ids."""
+        return sum(map(len, self.left_out.get(kind, {}).values()))
+
+
+def build_report(source: DataSource, splits: Mapping[tuple[str, str], int], counts: Counts) -> dict[str, Any]:
+    """The content of report.json, without the tokenizer.
+
+    Args:
+        source: the data as `rlhf.data.versions.resolve` found it.
+        splits: rows that are left, by kind and split.
+        counts: what happened on the way.
+    """
+    return {
+        "gold": RULE_BEHIND[source.embedded] if source.embedded else None,
+        # What decides the output: the same data in another place, or tracked by now, is the same data.
+        "source": source.model_dump(include={"md5", "embedded"}),
+        "rows": dict(counts.rows),
+        "splits": {f"{kind}/{split}": count for (kind, split), count in sorted(splits.items())},
+        "duplicates": dict(counts.duplicates),
+        "leaks": dict(counts.leaks),
+        "rankings": dict(counts.rankings),
+        "labels": counts.num_labels,
+        "label_conflicts": counts.label_conflicts,
+        "cut_dialogues": dict(counts.cut_dialogues),
+        "dropped_messages": dict(counts.dropped_messages),
+        "too_long": dict(counts.too_long),
+        "left_out_in_tokens": _named(counts.left_out),
+        "changed_in_tokens": _named(counts.changes),
+        "longer_wins_accuracy": counts.longer_wins,
+        "lengths_in_tokens": {name: _quantiles(values) for name, values in counts.lengths.items()},
+    }
+
+
+def _named(rows: Rows) -> dict[str, dict[str, dict[str, Any]]]:
+    """Counts, and the lines of the first rows."""
+    return {
+        kind: {w: {"count": len(lines), "lines": sorted(lines)[:_NUM_NAMED]} for w, lines in sorted(reasons.items())}
+        for kind, reasons in sorted(rows.items())
+    }
+
+
+def _quantiles(values: Sequence[int]) -> dict[str, float]:
+    names = {"min": 0.0, "median": 0.5, "p95": 0.95, "max": 1.0}
+    return {name: float(np.quantile(values, q)) for name, q in names.items()} | {"mean": float(np.mean(values))}
+
+
+def metrics(report: Mapping[str, Any]) -> dict[str, float]:
+    """The report's numbers as declared metrics."""
+    logged = [f"{kind}/train" for kind in ("demonstrations", "preferences", "prompts")]
+    logged += ["preferences/selection", "preferences/test", "prompts/validation", "prompts/test", "prompts/gate"]
+    summed = ("duplicates", "leaks", "cut_dialogues", "too_long")
+    return {
+        **{f"data/num_{name.replace('/', '_')}": float(report["splits"][name]) for name in logged},
+        **{f"data/num_{name}": float(sum(report[name].values())) for name in summed},
+        **{f"data/num_{name}": float(num_rows_in_tokens(report, name)) for name in ("left_out", "changed")},
+        "data/num_label_conflicts": float(report["label_conflicts"]),
+    }
+
+
+def num_rows_in_tokens(report: Mapping[str, Any], name: Literal["left_out", "changed"]) -> int:
+    """Rows that encoding left nothing of, or times that it changed a row in some way."""
+    return sum(found["count"] for reasons in report[f"{name}_in_tokens"].values() for found in reasons.values())
+
+
+def in_tokens_table(report: Mapping[str, Any]) -> str | None:
+    """What encoding changed or left out, with the lines of the first rows; None where it was nothing."""
+    titles = {"left_out": "left out: ", "changed": ""}
+    rows = [
+        [escape(title + what), kind, f"{found['count']:,}", _lines(found)]
+        for name, title in titles.items()
+        for kind, reasons in report[f"{name}_in_tokens"].items()
+        for what, found in reasons.items()
+    ]
+    return table(["in token ids", "of", "rows", "lines"], rows) if rows else None
+
+
+def _lines(found: Mapping[str, Any]) -> str:
+    rest = found["count"] - len(found["lines"])
+    return ", ".join(map(str, found["lines"])) + (f" and {rest:,} more" if rest else "")
+
+
+def tokenizer_sentences(tokenizer: Mapping[str, Any]) -> list[str]:
+    """What was settled of tokenizer and chat template, and what a person should know of them, as Markdown."""
+    template = {"own": "a plain one of this project", "kept": "the base's"}[tokenizer["chat_template"]]
+    named = f" named {escape(tokenizer['template_name'])}" if tokenizer["template_name"] else ""
+    found = [
+        f"Tokenizer: {escape(tokenizer['origin'])}, {tokenizer['vocab_size']:,} tokens; pad token "
+        f"{escape(tokenizer['pad_token'])} ({tokenizer['pad_token_choice']}); chat template: {template}{named}."
+    ]
+    found += [f"{sentence}." for sentence in tokenizer["fixed"]]
+    if tokenizer["turn_markers"]:
+        markers = ", ".join(escape(json.dumps(marker)) for marker in tokenizer["turn_markers"])
+        found.append(
+            f"The chat template marks turns by plain text ({markers}): a message that holds it looks like two turns."
+        )
+    return found
+
+
+def render(report: Mapping[str, Any]) -> str:
+    """The report as Markdown, for people."""
+    titles = {
+        "rows": "read",
+        "duplicates": "removed as exact duplicates",
+        "leaks": "removed as leaks",
+        "cut_dialogues": "prompts cut to fit",
+        "dropped_messages": "messages cut off",
+        "too_long": "removed as too long",
+    }
+    changes = [[title, kind, str(n)] for name, title in titles.items() for kind, n in sorted(report[name].items())]
+    lengths = report["lengths_in_tokens"]
+    columns = ("min", "median", "p95", "max")
+    return "\n\n".join(
+        [
+            "# Data",
+            table(["split", "rows"], [[name, str(count)] for name, count in report["splits"].items()]),
+            table(["what", "of", "rows"], changes),
+            table(
+                ["tokens", *columns], [[name, *(f"{found[c]:.0f}" for c in columns)] for name, found in lengths.items()]
+            ),
+            *_rankings(report),
+            *([in_tokens] if (in_tokens := in_tokens_table(report)) else []),
+            *tokenizer_sentences(report["tokenizer"]),
+            f"Pairs of responses that stand in both orders: {report['label_conflicts']}.",
+            f'"The longer one wins" is right for {report["longer_wins_accuracy"]:.3f} of all pairs.\n',
+            *_of_base(report["base"]),
+        ]
+    )
+
+
+def _rankings(report: Mapping[str, Any]) -> list[str]:
+    """Sentences about what is no pair, where there is any."""
+    counts, sentences = report["rankings"], []
+    if counts:
+        named = {name: counts.get(name, 0) for name in ("rankings", "pairs", "ties")}
+        sentences.append(
+            f"{named['rankings']} rankings of several responses count as {named['pairs']} of the pairs; "
+            f"{named['ties']} rows are ties, which no stage learns from yet."
+        )
+    if report["labels"]:
+        sentences.append(f"{report['labels']} rows of unpaired feedback, which no stage learns from yet.")
+    return sentences
+
+
+def _of_base(differences: Sequence[str]) -> list[str]:
+    if not differences:
+        return []
+    return ["# Base and tokenizer", "\n".join(f"- {escape(sentence)}" for sentence in differences) + "\n"]
+
+
+def check_left_out(counts: Counts) -> None:
+    """Refuse data of which encoding leaves too little.
+
+    Raises:
+        DataError: more than `MAX_LEFT_OUT` of a file's rows are of no use in token ids.
+    """
+    for kind, reasons in _named(counts.left_out).items():
+        if counts.num_left_out(kind) > MAX_LEFT_OUT * counts.rows[kind]:
+            why = "; ".join(f"{found['count']}: {what} (lines {_lines(found)})" for what, found in reasons.items())
+            raise DataError(
+                f"{kind}.jsonl: {counts.num_left_out(kind)} of {counts.rows[kind]} rows are of no use to the model: "
+                f"{why}; take a base whose tokenizer and chat template suit the data, another of its templates "
+                f"(model.chat_template), or remove these rows"
+            )
+
+
+def empty_split(kind: str, split: str, share: float, counts: Counts) -> str:
+    """The message about a split that nothing is left for, though later stages need it.
+
+    Args:
+        kind: demonstrations, preferences or prompts.
+        split: train, selection, validation, test or gate.
+        share: of the prompts that the split gets.
+        counts: what happened to the rows.
+    """
+    settings = {
+        "test": "raise data.test_fraction, or lower data.gate_fraction",
+        "gate": "raise data.gate_fraction or data.test_fraction",
+        "validation": "raise data.validation_fraction",
+        "train": "lower data.test_fraction, data.validation_fraction or data.selection_fraction",
+        "selection": "raise data.selection_fraction",
+    }
+    lost = {"as duplicates": counts.duplicates[kind], "as too long": counts.too_long[kind]}
+    lost["as nothing in tokens"] = counts.num_left_out(kind)
+    lost["as leaks"] = sum(count for name, count in counts.leaks.items() if name.startswith(f"{kind}/"))
+    removed = ", ".join(f"{count} removed {why}" for why, count in lost.items() if count)
+    lost_text = f" ({removed})" if removed else ""
+    return (
+        f"{kind}.jsonl: of {counts.rows[kind]} rows{lost_text} none is left for the {split} split, "
+        f"which gets {share:.1%} of the prompts; {settings[split]}, "
+        f"or give more rows (some {math.ceil(5 / share)} different prompts)"
+    )

@@ -1,0 +1,173 @@
+"""Rows in token ids: what encoding changes is noticed, and prompts lose their oldest turns until a row fits."""
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from rlhf.data.preparation.text_changes import Losses
+from rlhf.data.schema import REQUIRED_FIELDS, Row
+from rlhf.errors import DataError, one_line
+from rlhf.modeling.chat import chat_of
+from rlhf.modeling.conversations import EncodedRow, cut_to_fit, encode_prompts, encode_rows
+
+# Rows whose ids are in memory at once.
+_BATCH = 4096
+
+
+@dataclass(frozen=True)
+class Context:
+    """What a row must fit into.
+
+    Attributes:
+        tokenizer: with the chat template.
+        max_length: tokens of prompt and response together.
+        max_response_tokens: what a prompt without a response must leave room for.
+    """
+
+    tokenizer: Any
+    max_length: int
+    max_response_tokens: int
+
+
+@dataclass(frozen=True)
+class NumberedRow:
+    """A row, the line that it stands in, and the key of its prompt."""
+
+    line: int
+    row: Row
+    key: str
+
+
+@dataclass(frozen=True)
+class Fitted:
+    """A row that fits.
+
+    Attributes:
+        row: its prompt perhaps cut.
+        num_dropped_messages: how many messages the prompt lost.
+        prompt_tokens: length of the prompt.
+        response_tokens: length of the longest response; 0 where there is none.
+        changes: what template and tokenizer changed of it, in words.
+    """
+
+    row: Row
+    num_dropped_messages: int
+    prompt_tokens: int
+    response_tokens: int
+    changes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Unusable:
+    """A row that teaches nothing in token ids, and why."""
+
+    reason: str
+
+
+def fit(kind: str, rows: Sequence[NumberedRow], context: Context) -> list[Fitted | Unusable | DataError]:
+    """Encode rows, and cut the prompts that are too long.
+
+    Returns:
+        For every row the row that fits, why it is of no use, or the error that tells why it cannot fit.
+
+    Raises:
+        DataError: the chat template refuses a row.
+    """
+    losses = Losses(context.tokenizer)
+    fitted: list[Fitted | Unusable | DataError] = []
+    for start in range(0, len(rows), _BATCH):
+        part = rows[start : start + _BATCH]
+        encoded = _naming_rows(kind, part, _encoder(context.tokenizer, kind))
+        changes = losses.of(encoded)
+        fitted += [
+            Unusable(reason) if (reason := _reason(row)) else _fit_one(kind, numbered, context, row, change)
+            for numbered, row, change in zip(part, encoded, changes, strict=True)
+        ]
+    return fitted
+
+
+def check_roles(tokenizer: Any, rows: Iterable[tuple[str, NumberedRow]]) -> None:
+    """Check that the chat template renders the messages of every role that the rows have.
+
+    Args:
+        tokenizer: with the chat template.
+        rows: kind and row.
+
+    Raises:
+        DataError: the template refuses a role or passes over it. The message names the first row that has it.
+    """
+    seen: set[str] = set()
+    for kind, numbered in rows:
+        messages = [message for field in REQUIRED_FIELDS[kind][:2] for message in numbered.row[field]]
+        new = {message["role"] for message in messages} - seen
+        seen |= new
+        for role in sorted(new):
+            _check_role(tokenizer, f"{kind}.jsonl:{numbered.line}", messages, role)
+
+
+def _check_role(tokenizer: Any, where: str, messages: Sequence[Mapping[str, str]], role: str) -> None:
+    advice = "rename the role, remove such messages, or give the tokenizer a template that knows it"
+    try:
+        layout = chat_of(tokenizer).layout([message["role"] for message in messages], asks=False)
+    except DataError as error:
+        why = one_line(error.__cause__ or error)
+        raise DataError(f"{where}: the tokenizer's chat template refuses the dialogue ({why}); {advice}") from None
+    if any(message["role"] == role and index not in layout.slots for index, message in enumerate(messages)):
+        raise DataError(f'{where}: the tokenizer\'s chat template does not know the role "{role}"; {advice}')
+
+
+def _encoder(tokenizer: Any, kind: str) -> Callable[[Sequence[NumberedRow]], list[EncodedRow]]:
+    answers = REQUIRED_FIELDS[kind][1:]
+    return lambda part: encode_rows(
+        tokenizer, [n.row["prompt"] for n in part], [[n.row[field] for n in part] for field in answers]
+    )
+
+
+def _naming_rows(
+    kind: str, rows: Sequence[NumberedRow], encode: Callable[[Sequence[NumberedRow]], list[EncodedRow]]
+) -> list[EncodedRow]:
+    """Encode all rows at once; where that is refused, find the row that is to blame."""
+    try:
+        return encode(rows)
+    except DataError:
+        for numbered in rows:
+            try:
+                encode([numbered])
+            except DataError as error:
+                raise DataError(f"{kind}.jsonl:{numbered.line}: {error}") from None
+        raise
+
+
+def _reason(row: EncodedRow) -> str | None:
+    """Why a row is of no use; None where it is of use."""
+    if "rewritten" in row.rewritings:
+        return "the chat template rewrites a message, so that the text which a model reads is not the one given"
+    num_prompt = len(row.content_ids) - len(row.answers)
+    if not any(row.content_ids[:num_prompt]):
+        return "nothing is left of the prompt in tokens"
+    if not all(row.content_ids[num_prompt:]):
+        return "nothing is left of a response in tokens"
+    if len(row.answers) > 1 and row.answers[0] == row.answers[1]:
+        return "chosen and rejected are the same tokens"
+    return None
+
+
+def _fit_one(
+    kind: str, numbered: NumberedRow, context: Context, encoded: EncodedRow, changes: tuple[str, ...]
+) -> Fitted | DataError:
+    prompt_tokens, response_tokens = len(encoded.prompt), max(map(len, encoded.answers), default=0)
+    room = context.max_length - (response_tokens or context.max_response_tokens)
+    if prompt_tokens <= room:
+        return Fitted(numbered.row, 0, prompt_tokens, response_tokens, changes)
+    where = f"{kind}.jsonl:{numbered.line}"
+    if room <= 0:
+        return DataError(
+            f"{where}: the response has {response_tokens} tokens, and model.max_length is {context.max_length}; "
+            "shorten it, or raise model.max_length"
+        )
+    try:
+        prompt, dropped = cut_to_fit(context.tokenizer, numbered.row["prompt"], room)
+    except DataError as error:
+        return DataError(f"{where}: {error}")
+    (ids,) = encode_prompts(context.tokenizer, [prompt])
+    return Fitted({**numbered.row, "prompt": prompt}, dropped, len(ids), response_tokens, changes)

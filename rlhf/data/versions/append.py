@@ -1,0 +1,203 @@
+"""New versions of data/: a file imported in its place, or feedback added to it."""
+
+import logging
+import shutil
+import tempfile
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+
+from rlhf.config.data import DataConfig
+from rlhf.data.importing.formats import ImportReport, Sources, convert_dataset, to_json
+from rlhf.data.importing.reading import RowReader, SourceOptions, open_rows
+from rlhf.data.row_hash import identity
+from rlhf.data.schema import ALL_KINDS, DATASHEET, check_files, read_rows
+from rlhf.data.versions.repository import TRACKED, check_repository
+from rlhf.data.versions.resolve import marked, resolve
+from rlhf.data.versions.transaction import Version, new_version, publish
+from rlhf.errors import DataError
+from rlhf.text.markdown import escape, one_line
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Addition:
+    """A file of feedback to be added.
+
+    Attributes:
+        path: file, folder or hub id.
+        kind: what is taken of it: preferences, demonstrations, prompts or labels.
+        options: how it is to be read.
+    """
+
+    path: str
+    kind: str = "preferences"
+    options: SourceOptions = field(default_factory=SourceOptions)
+
+
+@dataclass(frozen=True)
+class AppendResult:
+    """What was added.
+
+    Attributes:
+        counts: rows by kind, without those that were there already.
+        notes: a sentence a file, as the datasheet has it.
+        examples: lines that show one row of each file as it will be used.
+        version: what data/ is now; None where nothing was new.
+    """
+
+    counts: Counter[str]
+    notes: tuple[str, ...]
+    examples: tuple[str, ...]
+    version: Version | None
+
+
+def import_version(
+    root: Path,
+    sources: Sources,
+    *,
+    licence: str | None = None,
+    guidelines: str | None = None,
+    replace: bool,
+    tell: Callable[[ImportReport], None] = lambda report: None,
+) -> ImportReport:
+    """Make data/ from a file, and track it with DVC.
+
+    Args:
+        root: the project's root, a git and DVC repository.
+        sources: what is read.
+        licence: for the datasheet.
+        guidelines: text of the annotation guidelines, for the datasheet.
+        replace: replace other data in data/.
+        tell: told what was read before anything is replaced.
+
+    Raises:
+        DataError: something cannot be read, data/ holds other data, or DVC refuses. Nothing has changed then.
+    """
+    check_repository(root)
+    with new_version(root) as filled:
+        report = convert_dataset(sources, filled, licence=licence, guidelines=guidelines)
+        tell(report)
+        publish(filled, root, desc=one_line(f"Imported from {report.sources[0].name}"), replace=replace)
+    return report
+
+
+def preview(sources: Sources) -> ImportReport:
+    """What an import would read; nothing is kept of it.
+
+    Raises:
+        DataError: something cannot be read.
+    """
+    with tempfile.TemporaryDirectory(prefix="rlhf-") as folder:
+        return convert_dataset(sources, Path(folder))
+
+
+def add_version(
+    root: Path,
+    additions: Sequence[Addition],
+    tell: Callable[[tuple[str, ...]], None] = lambda notes: None,
+    dry_run: bool = False,
+) -> AppendResult:
+    """Add feedback to data/, say so in its datasheet, and track that as a new version with DVC.
+
+    All files are read before anything is changed. A row that is there already is not added again, whatever its
+    `source`.
+
+    Args:
+        root: the project's root.
+        additions: what to add.
+        tell: told what was read, a note a file and a row of each, before anything is replaced.
+        dry_run: stop there.
+
+    Raises:
+        DataError: a file cannot be read, data/ cannot be had, differs from data.dvc or lacks a file, or DVC refuses.
+    """
+    with new_version(root) as filled:
+        resolve(DataConfig(embedded=marked(root)), root)
+        check_files(root / TRACKED)
+        # Files that DVC linked from its cache may be read-only, and must not be changed in place.
+        shutil.copytree(root / TRACKED, filled, dirs_exist_ok=True, copy_function=shutil.copyfile)
+        counts, notes, examples = add_rows(additions, filled)
+        tell((*notes, *examples))
+        if dry_run or not counts.total():
+            return AppendResult(counts, notes, examples, None)
+        version = publish(filled, root, desc=_description(additions, counts), replace=True)
+    return AppendResult(counts, notes, examples, version)
+
+
+def add_rows(additions: Sequence[Addition], folder: Path) -> tuple[Counter[str], tuple[str, ...], tuple[str, ...]]:
+    """Append to the files of a data folder what they do not hold, and say so in its datasheet.
+
+    Returns:
+        Rows added by kind, a sentence a file, and lines that show a row of each.
+    """
+    counts: Counter[str] = Counter()
+    notes: list[str] = []
+    examples: list[str] = []
+    for kind in ALL_KINDS:
+        wanted = [addition for addition in additions if addition.kind == kind]
+        path = folder / f"{kind}.jsonl"
+        known = {identity(row) for _, row in read_rows(path, kind)} if wanted and path.is_file() else set()
+        for addition in wanted:
+            reading = open_rows(addition.path, addition.options, kind)
+            added = _append_rows(path, reading, known)
+            counts[kind] += added
+            notes.append(_note(reading, kind, added))
+            examples += reading.report().example
+            logger.info("feedback of %s", notes[-1])
+    if counts.total():
+        today = datetime.now(UTC).date().isoformat()
+        _append(folder / DATASHEET, "".join([f"\n## Added {today}\n", *(f"- {escape(note)}\n" for note in notes)]))
+    return counts, tuple(notes), tuple(examples)
+
+
+def _append_rows(path: Path, reading: RowReader, known: set[bytes]) -> int:
+    path.touch()  # a folder may have no labels yet
+    _append(path, "")
+    added = 0
+    with path.open("a", encoding="utf-8", newline="\n") as file:
+        for row in reading.rows():
+            digest = identity(row)
+            if digest not in known:
+                known.add(digest)
+                file.write(to_json(row) + "\n")
+                added += 1
+    return added
+
+
+def _append(path: Path, text: str) -> None:
+    """Append whole lines, also to a file whose last one has no end."""
+    with path.open("r+b") as file:
+        if file.seek(0, 2):
+            file.seek(-1, 2)
+            file.write(b"" if file.read() == b"\n" else b"\n")
+        file.write(text.encode())
+
+
+def _note(reading: RowReader, kind: str, added: int) -> str:
+    report = reading.report()
+    digest = f", sha256 {report.sha256}" if report.sha256 else ""
+    held = reading.num_rows - added
+    parts = [f"{added} {kind} added", *([f"{held} there already"] if held else []), *report.left_out, *report.lines]
+    return f"{report.name}{digest}, format {report.format}: {'; '.join(parts)}"
+
+
+def _description(additions: Sequence[Addition], counts: Counter[str]) -> str:
+    rows = ", ".join(f"{count} {kind}" for kind, count in counts.items() if count)
+    names = ", ".join(dict.fromkeys(Path(addition.path).name for addition in additions))
+    return one_line(f"Added {rows} of {names}, {datetime.now(UTC).date().isoformat()}")
+
+
+def check_given(additions: Sequence[Addition]) -> None:
+    """Refuse to add nothing.
+
+    Raises:
+        DataError: no file was named.
+    """
+    if not additions:
+        raise DataError(
+            "there is nothing to add; name a file of preferences, or give --demonstrations, --prompts or --labels"
+        )

@@ -1,0 +1,310 @@
+"""The model card: what was done, with what, how well it went and where not to trust it. Beside the policy's weights."""
+
+import json
+import re
+import shutil
+import struct
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import islice
+from math import prod
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import BaseModel
+
+from rlhf.config.pipeline import PipelineConfig
+from rlhf.config.rl import PPOConfig
+from rlhf.data.preparation.report import in_tokens_table, tokenizer_sentences
+from rlhf.model_card.lineage import lineage_markdown
+from rlhf.model_card.metadata import card_metadata
+from rlhf.model_card.tables import (
+    JUDGES,
+    PLACEHOLDER,
+    audit_table,
+    composition_table,
+    count,
+    curve_table,
+    group_tables,
+    length_table,
+    lengths_table,
+    number,
+    portable,
+    portable_command,
+    preparation_table,
+    results_table,
+    settings_table,
+    share,
+    sources_table,
+    stages_table,
+    wins_table,
+)
+from rlhf.modeling.hub import is_hub_id
+from rlhf.provenance.record import RECORD_FILE, ProvenanceRecord, record_bytes
+from rlhf.references import DataSource, StageReport
+from rlhf.text.lines import lines_of, read_json_lines
+from rlhf.text.markdown import as_code, escape
+from rlhf.workspace import Workspace
+
+_TEMPLATE = Path(__file__).with_name("card.md.jinja")
+_NUM_SAMPLES = 8
+_MAX_SAMPLE_CHARACTERS = 300
+_MAX_DATASHEET_CHARACTERS = 20_000
+_SMALL_MODEL = 1_000_000_000
+_LICENCE = re.compile(r"#+ *licen[cs]e\b", re.IGNORECASE)
+_STOPS = {"kl_budget": "the KL to the SFT policy passed its budget"}
+
+
+@dataclass(frozen=True)
+class CardFacts:
+    """What the card says that is in no stage's output.
+
+    Attributes:
+        run_id: MLflow run of the pipeline.
+        record: where the run comes from.
+        data_source: the data set that was read.
+        stages: how the stages before the card went, in their order.
+        command: what was typed, where a command line started the run.
+        notes: further limits of this run, in sentences.
+    """
+
+    run_id: str
+    record: ProvenanceRecord
+    data_source: DataSource
+    stages: tuple[StageReport, ...]
+    command: str | None = None
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class _Measured:
+    """The stages' results as their JSON files hold them."""
+
+    report: Mapping[str, Any]
+    audit: Mapping[str, Any]
+    evaluation: Mapping[str, Any]
+    curve: Sequence[Mapping[str, Any]]
+    ppo: Mapping[str, Any]
+    num_parameters: int
+
+
+def write_model_card(
+    config: PipelineConfig,
+    facts: CardFacts,
+    data: Path,
+    audit: Path,
+    evaluation: Path,
+    policy: Path,
+    workspace: Workspace,
+) -> None:
+    """Copy the policy to `workspace.output`, with its card as README.md, its figures, and the recipe as config.yaml.
+
+    Apart from `facts` the card is decided by its inputs: no time and no path of this machine is in it.
+
+    Args:
+        config: the run's whole configuration.
+        facts: what no stage's output says.
+        data: the data stage's output.
+        audit: the reward-model audit's output.
+        evaluation: the policy evaluation's output.
+        policy: the PPO stage's output.
+        workspace: where the card and its files go.
+    """
+    from huggingface_hub import ModelCard
+
+    output = workspace.output
+    shutil.copytree(policy / "policy", output, dirs_exist_ok=True)
+    figures = _copy_figures([evaluation, audit, policy], output / "figures")
+    recipe = yaml.safe_dump(portable(config.model_dump(mode="json")), sort_keys=False, width=120)
+    (output / "config.yaml").write_text(recipe, encoding="utf-8")
+    (output / RECORD_FILE).write_bytes(record_bytes(facts.record))
+    measured = _Measured(
+        _read(data / "report.json"),
+        _read(audit / "audit.json"),
+        _read(evaluation / "evaluation.json"),
+        _read(evaluation / "curve.json")["points"],
+        _read(policy / "summary.json"),
+        _count_parameters(output),
+    )
+    datasheet = (data / "datasheet.md").read_text(encoding="utf-8")
+    texts = _texts(config, facts, measured, datasheet)
+    texts |= {
+        "figures": figures,
+        "samples": _samples(evaluation / "side_by_side.jsonl"),
+        "config_has_placeholders": PLACEHOLDER in recipe,
+    }
+    metadata = card_metadata(config, facts.data_source, measured.audit, measured.evaluation)
+    card = ModelCard.from_template(metadata, template_path=str(_TEMPLATE), **texts)
+    card.save(output / "README.md")
+
+
+def _read(path: Path) -> Any:
+    return json.loads(path.read_text(encoding="utf-8"))
+
+
+def _texts(config: PipelineConfig, facts: CardFacts, measured: _Measured, datasheet: str) -> dict[str, Any]:
+    """What the template puts in, as Markdown."""
+    evaluation = measured.evaluation
+    climbed = any(source.kind == "trained" for source in config.ppo.rewards)
+    return {
+        "config": config,
+        "facts": facts,
+        "code": facts.record.code,
+        "lineage": lineage_markdown(facts.record),
+        "evaluation": evaluation,
+        "audit": measured.audit,
+        "ppo": measured.ppo,
+        "num_parameters": count(measured.num_parameters),
+        "base": _base(config),
+        "base_differences": [escape(sentence) for sentence in measured.report.get("base", [])],
+        "on_prompts": _on_prompts(evaluation),
+        "judge": JUDGES[evaluation["judge"]],
+        "win_rate": share(evaluation["win_rate"]["rate"]),
+        "gold_gain": number(evaluation["gains"]["gold"], "+.3f") if "gold" in evaluation["gains"] else None,
+        "gold_is_behind_labels": config.evaluation.gold in (None, measured.report["gold"]),
+        "kl": number(evaluation["kl"], ".2f"),
+        "results_table": results_table(evaluation, climbed),
+        "wins_table": wins_table(evaluation, climbed),
+        "curve_table": curve_table(measured.curve),
+        "limitations": _limitations(config, facts, measured),
+        "composition_table": composition_table(measured.report),
+        "preparation_table": preparation_table(measured.report),
+        "lengths_table": lengths_table(measured.report),
+        "in_tokens_table": in_tokens_table(measured.report),
+        "tokenizer_sentences": tokenizer_sentences(measured.report["tokenizer"]),
+        "datasheet": _nested(datasheet),
+        "agreement": share(measured.audit["agreement"]["same_preference"]),
+        "audit_table": audit_table(measured.audit),
+        "length_table": length_table(measured.audit),
+        "group_tables": group_tables(measured.audit),
+        "sources_table": sources_table(config.ppo.rewards) if config.ppo.rewards != PPOConfig().rewards else None,
+        "climbs_reward_model": climbed,
+        "stages_table": stages_table(facts.stages),
+        "settings_tables": {name: settings_table(section) for name, section in _sections(config)},
+        "command": portable_command(facts.command) if facts.command else None,
+        "data_path": as_code(str(portable(facts.data_source.path))),
+        "licence": _licence(datasheet),
+    }
+
+
+def _on_prompts(evaluation: Mapping[str, Any]) -> str:
+    responses, prompts = evaluation["num_responses"], evaluation["num_prompts"]
+    rows = f"{responses:,} rows of " if responses != prompts else ""
+    return f"{rows}{prompts:,} test prompts"
+
+
+def _limitations(config: PipelineConfig, facts: CardFacts, measured: _Measured) -> list[str]:
+    """What a reader must know before trusting the model; the measured ones first."""
+    found = [*measured.audit["warnings"], *measured.evaluation["warnings"], *measured.evaluation["notes"]]
+    found += [str(flag) for flag in measured.ppo.get("flags", [])]
+    if measured.ppo["chosen_update"] == 0:
+        found.append("No PPO checkpoint was chosen: the weights are those of SFT.")
+    if config.ppo.temperature != config.evaluation.temperature:
+        found.append(
+            f"PPO sampled at temperature {config.ppo.temperature:g} and the evaluation at "
+            f"{config.evaluation.temperature:g}: win rates, KL and lengths are of another distribution than PPO's."
+        )
+    if measured.ppo["stopped_because"] != "finished":
+        cause = _STOPS.get(measured.ppo["stopped_because"], f"the alarm `{measured.ppo['stopped_because']}` went off")
+        found.append(f"PPO stopped early, after {measured.ppo['num_updates']} updates: {cause}.")
+    if measured.num_parameters < _SMALL_MODEL:
+        size = count(measured.num_parameters)
+        found.append(f"With {size} parameters this is a small model; expect nothing of it beyond its data.")
+    if facts.data_source.embedded == "calibrated_arithmetic":
+        found.append(
+            "Held out means an unseen pair of wording and operands; the fact may occur in another wording. The data is "
+            "generated and says nothing about other tasks."
+        )
+    elif facts.data_source.embedded is not None:
+        found.append(
+            "The prompts are generated and the responses under comparison are the base's own: the data says nothing "
+            "about other tasks."
+        )
+    if not facts.data_source.tracked and facts.data_source.embedded != "stories":
+        found.append("DVC does not track the data, so the run can be repeated only once the data is imported.")
+    if facts.data_source.dirty:
+        found.append(
+            "The data differed from `data.dvc`, and the run was allowed to go on: it cannot be repeated exactly."
+        )
+    code = facts.record.code
+    if code.commit is None or code.left_out:
+        found.append("The code was not exactly what git and a patch hold, so the run cannot be repeated from them.")
+    found += facts.notes
+    return list(dict.fromkeys(found))
+
+
+def _sections(config: PipelineConfig) -> Iterator[tuple[str, BaseModel]]:
+    for name in type(config).model_fields:
+        section = getattr(config, name)
+        if isinstance(section, BaseModel):
+            yield name, section
+
+
+def _samples(path: Path) -> list[dict[str, str]]:
+    """The first of the side-by-side samples, escaped and cut, in the words of the template."""
+    return [
+        {
+            "prompt": escape(row["prompt"][-1]["content"], _MAX_SAMPLE_CHARACTERS),
+            "baseline": escape(row["baseline"]["response"], _MAX_SAMPLE_CHARACTERS) or "(empty)",
+            "policy": escape(row["policy"]["response"], _MAX_SAMPLE_CHARACTERS) or "(empty)",
+        }
+        for row in islice(read_json_lines(path), _NUM_SAMPLES)
+    ]
+
+
+def _copy_figures(folders: Sequence[Path], target: Path) -> list[str]:
+    target.mkdir(exist_ok=True)
+    names = []
+    for path in (path for folder in folders for path in sorted(folder.glob("*.png"))):
+        shutil.copyfile(path, target / path.name)
+        names.append(path.name)
+    return names
+
+
+def _count_parameters(folder: Path) -> int:
+    """Numbers in the safetensors files, from their headers: a length of 8 bytes, then JSON with a shape a tensor."""
+    total = 0
+    for path in folder.glob("*.safetensors"):
+        with path.open("rb") as file:
+            (length,) = struct.unpack("<Q", file.read(8))
+            header = json.loads(file.read(length))
+        total += sum(prod(tensor["shape"]) for name, tensor in header.items() if name != "__metadata__")
+    return total
+
+
+def _nested(datasheet: str) -> str:
+    """The datasheet as a part of the card: its headings two levels deeper, its length bounded."""
+    if len(datasheet) > _MAX_DATASHEET_CHARACTERS:
+        datasheet = datasheet[:_MAX_DATASHEET_CHARACTERS] + "\n\n[...]"
+    lines, fenced = [], False
+    for line in lines_of(datasheet.strip()):
+        fenced ^= line.lstrip().startswith("```")
+        lines.append(f"##{line}" if line.startswith("#") and not fenced else line)
+    return "\n".join(lines)
+
+
+def _licence(datasheet: str) -> str | None:
+    """What stands under the data sheet's heading of the licence; under all of them where there are several."""
+    found: list[list[str]] = []
+    fenced = is_licence = False
+    for line in lines_of(datasheet):
+        fenced ^= line.lstrip().startswith("```")
+        if line.startswith("#") and not fenced:
+            is_licence = _LICENCE.match(line) is not None
+            found += [[]] if is_licence else []
+        elif is_licence:
+            found[-1].append(line)
+    said = dict.fromkeys(text for lines in found if (text := "\n".join(lines).strip()))
+    return "\n\nUnder another heading of that name it says: ".join(said) or None
+
+
+def _base(config: PipelineConfig) -> str | None:
+    """The base model's id or folder; None where the model was built from its configuration."""
+    base = config.model.base
+    if base is None:
+        return None
+    revision = f" at commit `{config.model.revision}`" if config.model.revision else ""
+    if is_hub_id(base):
+        return f"[{base}](https://huggingface.co/{base}){revision}"
+    return f"a local model, {as_code(Path(base).name)}{revision}"

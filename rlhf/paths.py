@@ -1,0 +1,144 @@
+"""Where the project's stores are, and the environment that its tools are given. Nothing happens at import."""
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from pathlib import Path
+
+from rlhf.errors import ConfigError
+
+UMASK_VARIABLE = "RLHF_UMASK"
+_other_root: ContextVar[Path | None] = ContextVar("other_root", default=None)
+_QUIET = {
+    "PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL": "CRITICAL",
+    "MLFLOW_LOGGING_LEVEL": "CRITICAL",
+    "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
+    "HF_HUB_DISABLE_PROGRESS_BARS": "1",
+}
+
+
+def root() -> Path:
+    """The project's root, against which the paths of all stores resolve: RLHF_ROOT, or the folder above the package."""
+    other = _other_root.get()
+    if other is not None:
+        return other
+    given = os.environ.get("RLHF_ROOT")
+    return Path(given).resolve() if given else source_root()
+
+
+@contextmanager
+def in_project(folder: Path) -> Iterator[None]:
+    """Within the block all stores are those of another project, whatever the environment says."""
+    token = _other_root.set(folder.resolve())
+    try:
+        yield
+    finally:
+        _other_root.reset(token)
+
+
+def in_other_project() -> bool:
+    """Whether the stores are not those that the environment names."""
+    return _other_root.get() is not None
+
+
+def source_root() -> Path:
+    """The folder that holds the packages `rlhf`, `tasks` and `flows`, and in a checkout the lock file."""
+    return Path(__file__).resolve().parent.parent
+
+
+def tracking_database() -> Path:
+    """MLflow's SQLite file, unless MLFLOW_TRACKING_URI names another store."""
+    return root() / "mlruns" / "mlflow.db"
+
+
+def artifacts_folder() -> Path:
+    """MLflow's artifacts, where the SQLite file is its store."""
+    return root() / "mlruns" / "artifacts"
+
+
+def stages_folder() -> Path:
+    """Working folders of the stages, one a fingerprint, each with its lock."""
+    return root() / ".rlhf" / "stages"
+
+
+def results_folder() -> Path:
+    """Prefect's JSON results, whose keys are the fingerprints."""
+    return root() / ".rlhf" / "results"
+
+
+def pipelines_folder() -> Path:
+    """A locked file for every pipeline run that is alive, by which the dead are told."""
+    return root() / ".rlhf" / "pipelines"
+
+
+def downloads_folder() -> Path:
+    """Copies of artifacts from a store that is not a local folder, by sha256."""
+    return root() / ".rlhf" / "artifacts"
+
+
+def checked_models_folder() -> Path:
+    """What was found out about the files of models from outside."""
+    return root() / ".rlhf" / "models"
+
+
+def unsent_folder() -> Path:
+    """Metrics that a tracking server did not take in time; the next run sends them."""
+    return root() / ".rlhf" / "unsent"
+
+
+def run_environment() -> dict[str, str]:
+    """What every process of a run has, wherever it is started: quiet libraries, and none that telephones home."""
+    return {
+        "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+        "PREFECT_LOGGING_EXTRA_LOGGERS": "rlhf",
+        "PREFECT_LOGGING_TO_API_WHEN_MISSING_FLOW": "ignore",
+        "DO_NOT_TRACK": "1",
+        "MLFLOW_DISABLE_TELEMETRY": "true",
+        "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
+        "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",
+        "MLFLOW_HTTP_REQUEST_TIMEOUT": "10",
+        "DVC_NO_ANALYTICS": "true",
+        "HF_HUB_DISABLE_TELEMETRY": "1",
+        "TOKENIZERS_PARALLELISM": "false",
+    }
+
+
+def configure_environment(*, quiet: bool = True) -> None:
+    """Set what the environment leaves open. Call it before prefect, mlflow, dvc or transformers are imported.
+
+    Prefect's home is `.prefect/` in the project, nothing telephones home, and a tracking server that is gone is given
+    up on in seconds rather than minutes.
+
+    Args:
+        quiet: keep what the libraries say off the console. Prefect's own store keeps its log lines either way.
+    """
+    defaults = {"PREFECT_HOME": str(root() / ".prefect")} | run_environment()
+    for name, value in (defaults | (_QUIET if quiet else {})).items():
+        os.environ.setdefault(name, value)
+
+
+def umask() -> int:
+    """What others may not do with files that this project writes: anything, unless RLHF_UMASK says otherwise.
+
+    Raises:
+        ConfigError: the variable holds no octal number.
+    """
+    given = os.environ.get(UMASK_VARIABLE, "077")
+    try:
+        found = int(given, 8)
+    except ValueError:
+        found = -1
+    if not 0 <= found <= 0o777:
+        raise ConfigError(f"{UMASK_VARIABLE} is {given!r}; expected an octal number from 000 to 777, such as 027")
+    return found
+
+
+@contextmanager
+def others_kept_out() -> Iterator[None]:
+    """Within the block files are written with `umask()`, by this process and those that it starts."""
+    before = os.umask(umask())
+    try:
+        yield
+    finally:
+        os.umask(before)

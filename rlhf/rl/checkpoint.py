@@ -1,0 +1,217 @@
+"""Checkpoints of a PPO run: everything that it needs to go on as if it had never stopped.
+
+A checkpoint is a folder that is written under a temporary name, synced and renamed, so one that bears its name is
+whole. Prompts, noise, minibatch order and learning rates are functions of seed and update, so no generator's state is
+part of it.
+"""
+
+import hashlib
+import json
+import shutil
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+from torch.optim import Optimizer
+
+from rlhf.errors import ArtifactMismatchError, RLHFError
+from rlhf.files.disk import sync
+from rlhf.files.hashing import altered_files, sha256
+from rlhf.rl.models import Models, Parameters
+from rlhf.rl.optimization import Optimizers
+
+NUM_KEPT = 2
+_STATE = "state.json"
+
+
+class CheckpointError(RLHFError):
+    """A checkpoint that cannot be written, or is of another run."""
+
+
+@dataclass(frozen=True)
+class TrainerState:
+    """What of a run is not in the tensors.
+
+    Attributes:
+        next_update: the update to go on with.
+        kl_coef: the KL controller's coefficient.
+        evaluations: the held-out evaluations so far, in order.
+        units: in which the evaluations' scores are measured, by `rlhf.rl.objective`.
+        moments: count, mean and squares of each source's scores, by name.
+        alarms: what the alarms remember.
+        stopped_because: why no further update is taken, where that is so.
+        logged: every [step, metrics] so far.
+    """
+
+    next_update: int
+    kl_coef: float
+    evaluations: list[dict[str, Any]] = field(default_factory=list)
+    units: dict[str, Any] = field(default_factory=dict)
+    moments: dict[str, dict[str, float]] = field(default_factory=dict)
+    alarms: dict[str, Any] = field(default_factory=dict)
+    stopped_because: str | None = None
+    logged: list[list[Any]] = field(default_factory=list)
+
+
+def save_checkpoint(
+    folder: Path, state: TrainerState, models: Models, optimizers: Optimizers, settings: Mapping[str, Any]
+) -> Path:
+    """Write `folder/update_NNNN` and remove all but the newest two.
+
+    Args:
+        folder: of all checkpoints.
+        state: what is not in the tensors.
+        models: those that learn.
+        optimizers: theirs.
+        settings: the run's, as JSON; a run with others does not go on from here.
+
+    Raises:
+        CheckpointError: it cannot be written, for instance because the disk is full; earlier ones are as they were.
+    """
+    final = folder / f"update_{state.next_update:06d}"
+    temporary = final.with_suffix(".partial")
+    shutil.rmtree(temporary, ignore_errors=True)
+    with writing(f"the checkpoint {final}", folder, temporary):
+        temporary.mkdir(parents=True)
+        for name, tensors in _tensors(models, optimizers).items():
+            save_file(tensors, temporary / name)
+        hashes = {path.name: sha256(path) for path in sorted(temporary.iterdir())}
+        words = {"state": asdict(state), "settings": settings, "sha256": hashes}
+        (temporary / _STATE).write_text(json.dumps(words | {"own_sha256": _words_sha256(words)}))
+        publish(temporary, final)
+    for old in sorted(folder.glob("update_??????"))[:-NUM_KEPT]:
+        shutil.rmtree(old)
+    return final
+
+
+def needed_bytes(models: Models) -> int:
+    """What the checkpoints of a run take at most, the one that is being written included, and three whole policies."""
+    trained = [*models.policy_parameters.values(), *models.value_parameters.values()]
+    weights_and_moments: int = 3 * sum(4 * parameter.numel() for parameter in trained)
+    backbone = getattr(models.policy, "part", models.policy)  # of a role on a shared one
+    policy: int = sum(4 * parameter.numel() for parameter in backbone.parameters())
+    return (NUM_KEPT + 1) * weights_and_moments + 3 * policy
+
+
+def latest_checkpoint(folder: Path) -> Path | None:
+    """The newest whole checkpoint, if there is one."""
+    return max(folder.glob("update_??????"), default=None)
+
+
+def number_of(checkpoint: Path) -> int:
+    """Updates that were taken before it."""
+    return int(checkpoint.name.removeprefix("update_"))
+
+
+def load_checkpoint(path: Path, models: Models, optimizers: Optimizers, settings: Mapping[str, Any]) -> TrainerState:
+    """Put the saved tensors into models and optimizers.
+
+    Raises:
+        CheckpointError: it is of a run with other settings.
+        ArtifactMismatchError: a file is not what was written.
+    """
+    try:
+        words = json.loads((path / _STATE).read_text())
+        expected = words.pop("own_sha256")
+    except (OSError, ValueError, TypeError, AttributeError, KeyError) as error:
+        raise ArtifactMismatchError(
+            f"{path / _STATE} cannot be read ({error}); remove {path} and start again"
+        ) from error
+    altered = [path / _STATE] if _words_sha256(words) != expected else altered_files(path, words["sha256"])
+    if altered:
+        raise ArtifactMismatchError(
+            f"{altered[0]} is missing or is not what was written; remove {path} and start again"
+        )
+    _refuse_other_settings(path, words["settings"], settings)
+    _load_weights(models.policy_parameters, load_file(path / "policy.safetensors"))
+    _load_weights(models.value_parameters, load_file(path / "value_model.safetensors"))
+    _load_moments(optimizers.policy, load_file(path / "policy_optimizer.safetensors"))
+    _load_moments(optimizers.value, load_file(path / "value_optimizer.safetensors"))
+    return TrainerState(**words["state"])
+
+
+@contextmanager
+def writing(what: str, folder: Path, temporary: Path | None = None) -> Iterator[None]:
+    """Write something of a run; where the disk takes no more, nothing half-written stays at `temporary`.
+
+    Args:
+        what: is written, for the message.
+        folder: of all checkpoints.
+        temporary: the folder in which it is written at first.
+
+    Raises:
+        CheckpointError: it cannot be written.
+    """
+    try:
+        yield
+    except (OSError, SafetensorError) as error:
+        if temporary is not None:
+            shutil.rmtree(temporary, ignore_errors=True)
+        last = latest_checkpoint(folder)
+        kept = f"{last.name} is as it was, and a run goes on from there" if last else "there is no checkpoint yet"
+        raise CheckpointError(
+            f"{what} could not be written ({error}); {kept}. Make room on the disk and start again"
+        ) from error
+
+
+def publish(temporary: Path, final: Path) -> None:
+    """Sync a folder with all that is in it to the disk and give it its name, in one step."""
+    for path in (*temporary.rglob("*"), temporary):
+        sync(path)
+    shutil.rmtree(final, ignore_errors=True)
+    temporary.rename(final)
+    sync(final.parent)
+
+
+def _tensors(models: Models, optimizers: Optimizers) -> dict[str, dict[str, Tensor]]:
+    return {
+        "policy.safetensors": _weights(models.policy_parameters),
+        "value_model.safetensors": _weights(models.value_parameters),
+        "policy_optimizer.safetensors": _moments(optimizers.policy),
+        "value_optimizer.safetensors": _moments(optimizers.value),
+    }
+
+
+def _weights(parameters: Parameters) -> dict[str, Tensor]:
+    return {name: parameter.detach().contiguous() for name, parameter in parameters.items()}
+
+
+def _load_weights(parameters: Parameters, saved: Mapping[str, Tensor]) -> None:
+    with torch.no_grad():
+        for name, parameter in parameters.items():
+            parameter.copy_(saved[name])
+
+
+def _moments(optimizer: Optimizer) -> dict[str, Tensor]:
+    """AdamW's step and moments as `INDEX.NAME`; empty before the first step."""
+    state = optimizer.state_dict()["state"]
+    return {f"{index}.{name}": tensor.contiguous() for index, entry in state.items() for name, tensor in entry.items()}
+
+
+def _load_moments(optimizer: Optimizer, saved: Mapping[str, Tensor]) -> None:
+    state: dict[int, dict[str, Tensor]] = {}
+    for key, tensor in saved.items():
+        index, name = key.split(".")
+        state.setdefault(int(index), {})[name] = tensor
+    optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
+
+
+def _refuse_other_settings(path: Path, saved: Mapping[str, Any], settings: Mapping[str, Any]) -> None:
+    different = sorted(name for name in {*saved, *settings} if saved.get(name) != settings.get(name))
+    if different:
+        name = different[0]
+        raise CheckpointError(
+            f"{path} is a checkpoint of another configuration: {', '.join(different)} differ ({name} was "
+            f"{saved.get(name)!r} and is {settings.get(name)!r}); start in another folder, or give the settings it was "
+            f"written with"
+        )
+
+
+def _words_sha256(words: Mapping[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(words, sort_keys=True).encode()).hexdigest()

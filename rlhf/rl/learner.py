@@ -1,0 +1,116 @@
+"""One update of PPO from beginning to end: a rollout, what is learned from it, and its metrics."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from rlhf.config.model import Setup
+from rlhf.config.rl import PPOConfig
+from rlhf.modeling.cpu.memory import trim_heap
+from rlhf.rewards.sources import RunningMoments
+from rlhf.rl.checks import check_kl_starts_at_zero, check_ratio_starts_at_one, check_sampling_is_scored
+from rlhf.rl.kl import kl_k3, response_kl
+from rlhf.rl.loss import explained_variance
+from rlhf.rl.models import Models
+from rlhf.rl.optimization import MinibatchStatistics, PPOContext, make_optimizers, optimize, set_learning_rates
+from rlhf.rl.ptx import Demonstrations
+from rlhf.rl.rollout import Prompts, Rollout, collect_rollout, sampling_error
+
+
+@dataclass(frozen=True)
+class PPOState:
+    """What updates need: settings, models and optimizers, and the prompts of training."""
+
+    learning: PPOContext
+    prompts: Prompts
+
+
+@dataclass(frozen=True)
+class Update:
+    """What an update left behind.
+
+    Attributes:
+        rollout: what it learned from.
+        metrics: by the names of `rlhf.metrics`.
+    """
+
+    rollout: Rollout
+    metrics: dict[str, float]
+
+
+def make_learner(
+    config: PPOConfig, setup: Setup, models: Models, prompts: Prompts, demonstrations: Demonstrations | None = None
+) -> PPOState:
+    """A learner whose optimizers have not taken a step.
+
+    Args:
+        config: PPO's settings.
+        setup: seed, model and compute.
+        models: those that learn, and those that do not.
+        prompts: every training prompt.
+        demonstrations: those of PPO-ptx, where `ptx_coef` is set.
+    """
+    return PPOState(PPOContext(config, setup, models, make_optimizers(config, models), demonstrations), prompts)
+
+
+def run_update(
+    learner: PPOState, update: int, kl_coef: float, moments: Mapping[str, RunningMoments] | None = None
+) -> Update:
+    """Collect a rollout and learn from it.
+
+    Args:
+        learner: settings, models and prompts.
+        update: number of the update, from 0; with the seed it decides prompts, noise and minibatches.
+        kl_coef: weight of the KL penalty.
+        moments: of the sources' scores in the rollouts before.
+
+    Raises:
+        StartError: before the first update tokens are sampled from another distribution than they are scored by or
+            the KL is not 0, or the ratio is not 1 on the first minibatch.
+        FloatingPointError: the policy's logits are not finite.
+        RewardSourceError: a reward function raised, or scores are not one finite number a response.
+    """
+    learning = learner.learning
+    config, setup = learning.config, learning.setup
+    share = set_learning_rates(learning.optimizers, config, update)
+    rollout = collect_rollout(config, setup, learning.models, learner.prompts, update, kl_coef, moments or {})
+    if update == 0:
+        error = sampling_error(config, setup, learning.models, len(learner.prompts.ids), rollout, update)
+        check_sampling_is_scored(error, config.alarms, setup.compute.dtype)
+        check_kl_starts_at_zero(rollout, config.alarms, setup.compute.dtype)
+    if config.sharing == "adapters":  # wants little memory; training does not fit into the holes of sampling
+        trim_heap()
+    statistics = optimize(learning, rollout, update)
+    if not config.side_by_side:  # which gives memory for time
+        trim_heap()
+    if update == config.num_critic_warmup_updates:
+        check_ratio_starts_at_one(statistics[0], config.alarms, setup.compute.dtype)
+    of_steps = {"ppo/kl_coef": kl_coef, "ppo/learning_rate": config.learning_rate * share}
+    return Update(rollout, _metrics(rollout, statistics) | of_steps)
+
+
+def _metrics(rollout: Rollout, statistics: Sequence[MinibatchStatistics]) -> dict[str, float]:
+    mask = rollout.batch.response_mask
+    kl = response_kl(rollout.kl, mask)
+    means = {
+        f"ppo/{name}": sum(s.values[name] for s in statistics) / len(statistics)
+        for name in statistics[0].values
+        if name != "ratio_error"
+    }
+    if "ratio_error" in statistics[0].values:
+        means["ppo/ratio_error"] = statistics[0].values["ratio_error"]
+    sources = {f"ppo/source_score_mean/{name}": float(s.mean()) for name, s in rollout.source_scores.items()}
+    return (
+        means
+        | (sources if len(sources) > 1 else {})
+        | {
+            "ppo/score_mean": float(rollout.scores.mean()),
+            "ppo/score_std": float(rollout.scores.std()),
+            "ppo/kl_mean": float(kl.mean()),
+            "ppo/kl_k3_mean": float(response_kl(kl_k3(rollout.old_logprobs, rollout.ref_logprobs), mask).mean()),
+            "ppo/entropy": float(rollout.entropy.sum() / mask.sum()),
+            "ppo/reward_mean": float(rollout.rewards.sum(1).mean()),
+            "ppo/response_tokens_mean": float(mask.sum(1).float().mean()),
+            "ppo/eos_rate": float(rollout.ended.float().mean()),
+            "ppo/explained_variance": explained_variance(rollout.values, rollout.returns, mask),
+        }
+    )

@@ -1,0 +1,142 @@
+"""The models of a PPO run, by how much of them is shared."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from rlhf.config.model import Setup
+from rlhf.config.rl import PPOConfig
+from rlhf.modeling.cpu.memory import trim_heap
+from rlhf.modeling.device import derive_seed
+from rlhf.modeling.lora import add_adapters, leave_inputs, merged
+from rlhf.modeling.models import freeze, load_policy, load_reward_model, load_tokenizer
+from rlhf.rewards.sources import Source, load_sources
+from rlhf.rl.adapters import Role, add_reward_model, add_value_model, add_zero_value_model, load_backbone, merged_policy
+from rlhf.rl.value_model import TrunkValueHead, ValueModel, output_size, start_value_model
+
+Parameters = dict[str, nn.Parameter]
+
+
+@dataclass(frozen=True)
+class Models:
+    """The models of a PPO run. Policy and value model learn, the others are frozen.
+
+    Attributes:
+        tokenizer: the policy's.
+        policy: a causal language model, or what is called like one.
+        ref_policy: the SFT policy.
+        value_model: with a backbone of its own, or a head on the policy's.
+        sources: what scores are made of, in the order of the configuration.
+        selection_reward_model: chooses checkpoints; PPO does not see its scores.
+        policy_parameters: what of the policy learns, by name.
+        value_parameters: what of the value model learns, by name.
+        export_policy: a plain copy of the policy, to be saved.
+    """
+
+    tokenizer: Any
+    policy: Any
+    ref_policy: Any
+    value_model: ValueModel | TrunkValueHead
+    sources: tuple[Source, ...]
+    selection_reward_model: Any
+    policy_parameters: Parameters
+    value_parameters: Parameters
+    export_policy: Callable[[], Any]
+
+
+def load_models(config: PPOConfig, setup: Setup, start: Path, reward_models: Path) -> Models:
+    """Load policy, reference, value model and reward models, and share what `config.sharing` says.
+
+    Args:
+        config: PPO's settings.
+        setup: seed, model and compute.
+        start: holds `policy/`, the SFT policy.
+        reward_models: holds `reward_model/` and `selection_reward_model/`.
+
+    Raises:
+        ModelError: a model cannot be loaded, or cannot be shared.
+        ConfigError: a reward source is not there.
+    """
+    load = _load_adapters if config.sharing == "adapters" else _load_apart
+    models = load(config, setup, start / "policy", reward_models)
+    trim_heap()
+    return models
+
+
+def _load_apart(config: PPOConfig, setup: Setup, start: Path, reward_models: Path) -> Models:
+    compute = setup.compute
+    policy = load_policy(start, compute)
+    if config.lora is not None:
+        torch.manual_seed(derive_seed(setup.seed, "adapters"))
+        policy = add_adapters(policy, config.lora, "CAUSAL_LM")
+        leave_inputs(policy)
+    ref_policy = freeze(load_policy(start, compute), compute)
+    tokenizer = load_tokenizer(start)
+    trained = reward_models / "reward_model"
+    sources = load_sources(config, setup, tokenizer, lambda: freeze(load_reward_model(trained, compute), compute))
+    value_model: ValueModel | TrunkValueHead
+    if config.sharing == "trunk":
+        value_model = TrunkValueHead(policy).to(compute.device)
+    else:
+        like_policy = next((source for source in sources if _is_like(source, ref_policy)), None)
+        value_model = _start_apart(like_policy, setup, start, trained)
+    return Models(
+        tokenizer,
+        policy,
+        ref_policy,
+        value_model,
+        sources,
+        freeze(load_reward_model(reward_models / "selection_reward_model", compute), compute),
+        _trained(policy),
+        _trained(value_model),
+        lambda: merged(policy),
+    )
+
+
+def _is_like(source: Source, policy: Any) -> bool:
+    """Whether a source is a reward model that reads the policy's tokens with a backbone of the policy's shape."""
+    if source.model is None or source.tokenizer is not None:
+        return False
+    backbones = (source.model.base_model, policy.base_model)
+    one, other = ({name: p.shape for name, p in backbone.named_parameters()} for backbone in backbones)
+    return one == other
+
+
+def _start_apart(source: Source | None, setup: Setup, start: Path, trained: Path) -> ValueModel:
+    """A value model of its own: a copy of a source's reward model, or the SFT policy's backbone under a zero head."""
+    if source is None:
+        policy = load_policy(start, setup.compute)
+        return ValueModel(policy.base_model, output_size(policy)).to(setup.compute.device)
+    folder = source.config.path or trained
+    return start_value_model(load_reward_model(folder, setup.compute, source.config.revision))
+
+
+def _load_adapters(config: PPOConfig, setup: Setup, start: Path, reward_models: Path) -> Models:
+    assert config.lora is not None, "the configuration asks for it"
+    backbone = load_backbone(start, config.lora, setup)
+    tokenizer = load_tokenizer(start)
+    folder = reward_models / "reward_model"
+    sources = load_sources(config, setup, tokenizer, lambda: add_reward_model(backbone, folder, "reward_model"))
+    trained = next((source.model for source in sources if source.config.kind == "trained"), None)
+    value_model = (
+        add_value_model(backbone, folder, trained) if trained else add_zero_value_model(backbone, config.lora, setup)
+    )
+    return Models(
+        tokenizer,
+        Role(backbone, "policy", backbone.causal_lm),
+        Role(backbone, None, backbone.causal_lm),
+        value_model,
+        sources,
+        add_reward_model(backbone, reward_models / "selection_reward_model", "selection_reward_model"),
+        backbone.parameters_of("policy"),
+        backbone.parameters_of("value") | {f"head.{name}": p for name, p in value_model.head.named_parameters()},
+        lambda: merged_policy(backbone, start, setup),
+    )
+
+
+def _trained(model: nn.Module) -> Parameters:
+    return {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}

@@ -1,0 +1,156 @@
+"""What chooses a checkpoint: PPO's own objective, with a judge that PPO did not climb in the trained one's place.
+
+Every source counts with its weight, its normalization and the penalties, as in PPO's score. Only the trained reward
+model is replaced by the selection reward model, which was trained on other preferences. Without a trained source the
+score itself is the evidence: its prompts are held out, but PPO has climbed its judges.
+
+Shapes: B responses.
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+from torch import Tensor
+
+from rlhf.config.rl import PPOConfig
+from rlhf.rewards.sources import RunningMoments, Source, apply_penalties, combine
+
+
+@dataclass(frozen=True)
+class Units:
+    """In which a run's scores are measured: their moments on what the SFT policy says to the validation prompts.
+
+    They stay as they are throughout a run, so that the evaluations of different updates compare.
+
+    Attributes:
+        sources: moments of each source's scores, less its offset, by name.
+        selection: moments of the selection reward model's.
+    """
+
+    sources: Mapping[str, RunningMoments]
+    selection: RunningMoments
+
+    def as_dict(self) -> dict[str, Any]:
+        """For JSON."""
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> "Units":
+        """What `as_dict` gave."""
+        sources = {name: RunningMoments(**moments) for name, moments in values["sources"].items()}
+        return cls(sources, RunningMoments(**values["selection"]))
+
+
+def units_of(raw: Mapping[str, Tensor], selection: Tensor) -> Units:
+    """The units that these scores give.
+
+    Args:
+        raw: scores of each source on the SFT policy's responses, [B], by name.
+        selection: the selection reward model's, [B].
+    """
+    return Units(
+        {name: RunningMoments().updated(scores) for name, scores in raw.items()}, RunningMoments().updated(selection)
+    )
+
+
+def climbed_and_held_out(
+    config: PPOConfig,
+    sources: Sequence[Source],
+    raw: Mapping[str, Tensor],
+    selection: Tensor,
+    units: Units,
+    ended: Tensor,
+    lengths: Tensor,
+) -> tuple[Tensor, Tensor]:
+    """The score that PPO climbs, and the same with the selection reward model in the trained one's place, both [B].
+
+    The selection scores are brought to the trained model's mean and standard deviation on the SFT policy's responses:
+    two reward models agree on what is better, and not on how much a point is.
+
+    Args:
+        config: weights, normalization, bounds and penalties.
+        sources: in the order of the configuration.
+        raw: scores of each source, [B], by name.
+        selection: the selection reward model's, [B].
+        units: of the run.
+        ended: whether the response has its EOS, [B].
+        lengths: response tokens, [B].
+    """
+
+    def score(of_sources: Mapping[str, Tensor]) -> Tensor:
+        combined, _ = combine(sources, of_sources, units.sources)
+        return apply_penalties(combined, ended, lengths, config)
+
+    trained = next((source.config.name for source in sources if source.config.kind == "trained"), None)
+    climbed = score(raw)
+    if trained is None:
+        return climbed, climbed
+    target = units.sources[trained]
+    replaced = (selection - units.selection.mean) * _ratio(target, units.selection) + target.mean
+    return climbed, score({**raw, trained: replaced})
+
+
+@dataclass(frozen=True)
+class Gain:
+    """Of one evaluation over another on the same prompts.
+
+    Attributes:
+        mean: of the differences, a prompt each.
+        standard_error: of that mean; infinite where there are fewer than two prompts.
+    """
+
+    mean: float
+    standard_error: float
+
+    @property
+    def is_shown(self) -> bool:
+        """It is more than its standard error."""
+        return self.exceeds(1.0)
+
+    def exceeds(self, num_errors: float) -> bool:
+        """It is above 0, and more than so many standard errors."""
+        return self.mean > (num_errors * self.standard_error if num_errors else 0.0)
+
+    @property
+    def in_errors(self) -> str:
+        """How many standard errors it is, for a person."""
+        if not self.standard_error:
+            return "the same at every prompt"
+        return f"{self.mean / self.standard_error:.1f} standard errors"
+
+
+def paired_gain(evaluation: Mapping[str, Any], over: Mapping[str, Any], of: str = "objectives") -> Gain:
+    """The gain of an evaluation over another, both with a figure of the same prompts in the same order.
+
+    Args:
+        evaluation: the one that may be better.
+        over: the one that it is compared with.
+        of: `objectives` or `scores`.
+    """
+    differences = np.array(evaluation[of], dtype=np.float64) - np.array(over[of], dtype=np.float64)
+    error = float(differences.std(ddof=1)) / math.sqrt(len(differences)) if len(differences) > 1 else math.inf
+    return Gain(float(differences.mean()), error)
+
+
+def best_evaluation(evaluations: Sequence[Mapping[str, Any]], kl_budget: float) -> Mapping[str, Any]:
+    """The held-out evaluation whose checkpoint is chosen.
+
+    It is the one with the best objective among those that are within the KL budget and better than the SFT policy by
+    more than the standard error of their paired gain; of equal ones the earliest. Where there is none it is the SFT
+    policy's own.
+
+    Args:
+        evaluations: in order, the SFT policy's first.
+        kl_budget: nats a response.
+    """
+    start = evaluations[0]
+    shown = [one for one in evaluations[1:] if one["kl"] <= kl_budget and paired_gain(one, start).is_shown]
+    return max(shown, key=lambda one: (one["objective"], -one["update"]), default=start)
+
+
+def _ratio(target: RunningMoments, own: RunningMoments) -> float:
+    """Of two standard deviations; 1 where one of the two models does not tell the responses apart."""
+    return 1.0 if target.is_constant or own.is_constant else target.deviation / own.deviation

@@ -1,0 +1,245 @@
+"""One PPO update: passes over a rollout in minibatches, each a real optimizer step.
+
+Shapes: M rows of a minibatch, R response columns.
+"""
+
+from collections import defaultdict
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn import Parameter
+from torch.optim import AdamW, Optimizer
+
+from rlhf.config.model import Setup
+from rlhf.config.rl import PPOConfig
+from rlhf.modeling.batches import SequenceBatch
+from rlhf.modeling.cpu.parallel import side_by_side
+from rlhf.modeling.device import cached_casts, derive_seed
+from rlhf.modeling.logprobs import chosen_logprobs, chosen_logprobs_and_entropy, response_logits
+from rlhf.modeling.precision import autocast
+from rlhf.rl import distributed as processes
+from rlhf.rl.loss import policy_loss, value_loss
+from rlhf.rl.models import Models
+from rlhf.rl.ptx import Demonstrations, demonstration_loss
+from rlhf.rl.rollout import Rollout, micro_batches
+from rlhf.rl.value_model import TrunkValueHead
+
+ADAM_EPS = 1e-5
+
+Totals = dict[str, Tensor]
+Losses = Callable[[Tensor, SequenceBatch], tuple[Tensor, Totals]]
+
+
+@dataclass(frozen=True)
+class Optimizers:
+    """AdamW for the policy and for the value model."""
+
+    policy: Optimizer
+    value: Optimizer
+
+
+@dataclass(frozen=True)
+class MinibatchStatistics:
+    """Means over a minibatch's tokens; the policy's are missing where only the critic learned."""
+
+    values: dict[str, float]
+
+
+@dataclass(frozen=True)
+class PPOContext:
+    """What all minibatches of a run share."""
+
+    config: PPOConfig
+    setup: Setup
+    models: Models
+    optimizers: Optimizers
+    demonstrations: Demonstrations | None = None
+
+
+def make_optimizers(config: PPOConfig, models: Models) -> Optimizers:
+    """Optimizers over whatever of the two models is trained."""
+    return Optimizers(
+        _adamw(list(models.policy_parameters.values()), config.learning_rate),
+        _adamw(list(models.value_parameters.values()), config.value_learning_rate),
+    )
+
+
+def set_learning_rates(optimizers: Optimizers, config: PPOConfig, update: int) -> float:
+    """Set both learning rates for an update and return the share of the peak that they have."""
+    share = 1.0 - update / config.num_updates if config.learning_rate_schedule == "linear" else 1.0
+    for optimizer, peak in (
+        (optimizers.policy, config.learning_rate),
+        (optimizers.value, config.value_learning_rate),
+    ):
+        for group in optimizer.param_groups:
+            group["lr"] = peak * share
+    return share
+
+
+def optimize(learning: PPOContext, rollout: Rollout, update: int) -> list[MinibatchStatistics]:
+    """Take num_ppo_epochs x num_minibatches optimizer steps, fewer where target_kl stops them.
+
+    Returns:
+        Statistics of every minibatch, in order. The first one's `ratio_error` is max |ratio - 1|.
+    """
+    config, statistics = learning.config, list[MinibatchStatistics]()
+    for epoch in range(config.num_ppo_epochs):
+        generator = torch.Generator().manual_seed(derive_seed(learning.setup.seed, "minibatches", update, epoch))
+        order = torch.randperm(config.rollout_size, generator=generator).to(rollout.batch.input_ids.device)
+        of_epoch = [
+            train_minibatch(learning, rollout, index, update, len(statistics) + number)
+            for number, index in enumerate(order.split(config.minibatch_size))
+        ]
+        statistics += of_epoch
+        kl = sum(s.values.get("approx_kl", 0.0) for s in of_epoch) / len(of_epoch)
+        if config.target_kl is not None and kl > config.target_kl:
+            break
+    return statistics
+
+
+def train_minibatch(
+    learning: PPOContext, rollout: Rollout, index: Tensor, update: int, number: int
+) -> MinibatchStatistics:
+    """One optimizer step of each model on the rows `index`.
+
+    Gradients are accumulated over micro-batches, and over processes, whose sums make up the whole minibatch's mean.
+    The two models take turns, so that only one of them has gradients at a time, unless they work side by side.
+
+    Args:
+        learning: settings, models and optimizers.
+        rollout: the whole rollout.
+        index: row numbers of the minibatch, [M].
+        update: number of the update; early ones may be the critic's alone.
+        number: of the minibatch within the update; it decides the demonstrations of PPO-ptx.
+    """
+    config, models = learning.config, learning.models
+    train_policy = update >= config.num_critic_warmup_updates
+    step = MinibatchLoss(learning, rollout, index, train_policy)
+    norms = {}
+    if isinstance(models.value_model, TrunkValueHead):
+        step.accumulate(step.both)
+        norms["value_grad_norm"] = _optimizer_step(learning.optimizers.value, config)
+    elif config.side_by_side and train_policy:
+        step.accumulate_side_by_side()
+        norms["value_grad_norm"] = _optimizer_step(learning.optimizers.value, config)
+    else:
+        step.accumulate(step.value)
+        norms["value_grad_norm"] = _optimizer_step(learning.optimizers.value, config)
+        if train_policy:
+            step.accumulate(step.policy)
+    if train_policy:
+        if learning.demonstrations is not None:
+            loss = demonstration_loss(learning.demonstrations, config, learning.setup, models.policy, update, number)
+            norms["ptx_loss"] = float(loss)
+        norms["policy_grad_norm"] = _optimizer_step(learning.optimizers.policy, config)
+    return MinibatchStatistics(step.means() | norms)
+
+
+class MinibatchLoss:
+    """The losses of one minibatch, summed over the micro-batches that this process has of it."""
+
+    def __init__(self, learning: PPOContext, rollout: Rollout, index: Tensor, train_policy: bool) -> None:
+        self.learning, self.rollout, self.train_policy = learning, rollout, train_policy
+        config = learning.config
+        by_length = torch.cat(micro_batches(rollout.batch, index, len(index)))
+        own = processes.local_rows(by_length)
+        self.micro_batches = micro_batches(rollout.batch, own, config.micro_batch_size or config.minibatch_size)
+        self.num_tokens = int(rollout.batch.response_mask[index].sum())
+        self.totals: Totals = defaultdict(lambda: torch.zeros((), dtype=torch.float64))
+        self.ratio_error = torch.zeros(())
+
+    def accumulate(self, losses: Losses) -> None:
+        """Call a function of rows on every micro-batch and let its loss's gradients add up."""
+        with cached_casts(self.learning.setup.compute):
+            for rows in self.micro_batches:
+                loss, totals = losses(rows, self.rollout.batch.rows(rows))
+                (loss / self.num_tokens).backward()
+                for name, value in totals.items():
+                    self.totals[name] = self.totals[name] + value.detach().double().cpu()
+
+    def accumulate_side_by_side(self) -> None:
+        """The passes of both models at the same time."""
+        compute = self.learning.setup.compute
+        side_by_side(compute, lambda: self.accumulate(self.policy), lambda: self.accumulate(self.value))
+
+    def value(self, rows: Tensor, batch: SequenceBatch) -> tuple[Tensor, Totals]:
+        """The value model's own pass and loss."""
+        with autocast(self.learning.setup.compute):
+            values = self.learning.models.value_model(batch)
+        return self._value_loss(rows, batch, values)
+
+    def policy(self, rows: Tensor, batch: SequenceBatch) -> tuple[Tensor, Totals]:
+        """The policy's own pass and loss."""
+        return self._policy_loss(rows, batch, self._logits(batch))
+
+    def both(self, rows: Tensor, batch: SequenceBatch) -> tuple[Tensor, Totals]:
+        """One pass for both losses; while only the critic learns, its gradient stops at the head."""
+        with torch.set_grad_enabled(self.train_policy):
+            logits = self._logits(batch)
+        values = self.learning.models.value_model(batch, learn_backbone=self.train_policy)
+        loss, totals = self._value_loss(rows, batch, values)
+        if self.train_policy:
+            policy_loss, of_policy = self._policy_loss(rows, batch, logits)
+            loss, totals = loss + policy_loss, totals | of_policy
+        return loss, totals
+
+    def means(self) -> dict[str, float]:
+        """Means over the tokens of the whole minibatch, of all processes."""
+        names = sorted(self.totals)
+        sums = processes.all_reduce_sum(torch.stack([self.totals[name] for name in names])) / self.num_tokens
+        means = dict(zip(names, sums.tolist(), strict=True))
+        if self.train_policy:
+            means["ratio_error"] = float(processes.all_reduce_max(self.ratio_error))
+        return means
+
+    def _logits(self, batch: SequenceBatch) -> Tensor:
+        with autocast(self.learning.setup.compute):
+            return response_logits(self.learning.models.policy, batch)
+
+    def _policy_loss(self, rows: Tensor, batch: SequenceBatch, logits: Tensor) -> tuple[Tensor, Totals]:
+        config, columns = self.learning.config, slice(0, batch.num_response_tokens)
+        mask, old_logprobs = batch.response_mask, self.rollout.old_logprobs[rows, columns]
+        bonus = torch.zeros((), device=logits.device)
+        if config.entropy_coef > 0:
+            logprobs, entropy = chosen_logprobs_and_entropy(logits, batch.responses, config.temperature)
+            bonus = config.entropy_coef * entropy.masked_fill(~mask, 0.0).sum()
+        else:
+            logprobs = chosen_logprobs(logits, batch.responses, config.temperature)
+        loss = policy_loss(logprobs, old_logprobs, self.rollout.advantages[rows, columns], mask, config.clip_range)
+        error = ((logprobs.detach() - old_logprobs).exp() - 1.0).abs().masked_fill(~mask, 0.0).max()
+        self.ratio_error = torch.maximum(self.ratio_error, error.cpu())
+        totals = {"policy_loss": loss.loss, "clip_fraction": loss.num_clipped, "approx_kl": loss.approx_kl}
+        return loss.loss - bonus, totals
+
+    def _value_loss(self, rows: Tensor, batch: SequenceBatch, values: Tensor) -> tuple[Tensor, Totals]:
+        config, columns = self.learning.config, slice(0, batch.num_response_tokens)
+        loss = value_loss(
+            values,
+            self.rollout.values[rows, columns],
+            self.rollout.returns[rows, columns],
+            batch.response_mask,
+            config.value_clip_range,
+        )
+        return config.value_coef * loss.loss, {"value_loss": loss.loss, "value_clip_fraction": loss.num_clipped}
+
+
+def _optimizer_step(optimizer: Optimizer, config: PPOConfig) -> float:
+    """Sum over processes, clip, step and clear; returns the gradient's norm before clipping."""
+    parameters: Sequence[Parameter] = [p for group in optimizer.param_groups for p in group["params"]]
+    processes.sum_gradients(parameters)
+    norm = torch.nn.utils.clip_grad_norm_(parameters, config.max_grad_norm)
+    if torch.isfinite(norm):  # the trainer stops on what is not, with the weights still good
+        optimizer.step()
+    optimizer.zero_grad()
+    return float(norm)
+
+
+def _adamw(parameters: Sequence[Parameter], learning_rate: float) -> Optimizer:
+    optimizer = AdamW(parameters, lr=learning_rate, eps=ADAM_EPS, weight_decay=0.0, fused=True)
+    for parameter in parameters:
+        # Made before the first pass, what lives long does not lie scattered among what comes and goes.
+        moments = {name: torch.zeros_like(parameter) for name in ("exp_avg", "exp_avg_sq")}
+        optimizer.state[parameter] = {"step": torch.zeros((), device=parameter.device), **moments}
+    return optimizer

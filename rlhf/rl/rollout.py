@@ -1,0 +1,369 @@
+"""A rollout: responses sampled by the policy, scored, and turned into advantages.
+
+Shapes: B episodes, R response columns of the longest response. With several processes each computes its share of the
+rows, and all of them hold the whole rollout.
+"""
+
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TypeVar
+
+import torch
+from torch import Tensor
+from torch.nn.functional import pad
+
+from rlhf.config.model import Setup
+from rlhf.config.rl import PPOConfig, RewardSourceConfig
+from rlhf.modeling.batches import SequenceBatch, batches_by_length, pad_sequences
+from rlhf.modeling.conversations import Conversation
+from rlhf.modeling.cpu.parallel import side_by_side
+from rlhf.modeling.device import cached_casts, derive_seed
+from rlhf.modeling.generation import sample, sampling_noise
+from rlhf.modeling.logprobs import chosen_logprobs, chosen_logprobs_and_entropy, response_logits
+from rlhf.modeling.precision import autocast
+from rlhf.rewards.sources import Responses, RunningMoments, Source, apply_penalties, combine, raw_scores
+from rlhf.rl import distributed as processes
+from rlhf.rl.advantages import estimate_advantages
+from rlhf.rl.kl import kl_exact, kl_k1, token_rewards
+from rlhf.rl.models import Models
+from rlhf.rl.value_model import TrunkValueHead
+
+# Of an update whose sampling is looked at: enough tokens to see another distribution, and no time to speak of.
+_NUM_ROWS_LOOKED_AT = 4
+_TOKENS_AT_A_TIME = 64
+
+A = TypeVar("A")
+B = TypeVar("B")
+RowFunction = Callable[[SequenceBatch], tuple[Tensor, ...]]
+
+
+@dataclass(frozen=True)
+class Prompts:
+    """Prompts as they are written and as token ids."""
+
+    conversations: Sequence[Conversation]
+    ids: Sequence[Sequence[int]]
+
+    def pick(self, index: Sequence[int]) -> "Prompts":
+        """The prompts that `index` names, in its order."""
+        return Prompts([self.conversations[i] for i in index], [self.ids[i] for i in index])
+
+
+@dataclass(frozen=True)
+class Rollout:
+    """What one update learns from. Tokens outside `batch.response_mask` hold 0.
+
+    Attributes:
+        batch: prompts and responses.
+        old_logprobs: log-probabilities under the policy that sampled, [B, R].
+        ref_logprobs: under the SFT policy, [B, R].
+        entropy: of the distribution that each token was drawn from, nats, [B, R].
+        values: of the value model before the update, [B, R].
+        source_scores: what each source says, less its offset, [B], by name.
+        scores: their weighted sum, after clipping and penalties, [B].
+        kl: k1 of each token, policy against reference, nats, [B, R].
+        rewards: a token's reward, after the KL penalty, [B, R].
+        advantages: whitened, [B, R].
+        returns: targets of the value model, [B, R].
+        ended: whether the response has its EOS, [B].
+        moments: of the sources' scores, this rollout's included.
+    """
+
+    batch: SequenceBatch
+    old_logprobs: Tensor
+    ref_logprobs: Tensor
+    entropy: Tensor
+    values: Tensor
+    source_scores: Mapping[str, Tensor]
+    scores: Tensor
+    kl: Tensor
+    rewards: Tensor
+    advantages: Tensor
+    returns: Tensor
+    ended: Tensor
+    moments: Mapping[str, RunningMoments]
+
+
+def rollout_prompts(seed: int, update: int, num_rollout_prompts: int, num_prompts: int) -> list[int]:
+    """Which prompts an update uses: consecutive pieces of an endless row of seeded permutations."""
+    wanted = range(update * num_rollout_prompts, (update + 1) * num_rollout_prompts)
+    orders = {epoch: _order(seed, epoch, num_prompts) for epoch in {place // num_prompts for place in wanted}}
+    return [orders[place // num_prompts][place % num_prompts] for place in wanted]
+
+
+def collect_rollout(
+    config: PPOConfig,
+    setup: Setup,
+    models: Models,
+    prompts: Prompts,
+    update: int,
+    kl_coef: float,
+    moments: Mapping[str, RunningMoments],
+) -> Rollout:
+    """Sample, score and estimate advantages.
+
+    Args:
+        config: sizes and coefficients.
+        setup: seed and compute.
+        models: the models of the run.
+        prompts: every training prompt.
+        update: number of the update, from 0; with the seed it decides prompts and noise.
+        kl_coef: weight of the KL penalty in this rollout.
+        moments: of the sources' scores in the rollouts before.
+
+    Raises:
+        FloatingPointError: the policy's logits are not finite.
+        RewardSourceError: a reward function raised, or scores are not one finite number a response.
+    """
+    chosen = _chosen_prompts(config, setup, update, len(prompts.ids))
+    rows = sample_responses(config, setup, models, prompts.pick(chosen), _noise_keys(update, chosen), setup.seed)
+    mask, lengths = rows.batch.response_mask, rows.batch.response_mask.sum(1)
+    ended = has_ended(rows)
+    old_logprobs, entropy, values = _policy_and_values(config, setup, models, rows.batch)
+    source_scores, ref_logprobs = _scores_and_ref_logprobs(config, setup, models, rows)
+    combined, moments = combine(models.sources, source_scores, moments)
+    scores = apply_penalties(combined, ended, lengths, config)
+    kl = kl_k1(old_logprobs, ref_logprobs)
+    rewards = token_rewards(scores, kl, mask, kl_coef)
+    estimate = estimate_advantages(rewards, values, mask, config.gamma, config.gae_lambda)
+    return Rollout(
+        batch=rows.batch,
+        old_logprobs=old_logprobs,
+        ref_logprobs=ref_logprobs,
+        entropy=entropy,
+        values=values,
+        source_scores=source_scores,
+        scores=scores,
+        kl=kl,
+        rewards=rewards,
+        advantages=estimate.advantages,
+        returns=estimate.returns,
+        ended=ended,
+        moments=moments,
+    )
+
+
+@torch.no_grad()
+def sampling_error(
+    config: PPOConfig, setup: Setup, models: Models, num_prompts: int, rollout: Rollout, update: int
+) -> float:
+    """How far the pass that computes log-probabilities is from drawing the tokens that were sampled.
+
+    A token is drawn where a random number falls into the token's share of 0 to 1. Returned is the largest distance of
+    such a number from the share that the token has in that pass, over the tokens of the longest few rows: 0 where
+    sampling and scoring agree on the distribution.
+
+    Args:
+        config: lengths and temperature.
+        setup: seed and compute.
+        models: of which the policy is the one that sampled, unchanged since.
+        num_prompts: of training, all in all.
+        rollout: what it sampled.
+        update: number of the update.
+    """
+    chosen = _chosen_prompts(config, setup, update, num_prompts)
+    # A part of one micro-batch, whose shapes have been computed before: kernels of new ones would take memory for good.
+    everything = torch.arange(len(chosen), device=rollout.batch.input_ids.device)
+    index = micro_batches(rollout.batch, everything, config.micro_batch_size or len(chosen))[0][:_NUM_ROWS_LOOKED_AT]
+    batch, keys = rollout.batch.rows(index), _noise_keys(update, chosen)
+    noise = sampling_noise(setup.seed, [keys[row] for row in index.tolist()], config.max_response_tokens)
+    with cached_casts(setup.compute), autocast(setup.compute):
+        logits = response_logits(models.policy, batch)
+    largest = 0.0
+    for row, uniform in enumerate(torch.from_numpy(noise).to(logits.device)):
+        for some in batch.response_mask[row].nonzero()[:, 0].split(_TOKENS_AT_A_TIME):
+            cumulative = (logits[row, some].float() / config.temperature).softmax(-1).double().cumsum(-1)
+            ends = pad(cumulative / cumulative[:, -1:], (1, 0))
+            first, last = (ends.gather(1, batch.responses[row, some, None] + k)[:, 0] for k in (0, 1))
+            outside = torch.maximum(first - uniform[some], uniform[some] - last)
+            largest = max(largest, float(outside.max()))
+    return largest
+
+
+def sample_responses(
+    config: PPOConfig,
+    setup: Setup,
+    models: Models,
+    prompts: Prompts,
+    noise_keys: Sequence[tuple[str | int, ...]],
+    seed: int,
+) -> Responses:
+    """Sample a response to each prompt, each from noise of its own.
+
+    Args:
+        config: lengths, temperature and how many prompts are read at a time.
+        setup: compute.
+        models: of which the policy samples.
+        prompts: B of them.
+        noise_keys: what identifies each row's draw.
+        seed: of the draws.
+
+    Raises:
+        FloatingPointError: the policy's logits are not finite.
+    """
+    own = processes.local_rows(torch.arange(len(prompts.ids))).tolist()
+    sampled: list[list[int]] = []
+    if own:  # of a few prompts a process may have none
+        noise = sampling_noise(seed, [noise_keys[i] for i in own], config.max_response_tokens)
+        ids = [prompts.ids[i] for i in own]
+        size = config.micro_batch_size or config.minibatch_size
+        sampled = sample(models.policy, ids, noise, models.tokenizer, setup.compute, config.temperature, size)
+    responses = processes.all_gather(sampled, len(prompts.ids))
+    batch = pad_sequences(prompts.ids, responses, models.tokenizer.pad_token_id, setup.compute.device)
+    return Responses(batch, prompts.conversations, responses, models.tokenizer)
+
+
+def has_ended(rows: Responses) -> Tensor:
+    """Whether each response has its EOS, [B]."""
+    ended = [response[-1] == rows.tokenizer.eos_token_id for response in rows.responses]
+    return torch.tensor(ended, device=rows.batch.input_ids.device)
+
+
+def response_logprobs_of(model: object, batch: SequenceBatch, config: PPOConfig, setup: Setup) -> Tensor:
+    """Log-probabilities of the batch's responses, [B, R], 0 outside the mask."""
+    return map_rows(_logprobs(model, config, setup), batch, config)[0]
+
+
+def kl_of_responses(config: PPOConfig, setup: Setup, models: Models, batch: SequenceBatch) -> Tensor:
+    """Exact KL of policy to reference at each of the batch's response tokens, nats, [B, R], 0 outside the mask."""
+
+    def exact(rows: SequenceBatch) -> tuple[Tensor, ...]:
+        with autocast(setup.compute):
+            logits, ref_logits = (response_logits(model, rows) for model in (models.policy, models.ref_policy))
+        return (kl_exact(logits, ref_logits, config.temperature),)
+
+    return map_rows(exact, batch, config)[0]
+
+
+def score_responses(config: PPOConfig, setup: Setup, models: Models, rows: Responses) -> dict[str, Tensor]:
+    """Scores [B] of every source, by its name."""
+    return {source.config.name: _scores(source, config, setup, rows) for source in models.sources}
+
+
+def selection_scores(config: PPOConfig, setup: Setup, models: Models, rows: Responses) -> Tensor:
+    """Scores [B] of the reward model that chooses checkpoints."""
+    return _scores(
+        Source(RewardSourceConfig(name="selection_reward_model"), models.selection_reward_model), config, setup, rows
+    )
+
+
+@torch.no_grad()
+def _scores(source: Source, config: PPOConfig, setup: Setup, rows: Responses) -> Tensor:
+    scores = torch.zeros(len(rows.responses), device=rows.batch.input_ids.device)
+    for index in _own_micro_batches(rows.batch, config):
+        with autocast(setup.compute):
+            scores[index] = raw_scores(source, _pick(rows, index), setup)
+    return processes.all_reduce_sum(scores)
+
+
+@torch.no_grad()
+def map_rows(
+    compute_rows: RowFunction, batch: SequenceBatch, config: PPOConfig, num_results: int = 1
+) -> tuple[Tensor, ...]:
+    """Apply a function of several [b, r] to trimmed rows of like length and put the results together, each [B, R]."""
+    results = [torch.zeros(batch.response_mask.shape, device=batch.input_ids.device) for _ in range(num_results)]
+    for index in _own_micro_batches(batch, config):
+        for result, part in zip(results, compute_rows(batch.rows(index)), strict=True):
+            result[index, : part.shape[1]] = part.float()
+    return tuple(processes.all_reduce_sum(result).masked_fill(~batch.response_mask, 0.0) for result in results)
+
+
+def micro_batches(batch: SequenceBatch, index: Tensor, size: int) -> list[Tensor]:
+    """The rows `index` in pieces of `size` rows of like length, the longest first."""
+    lengths = batch.lengths[index].tolist()
+    return [index[torch.tensor(piece, device=index.device)] for piece in batches_by_length(lengths, size)]
+
+
+def _policy_and_values(config: PPOConfig, setup: Setup, models: Models, batch: SequenceBatch) -> tuple[Tensor, ...]:
+    """Log-probabilities and entropy under the policy, and values, each [B, R]."""
+
+    def with_policy(rows: SequenceBatch) -> tuple[Tensor, ...]:
+        with autocast(setup.compute):
+            logits = response_logits(models.policy, rows)
+        return chosen_logprobs_and_entropy(logits, rows.responses, config.temperature)
+
+    def with_values(rows: SequenceBatch) -> tuple[Tensor, ...]:
+        with autocast(setup.compute):
+            return (models.value_model(rows),)
+
+    if isinstance(models.value_model, TrunkValueHead):
+        with cached_casts(setup.compute):
+            return map_rows(lambda rows: (*with_policy(rows), *with_values(rows)), batch, config, num_results=3)
+
+    def of_policy() -> tuple[Tensor, ...]:
+        with cached_casts(setup.compute):
+            return map_rows(with_policy, batch, config, num_results=2)
+
+    def of_value_model() -> tuple[Tensor, ...]:
+        with cached_casts(setup.compute):
+            return map_rows(with_values, batch, config)
+
+    logprobs_and_entropy, values = _both(config, setup, of_policy, of_value_model)
+    return (*logprobs_and_entropy, *values)
+
+
+def _scores_and_ref_logprobs(
+    config: PPOConfig, setup: Setup, models: Models, rows: Responses
+) -> tuple[dict[str, Tensor], Tensor]:
+    """Scores [B] of every source, and log-probabilities [B, R] under the SFT policy."""
+    return _both(
+        config,
+        setup,
+        # In this thread: a reward function may be of a kind that wants always the same one.
+        lambda: score_responses(config, setup, models, rows),
+        lambda: response_logprobs_of(models.ref_policy, rows.batch, config, setup),
+    )
+
+
+def _both(config: PPOConfig, setup: Setup, first: Callable[[], A], second: Callable[[], B]) -> tuple[A, B]:
+    """At the same time where that is configured, in turn otherwise."""
+    if config.side_by_side:
+        return side_by_side(setup.compute, first, second)
+    return first(), second()
+
+
+def _logprobs(model: object, config: PPOConfig, setup: Setup) -> RowFunction:
+    def logprobs(rows: SequenceBatch) -> tuple[Tensor, ...]:
+        with autocast(setup.compute):
+            logits = response_logits(model, rows)
+        return (chosen_logprobs(logits, rows.responses, config.temperature),)
+
+    return logprobs
+
+
+def _own_micro_batches(batch: SequenceBatch, config: PPOConfig) -> Iterator[Tensor]:
+    everything = torch.arange(len(batch.input_ids), device=batch.input_ids.device)
+    yield from micro_batches(batch, processes.local_rows(everything), config.micro_batch_size or config.minibatch_size)
+
+
+def _pick(rows: Responses, index: Tensor) -> Responses:
+    picked = index.tolist()
+    return Responses(
+        rows.batch.rows(index),
+        [rows.prompts[i] for i in picked],
+        [rows.responses[i] for i in picked],
+        rows.tokenizer,
+    )
+
+
+def _order(seed: int, epoch: int, num_prompts: int) -> list[int]:
+    generator = torch.Generator().manual_seed(derive_seed(seed, "prompt-order", epoch))
+    order: list[int] = torch.randperm(num_prompts, generator=generator).tolist()
+    return order
+
+
+def _chosen_prompts(config: PPOConfig, setup: Setup, update: int, num_prompts: int) -> list[int]:
+    """The prompt of each episode."""
+    chosen = rollout_prompts(setup.seed, update, config.rollout_size // config.num_responses_per_prompt, num_prompts)
+    return [prompt for prompt in chosen for _ in range(config.num_responses_per_prompt)]
+
+
+def _noise_keys(update: int, chosen: Sequence[int]) -> list[tuple[str | int, ...]]:
+    """(update, prompt, sample): a prompt that stands in a rollout twice is sampled twice."""
+    seen: Counter[int] = Counter()
+    keys: list[tuple[str | int, ...]] = []
+    for prompt in chosen:
+        keys.append((update, prompt, seen[prompt]))
+        seen[prompt] += 1
+    return keys

@@ -1,0 +1,47 @@
+"""PPO as a stage: in this process, or in several that are started for it."""
+
+from pathlib import Path
+
+from rlhf.config.model import Setup
+from rlhf.config.rl import PPOConfig, sharing_error
+from rlhf.errors import ConfigError
+from rlhf.rl.distributed import num_started
+from rlhf.rl.launch import train_in_processes
+from rlhf.rl.trainer import train
+from rlhf.workspace import Workspace
+
+
+def train_ppo(
+    config: PPOConfig, setup: Setup, data: Path, start: Path, reward_models: Path, workspace: Workspace
+) -> None:
+    """Run PPO and leave the chosen policy, the evaluations and their generations in `workspace.output`.
+
+    With `compute.num_processes` above 1 the work is done by as many processes, of which the first one writes. They are
+    started here, unless `torchrun` or `accelerate launch` has started this very process as one of them.
+
+    Args:
+        config: PPO's settings.
+        setup: seed, model and compute.
+        data: the data stage's output.
+        start: the SFT stage's output; its policy is also the reference.
+        reward_models: the reward stage's output.
+        workspace: a run that was killed goes on from `workspace.checkpoints`.
+
+    Raises:
+        TrainingDivergedError: a loss, a logit or a weight that is not finite.
+        StartError: sampling, KL or ratio is wrong at the start.
+        DataError: there are no prompts.
+        ConfigError: processes or threads cannot share the work as they are told to, or more or fewer were started; a
+            reward source that is not there.
+        ModelError: a model cannot be loaded, or not in the role that `config.sharing` gives it.
+        RewardSourceError: a reward function raised, or its scores are not one finite number a response.
+        CheckpointError: a checkpoint cannot be written, or is of another configuration.
+        ArtifactMismatchError: a checkpoint is not what was written.
+        DiskSpaceError: there is no room for the checkpoints.
+        ProcessesError: a process died, or they no longer hold the same weights.
+    """
+    if reason := sharing_error(config, setup.compute):
+        raise ConfigError(reason)
+    several = setup.compute.num_processes > 1 and num_started() == 1
+    run = train_in_processes if several else train
+    run(config, setup, data, start, reward_models, workspace)

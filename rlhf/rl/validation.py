@@ -1,0 +1,199 @@
+"""Held-out evaluation during a PPO run: the evidence by which a checkpoint is chosen.
+
+The score that PPO climbs goes up whatever happens. What counts is the same score with the selection reward model in the
+place of the trained one, on validation prompts, less kl_coef times the KL (`rlhf.rl.objective`).
+"""
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from rlhf.config.model import Setup
+from rlhf.config.rl import PPOConfig
+from rlhf.files.disk import sync
+from rlhf.modeling.conversations import Conversation, decode_responses
+from rlhf.modeling.device import derive_seed
+from rlhf.rl.masking import masked_sum
+from rlhf.rl.models import Models
+from rlhf.rl.objective import Units, climbed_and_held_out, units_of
+from rlhf.rl.rollout import Prompts, has_ended, kl_of_responses, sample_responses, score_responses, selection_scores
+
+BATCH_SIZE = 256
+
+
+@dataclass(frozen=True)
+class Generation:
+    """One response to a validation prompt.
+
+    Attributes:
+        prompt: what was answered.
+        response: its text.
+        score: what PPO climbs: weights, normalization, bounds and penalties, in the run's units.
+        held_out_score: the same with the selection reward model in the trained one's place.
+        selection_score: what the selection reward model says, as it is.
+        kl: exact KL to the SFT policy at each token, summed over the response, nats.
+        objective: `held_out_score` less kl_coef times `kl`.
+        num_tokens: of the response.
+        ended: it has its EOS.
+    """
+
+    prompt: Conversation
+    response: str
+    score: float
+    held_out_score: float
+    selection_score: float
+    kl: float
+    objective: float
+    num_tokens: int
+    ended: bool
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Means over the validation prompts after `update` updates, by the names of `Generation`.
+
+    Attributes:
+        update: updates taken before.
+        episodes: responses that these have learned from.
+        score: mean score.
+        held_out_score: mean held-out score.
+        selection_score: mean selection score.
+        kl: mean KL, nats a response.
+        response_tokens: mean length.
+        eos_rate: share of responses with EOS.
+        objective: mean objective.
+        objectives: of each prompt, in the order of the prompts: by them evaluations are compared in pairs.
+        scores: the same of the scores.
+    """
+
+    update: int
+    episodes: int
+    score: float
+    held_out_score: float
+    selection_score: float
+    kl: float
+    response_tokens: float
+    eos_rate: float
+    objective: float
+    objectives: list[float]
+    scores: list[float]
+
+    def metrics(self) -> dict[str, float]:
+        """Under the names of `rlhf.metrics`."""
+        return {
+            "ppo/validation_score": self.score,
+            "ppo/validation_held_out_score": self.held_out_score,
+            "ppo/validation_selection_score": self.selection_score,
+            "ppo/validation_kl": self.kl,
+            "ppo/validation_response_tokens": self.response_tokens,
+            "ppo/validation_eos_rate": self.eos_rate,
+            "ppo/validation_objective": self.objective,
+        }
+
+
+def validate(
+    config: PPOConfig, setup: Setup, models: Models, prompts: Prompts, update: int, units: Units | None
+) -> tuple[Evaluation, list[Generation], Units]:
+    """Sample a response to every validation prompt, with the same noise at every evaluation.
+
+    Args:
+        config: PPO's settings.
+        setup: seed and compute.
+        models: of the run.
+        prompts: of validation.
+        update: updates taken before.
+        units: of the run; None at the first evaluation, of the SFT policy, which gives them.
+
+    Returns:
+        The means, what they are of, and the run's units.
+
+    Raises:
+        FloatingPointError: the policy's logits are not finite.
+        RewardSourceError: a reward function raised, or scores are not one finite number a response.
+    """
+    parts = []
+    for start in range(0, len(prompts.ids), BATCH_SIZE):
+        rows = slice(start, start + BATCH_SIZE)
+        part = Prompts(prompts.conversations[rows], prompts.ids[rows])
+        parts.append(_sample(config, setup, models, part, start))
+    raw = {name: torch.cat([part.raw[name] for part in parts]) for name in parts[0].raw}
+    selection, kl, lengths, ended = (
+        torch.cat([getattr(part, name) for part in parts]) for name in ("selection", "kl", "lengths", "ended")
+    )
+    units = units or units_of(raw, selection)
+    score, held_out = climbed_and_held_out(config, models.sources, raw, selection, units, ended, lengths)
+    columns: list[Any] = [
+        prompts.conversations,
+        [text for part in parts for text in part.texts],
+        *(values.tolist() for values in (score, held_out, selection, kl, held_out.double() - config.kl_coef * kl)),
+        lengths.tolist(),
+        ended.tolist(),
+    ]
+    generations = [Generation(*row) for row in zip(*columns, strict=True)]
+    return _summarize(config, generations, update), generations, units
+
+
+def generations_path(checkpoints: Path, update: int) -> Path:
+    """Where the generations of an evaluation are kept until the run is done."""
+    return checkpoints / "generations" / f"update_{update:04d}.jsonl"
+
+
+def write_generations(checkpoints: Path, update: int, generations: Sequence[Generation]) -> None:
+    """Keep the generations as JSON Lines; a file that bears its name is whole."""
+    path = generations_path(checkpoints, update)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    lines = (json.dumps(asdict(generation), ensure_ascii=False) + "\n" for generation in generations)
+    temporary = path.with_suffix(".partial")
+    temporary.write_text("".join(lines), encoding="utf-8")
+    sync(temporary)
+    temporary.replace(path)
+
+
+@dataclass(frozen=True)
+class _Sampled:
+    """Responses to some of the prompts, B of them: texts, scores [B] by source and of selection, KL, length, end."""
+
+    texts: list[str]
+    raw: dict[str, Tensor]
+    selection: Tensor
+    kl: Tensor
+    lengths: Tensor
+    ended: Tensor
+
+
+def _sample(config: PPOConfig, setup: Setup, models: Models, prompts: Prompts, first: int) -> _Sampled:
+    keys: list[tuple[str | int, ...]] = [("validation", first + row) for row in range(len(prompts.ids))]
+    rows = sample_responses(config, setup, models, prompts, keys, derive_seed(setup.seed, "validation"))
+    kl = kl_of_responses(config, setup, models, rows.batch)
+    return _Sampled(
+        decode_responses(models.tokenizer, rows.responses),
+        score_responses(config, setup, models, rows),
+        selection_scores(config, setup, models, rows),
+        masked_sum(kl, rows.batch.response_mask),
+        rows.batch.response_mask.sum(1),
+        has_ended(rows),
+    )
+
+
+def _summarize(config: PPOConfig, generations: Sequence[Generation], update: int) -> Evaluation:
+    def mean(name: str) -> float:
+        return float(torch.tensor([float(getattr(g, name)) for g in generations], dtype=torch.float64).mean())
+
+    return Evaluation(
+        update=update,
+        episodes=update * config.rollout_size,
+        score=mean("score"),
+        held_out_score=mean("held_out_score"),
+        selection_score=mean("selection_score"),
+        kl=mean("kl"),
+        response_tokens=mean("num_tokens"),
+        eos_rate=mean("ended"),
+        objective=mean("objective"),
+        objectives=[generation.objective for generation in generations],
+        scores=[generation.score for generation in generations],
+    )

@@ -1,0 +1,161 @@
+"""Is what a stage has left as it was stored: its output and report file by file, its tags, its parameters."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import yaml
+from pydantic import ValidationError
+
+from rlhf.files.hashing import manifest_sha256
+from rlhf.files.plain_yaml import load_yaml
+from rlhf.metrics import METRICS
+from rlhf.provenance.record import StageRecord
+from rlhf.references import Reference
+from rlhf.runs.audit.findings import Finding, Ledger
+from rlhf.text.lines import lines_of
+from rlhf.tracking.artifacts import OUTPUT, REPORT, as_stored, manifest_of
+from rlhf.tracking.files import read_bytes
+from rlhf.tracking.run_details import RunFacts
+from rlhf.tracking.runs import parameters
+from rlhf.tracking.tags import FINGERPRINT_TAG, OUTPUT_REMOVED_TAG, OUTPUT_TAG, PARENT_TAG, REPORT_TAG, STAGE_TAG
+
+CONFIG = "config.yaml"
+
+
+@dataclass(frozen=True)
+class Expected:
+    """What a pipeline run has on record of a stage.
+
+    Attributes:
+        fingerprint: of the stage.
+        sha256: of its output.
+    """
+
+    fingerprint: str | None = None
+    sha256: str | None = None
+
+    @classmethod
+    def of(cls, record: StageRecord | None) -> "Expected":
+        """What a record of provenance says; nothing where it does not speak of the stage."""
+        return cls(record.fingerprint, record.sha256) if record else cls()
+
+
+def check_stage(ledger: Ledger, run: RunFacts, expected: Expected) -> None:
+    """Hold a stage's run, its output and its report against what is on record.
+
+    Args:
+        ledger: where it is written down.
+        run: the stage's run.
+        expected: what the pipeline's run has on record.
+    """
+    where = place_of(run)
+    if expected.fingerprint is not None:
+        tag = run.tags.get(FINGERPRINT_TAG)
+        ledger.compare("tags", where, "tag rlhf.fingerprint", expected.fingerprint, tag)
+    reference = _reference(ledger, run)
+    if reference is not None:
+        uri = f"runs:/{run.run_id}/{OUTPUT}"
+        ledger.compare("tags", where, f"uri in the tag {OUTPUT_TAG}", uri, reference.uri)
+        recorded = expected.sha256 or reference.sha256
+        ledger.compare("tags", where, f"sha256 in the tag {OUTPUT_TAG}", recorded, reference.sha256)
+        _check_output(ledger, run, recorded)
+    elif expected.sha256 is not None:
+        _check_output(ledger, run, expected.sha256)
+    if REPORT_TAG in run.tags:
+        check_folder(ledger, run.run_id, where, REPORT, run.tags[REPORT_TAG])
+    check_parameters(ledger, run, read_settings(ledger, run))
+
+
+def place_of(run: RunFacts) -> str:
+    """A stage's run in words."""
+    return f"stage {run.tags.get(STAGE_TAG, run.name)}, MLflow run {run.run_id}"
+
+
+def check_folder(ledger: Ledger, run_id: str, where: str, name: str, recorded: str) -> None:
+    """Hold the files of an artifact folder against its list, and the list against the sha256 on record."""
+    listed = read_bytes(run_id, manifest_of(name))
+    with as_stored(run_id, name) as folder:
+        if folder is None:
+            ledger.compare("files", where, name, f"a folder with the sha256 {recorded}", None)
+            return
+        found = ledger.files(folder)
+    actual = manifest_sha256("".join(f"{sha256}  {file}\n" for file, sha256 in found.items()))
+    if listed is None or manifest_sha256(listed.decode(errors="replace")) != recorded:
+        list_sha256 = None if listed is None else manifest_sha256(listed.decode(errors="replace"))
+        ledger.compare("files", where, manifest_of(name), recorded, list_sha256)
+        ledger.compare("files", where, f"{name} (all files)", recorded, actual)
+        return
+    ledger.checked["files"] += 1
+    compare_files(ledger, where, f"{name}/", files_in(listed.decode()), found)
+
+
+def compare_files(
+    ledger: Ledger, where: str, prefix: str, expected: Mapping[str, str], found: Mapping[str, str]
+) -> None:
+    """Name each file that is changed, gone, or was added."""
+    for file in sorted({*expected, *found}):
+        should_be = f"sha256 {expected[file]}" if file in expected else "no such file"
+        is_now = f"sha256 {found[file]}" if file in found else None
+        ledger.compare("files", where, prefix + file, should_be, is_now)
+
+
+def files_in(manifest: str) -> dict[str, str]:
+    """The sha256 of each file that a manifest lists."""
+    parts = (line.partition("  ") for line in lines_of(manifest))
+    return {name: sha256 for sha256, _, name in parts}
+
+
+def read_settings(ledger: Ledger, run: RunFacts) -> Mapping[str, Any] | None:
+    """A run's config.yaml; None where it is gone or no YAML, which is a finding."""
+    content = read_bytes(run.run_id, CONFIG)
+    where = place_of(run)
+    if content is None:
+        ledger.compare("settings", where, CONFIG, "the settings of the run", None)
+        return None
+    try:
+        settings = load_yaml(content)
+    except (yaml.YAMLError, UnicodeDecodeError):
+        settings = None
+    if not isinstance(settings, Mapping):
+        ledger.compare("settings", where, CONFIG, "the settings of the run", "no YAML object")
+        return None
+    return settings
+
+
+def check_parameters(ledger: Ledger, run: RunFacts, settings: Mapping[str, Any] | None) -> None:
+    """Hold a run's parameters in the store against its config.yaml."""
+    if settings is None:
+        return
+    expected = parameters(settings)
+    for name in sorted({*expected, *run.params}):
+        should_be = expected.get(name, "no such parameter")
+        ledger.compare("parameters", place_of(run), f"parameter {name}", should_be, run.params.get(name))
+
+
+def check_metrics(ledger: Ledger, stage: RunFacts, pipeline: RunFacts) -> None:
+    """Hold the metrics that a pipeline's run has of a stage against those of the stage's own run."""
+    for name, value in sorted(stage.metrics.items()):
+        declared = METRICS.get(name)
+        if declared is not None and declared.summary and not name.endswith("/seconds") and name in pipeline.metrics:
+            where = f"pipeline, MLflow run {pipeline.run_id}"
+            ledger.compare("metrics", where, f"metric {name}", value, pipeline.metrics[name])
+
+
+def _reference(ledger: Ledger, run: RunFacts) -> Reference | None:
+    text = run.tags.get(OUTPUT_TAG)
+    try:
+        return Reference.model_validate_json(text or "", extra="ignore")
+    except ValidationError:
+        ledger.compare("tags", place_of(run), f"tag {OUTPUT_TAG}", "a reference to the output", text)
+        return None
+
+
+def _check_output(ledger: Ledger, run: RunFacts, recorded: str) -> None:
+    removed = run.tags.get(OUTPUT_REMOVED_TAG)
+    if removed is None:
+        check_folder(ledger, run.run_id, place_of(run), OUTPUT, recorded)
+        return
+    again = f"`rlhf reproduce {run.tags.get(PARENT_TAG, run.run_id)}` makes it again"
+    found = f"removed by `rlhf gc` on {removed}; {again}"
+    ledger.findings.append(Finding(place_of(run), OUTPUT, f"a folder with the sha256 {recorded}", found))

@@ -1,0 +1,239 @@
+"""What a policy came from: drawn from the registry back to data, code and base model, across pipeline runs.
+
+A stage's run names the artifacts that it has read, with the run and the sha256 of each, so the way back is read and not
+guessed: where a stage was cached, it leads into an earlier pipeline run.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+from pydantic import ValidationError
+
+from rlhf.errors import InputError
+from rlhf.provenance.record import BaseRecord, ProvenanceRecord
+from rlhf.provenance.storage import read_record
+from rlhf.references import DatasetRef, DataSource, ModelCardRef, Reference
+from rlhf.runs.audit.check_code import check_base, check_commit
+from rlhf.runs.audit.check_data import check_version
+from rlhf.runs.audit.check_stages import Expected, check_stage, place_of
+from rlhf.runs.audit.findings import Finding, Ledger
+from rlhf.runs.audit.lineage_graph import Lineage, Node
+from rlhf.runs.audit.target import Target
+from rlhf.runs.audit.verify import stage_runs
+from rlhf.stages import STAGES
+from rlhf.tracking.run_details import RunFacts, get_run
+from rlhf.tracking.tags import COMMIT_TAG, OUTPUT_TAG, PARENT_TAG, STAGE_TAG
+
+_BASE_OF = {"model.base": "sft"}
+
+
+def trace(named: Target, *, check: bool = True) -> Lineage:
+    """Follow a policy back to what it came from.
+
+    Args:
+        named: the run or version that was asked for.
+        check: hold every hash on the way against what is there now.
+
+    Raises:
+        InputError: the run does not exist, or has finished no stage.
+    """
+    run = get_run(named.run_id)
+    if run is None:
+        raise InputError(f"there is no MLflow run {named.run_id}; `rlhf runs` lists those that there are")
+    walk = _Walk(run, check)
+    card = stage_runs(run).get("model_card")
+    root = walk.stage(card) if card else walk.unfinished(run)
+    if card and named.version is not None:
+        root = walk.version(named, root)
+    nodes = dict(reversed(walk.nodes.items()))
+    return Lineage(named.run_id, root, nodes, walk.ledger, check)
+
+
+@dataclass
+class _Walk:
+    """The way back; a node is entered once what it was made from is."""
+
+    asked_for: RunFacts
+    check: bool
+    nodes: dict[str, Node] = field(default_factory=dict)
+    ledger: Ledger = field(default_factory=Ledger)
+    _records: dict[str, ProvenanceRecord | None] = field(default_factory=dict)
+
+    def version(self, named: Target, policy: str) -> str:
+        one = named.version
+        assert one is not None
+        found = Ledger()
+        found.compare(
+            "registry", f"version {one.version}", "tag sha256", self.nodes[policy].hash, one.tags.get("sha256")
+        )
+        node = Node(
+            id=f"version {one.version}",
+            kind="version",
+            title=f"rlhf-policy version {one.version}",
+            hash_name="sha256",
+            hash=one.tags.get("sha256"),
+            at=one.created,
+            details=one.aliases,
+            made_from=(policy,),
+        )
+        return self._enter(node, found)
+
+    def unfinished(self, run: RunFacts) -> str:
+        """A run without a policy: what its stages have made by now."""
+        made = [self.stage(stage_run) for stage, stage_run in stage_runs(run).items() if _is_ancestor(stage)]
+        if not made:
+            raise InputError(
+                f"MLflow run {run.run_id} has finished no stage, so there is no lineage to draw; "
+                f"`rlhf runs` lists runs that have"
+            )
+        used = {one for node in self.nodes.values() for one in node.made_from}
+        tips = tuple(one for one in made if one not in used)
+        title = f"{run.name}, {run.status.lower()}"
+        node = Node(f"run {run.run_id}", "run", title, "sha256", None, run.run_id, at=run.started, made_from=tips)
+        return self._enter(node, Ledger())
+
+    def stage(self, run_id: str) -> str:
+        """A stage's output, and all before it."""
+        if run_id in self.nodes:
+            return run_id
+        run = get_run(run_id)
+        if run is None:
+            finding = Finding("lineage", f"MLflow run {run_id}", "the run of a stage", "gone")
+            node = Node(run_id, "stage", "a stage whose run is gone", "sha256", None, run_id, state="changed")
+            return self._enter(node, Ledger(findings=[finding]))
+        stage = run.tags.get(STAGE_TAG, run.name)
+        pipeline = run.tags.get(PARENT_TAG, "")
+        record = self._record(pipeline)
+        found = Ledger()
+        made_from = list(self._inputs(run, found))
+        made_from += self._sources(run, stage, record)
+        if pipeline:
+            self._code(pipeline, record)
+        if self.check:
+            check_stage(found, run, Expected.of(record.stages.get(stage) if record else None))
+        node = Node(
+            id=run_id,
+            kind=stage,
+            title=STAGES[stage].title if stage in STAGES else stage,
+            hash_name="sha256",
+            hash=_sha256_of(run),
+            run_id=run_id,
+            pipeline=pipeline,
+            earlier=pipeline != self.asked_for.run_id,
+            at=run.ended or run.started,
+            made_from=tuple(dict.fromkeys(made_from)),
+        )
+        return self._enter(node, found)
+
+    def _inputs(self, run: RunFacts, found: Ledger) -> Iterator[str]:
+        for one in run.inputs:
+            if not one.uri.startswith("runs:/"):
+                continue
+            made_by = one.uri.split("/")[1]
+            # The card tells of measurements too, but the weights did not come from them.
+            if not _is_ancestor(self._stage_of(made_by)):
+                continue
+            node = self.nodes[self.stage(made_by)]
+            if self.check and node.hash is not None:
+                digest = node.hash[: len(one.digest)]
+                found.compare("inputs", place_of(run), f"input {one.name}, of run {made_by}", one.digest, digest)
+            yield node.id
+
+    def _stage_of(self, run_id: str) -> str:
+        run = get_run(run_id)
+        return run.tags.get(STAGE_TAG, "") if run else ""
+
+    def _sources(self, run: RunFacts, stage: str, record: ProvenanceRecord | None) -> Iterator[str]:
+        if stage == "data":
+            source = _source_of(run)
+            if source is not None:
+                yield self._data(source)
+        for setting, base in (record.bases if record else {}).items():
+            if _BASE_OF.get(setting, "ppo") == stage:
+                yield self._base(setting, base)
+
+    def _data(self, source: DataSource) -> str:
+        found = Ledger()
+        if self.check:
+            check_version(found, source)
+        tracked = "tracked by DVC" if source.tracked else "not tracked by DVC"
+        made = (f"generator {source.embedded}",) if source.embedded else ()
+        details = (source.path, tracked, *made)
+        return self._enter(
+            Node(f"data {source.md5}", "data_version", "data version", "md5", source.md5, details=details), found
+        )
+
+    def _base(self, setting: str, base: BaseRecord) -> str:
+        found = Ledger()
+        if self.check:
+            check_base(found, setting, base)
+        name = "revision" if base.sha256 is None else "sha256"
+        title = "base model" if setting == "model.base" else f"reward model of {setting}"
+        node = Node(
+            f"base {setting} {base.name}", "base", title, name, base.sha256 or base.revision, details=(base.name,)
+        )
+        return self._enter(node, found)
+
+    def _code(self, pipeline: str, record: ProvenanceRecord | None) -> None:
+        """Code is no node that others were made from: every stage of a pipeline run is."""
+        run = get_run(pipeline)
+        commit = record.code.commit if record else (run.tags.get(COMMIT_TAG) if run else None)
+        found = Ledger()
+        if self.check and commit:
+            check_commit(found, commit)
+        dirty = record is not None and record.code.dirty
+        patch = record.code.patch_sha256 if record else None
+        details = (f"with a patch, sha256 {patch[:12]}",) if patch else ("the tree was dirty",) if dirty else ()
+        node = Node(
+            id=f"code {pipeline}",
+            kind="code",
+            title="code",
+            hash_name="commit",
+            hash=commit or None,
+            pipeline=pipeline,
+            earlier=pipeline != self.asked_for.run_id,
+            at=run.started if run else None,
+            details=(*details, *((f"requirements.lock {record.lock_sha256[:12]}",) if record else ())),
+        )
+        self._enter(node, found)
+
+    def _record(self, pipeline: str) -> ProvenanceRecord | None:
+        if pipeline not in self._records:
+            self._records[pipeline] = _read(pipeline, self.ledger)
+        return self._records[pipeline]
+
+    def _enter(self, node: Node, found: Ledger) -> str:
+        if node.id not in self.nodes:
+            if self.check and node.state == "not checked" and found.checked:
+                node = Node(**(vars(node) | {"state": "verified" if found.sound else "changed"}))
+            self.nodes[node.id] = node
+            self.ledger.add(found)
+        return node.id
+
+
+def _read(pipeline: str, ledger: Ledger) -> ProvenanceRecord | None:
+    try:
+        return read_record(pipeline) if get_run(pipeline) else None
+    except InputError as error:
+        ledger.notes.append(str(error))
+        return None
+
+
+def _sha256_of(run: RunFacts) -> str | None:
+    try:
+        return Reference.model_validate_json(run.tags.get(OUTPUT_TAG, ""), extra="ignore").sha256
+    except ValidationError:
+        return None
+
+
+def _source_of(run: RunFacts) -> DataSource | None:
+    try:
+        return DatasetRef.model_validate_json(run.tags.get(OUTPUT_TAG, "")).source
+    except ValidationError:
+        return None
+
+
+def _is_ancestor(stage: str) -> bool:
+    """Whether a policy comes from what the stage makes; a stage that this version does not know is followed as well."""
+    spec = STAGES.get(stage)
+    return spec is None or spec.made_from is not None or spec.output is ModelCardRef

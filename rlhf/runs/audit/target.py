@@ -1,0 +1,86 @@
+"""What a person has named to be looked into: a run, a version of the registered policy, or a policy's folder."""
+
+import re
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from rlhf.errors import InputError
+from rlhf.files.hashing import folder_sha256
+from rlhf.provenance.record import RECORD_FILE, ProvenanceRecord
+from rlhf.tracking.queries import pipeline_runs, tags_of
+from rlhf.tracking.run_details import VersionFacts, versions
+from rlhf.tracking.stores import check_own_store, find_pipeline
+from rlhf.tracking.tags import POLICY_TAG, RECORD_TAG, VERSION_TAG
+
+CARD = "README.md"
+
+
+@dataclass(frozen=True)
+class Target:
+    """What was meant.
+
+    Attributes:
+        run_id: the pipeline run.
+        version: the version of the registered policy that is meant, or that the run has registered; None without one.
+        folder: the policy's folder that was given, a copy that may lie anywhere; None where none was.
+    """
+
+    run_id: str
+    version: VersionFacts | None = None
+    folder: Path | None = None
+
+
+def resolve(text: str) -> Target:
+    """Find what is meant by a run id or the beginning of one, `champion`, `candidate`, `v3`, or a folder.
+
+    Raises:
+        InputError: there is no such run, and the nearest ones are named; or the folder is no policy of this store.
+    """
+    check_own_store()
+    folder = Path(text)
+    if folder.is_dir():
+        run_id = _run_of(folder)
+        return Target(run_id, _version(lambda one: one.version == tags_of(run_id).get(VERSION_TAG)), folder.resolve())
+    version = _version(lambda one: text in one.aliases or text == f"v{one.version}")
+    run_id = find_pipeline(text)
+    return Target(run_id, version or _version(lambda one: one.version == tags_of(run_id).get(VERSION_TAG)))
+
+
+def read_card_record(folder: Path) -> ProvenanceRecord | None:
+    """The record in a policy's folder; None where there is none that can be read."""
+    try:
+        return ProvenanceRecord.model_validate_json((folder / RECORD_FILE).read_bytes())
+    except (OSError, ValueError):
+        return None
+
+
+def _version(is_meant: Callable[[VersionFacts], bool]) -> VersionFacts | None:
+    return next((one for one in versions() if is_meant(one)), None)
+
+
+def _run_of(folder: Path) -> str:
+    """The pipeline run that a policy's folder is of: by its sha256, its record's digest, or its card's word."""
+    if not (folder / RECORD_FILE).is_file():
+        raise InputError(
+            f"{folder}: there is no {RECORD_FILE} here, so this is not the folder of a policy that a run has made; "
+            "give the folder that holds the policy's weights and its card, or a run id"
+        )
+    found = next(_runs_of(folder), None)
+    if found is None:
+        raise InputError(
+            f"{folder}: no run in this MLflow store has made this policy, by its sha256, its record of provenance or "
+            f"its card; set MLFLOW_TRACKING_URI to the store that it is from"
+        )
+    return found
+
+
+def _runs_of(folder: Path) -> Iterator[str]:
+    yield from pipeline_runs(POLICY_TAG, folder_sha256(folder))
+    record = read_card_record(folder)
+    if record is not None:
+        yield from pipeline_runs(RECORD_TAG, record.digest)
+    card = folder / CARD
+    named = re.search(r"MLflow run \| `([0-9a-f]{32})`", card.read_text(encoding="utf-8")) if card.is_file() else None
+    if named and tags_of(named[1]):
+        yield named[1]

@@ -1,0 +1,151 @@
+"""What can go of DVC's cache, and of a remote: files that no commit, no kept run and no working tree names."""
+
+import re
+import subprocess
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+from rlhf.data.versions.stores import Store, Stores, manifest, stores, translate_errors
+from rlhf.errors import InputError
+from rlhf.paths import root
+from rlhf.runs.gc.items import Removable
+from rlhf.text.lines import lines_of
+
+_MD5 = re.compile(rb"\b[0-9a-f]{32}(?:\.dir)?\b")
+_FILES = (":(glob)**/*.dvc", ":(glob)**/dvc.lock")
+_FOLDER = ".dir"
+
+
+def find_data_versions(kept: Iterable[str], remote: str | None) -> tuple[list[Removable], list[str]]:
+    """What can go of the cache, and of one remote.
+
+    Args:
+        kept: md5s of versions that kept runs have read.
+        remote: name of a remote to look at too; None for the cache alone.
+
+    Returns:
+        The items, and notes on what was left alone, and why.
+
+    Raises:
+        InputError: there is no such remote.
+        DataError: DVC's configuration cannot be used, or the remote refuses.
+    """
+    if not (root() / ".dvc").is_dir() or _git("rev-parse", "HEAD") is None:
+        return [], ["this is no git and DVC repository with a commit, so versions of the data were left alone"]
+    if _git("rev-parse", "--is-shallow-repository") == b"true\n":
+        return [], ["this clone is shallow, so which versions of the data commits need is not known; they stay"]
+    with stores(root()) as found, found.repo.lock:
+        needed = needed_md5s(kept)
+        items: list[Removable] = []
+        notes: list[str] = []
+        if Path(found.cache.odb.path).resolve().is_relative_to(root().resolve()):
+            items += list(_unneeded(found.cache, needed, found, notes))
+        else:
+            notes.append(f"{found.cache} lies outside the project, and other clones may need what it holds; it stays")
+        if remote is not None:
+            items += list(_unneeded(_named(remote, found), needed, found, notes))
+    return items, notes
+
+
+def remove_objects(item: Removable, kept: Iterable[str]) -> list[int]:
+    """Remove a version's files from the cache or a remote, but for what has come to be needed meanwhile.
+
+    The list of a folder's files goes last, so that what a kill leaves is found again.
+
+    Returns:
+        The sizes of the files that stayed.
+    """
+    with stores(root()) as found, found.repo.lock:
+        store = found.cache if item.remote is None else _named(item.remote, found)
+        needed = needed_md5s(kept)
+        files = _expanded(needed, store, found)[0]
+        going = [md5 for md5 in item.objects if md5 not in files]
+        with translate_errors(store):
+            for md5 in sorted(going, key=lambda md5: md5.endswith(_FOLDER)):
+                if store.odb.exists(md5):
+                    store.odb.delete(md5)
+            if item.remote is not None:
+                from dvc_data.hashfile.db import get_index
+
+                get_index(store.odb).clear()  # it would say that the files are there
+        return [store.size(md5) or 0 for md5 in item.objects if md5 in files]
+
+
+def needed_md5s(kept: Iterable[str]) -> set[str]:
+    """Versions and files that commits, working trees, indexes and kept runs name.
+
+    All branches, tags, stashes and reflogs count, and the working trees of all worktrees.
+    """
+    listed = _git("rev-list", "--objects", "--full-history", "--all", "--reflog", "--indexed-objects", "--", *_FILES)
+    assert listed is not None, "a repository with a commit"
+    names = [line.partition(b" ")[0] for line in listed.split(b"\n") if b" " in line]
+    contents = _git("cat-file", "--batch", given=b"\n".join(names) + b"\n") if names else b""
+    found = {match.decode() for match in _MD5.findall(contents or b"")}
+    for file in _working_files():
+        found |= {match.decode() for match in _MD5.findall(file.read_bytes())}
+    return found | set(kept)
+
+
+def _working_files() -> Iterator[Path]:
+    """The files by which DVC tracks, as they stand in this working tree and in those of the other worktrees."""
+    trees = {root()}
+    for line in lines_of((_git("worktree", "list", "--porcelain") or b"").decode()):
+        if line.startswith("worktree ") and Path(line.removeprefix("worktree ")).is_dir():
+            trees.add(Path(line.removeprefix("worktree ")))
+    for tree in trees:
+        listed = _git("ls-files", "-z", "--cached", "--others", "--exclude-standard", "--", *_FILES, folder=tree)
+        paths = [tree / name for name in (listed or b"").decode().split("\0") if name]
+        yield from (path for path in {*paths, *tree.glob("*.dvc")} if path.is_file())
+
+
+def _unneeded(store: Store, needed: set[str], found: Stores, notes: list[str]) -> Iterator[Removable]:
+    """Folders with those of their files that nothing else needs, then files that no folder lists."""
+    files, unknown = _expanded(needed, store, found)
+    with translate_errors(store):
+        there = set(store.odb.all())
+    left = there - files
+    where = f", {store.name}" if store.remote else ""
+    for md5 in sorted(one for one in left if one.endswith(_FOLDER)):
+        objects = ({*manifest(md5, store).values()} & left) | {md5}
+        left -= objects
+        why = "no commit, no kept run and no working tree names it"
+        size = sum(store.size(one) or 0 for one in objects)
+        yield Removable(
+            "data versions", f"version {md5}{where}", why, size, objects=tuple(sorted(objects)), remote=store.remote
+        )
+    if left and unknown:
+        notes.append(
+            f"{len(left)} files in {store} belong to no version that is known there; they stay, since version "
+            f"{unknown[0]} is needed and the list of its files is not there"
+        )
+    elif left:
+        why = "no version lists them"
+        size = sum(store.size(one) or 0 for one in left)
+        name = f"{len(left)} files{where}"
+        yield Removable("data versions", name, why, size, objects=tuple(sorted(left)), remote=store.remote)
+
+
+def _expanded(needed: set[str], store: Store, found: Stores) -> tuple[set[str], list[str]]:
+    """What is needed with the files of folders; and the folders whose list is neither in the store nor the cache."""
+    files, unknown = set(needed), []
+    for md5 in sorted(one for one in needed if one.endswith(_FOLDER)):
+        holder = next((one for one in (store, found.cache) if one.size(md5) is not None), None)
+        if holder is None:
+            unknown.append(md5)
+        else:
+            files |= set(manifest(md5, holder).values())
+    return files, unknown
+
+
+def _named(remote: str, found: Stores) -> Store:
+    for store in found.remotes:
+        if store.remote == remote:
+            return store
+    known = ", ".join(str(store.remote) for store in found.remotes) or "none at all"
+    raise InputError(f"--remote {remote}: DVC has no remote of that name; those that there are: {known}")
+
+
+def _git(*arguments: str, given: bytes = b"", folder: Path | None = None) -> bytes | None:
+    command = ["git", *arguments]
+    done = subprocess.run(command, cwd=folder or root(), capture_output=True, input=given, check=False)
+    return done.stdout if done.returncode == 0 else None

@@ -1,0 +1,112 @@
+"""Carrying a plan out. A kill at any moment leaves a store in which every kept run is whole."""
+
+import shutil
+import subprocess
+from dataclasses import dataclass
+from pathlib import Path
+
+from filelock import FileLock, Timeout
+
+from rlhf.errors import InputError
+from rlhf.paths import root, source_root
+from rlhf.runs.gc.dvc_cache import remove_objects
+from rlhf.runs.gc.items import REMOVED_PREFIX, Kind, Removable
+from rlhf.runs.gc.plan import Plan
+from rlhf.tracking.artifacts import remove_output
+from rlhf.tracking.run_details import search_runs
+from rlhf.tracking.tags import KIND_TAG
+
+_LOCKED: tuple[Kind, ...] = ("checkpoints", "environments")
+_NOBODY_ASKS: tuple[Kind, ...] = ("checkpoints", "leftovers")
+"""What a run that has just begun takes nothing of: it locks its checkpoints, and leftovers are nobody's."""
+
+
+@dataclass(frozen=True)
+class NotRemoved:
+    """Something that stayed after all.
+
+    Attributes:
+        name: what.
+        why: it stayed.
+        num_bytes: that it takes.
+    """
+
+    name: str
+    why: str
+    num_bytes: int
+
+    def __str__(self) -> str:
+        return f"{self.name}: {self.why}"
+
+
+def carry_out(plan: Plan) -> list[NotRemoved]:
+    """Remove what a plan lists.
+
+    Returns:
+        What was left after all, and why.
+
+    Raises:
+        InputError: another process clears up.
+    """
+    lock = root() / ".rlhf" / "gc.lock"
+    lock.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        with FileLock(lock, timeout=0):
+            left = [one for item in plan.items if (one := _remove(item, plan)) is not None]
+    except Timeout:
+        raise InputError(f"another `rlhf gc` is at work ({lock} is held); wait until it is over") from None
+    if plan.by_kind().get("reproductions"):
+        subprocess.run(["git", "worktree", "prune"], cwd=source_root(), capture_output=True, check=False)
+    return left
+
+
+def _remove(item: Removable, plan: Plan) -> NotRemoved | None:
+    """Remove one thing. Returns what stayed of it, where something did."""
+    begun = _begun_since(plan) if item.kind not in _NOBODY_ASKS else None
+    if begun is not None:
+        return _left(item, f"run {begun} has begun meanwhile and may ask for it, so it stays")
+    if item.run_id is not None:
+        remove_output(item.run_id)
+        return None
+    if item.objects:
+        sizes = remove_objects(item, plan.needs.data)
+        return NotRemoved(item.name, f"{len(sizes)} files are needed by now, and stay", sum(sizes)) if sizes else None
+    assert item.path is not None, "an item is an output, files of DVC, or a path"
+    return _remove_path(item, item.path)
+
+
+def _left(item: Removable, why: str) -> NotRemoved:
+    return NotRemoved(item.name, why, item.num_bytes)
+
+
+def _begun_since(plan: Plan) -> str | None:
+    """A run of a pipeline, or a reproduction, that was not there when the plan was made; it may be over by now."""
+    since = int(plan.made.timestamp() * 1000)
+    found = search_runs(f"attributes.start_time >= {since} and tags.`{KIND_TAG}` != 'stage'")
+    return found[0].run_id if found else None
+
+
+def _remove_path(item: Removable, path: Path) -> NotRemoved | None:
+    if path.is_file():
+        path.unlink()
+    elif path.is_dir() and item.kind in _LOCKED:
+        try:
+            # The lock file stays: another process may be waiting for it.
+            with FileLock(path.with_name(f"{path.name}.lock"), timeout=0):
+                _remove_folder(path)
+        except Timeout:
+            return _left(item, "a process works in it by now, so it stays")
+    elif path.is_dir():
+        _remove_folder(path)
+    return None
+
+
+def _remove_folder(folder: Path) -> None:
+    """Rename it first, so that nobody takes what a kill leaves of it for whole."""
+    going = folder
+    if not folder.name.startswith(REMOVED_PREFIX):
+        going = folder.with_name(f"{REMOVED_PREFIX}{folder.name}")
+        if going.exists():
+            shutil.rmtree(going)
+        folder.rename(going)
+    shutil.rmtree(going)

@@ -1,0 +1,70 @@
+"""What a reproduction found, for MLflow and for a person."""
+
+from rlhf.runs.reproduction.verdict import Reproduction, StageComparison
+from rlhf.tracking.files import log_content
+from rlhf.tracking.runs import set_tags
+from rlhf.tracking.tags import REASON_TAG, REPRODUCED_TAG, VERDICT_TAG
+
+
+def save_report(run_id: str, result: Reproduction) -> None:
+    """Log a reproduction to its own MLflow run, and its verdict to the run that was made again."""
+    log_content(run_id, (result.model_dump_json(indent=2) + "\n").encode(), "reproduction.json")
+    log_content(run_id, as_markdown(result).encode(), "reproduction.md")
+    set_tags(run_id, {VERDICT_TAG: result.verdict, REASON_TAG: result.reason})
+    said = f"{result.verdict}, run {result.reproduction_run}"
+    set_tags(result.run_id, {REPRODUCED_TAG: said})
+
+
+def as_markdown(result: Reproduction) -> str:
+    """The verdict, and a table of the stages."""
+    lines = [
+        f"# Reproduction of MLflow run `{result.run_id}`: {result.verdict}",
+        "",
+        result.reason,
+        "",
+        "| stage | weights then | weights now | equal metrics | other files | s then | s now |",
+        "| --- | --- | --- | ---: | ---: | ---: | ---: |",
+        *(f"| {' | '.join(row(stage))} |" for stage in result.stages),
+        "",
+        "| measured | then | now |",
+        "| --- | ---: | ---: |",
+        *(f"| {' | '.join(cells)} |" for cells in figure_rows(result)),
+        "",
+        f"Stages: {result.seconds_then:.1f} s then, {result.seconds_now:.1f} s now. "
+        f"With code, data and environment: {result.seconds_in_all:.1f} s.",
+    ]
+    if result.kept_in is not None:
+        lines += ["", f"The working tree is kept in `{result.kept_in}`."]
+    return "\n".join(lines) + "\n"
+
+
+def row(stage: StageComparison) -> tuple[str, ...]:
+    """A stage's cells, in the order of the table's columns."""
+    return (
+        stage.name,
+        (stage.weights_then or "-")[:8],
+        (stage.weights_now or "-")[:8],
+        f"{stage.num_equal_metrics} of {stage.num_metrics}",
+        str(len(stage.other_files)),
+        f"{stage.seconds_then:.1f}",
+        f"{stage.seconds_now:.1f}",
+    )
+
+
+def figure_rows(result: Reproduction) -> list[tuple[str, str, str]]:
+    """The figures of all stages, then and now, in words and numbers that show every bit of a difference."""
+    return [(figure.name, *_pair(figure.then, figure.now)) for stage in result.stages for figure in stage.figures]
+
+
+def _pair(then: float | None, now: float | None) -> tuple[str, str]:
+    if then == now:
+        return _short(then), _short(now)
+    return _whole(then), _whole(now)
+
+
+def _short(value: float | None) -> str:
+    return "-" if value is None else f"{value:.4g}"
+
+
+def _whole(value: float | None) -> str:
+    return "-" if value is None else repr(value)

@@ -1,0 +1,70 @@
+"""What the stages of a run made and measured, as far as it must come out the same."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from rlhf.files.hashing import manifest_sha256
+from rlhf.metrics import describe
+from rlhf.text.lines import lines_of
+from rlhf.tracking.files import read_bytes
+from rlhf.tracking.queries import ClientStore, metrics_of, tags_of
+from rlhf.tracking.tags import KIND_TAG, RUN_OF_STAGE, STAGE_TAG
+
+_TIMES = ("s", "episodes/s")
+_WEIGHTS = ".safetensors"
+
+
+@dataclass(frozen=True)
+class StageResult:
+    """One stage.
+
+    Attributes:
+        run_id: MLflow run that trained it.
+        files: sha256 of what it made, by path.
+        metrics: the last value of each metric, those of time apart.
+        curves: steps and values of each.
+        seconds: what it took when it was trained.
+    """
+
+    run_id: str
+    files: Mapping[str, str]
+    metrics: Mapping[str, float]
+    curves: Mapping[str, list[tuple[int, float]]]
+    seconds: float
+
+    @property
+    def weights(self) -> str | None:
+        """The sha256 over all weights; None where the stage makes none."""
+        weights = {name: sha256 for name, sha256 in self.files.items() if name.endswith(_WEIGHTS)}
+        return manifest_sha256("".join(f"{weights[name]}  {name}\n" for name in sorted(weights))) if weights else None
+
+
+def stage_runs(run_id: str) -> dict[str, str]:
+    """The runs that trained the stages of a pipeline run, or the stage's run itself, by stage."""
+    tags = tags_of(run_id)
+    if tags.get(KIND_TAG) == "stage":
+        return {tags[STAGE_TAG]: run_id}
+    prefix = RUN_OF_STAGE
+    return {tag.removeprefix(prefix): value for tag, value in tags.items() if tag.startswith(prefix)}
+
+
+def results_of(run_id: str) -> dict[str, StageResult]:
+    """The results of a pipeline run's stages, or of one stage's run, by stage."""
+    return {stage: _result(stage, trained) for stage, trained in stage_runs(run_id).items()}
+
+
+def _result(stage: str, run_id: str) -> StageResult:
+    metrics = metrics_of(run_id)
+    lasting = {name: value for name, value in metrics.items() if describe(name).unit not in _TIMES}
+    return StageResult(
+        run_id,
+        _files(run_id),
+        lasting,
+        ClientStore().curves(run_id, sorted(lasting)),
+        metrics.get(f"{stage}/trained_seconds", 0.0),
+    )
+
+
+def _files(run_id: str) -> dict[str, str]:
+    lines = lines_of((read_bytes(run_id, "output.sha256") or b"").decode())
+    return {name: sha256 for sha256, _, name in (line.partition("  ") for line in lines)}

@@ -1,0 +1,167 @@
+"""The stages, in the order in which they run: one row for each, from which all that lists stages takes them.
+
+Command line, deployments, comparison, lineage, model card and reproduction read this table. To add a stage: a row here,
+a function that does its work, a task that adapts it, and the task's line in `tasks/stages.py`.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Annotated
+
+from pydantic import AfterValidator, Field
+
+from rlhf.references import (
+    AuditRef,
+    ComparisonRef,
+    DatasetRef,
+    EvaluationRef,
+    ModelCardRef,
+    ModelRef,
+    PolicyRef,
+    Reference,
+    RewardModelsRef,
+)
+
+
+@dataclass(frozen=True)
+class StageSpec:
+    """A stage.
+
+    Attributes:
+        name: in tags, and the prefix of its metrics.
+        title: for people, in the middle of a sentence.
+        summary: one sentence, for help and forms.
+        output: the kind of its output; no two stages have the same.
+        inputs: the stages whose outputs it reads.
+        run_argument: the parameter, and flag, that names an earlier run of it.
+        made_from: what a policy owes to the stage was made from, for the model card. None: a policy owes it nothing.
+        in_pipeline: every pipeline run has it.
+        repeatable: it can be made again alone, and compared with what was recorded.
+    """
+
+    name: str
+    title: str
+    summary: str
+    output: type[Reference]
+    inputs: tuple[str, ...] = ()
+    run_argument: str = ""
+    made_from: str | None = None
+    in_pipeline: bool = True
+    repeatable: bool = True
+
+    @property
+    def command(self) -> str:
+        """Its name on the command line and among deployments."""
+        return self.name.replace("_", "-")
+
+    @property
+    def summary_alone(self) -> str:
+        """For help and forms, of this stage without the others."""
+        return f"{self.summary} This stage alone{', on the outputs of earlier runs' if self.inputs else ''}."
+
+    @property
+    def flag(self) -> str:
+        """The flag that names an earlier run of it."""
+        return f"--{self.run_argument.replace('_', '-')}"
+
+
+_ROWS = (
+    StageSpec(
+        "data",
+        title="prepared data",
+        summary="Prepare the data.",
+        output=DatasetRef,
+        run_argument="data_run",
+        made_from="data version",
+    ),
+    StageSpec(
+        "sft",
+        title="SFT policy",
+        summary="Fine-tune on the demonstrations.",
+        output=ModelRef,
+        inputs=("data",),
+        run_argument="sft_run",
+        made_from="demonstrations",
+    ),
+    StageSpec(
+        "reward_model",
+        title="reward models",
+        summary="Train the two reward models.",
+        output=RewardModelsRef,
+        inputs=("data", "sft"),
+        run_argument="reward_models_run",
+        made_from="SFT policy, preferences",
+    ),
+    StageSpec(
+        "reward_audit",
+        title="reward-model audit",
+        summary="Measure the reward models.",
+        output=AuditRef,
+        inputs=("data", "reward_model"),
+        run_argument="reward_audit_run",
+    ),
+    StageSpec(
+        "ppo",
+        title="PPO policy",
+        summary="Run PPO.",
+        output=PolicyRef,
+        inputs=("data", "sft", "reward_model"),
+        run_argument="ppo_run",
+        made_from="SFT policy, reward models, prompts",
+    ),
+    StageSpec(
+        "evaluation",
+        title="evaluation",
+        summary="Compare a policy with its SFT baseline.",
+        output=EvaluationRef,
+        inputs=("data", "sft", "reward_model", "ppo"),
+        run_argument="evaluation_run",
+    ),
+    StageSpec(
+        "model_card",
+        title="policy and card",
+        summary="Write the model card, and register the policy.",
+        output=ModelCardRef,
+        inputs=("data", "reward_audit", "ppo", "evaluation"),
+        run_argument="model_card_run",
+        repeatable=False,
+    ),
+    StageSpec(
+        "comparison",
+        title="comparison",
+        summary="Compare a candidate with the champion.",
+        output=ComparisonRef,
+        inputs=("data", "ppo", "sft", "reward_model"),
+        in_pipeline=False,
+        repeatable=False,
+    ),
+)
+
+STAGES: Mapping[str, StageSpec] = {row.name: row for row in _ROWS}
+
+
+def pipeline_stages() -> tuple[StageSpec, ...]:
+    """Those of a pipeline run, in their order."""
+    return tuple(stage for stage in STAGES.values() if stage.in_pipeline)
+
+
+def repeatable_stages() -> tuple[str, ...]:
+    """Names of the stages that can be made again alone."""
+    return tuple(stage.name for stage in STAGES.values() if stage.repeatable)
+
+
+def stage_of(kind: type[Reference]) -> StageSpec:
+    """The stage whose output is of this kind."""
+    return next(stage for stage in STAGES.values() if stage.output is kind)
+
+
+def _check_repeatable(name: str) -> str:
+    if name not in repeatable_stages():
+        raise ValueError(f"got {name!r}, expected one of {', '.join(repeatable_stages())}")
+    return name
+
+
+RepeatableStage = Annotated[
+    str, AfterValidator(_check_repeatable), Field(json_schema_extra={"enum": [*repeatable_stages()]})
+]
+"""The name of a stage that can be made again alone; a form offers them."""

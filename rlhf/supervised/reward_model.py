@@ -1,0 +1,258 @@
+"""Training of the two reward models, with TRL's RewardTrainer.
+
+Both start from the SFT weights with a head of their own and minimize -log sigmoid(chosen - rejected - margin)
+(Bradley-Terry; margins as in Llama 2, 2307.09288, eq. 2). They are trained on other prompts: what the first one gets
+wrong, the second has no reason to get wrong in the same way, so it may choose the checkpoint of a policy that climbed
+the first.
+"""
+
+import copy
+import json
+import math
+import shutil
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from datasets import Dataset
+from transformers import AutoModelForSequenceClassification
+from trl import RewardConfig as TRLConfig
+from trl import RewardTrainer
+
+from rlhf.config.model import ComputeConfig, Setup
+from rlhf.config.supervised import RewardModelConfig
+from rlhf.data.schema import Row, read_rows
+from rlhf.errors import DataError, ModelError
+from rlhf.modeling.conversations import encode_pairs
+from rlhf.modeling.device import configure, derive_seed
+from rlhf.modeling.lora import ADAPTER, merged, peft_config, save_adapter
+from rlhf.modeling.models import load_policy, load_reward_model, load_tokenizer, save_model, score_rows
+from rlhf.progress import report_progress
+from rlhf.supervised.trainer import (
+    StageCallback,
+    WatchedTrainer,
+    fit,
+    refuse_divergence,
+    trainer_settings,
+    training_order,
+    write_manifest,
+)
+from rlhf.workspace import MetricLog, Workspace
+
+SPLITS = {"reward_model": "train", "selection_reward_model": "selection"}
+"""The two models, and the split of the preferences that each is trained on."""
+
+_HEAD_SCALE = 0.1
+
+
+@dataclass(frozen=True)
+class _Pairs:
+    """Dialogues as token ids, prompt included, and by how much the first should beat the second."""
+
+    chosen: list[list[int]]
+    rejected: list[list[int]]
+    margins: list[float] | None
+
+
+@dataclass(frozen=True)
+class _Inputs:
+    """What both models share."""
+
+    tokenizer: Any
+    start: Path
+    demonstrations: list[list[int]]
+    validation: _Pairs
+
+
+class PreferenceTrainer(WatchedTrainer, RewardTrainer):  # type: ignore[misc]
+    """TRL's trainer, watched."""
+
+
+def train_reward_models(config: RewardModelConfig, setup: Setup, data: Path, start: Path, workspace: Workspace) -> None:
+    """Train the reward model that PPO climbs and the one that chooses checkpoints.
+
+    Writes `reward_model/` and `selection_reward_model/` to the output. A model that was finished before the stage was
+    killed is kept among the checkpoints, and not trained again.
+
+    Args:
+        config: settings of the stage.
+        setup: seed, model and compute.
+        data: prepared data.
+        start: output of the SFT stage.
+        workspace: where results, checkpoints and metrics go.
+
+    Raises:
+        DataError: the two models would be trained on a common prompt.
+        TrainingDivergedError: the loss or a weight is not finite.
+    """
+    configure(setup.compute)
+    rows = {name: _read(data / "preferences" / f"{split}.jsonl") for name, split in SPLITS.items()}
+    _refuse_shared_prompts(*rows.values())
+    inputs = _read_inputs(config, setup, data, start)
+    for name in SPLITS:
+        finished = workspace.checkpoints / "finished" / name
+        if finished.is_dir():
+            for metrics, step in json.loads((finished / "metrics.json").read_text()):
+                workspace.log_metrics(metrics, step)
+        else:
+            pairs = _encode(inputs.tokenizer, rows[name])
+            _train_to_end(name, config, setup, pairs, inputs, workspace, finished)
+        shutil.copytree(finished / "model", workspace.output / name, dirs_exist_ok=True)
+
+
+def start_reward_model(folder: Path, compute: ComputeConfig, seed: int) -> Any:
+    """A reward model with the weights of a policy, and a head whose scores start near zero.
+
+    Args:
+        folder: the policy.
+        compute: device and precision.
+        seed: of the head.
+
+    Raises:
+        ModelError: the architecture has no sequence classifier.
+    """
+    policy = load_policy(folder, compute)
+    model_config = copy.deepcopy(policy.config)
+    model_config.num_labels = 1
+    try:
+        model = AutoModelForSequenceClassification.from_config(model_config)
+    except ValueError as error:
+        raise ModelError(f"{folder}: no reward model can be made of a {model_config.model_type}: {error}") from error
+    model.base_model.load_state_dict(policy.base_model.state_dict())
+    head = model.score.weight
+    noise = torch.randn(head.shape, generator=torch.Generator().manual_seed(seed))
+    head.data.copy_(noise * _HEAD_SCALE / math.sqrt(head.shape[1]))
+    return model.to(compute.device)
+
+
+def _train_to_end(
+    name: str,
+    config: RewardModelConfig,
+    setup: Setup,
+    pairs: _Pairs,
+    inputs: _Inputs,
+    workspace: Workspace,
+    finished: Path,
+) -> None:
+    """Train, centre and validate one model; `finished` appears all at once."""
+    logged: list[tuple[Mapping[str, float], int | None]] = []
+
+    def log_metrics(metrics: Mapping[str, float], step: int | None) -> None:
+        logged.append((metrics, step))
+        workspace.log_metrics(metrics, step)
+
+    unfinished = finished.with_name(f"{name}.partial")
+    shutil.rmtree(unfinished, ignore_errors=True)
+    num_steps = _train(
+        name, config, setup, pairs, inputs, workspace.checkpoints / name, log_metrics, unfinished / "model"
+    )
+    metrics = _centre_and_validate(unfinished / "model", config, setup, inputs)
+    refuse_divergence(metrics["score_offset"], "the mean score", num_steps, workspace.checkpoints / name)
+    log_metrics({f"{name}/{key}": value for key, value in metrics.items()}, None)
+    (unfinished / "metrics.json").write_text(json.dumps(logged))
+    write_manifest(unfinished)
+    unfinished.rename(finished)
+
+
+def _train(
+    name: str,
+    config: RewardModelConfig,
+    setup: Setup,
+    pairs: _Pairs,
+    inputs: _Inputs,
+    checkpoints: Path,
+    log_metrics: MetricLog,
+    folder: Path,
+) -> int:
+    """Train and save. Returns the number of steps."""
+    seed = derive_seed(setup.seed, name)
+    dataset = _dataset(config, pairs, seed)
+    curve = {"loss": f"{name}/loss", "accuracy": f"{name}/accuracy"}
+    model = start_reward_model(inputs.start / "policy", setup.compute, derive_seed(seed, "head"))
+    trainer = PreferenceTrainer(
+        model=model,
+        args=TRLConfig(
+            **trainer_settings(config, setup, checkpoints, len(dataset), seed),
+            disable_dropout=False,  # it would switch off the adapters' own as well; `switch_dropout_off` does not
+        ),
+        train_dataset=dataset,
+        processing_class=inputs.tokenizer,
+        peft_config=peft_config(config.lora, "SEQ_CLS", model) if config.lora else None,
+        callbacks=[StageCallback(curve, log_metrics, config.checkpoint_every_seconds, partial(_report, name))],
+    )
+    num_steps = fit(trainer, checkpoints)
+    save_model(merged(trainer.model), inputs.tokenizer, folder)
+    if config.lora is not None:
+        save_adapter(trainer.model, folder / ADAPTER)
+    return num_steps
+
+
+def _report(name: str, done: int, total: int) -> None:
+    """To those who watch, the two models are one stage, and each is half of it."""
+    report_progress("reward_model", list(SPLITS).index(name) * total + done, len(SPLITS) * total)
+
+
+def _centre_and_validate(folder: Path, config: RewardModelConfig, setup: Setup, inputs: _Inputs) -> dict[str, float]:
+    """Note the demonstrations' mean score in the saved model's config, and compare the held-out pairs."""
+    model = load_reward_model(folder, setup.compute)
+    batch_size = 2 * (config.micro_batch_size or config.batch_size)
+
+    def scores(rows: Sequence[Sequence[int]]) -> Any:
+        return score_rows(model, setup.compute, rows, inputs.tokenizer.pad_token_id, batch_size)
+
+    chosen, rejected = scores(inputs.validation.chosen), scores(inputs.validation.rejected)
+    model.config.score_offset = float(scores(inputs.demonstrations).mean(dtype=np.float64))
+    model.config.save_pretrained(folder)
+    accuracy = np.mean((chosen > rejected) + 0.5 * (chosen == rejected))
+    return {"validation_accuracy": float(accuracy), "score_offset": model.config.score_offset}
+
+
+def _dataset(config: RewardModelConfig, pairs: _Pairs, seed: int) -> Dataset:
+    """Rows in the order of training: TRL takes token ids as they are."""
+    lengths = [max(len(c), len(r)) for c, r in zip(pairs.chosen, pairs.rejected, strict=True)]
+    order = training_order(lengths, config.num_epochs, config.batch_size, derive_seed(seed, "order"))
+    columns: dict[str, Any] = {"chosen_ids": pairs.chosen, "rejected_ids": pairs.rejected}
+    if pairs.margins is not None:
+        columns["margin"] = pairs.margins
+    return Dataset.from_dict(columns).select(order)
+
+
+def _read_inputs(config: RewardModelConfig, setup: Setup, data: Path, start: Path) -> _Inputs:
+    tokenizer = load_tokenizer(data / "tokenizer")
+    rows = [row for _, row in read_rows(data / "demonstrations" / "train.jsonl", "demonstrations")]
+    shuffled = np.random.default_rng(derive_seed(setup.seed, "centring")).permutation(len(rows))
+    drawn = [rows[i] for i in shuffled[: config.num_centring_rows]]
+    demonstrations = _join(tokenizer, drawn, "completion")
+    validation = _encode(tokenizer, _read(data / "preferences" / "validation.jsonl"))
+    return _Inputs(tokenizer, start, demonstrations, validation)
+
+
+def _read(path: Path) -> list[Row]:
+    return [row for _, row in read_rows(path, "preferences")]
+
+
+def _encode(tokenizer: Any, rows: Sequence[Row]) -> _Pairs:
+    margins = [float(row.get("margin") or 0.0) for row in rows]
+    has_margins = any(row.get("margin") is not None for row in rows)
+    return _Pairs(
+        _join(tokenizer, rows, "chosen"), _join(tokenizer, rows, "rejected"), margins if has_margins else None
+    )
+
+
+def _join(tokenizer: Any, rows: Sequence[Row], answer: str) -> list[list[int]]:
+    pairs = encode_pairs(tokenizer, [row["prompt"] for row in rows], [row[answer] for row in rows])
+    return [prompt + completion for prompt, completion in pairs]
+
+
+def _refuse_shared_prompts(first: Sequence[Row], second: Sequence[Row]) -> None:
+    """The selection model is evidence only as long as it learned from what the other never saw."""
+    shared = {json.dumps(row["prompt"]) for row in first} & {json.dumps(row["prompt"]) for row in second}
+    if shared:
+        raise DataError(
+            f"preferences/train.jsonl and preferences/selection.jsonl share {len(shared)} prompts, such as "
+            f"{min(shared)[:80]}; prepare the data again"
+        )

@@ -1,0 +1,220 @@
+"""Supervised fine-tuning on the completions of demonstrations, with TRL's SFTTrainer."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from datasets import Dataset
+from transformers import Trainer
+from trl import SFTConfig as TRLConfig
+from trl import SFTTrainer
+
+from rlhf.config.model import ComputeConfig, Setup
+from rlhf.config.supervised import SFTConfig
+from rlhf.data.schema import Row, read_rows
+from rlhf.modeling.batches import batches_by_length, pad_sequences
+from rlhf.modeling.conversations import decode_responses, encode_pairs, encode_prompts
+from rlhf.modeling.device import configure, derive_seed
+from rlhf.modeling.generation import generate_responses
+from rlhf.modeling.logprobs import chosen_logprobs, response_logits
+from rlhf.modeling.lora import merged, peft_config
+from rlhf.modeling.models import load_policy, load_tokenizer, save_model, start_policy
+from rlhf.modeling.precision import autocast
+from rlhf.progress import report_progress
+from rlhf.supervised.trainer import (
+    StageCallback,
+    WatchedTrainer,
+    fit,
+    refuse_divergence,
+    trainer_settings,
+    training_order,
+)
+from rlhf.workspace import Workspace
+
+Pair = tuple[list[int], list[int]]
+"""Token ids of a prompt and of its completion."""
+
+_CURVE = {"loss": "sft/loss", "learning_rate": "sft/learning_rate"}
+
+
+@dataclass(frozen=True)
+class HeldOut:
+    """How well a policy foretells completions.
+
+    Attributes:
+        loss: nats a completion token, every token counting the same.
+        token_accuracy: share of completion tokens that were the most likely one.
+    """
+
+    loss: float
+    token_accuracy: float
+
+
+class CompletionTrainer(WatchedTrainer, SFTTrainer):  # type: ignore[misc]
+    """TRL's trainer, with the model's own loss on a CPU."""
+
+    def compute_loss(
+        self, model: Any, inputs: Any, return_outputs: bool = False, num_items_in_batch: Any = None
+    ) -> Any:
+        """Mean negative log-likelihood of the completion tokens of the whole batch, micro-batches and all.
+
+        TRL's loss spares memory and skips the prompts on a GPU. On a CPU it scores every position, takes its entropy
+        and its most likely token: an eighth of the time of a small model's step.
+        """
+        if self.args.device.type != "cpu":
+            return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
+        return Trainer.compute_loss(self, model, {**inputs, "use_cache": False}, return_outputs, num_items_in_batch)
+
+
+def train_sft(config: SFTConfig, setup: Setup, data: Path, workspace: Workspace) -> None:
+    """Train the policy that reward models and PPO start from.
+
+    Writes `policy/` to the output and `samples.jsonl` and `samples.md` to the report.
+
+    Args:
+        config: settings of the stage.
+        setup: seed, model and compute.
+        data: prepared data.
+        workspace: where results, checkpoints and metrics go.
+
+    Raises:
+        TrainingDivergedError: the loss or a weight is not finite.
+    """
+    configure(setup.compute)
+    tokenizer = load_tokenizer(data / "tokenizer")
+    pairs = _encode(tokenizer, data / "demonstrations" / "train.jsonl")
+    num_steps = _train(config, setup, tokenizer, pairs, workspace)
+
+    policy = load_policy(workspace.output / "policy", setup.compute)
+    _evaluate(policy, tokenizer, config, setup, data, num_steps, workspace)
+    if config.num_samples:
+        max_response_tokens = max(len(completion) for _, completion in pairs)
+        _write_samples(policy, tokenizer, config, setup, max_response_tokens, data, workspace)
+
+
+@torch.no_grad()
+def evaluate_completions(
+    policy: Any, compute: ComputeConfig, pairs: Sequence[Pair], pad_token_id: int, batch_size: int
+) -> HeldOut:
+    """Loss and accuracy over all completion tokens, their EOS included.
+
+    Args:
+        policy: a causal language model in evaluation mode.
+        compute: device and precision.
+        pairs: prompts and completions.
+        pad_token_id: stands where nothing is.
+        batch_size: rows a forward pass.
+    """
+    loss, num_right, num_tokens = 0.0, 0, 0
+    for index in batches_by_length([len(prompt) + len(completion) for prompt, completion in pairs], batch_size):
+        batch = pad_sequences([pairs[i][0] for i in index], [pairs[i][1] for i in index], pad_token_id, compute.device)
+        with autocast(compute):
+            logits = response_logits(policy, batch)
+        loss -= float(chosen_logprobs(logits, batch.responses, temperature=1.0)[batch.response_mask].double().sum())
+        num_right += int((logits.argmax(-1) == batch.responses)[batch.response_mask].sum())
+        num_tokens += int(batch.response_mask.sum())
+    return HeldOut(loss / num_tokens, num_right / num_tokens)
+
+
+def _train(config: SFTConfig, setup: Setup, tokenizer: Any, pairs: Sequence[Pair], workspace: Workspace) -> int:
+    """Train and save. Returns the number of steps."""
+    dataset = _dataset(config, setup, pairs)
+    report = partial(report_progress, "sft")
+    model = start_policy(setup, tokenizer)
+    trainer = CompletionTrainer(
+        model=model,
+        args=TRLConfig(
+            **trainer_settings(config, setup, workspace.checkpoints, len(dataset), derive_seed(setup.seed, "sft")),
+            dataset_kwargs={"skip_prepare_dataset": True},
+            # The loss is that of the tokens alone. With another one mixtures of experts would be saved so that they
+            # compute it wherever they are called.
+            router_aux_loss_coef=0.0,
+        ),
+        train_dataset=dataset,
+        processing_class=tokenizer,
+        peft_config=peft_config(config.lora, "CAUSAL_LM", model) if config.lora else None,
+        callbacks=[StageCallback(_CURVE, workspace.log_metrics, config.checkpoint_every_seconds, report)],
+    )
+    num_steps = fit(trainer, workspace.checkpoints)
+    policy = merged(trainer.model)
+    save_model(policy, tokenizer, workspace.output / "policy")
+    return num_steps
+
+
+def _dataset(config: SFTConfig, setup: Setup, pairs: Sequence[Pair]) -> Dataset:
+    """Rows in the order of training, prompts masked: TRL takes rows with labels as they are."""
+    lengths = [len(prompt) + len(completion) for prompt, completion in pairs]
+    order = training_order(lengths, config.num_epochs, config.batch_size, derive_seed(setup.seed, "sft", "order"))
+    columns = {
+        "input_ids": [prompt + completion for prompt, completion in pairs],
+        "labels": [[-100] * len(prompt) + completion for prompt, completion in pairs],
+    }
+    return Dataset.from_dict(columns).select(order)
+
+
+def _evaluate(
+    policy: Any, tokenizer: Any, config: SFTConfig, setup: Setup, data: Path, num_steps: int, workspace: Workspace
+) -> None:
+    pairs = _encode(tokenizer, data / "demonstrations" / "validation.jsonl")
+    batch_size = config.micro_batch_size or config.batch_size
+    held_out = evaluate_completions(policy, setup.compute, pairs, tokenizer.pad_token_id, batch_size)
+    refuse_divergence(held_out.loss, "the validation loss", num_steps, workspace.checkpoints)
+    workspace.log_metrics(
+        {"sft/validation_loss": held_out.loss, "sft/validation_token_accuracy": held_out.token_accuracy}, None
+    )
+
+
+def _encode(tokenizer: Any, path: Path) -> list[Pair]:
+    rows = [row for _, row in read_rows(path, "demonstrations")]
+    return encode_pairs(tokenizer, [row["prompt"] for row in rows], [row["completion"] for row in rows])
+
+
+def _write_samples(
+    policy: Any,
+    tokenizer: Any,
+    config: SFTConfig,
+    setup: Setup,
+    max_response_tokens: int,
+    data: Path,
+    workspace: Workspace,
+) -> None:
+    """Answers at temperature 1 to the first validation prompts, as long as the longest demonstration at most."""
+    rows = [row for _, row in read_rows(data / "prompts" / "validation.jsonl", "prompts")]
+    chosen = [row["prompt"] for row in rows[: config.num_samples]]
+    prompts = encode_prompts(tokenizer, chosen)
+    room = setup.model.max_length - max(map(len, prompts))
+    responses = generate_responses(
+        policy,
+        tokenizer,
+        prompts,
+        compute=setup.compute,
+        max_response_tokens=min(max_response_tokens, room),
+        temperature=1.0,
+        seed=derive_seed(setup.seed, "sft", "samples"),
+        batch_size=config.micro_batch_size or config.batch_size,
+    )
+    texts = decode_responses(tokenizer, responses)
+    samples = [
+        {"prompt": prompt, "response": text, "ended": ids[-1:] == [tokenizer.eos_token_id]}
+        for prompt, text, ids in zip(chosen, texts, responses, strict=True)
+    ]
+    lines = "".join(json.dumps(sample, ensure_ascii=False) + "\n" for sample in samples)
+    (workspace.report / "samples.jsonl").write_text(lines, encoding="utf-8")
+    (workspace.report / "samples.md").write_text(_table(samples), encoding="utf-8")
+
+
+def _table(samples: Sequence[Row]) -> str:
+    header = "| prompt | response | ended |\n| --- | --- | --- |\n"
+    cells = [
+        ("<br>".join(f"{m['role']}: {m['content']}" for m in sample["prompt"]), sample["response"], sample["ended"])
+        for sample in samples
+    ]
+    return header + "".join(f"| {_cell(p)} | {_cell(r)} | {'yes' if ended else 'no'} |\n" for p, r, ended in cells)
+
+
+def _cell(text: str) -> str:
+    return text.replace("|", "\\|").replace("\n", "<br>")

@@ -1,0 +1,231 @@
+"""Which MLflow store there is, and how it is asked: again and again, while a server is away."""
+
+import contextlib
+import functools
+import logging
+import sqlite3
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TypeVar
+
+import requests
+from filelock import FileLock
+from mlflow.exceptions import MlflowException
+from mlflow.tracking import MlflowClient
+from sqlalchemy.exc import DBAPIError, SQLAlchemyError
+
+from rlhf.addresses import ask_within, public_address
+from rlhf.errors import InputError, one_line
+from rlhf.files.disk import full_disk, is_full
+from rlhf.paths import artifacts_folder, tracking_database
+from rlhf.tracking.deleted import deleted_experiment
+from rlhf.tracking.records import store_address
+from rlhf.tracking.ui_view import KEY, TAG, shared_view
+
+logger = logging.getLogger(__name__)
+EXPERIMENT = "rlhf"
+PATIENCE_SECONDS = 360.0
+"""`rlhf up` starts a server again that hangs, which takes two minutes; another may be down for longer."""
+ANSWER_SECONDS = 6.0
+"""Within which a store must answer at the start; clients would go on for minutes."""
+Result = TypeVar("Result")
+
+_FINAL = ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE", "RESOURCE_ALREADY_EXISTS")
+_REFUSED = {"UNAUTHENTICATED": 401, "CUSTOMER_UNAUTHORIZED": 401, "PERMISSION_DENIED": 403}
+_STATEMENT = " [SQL: "
+_DEFAULT_UI = "http://127.0.0.1:5000"
+_MOVE = (
+    "UPDATE experiments SET artifact_location = :now || substr(artifact_location, :start)"
+    " WHERE substr(artifact_location, 1, :length) = :before",
+    "UPDATE runs SET artifact_uri = :now || substr(artifact_uri, :start)"
+    " WHERE substr(artifact_uri, 1, :length) = :before",
+    "UPDATE model_versions SET storage_location = :now || substr(storage_location, :start)"
+    " WHERE substr(storage_location, 1, :length) = :before",
+)
+
+
+class TrackingError(InputError):
+    """The tracking store did not answer, or refused."""
+
+
+class UnusableStoreError(TrackingError):
+    """The tracking store cannot be used as it is. Waiting does not help."""
+
+
+def tracking_uri() -> str:
+    """MLFLOW_TRACKING_URI, else the SQLite file of the project."""
+    return store_address()
+
+
+def run_url(run_id: str) -> str:
+    """Where a run is seen in MLflow's UI. Without the parameter the UI shows a page about traces."""
+    base = public_address(tracking_uri()).rstrip("/") if is_server(tracking_uri()) else _DEFAULT_UI
+    return f"{base}/#/experiments/{experiment_id()}/runs/{run_id}?workflowType=machine_learning"
+
+
+def runs_url() -> str:
+    """Where the table of pipeline runs is seen in MLflow's UI."""
+    base = public_address(tracking_uri()).rstrip("/") if is_server(tracking_uri()) else _DEFAULT_UI
+    view = f"workflowType=machine_learning&viewStateShareKey={KEY}"
+    return f"{base}/#/experiments/{experiment_id()}/runs?{view}"
+
+
+def prepare_store() -> None:
+    """Make the project's own store and the experiment, so that a server over it keeps artifacts where runs do."""
+    _experiment_of(_own_store())
+
+
+def check_reachable() -> None:
+    """Tell within seconds, rather than after the first stage, that the tracking store cannot be used.
+
+    Raises:
+        UnusableStoreError: it does not answer, something else answers, or the experiment was deleted.
+    """
+    uri = tracking_uri()
+    try:
+        if uri == _own_store():
+            experiment_id()
+        else:
+            ask_within(ANSWER_SECONDS, _check_answers)
+    except (MlflowException, requests.RequestException, SQLAlchemyError, TimeoutError, ImportError) as error:
+        raise UnusableStoreError(_explain(error)) from error
+
+
+def _check_answers() -> None:
+    uri = tracking_uri()
+    if is_server(uri):
+        answer = requests.get(f"{uri.rstrip('/')}/health", timeout=ANSWER_SECONDS)
+        if answer.text.strip() != "OK":
+            raise UnusableStoreError(
+                f"MLFLOW_TRACKING_URI is {public_address(uri)}, where something answers that is not MLflow (HTTP "
+                f"{answer.status_code}); unset it, or name an MLflow server: `rlhf up` starts one"
+            )
+    experiment_id()
+
+
+def client() -> MlflowClient:
+    """The client of the store, for `rlhf.tracking.artifacts`."""
+    return _client_of(tracking_uri())
+
+
+def retry_while_unavailable(call: Callable[[], Result]) -> Result:
+    """Call again while a server does not answer: it may be restarting, and training was long."""
+    deadline = time.monotonic() + PATIENCE_SECONDS
+    pause = 1.0
+    while True:
+        try:
+            return call()
+        except (MlflowException, requests.RequestException) as error:
+            if _refusal(error) or is_full(error):
+                raise UnusableStoreError(_explain(error)) from error
+            if full := full_disk(error):  # a server tells nobody that this is why it does not answer
+                raise UnusableStoreError(full) from error
+            if getattr(error, "error_code", "") in _FINAL or time.monotonic() + pause > deadline:
+                raise TrackingError(_explain(error)) from error
+            logger.warning("MLflow does not answer, trying again in %.0f s: %s", pause, one_line(error))
+        time.sleep(pause)
+        pause = min(2 * pause, 30.0)
+
+
+@contextmanager
+def translated() -> Iterator[None]:
+    """Turn what MLflow raises into an error that says what to do."""
+    try:
+        yield
+    except (MlflowException, requests.RequestException) as error:
+        raise TrackingError(_explain(error)) from error
+
+
+def experiment_id() -> str:
+    """The experiment of all runs, which is made where it is not there."""
+    return _experiment_of(tracking_uri())
+
+
+@functools.cache
+def _client_of(uri: str) -> MlflowClient:
+    if not uri.startswith("sqlite:///"):
+        return MlflowClient(uri)
+    database = Path(uri.removeprefix("sqlite:///"))
+    database.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        # Two processes that both migrate an empty file break it.
+        with FileLock(f"{database}.lock"):
+            return MlflowClient(uri)
+    except SQLAlchemyError as error:
+        raise UnusableStoreError(_explain(error)) from error
+
+
+@functools.cache
+def _experiment_of(uri: str) -> str:
+    client = _client_of(uri)
+    location = None if is_server(uri) else artifacts_folder().as_uri()
+    # Another process may be making it at the same time.
+    with contextlib.suppress(MlflowException):
+        if client.get_experiment_by_name(EXPERIMENT) is None:
+            client.create_experiment(EXPERIMENT, artifact_location=location)
+    experiment = client.get_experiment_by_name(EXPERIMENT)
+    if experiment is None:
+        raise TrackingError(
+            f"the MLflow store {public_address(uri)} has no experiment {EXPERIMENT}, and none could be made"
+        )
+    if experiment.lifecycle_stage != "active":
+        raise UnusableStoreError(deleted_experiment(uri, experiment.experiment_id))
+    if location and uri == _own_store() and experiment.artifact_location != location:
+        _move(experiment.artifact_location, location)
+    if experiment.tags.get(TAG) != shared_view():
+        client.set_experiment_tag(experiment.experiment_id, TAG, shared_view())
+    return str(experiment.experiment_id)
+
+
+def _own_store() -> str:
+    return f"sqlite:///{tracking_database()}"
+
+
+def _move(before: str, now: str) -> None:
+    """After the project's folder was moved or copied: MLflow wrote down where artifacts are, and cannot change it."""
+    logger.info("the MLflow store was at %s and is at %s", before, now)
+    values = {"now": now, "start": len(before) + 1, "length": len(before), "before": before}
+    with contextlib.closing(sqlite3.connect(tracking_database())) as database, database:
+        for statement in _MOVE:
+            database.execute(statement, values)
+
+
+def is_server(uri: str) -> bool:
+    """Whether the store is behind a server."""
+    return uri.startswith(("http://", "https://"))
+
+
+def _refusal(error: Exception) -> int | None:
+    """The HTTP status by which a server says who may not come in; None where it says something else."""
+    if isinstance(error, MlflowException):
+        return _REFUSED.get(error.error_code)
+    answer = error.response if isinstance(error, requests.HTTPError) else None
+    status = None if answer is None else answer.status_code
+    return status if status in _REFUSED.values() else None
+
+
+def _explain(error: Exception) -> str:
+    where = public_address(tracking_uri())
+    refusal = _refusal(error)
+    if refusal is not None:
+        return (
+            f"the MLflow store {where} does not let you in (HTTP {refusal}); set RLHF_PASSWORD to the password that "
+            "`rlhf up` was started with, or MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD to those of your own"
+        )
+    if tracking_uri() == _own_store():
+        mend = "look whether that file may be read and written, and is MLflow's"
+    else:
+        mend = "look whether it runs, set MLFLOW_TRACKING_URI to another one (http://..., sqlite:///FILE), or unset it"
+    return f"the MLflow store {where} failed: {reason(error)}; {mend}"
+
+
+def reason(error: Exception) -> str:
+    """Of a request that failed, what the network said; of a database, what it said and not the statement."""
+    if isinstance(error, DBAPIError):
+        error = error.orig or error  # type: ignore[assignment]
+    failed = getattr(error.args[0] if error.args else None, "reason", None)
+    if isinstance(failed, Exception):
+        return one_line(failed).rpartition("): ")[2]
+    return one_line(error).partition(_STATEMENT)[0]

@@ -1,0 +1,32 @@
+"""Which stores hold runs of this project, so that none of them is taken for the only one."""
+
+from pathlib import Path
+
+from rlhf.addresses import public_address
+from rlhf.paths import root
+from rlhf.tracking.client import client, experiment_id, retry_while_unavailable, tracking_uri
+
+
+def note_store() -> None:
+    """Write down that runs of this project are in the store that is asked now."""
+    note = _folder() / _identity()
+    if not note.is_file():
+        note.parent.mkdir(parents=True, exist_ok=True)
+        note.write_text(f"{public_address(tracking_uri())}\n", encoding="utf-8")
+
+
+def other_stores() -> dict[Path, str]:
+    """Addresses of the stores that were noted and are not the one that is asked now, by the file of the note."""
+    asked = _identity()
+    notes = sorted(_folder().glob("*")) if _folder().is_dir() else []
+    return {note: note.read_text(encoding="utf-8").strip() for note in notes if note.name != asked}
+
+
+def _folder() -> Path:
+    return root() / ".rlhf" / "stores"
+
+
+def _identity() -> str:
+    """The same by whichever address the store is reached, and another for a store that was made anew."""
+    experiment = retry_while_unavailable(lambda: client().get_experiment(experiment_id()))
+    return f"{experiment.creation_time}-{experiment.experiment_id}"

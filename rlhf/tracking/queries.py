@@ -1,0 +1,143 @@
+"""What runs say of themselves."""
+
+import math
+from collections.abc import Sequence
+
+from mlflow.entities import Run, ViewType
+from mlflow.utils.search_utils import SearchUtils
+
+from rlhf.tracking.client import TrackingError, client, experiment_id, retry_while_unavailable
+from rlhf.tracking.models import REGISTERED_MODEL
+from rlhf.tracking.records import Condition, RunRecord
+from rlhf.tracking.tags import FINGERPRINT_TAG, KIND_TAG, STAGE_TAG
+
+_LARGEST = 1.7976931348623157e308  # MLflow's word for infinity
+_GONE = "RESOURCE_DOES_NOT_EXIST"
+_IDS_AT_ONCE = 500  # an answer has 1,000 runs at most
+
+
+class ClientStore:
+    """MLflow's client, which knows every kind of store. See `rlhf.tracking.records.RunStore`."""
+
+    def search(self, conditions: Sequence[Condition], limit: int) -> list[RunRecord]:
+        """The runs that meet all conditions, the newest first."""
+        return [_record(run) for run in self._page(conditions, limit, 0)]
+
+    def count(self, conditions: Sequence[Condition]) -> int:
+        """How many runs meet all conditions: MLflow does not say, so the end is looked for by halves."""
+        beyond = 1
+        while self._page(conditions, 1, beyond - 1):
+            beyond *= 2
+        least, most = beyond // 2, beyond - 1
+        while least < most:
+            middle = (least + most + 1) // 2
+            least, most = (middle, most) if self._page(conditions, 1, middle - 1) else (least, middle - 1)
+        return least
+
+    def runs(self, run_ids: Sequence[str]) -> dict[str, RunRecord]:
+        """Those of these runs that there are, by id."""
+        found: dict[str, RunRecord] = {}
+        for start in range(0, len(run_ids), _IDS_AT_ONCE):
+            listed = ", ".join(f"'{run_id}'" for run_id in run_ids[start : start + _IDS_AT_ONCE])
+            found |= {run.info.run_id: _record(run) for run in find(f"attributes.run_id IN ({listed})")}
+        return found
+
+    def deleted(self, prefix: str) -> list[str]:
+        """Ids of deleted runs that begin so."""
+        condition = f"attributes.run_id LIKE '{prefix}%'"
+        runs = retry_while_unavailable(
+            lambda: client().search_runs([experiment_id()], condition, run_view_type=ViewType.DELETED_ONLY)
+        )
+        return sorted(run.info.run_id for run in runs)
+
+    def curves(self, run_id: str, names: Sequence[str]) -> dict[str, list[tuple[int, float]]]:
+        """Steps and finite values of metrics of a run, by rising step; without the metrics that it has not."""
+        found = {}
+        for name in names:
+            points = retry_while_unavailable(lambda name=name: client().get_metric_history(run_id, name))  # type: ignore[misc]
+            curve = [(point.step, point.value) for point in points if _is_finite(point.value)]
+            if curve:
+                found[name] = sorted(curve, key=lambda point: point[0])
+        return found
+
+    def aliases(self) -> dict[str, str]:
+        """Versions of the registered policy, by their aliases."""
+        models = retry_while_unavailable(lambda: client().search_registered_models(f"name = '{REGISTERED_MODEL}'"))
+        return {alias: str(version) for model in models for alias, version in model.aliases.items()}
+
+    def version_run(self, version: str) -> str | None:
+        """The run that made a version of the registered policy; None where there is no such version."""
+        try:
+            return str(
+                retry_while_unavailable(lambda: client().get_model_version(REGISTERED_MODEL, version)).run_id or ""
+            )
+        except TrackingError as error:
+            if getattr(error.__cause__, "error_code", "") == _GONE:
+                return None
+            raise
+
+    @staticmethod
+    def _page(conditions: Sequence[Condition], limit: int, offset: int) -> list[Run]:
+        condition = " and ".join(one.as_filter for one in conditions)
+        token = SearchUtils.create_page_token(offset) if offset else None  # type: ignore[no-untyped-call]
+        runs = retry_while_unavailable(
+            lambda: client().search_runs(
+                [experiment_id()], condition, max_results=limit, order_by=["start_time DESC"], page_token=token
+            )
+        )
+        return list(runs)
+
+
+def _record(run: Run) -> RunRecord:
+    inputs = run.inputs.dataset_inputs if run.inputs else []
+    return RunRecord(
+        run_id=run.info.run_id,
+        name=run.info.run_name,
+        status=run.info.status,
+        started=run.info.start_time,
+        ended=run.info.end_time,
+        artifact_uri=run.info.artifact_uri,
+        tags=run.data.tags,
+        params=run.data.params,
+        metrics={name: value for name, value in run.data.metrics.items() if _is_finite(value)},
+        inputs={one.dataset.name: one.dataset.digest for one in inputs},
+    )
+
+
+def _is_finite(value: float) -> bool:
+    return math.isfinite(value) and abs(value) < _LARGEST
+
+
+def find(condition: str) -> list[Run]:
+    """Runs that meet a condition, the newest first."""
+    runs = retry_while_unavailable(
+        lambda: client().search_runs([experiment_id()], condition, order_by=["start_time DESC"])
+    )
+    return list(runs)
+
+
+def finished_stages(stage: str, fingerprint: str) -> list[dict[str, str]]:
+    """The tags of the finished runs of a stage with this fingerprint, the newest first."""
+    runs = find(
+        f"tags.`{STAGE_TAG}` = '{stage}' and tags.`{FINGERPRINT_TAG}` = '{fingerprint}'"
+        " and attributes.status = 'FINISHED'"
+    )
+    return [run.data.tags for run in runs]
+
+
+def tags_of(run_id: str) -> dict[str, str]:
+    """The tags of a run; none where there is no such run."""
+    runs = find(f"attributes.run_id = '{run_id}'") if run_id.isalnum() else []
+    return runs[0].data.tags if runs else {}
+
+
+def pipeline_runs(tag: str, value: str) -> dict[str, dict[str, str]]:
+    """The pipeline runs that bear a tag, the newest first: their tags by run id."""
+    runs = find(f"tags.`{tag}` = '{value}' and tags.`{KIND_TAG}` = 'pipeline'")
+    return {run.info.run_id: run.data.tags for run in runs}
+
+
+def metrics_of(run_id: str) -> dict[str, float]:
+    """The last finite value of each metric of a run."""
+    metrics: dict[str, float] = retry_while_unavailable(lambda: client().get_run(run_id)).data.metrics
+    return {name: value for name, value in metrics.items() if math.isfinite(value)}

@@ -1,0 +1,121 @@
+"""What is asked of a store of runs by those who look at runs: few of them, and soon.
+
+Two stores answer: `rlhf.tracking.sqlite_store`, the project's SQLite file, in milliseconds and without MLflow, which
+takes over two seconds to import and to open; and `rlhf.tracking.queries`, MLflow's client, for servers and other
+databases.
+"""
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Literal, Protocol
+
+from rlhf.paths import in_other_project, tracking_database
+from rlhf.tracking.tags import KIND_TAG
+
+PIPELINE = "pipeline"
+GROUP = "group"
+Kind = Literal["attribute", "tag", "metric"]
+Comparator = Literal["=", "!=", ">", ">=", "<", "<=", "LIKE"]
+
+
+@dataclass(frozen=True)
+class Condition:
+    """What a run must meet.
+
+    Attributes:
+        kind: where the name stands.
+        name: `run_id`, `status` or `start_time` of the attributes; a tag; a metric, whose last value counts.
+        comparator: tags and ids know =, != and LIKE only.
+        value: text for tags, ids and states, otherwise a number; without quotation marks.
+    """
+
+    kind: Kind
+    name: str
+    comparator: Comparator
+    value: str | float
+
+    @property
+    def as_filter(self) -> str:
+        """As MLflow's client takes it."""
+        place = {
+            "attribute": f"attributes.{self.name}",
+            "tag": f"tags.`{self.name}`",
+            "metric": f"metrics.`{self.name}`",
+        }
+        value = f"'{self.value}'" if isinstance(self.value, str) else repr(self.value)
+        return f"{place[self.kind]} {self.comparator} {value}"
+
+
+IS_PIPELINE = Condition("tag", KIND_TAG, "=", PIPELINE)
+IS_GROUP = Condition("tag", KIND_TAG, "=", GROUP)
+
+
+@dataclass(frozen=True)
+class RunRecord:
+    """A run, as the store has it.
+
+    Attributes:
+        run_id: its id.
+        name: its name.
+        status: RUNNING, SCHEDULED, FINISHED, FAILED or KILLED.
+        started: milliseconds since 1970.
+        ended: the same; None while it is under way.
+        artifact_uri: where its artifacts are.
+        tags: by their names.
+        params: by their names.
+        metrics: the last finite value of each.
+        inputs: digests of the data sets and artifacts that it reads, 36 characters at most, by their names.
+    """
+
+    run_id: str
+    name: str
+    status: str
+    started: int
+    ended: int | None
+    artifact_uri: str
+    tags: Mapping[str, str] = field(default_factory=dict)
+    params: Mapping[str, str] = field(default_factory=dict)
+    metrics: Mapping[str, float] = field(default_factory=dict)
+    inputs: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def is_pipeline(self) -> bool:
+        """Whether it is the run of a whole pipeline."""
+        return self.tags.get(KIND_TAG) == PIPELINE
+
+    @property
+    def is_group(self) -> bool:
+        """Whether it sums up the runs of several seeds."""
+        return self.tags.get(KIND_TAG) == GROUP
+
+
+class RunStore(Protocol):
+    """A store of runs."""
+
+    def search(self, conditions: Sequence[Condition], limit: int) -> list[RunRecord]:
+        """The runs that meet all conditions, the newest first."""
+
+    def count(self, conditions: Sequence[Condition]) -> int:
+        """How many runs meet all conditions."""
+
+    def runs(self, run_ids: Sequence[str]) -> dict[str, RunRecord]:
+        """Those of these runs that there are, by id."""
+
+    def deleted(self, prefix: str) -> list[str]:
+        """Ids of deleted runs that begin so."""
+
+    def curves(self, run_id: str, names: Sequence[str]) -> dict[str, list[tuple[int, float]]]:
+        """Steps and finite values of metrics of a run, by rising step; without the metrics that it has not."""
+
+    def aliases(self) -> dict[str, str]:
+        """Versions of the registered policy, by their aliases."""
+
+    def version_run(self, version: str) -> str | None:
+        """The run that made a version of the registered policy; None where there is no such version."""
+
+
+def store_address() -> str:
+    """Of the store that this project's runs are in: MLFLOW_TRACKING_URI, else the SQLite file of the project."""
+    own = f"sqlite:///{tracking_database()}"
+    return own if in_other_project() else os.environ.get("MLFLOW_TRACKING_URI") or own

@@ -1,0 +1,268 @@
+"""The registered model: which version is the champion, and how another one becomes it.
+
+A promotion is written down in MLflow before anything is done, and moves the alias last. Whatever ends the process on
+the way, there is one champion, and the next start can tell whether the promotion was over.
+"""
+
+import logging
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from typing import Any, Literal
+
+from filelock import FileLock
+from pydantic import BaseModel, ConfigDict, Field
+
+from rlhf.errors import ArtifactMismatchError, RLHFError
+from rlhf.paths import root
+from rlhf.references import Champion, ModelCardRef, RewardModelsRef
+from rlhf.tracking.artifacts import find_output, local_path, stored_at
+from rlhf.tracking.client import client, retry_while_unavailable
+from rlhf.tracking.models import REGISTERED_MODEL
+from rlhf.tracking.queries import tags_of
+from rlhf.tracking.run_details import get_run
+from rlhf.tracking.tags import COMPARED_WITH, DATA_TAG, FINGERPRINT_TAG, OUTPUT_TAG, PARENT_TAG, PROMOTION_TAG
+
+logger = logging.getLogger(__name__)
+CHAMPION = "champion"
+
+
+class ChampionChangedError(RLHFError):
+    """The champion is another one than the candidate was compared with."""
+
+
+class Promotion(BaseModel):
+    """A change of the champion, as the registered model's tag `promotion` tells it."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", populate_by_name=True)
+
+    state: Literal["pending", "done", "undone"]
+    """pending: under way, or cut off. undone: it was cut off before the alias moved."""
+    champion: str | None = Field(alias="from")
+    """The version that was the champion. None: there was none."""
+    to: str
+    """The version that is to be the champion."""
+    flow_run_id: str
+    """Prefect's id of the run that promotes."""
+    at: str
+    """When it began, UTC."""
+
+
+def champion_version() -> str | None:
+    """The version with the alias `champion`; None where no version has it."""
+    model = _registered_model()
+    version = model.aliases.get(CHAMPION) if model else None
+    return None if version is None else str(version)
+
+
+def champion() -> Champion | None:
+    """The champion, its artifact verified; None where no version has the alias.
+
+    Raises:
+        ArtifactMismatchError: its artifact is gone or altered, or the version does not say which it is.
+    """
+    version = champion_version()
+    if version is None:
+        return None
+    policy = policy_of(version)
+    parent = tags_of(tags_of(policy.run_id).get(PARENT_TAG, ""))
+    # The card's stage may have run under an earlier version of the data, so the promotion's word goes first.
+    md5 = version_tags(version).get(DATA_TAG) or parent.get(DATA_TAG, "unknown")
+    return Champion(version=version, policy=policy, data_md5=md5, reward_models=reward_models_of(policy))
+
+
+def policy_of(version: str) -> ModelCardRef:
+    """The policy's folder of a version, verified.
+
+    Raises:
+        ArtifactMismatchError: it is gone or altered, or no stage's run stands behind the version.
+    """
+    run_id = str(retry_while_unavailable(lambda: client().get_model_version(REGISTERED_MODEL, version)).run_id or "")
+    tags = tags_of(run_id)
+    if OUTPUT_TAG not in tags:
+        raise ArtifactMismatchError(
+            f"version {version} of {REGISTERED_MODEL}: its MLflow run {run_id or '(none)'} is gone, or is not of a "
+            f"model card, so its policy cannot be found; restore the run, or give the alias {CHAMPION} to another "
+            f"version"
+        )
+    policy = ModelCardRef.model_validate_json(tags[OUTPUT_TAG])
+    try:
+        local_path(policy)
+    except ArtifactMismatchError as error:
+        raise ArtifactMismatchError(
+            f"version {version} of {REGISTERED_MODEL}: {stored_at(policy) or policy.uri} is not what MLflow run "
+            f"{run_id} stored (sha256 {policy.sha256}): files are missing or altered; bring the folder back, or give "
+            f"the alias {CHAMPION} to another version. Nothing is promoted until then"
+        ) from error
+    return policy
+
+
+def reward_models_of(policy: ModelCardRef) -> RewardModelsRef | None:
+    """The reward models that a registered policy was trained by, verified; None where they are gone or altered.
+
+    They are found by what the runs have read: the card a policy, and PPO its reward models. What is cleared up keeps
+    them for every version with an alias.
+    """
+    trained_by = _input_of(_input_of(policy.run_id, "policy"), "reward_models")
+    fingerprint = tags_of(trained_by).get(FINGERPRINT_TAG)
+    try:
+        # By its fingerprint: what was removed may have been made again.
+        return find_output("reward_model", fingerprint, RewardModelsRef) if fingerprint else None
+    except ArtifactMismatchError as error:
+        logger.warning("the champion's reward models: %s", error)
+        return None
+
+
+def note_comparison(champion: str | None, comparison: str) -> int:
+    """Count a comparison with the champion, once however often it is read again.
+
+    It is counted by tags of the champion's version, which stay where runs are deleted; where there is no champion, by
+    tags of the registered model. A version that becomes the champion again goes on counting.
+
+    Args:
+        champion: the version; None where the candidate was compared with its own SFT policy.
+        comparison: sha256 of what was compared.
+
+    Returns:
+        The comparison's number among those with this champion, from 1 on.
+    """
+    key = f"{COMPARED_WITH}{comparison[:16]}"
+    with _one_at_a_time():
+        counted = comparisons_with(champion)
+        if key not in counted:
+            counted[key] = 1 + max(counted.values(), default=0)
+            number = str(counted[key])
+            if champion is None:
+                retry_while_unavailable(lambda: client().set_registered_model_tag(REGISTERED_MODEL, key, number))
+            else:
+                _set_version_tag(champion, key, number)
+    return counted[key]
+
+
+def comparisons_with(champion: str | None) -> dict[str, int]:
+    """The numbers of the comparisons with a champion, or of those without one, by their tags."""
+    if champion is None:
+        model = _registered_model()
+        tags = dict(model.tags) if model else {}
+    else:
+        tags = version_tags(champion)
+    return {key: int(number) for key, number in tags.items() if key.startswith(COMPARED_WITH)}
+
+
+def version_tags(version: str) -> dict[str, str]:
+    """The tags of a version of the registered model."""
+    return dict(retry_while_unavailable(lambda: client().get_model_version(REGISTERED_MODEL, version)).tags)
+
+
+def is_registered(version: str) -> bool:
+    """Whether there is such a version; a person may have deleted it."""
+    versions = retry_while_unavailable(lambda: client().search_model_versions(f"name = '{REGISTERED_MODEL}'"))
+    return any(str(known.version) == version for known in versions)
+
+
+def tag_version(version: str, tags: Mapping[str, str]) -> None:
+    """Set tags of a version of the registered model."""
+    for key, value in tags.items():
+        _set_version_tag(version, key, value)
+
+
+def promotion() -> Promotion | None:
+    """The last promotion that was begun; None where there was none."""
+    model = _registered_model()
+    text = model.tags.get(PROMOTION_TAG) if model else None
+    return None if text is None else Promotion.model_validate_json(text)
+
+
+def promote(to: str, instead_of: str | None, flow_run_id: str, tags: Mapping[str, str]) -> None:
+    """Make a version the champion, in steps of which the last that matters is one write.
+
+    Args:
+        to: the version.
+        instead_of: the champion that it was compared with; None where there was none.
+        flow_run_id: Prefect's id of the run that does this.
+        tags: what the version shall say of itself as the champion.
+
+    Raises:
+        ChampionChangedError: the champion is another one by now. Nothing was changed.
+        ArtifactMismatchError: the version's artifact is gone or altered. The champion is the one that it was.
+    """
+    with _one_at_a_time():
+        now = champion_version()
+        if now != instead_of:
+            raise ChampionChangedError(
+                f"version {to} was compared with {_named(instead_of)}, and now {_named(now)} is the champion; "
+                "run the retraining again, so that it is compared with that one"
+            )
+        at = datetime.now(UTC).isoformat(timespec="seconds")
+        plan = Promotion(state="pending", champion=now, to=to, flow_run_id=flow_run_id, at=at)
+        _write(plan)
+        try:
+            _do_what_can_fail(to, tags)
+        except RLHFError:
+            _write(plan.model_copy(update={"state": "undone"}))
+            raise
+        _move_alias(to)
+        _write(plan.model_copy(update={"state": "done"}))
+
+
+def recover() -> Promotion | None:
+    """Finish or undo a promotion whose process was killed. Call it when a process starts that may promote.
+
+    Returns:
+        What was found pending, as it ended; None where nothing was.
+    """
+    with _one_at_a_time():
+        plan = promotion()
+        if plan is None or plan.state != "pending":
+            return None
+        over = champion_version() == plan.to
+        ended = plan.model_copy(update={"state": "done" if over else "undone"})
+        _write(ended)
+    stays = f"the alias had not moved, so {_named(plan.champion)} stays the champion"
+    happened = "the alias had moved" if over else stays
+    logger.warning("the promotion of version %s, cut off at %s, is %s: %s", plan.to, plan.at, ended.state, happened)
+    return ended
+
+
+def _input_of(run_id: str, name: str) -> str:
+    """The run whose output a run has read under a name; empty where it is not known."""
+    facts = get_run(run_id)
+    found = [one.uri.split("/")[1] for one in facts.inputs if one.name == name] if facts else []
+    return found[0] if found else ""
+
+
+def _write(plan: Promotion) -> None:
+    text = plan.model_dump_json(by_alias=True)
+    retry_while_unavailable(lambda: client().set_registered_model_tag(REGISTERED_MODEL, PROMOTION_TAG, text))
+
+
+def _do_what_can_fail(to: str, tags: Mapping[str, str]) -> None:
+    policy_of(to)
+    tag_version(to, tags)
+
+
+def _move_alias(to: str) -> None:
+    retry_while_unavailable(lambda: client().set_registered_model_alias(REGISTERED_MODEL, CHAMPION, to))
+
+
+def _set_version_tag(version: str, key: str, value: str) -> None:
+    retry_while_unavailable(lambda: client().set_model_version_tag(REGISTERED_MODEL, version, key, value))
+
+
+def _registered_model() -> Any:
+    """The registered model with its tags and aliases; None before a first version was registered."""
+    found = retry_while_unavailable(lambda: client().search_registered_models(f"name = '{REGISTERED_MODEL}'"))
+    return found[0] if found else None
+
+
+def _named(version: str | None) -> str:
+    return "no version" if version is None else f"version {version}"
+
+
+@contextmanager
+def _one_at_a_time() -> Iterator[None]:
+    """Hold a lock that dies with its process: what is found pending under it was cut off."""
+    path = root() / ".rlhf" / "promotion.lock"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(path):
+        yield

@@ -1,0 +1,142 @@
+"""Which pipeline run a person means by an id, its beginning, or a name of the registered policy."""
+
+import difflib
+import re
+from datetime import UTC, datetime
+
+from rlhf.errors import InputError
+from rlhf.tracking.deleted import deleted_run
+from rlhf.tracking.records import IS_PIPELINE, Condition, RunRecord, RunStore, store_address
+from rlhf.tracking.tags import PARENT_TAG, RECIPE_TAG, SEEDS_TAG, STAGE_TAG
+
+LEAST_PREFIX = 6
+_ID = re.compile(r"[0-9a-f]+")
+_VERSION = re.compile(r"v([1-9][0-9]*)")
+_NAMES = ("champion", "candidate")
+_NUM_NEAREST = 3
+_NUM_LOOKED_AT = 50
+
+
+def find_in(store: RunStore, text: str) -> str:
+    """The id of a pipeline run.
+
+    Args:
+        store: where runs are.
+        text: its id, or the first characters of it, at least 6; the same of a stage's run, which stands for the
+            pipeline run that trained it; or of the registered policy an alias such as `champion`, or `v3`.
+
+    Raises:
+        InputError: there is no such run, or several; the message names those that come nearest.
+    """
+    text = text.strip().lower()
+    version = _VERSION.fullmatch(text)
+    if version:
+        return _of_version(store, version[1])
+    aliases = {} if _ID.fullmatch(text) else store.aliases()
+    if text in aliases or text in _NAMES:
+        return _of_alias(store, text, aliases)
+    if not _ID.fullmatch(text) or len(text) < LEAST_PREFIX:
+        raise InputError(_no_id(store, text, [*_NAMES, *aliases]))
+    return _of_prefix(store, text)
+
+
+def _of_prefix(store: RunStore, text: str) -> str:
+    found = store.search([Condition("attribute", "run_id", "LIKE", f"{text}%")], _NUM_LOOKED_AT)
+    if not found:
+        deleted = store.deleted(text)
+        if deleted:
+            raise InputError(deleted_run(store_address(), deleted[0]))
+        raise InputError(f"there is no run {text}; {_nearest(store, text)}")
+    pipelines = {_pipeline_of(run) for run in found}
+    group = next((run for run in found if run.is_group), None)
+    if len(pipelines) > 1:
+        several = ", ".join(_described(run) for run in found[:_NUM_NEAREST])
+        more = ", ..." if len(found) > _NUM_NEAREST else ""
+        raise InputError(f"{text} stands for {len(found)} runs ({several}{more}); give more characters of the id")
+    (pipeline,) = pipelines
+    if group is not None:
+        raise InputError(
+            f"run {group.run_id} is a group of several seeds ({group.tags.get(SEEDS_TAG)}), and one pipeline run is "
+            f"asked for: `rlhf runs --group {group.run_id[:8]}` lists those of the group"
+        )
+    if pipeline is None:
+        raise InputError(
+            f"run {found[0].run_id} is no run of a pipeline or of one of its stages; {_nearest(store, text)}"
+        )
+    return pipeline
+
+
+def _of_alias(store: RunStore, alias: str, aliases: dict[str, str]) -> str:
+    if alias not in aliases:
+        known = ", ".join(f"{name} (v{version})" for name, version in sorted(aliases.items())) or "none at all"
+        raise InputError(
+            f"no version of the registered policy has the alias {alias}; the aliases that there are: {known}"
+        )
+    return _of_version(store, aliases[alias])
+
+
+def _of_version(store: RunStore, version: str) -> str:
+    run_id = store.version_run(version)
+    if run_id is None:
+        aliases = ", ".join(f"{name} is v{number}" for name, number in sorted(store.aliases().items()))
+        raise InputError(
+            f"the registered policy has no version {version}; "
+            + (aliases or "no version has an alias; `rlhf runs` shows which runs made a version")
+        )
+    run = store.runs([run_id]).get(run_id)
+    if run is None and run_id in store.deleted(run_id):
+        raise InputError(f"version {version} of the registered policy: {deleted_run(store_address(), run_id)}")
+    pipeline = _pipeline_of(run) if run else None
+    if pipeline is None:
+        raise InputError(
+            f"version {version} of the registered policy names the run {run_id}, which is gone or is of no pipeline; "
+            "give the id of a run that `rlhf runs` lists"
+        )
+    return pipeline
+
+
+def _pipeline_of(run: RunRecord) -> str | None:
+    return run.run_id if run.is_pipeline else run.tags.get(PARENT_TAG)
+
+
+def _no_id(store: RunStore, text: str, names: list[str]) -> str:
+    if _ID.fullmatch(text):
+        return f"{text} is too short for an id: give at least {LEAST_PREFIX} characters; {_nearest(store, text)}"
+    close = difflib.get_close_matches(text, names, n=1)
+    meant = f"; did you mean {close[0]}?" if close else f"; {_nearest(store, text)}"
+    return (
+        f"{text or '(nothing)'} is no run: give the id of a pipeline run, at least its first {LEAST_PREFIX} "
+        f"characters, champion, candidate, or v3 for a version{meant}"
+    )
+
+
+def _nearest(store: RunStore, text: str) -> str:
+    """A sentence with the ids that look most like a text, or else the newest ones."""
+    close = _look_alikes(store, text) if _ID.fullmatch(text) else []
+    newest = [] if close else store.search([IS_PIPELINE], _NUM_NEAREST)
+    if not close and not newest:
+        return "there are no runs yet"
+    word = "nearest" if close else "newest"
+    return f"the {word} ones are {', '.join(map(_described, close or newest))}; `rlhf runs` lists them"
+
+
+def _look_alikes(store: RunStore, text: str) -> list[RunRecord]:
+    """Pipeline runs that share a half or a quarter of the text, the most like it first."""
+    found: dict[str, RunRecord] = {}
+    for pieces in (2, 4):
+        size = max(2, len(text) // pieces)
+        for start in range(0, len(text) - size + 1, size):
+            pattern = f"{'_' * start}{text[start : start + size]}%"
+            like = [IS_PIPELINE, Condition("attribute", "run_id", "LIKE", pattern)]
+            found |= {run.run_id: run for run in store.search(like, _NUM_LOOKED_AT)}
+        if len(found) >= _NUM_NEAREST:
+            break
+    ids = {run_id[: len(text)]: run_id for run_id in found}
+    close = difflib.get_close_matches(text, ids, n=_NUM_NEAREST, cutoff=0.6)
+    return [found[ids[one]] for one in close]
+
+
+def _described(run: RunRecord) -> str:
+    day = datetime.fromtimestamp(run.started / 1000, UTC).strftime("%Y-%m-%d %H:%M")
+    what = run.tags.get(RECIPE_TAG) or run.tags.get(STAGE_TAG) or run.name
+    return f"{run.run_id} ({what}, {day})"

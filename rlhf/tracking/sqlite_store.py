@@ -1,0 +1,167 @@
+"""The project's own store of runs, MLflow's SQLite file, read without MLflow.
+
+The tables are those of MLflow 3.17; tests hold what is read here against what MLflow's client says.
+"""
+
+import contextlib
+import sqlite3
+from collections import defaultdict
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+from rlhf.errors import InputError
+from rlhf.paths import artifacts_folder
+from rlhf.tracking.deleted import deleted_experiment
+from rlhf.tracking.records import Condition, RunRecord
+
+_EXPERIMENT = "rlhf"
+_MODEL = "rlhf-policy"
+_LARGEST = 1.7976931348623157e308  # MLflow's word for infinity
+_IDS_AT_ONCE = 500
+_PATIENCE_SECONDS = 30.0
+_ATTRIBUTES = {"run_id": "run_uuid", "status": "status", "start_time": "start_time"}
+_COLUMNS = "run_uuid, name, status, start_time, end_time, artifact_uri"
+_HAS = {
+    "tag": "EXISTS (SELECT 1 FROM tags t WHERE t.run_uuid = runs.run_uuid AND t.key = ? AND t.value {} ?)",
+    "metric": "EXISTS (SELECT 1 FROM latest_metrics m WHERE m.run_uuid = runs.run_uuid AND m.key = ? AND m.value {} ?"
+    " AND NOT m.is_nan)",
+}
+_POINTS = (
+    "SELECT key, step, value FROM metrics WHERE run_uuid = ? AND NOT is_nan AND key IN ({})"
+    " ORDER BY key, step, timestamp"
+)
+_EXPERIMENTS = "SELECT experiment_id, lifecycle_stage FROM experiments WHERE name = ?"
+_DELETED = "SELECT run_uuid FROM runs WHERE lifecycle_stage = 'deleted' AND run_uuid LIKE ? ORDER BY run_uuid"
+_DATASETS = (
+    "SELECT i.destination_id, d.name, d.digest FROM inputs i JOIN datasets d ON d.dataset_uuid = i.source_id"
+    " WHERE i.source_type = 'DATASET' AND i.destination_type = 'RUN' AND i.destination_id IN ({})"
+)
+
+
+class DatabaseStore:
+    """See `rlhf.tracking.records.RunStore`."""
+
+    def __init__(self, path: Path) -> None:
+        """Open a file.
+
+        Raises:
+            InputError: it is not MLflow's, or the experiment was deleted.
+        """
+        self._path = path
+        for experiment_id, stage in self._rows(_EXPERIMENTS, [_EXPERIMENT]):
+            if stage != "active":
+                raise InputError(deleted_experiment(f"sqlite:///{path}", str(experiment_id)))
+
+    def search(self, conditions: Sequence[Condition], limit: int) -> list[RunRecord]:
+        """The runs that meet all conditions, the newest first."""
+        where, values = _where(conditions)
+        rows = self._rows(
+            f"SELECT {_COLUMNS} FROM runs WHERE {where} ORDER BY start_time DESC, run_uuid LIMIT ?",  # noqa: S608
+            [*values, limit],
+        )
+        return self._complete(rows)
+
+    def count(self, conditions: Sequence[Condition]) -> int:
+        """How many runs meet all conditions."""
+        where, values = _where(conditions)
+        ((number,),) = self._rows(f"SELECT COUNT(*) FROM runs WHERE {where}", values)  # noqa: S608
+        return int(number)
+
+    def runs(self, run_ids: Sequence[str]) -> dict[str, RunRecord]:
+        """Those of these runs that there are, by id."""
+        active = f"SELECT {_COLUMNS} FROM runs WHERE lifecycle_stage = 'active' AND run_uuid IN ({{}})"  # noqa: S608
+        return {run.run_id: run for run in self._complete(self._of(active, run_ids))}
+
+    def deleted(self, prefix: str) -> list[str]:
+        """Ids of deleted runs that begin so."""
+        return [str(run_id) for (run_id,) in self._rows(_DELETED, [f"{prefix}%"])]
+
+    def curves(self, run_id: str, names: Sequence[str]) -> dict[str, list[tuple[int, float]]]:
+        """Steps and finite values of metrics of a run, by rising step; without the metrics that it has not."""
+        found = defaultdict(list)
+        marks = ", ".join("?" * len(names))
+        for key, step, value in self._rows(_POINTS.format(marks), [run_id, *names]):
+            if abs(value) < _LARGEST:
+                found[key].append((int(step), float(value)))
+        return dict(found)
+
+    def aliases(self) -> dict[str, str]:
+        """Versions of the registered policy, by their aliases."""
+        rows = self._rows("SELECT alias, version FROM registered_model_aliases WHERE name = ?", [_MODEL])
+        return {alias: str(version) for alias, version in rows}
+
+    def version_run(self, version: str) -> str | None:
+        """The run that made a version of the registered policy; None where there is no such version."""
+        rows = self._rows("SELECT run_id FROM model_versions WHERE name = ? AND version = ?", [_MODEL, version])
+        return str(rows[0][0] or "") if rows else None
+
+    def _complete(self, rows: Sequence[Any]) -> list[RunRecord]:
+        ids = [row[0] for row in rows]
+        tags, params, metrics = (
+            _by_run(self._of(f"SELECT run_uuid, key, value FROM {table} WHERE run_uuid IN ({{}})", ids))  # noqa: S608
+            for table in ("tags", "params", "(SELECT * FROM latest_metrics WHERE NOT is_nan)")
+        )
+        inputs = _by_run(self._of(_DATASETS, ids))
+        moved = self._move()
+        return [
+            RunRecord(
+                run_id=run_id,
+                name=name,
+                status=status,
+                started=started,
+                ended=ended,
+                artifact_uri=moved(uri),
+                tags=tags[run_id],
+                params=params[run_id],
+                metrics={key: value for key, value in metrics[run_id].items() if abs(value) < _LARGEST},
+                inputs=inputs[run_id],
+            )
+            for run_id, name, status, started, ended, uri in rows
+        ]
+
+    def _move(self) -> Callable[[str], str]:
+        """After the project's folder was moved or copied: MLflow wrote down where artifacts were."""
+        rows = self._rows("SELECT artifact_location FROM experiments WHERE name = ?", [_EXPERIMENT])
+        before, now = (rows[0][0] if rows else ""), artifacts_folder().as_uri()
+        return lambda uri: now + uri.removeprefix(before) if before and uri.startswith(f"{before}/") else uri
+
+    def _of(self, query: str, run_ids: Sequence[str]) -> list[Any]:
+        found: list[Any] = []
+        for start in range(0, len(run_ids), _IDS_AT_ONCE):
+            ids = run_ids[start : start + _IDS_AT_ONCE]
+            found += self._rows(query.format(", ".join("?" * len(ids))), ids)
+        return found
+
+    def _rows(self, query: str, values: Sequence[Any] = ()) -> list[Any]:
+        address = f"file:{quote(str(self._path))}?mode=ro"
+        try:
+            with contextlib.closing(sqlite3.connect(address, uri=True, timeout=_PATIENCE_SECONDS)) as database:
+                return database.execute(query, values).fetchall()
+        except sqlite3.Error as error:
+            raise InputError(
+                f"{self._path}: cannot be read as MLflow's store ({error}); `mlflow db upgrade sqlite:///{self._path}` "
+                "brings an old one up to date"
+            ) from error
+
+
+def _where(conditions: Sequence[Condition]) -> tuple[str, list[Any]]:
+    """Of the runs of this project that nobody has deleted."""
+    clauses = ["lifecycle_stage = 'active'", "experiment_id IN (SELECT experiment_id FROM experiments WHERE name = ?)"]
+    values: list[Any] = [_EXPERIMENT]
+    for one in conditions:
+        if one.kind == "attribute":
+            clauses.append(f"{_ATTRIBUTES[one.name]} {one.comparator} ?")
+            values.append(one.value)
+        else:
+            clauses.append(_HAS[one.kind].format(one.comparator))
+            values += [one.name, one.value]
+    return " AND ".join(clauses), values
+
+
+def _by_run(rows: Sequence[Any]) -> dict[str, dict[str, Any]]:
+    found: dict[str, dict[str, Any]] = defaultdict(dict)
+    for run_id, name, value in rows:
+        found[run_id][name] = value
+    return found

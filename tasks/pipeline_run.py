@@ -1,0 +1,286 @@
+"""A pipeline run: its MLflow parent, what its stages tell it, and how it ends."""
+
+import logging
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
+
+from prefect import Flow
+from prefect.client.orchestration import get_client
+from prefect.client.schemas.objects import FlowRun, State
+from prefect.runtime import flow_run as this_flow_run
+from prefect.states import Cancelled
+
+from rlhf import provenance
+from rlhf.config.pipeline import PipelineConfig
+from rlhf.failures import explained
+from rlhf.modeling import starting_model
+from rlhf.modeling.hub import at_commits
+from rlhf.modeling.run_models import check_hub_models, check_models
+from rlhf.modeling.template_choice import settled
+from rlhf.paths import source_root
+from rlhf.provenance import GitState, Patch, ProvenanceRecord, StageRecord, working_patch
+from rlhf.provenance.capture import begin_record, with_data, with_stage
+from rlhf.provenance.storage import has_record, read_record, save_code, save_record
+from rlhf.references import DatasetRef, DataSource, ModelCardRef, PipelineReport, Reference, StageReport
+from rlhf.rewards.functions import check_installed
+from rlhf.rl.launchers import drop_launcher_variables
+from rlhf.stages import STAGES, stage_of
+from rlhf.tracking import artifacts
+from rlhf.tracking.client import check_reachable, run_url
+from rlhf.tracking.models import register_policy
+from rlhf.tracking.queries import metrics_of, tags_of
+from rlhf.tracking.run_locks import hold_run_lock
+from rlhf.tracking.runs import (
+    close_killed_runs,
+    close_orphans,
+    close_run,
+    closing_run,
+    link_stage,
+    log_dataset,
+    open_pipeline,
+    set_tags,
+)
+from rlhf.tracking.tags import (
+    COMMIT_TAG,
+    DATA_DIRTY_TAG,
+    DATA_PATH_TAG,
+    DATA_TAG,
+    FLOW_RUN_PAGE_TAG,
+    GROUP_TAG,
+    NOTE_TAG,
+    PARENT_TAG,
+    POLICY_TAG,
+    RECIPE_TAG,
+    SOURCE_TAG,
+    USED_RUN,
+    VERSION_TAG,
+)
+from tasks.prefect_artifacts import show_card, show_link, show_metrics, show_stages
+
+logger = logging.getLogger("rlhf.pipeline")
+AnyReference = TypeVar("AnyReference", bound=Reference)
+_current: ContextVar["Pipeline"] = ContextVar("pipeline")
+_membership: ContextVar["Membership | None"] = ContextVar("membership", default=None)
+_SIGNALS = (
+    "Execution was aborted by an interrupt signal.",
+    "Execution was aborted by a termination signal.",
+)
+
+
+@dataclass
+class Membership:
+    """That a pipeline run belongs to a group.
+
+    Attributes:
+        group: MLflow run of the group.
+        run_id: that of the pipeline, once it has one.
+    """
+
+    group: str
+    run_id: str | None = None
+
+
+@dataclass
+class Pipeline:
+    """A pipeline run that is under way.
+
+    Attributes:
+        run_id: its MLflow run, the parent of its stages' runs.
+        record: where the run comes from, as far as it is known by now.
+        source: the data that it reads, once that is known.
+        stages: how the stages went that are done.
+        metrics: what they measured, by the metrics' names.
+    """
+
+    run_id: str
+    record: ProvenanceRecord
+    source: DataSource | None = None
+    stages: list[StageReport] = field(default_factory=list)
+    metrics: dict[str, float] = field(default_factory=dict)
+
+    def read_data(self, source: DataSource) -> None:
+        """Note which data the run reads, and with that whether the run can be reproduced."""
+        self.source = source
+        self._note(with_data(self.record, source))
+        tags = {
+            DATA_TAG: source.md5,
+            DATA_PATH_TAG: source.path,
+            DATA_DIRTY_TAG: str(source.dirty).lower(),
+        }
+        set_tags(self.run_id, tags)
+        log_dataset(self.run_id, "data", source.md5, source.path)
+
+    def finish_stage(self, report: StageReport, reference: Reference, fingerprint: str) -> None:
+        """Note how a stage went, and what it made."""
+        if not isinstance(reference, ModelCardRef):  # the card holds the record
+            made = StageRecord(fingerprint=fingerprint, sha256=reference.sha256)
+            self._note(with_stage(self.record, report.name, made))
+        link_stage(self.run_id, report.name, report.run_id, fingerprint, report.seconds)
+        self.stages.append(report)
+        self.metrics |= metrics_of(report.run_id) | {f"{report.name}/seconds": report.seconds}
+
+    def _note(self, record: ProvenanceRecord) -> None:
+        self.record = record
+        save_record(self.run_id, record)
+
+    def use(self, run_id: str, kind: type[AnyReference]) -> AnyReference:
+        """Take the output of a stage from an earlier run, as if the stage were cached here.
+
+        Args:
+            run_id: MLflow run of the pipeline, or of the stage itself.
+            kind: says which stage.
+
+        Raises:
+            InputError: that run has no such output.
+            ArtifactMismatchError: the output is gone, or is not what was stored.
+        """
+        stage = stage_of(kind).name
+        reference, fingerprint = artifacts.output_of(run_id, stage, kind)
+        artifacts.local_path(reference)
+        set_tags(self.run_id, {f"{USED_RUN}{stage}": reference.run_id})
+        self._note_inputs_of(stage, reference)
+        if isinstance(reference, DatasetRef):
+            self.read_data(reference.source)
+        trained = metrics_of(reference.run_id)[f"{stage}/trained_seconds"]
+        report = StageReport(name=stage, state="cached", run_id=reference.run_id, seconds=0.0, trained_seconds=trained)
+        self.finish_stage(report, reference, fingerprint)
+        return reference
+
+    def _note_inputs_of(self, stage: str, reference: Reference) -> None:
+        """Take over what is on record of the stages that a used one came from."""
+        pipeline = tags_of(reference.run_id).get(PARENT_TAG, "")
+        known = read_record(pipeline).stages if has_record(pipeline) else {}
+        upstream = {name: known[name] for name in STAGES[stage].inputs if name in known}
+        self._note(self.record.model_copy(update={"stages": upstream | self.record.stages}))
+
+    def report(self, card: ModelCardRef) -> PipelineReport:
+        """Register the policy as the candidate, and say what has come of the run."""
+        version = register_policy(card)
+        set_tags(self.run_id, {VERSION_TAG: version, POLICY_TAG: card.sha256})
+        folder = artifacts.stored_at(card)
+        policy = str(folder) if folder else card.uri
+        show_metrics(self.metrics)
+        show_card(artifacts.local_path(card) / "README.md")
+        return PipelineReport(
+            run_id=self.run_id,
+            metrics=self.metrics,
+            stages=self.stages,
+            policy_path=policy,
+            model_card=f"{policy}/README.md",
+        )
+
+
+def current() -> Pipeline:
+    """The pipeline run that a stage belongs to."""
+    return _current.get()
+
+
+@contextmanager
+def member_of(membership: Membership) -> Iterator[None]:
+    """Within the block, pipeline runs belong to a group."""
+    token = _membership.set(membership)
+    try:
+        yield
+    finally:
+        _membership.reset(token)
+
+
+@contextmanager
+def pipeline_run(config: PipelineConfig) -> Iterator[tuple[Pipeline, PipelineConfig]]:
+    """Open the MLflow parent run for the flow run that is under way, and close it as the block ends.
+
+    It ends as FINISHED, as FAILED with the error's message, or as KILLED where the process was told to stop.
+
+    Yields:
+        The run, and the settings with the models of the hub at the commits that they have now, and with the day that
+        chat templates which read the clock stand for.
+
+    Raises:
+        InputError: what a stage would refuse after hours: reward functions and models that are not there, templates
+            that are broken.
+    """
+    logging.getLogger("rlhf").setLevel(logging.INFO)
+    drop_launcher_variables()
+    check_installed(config.ppo.rewards)
+    check_models(config.model, config.ppo.rewards)
+    config = settled(at_commits(config))
+    check_hub_models(config.model, config.ppo.rewards)
+    logger.info("%s", starting_model.described(config.model))
+    with hold_run_lock(str(this_flow_run.id)):
+        check_reachable()
+        close_killed_runs()
+        # Of a retried flow run: its attempt before, if that was killed.
+        close_orphans(str(this_flow_run.id))
+        with explained():
+            pipeline = _open(config)
+        show_link("mlflow-run", run_url(pipeline.run_id), "The MLflow run of this pipeline")
+        token = _current.set(pipeline)
+        try:
+            with closing_run(pipeline.run_id), explained():
+                yield pipeline, config
+                close_run(pipeline.run_id, "FINISHED")
+        finally:
+            _current.reset(token)
+            show_stages(pipeline.stages)
+
+
+def flow_run_name() -> str:
+    """Name of a flow run: recipe, seed and commit."""
+    config = this_flow_run.parameters["config"]
+    if not isinstance(config, PipelineConfig):
+        config = PipelineConfig.model_validate(config)
+    return _name(config, provenance.git_state(source_root()))
+
+
+def cancel_on_signal(flow: Flow[..., Any], flow_run: FlowRun, state: State[Any]) -> None:
+    """A hook on Crashed: a run that was told to stop (Ctrl-C, SIGTERM) has not crashed, it is Cancelled."""
+    if state.message in _SIGNALS:
+        with get_client(sync_client=True) as client:
+            client.set_flow_run_state(flow_run.id, Cancelled(message=state.message), force=True)
+
+
+def _open(config: PipelineConfig) -> Pipeline:
+    git = provenance.git_state(source_root())
+    facts = provenance.machine() | {"lock_sha256": provenance.lock_sha256(), "git_dirty": str(git.dirty).lower()}
+    tags = {f"rlhf.{name}": value for name, value in facts.items()}
+    tags |= {
+        COMMIT_TAG: git.commit or "",
+        SOURCE_TAG: "flows.pipeline",
+        RECIPE_TAG: config.name,
+    }
+    flow_run_id = this_flow_run.id
+    tags |= page_tags()
+    membership = _membership.get()
+    if membership is not None:
+        tags[GROUP_TAG] = membership.group
+    settings = config.model_dump(mode="json")
+    patch = working_patch(source_root()) if git.commit and git.dirty else Patch(b"", ())
+    record = begin_record(config, git, patch)
+    run_id = open_pipeline(_name(config, git), flow_run_id, settings, tags)
+    if membership is not None:
+        membership.run_id = run_id
+    with closing_run(run_id):
+        save_code(run_id, patch.content)
+        save_record(run_id, record)
+    return Pipeline(run_id, record)
+
+
+def page_tags() -> dict[str, str]:
+    """Tags of an MLflow run that lead to the page of its flow run. The page of a temporary server is gone with it."""
+    if "PREFECT_API_URL" not in os.environ:
+        return {}
+    page = this_flow_run.ui_url
+    return {FLOW_RUN_PAGE_TAG: page, NOTE_TAG: f"[The flow run in Prefect]({page})"}
+
+
+def short_commit(git: GitState) -> str:
+    """The commit as it stands in the name of a run; `+` where the working tree differs from it."""
+    return (git.commit or "no commit")[:9] + ("+" if git.dirty else "")
+
+
+def _name(config: PipelineConfig, git: GitState) -> str:
+    return f"{config.name}, seed {config.seed}, {short_commit(git)}"

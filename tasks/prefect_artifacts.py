@@ -1,0 +1,188 @@
+"""What a person sees of a run in Prefect's UI beside its states: the card, the numbers, links, and progress."""
+
+import logging
+import math
+import re
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from uuid import UUID
+
+import httpx
+from prefect.artifacts import (
+    create_link_artifact,
+    create_markdown_artifact,
+    create_progress_artifact,
+    create_table_artifact,
+    update_progress_artifact,
+)
+from prefect.client.orchestration import get_client
+from prefect.events import emit_event
+from prefect.exceptions import ObjectNotFound, PrefectHTTPStatusError
+
+from rlhf.addresses import with_public_addresses
+from rlhf.metrics import describe
+from rlhf.references import GateVerdict, Spending, StageReport
+from rlhf.text.lines import lines_of
+from rlhf.text.markdown import escape
+from rlhf.text.safe_markdown import safe_markdown
+from rlhf.tracking.client import run_url
+from rlhf.tracking.models import REGISTERED_MODEL
+
+logger = logging.getLogger("rlhf.display")
+PROMOTED_EVENT = "rlhf.policy.promoted"
+_PROGRESS_EVERY_SECONDS = 5.0
+_BLOCK = re.compile(r"\s*([-*+>|#]|\d+\.|```)")
+"""Begins something of its own: an item, a quotation, a row, a heading, code."""
+_ENDED = re.compile(r"\s*([|#]|```)")
+"""Is over with its line."""
+
+
+@contextmanager
+def _best_effort() -> Iterator[None]:
+    """What is only shown must not fail the run when Prefect's server is being restarted."""
+    try:
+        yield
+    except (httpx.HTTPError, PrefectHTTPStatusError, ObjectNotFound) as error:
+        logger.warning("Prefect did not take something that it should show: %s", with_public_addresses(repr(error)))
+
+
+@_best_effort()
+def show_link(key: str, url: str, description: str) -> None:
+    """Link to something outside Prefect."""
+    create_link_artifact(link=url, link_text=url, key=key, description=description)
+
+
+@_best_effort()
+def show_card(readme: Path) -> None:
+    """Show the model card, without the metadata block that only the hub reads, and without figures beside the file."""
+    text = re.sub(r"\A---\n.*?\n---\n", "", readme.read_text(encoding="utf-8"), flags=re.DOTALL)
+    text = unwrapped(re.sub(r"^!\[[^]]*\]\((?!https?:)[^)]*\)\n", "", text, flags=re.MULTILINE))
+    _show_markdown(text, "model-card", "The model card")
+
+
+def _show_markdown(text: str, key: str, description: str) -> None:
+    """Prefect's pages load the images and obey the HTML of what they show."""
+    create_markdown_artifact(markdown=safe_markdown(text), key=key, description=description)
+
+
+def unwrapped(text: str) -> str:
+    """Markdown with a paragraph a line: Prefect's pages break lines wherever the text does."""
+    lines: list[str] = []
+    in_code = False
+    for line in lines_of(text):
+        goes_on = bool(lines and lines[-1] and line) and not (_BLOCK.match(line) or _ENDED.match(lines[-1]))
+        if goes_on and not in_code:
+            lines[-1] += f" {line.strip()}"
+        else:
+            lines.append(line)
+        in_code ^= line.startswith("```")
+    return "\n".join(lines) + "\n"
+
+
+@_best_effort()
+def show_metrics(metrics: Mapping[str, float]) -> None:
+    """Show what the evaluation measured, with units."""
+    rows = [
+        {"metric": name, "value": f"{value:.4g}", "unit": describe(name).unit, "better": describe(name).better}
+        for name, value in sorted(metrics.items())
+        if name.startswith(("evaluation/", "reward_audit/"))
+    ]
+    create_table_artifact(table=rows, key="evaluation", description="Results on held-out data")
+
+
+@_best_effort()
+def show_stages(stages: Sequence[StageReport]) -> None:
+    """Show how each stage went, with a link to the MLflow run that trained it."""
+    rows = [
+        f"| {stage.name} | {stage.state} | {stage.seconds:.1f} | {stage.trained_seconds:.1f} "
+        f"| [{stage.run_id[:8]}]({run_url(stage.run_id)}) |"
+        for stage in stages
+    ]
+    head = ["| stage | state | seconds | seconds when trained | MLflow run |", "|---|---|---:|---:|---|"]
+    _show_markdown("\n".join(head + rows), "stages", "Stages of this run")
+
+
+@_best_effort()
+def show_group(summary: str) -> None:
+    """Show what a recipe comes to over several seeds."""
+    _show_markdown(unwrapped(summary), "seeds", "Results over several seeds")
+
+
+@_best_effort()
+def show_verdict(verdict: str, reason: str) -> None:
+    """Show how retraining ended, and why."""
+    text = f"**{verdict}**\n\n{escape(reason)}"
+    _show_markdown(text, "retrain-verdict", "What retraining came to")
+
+
+@_best_effort()
+def show_reproduction(text: str) -> None:
+    """Show the verdict on a run that was made again, stage by stage."""
+    _show_markdown(text, "reproduction", "Then and now")
+
+
+@_best_effort()
+def show_gates(gates: Sequence[GateVerdict], spending: Spending | None) -> None:
+    """Show what each gate asked for and found, and what is known of false promotions."""
+    description = "Candidate and gates" + (f". {spending.sentence}" if spending else "")
+    create_table_artifact(table=[gate_row(gate) for gate in gates], key="gates", description=description)
+
+
+def gate_row(gate: GateVerdict) -> dict[str, str]:
+    """A gate's verdict in words and rounded numbers."""
+    return {
+        "gate": gate.gate,
+        "limit": f"at {'least' if gate.at_least else 'most'} {gate.limit:.4g}",
+        "figure": "" if gate.value is None else f"{gate.value:.4g}",
+        "bound": f"{gate.found:.4g}" + ("" if gate.confidence is None else f" ({_level(gate.confidence)})"),
+        "held": "yes" if gate.held else "no",
+        "by": f"{gate.margin:+.4g}",
+        "prompts": "" if gate.prompts is None else f"{gate.prompts:,}",
+        "needed": "" if gate.prompts_needed is None else f"{gate.prompts_needed:,}",
+    }
+
+
+def _level(confidence: float) -> str:
+    """With two digits of what it lacks of 1: 95%, 98.3%, 99.99984%."""
+    lacking = 1 - confidence
+    if lacking < 1e-8:
+        return f"1 - {lacking:.2g}"
+    return f"{100 * confidence:.{max(0, 1 - math.floor(math.log10(100 * lacking)))}f}".removesuffix(".0") + "%"
+
+
+@_best_effort()
+def name_outcome(flow_run_id: str, outcome: str) -> None:
+    """Put how it stands after a flow run's name: `demo, seed 0, 1a2b3c4d5: promoted`."""
+    with get_client(sync_client=True) as client:
+        name = client.read_flow_run(UUID(flow_run_id)).name
+        client.update_flow_run(UUID(flow_run_id), name=f"{name.partition(': ')[0]}: {outcome}")
+
+
+@_best_effort()
+def announce_promotion(run: str, message: str, url: str) -> None:
+    """Tell Prefect's automations, one of which calls a person's webhook."""
+    resource = {"prefect.resource.id": REGISTERED_MODEL, "prefect.resource.name": run}
+    emit_event(PROMOTED_EVENT, resource, payload={"message": message, "url": url})
+
+
+def progress_artifact(stage: str) -> Callable[[str, int, int], None]:
+    """A watcher for `rlhf.progress` that keeps a progress artifact of a stage, and never stops the stage."""
+    artifact: UUID | None = None
+    due = 0.0
+
+    def show(reporting: str, done: int, total: int) -> None:
+        nonlocal artifact, due
+        if reporting != stage or time.monotonic() < due:
+            return
+        due = time.monotonic() + _PROGRESS_EVERY_SECONDS
+        percent = 100.0 * done / max(total, 1)
+        with _best_effort():
+            if artifact is None:
+                created = create_progress_artifact(progress=percent, key=stage.replace("_", "-"), description=stage)
+                artifact = created if isinstance(created, UUID) else None
+            else:
+                update_progress_artifact(artifact, progress=percent)
+
+    return show

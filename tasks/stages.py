@@ -1,0 +1,95 @@
+"""The tasks of the stages of `rlhf.stages`, by the stages' names: what each of them takes from the recipe."""
+
+from collections.abc import Callable, Mapping
+from typing import TypeVar, cast
+
+from rlhf.config.pipeline import PipelineConfig
+from rlhf.references import AuditRef, DatasetRef, EvaluationRef, ModelRef, PolicyRef, Reference, RewardModelsRef
+from rlhf.stages import pipeline_stages
+from tasks.evaluate_policy import evaluate_policy
+from tasks.evaluate_reward_models import evaluate_reward_models
+from tasks.prepare_data import prepare_data
+from tasks.train_ppo import train_ppo
+from tasks.train_reward_models import train_reward_models
+from tasks.train_sft import train_sft
+from tasks.write_model_card import write_model_card
+
+AnyReference = TypeVar("AnyReference", bound=Reference)
+
+
+class Outputs:
+    """What the stages have made by now, each by the kind of its reference."""
+
+    def __init__(self) -> None:
+        self._made: dict[type[Reference], Reference] = {}
+
+    def add(self, reference: Reference) -> None:
+        """Of the next stage."""
+        self._made[type(reference)] = reference
+
+    def __getitem__(self, kind: type[AnyReference]) -> AnyReference:
+        """The output of this kind."""
+        return cast("AnyReference", self._made[kind])
+
+
+def _prepare_data(config: PipelineConfig, made: Outputs) -> Reference:
+    return prepare_data(config.data, config.model, config.ppo.max_response_tokens, config.compute)
+
+
+def _train_sft(config: PipelineConfig, made: Outputs) -> Reference:
+    return train_sft(config.sft, config.setup, made[DatasetRef])
+
+
+def _train_reward_models(config: PipelineConfig, made: Outputs) -> Reference:
+    return train_reward_models(config.reward_model, config.setup, made[DatasetRef], start=made[ModelRef])
+
+
+def _evaluate_reward_models(config: PipelineConfig, made: Outputs) -> Reference:
+    return evaluate_reward_models(config.reward_audit, config.setup, made[DatasetRef], made[RewardModelsRef])
+
+
+def _train_ppo(config: PipelineConfig, made: Outputs) -> Reference:
+    data, reward_models = made[DatasetRef], made[RewardModelsRef]
+    return train_ppo(config.ppo, config.setup, data, start=made[ModelRef], reward_models=reward_models)
+
+
+def _evaluate_policy(config: PipelineConfig, made: Outputs) -> Reference:
+    return evaluate_policy(
+        config.evaluation,
+        config.setup,
+        config.ppo.max_response_tokens,
+        made[DatasetRef],
+        made[PolicyRef],
+        baseline=made[ModelRef],
+        reward_models=made[RewardModelsRef],
+    )
+
+
+def _write_model_card(config: PipelineConfig, made: Outputs) -> Reference:
+    return write_model_card(config, made[DatasetRef], made[AuditRef], made[EvaluationRef], made[PolicyRef])
+
+
+STAGE_TASKS: Mapping[str, Callable[[PipelineConfig, Outputs], Reference]] = {
+    "data": _prepare_data,
+    "sft": _train_sft,
+    "reward_model": _train_reward_models,
+    "reward_audit": _evaluate_reward_models,
+    "ppo": _train_ppo,
+    "evaluation": _evaluate_policy,
+    "model_card": _write_model_card,
+}
+
+
+def run_stages(config: PipelineConfig, check_data: Callable[[DatasetRef], None] = lambda _: None) -> Outputs:
+    """Run the stages that are not found. Call it inside `tasks.pipeline_run.pipeline_run`.
+
+    Args:
+        config: the recipe.
+        check_data: refuses prepared data before anything is trained on it.
+    """
+    made = Outputs()
+    for stage in pipeline_stages():
+        made.add(STAGE_TASKS[stage.name](config, made))
+        if stage.output is DatasetRef:
+            check_data(made[DatasetRef])
+    return made

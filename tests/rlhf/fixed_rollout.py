@@ -1,0 +1,144 @@
+"""What one process or several make of one rollout. Run by `test_processes.py`, alone and under torchrun."""
+
+import json
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+import torch.distributed as dist
+from tiny_world import SETUP
+
+from rlhf.config.rl import PPOConfig
+from rlhf.rl import distributed as processes
+from rlhf.rl.learner import make_learner
+from rlhf.rl.models import load_models
+from rlhf.rl.optimization import train_minibatch
+from rlhf.rl.ptx import Demonstrations
+from rlhf.rl.rollout import Prompts, Rollout, collect_rollout
+from rlhf.rl.validation import validate
+
+BASE = {"rollout_size": 16, "num_minibatches": 2, "max_response_tokens": 24, "max_grad_norm": 1e9, "temperature": 0.8}
+CASES = {
+    "none": {},
+    "micro_batches": {"micro_batch_size": 2, "entropy_coef": 0.1},
+    "ptx": {"ptx_coef": 2.0, "ptx_batch_size": 5},
+    "one_demonstration": {"ptx_coef": 2.0, "ptx_batch_size": 1},
+    "trunk": {"sharing": "trunk"},
+    "trunk_warm_up": {"sharing": "trunk", "num_critic_warmup_updates": 9},
+    "adapters": {"sharing": "adapters", "lora": {"rank": 2}},
+}
+UPDATE = 5
+
+
+@dataclass
+class World:
+    """The folder that all processes read and write."""
+
+    folder: Path
+
+    def path(self, case, name):
+        return self.folder / f"{case}-{name}.pt"
+
+
+def compute(world, case):
+    """Collect a rollout; then take one step on the rollout that the single process had, and note its gradients."""
+    learner = make(world, case)
+    learning = learner.learning
+    perturb(learning.models.policy_parameters, 0.02)
+    rollout = collect_rollout(learning.config, learning.setup, learning.models, learner.prompts, UPDATE, 0.1, {})
+    few = learner.prompts.pick([3])
+    evaluation, generations, _ = validate(learning.config, learning.setup, learning.models, few, UPDATE, None)
+    fixed = load(world.path(case, "rollout-1-0")) if processes.num_processes() > 1 else rollout
+    perturb(learning.models.policy_parameters, 0.02)
+    gradients = {"policy": [], "value": []}
+    for name, found in gradients.items():
+        optimizer = getattr(learning.optimizers, name)
+        optimizer.register_step_pre_hook(lambda o, *_, found=found: found.extend(of(o)))
+    index = torch.randperm(16, generator=torch.Generator().manual_seed(0))[:8]
+    statistics = train_minibatch(learning, fixed, index, UPDATE, number=0)
+    weights = [p.detach() for p in learning.models.policy_parameters.values()]
+    return {
+        "rollout": rollout,
+        "evaluation": (evaluation, generations),
+        "gradients": gradients,
+        "statistics": statistics.values,
+        "weights": weights,
+    }
+
+
+def make(world, case):
+    config = PPOConfig(**(BASE | CASES[case]))
+    folder = world.folder / ("adapter_models" if config.sharing == "adapters" else "reward_models")
+    models = load_models(config, SETUP, world.folder / "sft", folder)
+    ids = [[6 + (7 * row + column) % 20 for column in range(1 + row)] for row in range(16)]
+    conversations = [[{"role": "user", "content": " ".join(map(str, row))}] for row in ids]
+    pairs = [([6, 7 + i % 9], list(range(6, 8 + i % 5))) for i in range(12)]
+    demonstrations = Demonstrations(pairs, models.tokenizer.pad_token_id) if config.ptx_coef else None
+    return make_learner(config, SETUP, models, Prompts(conversations, ids), demonstrations)
+
+
+def perturb(parameters, size):
+    generator = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for parameter in parameters.values():
+            parameter += size * torch.randn(parameter.shape, generator=generator)
+
+
+def of(optimizer):
+    return [p.grad.clone() for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
+
+
+def load(path):
+    with torch.serialization.safe_globals([Rollout]):
+        return torch.load(path, weights_only=False)
+
+
+def save_all(world):
+    """Compute every case and save what came of it, each process its own."""
+    rank = dist.get_rank() if dist.is_initialized() else 0
+    suffix = f"{processes.num_processes()}-{rank}"
+    for case in CASES:
+        found = compute(world, case)
+        torch.save(found.pop("rollout"), world.path(case, f"rollout-{suffix}"))
+        torch.save(found, world.path(case, f"step-{suffix}"))
+
+
+def try_collectives():
+    """What the functions of `rlhf.rl.distributed` give in this one of two processes."""
+    rank = dist.get_rank()
+    parameters = [torch.nn.Parameter(torch.ones(2)) for _ in range(3)]
+    parameters[0].grad = torch.tensor([1.0, 10.0]) * (rank + 1)
+    parameters[1].grad = torch.ones(2) if rank == 1 else None
+    processes.sum_gradients(parameters)
+    found = {"gradients": [None if p.grad is None else p.grad.tolist() for p in parameters]}
+    for num_rows in (0, 1, 2, 5):
+        own = processes.local_rows(torch.arange(num_rows)).tolist()
+        found[f"gathered {num_rows}"] = processes.all_gather([str(row) for row in own], num_rows)
+    kept = torch.tensor([rank, -rank])
+    found["summed"] = [processes.all_reduce_sum(kept).tolist(), processes.all_reduce_max(kept).tolist(), kept.tolist()]
+    processes.check_alike(parameters)
+    with torch.no_grad():
+        parameters[2][1] += 1e-7 * rank
+    found["come apart"] = message_of(lambda: processes.check_alike(parameters))
+    processes.check_agreed("newest checkpoint", "update_000003")
+    found["other disk"] = message_of(lambda: processes.check_agreed("newest checkpoint", f"update_00000{rank}"))
+    return found
+
+
+def message_of(call):
+    try:
+        call()
+    except processes.ProcessesError as error:
+        return str(error)
+    return None
+
+
+if __name__ == "__main__":
+    world = World(Path(sys.argv[1]))
+    compute_config = SETUP.compute.model_copy(update={"num_processes": processes.num_started()})
+    torch.set_num_threads(1)
+    with processes.process_group(compute_config):
+        save_all(world)
+        collectives = try_collectives()
+        (world.folder / f"collectives-{dist.get_rank()}.json").write_text(json.dumps(collectives))

@@ -1,0 +1,227 @@
+"""Champion and promotion in a real MLflow store, with real kills."""
+
+import logging
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from tracking_server import Server
+
+from rlhf.errors import ArtifactMismatchError
+from rlhf.references import ModelCardRef, PolicyRef, Reference, RewardModelsRef
+from rlhf.runs.gc.retention import find_needs
+from rlhf.tracking import artifacts, registry
+from rlhf.tracking.client import client
+from rlhf.tracking.models import REGISTERED_MODEL, register_policy
+from rlhf.tracking.registry import ChampionChangedError
+from rlhf.tracking.run_details import search_runs
+from rlhf.tracking.run_details import versions as version_facts
+from rlhf.tracking.runs import finish_stage, open_pipeline, open_stage
+
+pytestmark = pytest.mark.usefixtures("project_root")
+PROMOTING = Path(__file__).parents[1] / "promoting.py"
+
+
+@pytest.fixture
+def versions(project_root: Path, tmp_path: Path) -> list[ModelCardRef]:
+    """Two registered policies, versions 1 and 2, of two pipeline runs on two versions of the data."""
+    return [register(tmp_path / "made", number) for number in (1, 2)]
+
+
+def register(folder: Path, number: int) -> ModelCardRef:
+    pipeline = open_pipeline(f"run {number}", None, {}, {registry.DATA_TAG: f"md5-{number}.dir"})
+    run_id = open_stage(pipeline, "model_card", f"f{number}", {}, {})
+    folder.mkdir(exist_ok=True)
+    (folder / "weights").write_text(str(number))
+    uri, sha256 = artifacts.save_output(run_id, folder)
+    card = ModelCardRef(run_id=run_id, uri=uri, sha256=sha256)
+    finish_stage(run_id, card)
+    assert register_policy(card) == str(number)
+    return card
+
+
+def promote(to: str, instead_of: str | None) -> None:
+    registry.promote(to, instead_of, "flow-run", {registry.DATA_TAG: f"promoted-{to}.dir"})
+
+
+def test_nothing_is_registered_yet():
+    assert registry.champion() is None
+    assert registry.promotion() is None
+    assert registry.recover() is None
+
+
+def test_the_first_champion_and_the_next(versions: list[ModelCardRef]):
+    assert registry.champion() is None
+    promote("1", None)
+    promote("2", "1")
+    champion = registry.champion()
+    assert champion is not None
+    assert (champion.version, champion.policy, champion.data_md5) == ("2", versions[1], "promoted-2.dir")
+    last = registry.promotion()
+    assert last is not None
+    assert (last.state, last.champion, last.to, last.flow_run_id) == ("done", "1", "2", "flow-run")
+    assert registry.recover() is None
+
+
+@pytest.mark.usefixtures("versions")
+def test_an_alias_set_by_hand_has_the_data_of_its_pipeline_run():
+    client().set_registered_model_alias(REGISTERED_MODEL, registry.CHAMPION, "2")
+    champion = registry.champion()
+    assert champion is not None
+    assert (champion.version, champion.data_md5) == ("2", "md5-2.dir")
+
+
+def made(pipeline: str, stage: str, kind: type[Reference], folder: Path, **inputs: Reference) -> Reference:
+    """A finished stage with an output of its own."""
+    run_id = open_stage(pipeline, stage, f"print of {stage}", {}, inputs)
+    folder.mkdir(exist_ok=True)
+    (folder / "weights").write_text(stage)
+    uri, sha256 = artifacts.save_output(run_id, folder)
+    reference = kind(run_id=run_id, uri=uri, sha256=sha256)
+    finish_stage(run_id, reference)
+    return reference
+
+
+def test_the_champions_reward_models(tmp_path: Path):
+    """They are found by what was read on the way to the policy, also of a run that trained none of it."""
+    trained, later = (open_pipeline(name, None, {}, {"rlhf.kind": "pipeline"}) for name in ("one", "two"))
+    reward_models = made(trained, "reward_model", RewardModelsRef, tmp_path / "made")
+    policy = made(trained, "ppo", PolicyRef, tmp_path / "made", reward_models=reward_models)
+    card = made(later, "model_card", ModelCardRef, tmp_path / "made", policy=policy)
+    assert isinstance(card, ModelCardRef)
+    promote(register_policy(card), None)
+    champion = registry.champion()
+    assert champion is not None
+    assert champion.reward_models == reward_models
+    # What is cleared up keeps them, however long ago that was.
+    assert reward_models.run_id in find_needs(search_runs(), version_facts(), 0).outputs
+
+    artifacts.remove_output(reward_models.run_id)
+    assert registry.reward_models_of(card) is None
+    again = made(later, "reward_model", RewardModelsRef, tmp_path / "made")
+    assert registry.reward_models_of(card) == again
+    (artifacts.local_path(again) / "weights").write_text("altered")
+    assert registry.reward_models_of(card) is None
+
+
+@pytest.mark.usefixtures("versions")
+def test_a_champion_of_which_no_run_tells_the_reward_models():
+    promote("1", None)
+    champion = registry.champion()
+    assert champion is not None
+    assert champion.reward_models is None
+
+
+def test_comparisons_are_counted_by_champion_and_once(versions: list[ModelCardRef]):
+    one, other = "1" * 64, "2" * 64
+    assert [registry.note_comparison(None, sha256) for sha256 in (one, one, other)] == [1, 1, 2]
+    assert [registry.note_comparison("1", sha256) for sha256 in (other, one, other)] == [1, 2, 1]
+    for card in versions:
+        client().delete_run(card.run_id)
+    assert registry.note_comparison("1", "3" * 64) == 3
+    assert registry.note_comparison("2", one) == 1
+    assert sorted(registry.comparisons_with(None).values()) == [1, 2]
+
+
+@pytest.mark.usefixtures("versions")
+def test_another_champion_than_the_one_compared_with():
+    promote("1", None)
+    with pytest.raises(ChampionChangedError, match="compared with no version, and now version 1 is the champion"):
+        promote("2", None)
+    assert registry.champion_version() == "1"
+    last = registry.promotion()
+    assert last is not None
+    assert (last.state, last.to) == ("done", "1")
+
+
+def test_a_candidate_that_is_gone_is_not_promoted(versions: list[ModelCardRef]):
+    promote("1", None)
+    subprocess.run(["rm", "-r", str(artifacts.local_path(versions[1]))], check=True)
+    with pytest.raises(ArtifactMismatchError, match="version 2 of rlhf-policy"):
+        promote("2", "1")
+    assert registry.champion_version() == "1"
+    last = registry.promotion()
+    assert last is not None
+    assert last.state == "undone"
+
+
+@pytest.mark.parametrize("harm", ["gone", "altered"])
+def test_a_champion_that_is_not_what_was_stored(versions: list[ModelCardRef], harm: str):
+    promote("1", None)
+    folder = artifacts.local_path(versions[0])
+    if harm == "gone":
+        subprocess.run(["rm", "-r", str(folder)], check=True)
+    else:
+        (folder / "weights").write_text("other")
+    with pytest.raises(ArtifactMismatchError) as error:
+        registry.champion()
+    for word in ("version 1", versions[0].run_id, str(folder), "bring the folder back", "alias champion"):
+        assert word in str(error.value)
+
+
+def test_a_champion_whose_run_is_gone(versions: list[ModelCardRef]):
+    promote("1", None)
+    client().delete_run(versions[0].run_id)
+    with pytest.raises(ArtifactMismatchError, match=f"version 1 of rlhf-policy: its MLflow run {versions[0].run_id}"):
+        registry.champion()
+
+
+def test_over_a_server(project_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """As workers see the store."""
+    server = Server(tmp_path, project_root / "mlruns" / "mlflow.db")
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", server.url)
+    server.start()
+    try:
+        assert registry.champion() is None
+        register(tmp_path / "made", 1)
+        promote("1", None)
+        champion = registry.champion()
+        assert champion is not None
+        assert (champion.version, champion.data_md5) == ("1", "promoted-1.dir")
+        assert registry.is_registered("1")
+        assert not registry.is_registered("2")
+        last = registry.promotion()
+        assert last is not None
+        assert last.state == "done"
+    finally:
+        server.stop()
+
+
+@pytest.mark.usefixtures("versions")
+@pytest.mark.parametrize(
+    ("step", "champion", "state"),
+    [(0, "1", None), (1, "1", "undone"), (2, "1", "undone"), (3, "2", "done"), (4, "2", None)],
+    ids=["before the note", "before what can fail", "before the alias", "before the second note", "after all"],
+)
+def test_killed_between_two_steps(step: int, champion: str, state: str | None, caplog: pytest.LogCaptureFixture):
+    promote("1", None)
+    command = [sys.executable, str(PROMOTING), str(step), "2", "1"]
+    assert subprocess.run(command, capture_output=True, check=False).returncode == -9
+    assert registry.champion_version() == champion
+    with caplog.at_level(logging.WARNING, "rlhf"):
+        found = registry.recover()
+    assert (found.state if found else None) == state
+    assert bool([record for record in caplog.records if "cut off" in record.message]) == (state is not None)
+    assert registry.champion_version() == champion
+    last = registry.promotion()
+    assert last is not None
+    assert last.state != "pending"
+    assert registry.recover() is None
+
+
+@pytest.mark.usefixtures("versions")
+def test_what_was_undone_can_be_done_again():
+    promote("1", None)
+    subprocess.run([sys.executable, str(PROMOTING), "2", "2", "1"], capture_output=True, check=False)
+    registry.recover()
+    promote("2", "1")
+    assert registry.champion_version() == "2"
+
+
+@pytest.mark.usefixtures("versions")
+def test_the_first_champion_cut_off_leaves_none():
+    subprocess.run([sys.executable, str(PROMOTING), "2", "1", ""], capture_output=True, check=False)
+    found = registry.recover()
+    assert found is not None
+    assert (found.state, found.champion, registry.champion_version()) == ("undone", None, None)
