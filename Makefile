@@ -5,7 +5,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check --require-virtualenv
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo up down test test-slow test-services pictures soak check format lock clean bench bench-learning bench-optimum bench-scaling bench-services bench-coverage bench-promotion bench-gpu
+.PHONY: help demo up down test test-slow test-services test-all pictures soak check format lock clean bench bench-learning bench-optimum bench-scaling bench-services bench-coverage bench-promotion bench-gpu
 
 help: ## Say what there is.
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -31,9 +31,13 @@ test: .venv/installed-dev ## Run the tests, but for those that are long by natur
 test-slow: .venv/installed-dev ## Tests of whole pipelines, of crashes and of several processes.
 	$(BIN)/pytest -m slow $(SHARED_OUT)
 
-# A server that is busy may answer late: what fails once is tried once more, and the report says so.
 test-services: .venv/installed-dev ## Tests on real servers, through a real browser, with real crashes: about 15 minutes.
-	$(BIN)/pytest -m services --reruns 1 $(SHARED_OUT)
+	$(BIN)/pytest -m services $(SHARED_OUT)
+
+# One process more than there are cores, for those on servers wait much of their time.
+test-all: PROCESSES = 3
+test-all: .venv/installed-dev ## The three above as one, which takes less time: what CI runs.
+	$(BIN)/pytest -m "not soak" --durations 25 $(SHARED_OUT)
 
 pictures: .venv/installed-dev ## Take the pictures of docs/operating.md anew.
 	RLHF_PICTURES=docs/pictures $(BIN)/pytest -m services tests/flows/test_user_interface.py tests/flows/test_approval_form.py
