@@ -43,8 +43,8 @@ Status = Literal["FINISHED", "FAILED", "KILLED"]
 
 _LONGEST_PARAM = 500
 _LONGEST_TAG = 5000
-_BEGUN: dict[str, tuple[int, float]] = {}
-"""Runs that this process has begun: when, by MLflow's clock in ms, and by this process's steady one."""
+_BEGUN: dict[str, tuple[int, float, str]] = {}
+"""Runs that this process has begun: when, by MLflow's clock in ms and by this process's steady one, and the attempt."""
 
 
 def open_pipeline(name: str, flow_run_id: str | None, settings: Mapping[str, Any], tags: Mapping[str, str]) -> str:
@@ -133,7 +133,7 @@ def _create(name: str, tags: Mapping[str, str]) -> str:
             if found
             else client().create_run(experiment_id(), run_name=name, tags={**tags, ATTEMPT_TAG: attempt})
         )
-        _BEGUN[run.info.run_id] = (run.info.start_time, time.monotonic())
+        _BEGUN[run.info.run_id] = (run.info.start_time, time.monotonic(), attempt)
         return str(run.info.run_id)
 
     return retry_while_unavailable(create)
@@ -207,7 +207,8 @@ def close_run(run_id: str, status: Status, message: str = "") -> bool:
 
     Args:
         run_id: the run.
-        status: how it ended.
+        status: how it ended. Its time is the beginning and what has passed since, whatever was done to the clock
+            meanwhile; that of MLflow's own clock for a run which another process has begun.
         message: why, where it did not end well.
 
     Returns:
@@ -217,27 +218,32 @@ def close_run(run_id: str, status: Status, message: str = "") -> bool:
         TrackingError: the store does not answer, and the status is FINISHED. Otherwise another error is on its way to
             the person, so this one is logged.
     """
-    ended = _end_time(run_id)
-    if status == "FINISHED":
-        retry_while_unavailable(lambda: client().set_terminated(run_id, status, ended))
-        return True
-    try:
+    begun = _BEGUN.pop(run_id, None)
+    ended = begun and begun[0] + round(1000 * (time.monotonic() - begun[1]))
+
+    def close() -> None:
         if message:
             client().set_tag(run_id, ERROR_TAG, message[:_LONGEST_TAG])
         client().set_terminated(run_id, status, ended)
+        if begun:
+            _delete_doubles(run_id, begun[2])
+
+    if status == "FINISHED":
+        retry_while_unavailable(close)
+        return True
+    try:
+        close()
     except (MlflowException, requests.RequestException, SQLAlchemyError, OSError) as error:
         logger.warning("MLflow run %s could not be marked as %s: %s", run_id, status, reason(error))
         return False
     return True
 
 
-def _end_time(run_id: str) -> int | None:
-    """Milliseconds of the epoch: the beginning and what has passed since, whatever was done to the clock meanwhile.
-
-    None, which is MLflow's own clock, for a run that another process has begun.
-    """
-    begun = _BEGUN.pop(run_id, None)
-    return None if begun is None else begun[0] + round(1000 * (time.monotonic() - begun[1]))
+def _delete_doubles(run_id: str, attempt: str) -> None:
+    """A server that answers late may have made a run twice: it was asked again, and the first had not been seen yet."""
+    for run in find(f"tags.`{ATTEMPT_TAG}` = '{attempt}'"):
+        if run.info.run_id != run_id:
+            client().delete_run(run.info.run_id)
 
 
 @contextmanager

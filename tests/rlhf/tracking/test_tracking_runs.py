@@ -11,6 +11,7 @@ from typing import Any, Literal
 
 import pytest
 import requests
+from mlflow.store.entities import PagedList
 from mlflow.tracking import MlflowClient
 from tracking_server import Server
 
@@ -337,6 +338,32 @@ def test_a_run_whose_server_died_before_it_answered_is_made_once(project_root: P
     client = tracking_client.client()
     found = client.search_runs([client.get_run(pipeline).info.experiment_id], "tags.`rlhf.stage` = 'sft'")
     assert [run.info.run_id for run in found] == [run_id]
+
+
+@pytest.mark.parametrize("status", ["FINISHED", "FAILED"])
+def test_a_run_that_a_late_server_made_twice_is_one_in_the_end(
+    status: Literal["FINISHED", "FAILED"], client: MlflowClient, monkeypatch: pytest.MonkeyPatch
+):
+    """The first is made, unseen yet by whoever looks for it, when its client has waited long enough."""
+    own = tracking_client.client()
+    create, search, made = own.create_run, own.search_runs, []
+
+    def create_late(*arguments: Any, **keywords: Any) -> Any:
+        made.append(create(*arguments, **keywords))
+        if len(made) == 1:
+            raise requests.ReadTimeout("no answer in 10 s")
+        return made[-1]
+
+    monkeypatch.setattr(own, "create_run", create_late)
+    monkeypatch.setattr(own, "search_runs", lambda *_, **__: PagedList([], None))
+    run_id = open_run("twice", "reproduction", {})
+    monkeypatch.setattr(own, "search_runs", search)
+    assert [run.info.run_id for run in made][1:] == [run_id]
+    close_run(run_id, status)
+    experiment = client.get_experiment_by_name(EXPERIMENT)
+    assert experiment is not None
+    (run,) = client.search_runs([experiment.experiment_id])
+    assert (run.info.run_id, run.info.status) == (run_id, status)
 
 
 def test_a_server_that_is_not_there_is_told_within_seconds(project_root: Path, monkeypatch: pytest.MonkeyPatch):
