@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
-from rlhf.data.importing.datasheet import SourceReport, render
+from rlhf.data.importing.datasheet import render
 from rlhf.data.importing.detection import FORMATS
 from rlhf.data.importing.reading import RowReader, SourceOptions, open_rows
 from rlhf.data.schema import ALL_KINDS, DATASHEET, KINDS, Row, is_ranking
@@ -77,18 +77,17 @@ class ImportReport:
     destination: Path
     changed: bool
     counts: dict[str, int]
-    sources: tuple[SourceReport, ...]
+    sources: tuple[RowReader, ...]
     derived: tuple[str, ...]
 
     @property
     def summary(self) -> str:
         """The report in lines for a person."""
         lines = [f"{count} {kind}" for kind, count in self.counts.items()]
-        for source in self.sources:
-            how = "found out from its fields" if source.detected else "as told"
-            lines.append(f"{source.name}: format {source.format} ({how}), {source.num_read} rows read")
-            lines += [f"  {line}" for line in source.lines]
-            lines += [f"  {line}" for line in (*source.left_out, *source.example)]
+        for reader in self.sources:
+            how = "found out from its fields" if reader.options.format == "auto" else "as told"
+            lines.append(f"{reader.source.name}: format {reader.form.format} ({how}), {reader.num_read} rows read")
+            lines += [f"  {line}" for line in (*reader.lines, *reader.left_out, *reader.example)]
         return "\n".join([*lines, *self.derived])
 
 
@@ -131,12 +130,12 @@ def convert_dataset(
     assert main is not None
     extras = {kind: reading for kind in ("demonstrations", "prompts", "labels") if (reading := sources.open(kind))}
     counts, num_duplicates = _write_rows(folder, main, extras)
-    reports = (main.report(), *(extra.report() for extra in extras.values()))
+    readers = (main, *extras.values())
     derived = _derived(extras, num_duplicates)
     (folder / DATASHEET).write_text(
-        render(reports, counts, derived, licence, guidelines), encoding="utf-8", newline="\n"
+        render(readers, counts, derived, licence, guidelines), encoding="utf-8", newline="\n"
     )
-    return ImportReport(folder, True, counts, reports, derived)
+    return ImportReport(folder, True, counts, readers, derived)
 
 
 def _write_rows(folder: Path, main: RowReader, extras: dict[str, RowReader]) -> tuple[dict[str, int], int]:
@@ -155,7 +154,7 @@ def _write_rows(folder: Path, main: RowReader, extras: dict[str, RowReader]) -> 
             for kind, made in _made_of(row, texts):
                 if kind in derived:
                     writers[kind](made)
-        if main.example is None:
+        if not main.example:
             raise main.nothing_left()
         for kind, extra in extras.items():
             for row in extra.rows():

@@ -6,7 +6,7 @@ import io
 import json
 import re
 import zlib
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from itertools import islice
@@ -21,7 +21,7 @@ from rlhf.files.limits import limits, lines_within, memory_within, too_large
 from rlhf.files.names import check_regular, open_regular
 
 # A row that is none is yielded as the error that says why, so that it can be counted and named.
-Rows = Generator[tuple[int, Row | RowDroppedError], None, None]
+Rows = Iterator[tuple[int, Row | RowDroppedError]]
 
 SUFFIXES = (".jsonl", ".ndjson", ".json", ".csv", ".tsv", ".parquet")
 # Characters of a table that its delimiter is told from.

@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from typing import Literal
 
-from rlhf.data.importing.dialogues import RowDroppedError
+from rlhf.data.importing.dialogues import UNREADABLE, RowDroppedError
 from rlhf.errors import DataError
 
 Outcome = Literal["first", "second", "tie"]
@@ -21,8 +21,6 @@ def word_set(text: str) -> frozenset[str]:
 
 RANKS: Mapping[Outcome, tuple[float, float]] = {"first": (1, 2), "second": (2, 1), "tie": (1, 1)}
 """What a verdict says of two answers: 1 is the better one."""
-UNREADABLE = "a verdict cannot be read"
-NO_VERDICT = "there is no verdict"
 
 _ORDINALS: Mapping[Outcome, tuple[str, ...]] = {"first": ("first", "left", "a"), "second": ("second", "right", "b")}
 _NAMES: Mapping[Outcome | None, str] = {"first": "first", "second": "second", "tie": "ties", None: "unusable"}
@@ -35,9 +33,7 @@ _MAX_STRANGE = 0.05
 _TIES = ("tie", "ties", "tied", "equal", "same", "draw", "both", "neither", "bothgood", "bothbad", "tiebothbad")
 # Columns whose numbers name an answer, where "label: 1" may as well say that the first one is better.
 _NAMING = word_set(
-    """
-    best better choice chosen id ids idx index prefer preference preferences preferred selected selection winner
-    """
+    "best better choice chosen id ids idx index prefer preference preferences preferred selected selection winner"
 )
 # Columns that name or measure what is worse: "loser: A", "toxicity_score_a: 0.9".
 _OF_THE_WORSE = word_set(

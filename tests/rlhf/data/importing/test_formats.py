@@ -110,8 +110,8 @@ PREFERENCES: dict[str, tuple[str, dict[str, Any], dict[str, Any]]] = {
 def test_finds_out_the_format_and_reads_it(tmp_path: Path, name: str) -> None:
     format_name, row, expected = PREFERENCES[name]
     report = import_dataset(str(write_lines(tmp_path / "theirs.jsonl", [row])), tmp_path / "data")
-    assert report.sources[0].format == format_name
-    assert report.sources[0].detected
+    assert report.sources[0].form.format == format_name
+    assert f"format {format_name} (found out from its fields)" in report.summary
     assert pairs_of(report) == [expected]
     assert validate_folder(tmp_path / "data") == {"demonstrations": 1, "preferences": 1, "prompts": 1}
 
@@ -142,7 +142,7 @@ def test_takes_demonstrations_from_a_file_of_their_own(tmp_path: Path, name: str
     pairs = write_lines(tmp_path / "pairs.jsonl", [preference()])
     extra = write_lines(tmp_path / "extra.jsonl", [row])
     report = import_dataset(Sources(str(pairs), demonstrations=str(extra)), tmp_path / "data")
-    assert report.sources[1].format == name.split()[0]
+    assert report.sources[1].form.format == name.split()[0]
     assert read(tmp_path / "data" / "demonstrations.jsonl") == expected
     assert read(tmp_path / "data" / "prompts.jsonl") == [{"prompt": preference()["prompt"]}]
 
@@ -211,7 +211,7 @@ def test_reads_a_folder_with_a_data_set(tmp_path: Path, monkeypatch: pytest.Monk
         Sources(str(tmp_path / "set"), options={"preferences": SourceOptions(split="test")}), tmp_path / "data"
     )
     assert pairs_of(report) == [{"prompt": user("Ho"), **PAIR}]
-    assert report.sources[0].name == "set"
+    assert report.sources[0].source.name == "set"
 
 
 def test_reads_a_folder_in_our_own_layout(tmp_path: Path, data_folder: Path) -> None:
@@ -264,7 +264,7 @@ def test_drops_counts_and_names_what_cannot_be_used(tmp_path: Path) -> None:
         "the dialogue does not end with one answer of the assistant": [6],
     }
     assert report.counts["preferences"] == 1
-    expected = "2 of hh.jsonl, because the contexts of chosen and rejected differ: lines 2, 4"
+    expected = "hh.jsonl: 2 left out, because the contexts of chosen and rejected differ: lines 2, 4"
     assert expected in (tmp_path / "data" / "datasheet.md").read_text()
     assert "2 left out, because the contexts of chosen and rejected differ: lines 2, 4" in report.summary
 

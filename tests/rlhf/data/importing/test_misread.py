@@ -389,7 +389,7 @@ def test_a_person_says_what_the_numbers_mean(tmp_path: Path) -> None:
     file = write_lines(tmp_path / "x.jsonl", rows)
     report, pairs = read(tmp_path, file, "verdict=label:0=first,1=second")
     assert pairs == [texts(n) for n in NUMBERS]
-    assert report.sources[0].verdicts == ("verdicts in \"label\": 20 first ('0'), 20 second ('1'), 0 ties, 0 unusable",)
+    assert report.sources[0].verdicts == ["verdicts in \"label\": 20 first ('0'), 20 second ('1'), 0 ties, 0 unusable"]
 
 
 @pytest.mark.parametrize("values", [("+", "-"), ("A>B", "A<B"), ("\U0001f448", "\U0001f449")])
@@ -426,7 +426,7 @@ def test_a_person_says_what_the_columns_hold(tmp_path: Path) -> None:
     file = write_lines(tmp_path / "x.jsonl", rows)
     report, pairs = read(tmp_path, file, "prompt=q,chosen=up,rejected=down,annotator=by,ignored=score")
     assert pairs == [texts(n) for n in NUMBERS]
-    assert report.sources[0].unread == ("score",)
+    assert report.sources[0].unread == ["score"]
     assert '"score' not in (tmp_path / "data" / "preferences.jsonl").read_text()
     assert "columns that were not read: score" in (tmp_path / "data" / "datasheet.md").read_text()
 
