@@ -23,7 +23,7 @@ from rlhf.files.names import check_regular, open_regular
 # A row that is none is yielded as the error that says why, so that it can be counted and named.
 Rows = Iterator[tuple[int, Row | RowDroppedError]]
 
-SUFFIXES = (".jsonl", ".ndjson", ".json", ".csv", ".tsv", ".parquet")
+_KNOWN = ".jsonl, .ndjson, .json, .csv or .tsv, each also with .gz, or .parquet"
 # Characters of a table that its delimiter is told from.
 _CSV_HEAD = 4_000_000
 _DELIMITERS = (",", ";", "\t", "|")
@@ -68,7 +68,7 @@ def open_source(source: str, split: str = "train") -> RowSource:
     """
     path = Path(source)
     if not source.strip():
-        raise DataError(f"an empty name was given for a file; give a file ({_known()}) or a hub id")
+        raise DataError(f"an empty name was given for a file; give a file ({_KNOWN}) or a hub id")
     if path.is_file():
         return _open_file(path)
     if path.is_dir():
@@ -80,26 +80,31 @@ def open_source(source: str, split: str = "train") -> RowSource:
     if path.exists():
         check_regular(path)
     match = _HUB_ID.fullmatch(source)
-    if match is None or _form(path) is not None or path.parent.exists():
+    if match is None or _reader(path) is not None or path.parent.exists():
         raise DataError(
-            f"{source}: there is no such file; give a file ({_known()}) or a hub id such as organization/name"
+            f"{source}: there is no such file; give a file ({_KNOWN}) or a hub id such as organization/name"
         )
     name, revision = match["name"], _hub_commit(match["name"], match["revision"])
     return RowSource(f"{name}@{revision}", None, "row", lambda: _dataset_rows(name, revision, split, None))
 
 
 def _open_file(path: Path) -> RowSource:
-    lines, tables = dict.fromkeys((".jsonl", ".ndjson"), _jsonl_rows), dict.fromkeys((".csv", ".tsv"), _csv_rows)
-    readers = {**lines, ".json": _json_rows, **tables, ".parquet": _parquet_rows}
-    form = _form(path)
-    if form is None:
-        raise DataError(
-            f"{path}: files ending with {''.join(path.suffixes) or 'nothing'} are not read; give {_known()}"
-        )
+    reader = _reader(path)
+    if reader is None:
+        raise DataError(f"{path}: files ending with {''.join(path.suffixes) or 'nothing'} are not read; give {_KNOWN}")
     if path.stat().st_size == 0:
         raise DataError(f"{path}: the file is empty; give at least one row")
-    reader = readers[form]
-    return RowSource(path.name, sha256(path), "line" if form in lines else "row", lambda: _within_memory(reader, path))
+    unit = "line" if reader is _jsonl_rows else "row"
+    return RowSource(path.name, sha256(path), unit, lambda: _within_memory(reader, path))
+
+
+def _reader(path: Path) -> Callable[[Path], Rows] | None:
+    """What reads files of this name; None where nothing does."""
+    readers = {".jsonl": _jsonl_rows, ".ndjson": _jsonl_rows, ".json": _json_rows, ".csv": _csv_rows, ".tsv": _csv_rows}
+    name = path.name.lower()
+    if name.endswith(".parquet"):
+        return _parquet_rows
+    return next((read for suffix, read in readers.items() if name.removesuffix(".gz").endswith(suffix)), None)
 
 
 def _within_memory(reader: Callable[[Path], Rows], path: Path) -> Rows:
@@ -112,42 +117,30 @@ def _within_memory(reader: Callable[[Path], Rows], path: Path) -> Rows:
         ) from None
 
 
-def _form(path: Path) -> str | None:
-    name = path.name.lower()
-    packed = name.removesuffix(".gz")
-    return next(
-        (suffix for suffix in SUFFIXES if packed.endswith(suffix) and (suffix != ".parquet" or packed == name)), None
-    )
-
-
-def _known() -> str:
-    return ".jsonl, .ndjson, .json, .csv or .tsv, each also with .gz, or .parquet"
-
-
 @contextmanager
 def _open_bytes(path: Path) -> Iterator[io.BufferedReader | gzip.GzipFile]:
     with open_regular(path) as file:
         if path.suffix.lower() != ".gz":
             yield file
             return
-        with gzip.GzipFile(fileobj=file) as unpacked:
-            yield unpacked
+        try:
+            with gzip.GzipFile(fileobj=file) as unpacked:
+                yield unpacked
+        except (EOFError, gzip.BadGzipFile, zlib.error) as error:
+            raise DataError(f"{path.name}: the file cannot be unpacked ({error}); fetch or pack it again") from None
 
 
 def _jsonl_rows(path: Path) -> Rows:
     size = path.stat().st_size
     left = limits().unpacked(size) if path.suffix.lower() == ".gz" else size
-    try:
-        with _open_bytes(path) as file:
-            for line, raw in enumerate(lines_within(file, path.name), start=1):
-                left -= len(raw)
-                if left < 0:
-                    raise too_large(f"{path.name}:{line}", "the file unpacks to", "file", limits().unpacked(size))
-                raw = raw.removeprefix(b"\xef\xbb\xbf") if line == 1 else raw
-                if raw.strip():
-                    yield line, _line(raw)
-    except (EOFError, gzip.BadGzipFile, zlib.error) as error:
-        raise _broken_archive(path, error) from None
+    with _open_bytes(path) as file:
+        for line, raw in enumerate(lines_within(file, path.name), start=1):
+            left -= len(raw)
+            if left < 0:
+                raise too_large(f"{path.name}:{line}", "the file unpacks to", "file", limits().unpacked(size))
+            raw = raw.removeprefix(b"\xef\xbb\xbf") if line == 1 else raw
+            if raw.strip():
+                yield line, _line(raw)
 
 
 def _line(raw: bytes) -> Row | RowDroppedError:
@@ -204,52 +197,42 @@ def _unwrapped(content: Any, name: str) -> list[Any]:
 
 
 def _csv_rows(path: Path) -> Rows:
-    csv.field_size_limit(limits().row)
+    longest = limits().row
+    csv.field_size_limit(longest)
     text = _read_text(path)
     form, spaced = _csv_form(text)
-    lines = _RowLines(text, path.name)
-    reader = csv.reader(lines, strict=True, **form)
+    in_row = 0
+
+    def lines() -> Iterator[str]:
+        """The lines of the table, of which those that make one row are no more than a row may have."""
+        nonlocal in_row
+        file = io.StringIO(text, newline="")
+        while line := file.readline(longest + 1):
+            in_row += len(line)
+            if in_row > longest:
+                raise too_large(path.name, "a row has", "row", longest)
+            yield line
+
+    reader = csv.reader(lines(), strict=True, **form)
     try:
         names = [name.strip() for name in next(reader, [])]
-        _check_header(names, path.name)
-        for number, cells in enumerate((cells for cells in lines.rows(reader) if cells), start=1):
+        twice = next((name for name in names if names.count(name) > 1), None)
+        if twice is not None:
+            raise DataError(f'{path.name}: the header names "{twice}" twice; give each column a name of its own')
+        number = in_row = 0
+        for cells in reader:
+            in_row = 0
+            if not cells:
+                continue
+            number += 1
             if len(cells) == len(names):
                 kept = [cells[0], *(cell.removeprefix(" ") for cell in cells[1:])] if spaced else cells
                 yield number, dict(zip(names, kept, strict=True))
             else:
-                found = f"{len(cells)} and not {len(names)}"
-                yield number, RowDroppedError("the row has not as many cells as the header", found)
+                reason = "the row has not as many cells as the header"
+                yield number, RowDroppedError(reason, f"{len(cells)} and not {len(names)}")
     except csv.Error as error:
         raise DataError(f"{path.name}: line {reader.line_num} is not CSV ({error}); mend the file") from None
-
-
-class _RowLines:
-    """The lines of a table, of which those that make one row are no more than a row may have."""
-
-    def __init__(self, text: str, name: str) -> None:
-        self._file = io.StringIO(text, newline="")
-        self._name = name
-        self._longest = limits().row
-        self._in_row = 0
-
-    def __iter__(self) -> Iterator[str]:
-        return self
-
-    def __next__(self) -> str:
-        line = self._file.readline(self._longest + 1)
-        self._in_row += len(line)
-        if self._in_row > self._longest:
-            raise too_large(self._name, "a row has", "row", self._longest)
-        if not line:
-            raise StopIteration
-        return line
-
-    def rows(self, reader: Iterator[list[str]]) -> Iterator[list[str]]:
-        """What a reader of these lines reads."""
-        self._in_row = 0
-        for cells in reader:
-            yield cells
-            self._in_row = 0
 
 
 def _csv_form(text: str) -> tuple[dict[str, Any], bool]:
@@ -260,10 +243,9 @@ def _csv_form(text: str) -> tuple[dict[str, Any], bool]:
     forms = [
         {"delimiter": delimiter, "skipinitialspace": skips} for skips in (False, True) for delimiter in _DELIMITERS
     ]
-    rows = {index: _first_rows(text, form) for index, form in enumerate(forms)}
-    best = max(rows, key=lambda index: _width_share(rows[index]))
-    spaced = all(cell.startswith(" ") for cells in rows[best] for cell in cells[1:])
-    return forms[best], spaced
+    heads = [_first_rows(text, form) for form in forms]
+    best = max(heads, key=_width_share)
+    return forms[heads.index(best)], all(cell.startswith(" ") for cells in best for cell in cells[1:])
 
 
 def _first_rows(text: str, form: dict[str, Any]) -> list[list[str]]:
@@ -281,24 +263,15 @@ def _width_share(rows: list[list[str]]) -> tuple[float, int]:
     return (sum(len(cells) == width for cells in rows) / len(rows), width) if width > 1 else (0.0, 0)
 
 
-def _check_header(names: list[str], file: str) -> None:
-    twice = next((name for name in names if names.count(name) > 1), None)
-    if twice is not None:
-        raise DataError(f'{file}: the header names "{twice}" twice; give each column a name of its own')
-
-
 def _read_text(path: Path) -> str:
     largest = limits().whole
+    with _open_bytes(path) as file:
+        content = file.read(largest + 1)
+    if len(content) > largest:
+        what = "a file that is read as a whole (JSON Lines and Parquet are not) has"
+        raise too_large(path.name, what, "whole", largest)
     try:
-        with _open_bytes(path) as file:
-            content = file.read(largest + 1)
-        if len(content) > largest:
-            raise too_large(
-                path.name, "a file that is read as a whole (JSON Lines and Parquet are not) has", "whole", largest
-            )
         return content.decode("utf-8-sig")
-    except (EOFError, gzip.BadGzipFile, zlib.error) as error:
-        raise _broken_archive(path, error) from None
     except UnicodeDecodeError as error:
         line = error.object.count(b"\n", 0, error.start) + 1
         raise DataError(
@@ -348,10 +321,6 @@ def _next_rows(batches: Iterator[Any], enough: int) -> tuple[list[Row], int]:
         if num_bytes > enough:
             break
     return rows, num_bytes
-
-
-def _broken_archive(path: Path, error: Exception) -> DataError:
-    return DataError(f"{path.name}: the file cannot be unpacked ({error}); fetch or pack it again")
 
 
 def _hub_commit(name: str, revision: str | None) -> str:

@@ -153,10 +153,10 @@ class Verdicts:
         """How the verdicts were read: how many say what, and with which values."""
         parts = []
         for outcome, name in _NAMES.items():
-            found = {value: count for (value, said), count in self.tally.items() if said == outcome}
-            values = ", ".join(map(repr, sorted(found, key=lambda value: -found[value])[:5]))
-            more = f" and {len(found) - 5} other values" if len(found) > 5 else ""
-            parts.append(f"{sum(found.values())} {name}" + (f" ({values}{more})" if found else ""))
+            counts = Counter({value: count for (value, said), count in self.tally.items() if said == outcome})
+            values = ", ".join(repr(value) for value, _ in counts.most_common(5))
+            more = f" and {len(counts) - 5} other values" if len(counts) > 5 else ""
+            parts.append(f"{counts.total()} {name}" + (f" ({values}{more})" if counts else ""))
         return f'verdicts in "{self.shown}": {", ".join(parts)}' if self.tally else ""
 
 
