@@ -6,7 +6,6 @@ training leaves the base about where it is and teaches where a response ends; th
 All draws are keyed by fixed seeds, by the prompt and by the sample: data is the same for all seeds of a run.
 """
 
-import json
 import random
 import re
 from collections.abc import Iterator, Sequence
@@ -17,7 +16,7 @@ from typing import Any
 
 from rlhf.config.data import RULE_BEHIND, DataConfig
 from rlhf.config.model import ComputeConfig, ModelConfig, Setup
-from rlhf.data.schema import DATASHEET, Row, read_rows
+from rlhf.data.schema import DATASHEET, Row, read_rows, write_rows
 from rlhf.errors import DataError
 from rlhf.gold.registered import gold_rule
 from rlhf.modeling.conversations import Conversation, decode_responses, encode_prompts
@@ -79,9 +78,9 @@ def add_samples(
         judged = list(zip(sentences, rewards, strict=True))[1:]
         pairs += (_pair(rng, prompt, *two) for two in zip(judged[::2], judged[1::2], strict=False) if _differ(*two))
     _check_enough(model, max_response_tokens, len(prompts), len(demonstrations), len(pairs))
-    _write(folder / "prompts.jsonl", rows)
-    _write(folder / "demonstrations.jsonl", demonstrations)
-    _write(folder / "preferences.jsonl", pairs)
+    write_rows(folder / "prompts.jsonl", rows)
+    write_rows(folder / "demonstrations.jsonl", demonstrations)
+    write_rows(folder / "preferences.jsonl", pairs)
     with (folder / DATASHEET).open("a", encoding="utf-8") as file:
         file.write(_datasheet(model, max_response_tokens, rule.meaning, len(demonstrations), len(pairs)))
 
@@ -125,7 +124,7 @@ def _responses(
                 base = start_policy(setup, tokenizer).to(compute.device).eval()
             texts = _sample(base, tokenizer, chunk, start, max_response_tokens, compute)
             temporary = path.with_suffix(".new")
-            _write(temporary, texts)
+            write_rows(temporary, texts)
             temporary.rename(path)
         yield from read_json_lines(path)
 
@@ -160,11 +159,6 @@ def _pair(rng: random.Random, prompt: Conversation, first: tuple[str, float], se
 
 def _answer(text: str) -> list[dict[str, str]]:
     return [{"role": "assistant", "content": text}]
-
-
-def _write(path: Path, rows: Sequence[Any]) -> None:
-    with path.open("w", encoding="utf-8", newline="\n") as file:
-        file.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
 
 
 def _name(model: ModelConfig) -> str:

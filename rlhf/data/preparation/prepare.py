@@ -26,6 +26,7 @@ from rlhf.data.schema import (
     pairs_of,
     read_rows,
     validate_file,
+    write_rows,
 )
 from rlhf.errors import DataError
 from rlhf.modeling.special_tokens import differences
@@ -95,7 +96,8 @@ def prepare_data(
     _check_not_empty(splits, config, counts)
 
     for (kind, split), numbered_rows in splits.items():
-        _write_rows(workspace.output / kind / f"{split}.jsonl", [numbered.row for numbered in numbered_rows])
+        (workspace.output / kind).mkdir(parents=True, exist_ok=True)
+        write_rows(workspace.output / kind / f"{split}.jsonl", (numbered.row for numbered in numbered_rows))
     tokenizer.save_pretrained(workspace.output / "tokenizer")
     (workspace.output / DATASHEET).write_text(datasheet, encoding="utf-8")
     report = build_report(source, {name: len(found) for name, found in splits.items()}, counts)
@@ -284,9 +286,3 @@ def _check_not_empty(splits: Splits, config: DataConfig, counts: Counts) -> None
         for split in names:
             if not splits[kind, split]:
                 raise DataError(empty_split(kind, split, shares[split], counts))
-
-
-def _write_rows(path: Path, rows: Sequence[Row]) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("w", encoding="utf-8", newline="\n") as file:
-        file.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
