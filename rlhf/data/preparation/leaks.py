@@ -53,7 +53,7 @@ def _first_turn_key(prompt: Prompt) -> str:
 def _sharing_ngrams(training: Mapping[str, Prompt], evaluation: Mapping[str, Prompt]) -> Iterator[str]:
     """Keys of the training prompts that share a run of words, other than boilerplate, with an evaluation prompt."""
     known = {ngram for prompt in evaluation.values() for ngram in _ngrams(prompt)}
-    shared = {key: found for key, prompt in training.items() if (found := known & _ngrams(prompt))}
+    shared = {key: ngrams for key, prompt in training.items() if (ngrams := known & _ngrams(prompt))}
     counts = Counter(ngram for ngrams in shared.values() for ngram in ngrams)
     limit = max(BOILERPLATE_PROMPTS, BOILERPLATE_SHARE * len(training))
     yield from (key for key, ngrams in shared.items() if min(counts[ngram] for ngram in ngrams) <= limit)

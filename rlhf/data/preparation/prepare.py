@@ -15,7 +15,7 @@ from rlhf.data.preparation.leaks import find_leaks
 from rlhf.data.preparation.report import Counts, build_report, check_left_out, empty_split, metrics, render
 from rlhf.data.preparation.splits import is_for_selection, prompt_key, split_of
 from rlhf.data.preparation.text_changes import turn_markers
-from rlhf.data.preparation.truncation import Context, Fitted, NumberedRow, Unusable, check_roles, fit
+from rlhf.data.preparation.truncation import Context, Fitted, NumberedRow, check_roles, fit
 from rlhf.data.schema import (
     DATASHEET,
     KINDS,
@@ -83,13 +83,13 @@ def prepare_data(
             max_rows = None  # counts prompts then, and these are no more than that
         rows = {kind: list(_read(folder / f"{kind}.jsonl", kind, max_rows, counts)) for kind in KINDS}
         if (folder / "labels.jsonl").is_file():
-            counts.num_labels = validate_file(folder / "labels.jsonl", "labels")
+            counts.labels = validate_file(folder / "labels.jsonl", "labels")
         datasheet = (folder / DATASHEET).read_text(encoding="utf-8")
     counts.label_conflicts = count_label_conflicts(rows["preferences"])
     splits = _split(rows, config)
     _remove_leaks(splits, counts)
     tokenizer, tokenizer_report = prepare_tokenizer(model, _training_texts(splits))
-    check_roles(tokenizer, ((kind, numbered) for kind, found in rows.items() for numbered in found))
+    check_roles(tokenizer, ((kind, numbered) for kind in KINDS for numbered in rows[kind]))
     _cut(splits, Context(tokenizer, model.max_length, max_response_tokens), config, counts)
     check_left_out(counts)
     _remove_collisions(splits, counts)
@@ -100,7 +100,7 @@ def prepare_data(
         write_rows(workspace.output / kind / f"{split}.jsonl", (numbered.row for numbered in numbered_rows))
     tokenizer.save_pretrained(workspace.output / "tokenizer")
     (workspace.output / DATASHEET).write_text(datasheet, encoding="utf-8")
-    report = build_report(source, {name: len(found) for name, found in splits.items()}, counts)
+    report = build_report(source, {name: len(numbered_rows) for name, numbered_rows in splits.items()}, counts)
     report["base"] = differences(model, tokenizer)
     report["tokenizer"] = asdict(tokenizer_report) | {
         "origin": _without_folders(tokenizer_report.origin),
@@ -177,19 +177,17 @@ def _read(path: Path, kind: str, max_rows: int | None, counts: Counts) -> Iterat
         seen.add(text)
         yield NumberedRow(line, row, prompt_key(row["prompt"]))
     if kind == "preferences":
-        counts.longer_wins = points / max(1, counts.rows[kind])
+        counts.longer_wins_accuracy = points / max(1, counts.rows[kind])
 
 
 def _pairs(rows: Iterator[tuple[int, Row]], kind: str, counts: Counts) -> Iterator[tuple[int, Row]]:
     """Rows, each ranking as the pairs that it stands for: of one prompt, so that no split parts them."""
     for line, row in rows:
+        pairs = list(pairs_of(row))
         if is_ranking(row):
-            made = list(pairs_of(row))
-            counts.rankings["pairs"] += len(made)
-            counts.rankings["rankings" if made else "ties"] += 1
-        else:
-            made = [row]
-        for pair in made:
+            counts.rankings["pairs"] += len(pairs)
+            counts.rankings["rankings" if pairs else "ties"] += 1
+        for pair in pairs:
             counts.rows[kind] += 1
             yield line, pair
 
@@ -254,8 +252,8 @@ def _cut(splits: Splits, context: Context, config: DataConfig, counts: Counts) -
         for numbered, fitted in zip(rows, fit(kind, rows, context), strict=True):
             if isinstance(fitted, Fitted):
                 kept.append(_count_fitted(kind, numbered, fitted, counts))
-            elif isinstance(fitted, Unusable):
-                counts.left_out.setdefault(kind, {}).setdefault(fitted.reason, []).append(numbered.line)
+            elif isinstance(fitted, str):
+                counts.left_out_in_tokens.setdefault(kind, {}).setdefault(fitted, []).append(numbered.line)
             elif config.overlong == "error":
                 raise DataError(f"{fitted}; or leave such rows out with data.overlong: drop")
             else:
@@ -264,11 +262,11 @@ def _cut(splits: Splits, context: Context, config: DataConfig, counts: Counts) -
 
 
 def _count_fitted(kind: str, numbered: NumberedRow, fitted: Fitted, counts: Counts) -> NumberedRow:
-    counts.lengths.setdefault(f"{kind}/prompt", []).append(fitted.prompt_tokens)
+    counts.lengths_in_tokens.setdefault(f"{kind}/prompt", []).append(fitted.prompt_tokens)
     if fitted.response_tokens:
-        counts.lengths.setdefault(f"{kind}/response", []).append(fitted.response_tokens)
+        counts.lengths_in_tokens.setdefault(f"{kind}/response", []).append(fitted.response_tokens)
     for change in fitted.changes:
-        counts.changes.setdefault(kind, {}).setdefault(change, []).append(numbered.line)
+        counts.changed_in_tokens.setdefault(kind, {}).setdefault(change, []).append(numbered.line)
     if not fitted.num_dropped_messages:
         return numbered
     counts.cut_dialogues[kind] += 1
@@ -277,12 +275,11 @@ def _count_fitted(kind: str, numbered: NumberedRow, fitted: Fitted, counts: Coun
 
 
 def _check_not_empty(splits: Splits, config: DataConfig, counts: Counts) -> None:
-    test, validation, selection = config.test_fraction, config.validation_fraction, config.selection_fraction
-    training, gate = 1 - test - validation, config.gate_fraction
-    for kind, names in NEEDED.items():
-        shares = {"test": test * (1 - gate), "gate": test * gate, "validation": validation, "train": training}
-        if kind == "preferences":
-            shares |= {"train": training * (1 - selection), "selection": training * selection}
-        for split in names:
-            if not splits[kind, split]:
-                raise DataError(empty_split(kind, split, shares[split], counts))
+    test, validation, gate = config.test_fraction, config.validation_fraction, config.gate_fraction
+    for kind, split in ((kind, split) for kind, names in NEEDED.items() for split in names):
+        selection = config.selection_fraction if kind == "preferences" else 0.0
+        shares = {"test": test * (1 - gate), "gate": test * gate, "validation": validation}
+        training = 1 - test - validation
+        shares |= {"train": training * (1 - selection), "selection": training * selection}
+        if not splits[kind, split]:
+            raise DataError(empty_split(kind, split, shares[split], counts))

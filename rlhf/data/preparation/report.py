@@ -24,7 +24,7 @@ Rows = dict[str, dict[str, list[int]]]
 
 @dataclass
 class Counts:
-    """What happened to the rows on their way into the splits, by kind.
+    """What happened to the rows on their way into the splits, by kind, under the names of report.json.
 
     Preferences are counted in pairs; `rankings` has how many rows were rankings or ties, and the pairs of the rankings.
     """
@@ -33,19 +33,19 @@ class Counts:
     duplicates: Counter[str] = field(default_factory=Counter)
     leaks: Counter[str] = field(default_factory=Counter)
     rankings: Counter[str] = field(default_factory=Counter)
-    num_labels: int = 0
+    labels: int = 0
     label_conflicts: int = 0
-    longer_wins: float = 0.5
+    longer_wins_accuracy: float = 0.5
     cut_dialogues: Counter[str] = field(default_factory=Counter)
     dropped_messages: Counter[str] = field(default_factory=Counter)
     too_long: Counter[str] = field(default_factory=Counter)
-    lengths: dict[str, list[int]] = field(default_factory=dict)
-    left_out: Rows = field(default_factory=dict)
-    changes: Rows = field(default_factory=dict)
+    lengths_in_tokens: dict[str, list[int]] = field(default_factory=dict)
+    left_out_in_tokens: Rows = field(default_factory=dict)
+    changed_in_tokens: Rows = field(default_factory=dict)
 
     def num_left_out(self, kind: str) -> int:
         """Rows that are nothing, or nothing else than each other, in token ids."""
-        return sum(map(len, self.left_out.get(kind, {}).values()))
+        return sum(map(len, self.left_out_in_tokens.get(kind, {}).values()))
 
 
 def build_report(source: DataSource, splits: Mapping[tuple[str, str], int], counts: Counts) -> dict[str, Any]:
@@ -57,23 +57,14 @@ def build_report(source: DataSource, splits: Mapping[tuple[str, str], int], coun
         counts: what happened on the way.
     """
     return {
+        **vars(counts),
         "gold": RULE_BEHIND[source.embedded] if source.embedded else None,
         # What decides the output: the same data in another place, or tracked by now, is the same data.
         "source": source.model_dump(include={"md5", "embedded"}),
-        "rows": dict(counts.rows),
         "splits": {f"{kind}/{split}": count for (kind, split), count in sorted(splits.items())},
-        "duplicates": dict(counts.duplicates),
-        "leaks": dict(counts.leaks),
-        "rankings": dict(counts.rankings),
-        "labels": counts.num_labels,
-        "label_conflicts": counts.label_conflicts,
-        "cut_dialogues": dict(counts.cut_dialogues),
-        "dropped_messages": dict(counts.dropped_messages),
-        "too_long": dict(counts.too_long),
-        "left_out_in_tokens": _named(counts.left_out),
-        "changed_in_tokens": _named(counts.changes),
-        "longer_wins_accuracy": counts.longer_wins,
-        "lengths_in_tokens": {name: _quantiles(values) for name, values in counts.lengths.items()},
+        "left_out_in_tokens": _named(counts.left_out_in_tokens),
+        "changed_in_tokens": _named(counts.changed_in_tokens),
+        "lengths_in_tokens": {name: _quantiles(values) for name, values in counts.lengths_in_tokens.items()},
     }
 
 
@@ -129,17 +120,17 @@ def tokenizer_sentences(tokenizer: Mapping[str, Any]) -> list[str]:
     """What was settled of tokenizer and chat template, and what a person should know of them, as Markdown."""
     template = {"own": "a plain one of this project", "kept": "the base's"}[tokenizer["chat_template"]]
     named = f" named {escape(tokenizer['template_name'])}" if tokenizer["template_name"] else ""
-    found = [
+    sentences = [
         f"Tokenizer: {escape(tokenizer['origin'])}, {tokenizer['vocab_size']:,} tokens; pad token "
         f"{escape(tokenizer['pad_token'])} ({tokenizer['pad_token_choice']}); chat template: {template}{named}."
     ]
-    found += [f"{sentence}." for sentence in tokenizer["fixed"]]
+    sentences += [f"{sentence}." for sentence in tokenizer["fixed"]]
     if tokenizer["turn_markers"]:
         markers = ", ".join(escape(json.dumps(marker)) for marker in tokenizer["turn_markers"])
-        found.append(
+        sentences.append(
             f"The chat template marks turns by plain text ({markers}): a message that holds it looks like two turns."
         )
-    return found
+    return sentences
 
 
 def render(report: Mapping[str, Any]) -> str:
@@ -153,44 +144,31 @@ def render(report: Mapping[str, Any]) -> str:
         "too_long": "removed as too long",
     }
     changes = [[title, kind, str(n)] for name, title in titles.items() for kind, n in sorted(report[name].items())]
-    lengths = report["lengths_in_tokens"]
     columns = ("min", "median", "p95", "max")
+    lengths = [[name, *(f"{of[c]:.0f}" for c in columns)] for name, of in report["lengths_in_tokens"].items()]
+    in_tokens, rankings = in_tokens_table(report), Counter(report["rankings"])
+    sentences = [
+        f"{rankings['rankings']} rankings of several responses count as {rankings['pairs']} of the pairs; "
+        f"{rankings['ties']} rows are ties, which no stage learns from yet."
+        if rankings
+        else "",
+        f"{report['labels']} rows of unpaired feedback, which no stage learns from yet." if report["labels"] else "",
+    ]
+    base = "\n".join(f"- {escape(sentence)}" for sentence in report["base"])
     return "\n\n".join(
         [
             "# Data",
             table(["split", "rows"], [[name, str(count)] for name, count in report["splits"].items()]),
             table(["what", "of", "rows"], changes),
-            table(
-                ["tokens", *columns], [[name, *(f"{found[c]:.0f}" for c in columns)] for name, found in lengths.items()]
-            ),
-            *_rankings(report),
-            *([in_tokens] if (in_tokens := in_tokens_table(report)) else []),
+            table(["tokens", *columns], lengths),
+            *filter(None, sentences),
+            *([in_tokens] if in_tokens else []),
             *tokenizer_sentences(report["tokenizer"]),
             f"Pairs of responses that stand in both orders: {report['label_conflicts']}.",
             f'"The longer one wins" is right for {report["longer_wins_accuracy"]:.3f} of all pairs.\n',
-            *_of_base(report["base"]),
+            *(["# Base and tokenizer", f"{base}\n"] if base else []),
         ]
     )
-
-
-def _rankings(report: Mapping[str, Any]) -> list[str]:
-    """Sentences about what is no pair, where there is any."""
-    counts, sentences = report["rankings"], []
-    if counts:
-        named = {name: counts.get(name, 0) for name in ("rankings", "pairs", "ties")}
-        sentences.append(
-            f"{named['rankings']} rankings of several responses count as {named['pairs']} of the pairs; "
-            f"{named['ties']} rows are ties, which no stage learns from yet."
-        )
-    if report["labels"]:
-        sentences.append(f"{report['labels']} rows of unpaired feedback, which no stage learns from yet.")
-    return sentences
-
-
-def _of_base(differences: Sequence[str]) -> list[str]:
-    if not differences:
-        return []
-    return ["# Base and tokenizer", "\n".join(f"- {escape(sentence)}" for sentence in differences) + "\n"]
 
 
 def check_left_out(counts: Counts) -> None:
@@ -199,7 +177,7 @@ def check_left_out(counts: Counts) -> None:
     Raises:
         DataError: more than `MAX_LEFT_OUT` of a file's rows are of no use in token ids.
     """
-    for kind, reasons in _named(counts.left_out).items():
+    for kind, reasons in _named(counts.left_out_in_tokens).items():
         if counts.num_left_out(kind) > MAX_LEFT_OUT * counts.rows[kind]:
             why = "; ".join(f"{found['count']}: {what} (lines {_lines(found)})" for what, found in reasons.items())
             raise DataError(
