@@ -88,8 +88,8 @@ def add_samples(
 def whole_sentences(text: str) -> str:
     """The text up to the end of its last whole sentence, without white space around it; empty if that has no word."""
     ends = [match.end() for match in _END.finditer(text)]
-    found = text[: ends[-1]].strip() if ends else ""
-    return found if any(character.isalpha() for character in found) else ""
+    sentences = text[: ends[-1]].strip() if ends else ""
+    return sentences if any(character.isalpha() for character in sentences) else ""
 
 
 def preference_rate(first: float, second: float) -> float:

@@ -223,7 +223,7 @@ class GivenColumns:
         for role, column in self.columns.items():
             if role in names and role not in (*self.columns.values(), *self.ignored) and looks_like_verdict(role):
                 raise DataError(
-                    f'{source}: --columns names "{column}" as the {role}, and the file has a column "{role}" besides, '
+                    f'{source}: --columns names "{column}" as the {role}, and the file also has a column "{role}", '
                     f"which may say something else; leave it out with --columns ignored={role}"
                 )
         for name in (*self.columns.values(), *self.ignored):

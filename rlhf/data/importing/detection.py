@@ -116,9 +116,9 @@ def _suspicious(form: Form, survey: Survey, given: GivenColumns) -> list[str]:
 
 
 def _say_not_understood(form: Form, names: Sequence[str], source: str) -> str:
-    which = "this column may change" if len(names) == 1 else "these columns may change"
+    which = "this column may change" if len(names) == 1 else "each of these columns may change"
     return (
-        f"{source}: read as {form.format} ({form.kind}), and {which} what a row means, which is not understood: "
+        f"{source}: read as {form.format} ({form.kind}), and {which} what a row means, but is not understood: "
         f"{quoted(names)}; say what it holds with --columns (verdict={names[0]}:1=first,2=second or "
         f"label={names[0]}:VALUE=wanted,VALUE=unwanted), that it is not to be read with --columns ignored={names[0]}, "
         "or give another --format"
@@ -134,8 +134,8 @@ def _unknown(survey: Survey, source: str, format_name: str) -> str:
     how = "are in no known format" if format_name == "auto" else f"do not make rows of the format {format_name}"
     return (
         f"{source}: the fields {quoted(names) or 'of its rows'} {how}"
-        + (f"; known of them: {quoted(read)}" if read else "; none of them is known")
-        + (f"; near to a known one: {', '.join(guesses)}" if guesses else "")
+        + (f"; known fields: {quoted(read)}" if read else "; none of the fields is known")
+        + (f"; similar to a known field: {', '.join(guesses)}" if guesses else "")
         + f"; give --format, one of {', '.join(FORMATS[1:])}, or say what the fields hold with --columns, such as "
         "--columns prompt=FIELD,chosen=FIELD,rejected=FIELD"
     )
@@ -146,6 +146,6 @@ def _other_kind(source: str, held: str, wanted: str) -> str:
     if wanted == "preferences":
         return (
             f"{source}: the file holds {held} and no preferences, and a data folder needs preferences; "
-            f"import a file of preferences, and give this one with --{held}"
+            f"import a file of preferences, and give this file with --{held}"
         )
-    return f"{source}: the file holds {held}, no {wanted}; give another with --{wanted}"
+    return f"{source}: the file holds {held}, no {wanted}; give another file with --{wanted}"

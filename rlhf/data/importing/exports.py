@@ -32,8 +32,9 @@ def find_label_studio(survey: Survey, given: GivenColumns, source: str, format_n
         prompt, names = _task(data)
         made = []
         for who, result in _results(row["annotations"]):
-            answers = [answer_of(data[name], name) for name in _as_named(names, result.get("to_name"))]
+            shown = _as_named(names, result.get("to_name"))
             ranks = RANKS[reader.read((result.get("value") or {}).get("selected"))]
+            answers = [answer_of(data[name], name) for name in shown]
             made.append(comparison({"annotator": who}, prompt, answers, ranks))
         return _some(made, "annotation")
 
@@ -82,7 +83,7 @@ def _as_named(names: Sequence[str], to_name: object) -> tuple[str, str]:
     known = {"".join(_NUMBER.findall(name)): name for name in names} | {name: name for name in names}
     order = [known.get(part) or known.get("".join(_NUMBER.findall(part)) or part) for part in shown]
     if len(order) != 2 or order[0] is None or order[1] is None or order[0] == order[1]:
-        raise RowDroppedError("which answer stood on the left cannot be told", f'"to_name" is {to_name!r}'[:80])
+        raise RowDroppedError("it is not clear which answer stood on the left", f'"to_name" is {to_name!r}'[:80])
     return order[0], order[1]
 
 
@@ -103,9 +104,11 @@ def find_argilla(survey: Survey, given: GivenColumns, source: str, format_name: 
     reader = Verdicts(question, (names[0], names[1])) if len(names) == 2 else None
 
     def convert(row: Row) -> list[Row]:
+        made = []
         answers = [answer_of(row.get(name), name) for name in names]
-        said = [(who, _ranks(value, names, reader)) for who, value in _responses(row, question)]
-        made = [comparison({"annotator": who}, prompt.of(row), answers, ranks) for who, ranks in said]
+        for who, value in _responses(row, question):
+            ranks = _ranks(value, names, reader)
+            made.append(comparison({"annotator": who}, prompt.of(row), answers, ranks))
         return _some(made, "response")
 
     stem = question.removesuffix(".responses")

@@ -2,11 +2,10 @@
 
 import dataclasses
 import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO
 
 from rlhf.data.importing.datasheet import render
 from rlhf.data.importing.detection import FORMATS
@@ -85,7 +84,7 @@ class ImportReport:
         """The report in lines for a person."""
         lines = [f"{count} {kind}" for kind, count in self.counts.items()]
         for reader in self.sources:
-            how = "found out from its fields" if reader.options.format == "auto" else "as told"
+            how = "recognized by its fields" if reader.options.format == "auto" else "as given"
             lines.append(f"{reader.source.name}: format {reader.form.format} ({how}), {reader.num_read} rows read")
             lines += [f"  {line}" for line in (*reader.lines, *reader.left_out, *reader.example)]
         return "\n".join([*lines, *self.derived])
@@ -140,40 +139,31 @@ def convert_dataset(
 
 def _write_rows(folder: Path, main: RowReader, extras: dict[str, RowReader]) -> tuple[dict[str, int], int]:
     """Write the files; gives the rows by kind, and how many preferences stand there more than once."""
-    kinds = [kind for kind in ALL_KINDS if kind in KINDS or kind in extras]
-    counts = dict.fromkeys(kinds, 0)
-    derived = [kind for kind in _DERIVED if kind not in extras]
+    counts = dict.fromkeys((kind for kind in ALL_KINDS if kind in KINDS or kind in extras), 0)
     # Of a million hashes of 64 bits two are the same once in 37 million files; they only count.
     seen: set[int] = set()
     with ExitStack() as stack:
-        writers = {kind: _writer(stack.enter_context(_open(folder / f"{kind}.jsonl")), kind, counts) for kind in kinds}
+        paths = {kind: folder / f"{kind}.jsonl" for kind in counts}
+        files = {k: stack.enter_context(p.open("w", encoding="utf-8", newline="\n")) for k, p in paths.items()}
+
+        def write(kind: str, texts: Mapping[str, str]) -> None:
+            """Write a row whose values are JSON already, since the rows made of a preference share them."""
+            files[kind].write("{" + ", ".join([f'"{name}": {text}' for name, text in texts.items()]) + "}\n")
+            counts[kind] += 1
+
         for row in main.rows():
             texts = {name: to_json(value) for name, value in row.items()}
-            writers["preferences"](texts)
+            write("preferences", texts)
             seen.add(hash(tuple(texts[name] for name in texts if name != "source")))
             for kind, made in _made_of(row, texts):
-                if kind in derived:
-                    writers[kind](made)
+                if kind not in extras:
+                    write(kind, made)
         if not main.example:
             raise main.nothing_left()
         for kind, extra in extras.items():
             for row in extra.rows():
-                writers[kind]({name: to_json(value) for name, value in row.items()})
+                write(kind, {name: to_json(value) for name, value in row.items()})
     return counts, counts["preferences"] - len(seen)
-
-
-def _open(path: Path) -> IO[str]:
-    return path.open("w", encoding="utf-8", newline="\n")
-
-
-def _writer(file: IO[str], kind: str, counts: dict[str, int]) -> Callable[[Mapping[str, str]], None]:
-    """Writes rows whose values are JSON already, since the rows made of a preference share them."""
-
-    def write(texts: Mapping[str, str]) -> None:
-        file.write("{" + ", ".join([f'"{name}": {text}' for name, text in texts.items()]) + "}\n")
-        counts[kind] += 1
-
-    return write
 
 
 def _made_of(row: Row, texts: Mapping[str, str]) -> Iterator[tuple[str, dict[str, str]]]:
@@ -197,6 +187,6 @@ def _derived(extras: dict[str, RowReader], num_duplicates: int) -> tuple[str, ..
         sentences.append("labels.jsonl is kept for methods that learn from unpaired feedback; PPO does not read it.")
     if num_duplicates:
         sentences.append(
-            f"{num_duplicates} preferences stand there more than once; data preparation keeps one of each."
+            f"{num_duplicates} preferences repeat earlier ones; data preparation keeps each preference once."
         )
     return tuple(sentences)

@@ -123,8 +123,8 @@ def holds_dialogues(
     if share <= 1 - _DIALOGUE_SHARE or else_unread or format_name != "auto":
         return False
     raise DataError(
-        f'{source}: of the texts in "{name}" {share:.0%} start with a turn such as "Human:" and the others do not, so '
-        "whether those are dialogues or quote one cannot be told; give --format hh or --format trl"
+        f'{source}: {share:.0%} of the texts in "{name}" start with a turn such as "Human:" and the others do not, so '
+        "it is not clear whether the texts are dialogues or quote a dialogue; give --format hh or --format trl"
     )
 
 

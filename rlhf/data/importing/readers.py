@@ -112,8 +112,7 @@ def _within_memory(reader: Callable[[Path], Rows], path: Path) -> Rows:
         yield from reader(path)
     except MemoryError:
         raise DataError(
-            f"{path.name}: it takes more memory than there is; look whether the file is what it should be, or give it "
-            f"in parts"
+            f"{path.name}: it takes more memory than there is; check whether it is the right file, or give it in parts"
         ) from None
 
 
@@ -171,10 +170,10 @@ def _json_rows(path: Path) -> Rows:
     try:
         content = json.loads(_read_text(path), object_pairs_hook=_pairs_once)
     except RowDroppedError as error:
-        raise DataError(f"{path.name}: {error}; which value is meant cannot be told; give each key once") from None
+        raise DataError(f"{path.name}: {error}; it is not clear which value is meant; give each key once") from None
     except (ValueError, RecursionError) as error:
         raise DataError(
-            f"{path.name}: the file is not JSON ({error}); mend it, or name it .jsonl if every line is an object"
+            f"{path.name}: the file is not JSON ({error}); correct it, or name it .jsonl if every line is an object"
         ) from None
     for number, row in enumerate(_unwrapped(content, path.name), start=1):
         yield number, _object(row)
@@ -193,7 +192,7 @@ def _unwrapped(content: Any, name: str) -> list[Any]:
     if values and all(isinstance(value, dict) and value.keys() == values[0].keys() for value in values):
         return [{column: cells[key] for column, cells in content.items()} for key in values[0]]
     held = f"an object with {', '.join(map(repr, list(content)[:10]))}" if values else type_of(content)
-    raise DataError(f"{name}: the file is not a list of rows, it is {held}; give a list of objects, one a row")
+    raise DataError(f"{name}: the file is not a list of rows, it is {held}; give a list of objects, one for each row")
 
 
 def _csv_rows(path: Path) -> Rows:
@@ -232,7 +231,7 @@ def _csv_rows(path: Path) -> Rows:
                 reason = "the row has not as many cells as the header"
                 yield number, RowDroppedError(reason, f"{len(cells)} and not {len(names)}")
     except csv.Error as error:
-        raise DataError(f"{path.name}: line {reader.line_num} is not CSV ({error}); mend the file") from None
+        raise DataError(f"{path.name}: line {reader.line_num} is not CSV ({error}); correct the file") from None
 
 
 def _csv_form(text: str) -> tuple[dict[str, Any], bool]:
@@ -306,7 +305,7 @@ def _parquet_rows(path: Path) -> Rows:
                     number += 1
                     yield number, row
     except MemoryError:
-        raise too_large(f"{path.name}: row {number + 1} and those behind it", "a row has", "row", longest) from None
+        raise too_large(f"{path.name}: from row {number + 1} on", "a row has", "row", longest) from None
     except pa.ArrowException as error:
         raise DataError(f"{path.name}: the file cannot be read as Parquet ({error}); write it again") from None
 
@@ -332,7 +331,7 @@ def _hub_commit(name: str, revision: str | None) -> str:
         commit = HfApi().dataset_info(name, revision=revision, timeout=30).sha
     except (HTTPError, OSError) as error:
         raise DataError(
-            f"{name}: there is no such file, and no such data set could be had from the hub ({error})"
+            f"{name}: there is no such file, and the hub gives no such data set ({error}); give another path or hub id"
         ) from None
     return commit or revision or "main"
 

@@ -181,7 +181,7 @@ class RowReader:
         if self.num_spelled > MAX_DROPPED * self.num_read:
             raise DataError(
                 f"{self.source.name}: {self.num_spelled} of {self.num_read} rows hold messages spelled as text "
-                "and the first rows do not, so which of the two is meant cannot be told; write the file in one form"
+                "and the first rows do not, so it is not clear which form is meant; write all rows in one form"
             )
         if not self.num_rows:
             raise self.nothing_left()
@@ -193,7 +193,7 @@ class RowReader:
             raise DataError(
                 f"{self.source.name}: {num_faults} of {self.num_read} rows ({num_faults / self.num_read:.1%}) "
                 f"cannot be understood or used, read as {self.form.format}, and {self.options.max_dropped:.0%} are "
-                f"allowed: {self._said(faults)}; mend the file, "
+                f"allowed: {self._said(faults)}; correct the file, "
                 + ("or say with --columns what its values mean" if UNREADABLE in faults else advice)
             )
 

@@ -130,13 +130,13 @@ class Verdicts:
         if sum(strange.values()) > _MAX_STRANGE * self.tally.total():
             raise DataError(
                 f'{source}: "{self.shown}" holds {", ".join(sorted(strange)[:8])} beside {", ".join(sorted(numbers))}, '
-                f"so it is no choice between two answers that is understood; say what each value means with {example}"
+                f"so it is not a choice between two answers; say what each value means with {example}"
             )
         values = " and ".join(sorted(numbers))
         if self._zero_based and not self._names_answers:
             raise DataError(
-                f'{source}: "{self.shown}" holds the numbers {values}, of answers that are numbered 0 and 1; whether 1 '
-                f"is the second answer or says yes to the first cannot be told; say it with {example}"
+                f'{source}: "{self.shown}" holds the numbers {values}, of answers that are numbered 0 and 1; it is not '
+                f"clear whether 1 is the second answer or says yes to the first; say it with {example}"
             )
         names_first = numbers == {"1"} and self._names_answers and self._numbered_from_1
         if not self._zero_based and "2" not in numbers and not names_first:

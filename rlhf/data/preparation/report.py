@@ -96,24 +96,24 @@ def metrics(report: Mapping[str, Any]) -> dict[str, float]:
 
 def num_rows_in_tokens(report: Mapping[str, Any], name: Literal["left_out", "changed"]) -> int:
     """Rows that encoding left nothing of, or times that it changed a row in some way."""
-    return sum(found["count"] for reasons in report[f"{name}_in_tokens"].values() for found in reasons.values())
+    return sum(named["count"] for reasons in report[f"{name}_in_tokens"].values() for named in reasons.values())
 
 
 def in_tokens_table(report: Mapping[str, Any]) -> str | None:
     """What encoding changed or left out, with the lines of the first rows; None where it was nothing."""
     titles = {"left_out": "left out: ", "changed": ""}
     rows = [
-        [escape(title + what), kind, f"{found['count']:,}", _lines(found)]
+        [escape(title + what), kind, f"{named['count']:,}", _lines(named)]
         for name, title in titles.items()
         for kind, reasons in report[f"{name}_in_tokens"].items()
-        for what, found in reasons.items()
+        for what, named in reasons.items()
     ]
-    return table(["in token ids", "of", "rows", "lines"], rows) if rows else None
+    return table(["change in token ids", "kind", "rows", "lines"], rows) if rows else None
 
 
-def _lines(found: Mapping[str, Any]) -> str:
-    rest = found["count"] - len(found["lines"])
-    return ", ".join(map(str, found["lines"])) + (f" and {rest:,} more" if rest else "")
+def _lines(named: Mapping[str, Any]) -> str:
+    rest = named["count"] - len(named["lines"])
+    return ", ".join(map(str, named["lines"])) + (f" and {rest:,} more" if rest else "")
 
 
 def tokenizer_sentences(tokenizer: Mapping[str, Any]) -> list[str]:
@@ -159,13 +159,13 @@ def render(report: Mapping[str, Any]) -> str:
         [
             "# Data",
             table(["split", "rows"], [[name, str(count)] for name, count in report["splits"].items()]),
-            table(["what", "of", "rows"], changes),
+            table(["what", "kind", "rows"], changes),
             table(["tokens", *columns], lengths),
             *filter(None, sentences),
             *([in_tokens] if in_tokens else []),
             *tokenizer_sentences(report["tokenizer"]),
             f"Pairs of responses that stand in both orders: {report['label_conflicts']}.",
-            f'"The longer one wins" is right for {report["longer_wins_accuracy"]:.3f} of all pairs.\n',
+            f'The rule "the longer response wins" is right for {report["longer_wins_accuracy"]:.3f} of all pairs.\n',
             *(["# Base and tokenizer", f"{base}\n"] if base else []),
         ]
     )
@@ -179,7 +179,7 @@ def check_left_out(counts: Counts) -> None:
     """
     for kind, reasons in _named(counts.left_out_in_tokens).items():
         if counts.num_left_out(kind) > MAX_LEFT_OUT * counts.rows[kind]:
-            why = "; ".join(f"{found['count']}: {what} (lines {_lines(found)})" for what, found in reasons.items())
+            why = "; ".join(f"{named['count']}: {what} (lines {_lines(named)})" for what, named in reasons.items())
             raise DataError(
                 f"{kind}.jsonl: {counts.num_left_out(kind)} of {counts.rows[kind]} rows are of no use to the model: "
                 f"{why}; take a base whose tokenizer and chat template suit the data, another of its templates "
@@ -204,12 +204,12 @@ def empty_split(kind: str, split: str, share: float, counts: Counts) -> str:
         "selection": "raise data.selection_fraction",
     }
     lost = {"as duplicates": counts.duplicates[kind], "as too long": counts.too_long[kind]}
-    lost["as nothing in tokens"] = counts.num_left_out(kind)
+    lost["as empty or equal in tokens"] = counts.num_left_out(kind)
     lost["as leaks"] = sum(count for name, count in counts.leaks.items() if name.startswith(f"{kind}/"))
     removed = ", ".join(f"{count} removed {why}" for why, count in lost.items() if count)
     lost_text = f" ({removed})" if removed else ""
     return (
         f"{kind}.jsonl: of {counts.rows[kind]} rows{lost_text} none is left for the {split} split, "
         f"which gets {share:.1%} of the prompts; {settings[split]}, "
-        f"or give more rows (some {math.ceil(5 / share)} different prompts)"
+        f"or give more rows (about {math.ceil(5 / share)} different prompts)"
     )

@@ -111,7 +111,7 @@ def test_finds_out_the_format_and_reads_it(tmp_path: Path, name: str) -> None:
     format_name, row, expected = PREFERENCES[name]
     report = import_dataset(str(write_lines(tmp_path / "theirs.jsonl", [row])), tmp_path / "data")
     assert report.sources[0].form.format == format_name
-    assert f"format {format_name} (found out from its fields)" in report.summary
+    assert f"format {format_name} (recognized by its fields)" in report.summary
     assert pairs_of(report) == [expected]
     assert validate_folder(tmp_path / "data") == {"demonstrations": 1, "preferences": 1, "prompts": 1}
 
@@ -358,12 +358,12 @@ BAD: dict[str, tuple[str, bytes, str]] = {
     "mistyped field": (
         "x.jsonl",
         as_lines([{"prompt": "a", "chosen": "b", "reject": "c"}]),
-        r'known of them: "prompt", "chosen"; near to a known one: "reject" \(did you mean "rejected"\?\)',
+        r'known fields: "prompt", "chosen"; similar to a known field: "reject" \(did you mean "rejected"\?\)',
     ),
     "field missing": (
         "x.jsonl",
         as_lines([HH, {"chosen": HH["chosen"]}]),
-        r'x.jsonl: 1 of 2 rows \(50.0%\) .* 1 because a field is missing \(no "rejected"\): lines 2; mend the file, g',
+        r'x.jsonl: 1 of 2 rows \(50.0%\) .* 1 because a field is missing \(no "rejected"\): lines 2; correct the file',
     ),
     "field of another type": ("x.jsonl", as_lines([HH, HH | {"chosen": 3}]), '"chosen" is a number.: lines 2'),
     "another format further down": (
@@ -392,7 +392,7 @@ BAD: dict[str, tuple[str, bytes, str]] = {
     "demonstrations only": (
         "x.jsonl",
         as_lines([{"question": "a", "answer": "b"}]),
-        "x.jsonl: the file holds demonstrations and no preferences, .* give this one with --demonstrations",
+        "x.jsonl: the file holds demonstrations and no preferences, .* give this file with --demonstrations",
     ),
     "prompts only": ("x.jsonl", as_lines([{"prompt": "a"}]), 'known of them: "prompt"; give --format'),
 }
@@ -435,7 +435,9 @@ def test_an_empty_name_is_no_file(tmp_path: Path) -> None:
 
 def test_says_when_the_hub_gives_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", "http://127.0.0.1:9")
-    with pytest.raises(DataError, match=r"organization/name: .* no such data set could be had from the hub"):
+    with pytest.raises(
+        DataError, match=r"organization/name: .* the hub gives no such data set .*; give another path or hub id"
+    ):
         import_dataset("organization/name", tmp_path / "data")
 
 

@@ -292,7 +292,7 @@ REFUSED: dict[str, tuple[bytes, str]] = {
     ),
     "0 and 1 of answers numbered so, under a label": (
         lines(lambda n: judged(n, "answer_0", "answer_1", label=int(n % 2 == 0))),
-        "whether 1 is the second answer or says yes to the first cannot be told",
+        "whether 1 is the second answer or says yes to the first; say it with",
     ),
     "nothing but 1 under a label": (
         lines(lambda n: judged(n, "response_1", "response_2", label=1)),
@@ -337,7 +337,7 @@ REFUSED: dict[str, tuple[bytes, str]] = {
     ),
     "a scale of five": (
         lines(lambda n: judged(n, "response_1", "response_2", preference=1 + n % 5)),
-        "holds 3, 4, 5 beside 1, 2, so it is no choice between two answers",
+        "holds 3, 4, 5 beside 1, 2, so it is not a choice between two answers",
     ),
     "a key twice": (
         b"".join(b'{"prompt": "a", "chosen": "b", "chosen": "c", "rejected": "d"}\n' for _ in NUMBERS),
