@@ -66,7 +66,8 @@ def generate(folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     write_rows(folder / "demonstrations.jsonl", _demonstrations(random.Random(1)))
     write_rows(folder / "preferences.jsonl", _preferences(random.Random(2)))
-    write_rows(folder / "prompts.jsonl", _prompts(random.Random(3)))
+    questions = _questions(random.Random(3), NUM_PROMPTS, EASY_PROMPTS, times_easy=1)
+    write_rows(folder / "prompts.jsonl", ({"prompt": _message("user", question)} for question in questions))
     (folder / DATASHEET).write_text(_DATASHEET, encoding="utf-8")
 
 
@@ -90,11 +91,6 @@ def _preferences(rng: random.Random) -> Iterator[Row]:
             "rejected": _message("assistant", worse),
             "source": "easy sums" if is_easy(question) else "hard products",
         }
-
-
-def _prompts(rng: random.Random) -> Iterator[Row]:
-    for question in _questions(rng, NUM_PROMPTS, EASY_PROMPTS, times_easy=1):
-        yield {"prompt": _message("user", question)}
 
 
 def _questions(rng: random.Random, count: int, easy_share: float, times_easy: int) -> list[str]:

@@ -76,7 +76,10 @@ def add_samples(
         demonstrations += [{"prompt": prompt, "completion": _answer(text)} for text in sentences[:1]]
         rewards = rule.judge([prompt] * len(sentences), sentences).rewards.tolist()
         judged = list(zip(sentences, rewards, strict=True))[1:]
-        pairs += (_pair(rng, prompt, *two) for two in zip(judged[::2], judged[1::2], strict=False) if _differ(*two))
+        # Nobody would learn from the answer about two of equal value.
+        for first, second in zip(judged[::2], judged[1::2], strict=False):
+            if first[1] != second[1]:
+                pairs.append(_pair(rng, prompt, first, second))
     _check_enough(model, max_response_tokens, len(prompts), len(demonstrations), len(pairs))
     write_rows(folder / "prompts.jsonl", rows)
     write_rows(folder / "demonstrations.jsonl", demonstrations)
@@ -145,11 +148,6 @@ def _sample(
 def _until(ids: Sequence[int], special: set[int]) -> list[int]:
     """The ids before the first special token: some bases end a text with BOS, which starts the next one."""
     return list(ids[: next((place for place, token in enumerate(ids) if token in special), len(ids))])
-
-
-def _differ(first: tuple[str, float], second: tuple[str, float]) -> bool:
-    """Pairs of equal value are not asked, as nobody would learn from the answer."""
-    return first[1] != second[1]
 
 
 def _pair(rng: random.Random, prompt: Conversation, first: tuple[str, float], second: tuple[str, float]) -> Row:

@@ -84,7 +84,13 @@ def settle_form(survey: Survey, given: GivenColumns, source: str, format_name: s
         return forms[0]
     fitting = [form for form in forms if form.kind in _ACCEPTED.get(wanted, (wanted,))]
     if not fitting:
-        raise DataError(_other_kind(source, forms[0].kind, wanted))
+        held = f"{source}: the file holds {forms[0].kind}"
+        if wanted != "preferences":
+            raise DataError(f"{held}, no {wanted}; give another file with --{wanted}")
+        raise DataError(
+            f"{held} and no preferences, and a data folder needs preferences; "
+            f"import a file of preferences, and give this file with --{forms[0].kind}"
+        )
     doubtful = [_suspicious(form, survey, given) for form in fitting]
     if all(doubtful):
         fewest = min(doubtful, key=len)
@@ -139,13 +145,3 @@ def _unknown(survey: Survey, source: str, format_name: str) -> str:
         + f"; give --format, one of {', '.join(FORMATS[1:])}, or say what the fields hold with --columns, such as "
         "--columns prompt=FIELD,chosen=FIELD,rejected=FIELD"
     )
-
-
-def _other_kind(source: str, held: str, wanted: str) -> str:
-    """What to say of a file that holds rows of another kind than is asked for."""
-    if wanted == "preferences":
-        return (
-            f"{source}: the file holds {held} and no preferences, and a data folder needs preferences; "
-            f"import a file of preferences, and give this file with --{held}"
-        )
-    return f"{source}: the file holds {held}, no {wanted}; give another file with --{wanted}"

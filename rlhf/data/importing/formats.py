@@ -7,11 +7,11 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
-from rlhf.data.importing.datasheet import render
 from rlhf.data.importing.detection import FORMATS
 from rlhf.data.importing.reading import RowReader, SourceOptions, open_rows
 from rlhf.data.schema import ALL_KINDS, DATASHEET, KINDS, Row, is_ranking
 from rlhf.files.atomic_folder import install, staged
+from rlhf.text.markdown import escape
 
 __all__ = ["FORMATS", "ImportReport", "Sources", "convert_dataset", "import_dataset", "to_json"]
 
@@ -131,10 +131,10 @@ def convert_dataset(
     counts, num_duplicates = _write_rows(folder, main, extras)
     readers = (main, *extras.values())
     derived = _derived(extras, num_duplicates)
-    (folder / DATASHEET).write_text(
-        render(readers, counts, derived, licence, guidelines), encoding="utf-8", newline="\n"
-    )
-    return ImportReport(folder, True, counts, readers, derived)
+    report = ImportReport(folder, True, counts, readers, derived)
+    text = _datasheet(report, licence, guidelines)
+    (folder / DATASHEET).write_text(text, encoding="utf-8", newline="\n")
+    return report
 
 
 def _write_rows(folder: Path, main: RowReader, extras: dict[str, RowReader]) -> tuple[dict[str, int], int]:
@@ -190,3 +190,30 @@ def _derived(extras: dict[str, RowReader], num_duplicates: int) -> tuple[str, ..
             f"{num_duplicates} preferences repeat earlier ones; data preparation keeps each preference once."
         )
     return tuple(sentences)
+
+
+def _datasheet(report: ImportReport, licence: str | None, guidelines: str | None) -> str:
+    """Where a data set is from, what is in it and what was left out, as Markdown. The same for the same input."""
+    not_told = "Not given. Write here what the annotators were told, who they were and how they were paid."
+    left_out = [f"- {escape(f'{reader.source.name}: {line}')}" for reader in report.sources for line in reader.left_out]
+    sections = {
+        "Origin": [line for reader in report.sources for line in _origin(reader)],
+        "Composition": [
+            *(f"- {kind}.jsonl: {count} rows" for kind, count in report.counts.items()),
+            *(f"- {escape(sentence)}" for sentence in report.derived),
+        ],
+        "Left out on import": left_out or ["Nothing."],
+        "Annotation guidelines": [(guidelines or not_told).strip()],
+        "Licence": [(licence or "Not given. Write here what may be done with the data.").strip()],
+    }
+    parts = [f"## {title}\n" + "".join(f"{line}\n" for line in lines) for title, lines in sections.items()]
+    return "\n".join(["# Data sheet\n", *parts])
+
+
+def _origin(reader: RowReader) -> list[str]:
+    source = reader.source
+    digest = f", sha256 {source.sha256}" if source.sha256 else ""
+    return [
+        f"- {reader.wanted}: {escape(source.name)}{digest}; {reader.num_read} rows read, format {reader.form.format}",
+        *(f"  - {escape(line)}" for line in reader.lines),
+    ]

@@ -283,7 +283,30 @@ def open_rows(source: str, options: SourceOptions | None = None, wanted: str = "
     """
     options = options or SourceOptions()
     with _flags_of(wanted):
-        return _open_rows(source, options, wanted)
+        if options.format not in FORMATS:
+            raise DataError(f"--format {options.format}: there is no such format; give one of {', '.join(FORMATS)}")
+        opened = open_source(source, options.split)
+        reading = opened.rows()
+        head = list(islice(reading, SURVEYED_ROWS))
+        first = [row for _, row in head if not isinstance(row, RowDroppedError)]
+        if not first:
+            reasons = "; ".join(f"{opened.unit} {number}: {row}" for number, row in head[:3]) or "the file has none"
+            raise DataError(f"{opened.name}: there are no rows ({reasons}); give at least one")
+        spelled = find_spelled(first, opened.name, options.columns.role_of)
+        are_records = all(map(is_record, first))
+        head = [(number, _unpacked(row, spelled, are_records)) for number, row in head]
+        rows = [row for _, row in head if not isinstance(row, RowDroppedError)]
+        columns = survey(rows)
+        inner = [f"{name}.{field}" for name, column in columns.items() for field in column.fields]
+        options.columns.check([*{name for row in [*first, *rows] for name in row}, *inner], opened.name)
+        given = _with_usual_names(options.columns, columns)
+        renamed = {given.role_of(name): column for name, column in columns.items() if name not in given.ignored}
+        form = settle_form(renamed, given, opened.name, options.format, wanted)
+        of_messages = [f"{name}.{field}" for name, c in columns.items() if c.num_messages for field in c.fields]
+        seen = dict.fromkeys([*columns, *of_messages])
+        rest = ((number, _unpacked(row, spelled, are_records)) for number, row in reading)
+        options = dataclasses.replace(options, columns=given)
+        return RowReader(opened, form, options, wanted, chain(head, rest), seen)
 
 
 @contextmanager
@@ -297,34 +320,6 @@ def _flags_of(wanted: str) -> Iterator[None]:
         raise DataError(re.sub(r"--(format|columns)\b", rf"--{wanted}-\1", str(error))) from None
 
 
-def _open_rows(given: str, options: SourceOptions, wanted: str) -> RowReader:
-    if options.format not in FORMATS:
-        raise DataError(f"--format {options.format}: there is no such format; give one of {', '.join(FORMATS)}")
-    source = open_source(given, options.split)
-    reading = source.rows()
-    head = list(islice(reading, SURVEYED_ROWS))
-    first = [row for _, row in head if not isinstance(row, RowDroppedError)]
-    if not first:
-        reasons = "; ".join(f"{source.unit} {number}: {row}" for number, row in head[:3]) or "the file has none"
-        raise DataError(f"{source.name}: there are no rows ({reasons}); give at least one")
-    spelled = find_spelled(first, source.name, options.columns.role_of)
-    are_records = all(map(is_record, first))
-    head = [(number, _unpacked(row, spelled, are_records)) for number, row in head]
-    rows = [row for _, row in head if not isinstance(row, RowDroppedError)]
-    columns = survey(rows)
-    inner = [f"{name}.{field}" for name, column in columns.items() for field in column.fields]
-    options.columns.check([*{name for row in [*first, *rows] for name in row}, *inner], source.name)
-    options = _with_usual_names(options, columns)
-    renamed = {
-        options.columns.role_of(name): column for name, column in columns.items() if name not in options.columns.ignored
-    }
-    form = settle_form(renamed, options.columns, source.name, options.format, wanted)
-    of_messages = [f"{name}.{field}" for name, c in columns.items() if c.num_messages for field in c.fields]
-    seen = dict.fromkeys([*columns, *of_messages])
-    rest = ((number, _unpacked(row, spelled, are_records)) for number, row in reading)
-    return RowReader(source, form, options, wanted, chain(head, rest), seen)
-
-
 def _unpacked(row: Row | RowDroppedError, spelled: frozenset[str], is_record: bool) -> Row | RowDroppedError:
     """A row with what its cells spell, and what a record holds, as columns; or why it cannot be used."""
     try:
@@ -336,14 +331,13 @@ def _unpacked(row: Row | RowDroppedError, spelled: frozenset[str], is_record: bo
         return error
 
 
-def _with_usual_names(options: SourceOptions, columns: Mapping[str, object]) -> SourceOptions:
+def _with_usual_names(given: GivenColumns, columns: Mapping[str, object]) -> GivenColumns:
     """Who judged, and columns such as "Prompt", where a file names them otherwise than we do."""
-    given = options.columns
     taken = {*columns, *given.columns, *given.columns.values(), *given.ignored}
-    names = {name.strip().lower(): name for name in columns if name.strip().lower() not in taken}
-    names = {role: name for role, name in names.items() if role in ROLES and name not in given.columns.values()}
-    judge = next((name for name in _ANNOTATORS if name in columns and name not in given.columns.values()), None)
-    if judge is not None and not {"annotator"} & (taken | names.keys()):
+    free = [name for name in columns if name not in given.columns.values()]
+    lower = {name.strip().lower(): name for name in columns}
+    names = {role: name for role, name in lower.items() if role in ROLES and role not in taken and name in free}
+    judge = next((name for name in _ANNOTATORS if name in free), None)
+    if judge is not None and "annotator" not in taken | names.keys():
         names["annotator"] = judge
-    columns_given = GivenColumns({**names, **given.columns}, given.values, given.ignored)
-    return dataclasses.replace(options, columns=columns_given)
+    return GivenColumns({**names, **given.columns}, given.values, given.ignored)
