@@ -15,5 +15,5 @@ def digest(text: bytes) -> bytes:
 
 
 def identity(row: Mapping[str, Any]) -> bytes:
-    """What makes a row the same as another: all of it but where it is from."""
+    """The digest of a row's content without its source: rows with the same digest are the same row."""
     return digest(_encode({name: value for name, value in row.items() if name != "source"}).encode())

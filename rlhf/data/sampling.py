@@ -96,7 +96,7 @@ def whole_sentences(text: str) -> str:
 
 
 def preference_rate(first: float, second: float) -> float:
-    """How often raters prefer the first of two responses, by their gold rewards: Bradley-Terry, then flipped labels."""
+    """How often raters prefer the first of two responses, by gold rewards: Bradley-Terry, then flipped labels."""
     rate = 1.0 / (1.0 + exp((second - first) / LABEL_TEMPERATURE))
     return rate * (1.0 - LABEL_NOISE) + (1.0 - rate) * LABEL_NOISE
 

@@ -1,4 +1,4 @@
-"""What a data folder must hold, checked a line at a time: JSON Lines in TRL's explicit, conversational form."""
+"""The files of a data folder, checked a line at a time: JSON Lines in TRL's explicit, conversational form."""
 
 import json
 import sys
@@ -268,7 +268,7 @@ def _check_optional(row: Row) -> None:
 
 
 def type_of(value: object) -> str:
-    """How a message names what a value is."""
+    """The type of a value, in words for messages."""
     names = {dict: "an object", list: "a list", str: "text", bool: "true or false", int: "a number", float: "a number"}
     return "null" if value is None else names.get(type(value), f"of type {type(value).__name__}")
 

@@ -47,7 +47,7 @@ def generate(folder: Path) -> None:
 
 
 def _openings(rng: random.Random) -> list[str]:
-    """Different ones, in random order."""
+    """Different openings, in random order."""
     words = {kind: text.split() for kind, text in _WORDS.items()}
     openings: dict[str, None] = {}
     while len(openings) < NUM_PROMPTS:

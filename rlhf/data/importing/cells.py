@@ -69,7 +69,7 @@ def decoded(row: Row, spelled: Collection[str]) -> Row:
 
 
 def _are_by_turn(rows: Sequence[Row]) -> bool:
-    """Whether prompt and answers are lists of texts together: one of them alone may be a text that looks like it."""
+    """Whether prompt and answers all spell lists of texts: a single column may be text that looks like a list."""
     texts = [[row[name] for name in _BY_TURN if isinstance(row.get(name), str)] for row in rows]
     return sum(all(_lists_texts(parsed(text)) for text in row) for row in texts) >= 0.95 * len(rows)
 

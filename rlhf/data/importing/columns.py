@@ -1,4 +1,4 @@
-"""What the columns of somebody's file hold: told by the first rows, by names, and by what a person says of them."""
+"""The columns of a file and their meaning: from first rows, names, and what a person says (`--columns`)."""
 
 import difflib
 import re
@@ -34,7 +34,7 @@ ROLES = {
 }
 _OUTCOMES = {"verdict": get_args(Outcome), "label": ("wanted", "unwanted")}
 
-# Rows that are looked at before the form of a file is settled. Columns that come later are looked at when they come.
+# Rows that are read before the form of a file is decided. Columns that appear later are checked when they appear.
 SURVEYED_ROWS = 1000
 _MAX_VALUES = 20
 
@@ -50,7 +50,7 @@ _VERDICT_WORDS = word_set(
     votes wanted win winner winners wins worse worst
     """
 )
-# Said about a verdict, and none itself: chosen_model, label_time, preference_statement.
+# Words that describe a verdict and are no verdict: chosen_model, label_time, preference_statement.
 _ABOUT = word_set(
     """
     at by comment comments count date elaboration email explanation lang language model models name num number
@@ -58,7 +58,7 @@ _ABOUT = word_set(
     """
 )
 _WHO = word_set("annotator coder evaluator judge labeler labeller rater reviewer user worker")
-# Numbers and short words that say nothing about an answer.
+# Names of numbers and short codes that say nothing about an answer.
 _COUNTED = word_set(
     """
     chars code count country day epoch id ids idx index lang language len length level locale month n num number
@@ -74,17 +74,17 @@ _VERDICT_VALUES = word_set(
     undesirable y n approved disapproved pass passed fail failed
     """
 )
-# Of these no code of a language, a worker or a country is one.
+# Verdicts that are not also the code of a language, a worker or a country.
 _JUDGING_VALUES = _VERDICT_VALUES - word_set("a b no n y first second left right up down + -")
 _COUNTS = word_set("num number n count total")
-# Whether a message is learned from: all else than 1 and true is said of it for a reason. A call of a tool is no text.
+# Fields that say whether a message is trained on: a value other than 1 or true has a reason. A tool call is no text.
 _OF_TRAINING = frozenset({"weight", "train", "loss", "mask", "tool_calls", "function_call"})
 _OF_A_MESSAGE = frozenset({"role", "from", "speaker", "content", "value", "text", "name", "type", "messages"})
 
 
 @dataclass
 class Column:
-    """What the surveyed rows have in one column.
+    """The content of one column in the surveyed rows.
 
     Attributes:
         types: of its values, nulls left out.
@@ -136,7 +136,7 @@ Survey = Mapping[str, Column]
 
 
 def survey(rows: Iterable[Row]) -> dict[str, Column]:
-    """What rows have in each column, in the order in which the columns appear. Empty cells and nulls do not count."""
+    """The content of each column, in the order in which the columns appear. Empty cells and nulls do not count."""
     columns: dict[str, Column] = {}
     for row in rows:
         for name, value in row.items():
@@ -195,7 +195,7 @@ def _has_verdict_values(column: Column, is_number: bool) -> bool:
 
 @dataclass(frozen=True)
 class GivenColumns:
-    """What a person says of a file's columns.
+    """The meaning of a file's columns, as a person gives it.
 
     Attributes:
         columns: name of the column by role.

@@ -124,7 +124,7 @@ def _after_marker(answer: Messages) -> Messages:
 
 
 def _spells_lists(survey: Survey, name: str, source: str) -> str:
-    """What to say of texts that all spell lists: one answer that is a list, or several. Nothing of others."""
+    """The refusal of texts that all spell lists, each perhaps one answer, perhaps several; empty for other texts."""
     column = survey[name]
     if column.num_spelled_lists < 0.95 * column.num_rows:
         return ""

@@ -1,4 +1,4 @@
-"""Which form a file is of. A file is of a form only if every column that could change a row's meaning is understood."""
+"""The form of a file. A form fits only if it understands every column that could change a row's meaning."""
 
 from collections.abc import Callable, Sequence
 
@@ -27,7 +27,7 @@ FORMATS = (
     *("ultrafeedback", "pku", "helpsteer", "shp", "arena", "openai", "nectar", "oasst", "finegrained"),
     *("label_studio", "argilla"),
 )
-"""What `--format` may name; `auto` finds out."""
+"""Values of `--format`; `auto` recognizes the form."""
 _KNOWN_COLUMNS = (
     *ROLES,
     *("instruction", "output", "question", "answer", "conversations", "preference", "winner", "kto_tag"),

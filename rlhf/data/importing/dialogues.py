@@ -95,7 +95,7 @@ def as_number(value: object) -> float | None:
 
 
 def number_of(value: object, field: str) -> float:
-    """The same, where there must be one.
+    """A value that must be a number.
 
     Raises:
         RowDroppedError: the value is something else.
@@ -152,7 +152,7 @@ def common_prompt(chosen: Messages, rejected: Messages) -> tuple[Messages, Messa
 
 
 def message(role: str, content: str) -> dict[str, str]:
-    """One message."""
+    """A message."""
     return {"role": role, "content": content}
 
 
@@ -162,7 +162,7 @@ def is_message(value: object) -> bool:
 
 
 def are_messages(value: object) -> bool:
-    """Whether a value is a message, or a list of them that is not empty."""
+    """Whether a value is a message or a list of messages that is not empty."""
     return all(map(is_message, value if isinstance(value, list) and value else [value]))
 
 

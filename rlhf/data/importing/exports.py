@@ -59,7 +59,7 @@ def _task(data: Mapping[str, Any]) -> tuple[Messages, list[str]]:
 
 
 def _results(annotations: Sequence[Any]) -> Iterator[tuple[str, Mapping[str, Any]]]:
-    """Who said it, and each result of kind pairwise of the annotations that were not cancelled."""
+    """The annotator and each result of kind `pairwise`, of all annotations that were not cancelled."""
     for annotation in annotations:
         if not isinstance(annotation, dict) or annotation.get("was_cancelled"):
             continue
@@ -146,7 +146,7 @@ def flat_record(row: Row) -> Row:
 
 
 def _responses(row: Row, question: str) -> Iterator[tuple[str, Any]]:
-    """Who said it, and what, of those responses that were submitted."""
+    """The annotator and the answer of each response that was submitted."""
     given = row.get(question) or []
     if not isinstance(given, list):
         raise RowDroppedError(UNREADABLE, f'"{question}" is {type_of(given)}')

@@ -1,4 +1,4 @@
-"""What a form of file is: the columns that it reads and understands, and how a row of it becomes rows of ours."""
+"""A form of file: the columns that it reads and understands, and how it turns a row into rows of a data folder."""
 
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence, Set
@@ -60,7 +60,7 @@ def demonstration(prompt: Messages, completion: Messages) -> Row:
 
 
 def comparison(row: Row, prompt: Messages, answers: Sequence[Messages], ranks: Sequence[float]) -> Row:
-    """What somebody said of two or more answers: a pair, a ranking, or a tie.
+    """A preference between two or more answers: a pair, a ranking, or a tie.
 
     Args:
         row: of the file; margin, annotator, criteria and source are taken from it.
@@ -83,7 +83,7 @@ def comparison(row: Row, prompt: Messages, answers: Sequence[Messages], ranks: S
 
 
 def attributes(row: Row, names: Sequence[str]) -> Row:
-    """What a row says in some columns, as text."""
+    """The values of some columns, as text."""
     return {
         name: str(row[name])
         for name in names
@@ -92,7 +92,7 @@ def attributes(row: Row, names: Sequence[str]) -> Row:
 
 
 def _check(prompt: Messages, answers: Sequence[Messages]) -> None:
-    """Refuse a prompt that says nothing or ends with an answer, and what is not one message with something in it."""
+    """Refuse an empty prompt, a prompt that ends with an answer, and an answer that is not one message with text."""
     if not any(message["content"].strip() for message in prompt):
         raise RowDroppedError("the prompt is empty")
     if prompt[-1]["role"] == "assistant":

@@ -16,7 +16,7 @@ from rlhf.text.markdown import escape
 __all__ = ["FORMATS", "ImportReport", "Sources", "convert_dataset", "import_dataset", "to_json"]
 
 to_json = json.JSONEncoder(ensure_ascii=False).encode
-"""What `json.dumps` writes, without making an encoder for every row."""
+"""The JSON text of a value, as `json.dumps` writes it, without a new encoder for every row."""
 
 _DERIVED = {
     "demonstrations": "No demonstrations were given: they are the chosen responses of the preferences.",
@@ -26,14 +26,14 @@ _DERIVED = {
 
 @dataclass(frozen=True)
 class Sources:
-    """What a data folder is made of: paths or hub ids, and how each is to be read.
+    """The sources of a data folder: paths or hub ids, and how to read each.
 
     Attributes:
         preferences: preferences, or a folder in our own layout.
         demonstrations: without it the chosen responses are the demonstrations.
         prompts: of anything with prompts; without it the prompts are those of the preferences.
         labels: unpaired feedback.
-        options: by kind; what is not there is found out.
+        options: by kind; a kind without options is recognized by its fields.
     """
 
     preferences: str
@@ -63,14 +63,14 @@ class Sources:
 
 @dataclass(frozen=True)
 class ImportReport:
-    """What an import did.
+    """The result of an import.
 
     Attributes:
         destination: the data folder.
         changed: False where the same content was there already.
         counts: rows written, by kind.
         sources: what was read and what was left out, the preferences first.
-        derived: sentences that say which rows were made from others, and what else is to be known.
+        derived: sentences about rows that were made from other rows, and about duplicates and labels.
     """
 
     destination: Path
@@ -193,7 +193,7 @@ def _derived(extras: dict[str, RowReader], num_duplicates: int) -> tuple[str, ..
 
 
 def _datasheet(report: ImportReport, licence: str | None, guidelines: str | None) -> str:
-    """Where a data set is from, what is in it and what was left out, as Markdown. The same for the same input."""
+    """The datasheet: origin, content and rows left out, as Markdown. The same for the same input."""
     not_told = "Not given. Write here what the annotators were told, who they were and how they were paid."
     left_out = [f"- {escape(f'{reader.source.name}: {line}')}" for reader in report.sources for line in reader.left_out]
     sections = {

@@ -35,8 +35,8 @@ _OF_HELPSTEER = (
     "preference_(statement|elaboration)|three_most_similar_preferences|all_preferences_unprocessed|"
     "individual_preference"
 )
-# Name of the form, the columns that tell it, of which the first is the verdict, what its values say, and the names of
-# the other columns that are understood.
+# Name of the form, its characteristic columns, of which the first is the verdict, the meaning of the verdict's values,
+# and a pattern for the names of other columns that are understood.
 _SPECIAL: Sequence[tuple[str, Sequence[str], Mapping[str, Outcome], str]] = (
     ("pku", ["better_response_id"], {"0": "first", "1": "second"}, "safer_response_id|(is_response|response_).*"),
     ("shp", ["labels", "human_ref_A", "human_ref_B"], {"1": "first", "0": "second"}, "score_ratio|upvote_ratio"),
@@ -55,10 +55,10 @@ _JUDGE = re.compile(r"(annotator|rater|judge|worker|evaluator|labell?er|verdict|
 
 @dataclass(frozen=True)
 class _Judgment:
-    """How it is told which of two answers is the better one.
+    """The rule that says which of two answers is the better one.
 
     Attributes:
-        ranks: for each who judged a row, the row as said by them and the ranks of the answers.
+        ranks: for each judge of a row, the row with its annotator and the ranks of the answers.
         readers: of the columns of verdicts; none where scores decide.
         format: name of the form, where it is a special one.
         known: other columns that are understood.
@@ -196,7 +196,7 @@ def _given_judgment(given: GivenColumns, names: tuple[str, str]) -> _Judgment:
 
 
 def _of_judges(readers: Sequence[Verdicts], shared: bool, format_name: str, known: Set[str]) -> _Judgment:
-    """One verdict a row, or one of each judge."""
+    """The judgment by one shared verdict, or by a verdict of each judge."""
 
     def read(row: Row) -> list[tuple[Row, tuple[float, float]]]:
         said = [(reader, reader.read(row[reader.column])) for reader in readers if row.get(reader.column, "") != ""]

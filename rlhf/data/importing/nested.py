@@ -231,6 +231,6 @@ def _tree(root: object) -> list[Row]:
 
 
 def _is_kept(reply: Mapping[str, Any]) -> bool:
-    """Not deleted, and not refused by the reviewers."""
+    """Whether a reply was neither deleted nor refused by the reviewers."""
     # In a table these are texts.
     return str(reply.get("deleted")).casefold() != "true" and str(reply.get("review_result")).casefold() != "false"

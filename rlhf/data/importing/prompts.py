@@ -1,4 +1,4 @@
-"""Where the prompt stands in a row, and how prompt and answers fit together."""
+"""The prompt of a row, and how prompt and answers fit together."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -20,11 +20,11 @@ from rlhf.errors import DataError
 
 _PLAIN = ("prompt", "question", "query", "user_prompt", "history", "post", "context", "input")
 _SYSTEMS = ("system", "system_prompt")
-# Of these nothing is a dialogue in one text.
+# Formats in which a text is never a whole dialogue.
 _PLAIN_FORMATS = ("trl", "alpaca", "sharegpt", "openai", "qa", "self_instruct")
 _DIALOGUES = ("conversations", "conversation")
-# Of the texts of a column: at least this share starts with a turn marker, and the column holds dialogues; at most
-# one less it, and those that do quote one.
+# A column holds dialogues where at least this share of its texts starts with a turn marker. Where at most 1 minus this
+# share does, such a text only quotes a dialogue.
 _DIALOGUE_SHARE = 0.95
 
 

@@ -20,7 +20,7 @@ from rlhf.files.hashing import sha256
 from rlhf.files.limits import limits, lines_within, memory_within, too_large
 from rlhf.files.names import check_regular, open_regular
 
-# A row that is none is yielded as the error that says why, so that it can be counted and named.
+# A row that cannot be read is yielded as the error that says why, so that it can be counted and named.
 Rows = Iterator[tuple[int, Row | RowDroppedError]]
 
 _KNOWN = ".jsonl, .ndjson, .json, .csv or .tsv, each also with .gz, or .parquet"
@@ -36,7 +36,7 @@ _HUB_ID = re.compile(r"(?P<name>[\w.-]+/[\w.-]+)(@(?P<revision>[\w./-]+))?")
 
 @dataclass(frozen=True)
 class RowSource:
-    """Something that rows can be read from, as often as need be.
+    """A source of rows, which can be read several times.
 
     Attributes:
         name: file name, or hub id with commit; never a folder of this machine.
@@ -51,7 +51,7 @@ class RowSource:
     rows: Callable[[], Rows]
 
     def where(self, number: int) -> str:
-        """How a message names a row."""
+        """The place of a row, for messages."""
         return f"{self.name}:{number}" if self.unit == "line" else f"{self.name}: row {number}"
 
 
@@ -99,7 +99,7 @@ def _open_file(path: Path) -> RowSource:
 
 
 def _reader(path: Path) -> Callable[[Path], Rows] | None:
-    """What reads files of this name; None where nothing does."""
+    """The reader for files of this name; None where there is none."""
     readers = {".jsonl": _jsonl_rows, ".ndjson": _jsonl_rows, ".json": _json_rows, ".csv": _csv_rows, ".tsv": _csv_rows}
     name = path.name.lower()
     if name.endswith(".parquet"):
@@ -235,7 +235,7 @@ def _csv_rows(path: Path) -> Rows:
 
 
 def _csv_form(text: str) -> tuple[dict[str, Any], bool]:
-    """What makes the first rows as wide as the header, and whether one space follows each delimiter and belongs to it.
+    """The form in which the first rows are as wide as the header, and whether a space belongs to each delimiter.
 
     Before quotes all spaces belong to the delimiter.
     """
@@ -250,7 +250,7 @@ def _csv_form(text: str) -> tuple[dict[str, Any], bool]:
 def _first_rows(text: str, form: dict[str, Any]) -> list[list[str]]:
     rows: list[list[str]] = []
     reader = csv.reader(io.StringIO(text[:_CSV_HEAD], newline=""), strict=True, **form)
-    # What cannot be read at all is said when the rows are read.
+    # Faults of the table are reported when its rows are read.
     with suppress(csv.Error):
         rows.extend(cells for cells in islice(reader, 100) if cells)
     return rows

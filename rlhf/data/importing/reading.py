@@ -1,4 +1,4 @@
-"""A source being read: rows of ours, and a count of those left out and why."""
+"""A source while it is read: its rows in our form, and the rows left out, by reason."""
 
 import dataclasses
 import re
@@ -20,18 +20,18 @@ from rlhf.errors import DataError
 
 MAX_DROPPED = 0.05
 """Share of a file's rows that may be left out because they cannot be understood or used."""
-# Understood, and nothing to learn from. Of PandaLM's rows 5% have an empty answer; where there are many more, a column
+# Rows that are understood and teach nothing. Of PandaLM's rows 5% have an empty answer; where many more have, a column
 # is misread.
 _NOTHING_TO_LEARN = (EMPTY_RESPONSE, SAME_RESPONSES)
 _MAX_NOTHING, _FEW = 0.2, 5
 _MAX_NAMED_ROWS, _MAX_NAMED_THINGS = 50, 5
-# How others name who judged; taken for `annotator` where a file has no column of that name.
+# Other names of the annotator's column; read as `annotator` where a file has no column of that name.
 _ANNOTATORS = ("annotator_id", "worker", "worker_id", "rater", "rater_id", "labeler", "labeler_id", "annotator_name")
 
 
 @dataclass(frozen=True)
 class SourceOptions:
-    """How a person says that a source is to be read.
+    """The way to read a source, as a person gives it.
 
     Attributes:
         format: one of `FORMATS`.
@@ -73,7 +73,7 @@ class Dropped:
 
 @dataclass
 class RowReader:
-    """A source being read: its rows as rows of ours, a count of those left out, and what there is to say of them.
+    """A source while it is read: its rows in our form, a count of the rows left out, and a report of both.
 
     Attributes:
         source: the file or data set.
@@ -198,7 +198,7 @@ class RowReader:
             )
 
     def nothing_left(self) -> DataError:
-        """The error about a source that no row of is left, or nothing but ties."""
+        """The error about a source of which no row is left, or only ties."""
         ties = f"{self.composition['ties']} are ties" if self.composition["ties"] else ""
         why = "; ".join(filter(None, (self._said(self.dropped), ties))) or "there are none"
         return DataError(
@@ -224,12 +224,12 @@ class RowReader:
 
     @property
     def verdicts(self) -> list[str]:
-        """How the values of each column of verdicts were read, and how often they came."""
+        """Sentences on how the values of each verdict column were read, with their counts."""
         return [sentence for reader in self.form.verdicts if (sentence := reader.sentence())]
 
     @property
     def lines(self) -> list[str]:
-        """How the file was read, a sentence a line."""
+        """Sentences on how the file was read."""
         made = ", ".join(f"{count} {name}" for name, count in self.composition.items() if count)
         unread = f"columns that were not read: {', '.join(self.unread)}"
         return [
@@ -241,7 +241,7 @@ class RowReader:
 
     @property
     def left_out(self) -> list[str]:
-        """What was left out and why, a reason a line."""
+        """Sentences on the rows that were left out, one for each reason."""
         return [
             f"{dropped.count} left out, {self._because(reason, _MAX_NAMED_ROWS)}"
             for reason, dropped in sorted(self.dropped.items())
@@ -332,7 +332,7 @@ def _unpacked(row: Row | RowDroppedError, spelled: frozenset[str], is_record: bo
 
 
 def _with_usual_names(given: GivenColumns, columns: Mapping[str, object]) -> GivenColumns:
-    """Who judged, and columns such as "Prompt", where a file names them otherwise than we do."""
+    """Roles of columns with a usual other name: `worker_id` for the annotator, "Prompt" for `prompt`."""
     taken = {*columns, *given.columns, *given.columns.values(), *given.ignored}
     free = [name for name in columns if name not in given.columns.values()]
     lower = {name.strip().lower(): name for name in columns}

@@ -8,12 +8,11 @@ from rlhf.data.importing.dialogues import RowDroppedError, number_of
 from rlhf.data.importing.verdicts import names_the_worse, words_of
 from rlhf.data.schema import Row
 
-# Of each answer, and no verdict on it: chosen_model, rejected_length.
 _SCORES = frozenset(["score", "scores", "rating", "ratings", "reward", "rewards", "grade"])
 
 
 def scores_and_properties(survey: Survey, names: Sequence[str]) -> tuple[list[tuple[str, str]], set[str]]:
-    """Columns that say something of the better answer and the same of the worse one: scores, and all else."""
+    """Columns that describe the better answer and the worse one alike: pairs of scores, and all other properties."""
     sides = [set(words_of(name)) for name in names]
     marks = [sides[0] - sides[1], sides[1] - sides[0]]
     scores: list[tuple[str, str]] = []
@@ -36,7 +35,7 @@ def scores_and_properties(survey: Survey, names: Sequence[str]) -> tuple[list[tu
 def score_differences(
     row: Row, scores: Sequence[tuple[str, str]], ranks: tuple[float, float], reason: str
 ) -> list[float]:
-    """How much greater each score of the first answer is than that of the second, where a row has both.
+    """The score of the first answer minus the score of the second, for each pair of scores that a row has.
 
     Args:
         row: of the file.

@@ -1,4 +1,4 @@
-"""How a judge's verdict on two answers is written, and what it says.
+"""The verdict of a judge on two answers: how it is written, and what it means.
 
 A verdict that can be read in two ways is not read: the file is refused, with what to say about it.
 """
@@ -20,7 +20,7 @@ def word_set(text: str) -> frozenset[str]:
 
 
 RANKS: Mapping[Outcome, tuple[float, float]] = {"first": (1, 2), "second": (2, 1), "tie": (1, 1)}
-"""What a verdict says of two answers: 1 is the better one."""
+"""The ranks of two answers by verdict: 1 is the better one."""
 
 _ORDINALS: Mapping[Outcome, tuple[str, ...]] = {"first": ("first", "left", "a"), "second": ("second", "right", "b")}
 _NAMES: Mapping[Outcome | None, str] = {"first": "first", "second": "second", "tie": "ties", None: "unusable"}
@@ -94,7 +94,7 @@ class Verdicts:
         self._seen: set[str] = set()
 
     def read(self, value: object) -> Outcome:
-        """What a value says.
+        """The meaning of a value.
 
         Raises:
             RowDroppedError: it cannot be read.
@@ -150,7 +150,7 @@ class Verdicts:
         self.tally[str(value).strip()[:40], said] += 1
 
     def sentence(self) -> str:
-        """How the verdicts were read: how many say what, and with which values."""
+        """A sentence on how the verdicts were read: the count of each meaning, and its values."""
         parts = []
         for outcome, name in _NAMES.items():
             counts = Counter({value: count for (value, said), count in self.tally.items() if said == outcome})
@@ -172,7 +172,7 @@ def names_the_worse(name: str) -> bool:
 
 
 def _marks(answers: Sequence[str]) -> tuple[str, str]:
-    """What tells the two columns' names apart: 1 and 2, a and b, left and right."""
+    """The marks by which the names of two columns differ: 1 and 2, a and b, left and right."""
     first, second = (words_of(name) for name in answers)
     return first[-1], second[-1]
 

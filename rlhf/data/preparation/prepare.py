@@ -36,13 +36,13 @@ from rlhf.workspace import Workspace
 
 logger = logging.getLogger(__name__)
 
-# The splits that later stages cannot do without.
+# Splits that later stages need.
 NEEDED = {
     "demonstrations": ("train", "validation"),
     "preferences": ("train", "selection", "validation", "test"),
     "prompts": ("train", "validation", "test", "gate"),
 }
-# What else is written: kept aside, and used by nothing.
+# Splits that are written and that nothing reads.
 ASIDE = (("demonstrations", "test"), ("demonstrations", "gate"), ("preferences", "gate"))
 TRAINING_SPLITS = ("train", "selection")
 

@@ -1,4 +1,4 @@
-"""What the data stage counts and reports."""
+"""The counts of the data stage, and its report."""
 
 import json
 import math
@@ -24,7 +24,7 @@ Rows = dict[str, dict[str, list[int]]]
 
 @dataclass
 class Counts:
-    """What happened to the rows on their way into the splits, by kind, under the names of report.json.
+    """Counts of rows on their way into the splits, by kind, under the names of report.json.
 
     Preferences are counted in pairs; `rankings` has how many rows were rankings or ties, and the pairs of the rankings.
     """
@@ -100,7 +100,7 @@ def num_rows_in_tokens(report: Mapping[str, Any], name: Literal["left_out", "cha
 
 
 def in_tokens_table(report: Mapping[str, Any]) -> str | None:
-    """What encoding changed or left out, with the lines of the first rows; None where it was nothing."""
+    """A table of what encoding changed or left out, with the lines of the first rows; None where it changed nothing."""
     titles = {"left_out": "left out: ", "changed": ""}
     rows = [
         [escape(title + what), kind, f"{named['count']:,}", _lines(named)]
@@ -117,7 +117,7 @@ def _lines(named: Mapping[str, Any]) -> str:
 
 
 def tokenizer_sentences(tokenizer: Mapping[str, Any]) -> list[str]:
-    """What was settled of tokenizer and chat template, and what a person should know of them, as Markdown."""
+    """Sentences on the choice of tokenizer and chat template, and on what to watch in them, as Markdown."""
     template = {"own": "a plain one of this project", "kept": "the base's"}[tokenizer["chat_template"]]
     named = f" named {escape(tokenizer['template_name'])}" if tokenizer["template_name"] else ""
     sentences = [

@@ -1,4 +1,4 @@
-"""What template and tokenizer change of the text that they are given, told by row."""
+"""Changes that chat template and tokenizer make to the text of a row."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -19,7 +19,7 @@ _DIALOGUES = (("user",), ("user", "assistant", "user"), ("system", "user", "assi
 
 
 def text_changes(tokenizer: Any, markers: Sequence[str], rows: Sequence[EncodedRow]) -> list[tuple[str, ...]]:
-    """What is lost or changed between each row's text and its ids, in words.
+    """The losses and changes between each row's text and its token ids, in words.
 
     Args:
         tokenizer: with the chat template.

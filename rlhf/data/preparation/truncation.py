@@ -16,7 +16,7 @@ _BATCH = 4096
 
 @dataclass(frozen=True)
 class Context:
-    """What a row must fit into.
+    """The room that a row must fit into.
 
     Attributes:
         tokenizer: with the chat template.
