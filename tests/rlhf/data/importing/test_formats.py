@@ -353,7 +353,7 @@ BAD: dict[str, tuple[str, bytes, str]] = {
     "unknown fields": (
         "x.jsonl",
         as_lines([{"a": 1}]),
-        '"a" are in no known format; none of them is known; give --for',
+        '"a" are in no known format; none of the fields is known; give',
     ),
     "mistyped field": (
         "x.jsonl",
@@ -369,7 +369,7 @@ BAD: dict[str, tuple[str, bytes, str]] = {
     "another format further down": (
         "x.jsonl",
         as_lines([HH, HH, HH, preference()]),
-        r'of the texts in "chosen" 75% start with a turn .* give --format hh or --format trl',
+        r'75% of the texts in "chosen" start with a turn .* give --format hh or --format trl',
     ),
     "no turns": ("x.jsonl", as_lines([HH, HH | {"chosen": "Hi"}]), '"chosen" starts with .Hi..: lines 2'),
     "prompts among pairs": ("x.jsonl", as_lines([HH, {"prompt": "Hi"}]), 'no "chosen".: lines 2'),
@@ -394,7 +394,7 @@ BAD: dict[str, tuple[str, bytes, str]] = {
         as_lines([{"question": "a", "answer": "b"}]),
         "x.jsonl: the file holds demonstrations and no preferences, .* give this file with --demonstrations",
     ),
-    "prompts only": ("x.jsonl", as_lines([{"prompt": "a"}]), 'known of them: "prompt"; give --format'),
+    "prompts only": ("x.jsonl", as_lines([{"prompt": "a"}]), 'known fields: "prompt"; give --format'),
 }
 
 
