@@ -16,6 +16,7 @@ from typing import Any
 
 from rlhf.config.data import RULE_BEHIND, DataConfig
 from rlhf.config.model import ComputeConfig, ModelConfig, Setup
+from rlhf.data.embedded import generate
 from rlhf.data.schema import DATASHEET, Row, read_rows, write_rows
 from rlhf.errors import DataError
 from rlhf.gold.registered import gold_rule
@@ -40,7 +41,7 @@ _CHUNK = 32
 _END = re.compile(r"[.!?][\"'\N{RIGHT DOUBLE QUOTATION MARK}\N{RIGHT SINGLE QUOTATION MARK}]?(?=\s|$)")
 
 
-def add_samples(
+def sample_folder(
     folder: Path,
     config: DataConfig,
     model: ModelConfig,
@@ -48,10 +49,10 @@ def add_samples(
     compute: ComputeConfig,
     checkpoints: Path,
 ) -> None:
-    """Add what a data folder of prompts lacks: demonstrations.jsonl, preferences.jsonl, and a part of the datasheet.
+    """Make a data folder: the embedded prompts, demonstrations and preferences that the base writes, and the datasheet.
 
     Args:
-        folder: has prompts.jsonl and datasheet.md.
+        folder: made if need be.
         config: which data, and how many of its prompts are kept.
         model: the base that is sampled.
         max_response_tokens: longest response, its EOS included.
@@ -64,6 +65,7 @@ def add_samples(
     """
     assert config.embedded is not None, "the configuration sees to it"
     assert model.base is not None, "a run without a base is refused at its start"
+    generate(config.embedded, folder)
     rows = [row for _, row in islice(read_rows(folder / "prompts.jsonl", "prompts"), config.max_rows)]
     prompts: list[Conversation] = [row["prompt"] for row in rows]
     responses = list(_responses(prompts, model, max_response_tokens, compute, checkpoints))

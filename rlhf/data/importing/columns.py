@@ -147,13 +147,11 @@ def survey(rows: Iterable[Row]) -> dict[str, Column]:
 
 def doubtful_fields(name: str, column: Column) -> list[str]:
     """The fields of a column's messages or objects that may change what a row means, as `column.field`."""
-    return [f"{name}.{inner}" for inner, held in column.fields.items() if _is_doubtful(inner, held)]
-
-
-def _is_doubtful(name: str, column: Column) -> bool:
-    if name in _OF_TRAINING:
-        return not column.scalars or bool(column.scalars - {1})
-    return looks_like_verdict(name, column)
+    return [
+        f"{name}.{inner}"
+        for inner, held in column.fields.items()
+        if (held.scalars != {1} if inner in _OF_TRAINING else looks_like_verdict(inner, held))
+    ]
 
 
 def looks_like_verdict(name: str, column: Column | None = None) -> bool:

@@ -72,17 +72,6 @@ def text(row: dict[str, Any], field: str) -> str:
     return value
 
 
-def as_list(value: object, field: str) -> list[Any]:
-    """A value that must be a list.
-
-    Raises:
-        RowDroppedError: it is something else.
-    """
-    if not isinstance(value, list):
-        raise RowDroppedError(NOT_MESSAGES, f'"{field}" is {type_of(value)}')
-    return value
-
-
 def as_number(value: object) -> float | None:
     """A number, or a text that spells one; None for all else, and for what is not a number (NaN)."""
     if isinstance(value, str):
@@ -100,8 +89,7 @@ def number_of(value: object, field: str) -> float:
     Raises:
         RowDroppedError: the value is something else.
     """
-    number = as_number(value)
-    if number is None:
+    if (number := as_number(value)) is None:
         raise RowDroppedError(UNREADABLE, f'"{field}" is {value!r}'[:80])
     return number
 
@@ -172,7 +160,9 @@ def turns(value: object, field: str) -> Messages:
     Raises:
         RowDroppedError: there is something else, a role that is not known, or a part that is not text.
     """
-    return [_turn(item, field) for item in as_list(value, field)]
+    if not isinstance(value, list):
+        raise RowDroppedError(NOT_MESSAGES, f'"{field}" is {type_of(value)}')
+    return [_turn(item, field) for item in value]
 
 
 def prompt_of(value: object, field: str, *, is_dialogue: bool = False) -> Messages:

@@ -15,7 +15,6 @@ from rlhf.data.importing.dialogues import (
     Messages,
     RowDroppedError,
     answer_of,
-    as_list,
     as_number,
     message,
     number_of,
@@ -53,7 +52,9 @@ def find_rankings(survey: Survey, given: GivenColumns, source: str, format_name:
         return None
 
     def convert(row: Row) -> list[Row]:
-        answers, ranks = read(row, as_list(row.get(name), name))
+        if not isinstance(row.get(name), list):
+            raise RowDroppedError(NOT_MESSAGES, f'"{name}" is {type_of(row.get(name))}')
+        answers, ranks = read(row, row[name])
         if len(answers) < 2:
             raise RowDroppedError(UNPAIRED, is_fault=False)
         return [comparison(row, prompt.of(row), [answer_of(answer, name) for answer in answers], ranks)]

@@ -3,7 +3,7 @@
 import json
 import logging
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence, Set
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 from itertools import islice
 from pathlib import Path
@@ -79,7 +79,10 @@ def prepare_data(
         if config.sampled_from is None:
             folder = _data_folder(root / source.path, folder)
         else:
-            _sample(folder, config, model, max_response_tokens, source, compute, workspace)
+            from rlhf.data.sampling import sample_folder
+
+            assert compute is not None, "the task sees to it"
+            sample_folder(folder, config, model, max_response_tokens, compute, workspace.checkpoints)
             max_rows = None  # counts prompts then, and these are no more than that
         rows = {kind: list(_read(folder / f"{kind}.jsonl", kind, max_rows, counts)) for kind in KINDS}
         if (folder / "labels.jsonl").is_file():
@@ -145,25 +148,6 @@ def _data_folder(path: Path, scratch: Path) -> Path:
     return path
 
 
-def _sample(
-    folder: Path,
-    config: DataConfig,
-    model: ModelConfig,
-    max_response_tokens: int,
-    source: DataSource,
-    compute: ComputeConfig | None,
-    workspace: Workspace,
-) -> None:
-    """Generate the prompts, and have the base write the responses."""
-    from rlhf.data.embedded import generate
-    from rlhf.data.sampling import add_samples
-
-    assert source.embedded is not None, "the configuration sees to it"
-    assert compute is not None, "the task sees to it"
-    generate(source.embedded, folder)
-    add_samples(folder, config, model, max_response_tokens, compute, workspace.checkpoints)
-
-
 def _read(path: Path, kind: str, max_rows: int | None, counts: Counts) -> Iterator[NumberedRow]:
     """Rows of a file without exact duplicates; where a row is from makes no difference."""
     seen: set[str] = set()
@@ -221,20 +205,15 @@ def _remove_collisions(splits: Splits, counts: Counts) -> None:
     taken: set[str] = set()
     for split in ("test", "gate", "validation", "train", "selection"):
         keys: set[str] = set()
-        for kind in KINDS:
-            if (kind, split) in splits:
-                also = {n.key for n in splits[kind, "train"]} if split == "selection" else set()
-                keys |= _keep_untaken(splits, (kind, split), taken | also, counts)
+        for kind in (kind for kind in KINDS if (kind, split) in splits):
+            not_here = taken | ({n.key for n in splits[kind, "train"]} if split == "selection" else set())
+            kept = [numbered for numbered in splits[kind, split] if numbered.key not in not_here]
+            if len(kept) < len(splits[kind, split]):
+                counts.leaks[f"{kind}/after_cutting"] += len(splits[kind, split]) - len(kept)
+            splits[kind, split] = kept
+            keys |= {numbered.key for numbered in kept}
         # Demonstrations and prompts may share their prompts with either half of the training preferences.
         taken |= keys if split not in TRAINING_SPLITS else set()
-
-
-def _keep_untaken(splits: Splits, name: tuple[str, str], taken: Set[str], counts: Counts) -> set[str]:
-    kept = [numbered for numbered in splits[name] if numbered.key not in taken]
-    if len(kept) < len(splits[name]):
-        counts.leaks[f"{name[0]}/after_cutting"] += len(splits[name]) - len(kept)
-    splits[name] = kept
-    return {numbered.key for numbered in kept}
 
 
 def _training_texts(splits: Splits) -> Iterator[str]:
