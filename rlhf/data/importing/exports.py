@@ -151,7 +151,9 @@ def _responses(row: Row, question: str) -> Iterator[tuple[str, Any]]:
     if not isinstance(given, list):
         raise RowDroppedError(UNREADABLE, f'"{question}" is {type_of(given)}')
     users, states = (row.get(f"{question}.{part}") or [None] * len(given) for part in ("users", "status"))
-    for response, user, state in zip(given, users, states, strict=False):
+    if not all(isinstance(part, list) and len(part) == len(given) for part in (users, states)):
+        raise RowDroppedError(UNREADABLE, f'"{question}" has not as many users or states as responses'[:80])
+    for response, user, state in zip(given, users, states, strict=True):
         if isinstance(response, dict) and "value" in response and "rank" not in response:
             response, user, state = response["value"], response.get("user_id"), response.get("status")
         if state in (None, "submitted"):

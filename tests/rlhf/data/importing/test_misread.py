@@ -4,7 +4,7 @@ import csv
 import dataclasses
 import io
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -280,6 +280,13 @@ def test_a_blank_line_after_a_comma_belongs_to_the_cell_where_quotes_say_so(tmp_
     assert read(tmp_path, tmp_path / "x.csv")[1] == [("Why?", "a, b", "c"), ("How?", " d", "e")]
 
 
+def exported(number: int, users: Any, responses: Sequence[str] = ("response1",)) -> Row:
+    """A row of Argilla's export to the hub."""
+    prompt, chosen, rejected = texts(number)
+    row = {"prompt": prompt, "response1": chosen, "response2": rejected, "preference.responses": list(responses)}
+    return {**row, "preference.responses.users": users}
+
+
 REFUSED: dict[str, tuple[bytes, str]] = {
     "0 and 1": (
         lines(lambda n: judged(n, "response_1", "response_2", label=int(n % 2 == 0))),
@@ -365,6 +372,14 @@ REFUSED: dict[str, tuple[bytes, str]] = {
             }
         ),
         "the prompt offers tools",
+    ),
+    "users of an export that are no list": (
+        lines(lambda n: exported(n, users=3)),
+        '"preference.responses" has not as many users or states as responses',
+    ),
+    "fewer users than responses": (
+        lines(lambda n: exported(n, users=["a"], responses=["response1", "response2"])),
+        '"preference.responses" has not as many users or states as responses',
     ),
     "an unknown role": (lines(lambda n: share_gpt(n, "human", "tool")), r'a role that is not known \("tool"\)'),
     "a picture": (
