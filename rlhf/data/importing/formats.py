@@ -42,15 +42,6 @@ class Sources:
     labels: str | None = None
     options: Mapping[str, SourceOptions] = dataclasses.field(default_factory=dict)
 
-    def open(self, kind: str) -> RowReader | None:
-        """The reading of a kind; None where no source was given for it.
-
-        Raises:
-            DataError: the source is not there, or its form is not known.
-        """
-        source: str | None = getattr(self, kind)
-        return None if source is None else open_rows(source, self.options.get(kind, SourceOptions()), kind)
-
     def of_folder(self) -> "Sources":
         """The files of a folder in our own layout, where preferences is one; else the same."""
         folder = Path(self.preferences)
@@ -125,13 +116,12 @@ def convert_dataset(
         DataError: something cannot be read.
     """
     sources = (Sources(sources) if isinstance(sources, str) else sources).of_folder()
-    main = sources.open("preferences")
-    assert main is not None
-    extras = {kind: reading for kind in ("demonstrations", "prompts", "labels") if (reading := sources.open(kind))}
-    counts, num_duplicates = _write_rows(folder, main, extras)
-    readers = (main, *extras.values())
+    given = {kind: getattr(sources, kind) for kind in ("preferences", "demonstrations", "prompts", "labels")}
+    readers = {k: open_rows(source, sources.options.get(k), k) for k, source in given.items() if source is not None}
+    extras = {kind: reader for kind, reader in readers.items() if kind != "preferences"}
+    counts, num_duplicates = _write_rows(folder, readers["preferences"], extras)
     derived = _derived(extras, num_duplicates)
-    report = ImportReport(folder, True, counts, readers, derived)
+    report = ImportReport(folder, True, counts, tuple(readers.values()), derived)
     text = _datasheet(report, licence, guidelines)
     (folder / DATASHEET).write_text(text, encoding="utf-8", newline="\n")
     return report
