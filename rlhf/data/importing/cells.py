@@ -6,7 +6,7 @@ import re
 from collections.abc import Callable, Collection, Sequence
 from typing import Any
 
-from rlhf.data.importing.dialogues import NOT_MESSAGES, RowDroppedError, are_messages, is_message
+from rlhf.data.importing.dialogues import NOT_MESSAGES, RowDroppedError, are_messages, are_texts, is_message
 from rlhf.data.schema import Row
 from rlhf.errors import DataError
 
@@ -37,7 +37,10 @@ def find_spelled(rows: Sequence[Row], source: str, role_of: Callable[[str], str]
         if not texts or sum(isinstance(row.get(name), list | dict) for row in rows) > 0.05 * len(rows):
             continue
         values = map(parsed, texts) if texts[0].lstrip()[:1] in ("[", "{") or _PRINTED.match(texts[0]) else ()
-        read = sum(_lists_texts(value) if name in by_turn else _is_structure(value, role_of(name)) for value in values)
+        if name in by_turn:
+            read = sum(bool(value) and are_texts(value) for value in values)
+        else:
+            read = sum(_is_structure(value, role_of(name)) for value in values)
         if read and read >= 0.95 * len(texts):
             spelled.add(name)
         elif sum(_PRINTED.match(text) is not None for text in texts) >= 0.5 * len(texts):
@@ -71,11 +74,7 @@ def decoded(row: Row, spelled: Collection[str]) -> Row:
 def _are_by_turn(rows: Sequence[Row]) -> bool:
     """Whether prompt and answers all spell lists of texts: a single column may be text that looks like a list."""
     texts = [[row[name] for name in _BY_TURN if isinstance(row.get(name), str)] for row in rows]
-    return sum(all(_lists_texts(parsed(text)) for text in row) for row in texts) >= 0.95 * len(rows)
-
-
-def _lists_texts(value: object) -> bool:
-    return isinstance(value, list) and bool(value) and all(isinstance(item, str) for item in value)
+    return sum(all(value and are_texts(value) for value in map(parsed, row)) for row in texts) >= 0.95 * len(rows)
 
 
 def _is_structure(value: object, name: str) -> bool:

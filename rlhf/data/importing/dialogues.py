@@ -149,6 +149,11 @@ def is_message(value: object) -> bool:
     return isinstance(value, dict) and any(k in value for k in _ROLE_KEYS) and any(k in value for k in _TEXT_KEYS)
 
 
+def are_texts(value: object) -> bool:
+    """Whether a value is a list of texts."""
+    return isinstance(value, list) and all(isinstance(item, str) for item in value)
+
+
 def are_messages(value: object) -> bool:
     """Whether a value is a message or a list of messages that is not empty."""
     return all(map(is_message, value if isinstance(value, list) and value else [value]))

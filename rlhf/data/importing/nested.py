@@ -15,6 +15,7 @@ from rlhf.data.importing.dialogues import (
     Messages,
     RowDroppedError,
     answer_of,
+    are_texts,
     as_number,
     message,
     number_of,
@@ -151,9 +152,7 @@ def find_compared(survey: Survey, given: GivenColumns, source: str, format_name:
 
 def _with_passages(row: Row) -> str:
     passages = row.get("passages") or []
-    if not isinstance(passages, list) or not all(
-        isinstance(passage, list) and all(isinstance(part, str) for part in passage) for passage in passages
-    ):
+    if not isinstance(passages, list) or not all(map(are_texts, passages)):
         raise RowDroppedError(NOT_TEXT, '"passages" is not a list of lists of texts')
     return "\n\n".join([text(row, "question"), *("\n".join(passage[1:] or passage) for passage in passages)])
 

@@ -8,6 +8,7 @@ from rlhf.data.importing.dialogues import (
     NOT_MESSAGES,
     Messages,
     RowDroppedError,
+    are_texts,
     common_prompt,
     message,
     prompt_of,
@@ -152,11 +153,7 @@ def join(prompt: Messages | None, first: Messages, second: Messages) -> tuple[Me
 
 def _history(turns_before: object) -> Messages:
     """Alpaca's turns before: a list of question and answer."""
-    if not isinstance(turns_before, list) or not all(
-        isinstance(pair, list) and len(pair) == 2 and all(isinstance(said, str) for said in pair)
-        for pair in turns_before
-    ):
+    pairs = turns_before if isinstance(turns_before, list) else [None]
+    if not all(are_texts(pair) and len(pair) == 2 for pair in pairs):
         raise RowDroppedError(NOT_MESSAGES, '"history" is not a list of questions and answers')
-    return [
-        message(role, said) for pair in turns_before for role, said in zip(("user", "assistant"), pair, strict=True)
-    ]
+    return [message(role, said) for pair in pairs for role, said in zip(("user", "assistant"), pair, strict=True)]

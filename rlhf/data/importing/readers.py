@@ -356,20 +356,14 @@ def _dataset_rows(name: str, revision: str | None, split: str, packed: int | Non
                 return
             number += 1
             yield number, dict(row)
-    except MemoryError:
-        raise _takes_all_memory(name, number, largest) from None
-    except (DatasetsError, OSError, ValueError) as error:
-        if _is_memory(error):
-            raise _takes_all_memory(name, number, largest) from None
-        raise DataError(f"{name}: the data set cannot be loaded ({error}); give a file, or another split") from None
+    except (MemoryError, DatasetsError, OSError, ValueError) as error:
+        if not _is_memory(error):
+            raise DataError(f"{name}: the data set cannot be loaded ({error}); give a file, or another split") from None
+        if number:
+            raise too_large(f"{name}: row {number + 1}", "a row has", "row", limits().row) from None
+        raise too_large(name, "the data set unpacks to", "file", largest) from None
 
 
 def _is_memory(error: BaseException | None) -> bool:
     """Whether the library had no memory, which it says in words of its own."""
     return error is not None and (isinstance(error, MemoryError) or _is_memory(error.__cause__ or error.__context__))
-
-
-def _takes_all_memory(name: str, number: int, largest: int) -> DataError:
-    if number:
-        return too_large(f"{name}: row {number + 1}", "a row has", "row", limits().row)
-    return too_large(name, "the data set unpacks to", "file", largest)
