@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from rlhf.data.importing.columns import Survey
 from rlhf.data.importing.dialogues import (
@@ -153,7 +154,7 @@ def join(prompt: Messages | None, first: Messages, second: Messages) -> tuple[Me
 
 def _history(turns_before: object) -> Messages:
     """Alpaca's turns before: a list of question and answer."""
-    pairs = turns_before if isinstance(turns_before, list) else [None]
+    pairs: list[Any] = turns_before if isinstance(turns_before, list) else [None]
     if not all(are_texts(pair) and len(pair) == 2 for pair in pairs):
         raise RowDroppedError(NOT_MESSAGES, '"history" is not a list of questions and answers')
     return [message(role, said) for pair in pairs for role, said in zip(("user", "assistant"), pair, strict=True)]
