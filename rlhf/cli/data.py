@@ -154,7 +154,7 @@ def _import(options: argparse.Namespace) -> None:
         root(), sources, licence=options.licence, guidelines=guidelines, replace=options.replace, tell=_tell
     )
     say(f"data/ is tracked by DVC, md5 {md5_in(read_dvc_file(root()))}")
-    say(f"To record this version: {git_commands(f'Import {report.sources[0].name}')}")
+    say(f"To record this version: {git_commands(f'Import {report.sources[0].source.name}')}")
 
 
 def _tell(report: "ImportReport") -> None:

@@ -5,13 +5,12 @@ Demonstrations mix the styles whatever the difficulty, so that supervised traini
 preferences give the disposition: plain where the model knows, hedged where it does not.
 """
 
-import json
 import random
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from itertools import product
 from pathlib import Path
-from typing import Any
 
+from rlhf.data.schema import DATASHEET, Row, write_rows
 from rlhf.gold.calibrated_arithmetic import gold_reward, is_easy, true_answer
 
 NUM_DEMONSTRATIONS = 21_500
@@ -56,7 +55,6 @@ _PRODUCTS = (
     "{} multiplied by {}",
     "the value of {} * {}",
 )
-Row = dict[str, Any]
 
 
 def generate(folder: Path) -> None:
@@ -66,10 +64,11 @@ def generate(folder: Path) -> None:
         folder: made if need be; existing files of the same names are overwritten.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    _write_rows(folder / "demonstrations.jsonl", _demonstrations(random.Random(1)))
-    _write_rows(folder / "preferences.jsonl", _preferences(random.Random(2)))
-    _write_rows(folder / "prompts.jsonl", _prompts(random.Random(3)))
-    (folder / "datasheet.md").write_text(_DATASHEET, encoding="utf-8")
+    write_rows(folder / "demonstrations.jsonl", _demonstrations(random.Random(1)))
+    write_rows(folder / "preferences.jsonl", _preferences(random.Random(2)))
+    questions = _questions(random.Random(3), NUM_PROMPTS, EASY_PROMPTS, times_easy=1)
+    write_rows(folder / "prompts.jsonl", ({"prompt": _message("user", question)} for question in questions))
+    (folder / DATASHEET).write_text(_DATASHEET, encoding="utf-8")
 
 
 def _demonstrations(rng: random.Random) -> Iterator[Row]:
@@ -92,11 +91,6 @@ def _preferences(rng: random.Random) -> Iterator[Row]:
             "rejected": _message("assistant", worse),
             "source": "easy sums" if is_easy(question) else "hard products",
         }
-
-
-def _prompts(rng: random.Random) -> Iterator[Row]:
-    for question in _questions(rng, NUM_PROMPTS, EASY_PROMPTS, times_easy=1):
-        yield {"prompt": _message("user", question)}
 
 
 def _questions(rng: random.Random, count: int, easy_share: float, times_easy: int) -> list[str]:
@@ -161,11 +155,6 @@ def _answer(number: int, hedged: bool) -> str:
 
 def _message(role: str, content: str) -> list[dict[str, str]]:
     return [{"role": role, "content": content}]
-
-
-def _write_rows(path: Path, rows: Iterable[Row]) -> None:
-    with path.open("w", encoding="utf-8", newline="\n") as file:
-        file.writelines(json.dumps(row) + "\n" for row in rows)
 
 
 _DATASHEET = f"""# Calibrated arithmetic

@@ -20,7 +20,7 @@ def generate(name: EmbeddedName, folder: Path) -> None:
 
 @contextmanager
 def generated(name: EmbeddedName) -> Iterator[Path]:
-    """The same in a folder that lasts as long as the block."""
+    """An embedded set in a temporary folder, removed at the end of the block."""
     with tempfile.TemporaryDirectory(prefix="rlhf-") as folder:
         generate(name, Path(folder))
         yield Path(folder)

@@ -6,7 +6,6 @@ training leaves the base about where it is and teaches where a response ends; th
 All draws are keyed by fixed seeds, by the prompt and by the sample: data is the same for all seeds of a run.
 """
 
-import json
 import random
 import re
 from collections.abc import Iterator, Sequence
@@ -17,7 +16,8 @@ from typing import Any
 
 from rlhf.config.data import RULE_BEHIND, DataConfig
 from rlhf.config.model import ComputeConfig, ModelConfig, Setup
-from rlhf.data.schema import DATASHEET, Row, read_rows
+from rlhf.data.embedded import generate
+from rlhf.data.schema import DATASHEET, Row, read_rows, write_rows
 from rlhf.errors import DataError
 from rlhf.gold.registered import gold_rule
 from rlhf.modeling.conversations import Conversation, decode_responses, encode_prompts
@@ -41,7 +41,7 @@ _CHUNK = 32
 _END = re.compile(r"[.!?][\"'\N{RIGHT DOUBLE QUOTATION MARK}\N{RIGHT SINGLE QUOTATION MARK}]?(?=\s|$)")
 
 
-def add_samples(
+def sample_folder(
     folder: Path,
     config: DataConfig,
     model: ModelConfig,
@@ -49,10 +49,10 @@ def add_samples(
     compute: ComputeConfig,
     checkpoints: Path,
 ) -> None:
-    """Add what a data folder of prompts lacks: demonstrations.jsonl, preferences.jsonl, and a part of the datasheet.
+    """Make a data folder: the embedded prompts, demonstrations and preferences that the base writes, and the datasheet.
 
     Args:
-        folder: has prompts.jsonl and datasheet.md.
+        folder: made if need be.
         config: which data, and how many of its prompts are kept.
         model: the base that is sampled.
         max_response_tokens: longest response, its EOS included.
@@ -65,6 +65,7 @@ def add_samples(
     """
     assert config.embedded is not None, "the configuration sees to it"
     assert model.base is not None, "a run without a base is refused at its start"
+    generate(config.embedded, folder)
     rows = [row for _, row in islice(read_rows(folder / "prompts.jsonl", "prompts"), config.max_rows)]
     prompts: list[Conversation] = [row["prompt"] for row in rows]
     responses = list(_responses(prompts, model, max_response_tokens, compute, checkpoints))
@@ -77,11 +78,14 @@ def add_samples(
         demonstrations += [{"prompt": prompt, "completion": _answer(text)} for text in sentences[:1]]
         rewards = rule.judge([prompt] * len(sentences), sentences).rewards.tolist()
         judged = list(zip(sentences, rewards, strict=True))[1:]
-        pairs += (_pair(rng, prompt, *two) for two in zip(judged[::2], judged[1::2], strict=False) if _differ(*two))
+        # Nobody would learn from the answer about two of equal value.
+        for first, second in zip(judged[::2], judged[1::2], strict=False):
+            if first[1] != second[1]:
+                pairs.append(_pair(rng, prompt, first, second))
     _check_enough(model, max_response_tokens, len(prompts), len(demonstrations), len(pairs))
-    _write(folder / "prompts.jsonl", rows)
-    _write(folder / "demonstrations.jsonl", demonstrations)
-    _write(folder / "preferences.jsonl", pairs)
+    write_rows(folder / "prompts.jsonl", rows)
+    write_rows(folder / "demonstrations.jsonl", demonstrations)
+    write_rows(folder / "preferences.jsonl", pairs)
     with (folder / DATASHEET).open("a", encoding="utf-8") as file:
         file.write(_datasheet(model, max_response_tokens, rule.meaning, len(demonstrations), len(pairs)))
 
@@ -89,12 +93,12 @@ def add_samples(
 def whole_sentences(text: str) -> str:
     """The text up to the end of its last whole sentence, without white space around it; empty if that has no word."""
     ends = [match.end() for match in _END.finditer(text)]
-    found = text[: ends[-1]].strip() if ends else ""
-    return found if any(character.isalpha() for character in found) else ""
+    sentences = text[: ends[-1]].strip() if ends else ""
+    return sentences if any(character.isalpha() for character in sentences) else ""
 
 
 def preference_rate(first: float, second: float) -> float:
-    """How often raters prefer the first of two responses, by their gold rewards: Bradley-Terry, then flipped labels."""
+    """How often raters prefer the first of two responses, by gold rewards: Bradley-Terry, then flipped labels."""
     rate = 1.0 / (1.0 + exp((second - first) / LABEL_TEMPERATURE))
     return rate * (1.0 - LABEL_NOISE) + (1.0 - rate) * LABEL_NOISE
 
@@ -125,7 +129,7 @@ def _responses(
                 base = start_policy(setup, tokenizer).to(compute.device).eval()
             texts = _sample(base, tokenizer, chunk, start, max_response_tokens, compute)
             temporary = path.with_suffix(".new")
-            _write(temporary, texts)
+            write_rows(temporary, texts)
             temporary.rename(path)
         yield from read_json_lines(path)
 
@@ -148,11 +152,6 @@ def _until(ids: Sequence[int], special: set[int]) -> list[int]:
     return list(ids[: next((place for place, token in enumerate(ids) if token in special), len(ids))])
 
 
-def _differ(first: tuple[str, float], second: tuple[str, float]) -> bool:
-    """Pairs of equal value are not asked, as nobody would learn from the answer."""
-    return first[1] != second[1]
-
-
 def _pair(rng: random.Random, prompt: Conversation, first: tuple[str, float], second: tuple[str, float]) -> Row:
     chosen, rejected = (first, second) if rng.random() < preference_rate(first[1], second[1]) else (second, first)
     return {"prompt": prompt, "chosen": _answer(chosen[0]), "rejected": _answer(rejected[0])}
@@ -160,11 +159,6 @@ def _pair(rng: random.Random, prompt: Conversation, first: tuple[str, float], se
 
 def _answer(text: str) -> list[dict[str, str]]:
     return [{"role": "assistant", "content": text}]
-
-
-def _write(path: Path, rows: Sequence[Any]) -> None:
-    with path.open("w", encoding="utf-8", newline="\n") as file:
-        file.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
 
 
 def _name(model: ModelConfig) -> str:

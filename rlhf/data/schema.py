@@ -1,8 +1,8 @@
-"""What a data folder must hold, checked a line at a time: JSON Lines in TRL's explicit, conversational form."""
+"""The files of a data folder, checked a line at a time: JSON Lines in TRL's explicit, conversational form."""
 
 import json
 import sys
-from collections.abc import Iterator, Mapping, Sequence, Set
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import combinations
 from pathlib import Path
 from typing import Any
@@ -13,8 +13,12 @@ from rlhf.files.names import open_regular
 
 Row = dict[str, Any]
 
-KNOWN_ROLES: Set[str] = frozenset({"system", "user", "assistant"})
+ROLES = ("assistant", "system", "user")
 DATASHEET = "datasheet.md"
+KINDS = ("demonstrations", "preferences", "prompts")
+"""The kinds of rows that every data folder has a file of."""
+ALL_KINDS = (*KINDS, "labels")
+"""All kinds of rows; a folder may have no labels."""
 REQUIRED_FIELDS = {
     "demonstrations": ("prompt", "completion"),
     "preferences": ("prompt", "chosen", "rejected"),
@@ -22,25 +26,20 @@ REQUIRED_FIELDS = {
     "labels": ("prompt", "completion", "label"),
 }
 RANKING_FIELDS = ("prompt", "responses", "ranks")
-KINDS = ("demonstrations", "preferences", "prompts")
-"""Of every data folder."""
-ALL_KINDS = (*KINDS, "labels")
-"""With those that a folder may lack."""
-MESSAGES = 'give a list of {"role": ..., "content": ...}'
 OPTIONAL_FIELDS = {
     "demonstrations": ("source",),
     "preferences": ("margin", "annotator", "criteria", "source"),
     "prompts": ("source",),
     "labels": ("annotator", "source"),
 }
+MESSAGES = 'give a list of {"role": ..., "content": ...}'
 
 
-def validate_folder(folder: Path, roles: Set[str] = KNOWN_ROLES) -> dict[str, int]:
+def validate_folder(folder: Path) -> dict[str, int]:
     """Check every row of a data folder.
 
     Args:
         folder: holds demonstrations.jsonl, preferences.jsonl, prompts.jsonl and datasheet.md, perhaps labels.jsonl.
-        roles: roles that a message may have.
 
     Returns:
         Rows by kind: demonstrations, preferences, prompts, and labels where there are any.
@@ -49,12 +48,8 @@ def validate_folder(folder: Path, roles: Set[str] = KNOWN_ROLES) -> dict[str, in
         DataError: the first fault, with file and line.
     """
     check_files(folder)
-    return {kind: validate_file(folder / f"{kind}.jsonl", kind, roles) for kind in present_kinds(folder)}
-
-
-def present_kinds(folder: Path) -> tuple[str, ...]:
-    """The kinds of rows that a data folder has a file of, those first that every folder has."""
-    return tuple(kind for kind in ALL_KINDS if kind in KINDS or (folder / f"{kind}.jsonl").is_file())
+    paths = {kind: folder / f"{kind}.jsonl" for kind in ALL_KINDS}
+    return {kind: validate_file(path, kind) for kind, path in paths.items() if kind in KINDS or path.is_file()}
 
 
 def check_files(folder: Path) -> None:
@@ -72,22 +67,21 @@ def check_files(folder: Path) -> None:
             )
 
 
-def validate_file(path: Path, kind: str, roles: Set[str] = KNOWN_ROLES) -> int:
+def validate_file(path: Path, kind: str) -> int:
     """Check every row of one file and count them.
 
     Raises:
         DataError: the first fault, with file and line.
     """
-    return sum(1 for _ in read_rows(path, kind, roles))
+    return sum(1 for _ in read_rows(path, kind))
 
 
-def read_rows(path: Path, kind: str, roles: Set[str] = KNOWN_ROLES) -> Iterator[tuple[int, Row]]:
+def read_rows(path: Path, kind: str) -> Iterator[tuple[int, Row]]:
     """Read checked rows, one at a time.
 
     Args:
         path: a JSON Lines file.
-        kind: `demonstrations`, `preferences` or `prompts`.
-        roles: roles that a message may have.
+        kind: one of `ALL_KINDS`.
 
     Yields:
         Line number, from 1, and row.
@@ -99,14 +93,19 @@ def read_rows(path: Path, kind: str, roles: Set[str] = KNOWN_ROLES) -> Iterator[
         raise DataError(f"{path}: there is no such file; make it with `rlhf data import FILE`")
     line = 0
     with open_regular(path) as file:
-        name = path.name
-        for line, raw in enumerate(lines_within(file, name), start=1):
-            where = f"{name}:{line}"
+        for line, raw in enumerate(lines_within(file, path.name), start=1):
+            where = f"{path.name}:{line}"
             row = parse_line(raw, where)
-            check_row(row, kind, where, roles)
+            check_row(row, kind, where)
             yield line, row
     if line == 0:
         raise DataError(f"{path}: the file is empty; give at least one row, or import the data again")
+
+
+def write_rows(path: Path, rows: Iterable[Any]) -> None:
+    """Write JSON Lines, a row at a time, as UTF-8."""
+    with path.open("w", encoding="utf-8", newline="\n") as file:
+        file.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
 
 
 def parse_line(raw: bytes, where: str) -> Row:
@@ -130,34 +129,21 @@ def parse_line(raw: bytes, where: str) -> Row:
     return row
 
 
-def check_row(row: Row, kind: str, where: str, roles: Set[str] = KNOWN_ROLES) -> None:
+def check_row(row: Row, kind: str, where: str) -> None:
     """Check one row.
 
     Args:
         row: as parsed.
-        kind: `demonstrations`, `preferences` or `prompts`.
+        kind: one of `ALL_KINDS`.
         where: file and line, for the message.
-        roles: roles that a message may have.
 
     Raises:
         DataError: the row is at fault.
     """
-    ranked = kind == "preferences" and is_ranking(row)
-    required = RANKING_FIELDS if ranked else REQUIRED_FIELDS[kind]
-    _check_fields(row, kind, where, required)
-    _check_messages(row["prompt"], "prompt", where, roles)
-    _check_prompt(row["prompt"], where)
-    if ranked:
-        _check_ranking(row, where, roles)
-    for field in required[1:] if not ranked else ():
-        if field == "label":
-            _check_label(row[field], where)
-            continue
-        _check_messages(row[field], field, where, roles)
-        _check_response(row[field], field, where)
-    if kind == "preferences" and not ranked and row["chosen"] == row["rejected"]:
-        raise DataError(f'{where}: "chosen" and "rejected" are the same text; remove the row or fix the label')
-    _check_optional(row, where)
+    try:
+        _check(row, kind)
+    except DataError as error:
+        raise DataError(f"{where}: {error}") from None
 
 
 def is_ranking(row: Mapping[str, Any]) -> bool:
@@ -178,58 +164,73 @@ def pairs_of(row: Row) -> Iterator[Row]:
             yield {"prompt": row["prompt"], "chosen": chosen, "rejected": rejected, **rest}
 
 
-def _check_ranking(row: Row, where: str, roles: Set[str]) -> None:
+def _check(row: Row, kind: str) -> None:
+    ranked = kind == "preferences" and is_ranking(row)
+    required = RANKING_FIELDS if ranked else REQUIRED_FIELDS[kind]
+    _check_fields(row, kind, required)
+    _check_messages(row["prompt"], "prompt")
+    if not any(message["content"].strip() for message in row["prompt"]):
+        raise DataError('"prompt" is empty; remove the row or give its text')
+    if row["prompt"][-1]["role"] == "assistant":
+        raise DataError('"prompt" ends with the assistant\'s turn; end it with what is to be answered')
+    if ranked:
+        _check_ranking(row)
+    else:
+        for field in required[1:]:
+            if field != "label":
+                _check_response(row[field], field)
+            elif not isinstance(row[field], bool):
+                what = type_of(row[field])
+                raise DataError(f'"label" is {what}; give true for a response that is wanted, or false')
+        if kind == "preferences" and row["chosen"] == row["rejected"]:
+            raise DataError('"chosen" and "rejected" are the same text; remove the row or fix the label')
+    _check_optional(row)
+
+
+def _check_ranking(row: Row) -> None:
     responses, ranks = row["responses"], row["ranks"]
     if not isinstance(responses, list) or len(responses) < 2:
-        raise DataError(f'{where}: "responses" is not a list of at least two responses; give what was ranked')
+        raise DataError('"responses" is not a list of at least two responses; give what was ranked')
     for number, response in enumerate(responses, start=1):
-        _check_messages(response, f"responses {number}", where, roles)
-        _check_response(response, f"responses {number}", where)
+        _check_response(response, f"responses {number}")
     if not isinstance(ranks, list) or len(ranks) != len(responses):
-        raise DataError(f'{where}: "ranks" is not a list of {len(responses)} ranks; give one for each response')
+        raise DataError(f'"ranks" is not a list of {len(responses)} ranks; give one for each response')
     if any(isinstance(rank, bool) or not isinstance(rank, int) or rank < 1 for rank in ranks):
-        raise DataError(f'{where}: "ranks" are not whole numbers from 1; 1 is the best, and equal ranks are ties')
+        raise DataError('"ranks" are not whole numbers from 1; 1 is the best, and equal ranks are ties')
     if "margin" in row:
-        raise DataError(f'{where}: "margin" is not a field of a ranking; leave it out, or give pairs')
+        raise DataError('"margin" is not a field of a ranking; leave it out, or give pairs')
 
 
-def _check_label(label: object, where: str) -> None:
-    if not isinstance(label, bool):
-        raise DataError(f'{where}: "label" is {type_of(label)}; give true for a response that is wanted, or false')
-
-
-def _check_fields(row: Row, kind: str, where: str, required: Sequence[str]) -> None:
+def _check_fields(row: Row, kind: str, required: Sequence[str]) -> None:
     optional = OPTIONAL_FIELDS[kind]
     for field in required:
         if field not in row:
-            raise DataError(f'{where}: the field "{field}" is missing; a row of {kind} needs {_quoted(required)}')
+            raise DataError(f'the field "{field}" is missing; a row of {kind} needs {_quoted(required)}')
     for field in row:
         if field not in required and field not in optional:
             known = _quoted((*required, *optional))
-            raise DataError(f'{where}: "{field}" is not a field of {kind}; remove it (known: {known})')
+            raise DataError(f'"{field}" is not a field of {kind}; remove it (known: {known})')
 
 
-def _check_messages(messages: object, field: str, where: str, roles: Set[str]) -> None:
+def _check_messages(messages: object, field: str) -> None:
     if not isinstance(messages, list):
-        raise DataError(f'{where}: "{field}" is {type_of(messages)}, not a list of messages; {MESSAGES}')
+        raise DataError(f'"{field}" is {type_of(messages)}, not a list of messages; {MESSAGES}')
     if not messages:
-        raise DataError(f'{where}: "{field}" is an empty list; {MESSAGES}')
+        raise DataError(f'"{field}" is an empty list; {MESSAGES}')
     for number, message in enumerate(messages, start=1):
-        if not _is_sound(message, roles):
-            raise _message_error(message, number, field, where, roles)
+        if not isinstance(message, dict) or message.keys() != {"role", "content"}:
+            keys = f"has the keys {_quoted(message)}" if isinstance(message, dict) else f"is {type_of(message)}"
+            raise DataError(f'message {number} of "{field}" {keys}; {MESSAGES}')
+        if message["role"] not in ROLES:
+            role, known = json.dumps(message["role"]), _quoted(ROLES)
+            raise DataError(f'message {number} of "{field}" has the unknown role {role}; use one of {known}')
+        if not _is_text(message["content"]):
+            raise _text_error(message["content"], f'the content of message {number} of "{field}"')
 
 
-def _is_sound(message: object, roles: Set[str]) -> bool:
-    """The usual case, told without building any text: this runs for every message of a million rows."""
-    if not isinstance(message, dict) or len(message) != 2:
-        return False
-    role, content = message.get("role"), message.get("content")
-    return isinstance(role, str) and role in roles and isinstance(content, str) and _is_unicode(content)
-
-
-def _is_unicode(text: str) -> bool:
-    if text.isascii():
-        return True
+def _is_text(text: object) -> bool:
+    if not isinstance(text, str) or text.isascii():
+        return isinstance(text, str)
     try:
         text.encode("utf-8")
     except UnicodeEncodeError:
@@ -237,65 +238,37 @@ def _is_unicode(text: str) -> bool:
     return True
 
 
-def _message_error(message: object, number: int, field: str, where: str, roles: Set[str]) -> DataError:
-    if not isinstance(message, dict) or message.keys() != {"role", "content"}:
-        got = f"has the keys {_quoted(message)}" if isinstance(message, dict) else f"is {type_of(message)}"
-        return DataError(f'{where}: message {number} of "{field}" {got}; {MESSAGES}')
-    if not isinstance(message["role"], str) or message["role"] not in roles:
-        return DataError(
-            f'{where}: message {number} of "{field}" has the unknown role {json.dumps(message["role"])}; '
-            f"use one of {_quoted(sorted(roles))}"
-        )
-    return _text_error(message["content"], f'the content of message {number} of "{field}"', where)
-
-
-def _check_text(text: object, what: str, where: str) -> None:
-    if not isinstance(text, str) or not _is_unicode(text):
-        raise _text_error(text, what, where)
-
-
-def _text_error(text: object, what: str, where: str) -> DataError:
+def _text_error(text: object, what: str) -> DataError:
     if not isinstance(text, str):
-        return DataError(f"{where}: {what} is {type_of(text)}, not text; put it in quotes")
+        return DataError(f"{what} is {type_of(text)}, not text; put it in quotes")
     half = next(character for character in text if "\ud800" <= character <= "\udfff")
-    return DataError(f"{where}: {what} holds half of a surrogate pair ({half!a}); remove it")
+    return DataError(f"{what} holds half of a surrogate pair ({half!a}); remove it")
 
 
-def _check_prompt(messages: list[dict[str, str]], where: str) -> None:
-    if not any(message["content"].strip() for message in messages):
-        raise DataError(f'{where}: "prompt" is empty; remove the row or give its text')
-    if messages[-1]["role"] == "assistant":
-        raise DataError(f'{where}: "prompt" ends with the assistant\'s turn; end it with what is to be answered')
-
-
-def _check_response(messages: list[dict[str, str]], field: str, where: str) -> None:
+def _check_response(messages: Any, field: str) -> None:
+    _check_messages(messages, field)
     if len(messages) != 1 or messages[0]["role"] != "assistant":
         roles = ", ".join(message["role"] for message in messages)
         raise DataError(
-            f'{where}: "{field}" must be one message of the assistant, and is ({roles}); move the others to "prompt"'
+            f'"{field}" must be one message of the assistant, and is ({roles}); move the others to "prompt"'
         )
     if not messages[0]["content"].strip():
-        raise DataError(f'{where}: "{field}" is an empty response; remove the row or give its text')
+        raise DataError(f'"{field}" is an empty response; remove the row or give its text')
 
 
-def _check_optional(row: Row, where: str) -> None:
+def _check_optional(row: Row) -> None:
     for field in ("annotator", "criteria", "source"):
-        if field in row:
-            _check_text(row[field], f'"{field}"', where)
-    if "margin" in row:
-        margin = row["margin"]
-        if isinstance(margin, bool) or not isinstance(margin, int | float):
-            raise DataError(
-                f'{where}: "margin" is {type_of(margin)}, not a number; give a number of at least 0, or leave it out'
-            )
-        if not 0 <= margin <= sys.float_info.max:
-            raise DataError(
-                f'{where}: "margin" is {margin}; give a finite number of at least 0, or swap chosen and rejected'
-            )
+        if field in row and not _is_text(row[field]):
+            raise _text_error(row[field], f'"{field}"')
+    margin = row.get("margin", 0)
+    if isinstance(margin, bool) or not isinstance(margin, int | float):
+        raise DataError(f'"margin" is {type_of(margin)}, not a number; give a number of at least 0, or leave it out')
+    if not 0 <= margin <= sys.float_info.max:
+        raise DataError(f'"margin" is {margin}; give a finite number of at least 0, or swap chosen and rejected')
 
 
 def type_of(value: object) -> str:
-    """How a message names what a value is."""
+    """The type of a value, in words for messages."""
     names = {dict: "an object", list: "a list", str: "text", bool: "true or false", int: "a number", float: "a number"}
     return "null" if value is None else names.get(type(value), f"of type {type(value).__name__}")
 

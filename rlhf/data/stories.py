@@ -4,9 +4,10 @@ The responses are the base's own (`rlhf.data.sampling`), so what is aligned is r
 else trained.
 """
 
-import json
 import random
 from pathlib import Path
+
+from rlhf.data.schema import DATASHEET, write_rows
 
 NUM_PROMPTS = 4_000
 
@@ -40,14 +41,13 @@ def generate(folder: Path) -> None:
         folder: made if need be; existing files of the same names are overwritten.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    with (folder / "prompts.jsonl").open("w", encoding="utf-8", newline="\n") as file:
-        for opening in _openings(random.Random(1)):
-            file.write(json.dumps({"prompt": [{"role": "user", "content": opening}]}) + "\n")
-    (folder / "datasheet.md").write_text(_DATASHEET, encoding="utf-8")
+    openings = _openings(random.Random(1))
+    write_rows(folder / "prompts.jsonl", ({"prompt": [{"role": "user", "content": text}]} for text in openings))
+    (folder / DATASHEET).write_text(_DATASHEET, encoding="utf-8")
 
 
 def _openings(rng: random.Random) -> list[str]:
-    """Different ones, in random order."""
+    """Different openings, in random order."""
     words = {kind: text.split() for kind, text in _WORDS.items()}
     openings: dict[str, None] = {}
     while len(openings) < NUM_PROMPTS:

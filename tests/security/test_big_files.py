@@ -134,7 +134,7 @@ class TestParquet:
 
     def test_a_dictionary_of_one_large_value(self, bomb: Path) -> None:
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-        with pytest.raises(DataError, match=r"bomb\.parquet: row 1 and those behind it: a row has more than 16MB"):
+        with pytest.raises(DataError, match=r"bomb\.parquet: from row 1 on: a row has more than 16MB"):
             count(bomb)
         assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - peak < 2.5 * MB
         assert resource.getrlimit(resource.RLIMIT_AS)[0] == 24 * 10**9

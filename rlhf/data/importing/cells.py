@@ -6,7 +6,7 @@ import re
 from collections.abc import Callable, Collection, Sequence
 from typing import Any
 
-from rlhf.data.importing.dialogues import NOT_MESSAGES, RowDroppedError, are_messages, is_message
+from rlhf.data.importing.dialogues import NOT_MESSAGES, RowDroppedError, are_messages, are_texts, is_message
 from rlhf.data.schema import Row
 from rlhf.errors import DataError
 
@@ -30,24 +30,25 @@ def find_spelled(rows: Sequence[Row], source: str, role_of: Callable[[str], str]
     Raises:
         DataError: a column holds printed objects that cannot be read back.
     """
-    found: set[str] = set()
+    spelled: set[str] = set()
     by_turn = _BY_TURN if any("winner_model_a" in row for row in rows) and _are_by_turn(rows) else frozenset()
     for name in {name: None for row in rows for name in row}:
         texts = [row[name] for row in rows if isinstance(row.get(name), str) and row[name].strip()]
         if not texts or sum(isinstance(row.get(name), list | dict) for row in rows) > 0.05 * len(rows):
             continue
-        values = (
-            [parsed(text) for text in texts] if texts[0].lstrip()[:1] in ("[", "{") or _PRINTED.match(texts[0]) else []
-        )
-        read = sum(_lists_texts(value) if name in by_turn else _is_structure(value, role_of(name)) for value in values)
+        values = map(parsed, texts) if texts[0].lstrip()[:1] in ("[", "{") or _PRINTED.match(texts[0]) else ()
+        if name in by_turn:
+            read = sum(bool(value) and are_texts(value) for value in values)
+        else:
+            read = sum(_is_structure(value, role_of(name)) for value in values)
         if read and read >= 0.95 * len(texts):
-            found.add(name)
+            spelled.add(name)
         elif sum(_PRINTED.match(text) is not None for text in texts) >= 0.5 * len(texts):
             raise DataError(
                 f'{source}: the cells of "{name}" hold messages that were printed as text and cannot be read back '
                 f"(such as {texts[0][:60]!r}); write the file again as JSON Lines or Parquet"
             )
-    return frozenset(found)
+    return frozenset(spelled)
 
 
 def spells_messages(text: str) -> bool:
@@ -61,25 +62,19 @@ def decoded(row: Row, spelled: Collection[str]) -> Row:
     Raises:
         RowDroppedError: a cell cannot be read.
     """
-    if not spelled:
-        return row
-    changed = {}
     for name in spelled:
         if isinstance(row.get(name), str) and row[name].strip():
-            changed[name] = parsed(row[name])
-            if changed[name] is None:
+            value = parsed(row[name])
+            if value is None:
                 raise RowDroppedError(NOT_MESSAGES, f'"{name}" is {row[name][:30]!r}')
-    return {**row, **changed}
+            row = {**row, name: value}
+    return row
 
 
 def _are_by_turn(rows: Sequence[Row]) -> bool:
-    """Whether prompt and answers are lists of texts together: one of them alone may be a text that looks like it."""
+    """Whether prompt and answers all spell lists of texts: a single column may be text that looks like a list."""
     texts = [[row[name] for name in _BY_TURN if isinstance(row.get(name), str)] for row in rows]
-    return sum(all(_lists_texts(parsed(text)) for text in row) for row in texts) >= 0.95 * len(rows)
-
-
-def _lists_texts(value: object) -> bool:
-    return isinstance(value, list) and bool(value) and all(isinstance(item, str) for item in value)
+    return sum(all(value and are_texts(value) for value in map(parsed, row)) for row in texts) >= 0.95 * len(rows)
 
 
 def _is_structure(value: object, name: str) -> bool:

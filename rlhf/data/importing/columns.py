@@ -1,4 +1,4 @@
-"""What the columns of somebody's file hold: told by the first rows, by names, and by what a person says of them."""
+"""The columns of a file and their meaning: from first rows, names, and what a person says (`--columns`)."""
 
 import difflib
 import re
@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any, get_args
 
 from rlhf.data.importing.cells import parsed
-from rlhf.data.importing.dialogues import are_messages, starts_with_turn
+from rlhf.data.importing.dialogues import are_messages, as_number, starts_with_turn
 from rlhf.data.importing.verdicts import Outcome, word_set, words_of
 from rlhf.data.schema import Row
 from rlhf.errors import DataError
@@ -34,7 +34,7 @@ ROLES = {
 }
 _OUTCOMES = {"verdict": get_args(Outcome), "label": ("wanted", "unwanted")}
 
-# Rows that are looked at before the form of a file is settled. Columns that come later are looked at when they come.
+# Rows that are read before the form of a file is decided. Columns that appear later are checked when they appear.
 SURVEYED_ROWS = 1000
 _MAX_VALUES = 20
 
@@ -50,19 +50,15 @@ _VERDICT_WORDS = word_set(
     votes wanted win winner winners wins worse worst
     """
 )
-# Said about a verdict, and none itself: chosen_model, label_time, preference_statement.
+# Words that describe a verdict and are no verdict: chosen_model, label_time, preference_statement.
 _ABOUT = word_set(
     """
     at by comment comments count date elaboration email explanation lang language model models name num number
     policy rationale reason reasons reasoning source statement time timestamp url user version
     """
 )
-_WHO = word_set(
-    """
-    annotator coder evaluator judge labeler labeller rater reviewer user worker
-    """
-)
-# Numbers and short words that say nothing about an answer.
+_WHO = word_set("annotator coder evaluator judge labeler labeller rater reviewer user worker")
+# Names of numbers and short codes that say nothing about an answer.
 _COUNTED = word_set(
     """
     chars code count country day epoch id ids idx index lang language len length level locale month n num number
@@ -78,20 +74,17 @@ _VERDICT_VALUES = word_set(
     undesirable y n approved disapproved pass passed fail failed
     """
 )
-
-
-# Of these no code of a language, a worker or a country is one.
+# Verdicts that are not also the code of a language, a worker or a country.
 _JUDGING_VALUES = _VERDICT_VALUES - word_set("a b no n y first second left right up down + -")
 _COUNTS = word_set("num number n count total")
-# Whether a message is learned from: all else than 1 and true is said of it for a reason. A call of a tool is no text.
+# Fields that say whether a message is trained on: a value other than 1 or true has a reason. A tool call is no text.
 _OF_TRAINING = frozenset({"weight", "train", "loss", "mask", "tool_calls", "function_call"})
 _OF_A_MESSAGE = frozenset({"role", "from", "speaker", "content", "value", "text", "name", "type", "messages"})
-_NUMBER = re.compile(r"\s*[-+]?\d+(\.\d*)?(e[-+]?\d+)?\s*", re.IGNORECASE)
 
 
 @dataclass
 class Column:
-    """What the surveyed rows have in one column.
+    """The content of one column in the surveyed rows.
 
     Attributes:
         types: of its values, nulls left out.
@@ -122,7 +115,7 @@ class Column:
         if isinstance(value, str):
             self.num_dialogues += starts_with_turn(value)
             self.num_spelled_lists += value[:1] == "[" and isinstance(parsed(value), list)
-        self.num_numbers += not isinstance(value, bool | list | dict) and _NUMBER.fullmatch(str(value)) is not None
+        self.num_numbers += as_number(value) is not None
         items = value if isinstance(value, list) and value else [value]
         self.num_messages += are_messages(value)
         for item in items:
@@ -143,24 +136,22 @@ Survey = Mapping[str, Column]
 
 
 def survey(rows: Iterable[Row]) -> dict[str, Column]:
-    """What rows have in each column, in the order in which the columns appear. Empty cells and nulls do not count."""
-    found: dict[str, Column] = {}
+    """The content of each column, in the order in which the columns appear. Empty cells and nulls do not count."""
+    columns: dict[str, Column] = {}
     for row in rows:
         for name, value in row.items():
             if value is not None and value != "":
-                found.setdefault(name, Column()).add(value)
-    return found
+                columns.setdefault(name, Column()).add(value)
+    return columns
 
 
 def doubtful_fields(name: str, column: Column) -> list[str]:
     """The fields of a column's messages or objects that may change what a row means, as `column.field`."""
-    return [f"{name}.{inner}" for inner, held in column.fields.items() if _is_doubtful(inner, held)]
-
-
-def _is_doubtful(name: str, column: Column) -> bool:
-    if name in _OF_TRAINING:
-        return not column.scalars or bool(column.scalars - {1})
-    return looks_like_verdict(name, column)
+    return [
+        f"{name}.{inner}"
+        for inner, held in column.fields.items()
+        if (held.scalars != {1} if inner in _OF_TRAINING else looks_like_verdict(inner, held))
+    ]
 
 
 def looks_like_verdict(name: str, column: Column | None = None) -> bool:
@@ -202,7 +193,7 @@ def _has_verdict_values(column: Column, is_number: bool) -> bool:
 
 @dataclass(frozen=True)
 class GivenColumns:
-    """What a person says of a file's columns.
+    """The meaning of a file's columns, as a person gives it.
 
     Attributes:
         columns: name of the column by role.
@@ -230,7 +221,7 @@ class GivenColumns:
         for role, column in self.columns.items():
             if role in names and role not in (*self.columns.values(), *self.ignored) and looks_like_verdict(role):
                 raise DataError(
-                    f'{source}: --columns names "{column}" as the {role}, and the file has a column "{role}" besides, '
+                    f'{source}: --columns names "{column}" as the {role}, and the file also has a column "{role}", '
                     f"which may say something else; leave it out with --columns ignored={role}"
                 )
         for name in (*self.columns.values(), *self.ignored):
@@ -245,8 +236,8 @@ class GivenColumns:
             return row
         roles = {column: role for role, column in self.columns.items()}
         # What is called as a role that another column was given for is not read, as `role_of` has it.
-        others = {name: value for name, value in row.items() if name not in roles and name not in self.ignored}
-        renamed = {name: value for name, value in others.items() if name not in self.columns}
+        unread = {*roles, *self.columns, *self.ignored}
+        renamed = {name: value for name, value in row.items() if name not in unread}
         return renamed | {roles[name]: value for name, value in row.items() if name in roles}
 
 
@@ -261,56 +252,41 @@ def parse_columns(text: str | None, option: str = "--columns") -> GivenColumns:
         DataError: it cannot be read, or a role is given twice.
     """
     columns: dict[str, str] = {}
-    values: dict[str, dict[str, Any]] = {}
+    values: dict[str, dict[str, str]] = {}
     ignored: list[str] = []
     last = ""
-    for part in (text or "").split(",") if text else ():
-        role, equals, name = part.strip().partition("=")
-        if role not in ROLES and last in _OUTCOMES and name in _OUTCOMES[last]:
-            values[last][role] = name
-            continue
-        if not equals or not name or role not in ROLES:
-            raise DataError(_unreadable(option, part, role))
-        if role == "ignored":
+    for part in text.split(",") if text else ():
+        role, _, name = part.strip().partition("=")
+        if role not in ROLES and name in _OUTCOMES.get(last, ()):
+            values.setdefault(last, {})[role] = name
+        elif not name or role not in ROLES:
+            raise DataError(
+                f'{option}: "{part}" cannot be read{"" if role in ROLES else nearest(role, ROLES)}; '
+                f"write ROLE=COLUMN with one of {', '.join(ROLES)}, or VALUE=OUTCOME after a verdict or a label with "
+                f"one of {', '.join(outcome for outcomes in _OUTCOMES.values() for outcome in outcomes)}"
+            )
+        elif role == "ignored":
             ignored.append(name)
         elif role in columns:
             raise DataError(f'{option}: "{role}" is given twice; give one column for it')
         else:
             last = role
-            columns[role], given = _with_values(role, name, option)
-            if role in _OUTCOMES:
-                values[role] = given
-    return GivenColumns(columns, {role: given for role, given in values.items() if given}, tuple(ignored))
-
-
-def _with_values(role: str, name: str, option: str) -> tuple[str, dict[str, str]]:
-    """`label:0=first` is the column and what a value of it means."""
-    if role not in _OUTCOMES:
-        return name, {}
-    column, colon, meaning = name.partition(":")
-    if not colon:
-        return name, {}
-    value, equals, outcome = meaning.partition("=")
-    if not equals or outcome not in _OUTCOMES[role]:
-        raise DataError(
-            f'{option}: "{meaning}" does not say what a value means; write VALUE={"|".join(_OUTCOMES[role])}'
-        )
-    return column, {value: outcome}
-
-
-def _unreadable(option: str, part: str, role: str) -> str:
-    near = "" if role in ROLES else nearest(role, ROLES)
-    outcomes = [outcome for outcomes in _OUTCOMES.values() for outcome in outcomes]
-    return (
-        f'{option}: "{part}" cannot be read{near}; write ROLE=COLUMN with one of {", ".join(ROLES)}, '
-        f"or VALUE=OUTCOME after a verdict or a label with one of {', '.join(outcomes)}"
-    )
+            # `label:0=first` is the column and what a value of it means.
+            columns[role], colon, meaning = name.partition(":") if role in _OUTCOMES else (name, "", "")
+            value, _, outcome = meaning.partition("=")
+            if colon and outcome not in _OUTCOMES[role]:
+                raise DataError(
+                    f'{option}: "{meaning}" does not say what a value means; write VALUE={"|".join(_OUTCOMES[role])}'
+                )
+            if colon:
+                values[role] = {value: outcome}
+    return GivenColumns(columns, values, tuple(ignored))
 
 
 def nearest(name: str, known: Iterable[str]) -> str:
     """A question that names the nearest of what is known, or nothing."""
-    found = difflib.get_close_matches(name.lower(), list(known), n=1, cutoff=0.85)
-    return f' (did you mean "{found[0]}"?)' if found else ""
+    near = difflib.get_close_matches(name.lower(), list(known), n=1, cutoff=0.85)
+    return f' (did you mean "{near[0]}"?)' if near else ""
 
 
 def quoted(names: Sequence[str]) -> str:

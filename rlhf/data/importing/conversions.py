@@ -1,15 +1,13 @@
 """Flat forms: a row with a prompt, and a better and a worse answer beside it, or one answer alone."""
 
-from collections.abc import Callable, Sequence
 from itertools import chain
 
-from rlhf.data.importing import dialogues
-from rlhf.data.importing.answers import after_marker, answer_in, attributes_in, listed, number_in, scores_and_properties
 from rlhf.data.importing.columns import GivenColumns, Survey
-from rlhf.data.importing.dialogues import RowDroppedError, split_answer, value_in
-from rlhf.data.importing.form import UNWANTED, Converted, Form, comparison, demonstration, label
+from rlhf.data.importing.dialogues import Messages, RowDroppedError, answer_of, split_answer, turns, value_in
+from rlhf.data.importing.form import ATTRIBUTES, Form, attributes, comparison, demonstration
 from rlhf.data.importing.judged import points_at_answers
-from rlhf.data.importing.prompts import PromptReader, find_prompt, holds_dialogues, join
+from rlhf.data.importing.prompts import find_prompt, holds_dialogues, join
+from rlhf.data.importing.scores import listed, score_differences, scores_and_properties
 from rlhf.data.importing.verdicts import exact, normalized, word_set
 from rlhf.data.schema import Row
 
@@ -30,34 +28,16 @@ _COMPLETIONS = {
     "hh": ("completion", "response", "answer", "output"),
     "sharegpt": ("completion", "response", "output"),
 }
-_LABELS = (
-    "label",
-    "labels",
-    "kto_tag",
-    "desirable",
-    "wanted",
-    "thumbs",
-    "thumbs_up",
-    "thumb",
-    "feedback",
-    "liked",
-    "approved",
-)
-_WANTED = word_set(
-    """
-    true 1 yes good up thumbsup desirable like liked positive wanted approved accepted
-    """
-)
+_LABELS = word_set("label labels kto_tag desirable wanted thumbs thumbs_up thumb feedback liked approved")
+_WANTED = word_set("true 1 yes good up thumbsup desirable like liked positive wanted approved accepted")
 _UNWANTED = word_set(
-    """
-    false 0 no bad down thumbsdown undesirable dislike disliked negative unwanted disapproved rejected -1
-    """
+    "false 0 no bad down thumbsdown undesirable dislike disliked negative unwanted disapproved rejected -1"
 )
 
 
 def find_pairs(survey: Survey, given: GivenColumns, source: str, format_name: str) -> Form | None:
     """Rows with a better and a worse answer."""
-    names = next((pair for pair in _PAIRS if all(name in survey for name in pair)), None)
+    names = next((pair for pair in _PAIRS if survey.keys() >= set(pair)), None)
     if names is None or points_at_answers(survey, names[0]):
         return None
     prompt = find_prompt(survey, source, format_name, taken=names)
@@ -67,53 +47,36 @@ def find_pairs(survey: Survey, given: GivenColumns, source: str, format_name: st
     if prompt is None and not marked and not all(survey[name].types & {list, dict} for name in names):
         return None
     scores, properties = scores_and_properties(survey, names)
-    read = {*names, *chain(*scores), *(prompt.read if prompt and not marked else ())}
+    # Dialogues in one text hold their prompt: a column of prompts beside them is understood, and not read.
+    beside = None if marked else prompt
 
-    def convert(row: Row) -> Converted:
-        answers = [answer_in(row, name, marked) for name in names]
-        asked, better, worse = join(prompt.of(row) if prompt and not marked else None, *answers)
-        if prompt and prompt.format == "hh" and not marked:
-            better, worse = (after_marker(answer) for answer in (better, worse))
-        return [comparison(row, asked, (better, worse), _ranks_by_scores(row, scores))]
+    def convert(row: Row) -> list[Row]:
+        answers = [answer_of(value_in(row, name), name, is_dialogue=marked) for name in names]
+        asked, *answers = join(beside.of(row) if beside else None, *answers)
+        if beside and beside.format == "hh":
+            answers = [_after_marker(answer) for answer in answers]
+        reason = "the scores say that the rejected answer is the better one"
+        differences = score_differences(row, scores, (1, 2), reason)
+        return [comparison(row, asked, answers, (1, 1) if differences and not any(differences) else (1, 2))]
 
-    name = "hh" if marked else "openai" if prompt and prompt.column == "input" and names == _PAIRS[3] else ""
-    known = properties | ({*prompt.read} if prompt and marked else set())
-    notes = [f"pairs whose {listed(scores)} are equal are ties"] if scores else []
+    is_openai = prompt is not None and prompt.column == "input" and names == _PAIRS[3]
     return Form(
-        name or (prompt.format if prompt else "trl"),
+        "hh" if marked else "openai" if is_openai else prompt.format if prompt else "trl",
         "preferences",
-        frozenset(read | attributes_in(survey)),
+        {*names, *chain(*scores), *(beside.read if beside else ())} | ATTRIBUTES,
         convert,
-        frozenset(known),
-        notes=tuple(notes),
+        properties | (prompt.read if prompt else set()),
+        note=f"pairs whose {listed(scores)} are equal are ties" if scores else "",
     )
-
-
-def _ranks_by_scores(row: Row, scores: Sequence[tuple[str, str]]) -> tuple[float, float]:
-    """1 and 2, or a tie where all scores say so.
-
-    Raises:
-        RowDroppedError: a score says that the rejected answer is the better one.
-    """
-    gains = {
-        (better, worse): number_in(row[better], better) - number_in(row[worse], worse)
-        for better, worse in scores
-        if {better, worse} <= row.keys()
-    }
-    for (better, worse), gain in gains.items():
-        if gain < 0:
-            raise RowDroppedError("the scores say that the rejected answer is the better one", f'"{better}", "{worse}"')
-    return (1, 1) if gains and not any(gains.values()) else (1, 2)
 
 
 def find_answers(survey: Survey, given: GivenColumns, source: str, format_name: str) -> Form | None:
     """Rows with one answer: demonstrations, or unpaired feedback where a label stands beside it."""
     labels = [name for name in survey if name.lower() in _LABELS and _are_labels(survey, given, name)]
     prompt = find_prompt(survey, source, format_name, taken=("messages", *labels))
-    read: Callable[[Row], tuple[dialogues.Messages, dialogues.Messages]]
-    format_found, columns, refusal = "trl", {"messages"}, ""
+    completion, refusal = None, ""
     if "messages" in survey and list in survey["messages"].types:
-        read = _last_turn("messages")
+        prompt = None
     elif prompt is None:
         return None
     else:
@@ -122,24 +85,46 @@ def find_answers(survey: Survey, given: GivenColumns, source: str, format_name: 
             return None
         if completion is not None and completion not in given.columns:
             refusal = _spells_lists(survey, completion, source)
-        qa = prompt.column == "question" and completion == "answer"
-        format_found = "qa" if qa else prompt.format
-        columns = {*prompt.read, *([completion] if completion else [])}
-        read = _answered(prompt, completion)
 
-    def convert(row: Row) -> Converted:
+    def convert(row: Row) -> list[Row]:
+        said = value_in(row, labels[0]) if labels else None
+        dialogue = prompt.of(row) if prompt else turns(value_in(row, "messages"), "messages")
+        if completion is None:
+            asked, answer = split_answer(dialogue)
+        else:
+            asked, answer = dialogue, answer_of(value_in(row, completion), completion)
+            answer = _after_marker(answer) if prompt and prompt.format == "hh" else answer
         if not labels:
-            return [demonstration(*read(row))]
-        said = value_in(row, labels[0])
-        return [label(*read(row), _wanted(said, given), row)]
+            return [demonstration(asked, answer)]
+        wanted: Row = {"label": _is_wanted(said, given)}
+        return [demonstration(asked, answer) | wanted | attributes(row, ("annotator", "source"))]
 
-    kind = "labels" if labels else "demonstrations"
-    read_columns = columns | set(labels[:1]) | (attributes_in(survey) & {"annotator", "source"})
-    return Form("kto" if labels else format_found, kind, frozenset(read_columns), convert, refusal=refusal)
+    read = {*(prompt.read if prompt else ["messages"]), *([completion] if completion else []), *labels[:1]}
+    is_qa = prompt is not None and prompt.column == "question" and completion == "answer"
+    return Form(
+        "kto" if labels else "qa" if is_qa else prompt.format if prompt else "trl",
+        "labels" if labels else "demonstrations",
+        read | {"annotator", "source"},
+        convert,
+        refusal=refusal,
+    )
+
+
+def find_prompts(survey: Survey, given: GivenColumns, source: str, format_name: str) -> Form | None:
+    """Rows with a prompt, whatever stands beside it."""
+    prompt = find_prompt(survey, source, format_name)
+    if prompt is None:
+        return None
+    return Form(prompt.format, "prompts", prompt.read | {"source"}, lambda row: [{"prompt": prompt.of(row)}])
+
+
+def _after_marker(answer: Messages) -> Messages:
+    """An answer that stands behind a prompt's `Assistant:`, without the space that belongs to the marker."""
+    return [{**message, "content": message["content"].removeprefix(" ")} for message in answer]
 
 
 def _spells_lists(survey: Survey, name: str, source: str) -> str:
-    """What to say of texts that all spell lists: one answer that is a list, or several. Nothing of others."""
+    """The refusal of texts that all spell lists, each perhaps one answer, perhaps several; empty for other texts."""
     column = survey[name]
     if column.num_spelled_lists < 0.95 * column.num_rows:
         return ""
@@ -147,25 +132,6 @@ def _spells_lists(survey: Survey, name: str, source: str) -> str:
         f'{source}: every text in "{name}" spells a list, which may be one answer or several; give --columns '
         f"completion={name} if each is one answer, or write several answers as lists in JSON Lines"
     )
-
-
-def _last_turn(name: str) -> Callable[[Row], tuple[dialogues.Messages, dialogues.Messages]]:
-    def read(row: Row) -> tuple[dialogues.Messages, dialogues.Messages]:
-        return split_answer(dialogues.turns(value_in(row, name), name))
-
-    return read
-
-
-def _answered(
-    prompt: PromptReader, completion: str | None
-) -> Callable[[Row], tuple[dialogues.Messages, dialogues.Messages]]:
-    def read(row: Row) -> tuple[dialogues.Messages, dialogues.Messages]:
-        if completion is None:
-            return split_answer(prompt.of(row))
-        asked, answer = prompt.of(row), answer_in(row, completion, False)
-        return asked, after_marker(answer) if prompt.format == "hh" else answer
-
-    return read
 
 
 def _are_labels(survey: Survey, given: GivenColumns, name: str) -> bool:
@@ -176,36 +142,12 @@ def _are_labels(survey: Survey, given: GivenColumns, name: str) -> bool:
     return survey[name].types <= {bool, int, float, str} and values <= _WANTED | _UNWANTED
 
 
-def _wanted(value: object, given: GivenColumns) -> bool:
-    said: dict[str, bool] = {exact(v): outcome == "wanted" for v, outcome in given.values.get("label", {}).items()}
-    key = (exact if said else normalized)(value) if isinstance(value, bool | int | float | str) else ""
-    meaning = said or {**dict.fromkeys(_WANTED, True), **dict.fromkeys(_UNWANTED, False)}
-    if key not in meaning:
+def _is_wanted(value: object, given: GivenColumns) -> bool:
+    meanings: dict[str, bool] = {
+        exact(said): outcome == "wanted" for said, outcome in given.values.get("label", {}).items()
+    }
+    key = (exact if meanings else normalized)(value) if isinstance(value, bool | int | float | str) else ""
+    meanings = meanings or {**dict.fromkeys(_WANTED, True), **dict.fromkeys(_UNWANTED, False)}
+    if key not in meanings:
         raise RowDroppedError("a label cannot be read", f"{value!r}"[:60])
-    return meaning[key]
-
-
-def wanted_as_demonstration(kind: str, row: Row) -> tuple[str, Row]:
-    """Unpaired feedback where demonstrations are asked for: the answers that are wanted.
-
-    Raises:
-        RowDroppedError: it is not wanted.
-    """
-    if kind != "labels":
-        return kind, row
-    if not row["label"]:
-        raise RowDroppedError(UNWANTED, is_fault=False)
-    return "demonstrations", {"prompt": row["prompt"], "completion": row["completion"]}
-
-
-def find_prompts(survey: Survey, given: GivenColumns, source: str, format_name: str) -> Form | None:
-    """Rows with a prompt, whatever stands beside it."""
-    prompt = find_prompt(survey, source, format_name)
-    if prompt is None:
-        return None
-    return Form(
-        prompt.format,
-        "prompts",
-        prompt.read | (attributes_in(survey) & {"source"}),
-        lambda row: [("prompts", {"prompt": prompt.of(row)})],
-    )
+    return meanings[key]

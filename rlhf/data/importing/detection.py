@@ -1,4 +1,4 @@
-"""Which form a file is of. A file is of a form only if every column that could change a row's meaning is understood."""
+"""The form of a file. A form fits only if it understands every column that could change a row's meaning."""
 
 from collections.abc import Callable, Sequence
 
@@ -14,7 +14,7 @@ from rlhf.data.importing.columns import (
 from rlhf.data.importing.conversions import find_answers, find_pairs, find_prompts
 from rlhf.data.importing.dialogues import RowDroppedError
 from rlhf.data.importing.exports import find_argilla, find_label_studio
-from rlhf.data.importing.form import Converted, Form
+from rlhf.data.importing.form import Form
 from rlhf.data.importing.judged import find_judged
 from rlhf.data.importing.nested import find_compared, find_rankings, find_rated, find_self_instruct, find_trees
 from rlhf.data.schema import Row, is_ranking
@@ -23,41 +23,15 @@ from rlhf.errors import DataError
 Finder = Callable[[Survey, GivenColumns, str, str], Form | None]
 
 FORMATS = (
-    "auto",
-    "trl",
-    "hh",
-    "alpaca",
-    "sharegpt",
-    "judgments",
-    "rankings",
-    "kto",
-    "qa",
-    "self_instruct",
-    "ultrafeedback",
-    "pku",
-    "helpsteer",
-    "shp",
-    "arena",
-    "openai",
-    "nectar",
-    "oasst",
-    "finegrained",
-    "label_studio",
-    "argilla",
+    *("auto", "trl", "hh", "alpaca", "sharegpt", "judgments", "rankings", "kto", "qa", "self_instruct"),
+    *("ultrafeedback", "pku", "helpsteer", "shp", "arena", "openai", "nectar", "oasst", "finegrained"),
+    *("label_studio", "argilla"),
 )
-"""What `--format` may name; `auto` finds out."""
+"""Values of `--format`; `auto` recognizes the form."""
 _KNOWN_COLUMNS = (
     *ROLES,
-    *(
-        "instruction",
-        "output",
-        "question",
-        "answer",
-        "conversations",
-        "preference",
-        "winner",
-    ),
-    *("kto_tag", "score_chosen", "score_rejected", "better_response_id", "history", "context"),
+    *("instruction", "output", "question", "answer", "conversations", "preference", "winner", "kto_tag"),
+    *("score_chosen", "score_rejected", "better_response_id", "history", "context"),
 )
 _ACCEPTED = {"demonstrations": ("demonstrations", "labels")}
 
@@ -71,14 +45,20 @@ def find_mixed(survey: Survey, given: GivenColumns, source: str, format_name: st
     rankings = find_rankings({n: c for n, c in survey.items() if n not in pair}, given, source, format_name)
     if pairs is None or rankings is None:
         return None
-    as_pair, as_ranking = pairs.convert, rankings.convert
 
-    def convert(row: Row) -> Converted:
+    def convert(row: Row) -> list[Row]:
         if is_ranking(row) and pair & row.keys():
             raise RowDroppedError("a row is a pair and a ranking at the same time")
-        return as_ranking(row) if is_ranking(row) else as_pair(row)
+        return (rankings if is_ranking(row) else pairs).convert(row)
 
     return Form(pairs.format, "preferences", pairs.read | rankings.read, convert, pairs.known | rankings.known)
+
+
+# The special ones first: the first of two that read as many columns is taken.
+_FINDERS: Sequence[Callable[[Survey, GivenColumns, str, str], Form | None]] = (
+    *(find_mixed, find_trees, find_label_studio, find_argilla, find_compared, find_rated, find_self_instruct),
+    *(find_rankings, find_judged, find_pairs, find_answers),
+)
 
 
 def settle_form(survey: Survey, given: GivenColumns, source: str, format_name: str, wanted: str) -> Form:
@@ -95,39 +75,31 @@ def settle_form(survey: Survey, given: GivenColumns, source: str, format_name: s
         DataError: its columns are of no known form, a column that may be a verdict is not understood, or the file holds
             rows of another kind.
     """
-    found = [form for find in _finders() if (form := find(survey, given, source, format_name))]
-    if format_name != "auto":
-        found = [form for form in found if form.format == format_name]
-    if wanted == "prompts":
-        return _for_prompts(found, survey, given, source, format_name)
-    fitting = [form for form in found if form.kind in _ACCEPTED.get(wanted, (wanted,))]
-    if not fitting and found:
-        raise other_kind(source, found[0].kind, wanted)
-    if not fitting:
+    finders = [*([find_prompts] if wanted == "prompts" else []), *_FINDERS]
+    forms = [form for find in finders if (form := find(survey, given, source, format_name))]
+    forms = [form for form in forms if format_name in ("auto", form.format)]
+    if not forms:
         raise DataError(_unknown(survey, source, format_name))
-    clean = [form for form in fitting if not _suspicious(form, survey, given)]
-    if not clean:
-        best = min(fitting, key=lambda form: len(_suspicious(form, survey, given)))
-        raise DataError(_say_not_understood(best, _suspicious(best, survey, given), source))
-    form = max(clean, key=lambda form: len(form.read))
+    if wanted == "prompts":
+        return forms[0]
+    fitting = [form for form in forms if form.kind in _ACCEPTED.get(wanted, (wanted,))]
+    if not fitting:
+        held = f"{source}: the file holds {forms[0].kind}"
+        if wanted != "preferences":
+            raise DataError(f"{held}, no {wanted}; give another file with --{wanted}")
+        raise DataError(
+            f"{held} and no preferences, and a data folder needs preferences; "
+            f"import a file of preferences, and give this file with --{forms[0].kind}"
+        )
+    doubtful = [_suspicious(form, survey, given) for form in fitting]
+    if all(doubtful):
+        fewest = min(doubtful, key=len)
+        raise DataError(_say_not_understood(fitting[doubtful.index(fewest)], fewest, source))
+    clean = [form for form, names in zip(fitting, doubtful, strict=True) if not names]
+    form = max(clean, key=lambda form: len(survey.keys() & form.read))
     if form.refusal:
         raise DataError(form.refusal)
     return form
-
-
-def _for_prompts(found: Sequence[Form], survey: Survey, given: GivenColumns, source: str, format_name: str) -> Form:
-    plain = find_prompts(survey, given, source, format_name)
-    if plain is not None and (format_name == "auto" or plain.format == format_name):
-        return plain
-    if found:
-        return found[0]
-    raise DataError(_unknown(survey, source, format_name))
-
-
-def _finders() -> tuple[Finder, ...]:
-    """The special ones first: the first of two that read as many columns is taken."""
-    special = (find_mixed, find_trees, find_label_studio, find_argilla, find_compared, find_rated, find_self_instruct)
-    return (*special, find_rankings, find_judged, find_pairs, find_answers)
 
 
 def check_column(form: Form, name: str, source: str) -> None:
@@ -150,9 +122,9 @@ def _suspicious(form: Form, survey: Survey, given: GivenColumns) -> list[str]:
 
 
 def _say_not_understood(form: Form, names: Sequence[str], source: str) -> str:
-    which = "this column may change" if len(names) == 1 else "these columns may change"
+    which = "this column may change" if len(names) == 1 else "each of these columns may change"
     return (
-        f"{source}: read as {form.format} ({form.kind}), and {which} what a row means, which is not understood: "
+        f"{source}: read as {form.format} ({form.kind}), and {which} what a row means, but is not understood: "
         f"{quoted(names)}; say what it holds with --columns (verdict={names[0]}:1=first,2=second or "
         f"label={names[0]}:VALUE=wanted,VALUE=unwanted), that it is not to be read with --columns ignored={names[0]}, "
         "or give another --format"
@@ -168,23 +140,8 @@ def _unknown(survey: Survey, source: str, format_name: str) -> str:
     how = "are in no known format" if format_name == "auto" else f"do not make rows of the format {format_name}"
     return (
         f"{source}: the fields {quoted(names) or 'of its rows'} {how}"
-        + (f"; known of them: {quoted(read)}" if read else "; none of them is known")
-        + (f"; near to a known one: {', '.join(guesses)}" if guesses else "")
+        + (f"; known fields: {quoted(read)}" if read else "; none of the fields is known")
+        + (f"; similar to a known field: {', '.join(guesses)}" if guesses else "")
         + f"; give --format, one of {', '.join(FORMATS[1:])}, or say what the fields hold with --columns, such as "
         "--columns prompt=FIELD,chosen=FIELD,rejected=FIELD"
     )
-
-
-def other_kind(source: str, held: str, wanted: str) -> DataError:
-    """The error about a file that holds rows of another kind than is asked for."""
-    if wanted == "preferences":
-        return DataError(
-            f"{source}: the file holds {held} and no preferences, and a data folder needs preferences; "
-            f"import a file of preferences, and give this one with --{held}"
-        )
-    return DataError(f"{source}: the file holds {held}, no {wanted}; give another with --{wanted}")
-
-
-def unknown_format(name: str) -> DataError:
-    """The error for a format that there is none of."""
-    return DataError(f"--format {name}: there is no such format; give one of {', '.join(FORMATS)}")

@@ -22,6 +22,7 @@ _ROLES = {
 }
 _ROLE_KEYS = ("role", "from", "speaker")
 _TEXT_KEYS = ("content", "value", "text")
+_TEXT_PARTS = ("text", "input_text", "output_text")
 
 
 class RowDroppedError(Exception):
@@ -29,29 +30,23 @@ class RowDroppedError(Exception):
 
     Attributes:
         reason: by which such rows are counted.
-        found: what was there in place of what was expected; shown beside the reason.
+        detail: what was there in place of what was expected; shown beside the reason.
         is_fault: False where the row was understood and has nothing to teach, such as a label that says "not wanted".
     """
 
-    def __init__(self, reason: str, found: str = "", *, is_fault: bool = True) -> None:
-        super().__init__(f"{reason} ({found})" if found else reason)
-        self.reason, self.found, self.is_fault = reason, found, is_fault
+    def __init__(self, reason: str, detail: str = "", *, is_fault: bool = True) -> None:
+        super().__init__(f"{reason} ({detail})" if detail else reason)
+        self.reason, self.detail, self.is_fault = reason, detail, is_fault
 
 
 EMPTY_RESPONSE = "a response is empty"
-EMPTY_PROMPT = "the prompt is empty"
 SAME_RESPONSES = "chosen and rejected are the same text"
-CONTEXTS_DIFFER = "the contexts of chosen and rejected differ"
-PROMPT_DIFFERS = "the prompt is not the one that chosen and rejected answer"
 NO_ANSWER = "the dialogue does not end with one answer of the assistant"
-UNKNOWN_ROLE = "a turn has a role that is not known"
 NOT_TEXT = "something is not text"
 NOT_MESSAGES = "something is neither text nor messages"
-NOT_A_DIALOGUE = 'a text does not start with a turn such as "\\n\\nHuman: ..."'
 NO_MESSAGE = "a message lacks its role or its text"
-OTHER_PART = "a message has a part that is not text"
-MISSING = "a field is missing"
-HALF_A_PAIR = "a text holds half of a surrogate pair"
+UNREADABLE = "a verdict cannot be read"
+NO_VERDICT = "there is no verdict"
 
 
 def value_in(row: dict[str, Any], field: str) -> Any:
@@ -61,7 +56,7 @@ def value_in(row: dict[str, Any], field: str) -> Any:
         RowDroppedError: the field is missing.
     """
     if field not in row:
-        raise RowDroppedError(MISSING, f'no "{field}"')
+        raise RowDroppedError("a field is missing", f'no "{field}"')
     return row[field]
 
 
@@ -77,6 +72,28 @@ def text(row: dict[str, Any], field: str) -> str:
     return value
 
 
+def as_number(value: object) -> float | None:
+    """A number, or a text that spells one; None for all else, and for what is not a number (NaN)."""
+    if isinstance(value, str):
+        try:
+            value = float(value)
+        except ValueError:
+            return None
+    is_number = isinstance(value, int | float) and not isinstance(value, bool) and value == value
+    return value if is_number else None  # type: ignore[return-value]
+
+
+def number_of(value: object, field: str) -> float:
+    """A value that must be a number.
+
+    Raises:
+        RowDroppedError: the value is something else.
+    """
+    if (number := as_number(value)) is None:
+        raise RowDroppedError(UNREADABLE, f'"{field}" is {value!r}'[:80])
+    return number
+
+
 def starts_with_turn(value: str) -> bool:
     """Whether a text starts with a turn marker of Anthropic's dialogues."""
     return _START.match(value) is not None
@@ -90,7 +107,9 @@ def split_dialogue(dialogue: str, field: str) -> Messages:
     """
     start = _START.match(dialogue)
     if start is None:
-        raise RowDroppedError(NOT_A_DIALOGUE, f'"{field}" starts with {dialogue[:20]!r}')
+        raise RowDroppedError(
+            'a text does not start with a turn such as "\\n\\nHuman: ..."', f'"{field}" starts with {dialogue[:20]!r}'
+        )
     first, *rest = _TURN.split(dialogue[start.end() :])
     said = [(start[1], first), *zip(rest[::2], rest[1::2], strict=True)]
     return [message(_HH_ROLES[who], words.removeprefix(" ")) for who, words in said]
@@ -116,12 +135,12 @@ def common_prompt(chosen: Messages, rejected: Messages) -> tuple[Messages, Messa
     context, better = split_answer(chosen)
     other_context, worse = split_answer(rejected)
     if context != other_context:
-        raise RowDroppedError(CONTEXTS_DIFFER)
+        raise RowDroppedError("the contexts of chosen and rejected differ")
     return context, better, worse
 
 
 def message(role: str, content: str) -> dict[str, str]:
-    """One message."""
+    """A message."""
     return {"role": role, "content": content}
 
 
@@ -130,8 +149,13 @@ def is_message(value: object) -> bool:
     return isinstance(value, dict) and any(k in value for k in _ROLE_KEYS) and any(k in value for k in _TEXT_KEYS)
 
 
+def are_texts(value: object) -> bool:
+    """Whether a value is a list of texts."""
+    return isinstance(value, list) and all(isinstance(item, str) for item in value)
+
+
 def are_messages(value: object) -> bool:
-    """Whether a value is a message, or a list of them that is not empty."""
+    """Whether a value is a message or a list of messages that is not empty."""
     return all(map(is_message, value if isinstance(value, list) and value else [value]))
 
 
@@ -147,36 +171,31 @@ def turns(value: object, field: str) -> Messages:
 
 
 def prompt_of(value: object, field: str, *, is_dialogue: bool = False) -> Messages:
-    """A prompt given as text, as dialogue text or as messages.
+    """A prompt given as text, as dialogue text, as messages or as a request to a chat interface.
 
     Args:
         value: what stands in the field.
         field: its name.
         is_dialogue: texts of this field are dialogues with turn markers.
     """
-    if isinstance(value, dict):
-        return _of_request(value, field) if "messages" in value else [_turn(value, field)]
-    if not isinstance(value, str):
-        return turns(value, field)
-    if not is_dialogue:
-        return [message("user", value)]
-    messages = split_dialogue(value, field)
-    opens_answer = messages[-1]["role"] == "assistant" and not messages[-1]["content"].strip()
-    return messages[:-1] if opens_answer else messages
+    if isinstance(value, dict) and "messages" in value:
+        if value.get("tools"):
+            raise RowDroppedError("the prompt offers tools", f'in "{field}"')
+        return turns(value["messages"], field)
+    messages = _messages_of(value, field, "user", is_dialogue)
+    opens_answer = messages and messages[-1]["role"] == "assistant" and not messages[-1]["content"].strip()
+    return messages[:-1] if opens_answer and is_dialogue and isinstance(value, str) else messages
 
 
-def answer_of(value: object, field: str) -> Messages:
-    """A response given as text, as one message or as messages."""
+def answer_of(value: object, field: str, *, is_dialogue: bool = False) -> Messages:
+    """A response given as text, as a whole dialogue in one text, as one message or as messages."""
+    return _messages_of(value, field, "assistant", is_dialogue)
+
+
+def _messages_of(value: object, field: str, role: str, is_dialogue: bool) -> Messages:
     if isinstance(value, str):
-        return [message("assistant", value)]
+        return split_dialogue(value, field) if is_dialogue else [message(role, value)]
     return [_turn(value, field)] if isinstance(value, dict) else turns(value, field)
-
-
-def _of_request(request: dict[str, Any], field: str) -> Messages:
-    """The messages of a request to a chat interface."""
-    if request.get("tools"):
-        raise RowDroppedError("the prompt offers tools", f'in "{field}"')
-    return turns(request["messages"], field)
 
 
 def _turn(item: object, field: str) -> dict[str, str]:
@@ -188,7 +207,7 @@ def _turn(item: object, field: str) -> dict[str, str]:
         raise RowDroppedError(NO_MESSAGE, f'in "{field}" the role is {type_of(role)}')
     known = _ROLES.get(role) or _ROLES.get(role.strip().casefold())
     if known is None:
-        raise RowDroppedError(UNKNOWN_ROLE, f'"{role[:40]}"')
+        raise RowDroppedError("a turn has a role that is not known", f'"{role[:40]}"')
     return message(known, content if isinstance(content, str) else _joined_parts(content, field))
 
 
@@ -199,14 +218,10 @@ def _joined_parts(content: object, field: str) -> str:
     texts = []
     for part in content:
         kind = part.get("type", "text") if isinstance(part, dict) else type_of(part)
-        if isinstance(part, str):
-            texts.append(part)
-        elif (
-            kind in ("text", "input_text", "output_text")
-            and isinstance(part, dict)
-            and isinstance(part.get("text"), str)
-        ):
-            texts.append(part["text"])
-        else:
-            raise RowDroppedError(OTHER_PART, f'in "{field}" a part of kind {str(kind)[:40]}')
+        said = part.get("text") if isinstance(part, dict) and kind in _TEXT_PARTS else part
+        if not isinstance(said, str):
+            raise RowDroppedError(
+                "a message has a part that is not text", f'in "{field}" a part of kind {str(kind)[:40]}'
+            )
+        texts.append(said)
     return "".join(texts)

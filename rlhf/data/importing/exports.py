@@ -4,16 +4,19 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from rlhf.data.importing import dialogues
-from rlhf.data.importing.columns import GivenColumns, Survey, looks_like_verdict
-from rlhf.data.importing.dialogues import RowDroppedError, answer_of
-from rlhf.data.importing.form import Converted, Form, comparison
+from rlhf.data.importing.columns import Column, GivenColumns, Survey, looks_like_verdict
+from rlhf.data.importing.dialogues import NO_VERDICT, NOT_MESSAGES, UNREADABLE, Messages, RowDroppedError, answer_of
+from rlhf.data.importing.form import Form, comparison
 from rlhf.data.importing.prompts import find_prompt
-from rlhf.data.importing.verdicts import NO_VERDICT, RANKS, UNREADABLE, Verdicts
+from rlhf.data.importing.verdicts import RANKS, Verdicts
 from rlhf.data.schema import Row, type_of
 
 _NUMBER = re.compile(r"(\d+)\D*$")
 _ANSWER = re.compile(r"(response|answer|output|completion|text|generation|candidate)[ _-]?(\d+|[ab])", re.IGNORECASE)
+_OF_TASKS = re.compile(
+    "predictions|drafts|meta|total_annotations|cancelled_annotations|comment_count|agreement|"
+    "(created|updated|unresolved|last_|file_|inner_|project).*"
+)
 
 
 def find_label_studio(survey: Survey, given: GivenColumns, source: str, format_name: str) -> Form | None:
@@ -22,67 +25,41 @@ def find_label_studio(survey: Survey, given: GivenColumns, source: str, format_n
         return None
     reader = Verdicts("selected", ("left", "right"), {"left": "first", "right": "second"})
 
-    def convert(row: Row) -> Converted:
+    def convert(row: Row) -> list[Row]:
         data = row.get("data")
         if not isinstance(data, dict) or not isinstance(row.get("annotations"), list):
-            raise RowDroppedError(dialogues.NOT_MESSAGES, "the task has no data or no annotations")
+            raise RowDroppedError(NOT_MESSAGES, "the task has no data or no annotations")
         prompt, names = _task(data)
         made = []
         for who, result in _results(row["annotations"]):
-            first, second = _as_named(names, result.get("to_name"))
+            shown = _as_named(names, result.get("to_name"))
             ranks = RANKS[reader.read((result.get("value") or {}).get("selected"))]
-            answers = [answer_of(data[name], name) for name in (first, second)]
-            made.append(comparison({"annotator": who} if who else {}, prompt, answers, ranks))
-        if not made:
-            raise RowDroppedError(NO_VERDICT, "no annotation that was submitted", is_fault=False)
-        return made
+            answers = [answer_of(data[name], name) for name in shown]
+            made.append(comparison({"annotator": who}, prompt, answers, ranks))
+        return _some(made, "annotation")
 
-    known = {
-        "predictions",
-        "drafts",
-        "meta",
-        "total_annotations",
-        "cancelled_annotations",
-        "comment_count",
-        "agreement",
-    }
-    known |= {
-        name
-        for name in survey
-        if name.startswith(("created", "updated", "unresolved", "last_", "file_", "inner_", "project"))
-    }
-    return Form(
-        "label_studio",
-        "preferences",
-        frozenset({"data", "annotations"}),
-        convert,
-        frozenset(known & set(survey)),
-        verdicts=(reader,),
-    )
+    known = {name for name in survey if _OF_TASKS.fullmatch(name)}
+    return Form("label_studio", "preferences", {"data", "annotations"}, convert, known, [reader])
 
 
-def _task(data: Mapping[str, Any]) -> tuple[dialogues.Messages, list[str]]:
+def _some(made: list[Row], what: str) -> list[Row]:
+    if not made:
+        raise RowDroppedError(NO_VERDICT, f"no {what} that was submitted", is_fault=False)
+    return made
+
+
+def _task(data: Mapping[str, Any]) -> tuple[Messages, list[str]]:
     names = sorted(name for name in data if _ANSWER.fullmatch(name))
-    prompt = find_prompt(
-        {name: _column(value) for name, value in data.items() if value is not None}, "task", "trl", names
-    )
+    columns = {name: Column({type(value)}) for name, value in data.items() if value is not None}
+    prompt = find_prompt(columns, "task", "trl", names)
     if prompt is None or len(names) != 2:
-        raise RowDroppedError(
-            "a task has no prompt with two answers", f"its fields are {', '.join(map(str, data))}"[:120]
-        )
+        fields = f"its fields are {', '.join(map(str, data))}"[:120]
+        raise RowDroppedError("a task has no prompt with two answers", fields)
     return prompt.of(dict(data)), names
 
 
-def _column(value: object) -> Any:
-    from rlhf.data.importing.columns import Column
-
-    column = Column()
-    column.add(value)
-    return column
-
-
 def _results(annotations: Sequence[Any]) -> Iterator[tuple[str, Mapping[str, Any]]]:
-    """Who said it, and each result of kind pairwise of the annotations that were not cancelled."""
+    """The annotator and each result of kind `pairwise`, of all annotations that were not cancelled."""
     for annotation in annotations:
         if not isinstance(annotation, dict) or annotation.get("was_cancelled"):
             continue
@@ -103,15 +80,11 @@ def _as_named(names: Sequence[str], to_name: object) -> tuple[str, str]:
     """
     shown = [part.strip() for part in to_name.split(",")] if isinstance(to_name, str) else []
     shown = [str(part) for part in to_name] if isinstance(to_name, list) else shown
-    by_name = {name: name for name in names}
-    by_number = {found[1]: name for name in names if (found := _NUMBER.search(name))}
-    order = [by_name.get(part) or by_number.get(found[1] if (found := _NUMBER.search(part)) else "") for part in shown]
-    if len(order) != 2 or None in order or order[0] == order[1]:
-        raise RowDroppedError("which answer stood on the left cannot be told", f'"to_name" is {to_name!r}'[:80])
-    first, second = order
-    assert first is not None
-    assert second is not None
-    return first, second
+    known = {"".join(_NUMBER.findall(name)): name for name in names} | {name: name for name in names}
+    order = [known.get(part) or known.get("".join(_NUMBER.findall(part)) or part) for part in shown]
+    if len(order) != 2 or order[0] is None or order[1] is None or order[0] == order[1]:
+        raise RowDroppedError("it is not clear which answer stood on the left", f'"to_name" is {to_name!r}'[:80])
+    return order[0], order[1]
 
 
 def find_argilla(survey: Survey, given: GivenColumns, source: str, format_name: str) -> Form | None:
@@ -119,10 +92,10 @@ def find_argilla(survey: Survey, given: GivenColumns, source: str, format_name: 
     names = [name for name in survey if _ANSWER.fullmatch(name)]
     questions = [
         name
-        for name in survey
+        for name, column in survey.items()
         if looks_like_verdict(name.removesuffix(".responses"))
-        and (name.endswith(".responses") or survey[name].num_objects)
-        and list in survey[name].types
+        and (name.endswith(".responses") or column.num_objects)
+        and list in column.types
     ]
     prompt = find_prompt(survey, source, format_name, taken=[*names, *questions])
     if len(questions) != 1 or prompt is None or len(names) < 2:
@@ -130,29 +103,21 @@ def find_argilla(survey: Survey, given: GivenColumns, source: str, format_name: 
     question = questions[0]
     reader = Verdicts(question, (names[0], names[1])) if len(names) == 2 else None
 
-    def convert(row: Row) -> Converted:
+    def convert(row: Row) -> list[Row]:
         made = []
         answers = [answer_of(row.get(name), name) for name in names]
         for who, value in _responses(row, question):
             ranks = _ranks(value, names, reader)
-            made.append(comparison({"annotator": who} if who else {}, prompt.of(row), answers, ranks))
-        if not made:
-            raise RowDroppedError(NO_VERDICT, "no response that was submitted", is_fault=False)
-        return made
+            made.append(comparison({"annotator": who}, prompt.of(row), answers, ranks))
+        return _some(made, "response")
 
     stem = question.removesuffix(".responses")
     known = {name for name in survey if name.startswith((f"{stem}-suggestion", f"{stem}.")) or name == "metadata"}
     # Of the record, not of its answers, unless it says "rejected".
     if "status" in survey and survey["status"].scalars <= {"completed", "pending", "submitted", "draft"}:
         known.add("status")
-    return Form(
-        "argilla",
-        "preferences",
-        frozenset({*names, *prompt.read, question}),
-        convert,
-        frozenset(known),
-        verdicts=(reader,) if reader else (),
-    )
+    read = {*names, *prompt.read, question}
+    return Form("argilla", "preferences", read, convert, known, [reader] if reader else [])
 
 
 def is_record(row: Row) -> bool:
@@ -167,7 +132,7 @@ def flat_record(row: Row) -> Row:
         RowDroppedError: it is no record.
     """
     if not is_record(row):
-        raise RowDroppedError(dialogues.NOT_MESSAGES, "the record has no fields or no responses")
+        raise RowDroppedError(NOT_MESSAGES, "the record has no fields or no responses")
     given: dict[str, list[Any]] = {}
     responses = row["responses"]
     if isinstance(responses, dict):
@@ -181,12 +146,14 @@ def flat_record(row: Row) -> Row:
 
 
 def _responses(row: Row, question: str) -> Iterator[tuple[str, Any]]:
-    """Who said it, and what, of those responses that were submitted."""
+    """The annotator and the answer of each response that was submitted."""
     given = row.get(question) or []
     if not isinstance(given, list):
         raise RowDroppedError(UNREADABLE, f'"{question}" is {type_of(given)}')
     users, states = (row.get(f"{question}.{part}") or [None] * len(given) for part in ("users", "status"))
-    for response, user, state in zip(given, users, states, strict=False):
+    if not all(isinstance(part, list) and len(part) == len(given) for part in (users, states)):
+        raise RowDroppedError(UNREADABLE, f'"{question}" has not as many users or states as responses'[:80])
+    for response, user, state in zip(given, users, states, strict=True):
         if isinstance(response, dict) and "value" in response and "rank" not in response:
             response, user, state = response["value"], response.get("user_id"), response.get("status")
         if state in (None, "submitted"):
@@ -195,12 +162,9 @@ def _responses(row: Row, question: str) -> Iterator[tuple[str, Any]]:
 
 def _ranks(value: object, names: Sequence[str], reader: Verdicts | None) -> Sequence[float]:
     if isinstance(value, list):
-        found = {
-            _plain(item["value"]): item["rank"]
-            for item in value
-            if isinstance(item, dict) and {"value", "rank"} <= item.keys()
-        }
-        ranks = [found.get(_plain(name)) for name in names]
+        items = [item for item in value if isinstance(item, dict) and {"value", "rank"} <= item.keys()]
+        by_name = {_plain(item["value"]): item["rank"] for item in items}
+        ranks = [by_name.get(_plain(name)) for name in names]
         if not all(isinstance(rank, int) for rank in ranks):
             raise RowDroppedError(UNREADABLE, "a ranking does not name every answer")
         return [rank for rank in ranks if rank is not None]

@@ -1,19 +1,25 @@
-"""What a form of file is: the columns that it reads and understands, and how a row of it becomes rows of ours."""
+"""A form of file: the columns that it reads and understands, and how it turns a row into rows of a data folder."""
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+import sys
+from collections.abc import Callable, Iterable, Iterator, Sequence, Set
 from dataclasses import dataclass
 
-from rlhf.data.importing import dialogues
-from rlhf.data.importing.dialogues import Messages, RowDroppedError
+from rlhf.data.importing.dialogues import (
+    EMPTY_RESPONSE,
+    NO_ANSWER,
+    SAME_RESPONSES,
+    Messages,
+    RowDroppedError,
+    as_number,
+)
 from rlhf.data.importing.verdicts import Verdicts
 from rlhf.data.schema import Row
 
-# Kind (demonstrations, labels, preferences, prompts) and row.
-Converted = list[tuple[str, Row]]
 Numbered = tuple[int, Row]
 
-UNWANTED = "the label says that the response is not wanted"
 UNPAIRED = "the prompt has one rated answer alone"
+ATTRIBUTES = frozenset(["margin", "annotator", "criteria", "source"])
+"""Columns that go into a preference as they are."""
 
 
 @dataclass(frozen=True)
@@ -22,44 +28,39 @@ class Form:
 
     Attributes:
         format: its name, one of `rlhf.data.importing.formats.FORMATS`.
-        kind: of the rows that it gives.
-        read: columns that it reads.
+        kind: of the rows that it gives: demonstrations, labels, preferences or prompts.
+        read: columns that it reads where a file has them.
         convert: turns a row, without nulls, into rows of ours.
         known: other columns that it understands, and that change nothing of what a row means.
         verdicts: the readers of its verdicts, which count them.
-        notes: what a person should know of how the file was read.
+        note: what a person should know of how the file was read; empty where there is nothing.
         group: makes one row of several of the file, where the form needs that.
         refusal: why a file of this form is not read after all, with what to do; empty where it is.
     """
 
     format: str
     kind: str
-    read: frozenset[str]
-    convert: Callable[[Row], Converted]
-    known: frozenset[str] = frozenset()
-    verdicts: tuple[Verdicts, ...] = ()
-    notes: tuple[str, ...] = ()
+    read: Set[str]
+    convert: Callable[[Row], list[Row]]
+    known: Set[str] = frozenset()
+    verdicts: Sequence[Verdicts] = ()
+    note: str = ""
     group: Callable[[Iterable[Numbered]], Iterator[Numbered]] | None = None
     refusal: str = ""
 
 
-def demonstration(prompt: Messages, completion: Messages) -> tuple[str, Row]:
-    """A demonstration."""
-    check_prompt(prompt)
-    check_answer(completion)
-    return "demonstrations", {"prompt": prompt, "completion": completion}
+def demonstration(prompt: Messages, completion: Messages) -> Row:
+    """A prompt and its answer.
+
+    Raises:
+        RowDroppedError: they cannot be used.
+    """
+    _check(prompt, [completion])
+    return {"prompt": prompt, "completion": completion}
 
 
-def label(prompt: Messages, completion: Messages, wanted: bool, row: Row) -> tuple[str, Row]:
-    """Unpaired feedback."""
-    check_prompt(prompt)
-    check_answer(completion)
-    made: Row = {"prompt": prompt, "completion": completion, "label": wanted}
-    return "labels", made | _attributes(row, ("annotator", "source"))
-
-
-def comparison(row: Row, prompt: Messages, answers: Sequence[Messages], ranks: Sequence[float]) -> tuple[str, Row]:
-    """What somebody said of two or more answers: a pair, a ranking, or a tie.
+def comparison(row: Row, prompt: Messages, answers: Sequence[Messages], ranks: Sequence[float]) -> Row:
+    """A preference between two or more answers: a pair, a ranking, or a tie.
 
     Args:
         row: of the file; margin, annotator, criteria and source are taken from it.
@@ -70,54 +71,44 @@ def comparison(row: Row, prompt: Messages, answers: Sequence[Messages], ranks: S
     Raises:
         RowDroppedError: it cannot be used.
     """
-    check_prompt(prompt)
-    for answer in answers:
-        check_answer(answer)
-    given = _attributes(row, ("annotator", "criteria", "source"))
+    _check(prompt, answers)
+    given = attributes(row, ("annotator", "criteria", "source"))
     if len(answers) == 2 and ranks[0] != ranks[1]:
         chosen, rejected = answers if ranks[0] < ranks[1] else reversed(answers)
         if chosen == rejected:
-            raise RowDroppedError(dialogues.SAME_RESPONSES, is_fault=False)
-        return "preferences", {"prompt": prompt, "chosen": chosen, "rejected": rejected} | _margin(row) | given
+            raise RowDroppedError(SAME_RESPONSES, is_fault=False)
+        return {"prompt": prompt, "chosen": chosen, "rejected": rejected} | _margin(row) | given
     places = sorted(set(ranks))
-    dense = [places.index(rank) + 1 for rank in ranks]
-    return "preferences", {"prompt": prompt, "responses": list(answers), "ranks": dense} | given
+    return {"prompt": prompt, "responses": list(answers), "ranks": [places.index(rank) + 1 for rank in ranks]} | given
 
 
-def check_prompt(prompt: Messages) -> None:
-    """Refuse a prompt that says nothing, or that the assistant has the last word of."""
+def attributes(row: Row, names: Sequence[str]) -> Row:
+    """The values of some columns, as text."""
+    return {
+        name: str(row[name])
+        for name in names
+        if isinstance(row.get(name), str | int) and not isinstance(row[name], bool) and row[name] != ""
+    }
+
+
+def _check(prompt: Messages, answers: Sequence[Messages]) -> None:
+    """Refuse an empty prompt, a prompt that ends with an answer, and an answer that is not one message with text."""
     if not any(message["content"].strip() for message in prompt):
-        raise RowDroppedError(dialogues.EMPTY_PROMPT)
+        raise RowDroppedError("the prompt is empty")
     if prompt[-1]["role"] == "assistant":
-        raise RowDroppedError(dialogues.NO_ANSWER, "the prompt ends with the assistant's turn")
-
-
-def check_answer(answer: Messages) -> None:
-    """Refuse what is not one message of the assistant with something in it."""
-    if len(answer) != 1 or answer[0]["role"] != "assistant":
-        raise RowDroppedError(dialogues.NO_ANSWER, ", ".join(message["role"] for message in answer) or "an empty list")
-    if not answer[0]["content"].strip():
-        raise RowDroppedError(dialogues.EMPTY_RESPONSE, is_fault=False)
+        raise RowDroppedError(NO_ANSWER, "the prompt ends with the assistant's turn")
+    for answer in answers:
+        if len(answer) != 1 or answer[0]["role"] != "assistant":
+            roles = ", ".join(message["role"] for message in answer)
+            raise RowDroppedError(NO_ANSWER, roles or "an empty list")
+        if not answer[0]["content"].strip():
+            raise RowDroppedError(EMPTY_RESPONSE, is_fault=False)
 
 
 def _margin(row: Row) -> Row:
-    value = row.get("margin", "")
-    if value == "":
+    if row.get("margin", "") == "":
         return {}
-    try:
-        margin = float(value) if isinstance(value, int | float | str) and not isinstance(value, bool) else None
-    except (ValueError, OverflowError):
-        margin = None
-    # A margin that is not a number is at no distance from 0 either.
-    if margin is None or not 0 <= margin < float("inf"):
-        raise RowDroppedError('the field "margin" is not a finite number of at least 0', repr(value)[:40])
-    return {"margin": margin}
-
-
-def _attributes(row: Row, names: Sequence[str]) -> Row:
-    found = {name: row[name] for name in names if name in row}
-    return {
-        name: value if isinstance(value, str) else str(value)
-        for name, value in found.items()
-        if isinstance(value, str | int) and not isinstance(value, bool) and value != ""
-    }
+    margin = as_number(row["margin"])
+    if margin is None or not 0 <= margin <= sys.float_info.max:
+        raise RowDroppedError('the field "margin" is not a finite number of at least 0', repr(row["margin"])[:40])
+    return {"margin": float(margin)}

@@ -2,22 +2,21 @@
 
 import dataclasses
 import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO
 
-from rlhf.data.importing.datasheet import SourceReport, render
 from rlhf.data.importing.detection import FORMATS
 from rlhf.data.importing.reading import RowReader, SourceOptions, open_rows
 from rlhf.data.schema import ALL_KINDS, DATASHEET, KINDS, Row, is_ranking
 from rlhf.files.atomic_folder import install, staged
+from rlhf.text.markdown import escape
 
 __all__ = ["FORMATS", "ImportReport", "Sources", "convert_dataset", "import_dataset", "to_json"]
 
 to_json = json.JSONEncoder(ensure_ascii=False).encode
-"""What `json.dumps` writes, without making an encoder for every row."""
+"""The JSON text of a value, as `json.dumps` writes it, without a new encoder for every row."""
 
 _DERIVED = {
     "demonstrations": "No demonstrations were given: they are the chosen responses of the preferences.",
@@ -27,14 +26,14 @@ _DERIVED = {
 
 @dataclass(frozen=True)
 class Sources:
-    """What a data folder is made of: paths or hub ids, and how each is to be read.
+    """The sources of a data folder: paths or hub ids, and how to read each.
 
     Attributes:
         preferences: preferences, or a folder in our own layout.
         demonstrations: without it the chosen responses are the demonstrations.
         prompts: of anything with prompts; without it the prompts are those of the preferences.
         labels: unpaired feedback.
-        options: by kind; what is not there is found out.
+        options: by kind; a kind without options is recognized by its fields.
     """
 
     preferences: str
@@ -42,15 +41,6 @@ class Sources:
     prompts: str | None = None
     labels: str | None = None
     options: Mapping[str, SourceOptions] = dataclasses.field(default_factory=dict)
-
-    def open(self, kind: str) -> RowReader | None:
-        """The reading of a kind; None where no source was given for it.
-
-        Raises:
-            DataError: the source is not there, or its form is not known.
-        """
-        source: str | None = getattr(self, kind)
-        return None if source is None else open_rows(source, self.options.get(kind, SourceOptions()), kind)
 
     def of_folder(self) -> "Sources":
         """The files of a folder in our own layout, where preferences is one; else the same."""
@@ -64,31 +54,30 @@ class Sources:
 
 @dataclass(frozen=True)
 class ImportReport:
-    """What an import did.
+    """The result of an import.
 
     Attributes:
         destination: the data folder.
         changed: False where the same content was there already.
         counts: rows written, by kind.
         sources: what was read and what was left out, the preferences first.
-        derived: sentences that say which rows were made from others, and what else is to be known.
+        derived: sentences about rows that were made from other rows, and about duplicates and labels.
     """
 
     destination: Path
     changed: bool
     counts: dict[str, int]
-    sources: tuple[SourceReport, ...]
+    sources: tuple[RowReader, ...]
     derived: tuple[str, ...]
 
     @property
     def summary(self) -> str:
         """The report in lines for a person."""
         lines = [f"{count} {kind}" for kind, count in self.counts.items()]
-        for source in self.sources:
-            how = "found out from its fields" if source.detected else "as told"
-            lines.append(f"{source.name}: format {source.format} ({how}), {source.num_read} rows read")
-            lines += [f"  {line}" for line in source.lines]
-            lines += [f"  {line}" for line in (*source.left_out, *source.example)]
+        for reader in self.sources:
+            how = "recognized by its fields" if reader.options.format == "auto" else "as given"
+            lines.append(f"{reader.source.name}: format {reader.form.format} ({how}), {reader.num_read} rows read")
+            lines += [f"  {line}" for line in (*reader.lines, *reader.left_out, *reader.example)]
         return "\n".join([*lines, *self.derived])
 
 
@@ -127,54 +116,44 @@ def convert_dataset(
         DataError: something cannot be read.
     """
     sources = (Sources(sources) if isinstance(sources, str) else sources).of_folder()
-    main = sources.open("preferences")
-    assert main is not None
-    extras = {kind: reading for kind in ("demonstrations", "prompts", "labels") if (reading := sources.open(kind))}
-    counts, num_duplicates = _write_rows(folder, main, extras)
-    reports = (main.report(), *(extra.report() for extra in extras.values()))
+    given = {kind: getattr(sources, kind) for kind in ("preferences", "demonstrations", "prompts", "labels")}
+    readers = {k: open_rows(source, sources.options.get(k), k) for k, source in given.items() if source is not None}
+    extras = {kind: reader for kind, reader in readers.items() if kind != "preferences"}
+    counts, num_duplicates = _write_rows(folder, readers["preferences"], extras)
     derived = _derived(extras, num_duplicates)
-    (folder / DATASHEET).write_text(
-        render(reports, counts, derived, licence, guidelines), encoding="utf-8", newline="\n"
-    )
-    return ImportReport(folder, True, counts, reports, derived)
+    report = ImportReport(folder, True, counts, tuple(readers.values()), derived)
+    text = _datasheet(report, licence, guidelines)
+    (folder / DATASHEET).write_text(text, encoding="utf-8", newline="\n")
+    return report
 
 
 def _write_rows(folder: Path, main: RowReader, extras: dict[str, RowReader]) -> tuple[dict[str, int], int]:
     """Write the files; gives the rows by kind, and how many preferences stand there more than once."""
-    kinds = [kind for kind in ALL_KINDS if kind in KINDS or kind in extras]
-    counts = dict.fromkeys(kinds, 0)
-    derived = [kind for kind in _DERIVED if kind not in extras]
+    counts = dict.fromkeys((kind for kind in ALL_KINDS if kind in KINDS or kind in extras), 0)
     # Of a million hashes of 64 bits two are the same once in 37 million files; they only count.
     seen: set[int] = set()
     with ExitStack() as stack:
-        writers = {kind: _writer(stack.enter_context(_open(folder / f"{kind}.jsonl")), kind, counts) for kind in kinds}
+        paths = {kind: folder / f"{kind}.jsonl" for kind in counts}
+        files = {k: stack.enter_context(p.open("w", encoding="utf-8", newline="\n")) for k, p in paths.items()}
+
+        def write(kind: str, texts: Mapping[str, str]) -> None:
+            """Write a row whose values are JSON already, since the rows made of a preference share them."""
+            files[kind].write("{" + ", ".join([f'"{name}": {text}' for name, text in texts.items()]) + "}\n")
+            counts[kind] += 1
+
         for row in main.rows():
             texts = {name: to_json(value) for name, value in row.items()}
-            writers["preferences"](texts)
+            write("preferences", texts)
             seen.add(hash(tuple(texts[name] for name in texts if name != "source")))
             for kind, made in _made_of(row, texts):
-                if kind in derived:
-                    writers[kind](made)
-        if main.example is None:
+                if kind not in extras:
+                    write(kind, made)
+        if not main.example:
             raise main.nothing_left()
         for kind, extra in extras.items():
             for row in extra.rows():
-                writers[kind]({name: to_json(value) for name, value in row.items()})
+                write(kind, {name: to_json(value) for name, value in row.items()})
     return counts, counts["preferences"] - len(seen)
-
-
-def _open(path: Path) -> IO[str]:
-    return path.open("w", encoding="utf-8", newline="\n")
-
-
-def _writer(file: IO[str], kind: str, counts: dict[str, int]) -> Callable[[Mapping[str, str]], None]:
-    """Writes rows whose values are JSON already, since the rows made of a preference share them."""
-
-    def write(texts: Mapping[str, str]) -> None:
-        file.write("{" + ", ".join([f'"{name}": {text}' for name, text in texts.items()]) + "}\n")
-        counts[kind] += 1
-
-    return write
 
 
 def _made_of(row: Row, texts: Mapping[str, str]) -> Iterator[tuple[str, dict[str, str]]]:
@@ -198,6 +177,33 @@ def _derived(extras: dict[str, RowReader], num_duplicates: int) -> tuple[str, ..
         sentences.append("labels.jsonl is kept for methods that learn from unpaired feedback; PPO does not read it.")
     if num_duplicates:
         sentences.append(
-            f"{num_duplicates} preferences stand there more than once; data preparation keeps one of each."
+            f"{num_duplicates} preferences repeat earlier ones; data preparation keeps each preference once."
         )
     return tuple(sentences)
+
+
+def _datasheet(report: ImportReport, licence: str | None, guidelines: str | None) -> str:
+    """The datasheet: origin, content and rows left out, as Markdown. The same for the same input."""
+    not_told = "Not given. Write here what the annotators were told, who they were and how they were paid."
+    left_out = [f"- {escape(f'{reader.source.name}: {line}')}" for reader in report.sources for line in reader.left_out]
+    sections = {
+        "Origin": [line for reader in report.sources for line in _origin(reader)],
+        "Composition": [
+            *(f"- {kind}.jsonl: {count} rows" for kind, count in report.counts.items()),
+            *(f"- {escape(sentence)}" for sentence in report.derived),
+        ],
+        "Left out on import": left_out or ["Nothing."],
+        "Annotation guidelines": [(guidelines or not_told).strip()],
+        "Licence": [(licence or "Not given. Write here what may be done with the data.").strip()],
+    }
+    parts = [f"## {title}\n" + "".join(f"{line}\n" for line in lines) for title, lines in sections.items()]
+    return "\n".join(["# Data sheet\n", *parts])
+
+
+def _origin(reader: RowReader) -> list[str]:
+    source = reader.source
+    digest = f", sha256 {source.sha256}" if source.sha256 else ""
+    return [
+        f"- {reader.wanted}: {escape(source.name)}{digest}; {reader.num_read} rows read, format {reader.form.format}",
+        *(f"  - {escape(line)}" for line in reader.lines),
+    ]

@@ -1,4 +1,4 @@
-"""Forms that hold several answers in one row, or one comparison in several rows: rankings, trees, exports of tools."""
+"""Forms that hold several answers in one row, or one comparison in several rows: rankings, ratings, trees."""
 
 import json
 import re
@@ -6,28 +6,34 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import combinations, groupby
 from typing import Any
 
-from rlhf.data.importing import dialogues
-from rlhf.data.importing.answers import attributes_in
 from rlhf.data.importing.columns import GivenColumns, Survey
-from rlhf.data.importing.dialogues import Messages, RowDroppedError, answer_of, message, text
-from rlhf.data.importing.form import UNPAIRED, Converted, Form, Numbered, comparison, demonstration
-from rlhf.data.importing.prompts import find_prompt
-from rlhf.data.importing.verdicts import NO_VERDICT, UNREADABLE, words_of
+from rlhf.data.importing.dialogues import (
+    NO_VERDICT,
+    NOT_MESSAGES,
+    NOT_TEXT,
+    UNREADABLE,
+    Messages,
+    RowDroppedError,
+    answer_of,
+    are_texts,
+    as_number,
+    message,
+    number_of,
+    text,
+    turns,
+)
+from rlhf.data.importing.form import ATTRIBUTES, UNPAIRED, Form, Numbered, comparison, demonstration
+from rlhf.data.importing.prompts import find_prompt, instruction
+from rlhf.data.importing.verdicts import words_of
 from rlhf.data.schema import Row, type_of
 
 _LISTS = ("responses", "answers", "completions", "candidates", "outputs", "output")
 _TEXTS = ("answer", "text", "response", "content", "completion", "output", "generation")
-# The first that all answers have decides; the second says whether the smallest is the best.
-_ORDERS = (
-    ("rank", True),
-    ("fine-grained_score", False),
-    ("overall_score", False),
-    ("score", False),
-    ("rating", False),
-    ("pm_score", False),
-)
-_RATINGS = ("helpfulness", "correctness", "coherence", "complexity", "verbosity")
+# The first that all answers have decides; -1 where the greatest is the best.
+_ORDERS = {"rank": 1, "fine-grained_score": -1, "overall_score": -1, "score": -1, "rating": -1, "pm_score": -1}
 _PREDICTION = re.compile(r"prediction \d+")
+
+Ranked = tuple[Sequence[Any], Sequence[float]]
 
 
 def find_rankings(survey: Survey, given: GivenColumns, source: str, format_name: str) -> Form | None:
@@ -36,103 +42,81 @@ def find_rankings(survey: Survey, given: GivenColumns, source: str, format_name:
     prompt = find_prompt(survey, source, format_name, taken=[name] if name else [])
     if name is None or prompt is None:
         return None
-    read = {name, *prompt.read} | attributes_in(survey)
+    read: Callable[[Row, list[Any]], Ranked]
     if "ranks" in survey:
-        ranked, note, read = _beside("ranks"), "", read | {"ranks"}
-    elif _holds_objects(survey, name):
-        ranked, note = _inside, f'the answers in "{name}" are ranked by the rank or score that stands with each'
+        read, note = _ranks_beside, ""
+    elif survey[name].num_objects >= 0.95 * survey[name].num_rows:
+        read, note = _ranks_inside, f'the answers in "{name}" are ranked by the rank or score that stands with each'
     elif name == "output":
-        ranked, note = _best_first, '"output" lists the best answer first'
+        read, note = (lambda row, answers: (answers, range(len(answers)))), '"output" lists the best answer first'
     else:
         return None
 
-    def convert(row: Row) -> Converted:
+    def convert(row: Row) -> list[Row]:
         if not isinstance(row.get(name), list):
-            raise RowDroppedError(dialogues.NOT_MESSAGES, f'"{name}" is {type_of(row.get(name))}')
-        answers, ranks = ranked(row, row[name])
+            raise RowDroppedError(NOT_MESSAGES, f'"{name}" is {type_of(row.get(name))}')
+        answers, ranks = read(row, row[name])
         if len(answers) < 2:
             raise RowDroppedError(UNPAIRED, is_fault=False)
-        return [comparison(row, prompt.of(row), [answer_of(a, name) for a in answers], ranks)]
+        return [comparison(row, prompt.of(row), [answer_of(answer, name) for answer in answers], ranks)]
 
-    known = {"models", "turns", "num_responses", "correct_answers", "incorrect_answers", "good_natured"} & set(survey)
-    format_found = {"answers": "nectar", "completions": "ultrafeedback"}.get(name, "rankings") if note else "rankings"
-    notes = (note,) if note else ()
-    return Form(format_found, "preferences", frozenset(read), convert, frozenset(known), notes=notes)
-
-
-def _holds_objects(survey: Survey, name: str) -> bool:
-    return name in survey and survey[name].num_objects >= 0.95 * survey[name].num_rows
-
-
-Ranked = tuple[Sequence[Any], Sequence[float]]
+    return Form(
+        {"answers": "nectar", "completions": "ultrafeedback"}.get(name, "rankings") if note else "rankings",
+        "preferences",
+        {name, *prompt.read, *([] if note else ["ranks"])} | ATTRIBUTES,
+        convert,
+        {"models", "turns", "num_responses", "correct_answers", "incorrect_answers", "good_natured"},
+        note=note,
+    )
 
 
-def _beside(column: str) -> Callable[[Row, list[Any]], Ranked]:
-    def read(row: Row, answers: list[Any]) -> Ranked:
-        ranks = row.get(column)
-        if not isinstance(ranks, list) or len(ranks) != len(answers):
-            found = f"{len(ranks)} for {len(answers)} answers" if isinstance(ranks, list) else type_of(ranks)
-            raise RowDroppedError('the field "ranks" is not one number for each answer', found)
-        return answers, [_number(rank, column) for rank in ranks]
-
-    return read
+def _ranks_beside(row: Row, answers: list[Any]) -> Ranked:
+    ranks = row.get("ranks")
+    if not isinstance(ranks, list) or len(ranks) != len(answers):
+        held = f"{len(ranks)} for {len(answers)} answers" if isinstance(ranks, list) else type_of(ranks)
+        raise RowDroppedError('the field "ranks" is not one number for each answer', held)
+    return answers, [number_of(rank, "ranks") for rank in ranks]
 
 
-def _inside(row: Row, answers: list[Any]) -> Ranked:
+def _ranks_inside(row: Row, answers: list[Any]) -> Ranked:
     objects = [answer for answer in answers if isinstance(answer, dict)]
-    order = next(((n, best) for n, best in _ORDERS if all(_is_number(o.get(n)) for o in objects)), None)
-    key = next((name for name in _TEXTS if all(name in answer for answer in objects)), None)
-    if order is None or key is None or len(objects) < len(answers):
+    name = next((n for n in _ORDERS if all(as_number(answer.get(n)) is not None for answer in objects)), None)
+    key = next((n for n in _TEXTS if all(n in answer for answer in objects)), None)
+    if name is None or key is None or len(objects) < len(answers):
         raise RowDroppedError(NO_VERDICT, "the answers have no rank, score or text that all of them have")
-    name, smallest_is_best = order
-    numbers = [_number(answer[name], name) for answer in objects]
-    return [answer[key] for answer in objects], numbers if smallest_is_best else [-number for number in numbers]
-
-
-def _best_first(row: Row, answers: list[Any]) -> Ranked:
-    return answers, list(range(len(answers)))
-
-
-def _is_number(value: object) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and value == value
-
-
-def _number(value: object, name: str) -> float:
-    if not _is_number(value):
-        raise RowDroppedError(UNREADABLE, f'"{name}" is {value!r}'[:80])
-    assert isinstance(value, int | float)
-    return value
+    return [answer[key] for answer in objects], [_ORDERS[name] * number_of(a[name], name) for a in objects]
 
 
 def find_rated(survey: Survey, given: GivenColumns, source: str, format_name: str) -> Form | None:
     """HelpSteer: a rated answer a row; rows that follow each other with one prompt are compared by helpfulness."""
-    if not {"prompt", "response", "helpfulness"} <= survey.keys():
-        return None
     prompt = find_prompt(survey, source, format_name, taken=("response",))
-    if prompt is None:
+    if prompt is None or not {"prompt", "response", "helpfulness"} <= survey.keys():
         return None
 
-    def group(rows: Iterable[Numbered]) -> Iterator[Numbered]:
-        for _, found in groupby(rows, key=lambda numbered: json.dumps(numbered[1].get("prompt"))):
-            together = list(found)
-            yield together[0][0], {**together[0][1], "rated": [row for _, row in together]}
-
-    def convert(row: Row) -> Converted:
-        rated = row["rated"]
+    def convert(row: Row) -> list[Row]:
+        rated = row["rows"]
         if len(rated) < 2:
             raise RowDroppedError(UNPAIRED, is_fault=False)
-        answers = [answer_of(text(one, "response"), "response") for one in rated]
-        ratings = [-_number(_as_number(one.get("helpfulness")), "helpfulness") for one in rated]
-        return [comparison(row, prompt.of(row), answers, ratings)]
+        answers = [answer_of(text(answer, "response"), "response") for answer in rated]
+        ratings = [-number_of(answer.get("helpfulness"), "helpfulness") for answer in rated]
+        return [comparison(rated[0], prompt.of(rated[0]), answers, ratings)]
 
-    read = {"prompt", "response", "helpfulness", *prompt.read}
-    notes = ('answers to one prompt that follow each other are ranked by "helpfulness", the greatest first',)
-    known = frozenset(set(_RATINGS) & set(survey))
-    return Form("helpsteer", "preferences", frozenset(read), convert, known, notes=notes, group=group)
+    return Form(
+        "helpsteer",
+        "preferences",
+        {"prompt", "response", "helpfulness", *prompt.read},
+        convert,
+        {"correctness", "coherence", "complexity", "verbosity"},
+        note='answers to one prompt that follow each other are ranked by "helpfulness", the greatest first',
+        group=lambda rows: _grouped(rows, lambda row: json.dumps(row.get("prompt"))),
+    )
 
 
-def _as_number(value: object) -> object:
-    return float(value) if isinstance(value, str) and re.fullmatch(r"-?\d+(\.\d+)?", value) else value
+def _grouped(rows: Iterable[Numbered], key: Callable[[Row], object]) -> Iterator[Numbered]:
+    """Rows that follow each other and belong together, as one row under the first one's number."""
+    for _, group in groupby(rows, key=lambda numbered: key(numbered[1])):
+        together = list(group)
+        yield together[0][0], {"rows": [row for _, row in together]}
 
 
 def find_compared(survey: Survey, given: GivenColumns, source: str, format_name: str) -> Form | None:
@@ -141,48 +125,36 @@ def find_compared(survey: Survey, given: GivenColumns, source: str, format_name:
     names = sorted((name for name in survey if _PREDICTION.fullmatch(name)), key=lambda name: int(words_of(name)[-1]))
     if len(names) < 2 or not {"question", "preference"} <= survey.keys() or list not in survey["preference"].types:
         return None
+    pairs = list(combinations(range(len(names)), 2))
 
-    def convert(row: Row) -> Converted:
-        verdicts, pairs = row.get("preference"), list(combinations(range(len(names)), 2))
+    def convert(row: Row) -> list[Row]:
+        verdicts = row.get("preference")
         if not isinstance(verdicts, list) or len(verdicts) != len(pairs) or any(v not in (0, 1, 2) for v in verdicts):
             raise RowDroppedError(UNREADABLE, f'"preference" is not a list of {len(pairs)} numbers from 0 to 2')
         answers = [answer_of(text(row, name), name) for name in names]
         prompt = [message("user", _with_passages(row))]
-        ranks = _consistent(verdicts, pairs, len(names))
-        if ranks is not None:
-            return [comparison(row, prompt, answers, ranks)]
+        said = dict(zip(pairs, verdicts, strict=True))
+        losers = [pair[verdict == 1] for pair, verdict in said.items() if verdict]
+        worse = [losers.count(number) for number in range(len(names))]
+        if all(v == (0 if worse[i] == worse[j] else 1 if worse[i] < worse[j] else 2) for (i, j), v in said.items()):
+            return [comparison(row, prompt, answers, worse)]
         # What contradicts itself is no ranking, and each verdict still is what a person said.
-        said = {0: (1, 1), 1: (1, 2), 2: (2, 1)}
+        ranks = {0: (1, 1), 1: (1, 2), 2: (2, 1)}
         return [
-            comparison(row, prompt, (answers[i], answers[j]), said[v])
-            for (i, j), v in zip(pairs, verdicts, strict=True)
-            if v == 0 or answers[i] != answers[j]
+            comparison(row, prompt, (answers[i], answers[j]), ranks[verdict])
+            for (i, j), verdict in said.items()
+            if verdict == 0 or answers[i] != answers[j]
         ]
 
-    read = frozenset({*names, "question", "preference", *({"passages"} & set(survey))})
-    return Form("finegrained", "preferences", read, convert, frozenset({"feedback", "gold"} & set(survey)))
+    read = {*names, "question", "preference", "passages"}
+    return Form("finegrained", "preferences", read, convert, {"feedback", "gold"})
 
 
 def _with_passages(row: Row) -> str:
     passages = row.get("passages") or []
-    if not isinstance(passages, list) or not all(
-        isinstance(p, list) and all(isinstance(t, str) for t in p) for p in passages
-    ):
-        raise RowDroppedError(dialogues.NOT_TEXT, '"passages" is not a list of lists of texts')
+    if not isinstance(passages, list) or not all(map(are_texts, passages)):
+        raise RowDroppedError(NOT_TEXT, '"passages" is not a list of lists of texts')
     return "\n\n".join([text(row, "question"), *("\n".join(passage[1:] or passage) for passage in passages)])
-
-
-def _consistent(verdicts: Sequence[int], pairs: Sequence[tuple[int, int]], num_answers: int) -> list[int] | None:
-    """Ranks that say what all verdicts say: how often an answer was worse. None where they contradict each other."""
-    worse = [0] * num_answers
-    for (i, j), verdict in zip(pairs, verdicts, strict=True):
-        worse[i] += verdict == 2
-        worse[j] += verdict == 1
-    agree = all(
-        verdict == (0 if worse[i] == worse[j] else 1 if worse[i] < worse[j] else 2)
-        for (i, j), verdict in zip(pairs, verdicts, strict=True)
-    )
-    return worse if agree else None
 
 
 def find_self_instruct(survey: Survey, given: GivenColumns, source: str, format_name: str) -> Form | None:
@@ -190,51 +162,35 @@ def find_self_instruct(survey: Survey, given: GivenColumns, source: str, format_
     if not {"instruction", "instances"} <= survey.keys():
         return None
 
-    def convert(row: Row) -> Converted:
+    def convert(row: Row) -> list[Row]:
         instances = row.get("instances")
         if not isinstance(instances, list) or not all(isinstance(instance, dict) for instance in instances):
-            raise RowDroppedError(dialogues.NOT_MESSAGES, f'"instances" is {type_of(instances)}')
+            raise RowDroppedError(NOT_MESSAGES, f'"instances" is {type_of(instances)}')
         made = []
         for instance in instances:
-            given_input = instance.get("input") or ""
-            parts = [text(row, "instruction"), given_input if isinstance(given_input, str) else ""]
-            asked = [message("user", "\n\n".join(part for part in parts if part.strip()))]
-            made.append(demonstration(asked, answer_of(text(instance, "output"), "output")))
+            said = instance.get("input")
+            prompt = instruction(text(row, "instruction"), said if isinstance(said, str) else "")
+            made.append(demonstration(prompt, answer_of(text(instance, "output"), "output")))
         return made
 
-    known = frozenset({"is_classification"} & set(survey))
-    return Form("self_instruct", "demonstrations", frozenset({"instruction", "instances"}), convert, known)
+    return Form("self_instruct", "demonstrations", {"instruction", "instances"}, convert, {"is_classification"})
 
 
 def find_trees(survey: Survey, given: GivenColumns, source: str, format_name: str) -> Form | None:
     """OASST: trees of messages, whole or a message a row, whose replies were ranked (0 the best)."""
-    if "prompt" in survey and "message_tree_id" in survey and dict in survey["prompt"].types:
-        known = frozenset({"tree_state"} & set(survey))
-        return Form(
-            "oasst",
-            "preferences",
-            frozenset({"prompt", "message_tree_id"}),
-            lambda row: _tree(row.get("prompt")),
-            known,
-        )
+    if survey.keys() >= {"prompt", "message_tree_id"} and dict in survey["prompt"].types:
+        read = {"prompt", "message_tree_id"}
+        return Form("oasst", "preferences", read, lambda row: _tree(row.get("prompt")), {"tree_state"})
     if not {"message_id", "parent_id", "text", "role", "rank"} <= survey.keys():
         return None
-
-    def group(rows: Iterable[Numbered]) -> Iterator[Numbered]:
-        def tree_of(numbered: Numbered) -> object:
-            return numbered[1].get("message_tree_id")
-
-        for _, found in groupby(rows, key=tree_of):
-            together = list(found)
-            yield together[0][0], {"messages": [row for _, row in together]}
-
-    read = frozenset(
-        {"message_id", "parent_id", "message_tree_id", "text", "role", "rank", "deleted", "review_result"} & set(survey)
+    return Form(
+        "oasst",
+        "preferences",
+        {"message_id", "parent_id", "message_tree_id", "text", "role", "rank", "deleted", "review_result"},
+        lambda row: _tree(_planted(row["rows"])),
+        {"labels", "review_count", "emojis", "detoxify", "synthetic", "tree_state", "model_name"},
+        group=lambda rows: _grouped(rows, lambda row: row.get("message_tree_id")),
     )
-    known = frozenset(
-        {"labels", "review_count", "emojis", "detoxify", "synthetic", "tree_state", "model_name"} & set(survey)
-    )
-    return Form("oasst", "preferences", read, lambda row: _tree(_planted(row["messages"])), known, group=group)
 
 
 def _planted(rows: Sequence[Row]) -> Mapping[str, Any]:
@@ -254,19 +210,20 @@ def _planted(rows: Sequence[Row]) -> Mapping[str, Any]:
     return roots[0]
 
 
-def _tree(root: object) -> Converted:
-    made: Converted = []
+def _tree(root: object) -> list[Row]:
+    made: list[Row] = []
     if not isinstance(root, dict):
-        raise RowDroppedError(dialogues.NOT_MESSAGES, f"the tree's root is {type_of(root)}")
+        raise RowDroppedError(NOT_MESSAGES, f"the tree's root is {type_of(root)}")
     waiting: list[tuple[Mapping[str, Any], Messages]] = [(root, [])]
     while waiting:
         node, before = waiting.pop()
-        path = [*before, *dialogues.turns([{"role": node.get("role"), "content": node.get("text")}], "text")]
-        replies = [r for r in node.get("replies") or [] if isinstance(r, dict) and _is_kept(r)]
-        ranked = [r for r in replies if _is_number(_as_number(r.get("rank"))) and r.get("role") == "assistant"]
+        path = [*before, *turns([{"role": node.get("role"), "content": node.get("text")}], "text")]
+        replies = [reply for reply in node.get("replies") or [] if isinstance(reply, dict) and _is_kept(reply)]
+        ranks = [(r, as_number(r.get("rank"))) for r in replies if r.get("role") == "assistant"]
+        ranked = [(reply, rank) for reply, rank in ranks if rank is not None]
         if path[-1]["role"] == "user" and len(ranked) > 1:
-            answers = [[message("assistant", text(r, "text"))] for r in ranked]
-            made.append(comparison({}, path, answers, [_number(_as_number(r["rank"]), "rank") for r in ranked]))
+            answers = [[message("assistant", text(reply, "text"))] for reply, _ in ranked]
+            made.append(comparison({}, path, answers, [rank for _, rank in ranked]))
         waiting += [(reply, path) for reply in reversed(replies)]
     if not made:
         raise RowDroppedError("no message of the tree has two ranked replies", is_fault=False)
@@ -274,6 +231,6 @@ def _tree(root: object) -> Converted:
 
 
 def _is_kept(reply: Mapping[str, Any]) -> bool:
-    """Not deleted, and not refused by the reviewers."""
+    """Whether a reply was neither deleted nor refused by the reviewers."""
     # In a table these are texts.
     return str(reply.get("deleted")).casefold() != "true" and str(reply.get("review_result")).casefold() != "false"

@@ -1,14 +1,15 @@
-"""Where the prompt stands in a row, and how prompt and answers fit together."""
+"""The prompt of a row, and how prompt and answers fit together."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import partial
+from typing import Any
 
-from rlhf.data.importing import dialogues
 from rlhf.data.importing.columns import Survey
 from rlhf.data.importing.dialogues import (
+    NOT_MESSAGES,
     Messages,
     RowDroppedError,
+    are_texts,
     common_prompt,
     message,
     prompt_of,
@@ -16,16 +17,16 @@ from rlhf.data.importing.dialogues import (
     turns,
     value_in,
 )
-from rlhf.data.schema import Row, type_of
+from rlhf.data.schema import Row
 from rlhf.errors import DataError
 
 _PLAIN = ("prompt", "question", "query", "user_prompt", "history", "post", "context", "input")
 _SYSTEMS = ("system", "system_prompt")
-# Of these nothing is a dialogue in one text.
+# Formats in which a text is never a whole dialogue.
 _PLAIN_FORMATS = ("trl", "alpaca", "sharegpt", "openai", "qa", "self_instruct")
 _DIALOGUES = ("conversations", "conversation")
-# Of the texts of a column: at least this share starts with a turn marker, and the column holds dialogues; at most
-# one less it, and those that do quote one.
+# A column holds dialogues where at least this share of its texts starts with a turn marker. Where at most 1 minus this
+# share does, such a text only quotes a dialogue.
 _DIALOGUE_SHARE = 0.95
 
 
@@ -35,15 +36,38 @@ class PromptReader:
 
     Attributes:
         format: the convention, as forms are named.
-        column: the main one; empty where the prompt stands before the answers.
-        read: all columns that it reads.
-        of: the prompt of a row.
+        column: the main one.
+        system: the column of a system message in front of it; this and the next two may be empty.
+        extra: the column of what follows an instruction after an empty line.
+        history: the column of the turns before.
     """
 
     format: str
     column: str
-    read: frozenset[str]
-    of: Callable[[Row], Messages]
+    system: str = ""
+    extra: str = ""
+    history: str = ""
+
+    @property
+    def read(self) -> set[str]:
+        """All columns that it reads."""
+        return {self.column, self.system, self.extra, self.history} - {""}
+
+    def of(self, row: Row) -> Messages:
+        """The prompt of a row.
+
+        Raises:
+            RowDroppedError: there is none.
+        """
+        if self.format == "alpaca":
+            asked = instruction(text(row, self.column), text(row, self.extra) if self.extra in row else "")
+            prompt = [*(_history(row[self.history]) if self.history in row else []), *asked]
+        elif self.format == "sharegpt":
+            prompt = turns(value_in(row, self.column), self.column)
+        else:
+            prompt = prompt_of(value_in(row, self.column), self.column, is_dialogue=self.format == "hh")
+        system = text(row, self.system) if self.system in row else ""
+        return [message("system", system), *prompt] if system.strip() else prompt
 
 
 def find_prompt(
@@ -57,23 +81,24 @@ def find_prompt(
         format_name: the format that a person gave; `hh` says that texts are dialogues, some others that they are not.
         taken: columns that are read as something else.
     """
-    system = next((name for name in _SYSTEMS if name in survey and str in survey[name].types and name not in taken), "")
-    free = [name for name in survey if name not in taken]
+    types = {name: column.types for name, column in survey.items() if name not in taken}
+    system = next((name for name in _SYSTEMS if str in types.get(name, ())), "")
     for name in _DIALOGUES:
-        if name in free and list in survey[name].types:
-            return _with_system("sharegpt", name, system, partial(_dialogue, name=name))
-    if "instruction" in free:
-        return _instruction(survey, system, taken)
+        if list in types.get(name, ()):
+            return PromptReader("sharegpt", name, system)
+    if "instruction" in types:
+        history = "history" if list in types.get("history", ()) else ""
+        return PromptReader("alpaca", "instruction", system, "input" if "input" in types else "", history)
     for name in _PLAIN:
-        if name in free and survey[name].types & {str, list, dict}:
+        if types.get(name, set()) & {str, list, dict}:
             marked = holds_dialogues(survey, name, source, format_name)
-            return _with_system(
-                "hh" if marked else "trl",
-                name,
-                system,
-                partial(_plain, name=name, is_dialogue=marked),
-            )
+            return PromptReader("hh" if marked else "trl", name, system)
     return None
+
+
+def instruction(asked: str, given_input: str) -> Messages:
+    """The user's turn that an instruction and its input make."""
+    return [message("user", "\n\n".join(part for part in (asked, given_input) if part.strip()))]
 
 
 def holds_dialogues(
@@ -91,8 +116,8 @@ def holds_dialogues(
     Raises:
         DataError: some are and some are not, and nobody but their owner can tell.
     """
-    column = survey.get(name)
-    if column is None or str not in column.types or format_name in _PLAIN_FORMATS:
+    column = survey[name]
+    if str not in column.types or format_name in _PLAIN_FORMATS:
         return False
     share = column.num_dialogues / column.num_rows
     if format_name == "hh" or share >= (0.5 if else_unread else _DIALOGUE_SHARE):
@@ -100,8 +125,8 @@ def holds_dialogues(
     if share <= 1 - _DIALOGUE_SHARE or else_unread or format_name != "auto":
         return False
     raise DataError(
-        f'{source}: of the texts in "{name}" {share:.0%} start with a turn such as "Human:" and the others do not, so '
-        "whether those are dialogues or quote one cannot be told; give --format hh or --format trl"
+        f'{source}: {share:.0%} of the texts in "{name}" start with a turn such as "Human:" and the others do not, so '
+        "it is not clear whether the texts are dialogues or quote a dialogue; give --format hh or --format trl"
     )
 
 
@@ -118,68 +143,18 @@ def join(prompt: Messages | None, first: Messages, second: Messages) -> tuple[Me
     context, better, worse = common_prompt(first, second)
     if context and context[0]["role"] == "assistant":
         return [*prompt, *context], better, worse
-    if _ends_with(prompt, context):
-        return [*prompt[: len(prompt) - len(context)], *context], better, worse
-    if _ends_with(context, prompt) or _asks(context, prompt):
+    asked, before = ([(m["role"], m["content"].strip()) for m in messages] for messages in (prompt, context))
+    if before and asked[-len(before) :] == before:
+        return [*prompt[: -len(before)], *context], better, worse
+    # A prompt of one turn may be any turn of the dialogue.
+    if asked and (before[-len(asked) :] == asked or (len(asked) == 1 and asked[0] in before)):
         return context, better, worse
-    raise RowDroppedError(dialogues.PROMPT_DIFFERS)
-
-
-def _ends_with(dialogue: Messages, end: Messages) -> bool:
-    tail = dialogue[len(dialogue) - len(end) :] if len(end) <= len(dialogue) else []
-    return bool(end) and [_bare(m) for m in tail] == [_bare(m) for m in end]
-
-
-def _asks(context: Messages, prompt: Messages) -> bool:
-    """Whether a prompt of one turn is a turn of the dialogue."""
-    return len(prompt) == 1 and _bare(prompt[0]) in [_bare(m) for m in context]
-
-
-def _bare(message: dict[str, str]) -> tuple[str, str]:
-    return message["role"], message["content"].strip()
-
-
-def _with_system(format_name: str, column: str, system: str, of: Callable[[Row], Messages]) -> PromptReader:
-    def read(row: Row) -> Messages:
-        prompt = of(row)
-        given = row.get(system, "")
-        if not isinstance(given, str):
-            raise RowDroppedError(dialogues.NOT_TEXT, f'"{system}" is {type_of(given)}')
-        return [message("system", given), *prompt] if given.strip() else prompt
-
-    return PromptReader(format_name, column, frozenset({column, *([system] if system else [])}), read if system else of)
-
-
-def _dialogue(row: Row, name: str) -> Messages:
-    return turns(value_in(row, name), name)
-
-
-def _plain(row: Row, name: str, is_dialogue: bool) -> Messages:
-    return prompt_of(value_in(row, name), name, is_dialogue=is_dialogue)
-
-
-def _instruction(survey: Survey, system: str, taken: Sequence[str]) -> PromptReader:
-    extra = "input" if "input" in survey and "input" not in taken else ""
-    history = "history" if "history" in survey and list in survey["history"].types else ""
-
-    def read(row: Row) -> Messages:
-        parts = [text(row, "instruction"), text(row, extra) if extra in row else ""]
-        asked = message("user", "\n\n".join(part for part in parts if part.strip()))
-        return [*(_history(row[history]) if history in row else []), asked]
-
-    reader = _with_system("alpaca", "instruction", system, read)
-    return PromptReader(
-        reader.format, reader.column, reader.read | {name for name in (extra, history) if name}, reader.of
-    )
+    raise RowDroppedError("the prompt is not the one that chosen and rejected answer")
 
 
 def _history(turns_before: object) -> Messages:
     """Alpaca's turns before: a list of question and answer."""
-    if not isinstance(turns_before, list) or not all(
-        isinstance(pair, list) and len(pair) == 2 and all(isinstance(said, str) for said in pair)
-        for pair in turns_before
-    ):
-        raise RowDroppedError(dialogues.NOT_MESSAGES, '"history" is not a list of questions and answers')
-    return [
-        message(role, said) for pair in turns_before for role, said in zip(("user", "assistant"), pair, strict=True)
-    ]
+    pairs: list[Any] = turns_before if isinstance(turns_before, list) else [None]
+    if not all(are_texts(pair) and len(pair) == 2 for pair in pairs):
+        raise RowDroppedError(NOT_MESSAGES, '"history" is not a list of questions and answers')
+    return [message(role, said) for pair in pairs for role, said in zip(("user", "assistant"), pair, strict=True)]

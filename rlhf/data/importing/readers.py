@@ -6,7 +6,7 @@ import io
 import json
 import re
 import zlib
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from itertools import islice
@@ -20,10 +20,10 @@ from rlhf.files.hashing import sha256
 from rlhf.files.limits import limits, lines_within, memory_within, too_large
 from rlhf.files.names import check_regular, open_regular
 
-# A row that is none is yielded as the error that says why, so that it can be counted and named.
-Rows = Generator[tuple[int, Row | RowDroppedError], None, None]
+# A row that cannot be read is yielded as the error that says why, so that it can be counted and named.
+Rows = Iterator[tuple[int, Row | RowDroppedError]]
 
-SUFFIXES = (".jsonl", ".ndjson", ".json", ".csv", ".tsv", ".parquet")
+_KNOWN = ".jsonl, .ndjson, .json, .csv or .tsv, each also with .gz, or .parquet"
 # Characters of a table that its delimiter is told from.
 _CSV_HEAD = 4_000_000
 _DELIMITERS = (",", ";", "\t", "|")
@@ -36,7 +36,7 @@ _HUB_ID = re.compile(r"(?P<name>[\w.-]+/[\w.-]+)(@(?P<revision>[\w./-]+))?")
 
 @dataclass(frozen=True)
 class RowSource:
-    """Something that rows can be read from, as often as need be.
+    """A source of rows, which can be read several times.
 
     Attributes:
         name: file name, or hub id with commit; never a folder of this machine.
@@ -51,7 +51,7 @@ class RowSource:
     rows: Callable[[], Rows]
 
     def where(self, number: int) -> str:
-        """How a message names a row."""
+        """The place of a row, for messages."""
         return f"{self.name}:{number}" if self.unit == "line" else f"{self.name}: row {number}"
 
 
@@ -68,7 +68,7 @@ def open_source(source: str, split: str = "train") -> RowSource:
     """
     path = Path(source)
     if not source.strip():
-        raise DataError(f"an empty name was given for a file; give a file ({_known()}) or a hub id")
+        raise DataError(f"an empty name was given for a file; give a file ({_KNOWN}) or a hub id")
     if path.is_file():
         return _open_file(path)
     if path.is_dir():
@@ -80,26 +80,31 @@ def open_source(source: str, split: str = "train") -> RowSource:
     if path.exists():
         check_regular(path)
     match = _HUB_ID.fullmatch(source)
-    if match is None or _form(path) is not None or path.parent.exists():
+    if match is None or _reader(path) is not None or path.parent.exists():
         raise DataError(
-            f"{source}: there is no such file; give a file ({_known()}) or a hub id such as organization/name"
+            f"{source}: there is no such file; give a file ({_KNOWN}) or a hub id such as organization/name"
         )
     name, revision = match["name"], _hub_commit(match["name"], match["revision"])
     return RowSource(f"{name}@{revision}", None, "row", lambda: _dataset_rows(name, revision, split, None))
 
 
 def _open_file(path: Path) -> RowSource:
-    lines, tables = dict.fromkeys((".jsonl", ".ndjson"), _jsonl_rows), dict.fromkeys((".csv", ".tsv"), _csv_rows)
-    readers = {**lines, ".json": _json_rows, **tables, ".parquet": _parquet_rows}
-    form = _form(path)
-    if form is None:
-        raise DataError(
-            f"{path}: files ending with {''.join(path.suffixes) or 'nothing'} are not read; give {_known()}"
-        )
+    reader = _reader(path)
+    if reader is None:
+        raise DataError(f"{path}: files ending with {''.join(path.suffixes) or 'nothing'} are not read; give {_KNOWN}")
     if path.stat().st_size == 0:
         raise DataError(f"{path}: the file is empty; give at least one row")
-    reader = readers[form]
-    return RowSource(path.name, sha256(path), "line" if form in lines else "row", lambda: _within_memory(reader, path))
+    unit = "line" if reader is _jsonl_rows else "row"
+    return RowSource(path.name, sha256(path), unit, lambda: _within_memory(reader, path))
+
+
+def _reader(path: Path) -> Callable[[Path], Rows] | None:
+    """The reader for files of this name; None where there is none."""
+    readers = {".jsonl": _jsonl_rows, ".ndjson": _jsonl_rows, ".json": _json_rows, ".csv": _csv_rows, ".tsv": _csv_rows}
+    name = path.name.lower()
+    if name.endswith(".parquet"):
+        return _parquet_rows
+    return next((read for suffix, read in readers.items() if name.removesuffix(".gz").endswith(suffix)), None)
 
 
 def _within_memory(reader: Callable[[Path], Rows], path: Path) -> Rows:
@@ -107,21 +112,8 @@ def _within_memory(reader: Callable[[Path], Rows], path: Path) -> Rows:
         yield from reader(path)
     except MemoryError:
         raise DataError(
-            f"{path.name}: it takes more memory than there is; look whether the file is what it should be, or give it "
-            f"in parts"
+            f"{path.name}: it takes more memory than there is; check whether it is the right file, or give it in parts"
         ) from None
-
-
-def _form(path: Path) -> str | None:
-    name = path.name.lower()
-    packed = name.removesuffix(".gz")
-    return next(
-        (suffix for suffix in SUFFIXES if packed.endswith(suffix) and (suffix != ".parquet" or packed == name)), None
-    )
-
-
-def _known() -> str:
-    return ".jsonl, .ndjson, .json, .csv or .tsv, each also with .gz, or .parquet"
 
 
 @contextmanager
@@ -130,24 +122,24 @@ def _open_bytes(path: Path) -> Iterator[io.BufferedReader | gzip.GzipFile]:
         if path.suffix.lower() != ".gz":
             yield file
             return
-        with gzip.GzipFile(fileobj=file) as unpacked:
-            yield unpacked
+        try:
+            with gzip.GzipFile(fileobj=file) as unpacked:
+                yield unpacked
+        except (EOFError, gzip.BadGzipFile, zlib.error) as error:
+            raise DataError(f"{path.name}: the file cannot be unpacked ({error}); fetch or pack it again") from None
 
 
 def _jsonl_rows(path: Path) -> Rows:
     size = path.stat().st_size
     left = limits().unpacked(size) if path.suffix.lower() == ".gz" else size
-    try:
-        with _open_bytes(path) as file:
-            for line, raw in enumerate(lines_within(file, path.name), start=1):
-                left -= len(raw)
-                if left < 0:
-                    raise too_large(f"{path.name}:{line}", "the file unpacks to", "file", limits().unpacked(size))
-                raw = raw.removeprefix(b"\xef\xbb\xbf") if line == 1 else raw
-                if raw.strip():
-                    yield line, _line(raw)
-    except (EOFError, gzip.BadGzipFile, zlib.error) as error:
-        raise _broken_archive(path, error) from None
+    with _open_bytes(path) as file:
+        for line, raw in enumerate(lines_within(file, path.name), start=1):
+            left -= len(raw)
+            if left < 0:
+                raise too_large(f"{path.name}:{line}", "the file unpacks to", "file", limits().unpacked(size))
+            raw = raw.removeprefix(b"\xef\xbb\xbf") if line == 1 else raw
+            if raw.strip():
+                yield line, _line(raw)
 
 
 def _line(raw: bytes) -> Row | RowDroppedError:
@@ -178,10 +170,10 @@ def _json_rows(path: Path) -> Rows:
     try:
         content = json.loads(_read_text(path), object_pairs_hook=_pairs_once)
     except RowDroppedError as error:
-        raise DataError(f"{path.name}: {error}; which value is meant cannot be told; give each key once") from None
+        raise DataError(f"{path.name}: {error}; it is not clear which value is meant; give each key once") from None
     except (ValueError, RecursionError) as error:
         raise DataError(
-            f"{path.name}: the file is not JSON ({error}); mend it, or name it .jsonl if every line is an object"
+            f"{path.name}: the file is not JSON ({error}); correct it, or name it .jsonl if every line is an object"
         ) from None
     for number, row in enumerate(_unwrapped(content, path.name), start=1):
         yield number, _object(row)
@@ -200,76 +192,65 @@ def _unwrapped(content: Any, name: str) -> list[Any]:
     if values and all(isinstance(value, dict) and value.keys() == values[0].keys() for value in values):
         return [{column: cells[key] for column, cells in content.items()} for key in values[0]]
     held = f"an object with {', '.join(map(repr, list(content)[:10]))}" if values else type_of(content)
-    raise DataError(f"{name}: the file is not a list of rows, it is {held}; give a list of objects, one a row")
+    raise DataError(f"{name}: the file is not a list of rows, it is {held}; give a list of objects, one for each row")
 
 
 def _csv_rows(path: Path) -> Rows:
-    csv.field_size_limit(limits().row)
+    longest = limits().row
+    csv.field_size_limit(longest)
     text = _read_text(path)
     form, spaced = _csv_form(text)
-    lines = _RowLines(text, path.name)
-    reader = csv.reader(lines, strict=True, **form)
+    in_row = 0
+
+    def lines() -> Iterator[str]:
+        """The lines of the table, of which those that make one row are no more than a row may have."""
+        nonlocal in_row
+        file = io.StringIO(text, newline="")
+        while line := file.readline(longest + 1):
+            in_row += len(line)
+            if in_row > longest:
+                raise too_large(path.name, "a row has", "row", longest)
+            yield line
+
+    reader = csv.reader(lines(), strict=True, **form)
     try:
         names = [name.strip() for name in next(reader, [])]
-        _check_header(names, path.name)
-        for number, cells in enumerate((cells for cells in lines.rows(reader) if cells), start=1):
+        twice = next((name for name in names if names.count(name) > 1), None)
+        if twice is not None:
+            raise DataError(f'{path.name}: the header names "{twice}" twice; give each column a name of its own')
+        number = in_row = 0
+        for cells in reader:
+            in_row = 0
+            if not cells:
+                continue
+            number += 1
             if len(cells) == len(names):
                 kept = [cells[0], *(cell.removeprefix(" ") for cell in cells[1:])] if spaced else cells
                 yield number, dict(zip(names, kept, strict=True))
             else:
-                found = f"{len(cells)} and not {len(names)}"
-                yield number, RowDroppedError("the row has not as many cells as the header", found)
+                reason = "the row has not as many cells as the header"
+                yield number, RowDroppedError(reason, f"{len(cells)} and not {len(names)}")
     except csv.Error as error:
-        raise DataError(f"{path.name}: line {reader.line_num} is not CSV ({error}); mend the file") from None
-
-
-class _RowLines:
-    """The lines of a table, of which those that make one row are no more than a row may have."""
-
-    def __init__(self, text: str, name: str) -> None:
-        self._file = io.StringIO(text, newline="")
-        self._name = name
-        self._longest = limits().row
-        self._in_row = 0
-
-    def __iter__(self) -> Iterator[str]:
-        return self
-
-    def __next__(self) -> str:
-        line = self._file.readline(self._longest + 1)
-        self._in_row += len(line)
-        if self._in_row > self._longest:
-            raise too_large(self._name, "a row has", "row", self._longest)
-        if not line:
-            raise StopIteration
-        return line
-
-    def rows(self, reader: Iterator[list[str]]) -> Iterator[list[str]]:
-        """What a reader of these lines reads."""
-        self._in_row = 0
-        for cells in reader:
-            yield cells
-            self._in_row = 0
+        raise DataError(f"{path.name}: line {reader.line_num} is not CSV ({error}); correct the file") from None
 
 
 def _csv_form(text: str) -> tuple[dict[str, Any], bool]:
-    """What makes the first rows as wide as the header, and whether one space follows each delimiter and belongs to it.
+    """The form in which the first rows are as wide as the header, and whether a space belongs to each delimiter.
 
     Before quotes all spaces belong to the delimiter.
     """
     forms = [
         {"delimiter": delimiter, "skipinitialspace": skips} for skips in (False, True) for delimiter in _DELIMITERS
     ]
-    rows = {index: _first_rows(text, form) for index, form in enumerate(forms)}
-    best = max(rows, key=lambda index: _width_share(rows[index]))
-    spaced = all(cell.startswith(" ") for cells in rows[best] for cell in cells[1:])
-    return forms[best], spaced
+    heads = [_first_rows(text, form) for form in forms]
+    best = max(heads, key=_width_share)
+    return forms[heads.index(best)], all(cell.startswith(" ") for cells in best for cell in cells[1:])
 
 
 def _first_rows(text: str, form: dict[str, Any]) -> list[list[str]]:
     rows: list[list[str]] = []
     reader = csv.reader(io.StringIO(text[:_CSV_HEAD], newline=""), strict=True, **form)
-    # What cannot be read at all is said when the rows are read.
+    # Faults of the table are reported when its rows are read.
     with suppress(csv.Error):
         rows.extend(cells for cells in islice(reader, 100) if cells)
     return rows
@@ -281,24 +262,15 @@ def _width_share(rows: list[list[str]]) -> tuple[float, int]:
     return (sum(len(cells) == width for cells in rows) / len(rows), width) if width > 1 else (0.0, 0)
 
 
-def _check_header(names: list[str], file: str) -> None:
-    twice = next((name for name in names if names.count(name) > 1), None)
-    if twice is not None:
-        raise DataError(f'{file}: the header names "{twice}" twice; give each column a name of its own')
-
-
 def _read_text(path: Path) -> str:
     largest = limits().whole
+    with _open_bytes(path) as file:
+        content = file.read(largest + 1)
+    if len(content) > largest:
+        what = "a file that is read as a whole (JSON Lines and Parquet are not) has"
+        raise too_large(path.name, what, "whole", largest)
     try:
-        with _open_bytes(path) as file:
-            content = file.read(largest + 1)
-        if len(content) > largest:
-            raise too_large(
-                path.name, "a file that is read as a whole (JSON Lines and Parquet are not) has", "whole", largest
-            )
         return content.decode("utf-8-sig")
-    except (EOFError, gzip.BadGzipFile, zlib.error) as error:
-        raise _broken_archive(path, error) from None
     except UnicodeDecodeError as error:
         line = error.object.count(b"\n", 0, error.start) + 1
         raise DataError(
@@ -333,7 +305,7 @@ def _parquet_rows(path: Path) -> Rows:
                     number += 1
                     yield number, row
     except MemoryError:
-        raise too_large(f"{path.name}: row {number + 1} and those behind it", "a row has", "row", longest) from None
+        raise too_large(f"{path.name}: from row {number + 1} on", "a row has", "row", longest) from None
     except pa.ArrowException as error:
         raise DataError(f"{path.name}: the file cannot be read as Parquet ({error}); write it again") from None
 
@@ -350,10 +322,6 @@ def _next_rows(batches: Iterator[Any], enough: int) -> tuple[list[Row], int]:
     return rows, num_bytes
 
 
-def _broken_archive(path: Path, error: Exception) -> DataError:
-    return DataError(f"{path.name}: the file cannot be unpacked ({error}); fetch or pack it again")
-
-
 def _hub_commit(name: str, revision: str | None) -> str:
     """The commit that a revision of a hub data set stands for now."""
     from httpx2 import HTTPError
@@ -363,7 +331,7 @@ def _hub_commit(name: str, revision: str | None) -> str:
         commit = HfApi().dataset_info(name, revision=revision, timeout=30).sha
     except (HTTPError, OSError) as error:
         raise DataError(
-            f"{name}: there is no such file, and no such data set could be had from the hub ({error})"
+            f"{name}: there is no such file, and the hub gives no such data set ({error}); give another path or hub id"
         ) from None
     return commit or revision or "main"
 
@@ -388,20 +356,14 @@ def _dataset_rows(name: str, revision: str | None, split: str, packed: int | Non
                 return
             number += 1
             yield number, dict(row)
-    except MemoryError:
-        raise _takes_all_memory(name, number, largest) from None
-    except (DatasetsError, OSError, ValueError) as error:
-        if _is_memory(error):
-            raise _takes_all_memory(name, number, largest) from None
-        raise DataError(f"{name}: the data set cannot be loaded ({error}); give a file, or another split") from None
+    except (MemoryError, DatasetsError, OSError, ValueError) as error:
+        if not _is_memory(error):
+            raise DataError(f"{name}: the data set cannot be loaded ({error}); give a file, or another split") from None
+        if number:
+            raise too_large(f"{name}: row {number + 1}", "a row has", "row", limits().row) from None
+        raise too_large(name, "the data set unpacks to", "file", largest) from None
 
 
 def _is_memory(error: BaseException | None) -> bool:
     """Whether the library had no memory, which it says in words of its own."""
     return error is not None and (isinstance(error, MemoryError) or _is_memory(error.__cause__ or error.__context__))
-
-
-def _takes_all_memory(name: str, number: int, largest: int) -> DataError:
-    if number:
-        return too_large(f"{name}: row {number + 1}", "a row has", "row", limits().row)
-    return too_large(name, "the data set unpacks to", "file", largest)

@@ -1,4 +1,4 @@
-"""How a judge's verdict on two answers is written, and what it says.
+"""The verdict of a judge on two answers: how it is written, and what it means.
 
 A verdict that can be read in two ways is not read: the file is refused, with what to say about it.
 """
@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from typing import Literal
 
-from rlhf.data.importing.dialogues import RowDroppedError
+from rlhf.data.importing.dialogues import UNREADABLE, RowDroppedError
 from rlhf.errors import DataError
 
 Outcome = Literal["first", "second", "tie"]
@@ -20,9 +20,7 @@ def word_set(text: str) -> frozenset[str]:
 
 
 RANKS: Mapping[Outcome, tuple[float, float]] = {"first": (1, 2), "second": (2, 1), "tie": (1, 1)}
-"""What a verdict says of two answers: 1 is the better one."""
-UNREADABLE = "a verdict cannot be read"
-NO_VERDICT = "there is no verdict"
+"""The ranks of two answers by verdict: 1 is the better one."""
 
 _ORDINALS: Mapping[Outcome, tuple[str, ...]] = {"first": ("first", "left", "a"), "second": ("second", "right", "b")}
 _NAMES: Mapping[Outcome | None, str] = {"first": "first", "second": "second", "tie": "ties", None: "unusable"}
@@ -35,9 +33,7 @@ _MAX_STRANGE = 0.05
 _TIES = ("tie", "ties", "tied", "equal", "same", "draw", "both", "neither", "bothgood", "bothbad", "tiebothbad")
 # Columns whose numbers name an answer, where "label: 1" may as well say that the first one is better.
 _NAMING = word_set(
-    """
-    best better choice chosen id ids idx index prefer preference preferences preferred selected selection winner
-    """
+    "best better choice chosen id ids idx index prefer preference preferences preferred selected selection winner"
 )
 # Columns that name or measure what is worse: "loser: A", "toxicity_score_a: 0.9".
 _OF_THE_WORSE = word_set(
@@ -98,7 +94,7 @@ class Verdicts:
         self._seen: set[str] = set()
 
     def read(self, value: object) -> Outcome:
-        """What a value says.
+        """The meaning of a value.
 
         Raises:
             RowDroppedError: it cannot be read.
@@ -134,13 +130,13 @@ class Verdicts:
         if sum(strange.values()) > _MAX_STRANGE * self.tally.total():
             raise DataError(
                 f'{source}: "{self.shown}" holds {", ".join(sorted(strange)[:8])} beside {", ".join(sorted(numbers))}, '
-                f"so it is no choice between two answers that is understood; say what each value means with {example}"
+                f"so it is not a choice between two answers; say what each value means with {example}"
             )
         values = " and ".join(sorted(numbers))
         if self._zero_based and not self._names_answers:
             raise DataError(
-                f'{source}: "{self.shown}" holds the numbers {values}, of answers that are numbered 0 and 1; whether 1 '
-                f"is the second answer or says yes to the first cannot be told; say it with {example}"
+                f'{source}: "{self.shown}" holds the numbers {values}, of answers that are numbered 0 and 1; it is not '
+                f"clear whether 1 is the second answer or says yes to the first; say it with {example}"
             )
         names_first = numbers == {"1"} and self._names_answers and self._numbered_from_1
         if not self._zero_based and "2" not in numbers and not names_first:
@@ -154,13 +150,13 @@ class Verdicts:
         self.tally[str(value).strip()[:40], said] += 1
 
     def sentence(self) -> str:
-        """How the verdicts were read: how many say what, and with which values."""
+        """A sentence on how the verdicts were read: the count of each meaning, and its values."""
         parts = []
         for outcome, name in _NAMES.items():
-            found = {value: count for (value, said), count in self.tally.items() if said == outcome}
-            values = ", ".join(map(repr, sorted(found, key=lambda value: -found[value])[:5]))
-            more = f" and {len(found) - 5} other values" if len(found) > 5 else ""
-            parts.append(f"{sum(found.values())} {name}" + (f" ({values}{more})" if found else ""))
+            counts = Counter({value: count for (value, said), count in self.tally.items() if said == outcome})
+            values = ", ".join(repr(value) for value, _ in counts.most_common(5))
+            more = f" and {len(counts) - 5} other values" if len(counts) > 5 else ""
+            parts.append(f"{counts.total()} {name}" + (f" ({values}{more})" if counts else ""))
         return f'verdicts in "{self.shown}": {", ".join(parts)}' if self.tally else ""
 
 
@@ -176,7 +172,7 @@ def names_the_worse(name: str) -> bool:
 
 
 def _marks(answers: Sequence[str]) -> tuple[str, str]:
-    """What tells the two columns' names apart: 1 and 2, a and b, left and right."""
+    """The marks by which the names of two columns differ: 1 and 2, a and b, left and right."""
     first, second = (words_of(name) for name in answers)
     return first[-1], second[-1]
 

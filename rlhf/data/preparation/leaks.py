@@ -2,7 +2,7 @@
 
 import re
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from hashlib import blake2b
 from typing import Literal
 
@@ -53,7 +53,7 @@ def _first_turn_key(prompt: Prompt) -> str:
 def _sharing_ngrams(training: Mapping[str, Prompt], evaluation: Mapping[str, Prompt]) -> Iterator[str]:
     """Keys of the training prompts that share a run of words, other than boilerplate, with an evaluation prompt."""
     known = {ngram for prompt in evaluation.values() for ngram in _ngrams(prompt)}
-    shared = {key: found for key, prompt in training.items() if (found := known & _ngrams(prompt))}
+    shared = {key: ngrams for key, prompt in training.items() if (ngrams := known & _ngrams(prompt))}
     counts = Counter(ngram for ngrams in shared.values() for ngram in ngrams)
     limit = max(BOILERPLATE_PROMPTS, BOILERPLATE_SHARE * len(training))
     yield from (key for key, ngrams in shared.items() if min(counts[ngram] for ngram in ngrams) <= limit)
@@ -63,8 +63,5 @@ def _ngrams(prompt: Prompt) -> set[int]:
     """Hashes of all runs of thirteen words in what the user says; none where there are fewer words."""
     said = (normalize(message["content"]) for message in prompt if message["role"] == "user")
     words = [word for text in said for word in _WORD.findall(text)]
-    return {_hash(words[start : start + NGRAM_WORDS]) for start in range(len(words) - NGRAM_WORDS + 1)}
-
-
-def _hash(words: Sequence[str]) -> int:
-    return int.from_bytes(blake2b(" ".join(words).encode(), digest_size=8).digest(), "big")
+    runs = (" ".join(words[start : start + NGRAM_WORDS]) for start in range(len(words) - NGRAM_WORDS + 1))
+    return {int.from_bytes(blake2b(run.encode(), digest_size=8).digest(), "big") for run in runs}

@@ -3,7 +3,7 @@
 import json
 import logging
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence, Set
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 from itertools import islice
 from pathlib import Path
@@ -15,7 +15,7 @@ from rlhf.data.preparation.leaks import find_leaks
 from rlhf.data.preparation.report import Counts, build_report, check_left_out, empty_split, metrics, render
 from rlhf.data.preparation.splits import is_for_selection, prompt_key, split_of
 from rlhf.data.preparation.text_changes import turn_markers
-from rlhf.data.preparation.truncation import Context, Fitted, NumberedRow, Unusable, check_roles, fit
+from rlhf.data.preparation.truncation import Context, Fitted, NumberedRow, check_roles, fit
 from rlhf.data.schema import (
     DATASHEET,
     KINDS,
@@ -26,6 +26,7 @@ from rlhf.data.schema import (
     pairs_of,
     read_rows,
     validate_file,
+    write_rows,
 )
 from rlhf.errors import DataError
 from rlhf.modeling.special_tokens import differences
@@ -35,13 +36,13 @@ from rlhf.workspace import Workspace
 
 logger = logging.getLogger(__name__)
 
-# The splits that later stages cannot do without.
+# Splits that later stages need.
 NEEDED = {
     "demonstrations": ("train", "validation"),
     "preferences": ("train", "selection", "validation", "test"),
     "prompts": ("train", "validation", "test", "gate"),
 }
-# What else is written: kept aside, and used by nothing.
+# Splits that are written and that nothing reads.
 ASIDE = (("demonstrations", "test"), ("demonstrations", "gate"), ("preferences", "gate"))
 TRAINING_SPLITS = ("train", "selection")
 
@@ -78,27 +79,31 @@ def prepare_data(
         if config.sampled_from is None:
             folder = _data_folder(root / source.path, folder)
         else:
-            _sample(folder, config, model, max_response_tokens, source, compute, workspace)
+            from rlhf.data.sampling import sample_folder
+
+            assert compute is not None, "the task sees to it"
+            sample_folder(folder, config, model, max_response_tokens, compute, workspace.checkpoints)
             max_rows = None  # counts prompts then, and these are no more than that
         rows = {kind: list(_read(folder / f"{kind}.jsonl", kind, max_rows, counts)) for kind in KINDS}
         if (folder / "labels.jsonl").is_file():
-            counts.num_labels = validate_file(folder / "labels.jsonl", "labels")
+            counts.labels = validate_file(folder / "labels.jsonl", "labels")
         datasheet = (folder / DATASHEET).read_text(encoding="utf-8")
     counts.label_conflicts = count_label_conflicts(rows["preferences"])
     splits = _split(rows, config)
     _remove_leaks(splits, counts)
     tokenizer, tokenizer_report = prepare_tokenizer(model, _training_texts(splits))
-    check_roles(tokenizer, ((kind, numbered) for kind, found in rows.items() for numbered in found))
+    check_roles(tokenizer, ((kind, numbered) for kind in KINDS for numbered in rows[kind]))
     _cut(splits, Context(tokenizer, model.max_length, max_response_tokens), config, counts)
     check_left_out(counts)
     _remove_collisions(splits, counts)
     _check_not_empty(splits, config, counts)
 
     for (kind, split), numbered_rows in splits.items():
-        _write_rows(workspace.output / kind / f"{split}.jsonl", [numbered.row for numbered in numbered_rows])
+        (workspace.output / kind).mkdir(parents=True, exist_ok=True)
+        write_rows(workspace.output / kind / f"{split}.jsonl", (numbered.row for numbered in numbered_rows))
     tokenizer.save_pretrained(workspace.output / "tokenizer")
     (workspace.output / DATASHEET).write_text(datasheet, encoding="utf-8")
-    report = build_report(source, {name: len(found) for name, found in splits.items()}, counts)
+    report = build_report(source, {name: len(numbered_rows) for name, numbered_rows in splits.items()}, counts)
     report["base"] = differences(model, tokenizer)
     report["tokenizer"] = asdict(tokenizer_report) | {
         "origin": _without_folders(tokenizer_report.origin),
@@ -143,25 +148,6 @@ def _data_folder(path: Path, scratch: Path) -> Path:
     return path
 
 
-def _sample(
-    folder: Path,
-    config: DataConfig,
-    model: ModelConfig,
-    max_response_tokens: int,
-    source: DataSource,
-    compute: ComputeConfig | None,
-    workspace: Workspace,
-) -> None:
-    """Generate the prompts, and have the base write the responses."""
-    from rlhf.data.embedded import generate
-    from rlhf.data.sampling import add_samples
-
-    assert source.embedded is not None, "the configuration sees to it"
-    assert compute is not None, "the task sees to it"
-    generate(source.embedded, folder)
-    add_samples(folder, config, model, max_response_tokens, compute, workspace.checkpoints)
-
-
 def _read(path: Path, kind: str, max_rows: int | None, counts: Counts) -> Iterator[NumberedRow]:
     """Rows of a file without exact duplicates; where a row is from makes no difference."""
     seen: set[str] = set()
@@ -175,19 +161,17 @@ def _read(path: Path, kind: str, max_rows: int | None, counts: Counts) -> Iterat
         seen.add(text)
         yield NumberedRow(line, row, prompt_key(row["prompt"]))
     if kind == "preferences":
-        counts.longer_wins = points / max(1, counts.rows[kind])
+        counts.longer_wins_accuracy = points / max(1, counts.rows[kind])
 
 
 def _pairs(rows: Iterator[tuple[int, Row]], kind: str, counts: Counts) -> Iterator[tuple[int, Row]]:
     """Rows, each ranking as the pairs that it stands for: of one prompt, so that no split parts them."""
     for line, row in rows:
+        pairs = list(pairs_of(row))
         if is_ranking(row):
-            made = list(pairs_of(row))
-            counts.rankings["pairs"] += len(made)
-            counts.rankings["rankings" if made else "ties"] += 1
-        else:
-            made = [row]
-        for pair in made:
+            counts.rankings["pairs"] += len(pairs)
+            counts.rankings["rankings" if pairs else "ties"] += 1
+        for pair in pairs:
             counts.rows[kind] += 1
             yield line, pair
 
@@ -221,20 +205,15 @@ def _remove_collisions(splits: Splits, counts: Counts) -> None:
     taken: set[str] = set()
     for split in ("test", "gate", "validation", "train", "selection"):
         keys: set[str] = set()
-        for kind in KINDS:
-            if (kind, split) in splits:
-                also = {n.key for n in splits[kind, "train"]} if split == "selection" else set()
-                keys |= _keep_untaken(splits, (kind, split), taken | also, counts)
+        for kind in (kind for kind in KINDS if (kind, split) in splits):
+            not_here = taken | ({n.key for n in splits[kind, "train"]} if split == "selection" else set())
+            kept = [numbered for numbered in splits[kind, split] if numbered.key not in not_here]
+            if len(kept) < len(splits[kind, split]):
+                counts.leaks[f"{kind}/after_cutting"] += len(splits[kind, split]) - len(kept)
+            splits[kind, split] = kept
+            keys |= {numbered.key for numbered in kept}
         # Demonstrations and prompts may share their prompts with either half of the training preferences.
         taken |= keys if split not in TRAINING_SPLITS else set()
-
-
-def _keep_untaken(splits: Splits, name: tuple[str, str], taken: Set[str], counts: Counts) -> set[str]:
-    kept = [numbered for numbered in splits[name] if numbered.key not in taken]
-    if len(kept) < len(splits[name]):
-        counts.leaks[f"{name[0]}/after_cutting"] += len(splits[name]) - len(kept)
-    splits[name] = kept
-    return {numbered.key for numbered in kept}
 
 
 def _training_texts(splits: Splits) -> Iterator[str]:
@@ -252,8 +231,8 @@ def _cut(splits: Splits, context: Context, config: DataConfig, counts: Counts) -
         for numbered, fitted in zip(rows, fit(kind, rows, context), strict=True):
             if isinstance(fitted, Fitted):
                 kept.append(_count_fitted(kind, numbered, fitted, counts))
-            elif isinstance(fitted, Unusable):
-                counts.left_out.setdefault(kind, {}).setdefault(fitted.reason, []).append(numbered.line)
+            elif isinstance(fitted, str):
+                counts.left_out_in_tokens.setdefault(kind, {}).setdefault(fitted, []).append(numbered.line)
             elif config.overlong == "error":
                 raise DataError(f"{fitted}; or leave such rows out with data.overlong: drop")
             else:
@@ -262,11 +241,11 @@ def _cut(splits: Splits, context: Context, config: DataConfig, counts: Counts) -
 
 
 def _count_fitted(kind: str, numbered: NumberedRow, fitted: Fitted, counts: Counts) -> NumberedRow:
-    counts.lengths.setdefault(f"{kind}/prompt", []).append(fitted.prompt_tokens)
+    counts.lengths_in_tokens.setdefault(f"{kind}/prompt", []).append(fitted.prompt_tokens)
     if fitted.response_tokens:
-        counts.lengths.setdefault(f"{kind}/response", []).append(fitted.response_tokens)
+        counts.lengths_in_tokens.setdefault(f"{kind}/response", []).append(fitted.response_tokens)
     for change in fitted.changes:
-        counts.changes.setdefault(kind, {}).setdefault(change, []).append(numbered.line)
+        counts.changed_in_tokens.setdefault(kind, {}).setdefault(change, []).append(numbered.line)
     if not fitted.num_dropped_messages:
         return numbered
     counts.cut_dialogues[kind] += 1
@@ -275,18 +254,11 @@ def _count_fitted(kind: str, numbered: NumberedRow, fitted: Fitted, counts: Coun
 
 
 def _check_not_empty(splits: Splits, config: DataConfig, counts: Counts) -> None:
-    test, validation, selection = config.test_fraction, config.validation_fraction, config.selection_fraction
-    training, gate = 1 - test - validation, config.gate_fraction
-    for kind, names in NEEDED.items():
-        shares = {"test": test * (1 - gate), "gate": test * gate, "validation": validation, "train": training}
-        if kind == "preferences":
-            shares |= {"train": training * (1 - selection), "selection": training * selection}
-        for split in names:
-            if not splits[kind, split]:
-                raise DataError(empty_split(kind, split, shares[split], counts))
-
-
-def _write_rows(path: Path, rows: Sequence[Row]) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("w", encoding="utf-8", newline="\n") as file:
-        file.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+    test, validation, gate = config.test_fraction, config.validation_fraction, config.gate_fraction
+    for kind, split in ((kind, split) for kind, names in NEEDED.items() for split in names):
+        selection = config.selection_fraction if kind == "preferences" else 0.0
+        shares = {"test": test * (1 - gate), "gate": test * gate, "validation": validation}
+        training = 1 - test - validation
+        shares |= {"train": training * (1 - selection), "selection": training * selection}
+        if not splits[kind, split]:
+            raise DataError(empty_split(kind, split, shares[split], counts))

@@ -1,4 +1,4 @@
-"""What the data stage counts and reports."""
+"""The counts of the data stage, and its report."""
 
 import json
 import math
@@ -24,7 +24,7 @@ Rows = dict[str, dict[str, list[int]]]
 
 @dataclass
 class Counts:
-    """What happened to the rows on their way into the splits, by kind.
+    """Counts of rows on their way into the splits, by kind, under the names of report.json.
 
     Preferences are counted in pairs; `rankings` has how many rows were rankings or ties, and the pairs of the rankings.
     """
@@ -33,19 +33,19 @@ class Counts:
     duplicates: Counter[str] = field(default_factory=Counter)
     leaks: Counter[str] = field(default_factory=Counter)
     rankings: Counter[str] = field(default_factory=Counter)
-    num_labels: int = 0
+    labels: int = 0
     label_conflicts: int = 0
-    longer_wins: float = 0.5
+    longer_wins_accuracy: float = 0.5
     cut_dialogues: Counter[str] = field(default_factory=Counter)
     dropped_messages: Counter[str] = field(default_factory=Counter)
     too_long: Counter[str] = field(default_factory=Counter)
-    lengths: dict[str, list[int]] = field(default_factory=dict)
-    left_out: Rows = field(default_factory=dict)
-    changes: Rows = field(default_factory=dict)
+    lengths_in_tokens: dict[str, list[int]] = field(default_factory=dict)
+    left_out_in_tokens: Rows = field(default_factory=dict)
+    changed_in_tokens: Rows = field(default_factory=dict)
 
     def num_left_out(self, kind: str) -> int:
         """Rows that are nothing, or nothing else than each other, in token ids."""
-        return sum(map(len, self.left_out.get(kind, {}).values()))
+        return sum(map(len, self.left_out_in_tokens.get(kind, {}).values()))
 
 
 def build_report(source: DataSource, splits: Mapping[tuple[str, str], int], counts: Counts) -> dict[str, Any]:
@@ -57,23 +57,14 @@ def build_report(source: DataSource, splits: Mapping[tuple[str, str], int], coun
         counts: what happened on the way.
     """
     return {
+        **vars(counts),
         "gold": RULE_BEHIND[source.embedded] if source.embedded else None,
         # What decides the output: the same data in another place, or tracked by now, is the same data.
         "source": source.model_dump(include={"md5", "embedded"}),
-        "rows": dict(counts.rows),
         "splits": {f"{kind}/{split}": count for (kind, split), count in sorted(splits.items())},
-        "duplicates": dict(counts.duplicates),
-        "leaks": dict(counts.leaks),
-        "rankings": dict(counts.rankings),
-        "labels": counts.num_labels,
-        "label_conflicts": counts.label_conflicts,
-        "cut_dialogues": dict(counts.cut_dialogues),
-        "dropped_messages": dict(counts.dropped_messages),
-        "too_long": dict(counts.too_long),
-        "left_out_in_tokens": _named(counts.left_out),
-        "changed_in_tokens": _named(counts.changes),
-        "longer_wins_accuracy": counts.longer_wins,
-        "lengths_in_tokens": {name: _quantiles(values) for name, values in counts.lengths.items()},
+        "left_out_in_tokens": _named(counts.left_out_in_tokens),
+        "changed_in_tokens": _named(counts.changed_in_tokens),
+        "lengths_in_tokens": {name: _quantiles(values) for name, values in counts.lengths_in_tokens.items()},
     }
 
 
@@ -105,41 +96,41 @@ def metrics(report: Mapping[str, Any]) -> dict[str, float]:
 
 def num_rows_in_tokens(report: Mapping[str, Any], name: Literal["left_out", "changed"]) -> int:
     """Rows that encoding left nothing of, or times that it changed a row in some way."""
-    return sum(found["count"] for reasons in report[f"{name}_in_tokens"].values() for found in reasons.values())
+    return sum(named["count"] for reasons in report[f"{name}_in_tokens"].values() for named in reasons.values())
 
 
 def in_tokens_table(report: Mapping[str, Any]) -> str | None:
-    """What encoding changed or left out, with the lines of the first rows; None where it was nothing."""
+    """A table of what encoding changed or left out, with the lines of the first rows; None where it changed nothing."""
     titles = {"left_out": "left out: ", "changed": ""}
     rows = [
-        [escape(title + what), kind, f"{found['count']:,}", _lines(found)]
+        [escape(title + what), kind, f"{named['count']:,}", _lines(named)]
         for name, title in titles.items()
         for kind, reasons in report[f"{name}_in_tokens"].items()
-        for what, found in reasons.items()
+        for what, named in reasons.items()
     ]
-    return table(["in token ids", "of", "rows", "lines"], rows) if rows else None
+    return table(["change in token ids", "kind", "rows", "lines"], rows) if rows else None
 
 
-def _lines(found: Mapping[str, Any]) -> str:
-    rest = found["count"] - len(found["lines"])
-    return ", ".join(map(str, found["lines"])) + (f" and {rest:,} more" if rest else "")
+def _lines(named: Mapping[str, Any]) -> str:
+    rest = named["count"] - len(named["lines"])
+    return ", ".join(map(str, named["lines"])) + (f" and {rest:,} more" if rest else "")
 
 
 def tokenizer_sentences(tokenizer: Mapping[str, Any]) -> list[str]:
-    """What was settled of tokenizer and chat template, and what a person should know of them, as Markdown."""
+    """Sentences on the choice of tokenizer and chat template, and on what to watch in them, as Markdown."""
     template = {"own": "a plain one of this project", "kept": "the base's"}[tokenizer["chat_template"]]
     named = f" named {escape(tokenizer['template_name'])}" if tokenizer["template_name"] else ""
-    found = [
+    sentences = [
         f"Tokenizer: {escape(tokenizer['origin'])}, {tokenizer['vocab_size']:,} tokens; pad token "
         f"{escape(tokenizer['pad_token'])} ({tokenizer['pad_token_choice']}); chat template: {template}{named}."
     ]
-    found += [f"{sentence}." for sentence in tokenizer["fixed"]]
+    sentences += [f"{sentence}." for sentence in tokenizer["fixed"]]
     if tokenizer["turn_markers"]:
         markers = ", ".join(escape(json.dumps(marker)) for marker in tokenizer["turn_markers"])
-        found.append(
+        sentences.append(
             f"The chat template marks turns by plain text ({markers}): a message that holds it looks like two turns."
         )
-    return found
+    return sentences
 
 
 def render(report: Mapping[str, Any]) -> str:
@@ -153,44 +144,31 @@ def render(report: Mapping[str, Any]) -> str:
         "too_long": "removed as too long",
     }
     changes = [[title, kind, str(n)] for name, title in titles.items() for kind, n in sorted(report[name].items())]
-    lengths = report["lengths_in_tokens"]
     columns = ("min", "median", "p95", "max")
+    lengths = [[name, *(f"{of[c]:.0f}" for c in columns)] for name, of in report["lengths_in_tokens"].items()]
+    in_tokens, rankings = in_tokens_table(report), Counter(report["rankings"])
+    sentences = [
+        f"{rankings['rankings']} rankings of several responses count as {rankings['pairs']} of the pairs; "
+        f"{rankings['ties']} rows are ties, which no stage learns from yet."
+        if rankings
+        else "",
+        f"{report['labels']} rows of unpaired feedback, which no stage learns from yet." if report["labels"] else "",
+    ]
+    base = "\n".join(f"- {escape(sentence)}" for sentence in report["base"])
     return "\n\n".join(
         [
             "# Data",
             table(["split", "rows"], [[name, str(count)] for name, count in report["splits"].items()]),
-            table(["what", "of", "rows"], changes),
-            table(
-                ["tokens", *columns], [[name, *(f"{found[c]:.0f}" for c in columns)] for name, found in lengths.items()]
-            ),
-            *_rankings(report),
-            *([in_tokens] if (in_tokens := in_tokens_table(report)) else []),
+            table(["what", "kind", "rows"], changes),
+            table(["tokens", *columns], lengths),
+            *filter(None, sentences),
+            *([in_tokens] if in_tokens else []),
             *tokenizer_sentences(report["tokenizer"]),
             f"Pairs of responses that stand in both orders: {report['label_conflicts']}.",
-            f'"The longer one wins" is right for {report["longer_wins_accuracy"]:.3f} of all pairs.\n',
-            *_of_base(report["base"]),
+            f'The rule "the longer response wins" is right for {report["longer_wins_accuracy"]:.3f} of all pairs.\n',
+            *(["# Base and tokenizer", f"{base}\n"] if base else []),
         ]
     )
-
-
-def _rankings(report: Mapping[str, Any]) -> list[str]:
-    """Sentences about what is no pair, where there is any."""
-    counts, sentences = report["rankings"], []
-    if counts:
-        named = {name: counts.get(name, 0) for name in ("rankings", "pairs", "ties")}
-        sentences.append(
-            f"{named['rankings']} rankings of several responses count as {named['pairs']} of the pairs; "
-            f"{named['ties']} rows are ties, which no stage learns from yet."
-        )
-    if report["labels"]:
-        sentences.append(f"{report['labels']} rows of unpaired feedback, which no stage learns from yet.")
-    return sentences
-
-
-def _of_base(differences: Sequence[str]) -> list[str]:
-    if not differences:
-        return []
-    return ["# Base and tokenizer", "\n".join(f"- {escape(sentence)}" for sentence in differences) + "\n"]
 
 
 def check_left_out(counts: Counts) -> None:
@@ -199,9 +177,9 @@ def check_left_out(counts: Counts) -> None:
     Raises:
         DataError: more than `MAX_LEFT_OUT` of a file's rows are of no use in token ids.
     """
-    for kind, reasons in _named(counts.left_out).items():
+    for kind, reasons in _named(counts.left_out_in_tokens).items():
         if counts.num_left_out(kind) > MAX_LEFT_OUT * counts.rows[kind]:
-            why = "; ".join(f"{found['count']}: {what} (lines {_lines(found)})" for what, found in reasons.items())
+            why = "; ".join(f"{named['count']}: {what} (lines {_lines(named)})" for what, named in reasons.items())
             raise DataError(
                 f"{kind}.jsonl: {counts.num_left_out(kind)} of {counts.rows[kind]} rows are of no use to the model: "
                 f"{why}; take a base whose tokenizer and chat template suit the data, another of its templates "
@@ -226,12 +204,12 @@ def empty_split(kind: str, split: str, share: float, counts: Counts) -> str:
         "selection": "raise data.selection_fraction",
     }
     lost = {"as duplicates": counts.duplicates[kind], "as too long": counts.too_long[kind]}
-    lost["as nothing in tokens"] = counts.num_left_out(kind)
+    lost["as empty or equal in tokens"] = counts.num_left_out(kind)
     lost["as leaks"] = sum(count for name, count in counts.leaks.items() if name.startswith(f"{kind}/"))
     removed = ", ".join(f"{count} removed {why}" for why, count in lost.items() if count)
     lost_text = f" ({removed})" if removed else ""
     return (
         f"{kind}.jsonl: of {counts.rows[kind]} rows{lost_text} none is left for the {split} split, "
         f"which gets {share:.1%} of the prompts; {settings[split]}, "
-        f"or give more rows (some {math.ceil(5 / share)} different prompts)"
+        f"or give more rows (about {math.ceil(5 / share)} different prompts)"
     )

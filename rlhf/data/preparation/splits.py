@@ -1,4 +1,4 @@
-"""Which split a prompt belongs to.
+"""The split of a prompt.
 
 A split is decided by a hash of the normalized prompt and by nothing else. So a prompt never sits on both sides of a
 split, in none of the files, whatever rows are added later.

@@ -1,10 +1,10 @@
 """Rows in token ids: what encoding changes is noticed, and prompts lose their oldest turns until a row fits."""
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from rlhf.data.preparation.text_changes import Losses
+from rlhf.data.preparation.text_changes import text_changes, turn_markers
 from rlhf.data.schema import REQUIRED_FIELDS, Row
 from rlhf.errors import DataError, one_line
 from rlhf.modeling.chat import chat_of
@@ -16,7 +16,7 @@ _BATCH = 4096
 
 @dataclass(frozen=True)
 class Context:
-    """What a row must fit into.
+    """The room that a row must fit into.
 
     Attributes:
         tokenizer: with the chat template.
@@ -57,30 +57,24 @@ class Fitted:
     changes: tuple[str, ...] = ()
 
 
-@dataclass(frozen=True)
-class Unusable:
-    """A row that teaches nothing in token ids, and why."""
-
-    reason: str
-
-
-def fit(kind: str, rows: Sequence[NumberedRow], context: Context) -> list[Fitted | Unusable | DataError]:
+def fit(kind: str, rows: Sequence[NumberedRow], context: Context) -> list[Fitted | str | DataError]:
     """Encode rows, and cut the prompts that are too long.
 
     Returns:
-        For every row the row that fits, why it is of no use, or the error that tells why it cannot fit.
+        For every row the row that fits, the reason why it is of no use in token ids, or the error that tells why it
+        cannot fit.
 
     Raises:
         DataError: the chat template refuses a row.
     """
-    losses = Losses(context.tokenizer)
-    fitted: list[Fitted | Unusable | DataError] = []
+    markers = turn_markers(context.tokenizer)
+    fitted: list[Fitted | str | DataError] = []
     for start in range(0, len(rows), _BATCH):
         part = rows[start : start + _BATCH]
-        encoded = _naming_rows(kind, part, _encoder(context.tokenizer, kind))
-        changes = losses.of(encoded)
+        encoded = _encode(kind, part, context.tokenizer)
+        changes = text_changes(context.tokenizer, markers, encoded)
         fitted += [
-            Unusable(reason) if (reason := _reason(row)) else _fit_one(kind, numbered, context, row, change)
+            _reason(row) or _fit_one(kind, numbered, context, row, change)
             for numbered, row, change in zip(part, encoded, changes, strict=True)
         ]
     return fitted
@@ -116,25 +110,18 @@ def _check_role(tokenizer: Any, where: str, messages: Sequence[Mapping[str, str]
         raise DataError(f'{where}: the tokenizer\'s chat template does not know the role "{role}"; {advice}')
 
 
-def _encoder(tokenizer: Any, kind: str) -> Callable[[Sequence[NumberedRow]], list[EncodedRow]]:
-    answers = REQUIRED_FIELDS[kind][1:]
-    return lambda part: encode_rows(
-        tokenizer, [n.row["prompt"] for n in part], [[n.row[field] for n in part] for field in answers]
-    )
-
-
-def _naming_rows(
-    kind: str, rows: Sequence[NumberedRow], encode: Callable[[Sequence[NumberedRow]], list[EncodedRow]]
-) -> list[EncodedRow]:
+def _encode(kind: str, rows: Sequence[NumberedRow], tokenizer: Any) -> list[EncodedRow]:
     """Encode all rows at once; where that is refused, find the row that is to blame."""
+    answers = REQUIRED_FIELDS[kind][1:]
     try:
-        return encode(rows)
-    except DataError:
+        return encode_rows(
+            tokenizer, [n.row["prompt"] for n in rows], [[n.row[field] for n in rows] for field in answers]
+        )
+    except DataError as error:
+        if len(rows) == 1:
+            raise DataError(f"{kind}.jsonl:{rows[0].line}: {error}") from None
         for numbered in rows:
-            try:
-                encode([numbered])
-            except DataError as error:
-                raise DataError(f"{kind}.jsonl:{numbered.line}: {error}") from None
+            _encode(kind, [numbered], tokenizer)
         raise
 
 

@@ -81,7 +81,7 @@ def import_version(
     with new_version(root) as filled:
         report = convert_dataset(sources, filled, licence=licence, guidelines=guidelines)
         tell(report)
-        publish(filled, root, desc=one_line(f"Imported from {report.sources[0].name}"), replace=replace)
+        publish(filled, root, desc=one_line(f"Imported from {report.sources[0].source.name}"), replace=replace)
     return report
 
 
@@ -146,7 +146,7 @@ def add_rows(additions: Sequence[Addition], folder: Path) -> tuple[Counter[str],
             added = _append_rows(path, reading, known)
             counts[kind] += added
             notes.append(_note(reading, kind, added))
-            examples += reading.report().example
+            examples += reading.example
             logger.info("feedback of %s", notes[-1])
     if counts.total():
         today = datetime.now(UTC).date().isoformat()
@@ -178,11 +178,11 @@ def _append(path: Path, text: str) -> None:
 
 
 def _note(reading: RowReader, kind: str, added: int) -> str:
-    report = reading.report()
-    digest = f", sha256 {report.sha256}" if report.sha256 else ""
+    source = reading.source
+    digest = f", sha256 {source.sha256}" if source.sha256 else ""
     held = reading.num_rows - added
-    parts = [f"{added} {kind} added", *([f"{held} there already"] if held else []), *report.left_out, *report.lines]
-    return f"{report.name}{digest}, format {report.format}: {'; '.join(parts)}"
+    parts = [f"{added} {kind} added", *([f"{held} there already"] if held else []), *reading.left_out, *reading.lines]
+    return f"{source.name}{digest}, format {reading.form.format}: {'; '.join(parts)}"
 
 
 def _description(additions: Sequence[Addition], counts: Counter[str]) -> str:

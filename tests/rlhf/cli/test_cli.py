@@ -198,7 +198,7 @@ class TestData:
             (["--columns", "prompt"], '"prompt" cannot be read; write ROLE=COLUMN with one of prompt, system'),
             (["--columns", "promt=q"], 'did you mean "prompt"?'),
             (["--columns", "prompt=best"], '--columns names "best", and the file has no such column'),
-            (["--columns", "chosen=rejected"], 'the file has a column "chosen" besides, which may say something else'),
+            (["--columns", "chosen=rejected"], 'the file also has a column "chosen", which may say something else'),
             (["--columns", "chosen=a,chosen=b"], '"chosen" is given twice'),
             (["--columns", "verdict=label:0=frist"], '"0=frist" does not say what a value means'),
             (["--demonstrations-format", "qa"], "no file of them; give --demonstrations as well"),

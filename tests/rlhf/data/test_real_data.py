@@ -37,7 +37,7 @@ def hh_prompts(real_data: Path) -> Path:
 
 def test_anthropics_file_with_its_bad_rows(tmp_path: Path, hh: Path) -> None:
     report = import_dataset(str(hh), tmp_path / "data")
-    assert (report.sources[0].format, report.sources[0].num_read) == ("hh", 2312)
+    assert (report.sources[0].form.format, report.sources[0].num_read) == ("hh", 2312)
     assert {reason: found.rows for reason, found in report.sources[0].dropped.items()} == {
         "a response is empty": [87, 517, 926, 1104],
         "the contexts of chosen and rejected differ": [1255, 1689, 1951, 1953, 2037],
@@ -78,7 +78,7 @@ FILES = {
 def test_preferences_in_other_conventions(tmp_path: Path, real_data: Path, name: str) -> None:
     report = import_dataset(str(real_data / name), tmp_path / "data")
     source = report.sources[0]
-    assert (source.format, report.counts["preferences"], source.composition) == FILES[name]
+    assert (source.form.format, report.counts["preferences"], source.composition) == FILES[name]
     assert validate_folder(tmp_path / "data")["preferences"] == FILES[name][1]
 
 
@@ -111,7 +111,7 @@ DEMONSTRATIONS = {
 def test_demonstrations(tmp_path: Path, real_data: Path, name: str) -> None:
     pairs = str(real_data / "preference" / "llmbar_natural.jsonl.gz")
     report = import_dataset(Sources(pairs, demonstrations=str(real_data / name)), tmp_path / "data")
-    assert (report.sources[1].format, report.counts["demonstrations"]) == DEMONSTRATIONS[name]
+    assert (report.sources[1].form.format, report.counts["demonstrations"]) == DEMONSTRATIONS[name]
     assert validate_folder(tmp_path / "data")["demonstrations"] == DEMONSTRATIONS[name][1]
 
 

@@ -161,13 +161,6 @@ def test_margin_belongs_to_preferences_only() -> None:
         check_row({**demonstration(), "margin": 1.0}, "demonstrations", "x:1")
 
 
-def test_roles_can_be_those_of_a_template() -> None:
-    row = {"prompt": [{"role": "developer", "content": "Be brief."}, *user("Hi")]}
-    check_row(row, "prompts", "x:1", roles=frozenset({"developer", "user", "assistant"}))
-    with pytest.raises(DataError, match="unknown role"):
-        check_row(row, "prompts", "x:1")
-
-
 def test_reads_no_further_than_it_must(tmp_path: Path) -> None:
     path = write_lines(tmp_path / "prompts.jsonl", [{"prompt": user("Hi")}, {"prompt": user("Ho")}, "broken"])
     rows = read_rows(path, "prompts")

@@ -110,8 +110,8 @@ PREFERENCES: dict[str, tuple[str, dict[str, Any], dict[str, Any]]] = {
 def test_finds_out_the_format_and_reads_it(tmp_path: Path, name: str) -> None:
     format_name, row, expected = PREFERENCES[name]
     report = import_dataset(str(write_lines(tmp_path / "theirs.jsonl", [row])), tmp_path / "data")
-    assert report.sources[0].format == format_name
-    assert report.sources[0].detected
+    assert report.sources[0].form.format == format_name
+    assert f"format {format_name} (recognized by its fields)" in report.summary
     assert pairs_of(report) == [expected]
     assert validate_folder(tmp_path / "data") == {"demonstrations": 1, "preferences": 1, "prompts": 1}
 
@@ -142,7 +142,7 @@ def test_takes_demonstrations_from_a_file_of_their_own(tmp_path: Path, name: str
     pairs = write_lines(tmp_path / "pairs.jsonl", [preference()])
     extra = write_lines(tmp_path / "extra.jsonl", [row])
     report = import_dataset(Sources(str(pairs), demonstrations=str(extra)), tmp_path / "data")
-    assert report.sources[1].format == name.split()[0]
+    assert report.sources[1].form.format == name.split()[0]
     assert read(tmp_path / "data" / "demonstrations.jsonl") == expected
     assert read(tmp_path / "data" / "prompts.jsonl") == [{"prompt": preference()["prompt"]}]
 
@@ -211,7 +211,7 @@ def test_reads_a_folder_with_a_data_set(tmp_path: Path, monkeypatch: pytest.Monk
         Sources(str(tmp_path / "set"), options={"preferences": SourceOptions(split="test")}), tmp_path / "data"
     )
     assert pairs_of(report) == [{"prompt": user("Ho"), **PAIR}]
-    assert report.sources[0].name == "set"
+    assert report.sources[0].source.name == "set"
 
 
 def test_reads_a_folder_in_our_own_layout(tmp_path: Path, data_folder: Path) -> None:
@@ -264,7 +264,7 @@ def test_drops_counts_and_names_what_cannot_be_used(tmp_path: Path) -> None:
         "the dialogue does not end with one answer of the assistant": [6],
     }
     assert report.counts["preferences"] == 1
-    expected = "2 of hh.jsonl, because the contexts of chosen and rejected differ: lines 2, 4"
+    expected = "hh.jsonl: 2 left out, because the contexts of chosen and rejected differ: lines 2, 4"
     assert expected in (tmp_path / "data" / "datasheet.md").read_text()
     assert "2 left out, because the contexts of chosen and rejected differ: lines 2, 4" in report.summary
 
@@ -353,23 +353,23 @@ BAD: dict[str, tuple[str, bytes, str]] = {
     "unknown fields": (
         "x.jsonl",
         as_lines([{"a": 1}]),
-        '"a" are in no known format; none of them is known; give --for',
+        '"a" are in no known format; none of the fields is known; give',
     ),
     "mistyped field": (
         "x.jsonl",
         as_lines([{"prompt": "a", "chosen": "b", "reject": "c"}]),
-        r'known of them: "prompt", "chosen"; near to a known one: "reject" \(did you mean "rejected"\?\)',
+        r'known fields: "prompt", "chosen"; similar to a known field: "reject" \(did you mean "rejected"\?\)',
     ),
     "field missing": (
         "x.jsonl",
         as_lines([HH, {"chosen": HH["chosen"]}]),
-        r'x.jsonl: 1 of 2 rows \(50.0%\) .* 1 because a field is missing \(no "rejected"\): lines 2; mend the file, g',
+        r'x.jsonl: 1 of 2 rows \(50.0%\) .* 1 because a field is missing \(no "rejected"\): lines 2; correct the file',
     ),
     "field of another type": ("x.jsonl", as_lines([HH, HH | {"chosen": 3}]), '"chosen" is a number.: lines 2'),
     "another format further down": (
         "x.jsonl",
         as_lines([HH, HH, HH, preference()]),
-        r'of the texts in "chosen" 75% start with a turn .* give --format hh or --format trl',
+        r'75% of the texts in "chosen" start with a turn .* give --format hh or --format trl',
     ),
     "no turns": ("x.jsonl", as_lines([HH, HH | {"chosen": "Hi"}]), '"chosen" starts with .Hi..: lines 2'),
     "prompts among pairs": ("x.jsonl", as_lines([HH, {"prompt": "Hi"}]), 'no "chosen".: lines 2'),
@@ -392,9 +392,9 @@ BAD: dict[str, tuple[str, bytes, str]] = {
     "demonstrations only": (
         "x.jsonl",
         as_lines([{"question": "a", "answer": "b"}]),
-        "x.jsonl: the file holds demonstrations and no preferences, .* give this one with --demonstrations",
+        "x.jsonl: the file holds demonstrations and no preferences, .* give this file with --demonstrations",
     ),
-    "prompts only": ("x.jsonl", as_lines([{"prompt": "a"}]), 'known of them: "prompt"; give --format'),
+    "prompts only": ("x.jsonl", as_lines([{"prompt": "a"}]), 'known fields: "prompt"; give --format'),
 }
 
 
@@ -435,7 +435,9 @@ def test_an_empty_name_is_no_file(tmp_path: Path) -> None:
 
 def test_says_when_the_hub_gives_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", "http://127.0.0.1:9")
-    with pytest.raises(DataError, match=r"organization/name: .* no such data set could be had from the hub"):
+    with pytest.raises(
+        DataError, match=r"organization/name: .* the hub gives no such data set .*; give another path or hub id"
+    ):
         import_dataset("organization/name", tmp_path / "data")
 
 

@@ -4,7 +4,7 @@ import csv
 import dataclasses
 import io
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -280,6 +280,13 @@ def test_a_blank_line_after_a_comma_belongs_to_the_cell_where_quotes_say_so(tmp_
     assert read(tmp_path, tmp_path / "x.csv")[1] == [("Why?", "a, b", "c"), ("How?", " d", "e")]
 
 
+def exported(number: int, users: Any, responses: Sequence[str] = ("response1",)) -> Row:
+    """A row of Argilla's export to the hub."""
+    prompt, chosen, rejected = texts(number)
+    row = {"prompt": prompt, "response1": chosen, "response2": rejected, "preference.responses": list(responses)}
+    return {**row, "preference.responses.users": users}
+
+
 REFUSED: dict[str, tuple[bytes, str]] = {
     "0 and 1": (
         lines(lambda n: judged(n, "response_1", "response_2", label=int(n % 2 == 0))),
@@ -292,7 +299,7 @@ REFUSED: dict[str, tuple[bytes, str]] = {
     ),
     "0 and 1 of answers numbered so, under a label": (
         lines(lambda n: judged(n, "answer_0", "answer_1", label=int(n % 2 == 0))),
-        "whether 1 is the second answer or says yes to the first cannot be told",
+        "whether 1 is the second answer or says yes to the first; say it with",
     ),
     "nothing but 1 under a label": (
         lines(lambda n: judged(n, "response_1", "response_2", label=1)),
@@ -337,7 +344,7 @@ REFUSED: dict[str, tuple[bytes, str]] = {
     ),
     "a scale of five": (
         lines(lambda n: judged(n, "response_1", "response_2", preference=1 + n % 5)),
-        "holds 3, 4, 5 beside 1, 2, so it is no choice between two answers",
+        "holds 3, 4, 5 beside 1, 2, so it is not a choice between two answers",
     ),
     "a key twice": (
         b"".join(b'{"prompt": "a", "chosen": "b", "chosen": "c", "rejected": "d"}\n' for _ in NUMBERS),
@@ -366,6 +373,14 @@ REFUSED: dict[str, tuple[bytes, str]] = {
         ),
         "the prompt offers tools",
     ),
+    "users of an export that are no list": (
+        lines(lambda n: exported(n, users=3)),
+        '"preference.responses" has not as many users or states as responses',
+    ),
+    "fewer users than responses": (
+        lines(lambda n: exported(n, users=["a"], responses=["response1", "response2"])),
+        '"preference.responses" has not as many users or states as responses',
+    ),
     "an unknown role": (lines(lambda n: share_gpt(n, "human", "tool")), r'a role that is not known \("tool"\)'),
     "a picture": (
         lines(lambda n: {**as_turns(n), "rejected": [{"role": "user", "content": [{"type": "image_url"}]}]}),
@@ -389,7 +404,7 @@ def test_a_person_says_what_the_numbers_mean(tmp_path: Path) -> None:
     file = write_lines(tmp_path / "x.jsonl", rows)
     report, pairs = read(tmp_path, file, "verdict=label:0=first,1=second")
     assert pairs == [texts(n) for n in NUMBERS]
-    assert report.sources[0].verdicts == ("verdicts in \"label\": 20 first ('0'), 20 second ('1'), 0 ties, 0 unusable",)
+    assert report.sources[0].verdicts == ["verdicts in \"label\": 20 first ('0'), 20 second ('1'), 0 ties, 0 unusable"]
 
 
 @pytest.mark.parametrize("values", [("+", "-"), ("A>B", "A<B"), ("\U0001f448", "\U0001f449")])
@@ -426,7 +441,7 @@ def test_a_person_says_what_the_columns_hold(tmp_path: Path) -> None:
     file = write_lines(tmp_path / "x.jsonl", rows)
     report, pairs = read(tmp_path, file, "prompt=q,chosen=up,rejected=down,annotator=by,ignored=score")
     assert pairs == [texts(n) for n in NUMBERS]
-    assert report.sources[0].unread == ("score",)
+    assert report.sources[0].unread == ["score"]
     assert '"score' not in (tmp_path / "data" / "preferences.jsonl").read_text()
     assert "columns that were not read: score" in (tmp_path / "data" / "datasheet.md").read_text()
 

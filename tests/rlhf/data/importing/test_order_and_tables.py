@@ -100,7 +100,7 @@ def test_a_column_that_names_the_worse_answer_is_no_verdict(tmp_path: Path) -> N
 def test_a_column_that_is_called_as_a_role_is_not_put_aside_in_silence(tmp_path: Path) -> None:
     row = {"prompt": "Hi", "output_1": "Yes", "output_2": "No", "mark": "x", "verdict": "output_2"}
     path = write_lines(tmp_path / "x.jsonl", [row])
-    with pytest.raises(DataError, match=r'has a column "verdict" besides, .* --columns ignored=verdict'):
+    with pytest.raises(DataError, match=r'also has a column "verdict", .* --columns ignored=verdict'):
         read(path, "verdict=mark:x=first")
 
 

@@ -389,7 +389,7 @@ class TestEmptySplits:
                 {"selection_fraction": 0.9999},
                 r"preferences.jsonl: .* the train split, .*lower data.test_fraction",
             ),
-            ({"max_rows": 1}, r"of 1 rows .*or give more rows \(some \d+ different prompts\)"),
+            ({"max_rows": 1}, r"of 1 rows .*or give more rows \(about \d+ different prompts\)"),
         ],
     )
     def test_are_told_with_what_to_change(

@@ -12,7 +12,16 @@ from made_tokenizers import CHATML, byte_level, sentencepiece_bpe, unigram, word
 from test_prepare import Prepared, many, prepare
 
 from rlhf.config.model import ModelConfig
-from rlhf.data.preparation.text_changes import CUT, MARKER, NO_EOS, OTHER_TEXT, TRIMMED, UNKNOWN, turn_markers
+from rlhf.data.preparation.text_changes import (
+    CUT,
+    MARKER,
+    NO_EOS,
+    OTHER_TEXT,
+    TRIMMED,
+    UNKNOWN,
+    text_changes,
+    turn_markers,
+)
 from rlhf.errors import DataError
 from rlhf.modeling.tokenizer import prepare_tokenizer
 
@@ -164,12 +173,11 @@ class TestMarkers:
 @given(text=st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=12))
 def test_a_loss_is_noticed_whatever_the_text(tmp_path_factory: pytest.TempPathFactory, text: str) -> None:
     """Where nothing is said of a text, its tokens read as the text."""
-    from rlhf.data.preparation.text_changes import Losses
     from rlhf.modeling.conversations import encode_rows
 
     for make in (byte_level, sentencepiece_bpe, unigram, word_level):
         tokenizer, _ = prepare_tokenizer(based(make(tmp_path_factory.mktemp("base"))), [])
         rows = encode_rows(tokenizer, [user("a")], [[*[assistant(text)]]])
-        (changes,) = Losses(tokenizer).of(rows)
+        (changes,) = text_changes(tokenizer, turn_markers(tokenizer), rows)
         back = tokenizer.decode(rows[0].content_ids[1], clean_up_tokenization_spaces=False)
         assert (back == text) or {OTHER_TEXT, UNKNOWN} & set(changes)

@@ -80,7 +80,7 @@ class TestInbox:
         write_lines(project / "inbox" / "a.jsonl", [NEW])
         write_lines(project / "inbox" / "b.jsonl", [NEWER, {**NEW, "chosen": 4}])
         before = contents(project)
-        with pytest.raises(DataError, match=r"b\.jsonl: 1 of 2 rows .*: lines 2; mend the file"):
+        with pytest.raises(DataError, match=r"b\.jsonl: 1 of 2 rows .*: lines 2; correct the file"):
             import_inbox("inbox", project)
         assert contents(project) == before
 
