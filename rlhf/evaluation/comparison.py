@@ -28,7 +28,7 @@ from rlhf.modeling.device import configure, derive_seed
 from rlhf.modeling.generation import generate_responses
 from rlhf.modeling.logprobs import response_logprobs, summed
 from rlhf.modeling.models import load_policy, load_tokenizer
-from rlhf.rewards.judges import Answers, score_responses, score_rows_once
+from rlhf.rewards.scoring import Answers, score_answers, score_rows_once
 from rlhf.text.markdown import escape, table
 from rlhf.workspace import Workspace
 
@@ -98,7 +98,7 @@ def compare_policies(
     models = {OWN_JUDGE: reward_models} | ({CHAMPIONS_JUDGE: champion_reward_models} if champion_reward_models else {})
     judged = _judge(config, setup, models, prompts, (ours, theirs), rule)
     safety = {
-        judge.name: score_responses(judge, setup.compute, prompts, ours, config.batch_size).tolist()
+        judge.name: score_answers(judge, setup.compute, prompts, ours, config.batch_size).tolist()
         for judge in judges.safety
     }
     comparison = _compare(config, setup, [prompt_key(prompt) for prompt in prompts], *judged, kl)

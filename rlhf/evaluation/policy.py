@@ -36,7 +36,8 @@ from rlhf.modeling.conversations import Conversation, decode_responses, encode_p
 from rlhf.modeling.device import configure, derive_seed
 from rlhf.modeling.generation import generate_responses
 from rlhf.modeling.logprobs import response_logprobs, summed
-from rlhf.modeling.models import load_policy, load_reward_model, load_tokenizer, score_rows
+from rlhf.modeling.models import load_policy, load_tokenizer
+from rlhf.rewards.scoring import score_rows_once
 from rlhf.workspace import Workspace
 
 _LEAST_EOS_RATE = 0.9
@@ -45,7 +46,7 @@ Ids = Sequence[Sequence[int]]
 
 
 @dataclass(frozen=True)
-class Responses:
+class JudgedResponses:
     """One response per row of the prompts by one model, judged; N of them.
 
     Attributes:
@@ -175,13 +176,9 @@ def _sample(
 def _score(
     config: EvaluationConfig, setup: Setup, folder: Path, tokenizer: Any, prompts: Ids, ids: tuple[Ids, Ids]
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Scores of both models' responses. A text that both gave is scored once, so that it ties to the last bit."""
+    """Scores of both models' responses."""
     rows = [(*prompt, *response) for responses in ids for prompt, response in zip(prompts, responses, strict=True)]
-    different = list(dict.fromkeys(rows))
-    reward_model = load_reward_model(folder, setup.compute)
-    found = score_rows(reward_model, setup.compute, different, tokenizer.pad_token_id, config.batch_size)
-    by_row = dict(zip(different, found.tolist(), strict=True))
-    ours, theirs = np.split(np.array([by_row[row] for row in rows]), 2)
+    ours, theirs = np.split(score_rows_once(folder, setup.compute, rows, tokenizer.pad_token_id, config.batch_size), 2)
     return ours, theirs
 
 
@@ -192,9 +189,9 @@ def _judge(
     scores: NDArray[np.float64],
     selection_scores: NDArray[np.float64],
     rule: GoldRule | None,
-) -> Responses:
+) -> JudgedResponses:
     texts = decode_responses(tokenizer, ids)
-    return Responses(
+    return JudgedResponses(
         [prompt_key(prompt) for prompt in prompts],
         texts,
         np.array([len(row) for row in ids]),
@@ -209,8 +206,8 @@ def _compare(
     config: EvaluationConfig,
     setup: Setup,
     choice: PromptChoice,
-    ours: Responses,
-    theirs: Responses,
+    ours: JudgedResponses,
+    theirs: JudgedResponses,
     kl: NDArray[np.float64],
 ) -> dict[str, Any]:
     values, baseline_values = ours.values(), theirs.values()
@@ -242,7 +239,7 @@ def _compare(
     return evaluation | {"warnings": _warnings(evaluation)}
 
 
-def _describe(responses: Responses) -> dict[str, Any]:
+def _describe(responses: JudgedResponses) -> dict[str, Any]:
     estimates = {
         "score": mean_interval(responses.scores, responses.prompts),
         "selection_score": mean_interval(responses.selection_scores, responses.prompts),
@@ -274,8 +271,8 @@ def _warnings(evaluation: Mapping[str, Any]) -> list[str]:
     return found
 
 
-def _samples(prompts: Sequence[Conversation], ours: Responses, theirs: Responses) -> list[dict[str, Any]]:
-    def side(responses: Responses, row: int) -> dict[str, Any]:
+def _samples(prompts: Sequence[Conversation], ours: JudgedResponses, theirs: JudgedResponses) -> list[dict[str, Any]]:
+    def side(responses: JudgedResponses, row: int) -> dict[str, Any]:
         return {
             "response": responses.texts[row],
             "ended": bool(responses.ended[row]),

@@ -30,7 +30,8 @@ from rlhf.evaluation.statistics import (
 )
 from rlhf.modeling.conversations import encode_pairs
 from rlhf.modeling.device import configure, derive_seed
-from rlhf.modeling.models import load_reward_model, load_tokenizer, score_rows
+from rlhf.modeling.models import load_reward_model, load_tokenizer
+from rlhf.rewards.scoring import score_rows
 from rlhf.workspace import Workspace
 
 TITLES = {
@@ -86,6 +87,8 @@ def audit_reward_models(
 
     Raises:
         DataError: there are no held-out pairs.
+        ModelError: a pair is longer than a reward model reads.
+        ScoringError: the scores are not one finite number for each dialogue.
     """
     configure(setup.compute)
     pairs = _read_pairs(data, load_tokenizer(data / "tokenizer"))
@@ -129,8 +132,8 @@ def _read_pairs(data: Path, tokenizer: Any) -> HeldOutPairs:
 def _score(config: RewardAuditConfig, setup: Setup, folder: Path, title: str, pairs: HeldOutPairs) -> ScoredPairs:
     reward_model = load_reward_model(folder, setup.compute)
     rows = [*pairs.chosen, *pairs.rejected]
-    scores = score_rows(reward_model, setup.compute, rows, pairs.pad_token_id, config.batch_size).astype(np.float64)
-    chosen, rejected = np.split(scores, 2)
+    scores = score_rows(reward_model, str(folder), setup.compute, rows, pairs.pad_token_id, config.batch_size)
+    chosen, rejected = np.split(scores.astype(np.float64), 2)
     won = win_rate(chosen, rejected, pairs.prompts)
     found = calibration(chosen - rejected, config.num_bins, derive_seed(setup.seed, "calibration"), pairs.prompts)
     return ScoredPairs(title, chosen, rejected, won.num_prompts, won.rate, found)

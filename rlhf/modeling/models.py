@@ -5,13 +5,10 @@ safetensors are read and written, and code that comes with a model is never run.
 """
 
 import logging
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 from transformers import LlamaConfig, LlamaForCausalLM
 from transformers.pytorch_utils import Conv1D
@@ -26,7 +23,7 @@ from rlhf.modeling.architecture import (
     refuse_labels,
     refuse_more_layers_than_weights,
 )
-from rlhf.modeling.batches import batches_by_length, positions
+from rlhf.modeling.batches import positions
 from rlhf.modeling.checks import check_loaded_finite
 from rlhf.modeling.cpu.layers import (
     prepare_last_block,
@@ -41,7 +38,7 @@ from rlhf.modeling.files import local_files, readable
 from rlhf.modeling.headers import Role, read_weights
 from rlhf.modeling.hub import check_folder
 from rlhf.modeling.lm_head import compute_head_in_fp32
-from rlhf.modeling.precision import autocast, in_fp32
+from rlhf.modeling.precision import in_fp32
 from rlhf.modeling.special_tokens import num_ids
 from rlhf.modeling.tokenizer import load_tokenizer, prepare_tokenizer
 
@@ -55,7 +52,6 @@ __all__ = [
     "prepare_tokenizer",
     "save_model",
     "score",
-    "score_rows",
     "start_policy",
 ]
 
@@ -140,22 +136,6 @@ def freeze(model: Any, compute: ComputeConfig) -> Any:
         # What was loaded is a view of the mapped file, all of which stays in memory as long as any of it is used.
         parameter.data = parameter.data.bfloat16() if id(parameter) in rounded else parameter.data.clone()
     return model
-
-
-@torch.no_grad()
-def score_rows(
-    reward_model: Any, compute: ComputeConfig, rows: Sequence[Sequence[int]], pad_token_id: int, batch_size: int
-) -> NDArray[np.float32]:
-    """Scores [N] of rows of token ids, in batches of like length."""
-    scores = np.empty(len(rows), dtype=np.float32)
-    for batch in batches_by_length([len(row) for row in rows], batch_size):
-        width = len(rows[batch[0]])
-        ids = torch.tensor([[*rows[i], *[pad_token_id] * (width - len(rows[i]))] for i in batch])
-        lengths = torch.tensor([len(rows[i]) for i in batch])
-        mask = torch.arange(width) < lengths[:, None]
-        with autocast(compute):
-            scores[batch] = score(reward_model, ids.to(compute.device), mask.to(compute.device)).cpu().numpy()
-    return scores
 
 
 def save_model(model: Any, tokenizer: Any, folder: Path) -> None:

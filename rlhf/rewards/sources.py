@@ -4,9 +4,8 @@ Shapes: B responses.
 """
 
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from numbers import Real
 from typing import Any
 
 import torch
@@ -14,23 +13,16 @@ from torch import Tensor
 
 from rlhf.config.model import Setup
 from rlhf.config.rl import PPOConfig, RewardSourceConfig
-from rlhf.errors import RLHFError
 from rlhf.modeling.batches import SequenceBatch
 from rlhf.modeling.conversations import Conversation, decode_responses, encode_dialogues
-from rlhf.modeling.models import freeze, load_reward_model, score, score_rows
+from rlhf.modeling.models import freeze, load_reward_model
 from rlhf.modeling.precision import in_fp32
 from rlhf.modeling.tokenizer import encode_alike, load_source_tokenizer
 from rlhf.rewards import functions as reward_functions
-
-RewardFunction = Callable[[Sequence[Conversation], Sequence[str]], Iterable[float]]
-"""Takes prompts and the texts of their responses, and returns a finite number for each. docs/reward-functions.md."""
+from rlhf.rewards.scoring import RewardFunction, call_function, score_batch, score_rows
 
 LEAST_DEVIATION = 1e-6
 """Scores that differ by less are all the same, and what differs from them later is not measured by that."""
-
-
-class RewardSourceError(RLHFError):
-    """A source of scores failed, or gave something else than a finite number for each response."""
 
 
 @dataclass(frozen=True)
@@ -90,7 +82,7 @@ class RunningMoments:
 
 
 @dataclass(frozen=True)
-class Responses:
+class SampledResponses:
     """Responses in the forms that sources want them.
 
     Attributes:
@@ -124,27 +116,23 @@ def load_sources(
     return tuple(_load(source, setup, tokenizer, load_trained) for source in config.rewards)
 
 
-def raw_scores(source: Source, rows: Responses, setup: Setup) -> Tensor:
+def raw_scores(source: Source, rows: SampledResponses, setup: Setup) -> Tensor:
     """Scores [B] of one source, less its offset, before normalization and weight.
 
     Raises:
-        RewardSourceError: the source failed, or did not give a finite number for each response.
+        ModelError: a dialogue is longer than the reward model reads.
+        ScoringError: the source failed, or did not give one finite number for each response.
     """
-    device = rows.batch.input_ids.device
+    device, name = rows.batch.input_ids.device, source.config.name
+    if source.function is None and source.tokenizer is None:
+        return score_batch(source.model, name, rows.batch.input_ids, rows.batch.attention_mask)
+    texts = decode_responses(rows.tokenizer, rows.responses)
     if source.function is not None:
         with in_fp32(device.type):  # a function's own model is not ours to round
-            return _call(source.config.name, source.function, rows).to(device)
-    if source.tokenizer is None:
-        scores = score(source.model, rows.batch.input_ids, rows.batch.attention_mask)
-    else:
-        ids = _encode_again(source, rows)
-        scores = torch.from_numpy(score_rows(source.model, setup.compute, ids, 0, len(ids))).to(device)
-    if not bool(scores.isfinite().all()):
-        raise RewardSourceError(
-            f"the reward model {source.config.name!r} gave a score that is not finite; its weights are broken, or the "
-            f"dialogues are longer than it can read"
-        )
-    return scores
+            return torch.tensor(call_function(name, source.function, rows.prompts, texts)).to(device)
+    ended = [response[-1] == rows.tokenizer.eos_token_id for response in rows.responses]
+    ids = encode_dialogues(source.tokenizer, rows.prompts, texts, ended)
+    return torch.from_numpy(score_rows(source.model, name, setup.compute, ids, 0, len(ids))).to(device)
 
 
 def combine(
@@ -193,54 +181,3 @@ def _load(config: RewardSourceConfig, setup: Setup, tokenizer: Any, load_trained
     model = freeze(load_reward_model(config.path, setup.compute, config.revision), setup.compute)
     own = load_source_tokenizer(config)
     return Source(config, model=model, tokenizer=None if encode_alike(own, tokenizer) else own)
-
-
-def _call(name: str, function: RewardFunction, rows: Responses) -> Tensor:
-    """What a function says, as fp32. It gets copies of the prompts, so that it cannot change what PPO trains on."""
-    texts = decode_responses(rows.tokenizer, rows.responses)
-    prompts = [[dict(message) for message in prompt] for prompt in rows.prompts]
-    try:
-        returned = function(prompts, list(texts))
-        values = list(returned) if isinstance(returned, Iterable) else None
-    except Exception as error:
-        raise RewardSourceError(
-            f"the reward function {name!r} raised {type(error).__name__}: {error}; it was given {len(texts)} responses"
-        ) from error
-    if values is None:
-        raise RewardSourceError(f"the reward function {name!r} returned {returned!r}; it must return a list of numbers")
-    if len(values) != len(texts):
-        raise RewardSourceError(
-            f"the reward function {name!r} returned {len(values)} numbers for {len(texts)} responses; it must return "
-            f"one for each"
-        )
-    for text, value in zip(texts, values, strict=True):
-        if not _is_score(value):
-            raise RewardSourceError(
-                f"the reward function {name!r} returned {value!r} for the response {text[:80]!r}; it must return a "
-                f"finite number that fp32 holds"
-            )
-    return torch.tensor([float(value) for value in values])
-
-
-def _is_score(value: object) -> bool:
-    """A real number, Python's or NumPy's, that fp32 holds; a tensor is none, and neither is a truth value."""
-    if isinstance(value, bool) or not isinstance(value, Real):
-        return False
-    try:
-        return abs(float(value)) <= torch.finfo(torch.float32).max
-    except OverflowError:
-        return False
-
-
-def _encode_again(source: Source, rows: Responses) -> list[list[int]]:
-    """Dialogues in the reward model's own tokens."""
-    texts = decode_responses(rows.tokenizer, rows.responses)
-    ended = [response[-1] == rows.tokenizer.eos_token_id for response in rows.responses]
-    ids = encode_dialogues(source.tokenizer, rows.prompts, texts, ended)
-    longest, limit = max(map(len, ids)), getattr(source.model.config, "max_position_embeddings", None)
-    if limit is not None and longest > limit:
-        raise RewardSourceError(
-            f"the reward model {source.config.name!r} reads {limit} tokens, and a dialogue has {longest} in its own "
-            f"tokens; lower model.max_length or ppo.max_response_tokens, or take another reward model"
-        )
-    return ids

@@ -67,7 +67,7 @@ def run_update(
         StartError: before the first update tokens are sampled from another distribution than they are scored by or
             the KL is not 0, or the ratio is not 1 on the first minibatch.
         FloatingPointError: the policy's logits are not finite.
-        RewardSourceError: a reward function raised, or scores are not one finite number a response.
+        ScoringError: a source failed, or its scores are not one finite number for each response.
     """
     learning = learner.learning
     config, setup = learning.config, learning.setup

@@ -22,7 +22,7 @@ from rlhf.modeling.device import cached_casts, derive_seed
 from rlhf.modeling.generation import sample, sampling_noise
 from rlhf.modeling.logprobs import chosen_logprobs, chosen_logprobs_and_entropy, response_logits
 from rlhf.modeling.precision import autocast
-from rlhf.rewards.sources import Responses, RunningMoments, Source, apply_penalties, combine, raw_scores
+from rlhf.rewards.sources import RunningMoments, SampledResponses, Source, apply_penalties, combine, raw_scores
 from rlhf.rl import distributed as processes
 from rlhf.rl.advantages import estimate_advantages
 from rlhf.rl.kl import kl_exact, kl_k1, token_rewards
@@ -114,7 +114,7 @@ def collect_rollout(
 
     Raises:
         FloatingPointError: the policy's logits are not finite.
-        RewardSourceError: a reward function raised, or scores are not one finite number a response.
+        ScoringError: a source failed, or its scores are not one finite number for each response.
     """
     chosen = _chosen_prompts(config, setup, update, len(prompts.ids))
     rows = sample_responses(config, setup, models, prompts.pick(chosen), _noise_keys(update, chosen), setup.seed)
@@ -188,7 +188,7 @@ def sample_responses(
     prompts: Prompts,
     noise_keys: Sequence[tuple[str | int, ...]],
     seed: int,
-) -> Responses:
+) -> SampledResponses:
     """Sample a response to each prompt, each from noise of its own.
 
     Args:
@@ -211,10 +211,10 @@ def sample_responses(
         sampled = sample(models.policy, ids, noise, models.tokenizer, setup.compute, config.temperature, size)
     responses = processes.all_gather(sampled, len(prompts.ids))
     batch = pad_sequences(prompts.ids, responses, models.tokenizer.pad_token_id, setup.compute.device)
-    return Responses(batch, prompts.conversations, responses, models.tokenizer)
+    return SampledResponses(batch, prompts.conversations, responses, models.tokenizer)
 
 
-def has_ended(rows: Responses) -> Tensor:
+def has_ended(rows: SampledResponses) -> Tensor:
     """Whether each response has its EOS, [B]."""
     ended = [response[-1] == rows.tokenizer.eos_token_id for response in rows.responses]
     return torch.tensor(ended, device=rows.batch.input_ids.device)
@@ -236,12 +236,12 @@ def kl_of_responses(config: PPOConfig, setup: Setup, models: Models, batch: Sequ
     return map_rows(exact, batch, config)[0]
 
 
-def score_responses(config: PPOConfig, setup: Setup, models: Models, rows: Responses) -> dict[str, Tensor]:
+def score_responses(config: PPOConfig, setup: Setup, models: Models, rows: SampledResponses) -> dict[str, Tensor]:
     """Scores [B] of every source, by its name."""
     return {source.config.name: _scores(source, config, setup, rows) for source in models.sources}
 
 
-def selection_scores(config: PPOConfig, setup: Setup, models: Models, rows: Responses) -> Tensor:
+def selection_scores(config: PPOConfig, setup: Setup, models: Models, rows: SampledResponses) -> Tensor:
     """Scores [B] of the reward model that chooses checkpoints."""
     return _scores(
         Source(RewardSourceConfig(name="selection_reward_model"), models.selection_reward_model), config, setup, rows
@@ -249,7 +249,7 @@ def selection_scores(config: PPOConfig, setup: Setup, models: Models, rows: Resp
 
 
 @torch.no_grad()
-def _scores(source: Source, config: PPOConfig, setup: Setup, rows: Responses) -> Tensor:
+def _scores(source: Source, config: PPOConfig, setup: Setup, rows: SampledResponses) -> Tensor:
     scores = torch.zeros(len(rows.responses), device=rows.batch.input_ids.device)
     for index in _own_micro_batches(rows.batch, config):
         with autocast(setup.compute):
@@ -304,7 +304,7 @@ def _policy_and_values(config: PPOConfig, setup: Setup, models: Models, batch: S
 
 
 def _scores_and_ref_logprobs(
-    config: PPOConfig, setup: Setup, models: Models, rows: Responses
+    config: PPOConfig, setup: Setup, models: Models, rows: SampledResponses
 ) -> tuple[dict[str, Tensor], Tensor]:
     """Scores [B] of every source, and log-probabilities [B, R] under the SFT policy."""
     return _both(
@@ -337,9 +337,9 @@ def _own_micro_batches(batch: SequenceBatch, config: PPOConfig) -> Iterator[Tens
     yield from micro_batches(batch, processes.local_rows(everything), config.micro_batch_size or config.minibatch_size)
 
 
-def _pick(rows: Responses, index: Tensor) -> Responses:
+def _pick(rows: SampledResponses, index: Tensor) -> SampledResponses:
     picked = index.tolist()
-    return Responses(
+    return SampledResponses(
         rows.batch.rows(index),
         [rows.prompts[i] for i in picked],
         [rows.responses[i] for i in picked],

@@ -34,7 +34,7 @@ def train_ppo(
         ConfigError: processes or threads cannot share the work as they are told to, or more or fewer were started; a
             reward source that is not there.
         ModelError: a model cannot be loaded, or not in the role that `config.sharing` gives it.
-        RewardSourceError: a reward function raised, or its scores are not one finite number a response.
+        ScoringError: a source failed, or its scores are not one finite number for each response.
         CheckpointError: a checkpoint cannot be written, or is of another configuration.
         ArtifactMismatchError: a checkpoint is not what was written.
         DiskSpaceError: there is no room for the checkpoints.

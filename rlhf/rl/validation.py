@@ -114,7 +114,7 @@ def validate(
 
     Raises:
         FloatingPointError: the policy's logits are not finite.
-        RewardSourceError: a reward function raised, or scores are not one finite number a response.
+        ScoringError: a source failed, or its scores are not one finite number for each response.
     """
     parts = []
     for start in range(0, len(prompts.ids), BATCH_SIZE):

@@ -30,13 +30,14 @@ from rlhf.errors import DataError, ModelError
 from rlhf.modeling.conversations import encode_pairs
 from rlhf.modeling.device import configure, derive_seed
 from rlhf.modeling.lora import ADAPTER, merged, peft_config, save_adapter
-from rlhf.modeling.models import load_policy, load_reward_model, load_tokenizer, save_model, score_rows
+from rlhf.modeling.models import load_policy, load_reward_model, load_tokenizer, save_model
 from rlhf.progress import report_progress
+from rlhf.rewards.scoring import ScoringError, score_rows
 from rlhf.supervised.trainer import (
     StageCallback,
     WatchedTrainer,
+    diverged,
     fit,
-    refuse_divergence,
     trainer_settings,
     training_order,
     write_manifest,
@@ -150,8 +151,10 @@ def _train_to_end(
     num_steps = _train(
         name, config, setup, pairs, inputs, workspace.checkpoints / name, log_metrics, unfinished / "model"
     )
-    metrics = _centre_and_validate(unfinished / "model", config, setup, inputs)
-    refuse_divergence(metrics["score_offset"], "the mean score", num_steps, workspace.checkpoints / name)
+    try:
+        metrics = _centre_and_validate(name, unfinished / "model", config, setup, inputs)
+    except ScoringError as error:
+        raise diverged(num_steps, str(error), workspace.checkpoints / name) from error
     log_metrics({f"{name}/{key}": value for key, value in metrics.items()}, None)
     (unfinished / "metrics.json").write_text(json.dumps(logged))
     write_manifest(unfinished)
@@ -196,13 +199,15 @@ def _report(name: str, done: int, total: int) -> None:
     report_progress("reward_model", list(SPLITS).index(name) * total + done, len(SPLITS) * total)
 
 
-def _centre_and_validate(folder: Path, config: RewardModelConfig, setup: Setup, inputs: _Inputs) -> dict[str, float]:
+def _centre_and_validate(
+    name: str, folder: Path, config: RewardModelConfig, setup: Setup, inputs: _Inputs
+) -> dict[str, float]:
     """Note the demonstrations' mean score in the saved model's config, and compare the held-out pairs."""
     model = load_reward_model(folder, setup.compute)
     batch_size = 2 * (config.micro_batch_size or config.batch_size)
 
     def scores(rows: Sequence[Sequence[int]]) -> Any:
-        return score_rows(model, setup.compute, rows, inputs.tokenizer.pad_token_id, batch_size)
+        return score_rows(model, name, setup.compute, rows, inputs.tokenizer.pad_token_id, batch_size)
 
     chosen, rejected = scores(inputs.validation.chosen), scores(inputs.validation.rejected)
     model.config.score_offset = float(scores(inputs.demonstrations).mean(dtype=np.float64))

@@ -15,7 +15,7 @@ from rlhf.evaluation.comparison import compare_policies
 from rlhf.modeling.models import save_model
 from rlhf.modeling.tokenizer import prepare_tokenizer
 from rlhf.retraining.gates import figures_of, judge
-from rlhf.rewards.judges import Answers, JudgeError, score_responses
+from rlhf.rewards.scoring import Answers, ScoringError, score_answers
 
 CONFIG = EvaluationConfig(num_prompts=48, batch_size=7, num_side_by_side=5, num_bootstrap=500)
 
@@ -215,18 +215,18 @@ def test_safety_by_a_function_and_by_a_reward_model(own_world, workspace, tmp_pa
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("broken", r"returned nan among them"),
-        ("short", r"given 2 responses and returned 1 numbers"),
+        ("broken", "returned nan for the response 'a'; it must return a finite number"),
+        ("short", "returned 1 numbers for 2 responses; it must return one for each"),
         ("raising", r"raised KeyError: 'no'"),
     ],
 )
 def test_a_function_that_fails_is_named(name, message):
     answers = Answers(["a", "b"], [True, True])
     prompts = [[{"role": "user", "content": "?"}]] * 2
-    with pytest.raises(JudgeError, match=message):
-        score_responses(RewardSourceConfig(kind="function", name=name), SETUP.compute, prompts, answers, 4)
+    with pytest.raises(ScoringError, match=message):
+        score_answers(RewardSourceConfig(kind="function", name=name), SETUP.compute, prompts, answers, 4)
 
 
 def test_a_function_that_is_not_installed():
     with pytest.raises(ConfigError, match="no installed package offers"):
-        score_responses(RewardSourceConfig(kind="function", name="nobody"), SETUP.compute, [], Answers([], []), 4)
+        score_answers(RewardSourceConfig(kind="function", name="nobody"), SETUP.compute, [], Answers([], []), 4)

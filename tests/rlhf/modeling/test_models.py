@@ -7,8 +7,9 @@ from transformers import AutoModelForCausalLM
 
 from rlhf.config.model import ModelConfig
 from rlhf.errors import ConfigError, ModelError
-from rlhf.modeling.models import load_policy, load_reward_model, save_model, score, score_rows, start_policy
+from rlhf.modeling.models import load_policy, load_reward_model, save_model, score, start_policy
 from rlhf.modeling.tokenizer import load_tokenizer, prepare_tokenizer
+from rlhf.rewards.scoring import score_rows
 
 
 def test_a_seed_decides_the_initial_weights(tiny_setup, tiny_tokenizer):
@@ -29,7 +30,7 @@ def test_scores_do_not_depend_on_padding_and_subtract_the_offset(tiny_setup, sav
             torch.tensor([[False, False, True, True], [False, True, True, True]]),
         )
     np.testing.assert_allclose(
-        score_rows(model, tiny_setup.compute, rows, 0, batch_size=2), alone, rtol=1e-4, atol=1e-5
+        score_rows(model, "tested", tiny_setup.compute, rows, 0, batch_size=2), alone, rtol=1e-4, atol=1e-5
     )
     np.testing.assert_allclose(left.numpy(), alone[1:], rtol=1e-4, atol=1e-5)
 

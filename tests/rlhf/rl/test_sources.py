@@ -14,7 +14,8 @@ from rlhf.config.rl import PPOConfig, RewardSourceConfig
 from rlhf.errors import ConfigError, ModelError
 from rlhf.modeling.batches import pad_sequences
 from rlhf.modeling.models import save_model
-from rlhf.rewards.sources import Responses, RewardSourceError, RunningMoments, Source, combine, load_sources, raw_scores
+from rlhf.rewards.scoring import ScoringError
+from rlhf.rewards.sources import RunningMoments, SampledResponses, Source, combine, load_sources, raw_scores
 from rlhf.rl.checkpoint import CheckpointError
 
 LENGTH = "def length(prompts, responses):\n    return [len(text) for text in responses]\n"
@@ -40,7 +41,7 @@ def rows(tiny_tokenizer):
     answers = tiny_tokenizer(["The answer is 12 .", "I believe"], add_special_tokens=False)["input_ids"]
     responses = [[*answers[0], tiny_tokenizer.eos_token_id], answers[1]]
     batch = pad_sequences(ids, responses, tiny_tokenizer.pad_token_id)
-    return Responses(batch, prompts, responses, tiny_tokenizer)
+    return SampledResponses(batch, prompts, responses, tiny_tokenizer)
 
 
 def call(rows, setup, name="length"):
@@ -108,7 +109,7 @@ class TestFunctions:
     )
     def test_what_it_must_not_do_is_one_clear_error(self, offer, rows, tiny_setup, body, what):
         offer(f"def length(prompts, responses):\n    {body}\n")
-        with pytest.raises(RewardSourceError, match=f"the reward function 'length' {what}"):
+        with pytest.raises(ScoringError, match=f"the reward function 'length' {what}"):
             call(rows, tiny_setup)
 
 
@@ -163,7 +164,7 @@ class TestRuns:
                 flag.touch()
 
         broken._log_metrics = log_and_break
-        with pytest.raises(RewardSourceError, match="'length' raised OSError: the judge is away"):
+        with pytest.raises(ScoringError, match="'length' raised OSError: the judge is away"):
             broken(rewards=ONLY_LENGTH)
         assert sorted(path.name for path in broken.folder.glob("checkpoints/update_*")) == [
             "update_000001",
@@ -337,7 +338,7 @@ class TestAnotherTokenizer:
     ):
         folder, *_ = save_foreign_reward_model(max_length=20)
         (source,) = load_sources(foreign(folder), tiny_setup, tiny_tokenizer, nothing_trained)
-        with pytest.raises(RewardSourceError, match=r"'safety' reads 20 tokens, and a dialogue has \d+ .*; lower"):
+        with pytest.raises(ModelError, match=r"'safety' reads 20 tokens, and a dialogue has \d+ .*; lower"):
             raw_scores(source, rows, tiny_setup)
 
     def test_without_a_chat_template_it_cannot_read_dialogues(
@@ -366,8 +367,20 @@ def test_broken_weights_are_named_by_their_source(save_reward_model, rows, tiny_
     with torch.no_grad():
         model.score.weight.fill_(float("nan"))
         source = Source(RewardSourceConfig(name="helpful"), model)
-        with pytest.raises(RewardSourceError, match="the reward model 'helpful' gave a score that is not finite"):
+        with pytest.raises(ScoringError, match="the reward model 'helpful' gave a score that is not finite"):
             raw_scores(source, rows, tiny_setup)
+
+
+def test_a_model_of_the_policys_own_tokens_may_read_less_than_the_policy(
+    save_reward_model, rows, tiny_setup, tiny_tokenizer
+):
+    folder = save_reward_model("safety")
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | {"max_position_embeddings": 4}))
+    (source,) = load_sources(foreign(folder), tiny_setup, tiny_tokenizer, nothing_trained)
+    assert source.tokenizer is None
+    with pytest.raises(ModelError, match=r"'safety' reads 4 tokens, and a dialogue has \d+ in its tokens; lower"):
+        raw_scores(source, rows, tiny_setup)
 
 
 def test_the_model_that_chooses_is_named_where_it_is_the_broken_one(tiny_run):
@@ -379,7 +392,7 @@ def test_the_model_that_chooses_is_named_where_it_is_the_broken_one(tiny_run):
     with torch.no_grad():
         model.score.weight.fill_(torch.nan)
     model.save_pretrained(folder)
-    with pytest.raises(RewardSourceError, match="the reward model 'selection_reward_model' gave a score that is not"):
+    with pytest.raises(ScoringError, match="the reward model 'selection_reward_model' gave a score that is not"):
         run()
 
 
