@@ -17,6 +17,7 @@ from rlhf.config.evaluation import EvaluationConfig
 from rlhf.config.model import Setup
 from rlhf.data.preparation.splits import prompt_key
 from rlhf.data.schema import read_rows
+from rlhf.evaluation.answers import Ids, respond, total_logprobs
 from rlhf.evaluation.gold import find_rule, shares
 from rlhf.evaluation.overoptimization import CurvePoint, curve_warnings, draw_overoptimization, overoptimization_curve
 from rlhf.evaluation.prompts import PromptChoice, choose_prompts
@@ -32,17 +33,13 @@ from rlhf.evaluation.statistics import (
     win_rate,
 )
 from rlhf.gold.rules import GoldRule, Judgement
+from rlhf.modeling.context import StageContext, start_stage
 from rlhf.modeling.conversations import Conversation, decode_responses, encode_prompts
-from rlhf.modeling.device import configure, derive_seed
-from rlhf.modeling.generation import generate_responses
-from rlhf.modeling.logprobs import response_logprobs, summed
-from rlhf.modeling.models import load_policy, load_tokenizer
+from rlhf.modeling.models import load_policy
 from rlhf.rewards.scoring import score_rows_once
 from rlhf.workspace import Workspace
 
 _LEAST_EOS_RATE = 0.9
-
-Ids = Sequence[Sequence[int]]
 
 
 @dataclass(frozen=True)
@@ -101,23 +98,22 @@ def evaluate_policy(
     Raises:
         DataError: there are too few test prompts.
     """
-    configure(setup.compute)
-    tokenizer = load_tokenizer(data / "tokenizer")
+    context = start_stage(config, setup, data / "tokenizer")
     rule = find_rule(config, data)
     rows = [row for _, row in read_rows(data / "prompts" / "test.jsonl", "prompts")]
     choice = choose_prompts(rows, config.num_prompts, rule.kinds if rule else None)
-    prompts = encode_prompts(tokenizer, choice.prompts)
+    prompts = encode_prompts(context.tokenizer, choice.prompts)
 
-    ids, kl = _sample(config, setup, max_response_tokens, tokenizer, prompts, policy, baseline)
+    ids, kl = _sample(context, max_response_tokens, prompts, policy, baseline)
     scores = [
-        _score(config, setup, reward_models / name, tokenizer, prompts, ids)
-        for name in ("reward_model", "selection_reward_model")
+        _score(context, reward_models / name, prompts, ids) for name in ("reward_model", "selection_reward_model")
     ]
     ours, theirs = (
-        _judge(tokenizer, choice.prompts, ids[model], scores[0][model], scores[1][model], rule) for model in (0, 1)
+        _judge(context.tokenizer, choice.prompts, ids[model], scores[0][model], scores[1][model], rule)
+        for model in (0, 1)
     )
     curve = overoptimization_curve(policy, rule)
-    evaluation = _compare(config, setup, choice, ours, theirs, kl)
+    evaluation = _compare(context, choice, ours, theirs, kl)
     evaluation["max_response_tokens"] = max_response_tokens
     evaluation["gold_meaning"] = rule.meaning if rule else None
     evaluation["warnings"] += curve_warnings(curve)
@@ -131,54 +127,25 @@ def evaluate_policy(
 
 
 def _sample(
-    config: EvaluationConfig,
-    setup: Setup,
-    max_response_tokens: int,
-    tokenizer: Any,
-    prompts: Ids,
-    policy: Path,
-    baseline: Path,
+    context: StageContext[EvaluationConfig], max_response_tokens: int, prompts: Ids, policy: Path, baseline: Path
 ) -> tuple[tuple[Ids, Ids], NDArray[np.float64]]:
     """Responses of policy and baseline, and each of the policy's k1, summed over its tokens. One model at a time."""
-
-    def respond(model: Any) -> list[list[int]]:
-        return generate_responses(
-            model,
-            tokenizer,
-            prompts,
-            compute=setup.compute,
-            max_response_tokens=max_response_tokens,
-            temperature=config.temperature,
-            seed=derive_seed(setup.seed, "evaluation"),
-            batch_size=config.batch_size,
-        )
-
-    def logprobs(model: Any, responses: Ids) -> NDArray[np.float64]:
-        return summed(
-            response_logprobs(
-                model,
-                setup.compute,
-                prompts,
-                responses,
-                temperature=config.temperature,
-                pad_token_id=tokenizer.pad_token_id,
-                batch_size=config.batch_size,
-            )
-        )
-
-    model = load_policy(policy / "policy", setup.compute)
-    ours = respond(model)
-    our_logprobs = logprobs(model, ours)
-    model = load_policy(baseline / "policy", setup.compute)
-    return (ours, respond(model)), our_logprobs - logprobs(model, ours)
+    seed = context.seed("evaluation")
+    model = load_policy(policy / "policy", context.compute)
+    ours = respond(context, model, prompts, max_response_tokens, seed)
+    our_logprobs = total_logprobs(context, model, prompts, ours)
+    model = load_policy(baseline / "policy", context.compute)
+    theirs = respond(context, model, prompts, max_response_tokens, seed)
+    return (ours, theirs), our_logprobs - total_logprobs(context, model, prompts, ours)
 
 
 def _score(
-    config: EvaluationConfig, setup: Setup, folder: Path, tokenizer: Any, prompts: Ids, ids: tuple[Ids, Ids]
+    context: StageContext[EvaluationConfig], folder: Path, prompts: Ids, ids: tuple[Ids, Ids]
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Scores of both models' responses."""
     rows = [(*prompt, *response) for responses in ids for prompt, response in zip(prompts, responses, strict=True)]
-    ours, theirs = np.split(score_rows_once(folder, setup.compute, rows, tokenizer.pad_token_id, config.batch_size), 2)
+    pad_token_id = context.tokenizer.pad_token_id
+    ours, theirs = np.split(score_rows_once(folder, context.compute, rows, pad_token_id, context.config.batch_size), 2)
     return ours, theirs
 
 
@@ -203,16 +170,15 @@ def _judge(
 
 
 def _compare(
-    config: EvaluationConfig,
-    setup: Setup,
+    context: StageContext[EvaluationConfig],
     choice: PromptChoice,
     ours: JudgedResponses,
     theirs: JudgedResponses,
     kl: NDArray[np.float64],
 ) -> dict[str, Any]:
+    config, seed = context.config, context.seed("bootstrap")
     values, baseline_values = ours.values(), theirs.values()
     judge = next(iter(values))
-    seed = derive_seed(setup.seed, "bootstrap")
     gains = {
         name: paired_bootstrap(values[name] - baseline_values[name], config.num_bootstrap, seed, ours.prompts).as_dict()
         for name in values

@@ -28,9 +28,9 @@ from rlhf.evaluation.statistics import (
     share_interval,
     win_rate,
 )
+from rlhf.modeling.context import StageContext, start_stage
 from rlhf.modeling.conversations import encode_pairs
-from rlhf.modeling.device import configure, derive_seed
-from rlhf.modeling.models import load_reward_model, load_tokenizer
+from rlhf.modeling.models import load_reward_model
 from rlhf.rewards.scoring import score_rows
 from rlhf.workspace import Workspace
 
@@ -55,7 +55,6 @@ class HeldOutPairs:
         rejected: token ids of prompt and rejected response, [N].
         response_tokens: length of the chosen, then of the rejected responses, [2N].
         characters: length of the chosen, then of the rejected dialogues, [2N].
-        pad_token_id: of the tokenizer that made the ids.
     """
 
     rows: Sequence[dict[str, Any]]
@@ -64,7 +63,6 @@ class HeldOutPairs:
     rejected: Sequence[Sequence[int]]
     response_tokens: NDArray[np.int64]
     characters: NDArray[np.int64]
-    pad_token_id: int
 
     @property
     def longer_wins(self) -> WinRate:
@@ -90,9 +88,9 @@ def audit_reward_models(
         ModelError: a pair is longer than a reward model reads.
         ScoringError: the scores are not one finite number for each dialogue.
     """
-    configure(setup.compute)
-    pairs = _read_pairs(data, load_tokenizer(data / "tokenizer"))
-    scored = {name: _score(config, setup, reward_models / name, TITLES[name], pairs) for name in TITLES}
+    context = start_stage(config, setup, data / "tokenizer")
+    pairs = _read_pairs(data, context.tokenizer)
+    scored = {name: _score(context, reward_models / name, TITLES[name], pairs) for name in TITLES}
     models = {name: _describe(one, pairs) for name, one in scored.items()}
     margins = {name: one.chosen - one.rejected for name, one in scored.items()}
     audit = {
@@ -125,17 +123,18 @@ def _read_pairs(data: Path, tokenizer: Any) -> HeldOutPairs:
         [[*prompt, *response] for prompt, response in ids["rejected"]],
         np.array([len(response) for side in ids.values() for _, response in side]),
         np.array([count_characters([*row["prompt"], *row[side]]) for side in ids for row in rows]),
-        tokenizer.pad_token_id,
     )
 
 
-def _score(config: RewardAuditConfig, setup: Setup, folder: Path, title: str, pairs: HeldOutPairs) -> ScoredPairs:
-    reward_model = load_reward_model(folder, setup.compute)
+def _score(context: StageContext[RewardAuditConfig], folder: Path, title: str, pairs: HeldOutPairs) -> ScoredPairs:
+    reward_model, config = load_reward_model(folder, context.compute), context.config
     rows = [*pairs.chosen, *pairs.rejected]
-    scores = score_rows(reward_model, str(folder), setup.compute, rows, pairs.pad_token_id, config.batch_size)
+    scores = score_rows(
+        reward_model, str(folder), context.compute, rows, context.tokenizer.pad_token_id, config.batch_size
+    )
     chosen, rejected = np.split(scores.astype(np.float64), 2)
     won = win_rate(chosen, rejected, pairs.prompts)
-    found = calibration(chosen - rejected, config.num_bins, derive_seed(setup.seed, "calibration"), pairs.prompts)
+    found = calibration(chosen - rejected, config.num_bins, context.seed("calibration"), pairs.prompts)
     return ScoredPairs(title, chosen, rejected, won.num_prompts, won.rate, found)
 
 

@@ -11,9 +11,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from rlhf.config.model import Setup
 from rlhf.config.rl import PPOConfig, RewardSourceConfig
 from rlhf.modeling.batches import SequenceBatch
+from rlhf.modeling.context import StageContext
 from rlhf.modeling.conversations import Conversation, decode_responses, encode_dialogues
 from rlhf.modeling.models import freeze, load_reward_model
 from rlhf.modeling.precision import in_fp32
@@ -89,34 +89,30 @@ class SampledResponses:
         batch: the policy's token ids.
         prompts: conversations, a row each.
         responses: token ids of the responses, a row each.
-        tokenizer: the policy's.
+        ended: whether each response has its EOS, [B].
     """
 
     batch: SequenceBatch
     prompts: Sequence[Conversation]
     responses: Sequence[Sequence[int]]
-    tokenizer: Any
+    ended: Tensor
 
 
-def load_sources(
-    config: PPOConfig, setup: Setup, tokenizer: Any, load_trained: Callable[[], Any]
-) -> tuple[Source, ...]:
+def load_sources(context: StageContext[PPOConfig], load_trained: Callable[[], Any]) -> tuple[Source, ...]:
     """The sources of `config.rewards`.
 
     Args:
-        config: PPO's settings.
-        setup: compute.
-        tokenizer: the policy's.
+        context: with PPO's settings and the policy's tokenizer.
         load_trained: gives the pipeline's own reward model, where a source asks for it.
 
     Raises:
         ConfigError: a function is not installed, or cannot be imported.
         ModelError: a reward model cannot be loaded, or has more than one label.
     """
-    return tuple(_load(source, setup, tokenizer, load_trained) for source in config.rewards)
+    return tuple(_load(context, source, load_trained) for source in context.config.rewards)
 
 
-def raw_scores(source: Source, rows: SampledResponses, setup: Setup) -> Tensor:
+def raw_scores(context: StageContext[PPOConfig], source: Source, rows: SampledResponses) -> Tensor:
     """Scores [B] of one source, less its offset, before normalization and weight.
 
     Raises:
@@ -126,13 +122,12 @@ def raw_scores(source: Source, rows: SampledResponses, setup: Setup) -> Tensor:
     device, name = rows.batch.input_ids.device, source.config.name
     if source.function is None and source.tokenizer is None:
         return score_batch(source.model, name, rows.batch.input_ids, rows.batch.attention_mask)
-    texts = decode_responses(rows.tokenizer, rows.responses)
+    texts = decode_responses(context.tokenizer, rows.responses)
     if source.function is not None:
         with in_fp32(device.type):  # a function's own model is not ours to round
             return torch.tensor(call_function(name, source.function, rows.prompts, texts)).to(device)
-    ended = [response[-1] == rows.tokenizer.eos_token_id for response in rows.responses]
-    ids = encode_dialogues(source.tokenizer, rows.prompts, texts, ended)
-    return torch.from_numpy(score_rows(source.model, name, setup.compute, ids, 0, len(ids))).to(device)
+    ids = encode_dialogues(source.tokenizer, rows.prompts, texts, rows.ended.tolist())
+    return torch.from_numpy(score_rows(source.model, name, context.compute, ids, 0, len(ids))).to(device)
 
 
 def combine(
@@ -172,12 +167,12 @@ def apply_penalties(scores: Tensor, ended: Tensor, lengths: Tensor, config: PPOC
     return scores - config.missing_eos_penalty * (~ended) - config.length_penalty * too_long
 
 
-def _load(config: RewardSourceConfig, setup: Setup, tokenizer: Any, load_trained: Callable[[], Any]) -> Source:
+def _load(context: StageContext[PPOConfig], config: RewardSourceConfig, load_trained: Callable[[], Any]) -> Source:
     if config.kind == "trained":
         return Source(config, model=load_trained())
     if config.kind == "function":
         return Source(config, function=reward_functions.load(config.name))
     assert config.path is not None, "the configuration asks for it"
-    model = freeze(load_reward_model(config.path, setup.compute, config.revision), setup.compute)
+    model = freeze(load_reward_model(config.path, context.compute, config.revision), context.compute)
     own = load_source_tokenizer(config)
-    return Source(config, model=model, tokenizer=None if encode_alike(own, tokenizer) else own)
+    return Source(config, model=model, tokenizer=None if encode_alike(own, context.tokenizer) else own)

@@ -23,8 +23,8 @@ from torch.optim import Optimizer
 from rlhf.errors import ArtifactMismatchError, RLHFError
 from rlhf.files.disk import sync
 from rlhf.files.hashing import altered_files, sha256
+from rlhf.rl.context import Optimizers
 from rlhf.rl.models import Models, Parameters
-from rlhf.rl.optimization import Optimizers
 
 NUM_KEPT = 2
 _STATE = "state.json"

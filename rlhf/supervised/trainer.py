@@ -14,11 +14,11 @@ from peft.tuners.lora import LoraLayer
 from torch import Tensor
 from transformers import PrinterCallback, Trainer, TrainerCallback
 
-from rlhf.config.model import Setup
 from rlhf.config.supervised import TrainingSection
 from rlhf.errors import TrainingDivergedError
 from rlhf.files.disk import check_room, sync
 from rlhf.files.hashing import altered_files, sha256
+from rlhf.modeling.context import StageContext
 from rlhf.modeling.device import derive_seed
 from rlhf.workspace import MetricLog
 
@@ -48,16 +48,16 @@ def training_order(lengths: Sequence[int], num_epochs: float, batch_size: int, s
     return [row for batch in batches for row in sorted(batch, key=lambda row: lengths[row])]
 
 
-def trainer_settings(config: TrainingSection, setup: Setup, folder: Path, num_rows: int, seed: int) -> dict[str, Any]:
+def trainer_settings(context: StageContext[TrainingSection], folder: Path, num_rows: int, seed: int) -> dict[str, Any]:
     """Arguments for TRL's SFTConfig and RewardConfig alike.
 
     Args:
-        config: the stage's section.
-        setup: device and precision.
+        context: of the stage.
         folder: where checkpoints go.
         num_rows: rows of all epochs together, in the order in which they are trained on.
         seed: of what the trainer draws by itself (adapters, dropout).
     """
+    config, compute = context.config, context.compute
     micro_batch_size = config.micro_batch_size or config.batch_size
     num_steps = math.ceil(num_rows / config.batch_size)
     return {
@@ -72,9 +72,9 @@ def trainer_settings(config: TrainingSection, setup: Setup, folder: Path, num_ro
         "weight_decay": config.weight_decay,
         "max_grad_norm": config.max_grad_norm,
         "activation_checkpointing": False,
-        "bf16": setup.compute.dtype == "bf16",
-        "use_cpu": setup.compute.device == "cpu",
-        "dataloader_pin_memory": setup.compute.device == "cuda",
+        "bf16": compute.dtype == "bf16",
+        "use_cpu": compute.device == "cpu",
+        "dataloader_pin_memory": compute.device == "cuda",
         "seed": derive_seed(seed, "trainer") % 2**32,
         # Rows are cut to fit when the data is prepared; SFTTrainer would cut answers, RewardTrainer drop pairs.
         "max_length": None,

@@ -165,7 +165,7 @@ def test_what_the_last_optimizer_step_breaks_is_neither_evaluated_nor_saved(tiny
         outcome = taken(learner, update, *rest)
         if update == 1:
             with torch.no_grad():
-                spoil(learner.learning.models.policy.lm_head.weight)
+                spoil(learner.models.policy.lm_head.weight)
         return outcome
 
     monkeypatch.setattr(trainer, "run_update", take_and_spoil)

@@ -3,25 +3,14 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from rlhf.config.model import Setup
-from rlhf.config.rl import PPOConfig
 from rlhf.modeling.cpu.memory import trim_heap
 from rlhf.rewards.sources import RunningMoments
 from rlhf.rl.checks import check_kl_starts_at_zero, check_ratio_starts_at_one, check_sampling_is_scored
+from rlhf.rl.context import PPOContext
 from rlhf.rl.kl import kl_k3, response_kl
 from rlhf.rl.loss import explained_variance
-from rlhf.rl.models import Models
-from rlhf.rl.optimization import MinibatchStatistics, PPOContext, make_optimizers, optimize, set_learning_rates
-from rlhf.rl.ptx import Demonstrations
-from rlhf.rl.rollout import Prompts, Rollout, collect_rollout, sampling_error
-
-
-@dataclass(frozen=True)
-class PPOState:
-    """What updates need: settings, models and optimizers, and the prompts of training."""
-
-    learning: PPOContext
-    prompts: Prompts
+from rlhf.rl.optimization import MinibatchStatistics, optimize, set_learning_rates
+from rlhf.rl.rollout import Rollout, collect_rollout, sampling_error
 
 
 @dataclass(frozen=True)
@@ -37,28 +26,13 @@ class Update:
     metrics: dict[str, float]
 
 
-def make_learner(
-    config: PPOConfig, setup: Setup, models: Models, prompts: Prompts, demonstrations: Demonstrations | None = None
-) -> PPOState:
-    """A learner whose optimizers have not taken a step.
-
-    Args:
-        config: PPO's settings.
-        setup: seed, model and compute.
-        models: those that learn, and those that do not.
-        prompts: every training prompt.
-        demonstrations: those of PPO-ptx, where `ptx_coef` is set.
-    """
-    return PPOState(PPOContext(config, setup, models, make_optimizers(config, models), demonstrations), prompts)
-
-
 def run_update(
-    learner: PPOState, update: int, kl_coef: float, moments: Mapping[str, RunningMoments] | None = None
+    context: PPOContext, update: int, kl_coef: float, moments: Mapping[str, RunningMoments] | None = None
 ) -> Update:
     """Collect a rollout and learn from it.
 
     Args:
-        learner: settings, models and prompts.
+        context: of the run.
         update: number of the update, from 0; with the seed it decides prompts, noise and minibatches.
         kl_coef: weight of the KL penalty.
         moments: of the sources' scores in the rollouts before.
@@ -69,21 +43,19 @@ def run_update(
         FloatingPointError: the policy's logits are not finite.
         ScoringError: a source failed, or its scores are not one finite number for each response.
     """
-    learning = learner.learning
-    config, setup = learning.config, learning.setup
-    share = set_learning_rates(learning.optimizers, config, update)
-    rollout = collect_rollout(config, setup, learning.models, learner.prompts, update, kl_coef, moments or {})
+    config, dtype = context.config, context.compute.dtype
+    share = set_learning_rates(context.optimizers, config, update)
+    rollout = collect_rollout(context, update, kl_coef, moments or {})
     if update == 0:
-        error = sampling_error(config, setup, learning.models, len(learner.prompts.ids), rollout, update)
-        check_sampling_is_scored(error, config.alarms, setup.compute.dtype)
-        check_kl_starts_at_zero(rollout, config.alarms, setup.compute.dtype)
+        check_sampling_is_scored(sampling_error(context, rollout, update), config.alarms, dtype)
+        check_kl_starts_at_zero(rollout, config.alarms, dtype)
     if config.sharing == "adapters":  # wants little memory; training does not fit into the holes of sampling
         trim_heap()
-    statistics = optimize(learning, rollout, update)
+    statistics = optimize(context, rollout, update)
     if not config.side_by_side:  # which gives memory for time
         trim_heap()
     if update == config.num_critic_warmup_updates:
-        check_ratio_starts_at_one(statistics[0], config.alarms, setup.compute.dtype)
+        check_ratio_starts_at_one(statistics[0], config.alarms, dtype)
     of_steps = {"ppo/kl_coef": kl_coef, "ppo/learning_rate": config.learning_rate * share}
     return Update(rollout, _metrics(rollout, statistics) | of_steps)
 
