@@ -13,7 +13,7 @@ from rlhf.config.retrain import JudgesConfig, RetrainConfig
 from rlhf.data.preparation.splits import prompt_key
 from rlhf.errors import ConfigError
 from rlhf.evaluation.prompts import gate_prompts
-from rlhf.modeling.hub import source_at_commit
+from rlhf.modeling.hub import sources_at_commits
 from rlhf.modeling.run_models import check_hub_models, check_models
 from rlhf.modeling.template_choice import source_settled
 from rlhf.paths import root
@@ -116,7 +116,7 @@ def judges_of(retrain: RetrainConfig) -> JudgesConfig:
         ModelError: the hub does not have one, or does not answer, or a model is not whole.
     """
     judges = retrain.judges
-    safety = tuple(source_settled(source_at_commit(source)) for source in judges.safety)
+    safety = tuple(map(source_settled, sources_at_commits(judges.safety)))
     check_hub_models(None, safety)
     return judges.model_copy(update={"safety": safety})
 
