@@ -7,7 +7,6 @@ measured is kept by row; bounds are for the gates to take.
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -19,33 +18,28 @@ from rlhf.config.model import Setup
 from rlhf.config.retrain import JudgesConfig
 from rlhf.data.preparation.splits import prompt_key
 from rlhf.errors import DataError
-from rlhf.evaluation.answers import respond, total_logprobs
+from rlhf.evaluation.answers import (
+    CHAMPIONS_JUDGE,
+    OWN_JUDGE,
+    Context,
+    JudgedAnswers,
+    decode_answers,
+    interval_metrics,
+    respond,
+    total_logprobs,
+)
 from rlhf.evaluation.gold import find_rule
 from rlhf.evaluation.prompts import gate_prompts
-from rlhf.evaluation.statistics import mean_interval, paired_bootstrap, share_interval, win_rate
+from rlhf.evaluation.side_by_side import as_table, side_by_side
+from rlhf.evaluation.statistics import mean_interval, paired_bootstrap, win_rate
 from rlhf.gold.rules import GoldRule
-from rlhf.modeling.context import StageContext, start_stage
-from rlhf.modeling.conversations import Conversation, decode_responses, encode_answers, encode_prompts
+from rlhf.modeling.context import start_stage
+from rlhf.modeling.conversations import Conversation, encode_answers, encode_prompts
 from rlhf.modeling.models import load_policy, load_tokenizer
 from rlhf.rewards.scoring import Answers, score_answers, score_rows_once
-from rlhf.text.markdown import escape, table
 from rlhf.workspace import Workspace
 
-_MAX_CHARACTERS = 600
-
-
-OWN_JUDGE = "selection_reward_model"
-CHAMPIONS_JUDGE = "champion_selection_reward_model"
-_SCORES = {"gold": "gold", OWN_JUDGE: "selection_score", CHAMPIONS_JUDGE: "champion_selection_score"}
-
-
-@dataclass(frozen=True)
-class _Judged:
-    """One model's answers with what the judges say of them, each [N]. Lengths are in the candidate's tokens."""
-
-    answers: Answers
-    lengths: NDArray[np.int64]
-    values: Mapping[str, NDArray[np.float64]]
+_TITLES = {"champion": "Champion", "candidate": "Candidate"}
 
 
 def compare_policies(
@@ -103,14 +97,16 @@ def compare_policies(
     comparison["notes"] = [*choice.notes, *notes]
     text = json.dumps(comparison, indent=2, allow_nan=False) + "\n"
     (workspace.output / "comparison.json").write_text(text, encoding="utf-8")
+    first = prompts[: config.num_side_by_side]
+    samples = side_by_side(first, dict(zip(("candidate", "champion"), judged, strict=True)))
     for folder in (workspace.output, workspace.report):
-        _write_side_by_side(prompts[: config.num_side_by_side], *judged, folder)
+        (folder / "side_by_side.md").write_text(as_table(samples, _TITLES, "gate"), encoding="utf-8")
     workspace.log_metrics(_metrics(comparison), None)
 
 
 def _that_fit(
     prompts: Sequence[Conversation],
-    contexts: Mapping[Path, StageContext[EvaluationConfig]],
+    contexts: Mapping[Path, Context],
     max_response_tokens: int,
 ) -> tuple[Sequence[Conversation], list[str]]:
     """The prompts that leave each model room for a response, and a note where that is not all of them."""
@@ -130,7 +126,7 @@ def _that_fit(
 
 
 def _answer(
-    context: StageContext[EvaluationConfig],
+    context: Context,
     max_response_tokens: int,
     seed: int,
     folder: Path,
@@ -138,25 +134,25 @@ def _answer(
     baseline: Path | None = None,
 ) -> tuple[Answers, NDArray[np.float64]]:
     """One model's answers, and the k1 of each to the baseline, summed over its tokens, [N]; 0 without a baseline."""
-    tokenizer, model, kl = context.tokenizer, load_policy(folder, context.compute), np.zeros(len(prompts))
-    encoded = encode_prompts(tokenizer, prompts)
+    model, kl = load_policy(folder, context.compute), np.zeros(len(prompts))
+    encoded = encode_prompts(context.tokenizer, prompts)
     ids = respond(context, model, encoded, max_response_tokens, seed)
     if baseline is not None:
         ours = total_logprobs(context, model, encoded, ids)
         kl = ours - total_logprobs(context, load_policy(baseline, context.compute), encoded, ids)
-    return Answers(decode_responses(tokenizer, ids), [tokenizer.eos_token_id in row for row in ids]), kl
+    return decode_answers(context, ids), kl
 
 
 def _judge(
-    context: StageContext[EvaluationConfig],
+    context: Context,
     reward_models: Mapping[str, Path],
     prompts: Sequence[Conversation],
     answers: Sequence[Answers],
     rule: GoldRule | None,
-) -> tuple[_Judged, _Judged]:
+) -> tuple[JudgedAnswers, JudgedAnswers]:
     """Both models' answers by every judge: by the rule where there is one, by selection models in their own tokens."""
     values: tuple[dict[str, NDArray[np.float64]], ...] = tuple(
-        _by_rule(prompts, by_model, rule) for by_model in answers
+        {"gold": rule.judge(prompts, by_model.texts).rewards} if rule else {} for by_model in answers
     )
     lengths: list[NDArray[np.int64]] = []
     for name, folder in reward_models.items():
@@ -169,21 +165,15 @@ def _judge(
         for of_model, of_name in zip(values, np.split(scores, 2), strict=True):
             of_model[name] = of_name
         lengths = lengths or [np.array([len(answer) for _, answer in pairs]) for pairs in encoded]
-    ours, theirs = (_Judged(*columns) for columns in zip(answers, lengths, values, strict=True))
+    ours, theirs = (JudgedAnswers(*columns) for columns in zip(answers, lengths, values, strict=True))
     return ours, theirs
 
 
-def _by_rule(
-    prompts: Sequence[Conversation], answers: Answers, rule: GoldRule | None
-) -> dict[str, NDArray[np.float64]]:
-    return {"gold": rule.judge(prompts, answers.texts).rewards} if rule else {}
-
-
 def _compare(
-    context: StageContext[EvaluationConfig],
+    context: Context,
     prompts: Sequence[str],
-    ours: _Judged,
-    theirs: _Judged,
+    ours: JudgedAnswers,
+    theirs: JudgedAnswers,
     kl: NDArray[np.float64],
 ) -> dict[str, Any]:
     num_bootstrap, seed = context.config.num_bootstrap, context.seed("bootstrap")
@@ -207,7 +197,10 @@ def _compare(
         # A champion that says nothing at all counts as one that says one token.
         "length_growth": float(ours.lengths.mean() / max(theirs.lengths.mean(), 1.0)),
         "kl": mean_interval(kl, prompts).as_dict(),
-        "models": {"candidate": _describe(ours, prompts), "champion": _describe(theirs, prompts)},
+        "models": {
+            name: {figure: estimate.as_dict() for figure, estimate in judged.estimates(prompts).items()}
+            for name, judged in (("candidate", ours), ("champion", theirs))
+        },
         "by_row": {
             "prompts": list(prompts),
             "gains": {name: gain.tolist() for name, gain in gains.items()},
@@ -218,35 +211,11 @@ def _compare(
     }
 
 
-def _describe(judged: _Judged, prompts: Sequence[str]) -> dict[str, Any]:
-    estimates = {_SCORES[judge]: mean_interval(values, prompts) for judge, values in judged.values.items()}
-    estimates["response_tokens"] = mean_interval(judged.lengths, prompts)
-    estimates["eos_rate"] = share_interval(np.asarray(judged.answers.ended, dtype=np.float64), prompts)
-    return {name: estimate.as_dict() for name, estimate in estimates.items()}
-
-
-def _write_side_by_side(prompts: Sequence[Conversation], ours: _Judged, theirs: _Judged, folder: Path) -> None:
-    rows = [
-        [escape(prompt[-1]["content"], _MAX_CHARACTERS), _side(theirs, row), _side(ours, row)]
-        for row, prompt in enumerate(prompts)
-    ]
-    title = f"# Responses side by side\n\nThe first {len(rows)} gate prompts, not picked.\n\n"
-    text = table(["Prompt", "Champion", "Candidate"], rows)
-    (folder / "side_by_side.md").write_text(f"{title}{text}\n", encoding="utf-8")
-
-
-def _side(judged: _Judged, row: int) -> str:
-    text = escape(judged.answers.texts[row], _MAX_CHARACTERS) or "(empty)"
-    scores = ", ".join(f"{judge.replace('_', ' ')} {values[row]:.2f}" for judge, values in judged.values.items())
-    return f"{text}<br><sub>{scores}{'' if judged.answers.ended[row] else ', cut off'}</sub>"
-
-
 def _metrics(comparison: Mapping[str, Any]) -> dict[str, float]:
     """The figures of `comparison.json` under the names that `rlhf.metrics` declares."""
     metrics = {name: float(comparison[name]) for name in ("num_prompts", "length_growth")}
     intervals = {"win_rate": comparison["win_rate"]["rate"], "gain": comparison["gain"], "kl": comparison["kl"]}
-    for name, estimate in intervals.items():
-        metrics |= {name: estimate["value"], f"{name}_low": estimate["low"], f"{name}_high": estimate["high"]}
+    metrics |= interval_metrics(intervals)
     for model, figures in comparison["models"].items():
         metrics |= {f"{model}_{name}": figure["value"] for name, figure in figures.items()}
     return {f"comparison/{name}": value for name, value in metrics.items()}
