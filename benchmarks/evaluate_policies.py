@@ -33,7 +33,7 @@ def gold_of(folder: Path, prompts: list[Conversation], compute: ComputeConfig, m
         seed=0,
         batch_size=256,
     )
-    return float(calibrated_arithmetic.judge(prompts, decode_responses(tokenizer, responses)).rewards.mean())
+    return float(calibrated_arithmetic.judge_arithmetic(prompts, decode_responses(tokenizer, responses)).rewards.mean())
 
 
 def main() -> None:

@@ -19,7 +19,7 @@ from rlhf.modeling.template_choice import source_settled
 from rlhf.paths import root
 from rlhf.references import Champion, ComparisonRef, DatasetRef, Proposal, RetrainReport
 from rlhf.retraining import state as retraining
-from rlhf.retraining.gates import ORDINARY_LEVEL, figures_of, judge
+from rlhf.retraining.gates import ORDINARY_LEVEL, apply_gates, gate_inputs
 from rlhf.tracking import artifacts, registry
 from rlhf.tracking.client import check_reachable
 from rlhf.tracking.queries import tags_of
@@ -82,7 +82,7 @@ def propose(run: Pipeline, comparison: ComparisonRef, champion: Champion | None,
     found = json.loads((artifacts.local_path(comparison) / "comparison.json").read_text(encoding="utf-8"))
     version = champion.version if champion else None
     spending = retraining.spending_of(retrain, version, comparison)
-    gates = judge(retrain, figures_of(found), spending.level if spending else ORDINARY_LEVEL)
+    gates = apply_gates(retrain, gate_inputs(found), spending.level if spending else ORDINARY_LEVEL)
     show_gates(gates, spending)
     proposal = Proposal(
         run_id=run.run_id,

@@ -16,7 +16,7 @@ from rlhf.gold.rules import Judgement
 from rlhf.modeling.context import StageContext
 from rlhf.modeling.conversations import decode_responses
 from rlhf.modeling.generation import generate_responses
-from rlhf.modeling.logprobs import response_logprobs, summed
+from rlhf.modeling.logprobs import response_logprobs
 from rlhf.rewards.scoring import Answers
 
 Context = StageContext[EvaluationConfig]
@@ -86,7 +86,7 @@ def total_logprobs(context: Context, policy: Any, prompts: Ids, responses: Ids) 
         pad_token_id=context.tokenizer.pad_token_id,
         batch_size=context.config.batch_size,
     )
-    return summed(rows)
+    return np.array([row.sum(dtype=np.float64) for row in rows])
 
 
 def decode_answers(context: Context, ids: Ids) -> Answers:

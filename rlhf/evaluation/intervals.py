@@ -144,16 +144,16 @@ def quantile(degrees: float, confidence: float = CONFIDENCE) -> float:
 def score_bounds(wins: float, ties: float, losses: float, z: float) -> tuple[float, float]:
     """Bounds of the win rate (1 + d) / 2, with d the difference of the shares of wins and losses."""
     n = wins + ties + losses
-    found = (wins - losses) / n
+    observed = (wins - losses) / n
 
     def inside(d: float) -> bool:
         """Whether d, were it the true difference, lies within z standard deviations of the one that was found."""
         b = (2 * n - wins + losses) * d - wins - losses
         # Under the root stands nothing below 0, but for rounding.
         share_of_losses = (math.sqrt(max(0.0, b**2 + 8 * n * losses * d * (1 - d))) - b) / (4 * n)
-        return (found - d) ** 2 * n <= z**2 * (2 * share_of_losses + d * (1 - d))
+        return (observed - d) ** 2 * n <= z**2 * (2 * share_of_losses + d * (1 - d))
 
-    return (1 + _edge(inside, found, -1.0)) / 2, (1 + _edge(inside, found, 1.0)) / 2
+    return (1 + _edge(inside, observed, -1.0)) / 2, (1 + _edge(inside, observed, 1.0)) / 2
 
 
 def _edge(inside: Callable[[float], bool], start: float, end: float) -> float:

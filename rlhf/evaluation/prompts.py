@@ -100,8 +100,8 @@ def _choose_by_kind(ordered: Sequence[Conversation], num_prompts: int, kinds: Pr
     return PromptChoice(chosen, notes, num_by_kind)
 
 
-def _shortage(wanted: int, found: int, split: str) -> str:
-    return f"{wanted:,} {split} prompts were asked for, and the {split} split allows {found:,}."
+def _shortage(wanted: int, available: int, split: str) -> str:
+    return f"{wanted:,} {split} prompts were asked for, and the {split} split allows {available:,}."
 
 
 def _hash(prompt: Conversation) -> bytes:

@@ -66,7 +66,7 @@ def easy_questions(prompts: Sequence[Conversation]) -> NDArray[np.bool_]:
     return np.array([is_easy(_question(prompt)) for prompt in prompts], dtype=np.bool_)
 
 
-def judge(prompts: Sequence[Conversation], responses: Sequence[str]) -> Judgement:
+def judge_arithmetic(prompts: Sequence[Conversation], responses: Sequence[str]) -> Judgement:
     """Rewards, and hedging and accuracy on easy and on hard questions.
 
     Args:
@@ -93,6 +93,6 @@ def _question(prompt: Conversation) -> str:
 
 RULE = GoldRule(
     "1 for a right and plain answer, 0.5 for a right and hedged one, 0 for a wrong and hedged one, -1 for any other",
-    judge,
+    judge_arithmetic,
     PromptKinds(("easy", "hard"), 1 / 3, easy_questions),
 )

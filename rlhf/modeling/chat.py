@@ -110,7 +110,7 @@ class Chat:
             return []
         try:
             texts: list[str] = self._tokenizer.apply_chat_template(
-                [list(one) for one in conversations], tokenize=False, add_generation_prompt=asks
+                [list(conversation) for conversation in conversations], tokenize=False, add_generation_prompt=asks
             )
         except Exception as error:  # a template is a program from elsewhere, and fails in any way
             raise DataError(

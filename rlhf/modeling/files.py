@@ -87,8 +87,8 @@ def hub_files(name: str, commit: str) -> ModelFiles:
                     break
         return content[skipped : skipped + length]
 
-    found = list(list_repo_tree(name, revision=commit))
-    return ModelFiles(f"{name} at {commit}", {file.path: file.size for file in found if hasattr(file, "size")}, read)
+    entries = list(list_repo_tree(name, revision=commit))
+    return ModelFiles(f"{name} at {commit}", {file.path: file.size for file in entries if hasattr(file, "size")}, read)
 
 
 @contextmanager

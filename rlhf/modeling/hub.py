@@ -39,7 +39,7 @@ def source_with_folder(source: RewardSourceConfig) -> RewardSourceConfig:
     return source.model_copy(update={"path": source.path and _whole_path(source.path)})
 
 
-def check_folder(name: str) -> None:
+def check_model_folder(name: str) -> None:
     """Refuse a local model folder that is not there, or has no tokenizer. A hub id passes.
 
     Args:

@@ -36,7 +36,7 @@ from rlhf.modeling.cpu.onednn import multiply_by_onednn
 from rlhf.modeling.device import derive_seed
 from rlhf.modeling.files import local_files, readable
 from rlhf.modeling.headers import Role, read_weights
-from rlhf.modeling.hub import check_folder
+from rlhf.modeling.hub import check_model_folder
 from rlhf.modeling.lm_head import compute_head_in_fp32
 from rlhf.modeling.precision import in_fp32
 from rlhf.modeling.special_tokens import num_ids
@@ -164,7 +164,7 @@ def _build(setup: Setup, tokenizer: Any) -> Any:
 
 def _load(role: Role, name: str, compute: ComputeConfig, revision: str | None = None) -> Any:
     """A model whose weights are all there: transformers would fill up with random ones, and say so in a log."""
-    check_folder(name)
+    check_model_folder(name)
     is_folder = Path(name).is_dir()
     with readable(f"{name}: the model cannot be loaded"), quiet_transformers():
         config = load_config(name, name, revision)

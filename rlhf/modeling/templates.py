@@ -94,7 +94,7 @@ def _draws(template: str, where: str) -> bool:
     from jinja2 import nodes
 
     tree = _parse(template, where)
-    filters = any(one.name == "random" for one in tree.find_all(nodes.Filter))
+    filters = any(node.name == "random" for node in tree.find_all(nodes.Filter))
     return filters or any(name.name == "lipsum" for name in tree.find_all(nodes.Name))
 
 

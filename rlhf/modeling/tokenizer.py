@@ -16,7 +16,7 @@ from rlhf.errors import DataError, ModelError
 from rlhf.modeling.chat import chat_of
 from rlhf.modeling.conversations import check_continues
 from rlhf.modeling.files import readable
-from rlhf.modeling.hub import base_with_folder, check_folder, source_with_folder
+from rlhf.modeling.hub import base_with_folder, check_model_folder, source_with_folder
 from rlhf.modeling.templates import choose, fixed
 from rlhf.modeling.text_tokens import TextTokens
 
@@ -153,13 +153,13 @@ def load_source_tokenizer(source: RewardSourceConfig) -> Any:
     return tokenizer
 
 
-def encode_alike(one: Any, other: Any) -> bool:
+def encode_alike(first: Any, second: Any) -> bool:
     """Whether two tokenizers give every dialogue the same ids."""
     return bool(
-        one.chat_template == other.chat_template
-        and one.eos_token_id == other.eos_token_id
-        and one.get_vocab() == other.get_vocab()
-        and _rules(one) == _rules(other)
+        first.chat_template == second.chat_template
+        and first.eos_token_id == second.eos_token_id
+        and first.get_vocab() == second.get_vocab()
+        and _rules(first) == _rules(second)
     )
 
 
@@ -204,7 +204,7 @@ def load_tokenizer(folder: Path | str, revision: str | None = None) -> Any:
     Raises:
         ModelError: there is none, or it has no EOS token.
     """
-    check_folder(str(folder))
+    check_model_folder(str(folder))
     with readable(f"{folder}: no tokenizer can be loaded from there"):
         tokenizer = AutoTokenizer.from_pretrained(str(folder), revision=revision, trust_remote_code=False)
     if tokenizer.eos_token_id is None:

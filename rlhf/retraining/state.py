@@ -163,8 +163,8 @@ def record_proposal(proposal: Proposal) -> None:
 
 def proposal_of(flow_run_id: str) -> Proposal | None:
     """The candidate that a flow run has trained and compared; None where it has not come so far."""
-    found = pipeline_runs(FLOW_RUN_TAG, flow_run_id).values()
-    return next((Proposal.model_validate_json(tags[PROPOSAL_TAG]) for tags in found if PROPOSAL_TAG in tags), None)
+    by_run = pipeline_runs(FLOW_RUN_TAG, flow_run_id).values()
+    return next((Proposal.model_validate_json(tags[PROPOSAL_TAG]) for tags in by_run if PROPOSAL_TAG in tags), None)
 
 
 def open_question(proposal: Proposal, flow_run_id: str, hours: float) -> ApprovalRequest:
@@ -176,8 +176,8 @@ def open_question(proposal: Proposal, flow_run_id: str, hours: float) -> Approva
 
 def question_of(flow_run_id: str) -> ApprovalRequest | None:
     """What a flow run has asked, answered or not; None where it has asked nothing."""
-    found = pipeline_runs(FLOW_RUN_TAG, flow_run_id).values()
-    return next((_question(tags) for tags in found if APPROVAL_TAG in tags), None)
+    by_run = pipeline_runs(FLOW_RUN_TAG, flow_run_id).values()
+    return next((_question(tags) for tags in by_run if APPROVAL_TAG in tags), None)
 
 
 def open_questions() -> list[ApprovalRequest]:

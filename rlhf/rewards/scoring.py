@@ -134,7 +134,7 @@ def score_answers(
         ScoringError: the scores are not one finite number for each answer.
     """
     if source.path is None:
-        return np.array(call_function(source.name, reward_functions.load(source.name), prompts, answers.texts))
+        return np.array(call_function(source.name, reward_functions.load_function(source.name), prompts, answers.texts))
     tokenizer = load_source_tokenizer(source)
     rows = encode_dialogues(tokenizer, prompts, answers.texts, answers.ended)
     # Padding comes last and is seen by no token, so any will do where there is no pad token.

@@ -171,7 +171,7 @@ def _load(context: StageContext[PPOConfig], config: RewardSourceConfig, load_tra
     if config.kind == "trained":
         return Source(config, model=load_trained())
     if config.kind == "function":
-        return Source(config, function=reward_functions.load(config.name))
+        return Source(config, function=reward_functions.load_function(config.name))
     assert config.path is not None, "the configuration asks for it"
     model = freeze(load_reward_model(config.path, context.compute, config.revision), context.compute)
     own = load_source_tokenizer(config)

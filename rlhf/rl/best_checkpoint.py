@@ -9,7 +9,7 @@ from typing import Any
 
 from rlhf.config.rl import PPOConfig
 from rlhf.modeling.models import save_model
-from rlhf.rl.checkpoint import TrainerState, latest_checkpoint, number_of, publish, writing
+from rlhf.rl.checkpoint import TrainerState, explain_write_errors, latest_checkpoint, number_of, publish_folder
 from rlhf.rl.checks import read_cli_flags
 from rlhf.rl.objective import best_evaluation, paired_gain
 from rlhf.rl.validation import generations_path
@@ -27,9 +27,9 @@ def keep_candidate(checkpoints: Path, update: int, policy: Any, tokenizer: Any) 
     final = _candidate(checkpoints, update)
     temporary = final.with_suffix(".partial")
     shutil.rmtree(temporary, ignore_errors=True)
-    with writing(f"the policy {final}", checkpoints, temporary):
+    with explain_write_errors(f"the policy {final}", checkpoints, temporary):
         save_model(policy, tokenizer, temporary)
-        publish(temporary, final)
+        publish_folder(temporary, final)
 
 
 def remove_other_candidates(checkpoints: Path, evaluations: Sequence[Mapping[str, Any]], kl_budget: float) -> None:

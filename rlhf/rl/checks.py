@@ -138,11 +138,11 @@ def read_cli_flags(
 def _why_none_was_chosen(config: PPOConfig, evaluations: Sequence[Mapping[str, Any]]) -> str:
     """No checkpoint was chosen, and how near the best came."""
     kept = "so the SFT policy was kept."
-    within = [one for one in evaluations[1:] if one["kl"] <= config.kl_budget]
+    within = [evaluation for evaluation in evaluations[1:] if evaluation["kl"] <= config.kl_budget]
     if not within:
         beyond = f"Every checkpoint was beyond the KL budget of {config.kl_budget:g} nats a response on held-out"
         return f"{beyond} prompts, {kept} Raise ppo.kl_coef, lower the learning rate, or evaluate more often."
-    best = max(within, key=lambda one: one["objective"])
+    best = max(within, key=lambda evaluation: evaluation["objective"])
     if len(best["objectives"]) < 2:
         return (
             f"With one validation prompt no checkpoint can be shown to be better than the SFT policy, {kept} Raise "

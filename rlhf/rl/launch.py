@@ -82,7 +82,7 @@ def train_in_processes(
         store = _rendezvous_store()
         environment = _environment(setup.compute.num_processes, store.port)
         workers = [
-            stack.enter_context(_started(rank, environment, folder)) for rank in range(setup.compute.num_processes)
+            stack.enter_context(_start_worker(rank, environment, folder)) for rank in range(setup.compute.num_processes)
         ]
         _follow(workers, workspace)
 
@@ -112,7 +112,7 @@ def _environment(num_processes: int, port: int) -> dict[str, str]:
 
 
 @contextmanager
-def _started(rank: int, environment: Mapping[str, str], folder: Path) -> Iterator[Worker]:
+def _start_worker(rank: int, environment: Mapping[str, str], folder: Path) -> Iterator[Worker]:
     """A process in a session of its own, so that Ctrl-C in a terminal is for this process to handle."""
     connection, theirs = multiprocessing.Pipe()
     log = folder / f"process_{rank}.log"

@@ -97,8 +97,8 @@ def _is_like(source: Source, policy: Any) -> bool:
     if source.model is None or source.tokenizer is not None:
         return False
     backbones = (source.model.base_model, policy.base_model)
-    one, other = ({name: p.shape for name, p in backbone.named_parameters()} for backbone in backbones)
-    return one == other
+    shapes, policy_shapes = ({name: p.shape for name, p in backbone.named_parameters()} for backbone in backbones)
+    return shapes == policy_shapes
 
 
 def _start_apart(source: Source | None, compute: ComputeConfig, start: Path, trained: Path) -> ValueModel:

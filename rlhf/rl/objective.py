@@ -147,8 +147,9 @@ def best_evaluation(evaluations: Sequence[Mapping[str, Any]], kl_budget: float) 
         kl_budget: nats a response.
     """
     start = evaluations[0]
-    shown = [one for one in evaluations[1:] if one["kl"] <= kl_budget and paired_gain(one, start).is_shown]
-    return max(shown, key=lambda one: (one["objective"], -one["update"]), default=start)
+    within = [evaluation for evaluation in evaluations[1:] if evaluation["kl"] <= kl_budget]
+    shown = [evaluation for evaluation in within if paired_gain(evaluation, start).is_shown]
+    return max(shown, key=lambda evaluation: (evaluation["objective"], -evaluation["update"]), default=start)
 
 
 def _ratio(target: RunningMoments, own: RunningMoments) -> float:

@@ -23,7 +23,14 @@ from rlhf.rewards.sources import RunningMoments
 from rlhf.rl import distributed as processes
 from rlhf.rl.alarms import Alarm, AlarmState, watch_evaluations, watch_update
 from rlhf.rl.best_checkpoint import keep_candidate, remove_other_candidates, write_results
-from rlhf.rl.checkpoint import TrainerState, latest_checkpoint, load_checkpoint, needed_bytes, save_checkpoint, writing
+from rlhf.rl.checkpoint import (
+    TrainerState,
+    explain_write_errors,
+    latest_checkpoint,
+    load_checkpoint,
+    needed_bytes,
+    save_checkpoint,
+)
 from rlhf.rl.checks import check_finite, check_weights, diverged
 from rlhf.rl.context import Demonstrations, PPOContext, Prompts, make_context
 from rlhf.rl.kl import AdaptiveKL
@@ -223,7 +230,7 @@ def _evaluate(run: Run, state: TrainerState) -> TrainerState:
     state = _log(run, state, evaluation.metrics(), state.next_update)
     evaluations = [*state.evaluations, asdict(evaluation)]
     if processes.is_first():
-        with writing("the generations of a held-out evaluation", run.workspace.checkpoints):
+        with explain_write_errors("the generations of a held-out evaluation", run.workspace.checkpoints):
             write_generations(run.workspace.checkpoints, evaluation.update, generations)
         if best_evaluation(evaluations, run.config.kl_budget)["update"] == state.next_update:
             keep_candidate(run.workspace.checkpoints, evaluation.update, models.export_policy(), run.context.tokenizer)
@@ -236,7 +243,7 @@ def _finish(run: Run, state: TrainerState, stopped_because: str) -> None:
     if state.evaluations[-1]["update"] != state.next_update:
         state = _evaluate(run, state)
     if processes.is_first():
-        with writing("PPO's output", run.workspace.checkpoints):
+        with explain_write_errors("PPO's output", run.workspace.checkpoints):
             write_results(run.workspace, state, stopped_because, run.config)
         best = best_evaluation(state.evaluations, run.config.kl_budget)
         run.log({"ppo/chosen_update": best["update"], "ppo/chosen_objective": best["objective"]}, None)

@@ -22,6 +22,8 @@ from rlhf.rl.objective import Units, climbed_and_held_out, units_of
 from rlhf.rl.rollout import kl_of_responses, sample_responses, score_responses, selection_scores
 
 BATCH_SIZE = 256
+_MEANS = ("score", "held_out_score", "selection_score", "kl", "objective")
+_MEANS_BY_OTHER_NAMES = {"response_tokens": "num_tokens", "eos_rate": "ended"}
 
 
 @dataclass(frozen=True)
@@ -83,15 +85,7 @@ class Evaluation:
 
     def metrics(self) -> dict[str, float]:
         """Under the names of `rlhf.metrics`."""
-        return {
-            "ppo/validation_score": self.score,
-            "ppo/validation_held_out_score": self.held_out_score,
-            "ppo/validation_selection_score": self.selection_score,
-            "ppo/validation_kl": self.kl,
-            "ppo/validation_response_tokens": self.response_tokens,
-            "ppo/validation_eos_rate": self.eos_rate,
-            "ppo/validation_objective": self.objective,
-        }
+        return {f"ppo/validation_{name}": getattr(self, name) for name in (*_MEANS, *_MEANS_BY_OTHER_NAMES)}
 
 
 def validate(
@@ -183,13 +177,8 @@ def _summarize(config: PPOConfig, generations: Sequence[Generation], update: int
     return Evaluation(
         update=update,
         episodes=update * config.rollout_size,
-        score=mean("score"),
-        held_out_score=mean("held_out_score"),
-        selection_score=mean("selection_score"),
-        kl=mean("kl"),
-        response_tokens=mean("num_tokens"),
-        eos_rate=mean("ended"),
-        objective=mean("objective"),
         objectives=[generation.objective for generation in generations],
         scores=[generation.score for generation in generations],
+        **{name: mean(name) for name in _MEANS},
+        **{name: mean(of) for name, of in _MEANS_BY_OTHER_NAMES.items()},
     )

@@ -38,7 +38,7 @@ from rlhf.supervised.trainer import (
     StageCallback,
     WatchedTrainer,
     diverged,
-    fit,
+    run_trainer,
     trainer_settings,
     training_order,
     write_manifest,
@@ -186,7 +186,7 @@ def _train(
         peft_config=peft_config(config.lora, "SEQ_CLS", model) if config.lora else None,
         callbacks=[StageCallback(curve, log_metrics, config.checkpoint_every_seconds, partial(_report, name))],
     )
-    num_steps = fit(trainer, checkpoints)
+    num_steps = run_trainer(trainer, checkpoints)
     save_model(merged(trainer.model), tokenizer, folder)
     if config.lora is not None:
         save_adapter(trainer.model, folder / ADAPTER)

@@ -28,11 +28,12 @@ from rlhf.progress import report_progress
 from rlhf.supervised.trainer import (
     StageCallback,
     WatchedTrainer,
-    fit,
     refuse_divergence,
+    run_trainer,
     trainer_settings,
     training_order,
 )
+from rlhf.text.markdown import escape, table
 from rlhf.workspace import Workspace
 
 Pair = tuple[list[int], list[int]]
@@ -138,7 +139,7 @@ def _train(context: StageContext[SFTConfig], pairs: Sequence[Pair], workspace: W
         peft_config=peft_config(config.lora, "CAUSAL_LM", model) if config.lora else None,
         callbacks=[StageCallback(_CURVE, workspace.log_metrics, config.checkpoint_every_seconds, report)],
     )
-    num_steps = fit(trainer, workspace.checkpoints)
+    num_steps = run_trainer(trainer, workspace.checkpoints)
     save_model(merged(trainer.model), tokenizer, workspace.output / "policy")
     return num_steps
 
@@ -200,13 +201,8 @@ def _write_samples(
 
 
 def _table(samples: Sequence[Row]) -> str:
-    header = "| prompt | response | ended |\n| --- | --- | --- |\n"
-    cells = [
-        ("<br>".join(f"{m['role']}: {m['content']}" for m in sample["prompt"]), sample["response"], sample["ended"])
-        for sample in samples
-    ]
-    return header + "".join(f"| {_cell(p)} | {_cell(r)} | {'yes' if ended else 'no'} |\n" for p, r, ended in cells)
-
-
-def _cell(text: str) -> str:
-    return text.replace("|", "\\|").replace("\n", "<br>")
+    rows = []
+    for sample in samples:
+        prompt = "<br>".join(escape(f"{message['role']}: {message['content']}") for message in sample["prompt"])
+        rows.append([prompt, escape(sample["response"]), "yes" if sample["ended"] else "no"])
+    return table(["Prompt", "Response", "Ended"], rows) + "\n"

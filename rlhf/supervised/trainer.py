@@ -189,7 +189,7 @@ class StageCallback(TrainerCallback):  # type: ignore[misc]
             self._log_metrics({name: float(logs[key]) for key, name in self._names.items()}, step)
 
 
-def fit(trainer: Any, folder: Path) -> int:
+def run_trainer(trainer: Any, folder: Path) -> int:
     """Train to the end, from the newest whole checkpoint where there is one. Returns the number of steps.
 
     Raises:
@@ -246,8 +246,8 @@ def write_manifest(checkpoint: Path) -> None:
 
 def newest_checkpoint(folder: Path) -> Path | None:
     """The newest whole checkpoint. Torn ones are removed on the way, lest they count as kept ones."""
-    found = sorted(folder.glob("checkpoint-*"), key=lambda path: int(path.name.rpartition("-")[2]), reverse=True)
-    for checkpoint in found:
+    checkpoints = sorted(folder.glob("checkpoint-*"), key=lambda path: int(path.name.rpartition("-")[2]), reverse=True)
+    for checkpoint in checkpoints:
         if _is_complete(checkpoint):
             return checkpoint
         shutil.rmtree(checkpoint)

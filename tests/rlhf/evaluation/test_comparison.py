@@ -14,7 +14,7 @@ from rlhf.errors import ConfigError, DataError
 from rlhf.evaluation.comparison import compare_policies
 from rlhf.modeling.models import save_model
 from rlhf.modeling.tokenizer import prepare_tokenizer
-from rlhf.retraining.gates import figures_of, judge
+from rlhf.retraining.gates import apply_gates, gate_inputs
 from rlhf.rewards.scoring import Answers, ScoringError, score_answers
 
 CONFIG = EvaluationConfig(num_prompts=48, batch_size=7, num_side_by_side=5, num_bootstrap=500)
@@ -70,7 +70,7 @@ def test_by_the_gold_rule(own_world, workspace, logged):
     # Eleven words against five, and EOS.
     assert found["length_growth"] == 12 / 6
     assert found["models"]["candidate"]["eos_rate"]["value"] == 1
-    figures = figures_of(found)
+    figures = gate_inputs(found)
     assert (list(figures.gains), len(set(figures.prompts)), figures.safety) == (["gold"], 48, {})
     assert sum(gain > 0 for gain in figures.gains["gold"]) == 44
     assert (set(figures.lengths), set(figures.champion_lengths)) == ({12}, {6})
@@ -102,7 +102,7 @@ def test_both_selection_models_judge_each_in_its_own_tokens(own_world, workspace
     assert found["deciding"] == ["selection_reward_model", "champion_selection_reward_model"]
     assert found["judges"]["champion_selection_reward_model"]["win_rate"]["wins"] == 48
     assert (found["judge"], found["win_rate"]["losses"]) == ("selection_reward_model", 48)
-    verdicts = {verdict.gate: verdict for verdict in judge(RetrainConfig(maximum_kl=None), figures_of(found))}
+    verdicts = {verdict.gate: verdict for verdict in apply_gates(RetrainConfig(maximum_kl=None), gate_inputs(found))}
     assert (verdicts["win_rate"].judge, verdicts["win_rate"].value) == ("selection_reward_model", 0.0)
     assert verdicts["reward_gain"].judge == "selection_reward_model"
     assert not verdicts["reward_gain"].held

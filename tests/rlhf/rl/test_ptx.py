@@ -106,7 +106,7 @@ def test_by_default_as_many_are_drawn_as_a_minibatch_has_episodes(gradient, tiny
     _, other = gradient(0, 0, many, ptx_batch_size=5)
     assert loss == same != other
     everything = gradient(0, 0, many, ptx_batch_size=1000)[1]
-    assert everything == pytest.approx(sum(losses(tiny_policy, many.pairs)).item() / 48, rel=1e-5)
+    assert everything == pytest.approx(sum(losses(tiny_policy, many)).item() / 48, rel=1e-5)
 
 
 SETTINGS = {"num_updates": 8, "rollout_size": 32, "evaluate_every": 8, "learning_rate": 3e-3, "checkpoint_every": 2}

@@ -51,9 +51,9 @@ def context(tiny_setup, tiny_tokenizer):
 
 
 def call(rows, context, name="length"):
-    from rlhf.rewards.functions import load
+    from rlhf.rewards.functions import load_function
 
-    source = Source(RewardSourceConfig(kind="function", name=name), function=load(name))
+    source = Source(RewardSourceConfig(kind="function", name=name), function=load_function(name))
     return raw_scores(context, source, rows)
 
 
