@@ -1,7 +1,7 @@
 """How often nightly retraining promotes by mistake, and how soon it promotes what is better. No model is trained.
 
-Nights are made up, the decision is the real one: what `rlhf.retraining.gates.apply_gates` says of per-prompt figures at the
-level that the night's comparison may take. A year is 250 nights with one champion and a candidate without gain each
+Nights are made up, the decision is the real one: what `rlhf.retraining.gates.apply_gates` says of per-prompt figures at
+the level that the night's comparison may take. A year is 250 nights with one champion and a candidate without gain each
 night; a repetition is ten nights with candidates whose true gain is twice its standard error. All nights of a year have
 the same gate prompts, and part of what a prompt gives is the same every night (`shared`, a share of the variance).
 """
