@@ -87,7 +87,7 @@ def check_ratio_starts_at_one(first_minibatch: MinibatchStatistics, alarms: Alar
     Raises:
         StartError: they do not.
     """
-    error, allowed = first_minibatch.values["ratio_error"], alarms.start_ratio or RATIO_TOLERANCE[dtype]
+    error, allowed = first_minibatch["ratio_error"], alarms.start_ratio or RATIO_TOLERANCE[dtype]
     if not error <= allowed:
         raise StartError(
             "start_ratio",

@@ -5,7 +5,6 @@ Shapes: M rows of a minibatch, R response columns.
 
 from collections import defaultdict
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -29,11 +28,8 @@ Totals = dict[str, Tensor]
 Losses = Callable[[Tensor, SequenceBatch], tuple[Tensor, Totals]]
 
 
-@dataclass(frozen=True)
-class MinibatchStatistics:
-    """Means over a minibatch's tokens; the policy's are missing where only the critic learned."""
-
-    values: dict[str, float]
+MinibatchStatistics = dict[str, float]
+"""Means over a minibatch's tokens; the policy's are missing where only the critic learned."""
 
 
 def set_learning_rates(optimizers: Optimizers, config: PPOConfig, update: int) -> float:
@@ -63,7 +59,7 @@ def optimize(context: PPOContext, rollout: Rollout, update: int) -> list[Minibat
             for number, index in enumerate(order.split(config.minibatch_size))
         ]
         statistics += of_epoch
-        kl = sum(s.values.get("approx_kl", 0.0) for s in of_epoch) / len(of_epoch)
+        kl = sum(s.get("approx_kl", 0.0) for s in of_epoch) / len(of_epoch)
         if config.target_kl is not None and kl > config.target_kl:
             break
     return statistics
@@ -104,7 +100,7 @@ def train_minibatch(
             loss = demonstration_loss(context, context.demonstrations, models.policy, update, number)
             norms["ptx_loss"] = float(loss)
         norms["policy_grad_norm"] = _optimizer_step(context.optimizers.policy, config)
-    return MinibatchStatistics(step.means() | norms)
+    return step.means() | norms
 
 
 class MinibatchLoss:

@@ -7,6 +7,7 @@ from rlhf.config.rl import PPOConfig, sharing_error
 from rlhf.errors import ConfigError
 from rlhf.rl.distributed import num_started
 from rlhf.rl.launch import train_in_processes
+from rlhf.rl.request import PPORequest
 from rlhf.rl.trainer import train
 from rlhf.workspace import Workspace
 
@@ -43,5 +44,6 @@ def train_ppo(
     if reason := sharing_error(config, setup.compute):
         raise ConfigError(reason)
     several = setup.compute.num_processes > 1 and num_started() == 1
-    run = train_in_processes if several else train
-    run(config, setup, data, start, reward_models, workspace)
+    folders = {"output": workspace.output, "report": workspace.report, "checkpoints": workspace.checkpoints}
+    request = PPORequest(ppo=config, setup=setup, data=data, start=start, reward_models=reward_models, **folders)
+    (train_in_processes if several else train)(request, workspace)

@@ -9,7 +9,6 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from rlhf.config.model import Setup
 from rlhf.config.rl import LARGEST_KL_ERROR, PPOConfig
 from rlhf.data.preparation.splits import prompt_key
 from rlhf.errors import DataError
@@ -36,6 +35,7 @@ from rlhf.rl.context import Demonstrations, PPOContext, Prompts, make_context
 from rlhf.rl.kl import AdaptiveKL
 from rlhf.rl.models import load_models
 from rlhf.rl.objective import Units, best_evaluation
+from rlhf.rl.request import PPORequest
 from rlhf.rl.update import run_update
 from rlhf.rl.validation import validate, write_generations
 from rlhf.text.lines import read_json_lines
@@ -74,11 +74,11 @@ class Run:
             self.workspace.log_metrics(metrics, step)
 
 
-def train(config: PPOConfig, setup: Setup, data: Path, start: Path, reward_models: Path, workspace: Workspace) -> None:
+def train(request: PPORequest, workspace: Workspace) -> None:
     """Run PPO in this process, which may be one of several that were started; see `rlhf.rl.stage.train_ppo`."""
-    context = start_stage(config, setup, start / "policy")
-    with processes.process_group(setup.compute):
-        _train(_prepare(context, data, start, reward_models, workspace))
+    context = start_stage(request.ppo, request.setup, request.start / "policy")
+    with processes.process_group(context.compute):
+        _train(_prepare(context, request, workspace))
 
 
 def _train(run: Run) -> None:
@@ -162,11 +162,9 @@ def _alarmed(state: TrainerState, memory: AlarmState, alarms: Sequence[Alarm]) -
     return replace(state, alarms=asdict(memory), stopped_because=state.stopped_because or fatal)
 
 
-def _prepare(
-    context: StageContext[PPOConfig], data: Path, start: Path, reward_models: Path, workspace: Workspace
-) -> Run:
-    config, tokenizer = context.config, context.tokenizer
-    models = load_models(context, start, reward_models)
+def _prepare(context: StageContext[PPOConfig], request: PPORequest, workspace: Workspace) -> Run:
+    config, tokenizer, data = context.config, context.tokenizer, request.data
+    models = load_models(context, request.start, request.reward_models)
     check_room(workspace.checkpoints, needed_bytes(models), "PPO's checkpoints")
     prompts = _read_prompts(data / "prompts" / "train.jsonl")
     # Each once: two rows of one prompt are no independent witnesses of a gain.

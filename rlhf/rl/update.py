@@ -64,12 +64,12 @@ def _metrics(rollout: Rollout, statistics: Sequence[MinibatchStatistics]) -> dic
     mask = rollout.batch.response_mask
     kl = response_kl(rollout.kl, mask)
     means = {
-        f"ppo/{name}": sum(s.values[name] for s in statistics) / len(statistics)
-        for name in statistics[0].values
+        f"ppo/{name}": sum(s[name] for s in statistics) / len(statistics)
+        for name in statistics[0]
         if name != "ratio_error"
     }
-    if "ratio_error" in statistics[0].values:
-        means["ppo/ratio_error"] = statistics[0].values["ratio_error"]
+    if "ratio_error" in statistics[0]:
+        means["ppo/ratio_error"] = statistics[0]["ratio_error"]
     sources = {f"ppo/source_score_mean/{name}": float(s.mean()) for name, s in rollout.source_scores.items()}
     return (
         means

@@ -61,7 +61,7 @@ def compute(world, case):
         "rollout": rollout,
         "evaluation": (evaluation, generations),
         "gradients": gradients,
-        "statistics": statistics.values,
+        "statistics": statistics,
         "weights": weights,
     }
 

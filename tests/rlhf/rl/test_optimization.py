@@ -34,7 +34,7 @@ def test_only_the_critic_learns_in_its_warm_up(make_learner, sharing):
     assert all(torch.equal(a, b) for a, b in zip(policy, models.policy_parameters.values(), strict=True))
     assert not all(torch.equal(a, b) for a, b in zip(value, models.value_parameters.values(), strict=True))
     assert {int(state["step"]) for state in optimizers.policy.state.values()} == {0}
-    assert "policy_loss" not in statistics[0].values
+    assert "policy_loss" not in statistics[0]
 
 
 def test_target_kl_ends_the_epochs(make_learner):
