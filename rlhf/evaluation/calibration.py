@@ -58,7 +58,7 @@ class Calibration:
         expected_calibration_error: their distance, averaged over the predictions. Never 0 by chance: see `null`.
         null: what it is where the model is calibrated.
         brier: mean of (1 - P(chosen wins))^2, 0.25 for a coin. Lower is better.
-        log_loss: mean of -log P(chosen wins) in nats a pair, 0.693 for a coin. Lower is better.
+        log_loss: mean of -log P(chosen wins) in nats per pair, 0.693 for a coin. Lower is better.
         bins: those that hold a prediction, by rising confidence.
     """
 

@@ -78,7 +78,7 @@ def new_figure(path: Path, title: str, width: float, height: float) -> Iterator[
     Args:
         path: file that is written.
         title: headline over all panels.
-        width: inches, at 150 dots an inch.
+        width: inches, at 150 dots per inch.
         height: inches.
     """
     import matplotlib as mpl

@@ -156,7 +156,7 @@ def draw_overoptimization(points: Sequence[CurvePoint], path: Path) -> None:
         (_hedging_panel if hedges else _repetition_panel)(right.subplots(), points)
 
 
-_DISTANCE = "distance from the SFT policy: square root of the KL in nats a response"
+_DISTANCE = "distance from the SFT policy: square root of the KL in nats per response"
 
 
 def _point(file: Path, chosen_update: int, rule: GoldRule | None) -> CurvePoint:

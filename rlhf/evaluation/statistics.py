@@ -144,7 +144,7 @@ def mean_interval(values: ArrayLike, prompts: Prompts = None, confidence: float 
     one without skewness (Hall's) ends, and is never shorter than Student's.
 
     Args:
-        values: a number a row, [N].
+        values: a number per row, [N].
         prompts: the prompt of each row, [N].
         confidence: how often the interval holds the mean, 0.95 as everywhere.
 
@@ -174,7 +174,7 @@ def paired_bootstrap(differences: ArrayLike, num_resamples: int, seed: int, prom
     of the expansion.
 
     Args:
-        differences: one a pair, such as the policy's gold reward less the baseline's on the same prompt, [N].
+        differences: one per pair, such as the policy's gold reward less the baseline's on the same prompt, [N].
         num_resamples: samples of G prompts drawn with replacement.
         seed: of the draw.
         prompts: the prompt of each pair, [N].
@@ -208,7 +208,7 @@ def win_rate(first: ArrayLike, second: ArrayLike, prompts: Prompts = None) -> Wi
     "the longer one wins".
 
     Args:
-        first: one value a row, [N].
+        first: one value per row, [N].
         second: the value to compare it with, [N].
         prompts: the prompt of each row, [N].
     """

@@ -114,7 +114,7 @@ class Chat:
             )
         except Exception as error:  # a template is a program from elsewhere, and fails in any way
             raise DataError(
-                f"the tokenizer's chat template refuses a conversation: {one_line(error)}; mend the data or template"
+                f"the tokenizer's chat template refuses a conversation: {one_line(error)}; correct the data or template"
             ) from error
         return texts
 

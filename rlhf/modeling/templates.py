@@ -115,11 +115,11 @@ def _parse(template: str, where: str) -> Any:
         return environment.parse(template)
     except (RecursionError, MemoryError, ValueError, SyntaxError) as error:
         raise ModelError(
-            f"{where}: the chat template cannot be compiled ({type(error).__name__}: {one_line(error)}); mend it "
+            f"{where}: the chat template cannot be compiled ({type(error).__name__}: {one_line(error)}); correct it "
             f"there, or name another one of the model's templates with chat_template"
         ) from None
     except TemplateSyntaxError as error:
         raise ModelError(
-            f"{where}: the chat template is broken, line {error.lineno}: {one_line(error)}; mend it there, or name "
+            f"{where}: the chat template is broken, line {error.lineno}: {one_line(error)}; correct it there, or name "
             f"another one of the model's templates with chat_template"
         ) from None

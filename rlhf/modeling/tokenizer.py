@@ -131,8 +131,8 @@ def check_tokenizer(model: ModelConfig | RewardSourceConfig) -> None:
         chat_of(tokenizer).layout(["user", "assistant"], asks=False)
     except DataError as error:
         raise ModelError(
-            f"{source.path}: the chat template is broken: it refuses even a question and its answer ({error}); mend it "
-            f"or name another of the model's templates with chat_template"
+            f"{source.path}: the chat template is broken: it refuses even a question and its answer ({error}); "
+            f"correct it or name another of the model's templates with chat_template"
         ) from error
 
 
@@ -189,7 +189,7 @@ def check_dialogue(tokenizer: Any, model: str) -> None:
             chat.layout(roles, asks)
     except DataError as error:
         raise ModelError(
-            f"{model}: the chat template is broken: it refuses even a question and its answer ({error}); mend it, or "
+            f"{model}: the chat template is broken: it refuses even a question and its answer ({error}); correct it or "
             f"name another of the model's templates with model.chat_template"
         ) from error
     try:

@@ -1,6 +1,6 @@
 """Reward functions that installed packages offer, found by name. Only `load_function` imports a package's code.
 
-Whoever can submit a form must not be able to name code to import, so a recipe names an entry point, and what is
+A person who can submit a form must not be able to name code to import, so a recipe names an entry point, and what is
 installed decides whose code that is.
 """
 
@@ -64,7 +64,7 @@ def load_function(name: str) -> Callable[..., Any]:
     except Exception as error:
         raise ConfigError(
             f"ppo.rewards: the reward function {name!r}, {point.value} of {distribution(point)}, cannot be imported: "
-            f"{type(error).__name__}: {error}; mend the package"
+            f"{type(error).__name__}: {error}; repair the package"
         ) from error
     if not callable(function):
         raise ConfigError(

@@ -25,7 +25,7 @@ from rlhf.rl.value_model import ValueModel, output_size, start_head
 
 
 class SharedBackbone:
-    """The SFT policy with a named adapter a role. Whoever calls it says which adapter is on."""
+    """The SFT policy with a named adapter per role. The caller says which adapter is on."""
 
     def __init__(self, model: Any) -> None:
         self.peft = model

@@ -80,7 +80,7 @@ def watch_evaluations(
         config: thresholds.
         memory: of the run so far.
         evaluations: all of them, in order.
-        kl_budget: that bounds what may be the best, nats a response.
+        kl_budget: that bounds what may be the best, nats per response.
     """
     last, best = evaluations[-1], best_evaluation(evaluations, kl_budget)
     rise, loss = paired_gain(last, best, "scores"), paired_gain(best, last)
@@ -108,7 +108,7 @@ def _conditions(
     if config.negative_kl is not None and kl < -config.negative_kl:
         yield (
             "negative_kl",
-            f"the mean KL fell from 0 to {kl:.2f} nats a response, which no distribution has: tokens are scored by "
+            f"the mean KL fell from 0 to {kl:.2f} nats per response, which no distribution has: tokens are scored by "
             f"another one than they were sampled from, and the penalty pays the policy for it; look at temperature, "
             f"masks and EOS",
         )
@@ -116,7 +116,7 @@ def _conditions(
     if config.entropy_collapse is not None and entropy < config.entropy_collapse * start:
         yield (
             "entropy_collapse",
-            f"the entropy fell from {start:.3f} to {entropy:.4f} nats a token: the policy says one thing only; lower "
+            f"the entropy fell from {start:.3f} to {entropy:.4f} nats per token: the policy says one thing only; lower "
             f"the learning rate, or raise kl_coef or entropy_coef",
         )
     eos_rate, start = metrics["ppo/eos_rate"], first["ppo/eos_rate"]

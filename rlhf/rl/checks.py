@@ -114,7 +114,7 @@ def read_cli_flags(
     flags = []
     if stopped_because == "kl_budget":
         flags.append(
-            f"Training was stopped because the KL to the SFT policy passed {config.kl_budget:g} nats a response."
+            f"Training was stopped because the KL to the SFT policy passed {config.kl_budget:g} nats per response."
         )
     if best["update"] == 0:
         flags.append(_why_none_was_chosen(config, evaluations))
@@ -140,7 +140,7 @@ def _why_none_was_chosen(config: PPOConfig, evaluations: Sequence[Mapping[str, A
     kept = "so the SFT policy was kept."
     within = [evaluation for evaluation in evaluations[1:] if evaluation["kl"] <= config.kl_budget]
     if not within:
-        beyond = f"Every checkpoint was beyond the KL budget of {config.kl_budget:g} nats a response on held-out"
+        beyond = f"Every checkpoint was beyond the KL budget of {config.kl_budget:g} nats per response on held-out"
         return f"{beyond} prompts, {kept} Raise ppo.kl_coef, lower the learning rate, or evaluate more often."
     best = max(within, key=lambda evaluation: evaluation["objective"])
     if len(best["objectives"]) < 2:

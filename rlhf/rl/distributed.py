@@ -144,7 +144,7 @@ def wait_for_all() -> None:
 
 
 def _join(compute: ComputeConfig) -> None:
-    """NCCL on CUDA devices, one a process; gloo on CPUs."""
+    """NCCL on CUDA devices, one per process; gloo on CPUs."""
     if compute.device == "cpu":
         dist.init_process_group("gloo", timeout=TIMEOUT)
         return

@@ -144,7 +144,7 @@ def best_evaluation(evaluations: Sequence[Mapping[str, Any]], kl_budget: float) 
 
     Args:
         evaluations: in order, the SFT policy's first.
-        kl_budget: nats a response.
+        kl_budget: nats per response.
     """
     start = evaluations[0]
     within = [evaluation for evaluation in evaluations[1:] if evaluation["kl"] <= kl_budget]

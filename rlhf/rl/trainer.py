@@ -95,11 +95,11 @@ def _train(run: Run) -> None:
 
 def _update(run: Run, state: TrainerState) -> TrainerState:
     """One rollout and what is learned from it; returns the new state."""
-    config, update, begun = run.config, state.next_update, time.monotonic()
+    config, update, start = run.config, state.next_update, time.monotonic()
     moments = {name: RunningMoments(**values) for name, values in state.moments.items()}  # type: ignore[arg-type]
     with _diverging(run, update + 1):
         taken = run_update(run.context, update, state.kl_coef, moments)
-    speed = {"ppo/episodes_per_second": config.rollout_size / (time.monotonic() - begun)}
+    speed = {"ppo/episodes_per_second": config.rollout_size / (time.monotonic() - start)}
     check_finite(taken.metrics, update + 1, run.workspace.checkpoints)
     check_weights(run.context.models, update + 1, run.workspace.checkpoints)
     state = _log(run, state, taken.metrics | speed, update + 1)
@@ -133,14 +133,14 @@ def _save(run: Run, state: TrainerState) -> None:
     models, optimizers = run.context.models, run.context.optimizers
     processes.check_alike([*models.policy_parameters.values(), *models.value_parameters.values()])
     if processes.is_first():
-        begun = time.monotonic()
+        start = time.monotonic()
         save_checkpoint(run.workspace.checkpoints, state, models, optimizers, run.settings)
-        run.log({"ppo/checkpoint_seconds": time.monotonic() - begun}, state.next_update)
+        run.log({"ppo/checkpoint_seconds": time.monotonic() - start}, state.next_update)
         remove_other_candidates(run.workspace.checkpoints, state.evaluations, run.config.kl_budget)
 
 
 def _log(run: Run, state: TrainerState, metrics: Mapping[str, float], step: int) -> TrainerState:
-    """Log metrics, and note them: whoever goes on from here logs them again, so that its curves are whole."""
+    """Log metrics, and note them: a run that goes on from here logs them again, so that its curves are whole."""
     run.log(metrics, step)
     return replace(state, logged=[*state.logged, [step, dict(metrics)]])
 

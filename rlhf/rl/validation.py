@@ -63,7 +63,7 @@ class Evaluation:
         score: mean score.
         held_out_score: mean held-out score.
         selection_score: mean selection score.
-        kl: mean KL, nats a response.
+        kl: mean KL, nats per response.
         response_tokens: mean length.
         eos_rate: share of responses with EOS.
         objective: mean objective.

@@ -44,7 +44,7 @@ _CURVE = {"loss": "sft/loss", "learning_rate": "sft/learning_rate"}
 
 @dataclass(frozen=True)
 class HeldOut:
-    """How well a policy foretells completions.
+    """How well a policy predicts completions.
 
     Attributes:
         loss: nats a completion token, every token counting the same.
@@ -107,7 +107,7 @@ def evaluate_completions(
         compute: device and precision.
         pairs: prompts and completions.
         pad_token_id: stands where nothing is.
-        batch_size: rows a forward pass.
+        batch_size: rows per forward pass.
     """
     loss, num_right, num_tokens = 0.0, 0, 0
     for index in batches_by_length([len(prompt) + len(completion) for prompt, completion in pairs], batch_size):

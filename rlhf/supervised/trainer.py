@@ -245,7 +245,7 @@ def write_manifest(checkpoint: Path) -> None:
 
 
 def newest_checkpoint(folder: Path) -> Path | None:
-    """The newest whole checkpoint. Torn ones are removed on the way, lest they count as kept ones."""
+    """The newest whole checkpoint. Torn ones are removed on the way, so that they do not count as kept ones."""
     checkpoints = sorted(folder.glob("checkpoint-*"), key=lambda path: int(path.name.rpartition("-")[2]), reverse=True)
     for checkpoint in checkpoints:
         if _is_complete(checkpoint):

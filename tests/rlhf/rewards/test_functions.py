@@ -64,7 +64,7 @@ def test_a_name_that_two_packages_offer_is_refused(install):
 @pytest.mark.parametrize(
     ("code", "what"),
     [
-        ("import nothing_of_that_name", "ModuleNotFoundError: No module named 'nothing_of_that_name'; mend"),
+        ("import nothing_of_that_name", "ModuleNotFoundError: No module named 'nothing_of_that_name'; repair"),
         ("raise ValueError('no licence')", "cannot be imported: ValueError: no licence"),
         ("def others(): ...", "AttributeError.*brevity"),
         ("brevity = 3", r"my_rewards:brevity of my-rewards==1.0, is int and cannot be called"),
