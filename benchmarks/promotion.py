@@ -19,7 +19,7 @@ from benchmarks.readme import table, write_part
 from benchmarks.records import commit
 from rlhf.config.retrain import RetrainConfig
 from rlhf.evaluation.bounds import level_of
-from rlhf.evaluation.statistics import wilson_interval
+from rlhf.evaluation.statistics import share_interval
 from rlhf.retraining.gates import GateInputs, apply_gates
 
 RATE = RetrainConfig().false_promotion_rate
@@ -192,7 +192,7 @@ def part(rows: Sequence[Mapping[str, Any]]) -> str:
 
 
 def _percent(row: Mapping[str, Any], name: str) -> str:
-    share = wilson_interval(row[name], row["repetitions"])
+    share = share_interval([1.0] * row[name] + [0.0] * (row["repetitions"] - row[name]))
     return f"{share.value:.1%} ({share.low:.1%} to {share.high:.1%})"
 
 

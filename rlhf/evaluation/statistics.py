@@ -86,22 +86,6 @@ def num_prompts(prompts: Sequence[Hashable]) -> int:
     return len(set(prompts))
 
 
-def wilson_interval(successes: int, trials: int) -> Estimate:
-    """A proportion with its score interval, which stays inside [0, 1] and holds for shares near 0 and 1.
-
-    Args:
-        successes: trials that succeeded.
-        trials: at least 1, each of a prompt of its own.
-
-    Raises:
-        DataError: there is no trial.
-
-    Source:
-        Wilson, "Probable inference, the law of succession, and statistical inference", JASA 22 (1927).
-    """
-    return share_interval(np.repeat([1.0, 0.0], [successes, trials - successes]))
-
-
 def share_interval(outcomes: ArrayLike, prompts: Prompts = None) -> Estimate:
     """A mean of outcomes that are 0, 1/2 (a tie) or 1, with its score interval.
 
