@@ -23,8 +23,9 @@ from torch import Tensor
 
 from rlhf.config.model import ArchitectureConfig, ComputeConfig, ModelConfig, Setup
 from rlhf.modeling.conversations import Conversation, encode_prompts
-from rlhf.modeling.models import prepare_tokenizer, save_model, start_policy
+from rlhf.modeling.models import save_model, start_policy
 from rlhf.modeling.precision import autocast
+from rlhf.modeling.tokenizer import prepare_tokenizer
 from rlhf.rl.context import Prompts
 
 WORDS = ["a", "b", "c", "d", "e", "f", "g", "h", "i", "j"]

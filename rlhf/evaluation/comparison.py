@@ -35,7 +35,8 @@ from rlhf.evaluation.statistics import mean_interval, paired_bootstrap, win_rate
 from rlhf.gold.rules import GoldRule
 from rlhf.modeling.context import start_stage
 from rlhf.modeling.conversations import Conversation, encode_answers, encode_prompts
-from rlhf.modeling.models import load_policy, load_tokenizer
+from rlhf.modeling.models import load_policy
+from rlhf.modeling.tokenizer import load_tokenizer
 from rlhf.rewards.scoring import Answers, score_answers, score_rows_once
 from rlhf.workspace import Workspace
 
@@ -105,9 +106,7 @@ def compare_policies(
 
 
 def _that_fit(
-    prompts: Sequence[Conversation],
-    contexts: Mapping[Path, Context],
-    max_response_tokens: int,
+    prompts: Sequence[Conversation], contexts: Mapping[Path, Context], max_response_tokens: int
 ) -> tuple[Sequence[Conversation], list[str]]:
     """The prompts that leave each model room for a response, and a note where that is not all of them."""
     fits = np.ones(len(prompts), dtype=np.bool_)
@@ -170,11 +169,7 @@ def _judge(
 
 
 def _compare(
-    context: Context,
-    prompts: Sequence[str],
-    ours: JudgedAnswers,
-    theirs: JudgedAnswers,
-    kl: NDArray[np.float64],
+    context: Context, prompts: Sequence[str], ours: JudgedAnswers, theirs: JudgedAnswers, kl: NDArray[np.float64]
 ) -> dict[str, Any]:
     num_bootstrap, seed = context.config.num_bootstrap, context.seed("bootstrap")
     gains = {name: values - theirs.values[name] for name, values in ours.values.items()}

@@ -149,11 +149,7 @@ def _judge(
 
 
 def _compare(
-    context: Context,
-    choice: PromptChoice,
-    ours: JudgedAnswers,
-    theirs: JudgedAnswers,
-    kl: NDArray[np.float64],
+    context: Context, choice: PromptChoice, ours: JudgedAnswers, theirs: JudgedAnswers, kl: NDArray[np.float64]
 ) -> dict[str, Any]:
     config, seed = context.config, context.seed("bootstrap")
     values, baseline_values = ours.values, theirs.values

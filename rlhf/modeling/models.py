@@ -1,4 +1,4 @@
-"""Models and tokenizers: build, load, save, and the one function that scores.
+"""Models: build, load, save, and the one function that scores.
 
 Weights are fp32 wherever they are trained or compared; `rlhf.modeling.precision.autocast` makes the products bf16. Only
 safetensors are read and written, and code that comes with a model is never run.
@@ -40,20 +40,8 @@ from rlhf.modeling.hub import check_model_folder
 from rlhf.modeling.lm_head import compute_head_in_fp32
 from rlhf.modeling.precision import in_fp32
 from rlhf.modeling.special_tokens import num_ids
-from rlhf.modeling.tokenizer import load_tokenizer, prepare_tokenizer
 
 logger = logging.getLogger(__name__)
-
-__all__ = [
-    "freeze",
-    "load_policy",
-    "load_reward_model",
-    "load_tokenizer",
-    "prepare_tokenizer",
-    "save_model",
-    "score",
-    "start_policy",
-]
 
 
 def start_policy(setup: Setup, tokenizer: Any) -> Any:

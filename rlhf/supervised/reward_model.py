@@ -134,12 +134,7 @@ def start_reward_model(folder: Path, compute: ComputeConfig, seed: int) -> Any:
 
 
 def _train_to_end(
-    context: Context,
-    name: str,
-    pairs: _Pairs,
-    inputs: _Inputs,
-    workspace: Workspace,
-    finished: Path,
+    context: Context, name: str, pairs: _Pairs, inputs: _Inputs, workspace: Workspace, finished: Path
 ) -> None:
     """Train, centre and validate one model; `finished` appears all at once."""
     logged: list[tuple[Mapping[str, float], int | None]] = []
@@ -162,13 +157,7 @@ def _train_to_end(
 
 
 def _train(
-    context: Context,
-    name: str,
-    pairs: _Pairs,
-    inputs: _Inputs,
-    checkpoints: Path,
-    log_metrics: MetricLog,
-    folder: Path,
+    context: Context, name: str, pairs: _Pairs, inputs: _Inputs, checkpoints: Path, log_metrics: MetricLog, folder: Path
 ) -> int:
     """Train and save. Returns the number of steps."""
     config, tokenizer, seed = context.config, context.tokenizer, context.seed(name)

@@ -20,7 +20,8 @@ from rlhf.errors import DataError
 from rlhf.evaluation.reward_audit import audit_reward_models, count_characters
 from rlhf.evaluation.statistics import share_interval, win_rate
 from rlhf.modeling.conversations import encode_pairs
-from rlhf.modeling.models import load_reward_model, load_tokenizer, save_model
+from rlhf.modeling.models import load_reward_model, save_model
+from rlhf.modeling.tokenizer import load_tokenizer
 from rlhf.workspace import Workspace
 
 CONFIG = RewardAuditConfig(batch_size=5)

@@ -65,7 +65,7 @@ def test_as_the_sft_policy_with_a_zero_head_where_there_is_no_reward_model(value
 
 @pytest.mark.parametrize("other", ["tokens", "shape"])
 def test_a_reward_model_of_other_tokens_or_shape_is_passed_over(value_model_of, save_reward_model, other):
-    from rlhf.modeling.models import load_tokenizer
+    from rlhf.modeling.tokenizer import load_tokenizer
 
     folder = save_reward_model("safety", seed=7)
     model, tokenizer = AutoModelForSequenceClassification.from_pretrained(folder), load_tokenizer(folder)
