@@ -78,6 +78,8 @@ def compare_policies(
 
     Raises:
         DataError: there are no gate prompts, or none fits both models.
+        ModelError: a reward model cannot be used, or a dialogue is longer than it reads.
+        ScoringError: a judge's scores are not one finite number for each answer.
     """
     context, theirs_context = (start_stage(config, setup, folder) for folder in (candidate, champion))
     rule = find_rule(config, data)

@@ -82,6 +82,8 @@ def evaluate_policy(
 
     Raises:
         DataError: there are too few test prompts.
+        ModelError: a dialogue is longer than a reward model reads.
+        ScoringError: the scores are not one finite number for each response.
     """
     context = start_stage(config, setup, data / "tokenizer")
     rule = find_rule(config, data)
