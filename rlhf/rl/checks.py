@@ -30,7 +30,7 @@ def check_finite(metrics: Mapping[str, float], step: int, checkpoints: Path) -> 
     """
     broken = sorted(name for name, value in metrics.items() if not math.isfinite(value))
     if broken:
-        raise diverged(step, f"{', '.join(broken)} not finite", checkpoints)
+        raise TrainingDivergedError(step, f"{', '.join(broken)} not finite", latest_checkpoint(checkpoints))
 
 
 def check_weights(models: Models, step: int, checkpoints: Path) -> None:
@@ -41,13 +41,7 @@ def check_weights(models: Models, step: int, checkpoints: Path) -> None:
     """
     for name, parameter in (*models.policy_parameters.items(), *models.value_parameters.items()):
         if not torch.isfinite(parameter).all():
-            raise diverged(step, f"the weight {name} is not finite", checkpoints)
-
-
-def diverged(step: int, what: str, checkpoints: Path) -> TrainingDivergedError:
-    """The error that names the last good checkpoint."""
-    checkpoint = latest_checkpoint(checkpoints)
-    return TrainingDivergedError(step, what, str(checkpoint) if checkpoint else None)
+            raise TrainingDivergedError(step, f"the weight {name} is not finite", latest_checkpoint(checkpoints))
 
 
 def check_kl_starts_at_zero(rollout: Rollout, alarms: AlarmsConfig, dtype: str) -> None:

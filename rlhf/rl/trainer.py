@@ -11,7 +11,7 @@ from typing import Any
 
 from rlhf.config.rl import LARGEST_KL_ERROR, PPOConfig
 from rlhf.data.preparation.splits import prompt_key
-from rlhf.errors import DataError
+from rlhf.errors import DataError, TrainingDivergedError
 from rlhf.files.disk import check_room
 from rlhf.files.hashing import folder_sha256
 from rlhf.modeling.context import StageContext, start_stage
@@ -30,7 +30,7 @@ from rlhf.rl.checkpoint import (
     needed_bytes,
     save_checkpoint,
 )
-from rlhf.rl.checks import check_finite, check_weights, diverged
+from rlhf.rl.checks import check_finite, check_weights
 from rlhf.rl.context import Demonstrations, PPOContext, Prompts, make_context
 from rlhf.rl.kl import AdaptiveKL
 from rlhf.rl.models import load_models
@@ -126,7 +126,7 @@ def _diverging(run: Run, update: int) -> Iterator[None]:
     try:
         yield
     except FloatingPointError as error:
-        raise diverged(update, str(error), run.workspace.checkpoints) from error
+        raise TrainingDivergedError(update, str(error), latest_checkpoint(run.workspace.checkpoints)) from error
 
 
 def _save(run: Run, state: TrainerState) -> None:

@@ -26,7 +26,7 @@ from trl import RewardTrainer
 from rlhf.config.model import ComputeConfig, Setup
 from rlhf.config.supervised import RewardModelConfig
 from rlhf.data.schema import Row, read_rows
-from rlhf.errors import DataError, ModelError
+from rlhf.errors import DataError, ModelError, TrainingDivergedError
 from rlhf.modeling.context import StageContext, start_stage
 from rlhf.modeling.conversations import encode_pairs
 from rlhf.modeling.device import derive_seed
@@ -37,7 +37,7 @@ from rlhf.rewards.scoring import ScoringError, score_rows
 from rlhf.supervised.trainer import (
     StageCallback,
     WatchedTrainer,
-    diverged,
+    newest_checkpoint,
     run_trainer,
     trainer_settings,
     training_order,
@@ -149,7 +149,7 @@ def _train_to_end(
     try:
         metrics = _centre_and_validate(context, name, unfinished / "model", inputs)
     except ScoringError as error:
-        raise diverged(num_steps, str(error), workspace.checkpoints / name) from error
+        raise TrainingDivergedError(num_steps, str(error), newest_checkpoint(workspace.checkpoints / name)) from error
     log_metrics({f"{name}/{key}": value for key, value in metrics.items()}, None)
     (unfinished / "metrics.json").write_text(json.dumps(logged))
     write_manifest(unfinished)

@@ -212,13 +212,7 @@ def refuse_divergence(value: float | Tensor, what: str, step: int, folder: Path)
         TrainingDivergedError: naming the last good checkpoint in `folder`.
     """
     if not math.isfinite(value):
-        raise diverged(step, f"{what} is {float(value)}", folder)
-
-
-def diverged(step: int, what: str, folder: Path) -> TrainingDivergedError:
-    """The error that names the last good checkpoint in `folder`."""
-    checkpoint = newest_checkpoint(folder)
-    return TrainingDivergedError(step, what, str(checkpoint) if checkpoint else None)
+        raise TrainingDivergedError(step, f"{what} is {float(value)}", newest_checkpoint(folder))
 
 
 def refuse_divergent_weights(model: Any, step: int, folder: Path) -> None:
