@@ -1,4 +1,4 @@
-"""What policies answer to prompts, how likely they hold the answers of others, and what judges give the answers.
+"""Answers of policies to prompts: their texts, their probability under other policies, and their scores by judges.
 
 Shapes: N prompts, each with one response.
 """

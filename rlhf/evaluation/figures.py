@@ -52,7 +52,7 @@ _STYLE: Any = {
 
 @dataclass(frozen=True)
 class ScoredPairs:
-    """What a figure of the audit shows of one reward model.
+    """One reward model's scores of the held-out pairs, as the audit's figures show them.
 
     Attributes:
         title: the model's name, for people.

@@ -1,4 +1,4 @@
-"""What the intervals of `rlhf.evaluation.statistics` are made of: rows by prompt, design effects, score bounds."""
+"""Parts of the intervals of `rlhf.evaluation.statistics`: rows by prompt, design effects, score bounds."""
 
 import math
 from collections.abc import Callable, Hashable, Sequence
@@ -134,7 +134,7 @@ def _informative(values: NDArray[np.float64], grouped: RowsByPrompt) -> int:
 
 
 def quantile(degrees: float, confidence: float = CONFIDENCE) -> float:
-    """Of Student's distribution, two-sided; of the normal one where the degrees of freedom are infinite."""
+    """Student's two-sided quantile; the normal distribution's where the degrees of freedom are infinite."""
     from scipy.special import stdtrit
 
     tail = 0.5 + confidence / 2

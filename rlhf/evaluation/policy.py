@@ -141,7 +141,7 @@ def _judge(
     scores: Mapping[str, NDArray[np.float64]],
     rule: GoldRule | None,
 ) -> JudgedAnswers:
-    """What the judges give one model's responses. The first judge gives the headline."""
+    """One model's responses with the judges' values. The first judge gives the headline."""
     answers = decode_answers(context, ids)
     judgement = rule.judge(prompts, answers.texts) if rule else None
     values = ({"gold": judgement.rewards} if judgement else {}) | dict(scores)

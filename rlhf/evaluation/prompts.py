@@ -1,4 +1,4 @@
-"""Which test prompts a policy is evaluated on: always the same ones of the same file, whatever the seed."""
+"""Choice of the prompts of an evaluation: the same file always gives the same prompts, whatever the seed."""
 
 import hashlib
 import json

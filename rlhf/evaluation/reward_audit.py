@@ -1,4 +1,4 @@
-"""What the two reward models are worth on pairs that neither was trained on.
+"""Audit of the two reward models on pairs that neither was trained on.
 
 Several pairs may share a prompt: of several raters, of rankings. The prompt is the unit of all intervals.
 """

@@ -70,7 +70,7 @@ class WinRate:
 
 @dataclass(frozen=True)
 class Correlation:
-    """Of two samples; None where one of them is constant, so that there is none.
+    """Correlation coefficients of two samples; None where a sample is constant.
 
     Attributes:
         pearson: linear.

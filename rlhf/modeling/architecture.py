@@ -172,7 +172,7 @@ def quiet_transformers() -> Iterator[None]:
 
 
 def load_config(source: str, name: str, revision: str | None = None) -> Any:
-    """What config.json says of a model, and nothing of how and from where it is to be computed.
+    """A model's config.json, without how and from where the model is to be computed.
 
     A kernel of the hub, which it can name for the attention, would be code from there.
 

@@ -24,7 +24,7 @@ _CHATS: "WeakKeyDictionary[Any, tuple[object, Chat]]" = WeakKeyDictionary()
 
 @dataclass(frozen=True)
 class Layout:
-    """What a template writes for messages of certain roles, whatever they say.
+    """Text of a template for messages of certain roles, whatever they say.
 
     Attributes:
         pieces: the template's own text before, between and after the contents, [K + 1].

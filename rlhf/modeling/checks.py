@@ -148,6 +148,6 @@ def _refuse_without_config(files: ModelFiles) -> None:
 
 
 def _identity(path: Path) -> list[object]:
-    """What no change of a file leaves as it was."""
+    """Marks of a file, of which every change of it changes at least one."""
     status = path.stat()
     return [str(path), status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns]

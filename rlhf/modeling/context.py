@@ -1,4 +1,4 @@
-"""What the functions of one stage share."""
+"""Context that the functions of one stage share."""
 
 from dataclasses import dataclass
 from pathlib import Path

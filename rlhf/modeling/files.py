@@ -93,7 +93,7 @@ def hub_files(name: str, commit: str) -> ModelFiles:
 
 @contextmanager
 def readable(what: str, advice: str = "download or save the model again, or give another one") -> Iterator[None]:
-    """Whatever a library raises within the block is said of a model's files.
+    """Errors of any library within the block are reported as errors of a model's files.
 
     What transformers, safetensors, tokenizers and the hub raise over broken files is of every class that there is.
 

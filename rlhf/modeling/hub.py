@@ -35,7 +35,7 @@ def base_with_folder(model: ModelConfig) -> ModelConfig:
 
 
 def source_with_folder(source: RewardSourceConfig) -> RewardSourceConfig:
-    """The same for the reward model of a source of scores."""
+    """The source of scores with the whole path of its reward model."""
     return source.model_copy(update={"path": source.path and _whole_path(source.path)})
 
 
@@ -73,7 +73,7 @@ def at_commits(config: PipelineConfig) -> PipelineConfig:
 
 
 def sources_at_commits(sources: Iterable[RewardSourceConfig]) -> tuple[RewardSourceConfig, ...]:
-    """The same for sources of scores."""
+    """Sources of scores with every model of the hub at the commit that its revision stands for now."""
     resolve = cache(_commit)
     return tuple(_at_commit(source, source.path, resolve) for source in sources)
 

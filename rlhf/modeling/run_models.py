@@ -36,7 +36,7 @@ def check_models(model: ModelConfig | None, sources: Iterable[RewardSourceConfig
 
 
 def check_hub_models(model: ModelConfig | None, sources: Iterable[RewardSourceConfig]) -> None:
-    """The same for models of the hub, whose revisions must be commits.
+    """Refuse models of the hub in the same way; their revisions must be commits.
 
     Raises:
         ModelError: one is refused, or cannot be had.

@@ -20,7 +20,7 @@ def num_ids(tokenizer: Any) -> int:
 
 
 def differences(model: ModelConfig, tokenizer: Any) -> list[str]:
-    """What a run settles that the base's own files say otherwise, in sentences.
+    """Sentences on each setting of a run that differs from the base's own files.
 
     Args:
         model: names the base, or none.
@@ -75,7 +75,7 @@ def check_rows(folder: Path, name: str, tokenizer: Any) -> list[str]:
 
 
 def _generation_ids(model: ModelConfig) -> dict[str, tuple[int, ...]]:
-    """What generation_config.json says; nothing where there is none."""
+    """Ids that generation_config.json names; none where there is no such file."""
     try:
         config = GenerationConfig.from_pretrained(model.base, revision=model.revision)
     except OSError:

@@ -39,7 +39,7 @@ def settled(config: PipelineConfig) -> PipelineConfig:
 
 
 def source_settled(source: RewardSourceConfig) -> RewardSourceConfig:
-    """The same for one source of scores."""
+    """A source of scores with the day that its template stands for, where the template reads the clock."""
     return _settled(source, source.path, f"template_date of the source {source.name}")
 
 

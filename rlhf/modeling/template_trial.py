@@ -98,7 +98,7 @@ def _write(template: str, said: Mapping[str, Any]) -> None:
 
 
 def _try(write: Callable[[], object]) -> None:
-    """What is wrong with a template that comes to an end is said where it is used."""
+    """Write once; errors of a template that comes to an end are reported where the template is used."""
     try:
         write()
     except MemoryError:

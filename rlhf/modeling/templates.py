@@ -99,7 +99,7 @@ def _draws(template: str, where: str) -> bool:
 
 
 def _on(day: str, literal: str) -> str:
-    """What the clock says at the start of a day, in the form that a template asks for."""
+    """Time at the start of a day, in the form that a template asks for."""
     import ast
 
     form: str = ast.literal_eval(literal)

@@ -60,7 +60,7 @@ _CONTINUATION_TEMPLATE = (
 
 @dataclass(frozen=True)
 class TokenizerReport:
-    """What had to be settled.
+    """Choices that had to be made for a tokenizer.
 
     Attributes:
         origin: the base, or `built`.
@@ -213,7 +213,7 @@ def load_tokenizer(folder: Path | str, revision: str | None = None) -> Any:
 
 
 def _rules(tokenizer: Any) -> object:
-    """By what text becomes tokens, apart from padding and truncation, which callers set."""
+    """Rules by which text becomes tokens, apart from padding and truncation, which callers set."""
     backend = getattr(tokenizer, "backend_tokenizer", None)
     if backend is None:
         return type(tokenizer)

@@ -1,4 +1,4 @@
-"""What a candidate must show to become the champion: limits from the configuration, bounds of what was compared.
+"""Gates before the champion's place: limits from the configuration, bounds of the comparison's figures.
 
 Every gate looks at the one-sided 95% bound that hurts: from above for safety, KL and length, from below for win rate
 and gain. Of these two, the one that decides whether there is a gain is bounded at the level that the comparison may
@@ -32,7 +32,7 @@ ORDINARY_LEVEL = 1 - CONFIDENCE
 
 @dataclass(frozen=True)
 class GateInputs:
-    """What the gates look at, N rows of gate prompts.
+    """Figures that the gates look at, N rows of gate prompts.
 
     Attributes:
         prompts: which prompt each row answers, [N]. Rows of one prompt are no independent witnesses.
@@ -52,7 +52,7 @@ class GateInputs:
 
 
 def gate_inputs(comparison: Mapping[str, Any]) -> GateInputs:
-    """What the gates look at, out of a `comparison.json`."""
+    """Inputs of the gates, out of a `comparison.json`."""
     rows = comparison["by_row"]
     return GateInputs(
         prompts=rows["prompts"],
@@ -72,7 +72,7 @@ def deciding_gate(config: RetrainConfig) -> str | None:
 
 
 def apply_gates(config: RetrainConfig, inputs: GateInputs, level: float = ORDINARY_LEVEL) -> tuple[GateVerdict, ...]:
-    """What each gate says that is on. The candidate passes where all of them held.
+    """Verdicts of the gates that are on. The candidate passes where all of them held.
 
     Args:
         config: the limits.
@@ -149,7 +149,7 @@ def _margin(verdict: GateVerdict) -> float:
 def _verdict(
     gate: str, limit: float, values: NDArray[np.float64], bound: float, level: float, judge: str
 ) -> GateVerdict:
-    """Of a gate that asks for at least its limit, by one judge."""
+    """Verdict of a gate that asks for at least its limit, by one judge."""
     return _build_verdict(
         gate, limit, float(values.mean()), bound, len(values), at_least=True, level=level, judge=judge
     )

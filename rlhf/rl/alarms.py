@@ -32,7 +32,7 @@ class Alarm:
 
 @dataclass(frozen=True)
 class AlarmState:
-    """What the alarms remember of a run.
+    """The alarms' memory of a run.
 
     Attributes:
         first: metrics of the first rollout.

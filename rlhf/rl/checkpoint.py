@@ -36,7 +36,7 @@ class CheckpointError(RLHFError):
 
 @dataclass(frozen=True)
 class TrainerState:
-    """What of a run is not in the tensors.
+    """State of a run beside the tensors.
 
     Attributes:
         next_update: the update to go on with.
@@ -91,7 +91,7 @@ def save_checkpoint(
 
 
 def needed_bytes(models: Models) -> int:
-    """What the checkpoints of a run take at most, the one that is being written included, and three whole policies."""
+    """Bytes that a run's checkpoints take at most, the unfinished checkpoint included, and three whole policies."""
     trained = [*models.policy_parameters.values(), *models.value_parameters.values()]
     weights_and_moments: int = 3 * sum(4 * parameter.numel() for parameter in trained)
     backbone = getattr(models.policy, "part", models.policy)  # of a role on a shared one

@@ -1,4 +1,4 @@
-"""What must hold in a PPO run, and what people should be told of one that ended."""
+"""Checks of a PPO run, and remarks on a finished run for the readers of its card."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -90,7 +90,7 @@ def check_ratio_starts_at_one(first_minibatch: MinibatchStatistics, alarms: Alar
         )
 
 
-def read_cli_flags(
+def run_flags(
     config: PPOConfig,
     evaluations: Sequence[Mapping[str, Any]],
     stopped_because: str,

@@ -1,4 +1,4 @@
-"""What all updates of a PPO run share: settings, models, optimizers, and what is trained on."""
+"""Context of all updates of a PPO run: settings, models, optimizers, prompts and demonstrations."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass

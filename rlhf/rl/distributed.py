@@ -169,7 +169,7 @@ def _reduced(tensor: Tensor, operation: dist.ReduceOp.RedOpType) -> Tensor:
 
 @contextmanager
 def _run_collective() -> Iterator[None]:
-    """What torch raises in here is that another process does not answer."""
+    """Errors of torch within the block mean that another process does not answer."""
     try:
         yield
     except RuntimeError as error:

@@ -83,7 +83,7 @@ def _rendezvous_store() -> TCPStore:
 
 
 def _environment(num_processes: int, port: int) -> dict[str, str]:
-    """What `torchrun` would set, and the modules that this process sees."""
+    """Variables that `torchrun` would set, and the modules that this process sees."""
     loopback = next((name for _, name in socket.if_nameindex() if name in ("lo", "lo0")), None)
     talking = {"GLOO_SOCKET_IFNAME": loopback} if loopback else {}
     return (

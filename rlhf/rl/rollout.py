@@ -39,7 +39,7 @@ RowFunction = Callable[[SequenceBatch], tuple[Tensor, ...]]
 
 @dataclass(frozen=True)
 class Rollout:
-    """What one update learns from. Tokens outside `batch.response_mask` hold 0.
+    """Experience of one update. Tokens outside `batch.response_mask` hold 0.
 
     Attributes:
         batch: prompts and responses.
@@ -73,7 +73,7 @@ class Rollout:
 
 
 def rollout_prompts(seed: int, update: int, num_rollout_prompts: int, num_prompts: int) -> list[int]:
-    """Which prompts an update uses: consecutive pieces of an endless row of seeded permutations."""
+    """Numbers of an update's prompts: consecutive pieces of an endless row of seeded permutations."""
     wanted = range(update * num_rollout_prompts, (update + 1) * num_rollout_prompts)
     orders = {epoch: _order(seed, epoch, num_prompts) for epoch in {place // num_prompts for place in wanted}}
     return [orders[place // num_prompts][place % num_prompts] for place in wanted]

@@ -46,7 +46,7 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Run:
-    """What stays the same throughout a run."""
+    """Parts of a run that stay the same throughout."""
 
     context: PPOContext
     validation: Prompts

@@ -15,7 +15,7 @@ from rlhf.rl.rollout import Rollout, collect_rollout, sampling_error
 
 @dataclass(frozen=True)
 class Update:
-    """What an update left behind.
+    """Rollout and metrics of an update.
 
     Attributes:
         rollout: what it learned from.

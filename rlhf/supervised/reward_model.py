@@ -62,7 +62,7 @@ class _Pairs:
 
 @dataclass(frozen=True)
 class _Inputs:
-    """What both models share."""
+    """Inputs that both models share."""
 
     start: Path
     demonstrations: list[list[int]]

@@ -1,4 +1,4 @@
-"""What the two supervised stages share: order of rows, settings of the trainer, checkpoints, watch over the loss."""
+"""Parts that the two supervised stages share: order of rows, trainer settings, checkpoints, watch over the loss."""
 
 import json
 import math

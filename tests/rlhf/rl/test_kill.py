@@ -34,7 +34,7 @@ MOMENTS = {
     "between a checkpoint and the next update": "rlhf.rl.trainer:trim_heap:3",
     "as generations are written": "rlhf.rl.validation:generations_path:3",
     "as the chosen policy is saved": "rlhf.rl.best_checkpoint:save_model:2",
-    "as the output is written": "rlhf.rl.best_checkpoint:read_cli_flags:1",
+    "as the output is written": "rlhf.rl.best_checkpoint:run_flags:1",
 }
 
 

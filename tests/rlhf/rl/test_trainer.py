@@ -13,7 +13,7 @@ from transformers import AutoModelForCausalLM
 from rlhf.config.model import ComputeConfig
 from rlhf.config.rl import PPOConfig
 from rlhf.errors import TrainingDivergedError
-from rlhf.rl.checks import read_cli_flags
+from rlhf.rl.checks import run_flags
 
 
 def test_ppo_raises_a_trivially_learnable_score(tiny_run):
@@ -274,7 +274,7 @@ def evaluation(update, *objectives, kl=1.0):
 
 
 def flags(*evaluations, stopped_because="finished", alarms=(), **settings):
-    return read_cli_flags(PPOConfig(**settings), evaluations, stopped_because, alarms)
+    return run_flags(PPOConfig(**settings), evaluations, stopped_because, alarms)
 
 
 def test_flags_say_what_went_wrong():
