@@ -159,10 +159,9 @@ def _judge(
     for name, folder in reward_models.items():
         folder = folder / "selection_reward_model"
         tokenizer = load_tokenizer(folder)
-        encoded = [encode_answers(tokenizer, prompts, by_model.texts, by_model.ended) for by_model in answers]
+        encoded = [encode_answers(tokenizer, prompts, of_model.texts, of_model.ended) for of_model in answers]
         rows = [(*prompt, *answer) for pairs in encoded for prompt, answer in pairs]
-        batch_size = context.config.batch_size
-        scores = score_rows_once(folder, context.compute, rows, tokenizer.pad_token_id, batch_size)
+        scores = score_rows_once(folder, context.compute, rows, context.config.batch_size)
         for of_model, of_name in zip(values, np.split(scores, 2), strict=True):
             of_model[name] = of_name
         lengths = lengths or [np.array([len(answer) for _, answer in pairs]) for pairs in encoded]

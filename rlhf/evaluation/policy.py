@@ -129,8 +129,7 @@ def _score(
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Scores of both models' responses."""
     rows = [(*prompt, *response) for responses in ids for prompt, response in zip(prompts, responses, strict=True)]
-    pad_token_id = context.tokenizer.pad_token_id
-    ours, theirs = np.split(score_rows_once(folder, context.compute, rows, pad_token_id, context.config.batch_size), 2)
+    ours, theirs = np.split(score_rows_once(folder, context.compute, rows, context.config.batch_size), 2)
     return ours, theirs
 
 

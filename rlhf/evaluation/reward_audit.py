@@ -127,11 +127,9 @@ def _read_pairs(data: Path, tokenizer: Any) -> HeldOutPairs:
 
 
 def _score(context: StageContext[RewardAuditConfig], folder: Path, title: str, pairs: HeldOutPairs) -> ScoredPairs:
-    reward_model, config = load_reward_model(folder, context.compute), context.config
-    rows = [*pairs.chosen, *pairs.rejected]
-    scores = score_rows(
-        reward_model, str(folder), context.compute, rows, context.tokenizer.pad_token_id, config.batch_size
-    )
+    config, rows = context.config, [*pairs.chosen, *pairs.rejected]
+    reward_model = load_reward_model(folder, context.compute)
+    scores = score_rows(reward_model, str(folder), context.compute, rows, config.batch_size)
     chosen, rejected = np.split(scores.astype(np.float64), 2)
     won = win_rate(chosen, rejected, pairs.prompts)
     calibrated = calibration(chosen - rejected, config.num_bins, context.seed("calibration"), pairs.prompts)

@@ -82,13 +82,14 @@ def score_batch(reward_model: Any, name: str, input_ids: Tensor, attention_mask:
 
 @torch.no_grad()
 def score_rows(
-    reward_model: Any, name: str, compute: ComputeConfig, rows: Rows, pad_token_id: int, batch_size: int
+    reward_model: Any, name: str, compute: ComputeConfig, rows: Rows, batch_size: int
 ) -> NDArray[np.float32]:
     """Scores [N] of rows of token ids, in batches of like length. For `name` and errors see `score_batch`."""
     scores = np.empty(len(rows), dtype=np.float32)
     for batch in batches_by_length([len(row) for row in rows], batch_size):
         width = len(rows[batch[0]])
-        ids = torch.tensor([[*rows[i], *[pad_token_id] * (width - len(rows[i]))] for i in batch])
+        # Padding comes last and is seen by no token, so any id serves.
+        ids = torch.tensor([[*rows[i], *[0] * (width - len(rows[i]))] for i in batch])
         lengths = torch.tensor([len(rows[i]) for i in batch])
         mask = torch.arange(width) < lengths[:, None]
         with autocast(compute):
@@ -98,12 +99,7 @@ def score_rows(
 
 
 def score_rows_once(
-    folder: Path | str,
-    compute: ComputeConfig,
-    rows: Rows,
-    pad_token_id: int,
-    batch_size: int,
-    revision: str | None = None,
+    folder: Path | str, compute: ComputeConfig, rows: Rows, batch_size: int, revision: str | None = None
 ) -> NDArray[np.float64]:
     """A saved reward model's scores of rows, [N]. Equal rows are scored once, so that they tie to the last bit.
 
@@ -114,7 +110,7 @@ def score_rows_once(
     model = load_reward_model(folder, compute, revision)
     keys = [tuple(row) for row in rows]
     different = list(dict.fromkeys(keys))
-    scores = score_rows(model, str(folder), compute, different, pad_token_id, batch_size).astype(np.float64)
+    scores = score_rows(model, str(folder), compute, different, batch_size).astype(np.float64)
     by_row = dict(zip(different, scores, strict=True))
     return np.array([by_row[key] for key in keys])
 
@@ -135,11 +131,8 @@ def score_answers(
     """
     if source.path is None:
         return np.array(call_function(source.name, reward_functions.load_function(source.name), prompts, answers.texts))
-    tokenizer = load_source_tokenizer(source)
-    rows = encode_dialogues(tokenizer, prompts, answers.texts, answers.ended)
-    # Padding comes last and is seen by no token, so any will do where there is no pad token.
-    pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id
-    return score_rows_once(source.path, compute, rows, pad, batch_size, source.revision)
+    rows = encode_dialogues(load_source_tokenizer(source), prompts, answers.texts, answers.ended)
+    return score_rows_once(source.path, compute, rows, batch_size, source.revision)
 
 
 def call_function(

@@ -127,7 +127,7 @@ def raw_scores(context: StageContext[PPOConfig], source: Source, rows: SampledRe
         with in_fp32(device.type):  # a function's own model is not ours to round
             return torch.tensor(call_function(name, source.function, rows.prompts, texts)).to(device)
     ids = encode_dialogues(source.tokenizer, rows.prompts, texts, rows.ended.tolist())
-    return torch.from_numpy(score_rows(source.model, name, context.compute, ids, 0, len(ids))).to(device)
+    return torch.from_numpy(score_rows(source.model, name, context.compute, ids, len(ids))).to(device)
 
 
 def combine(

@@ -193,7 +193,7 @@ def _centre_and_validate(context: Context, name: str, folder: Path, inputs: _Inp
     batch_size = 2 * (config.micro_batch_size or config.batch_size)
 
     def scores(rows: Sequence[Sequence[int]]) -> Any:
-        return score_rows(model, name, context.compute, rows, context.tokenizer.pad_token_id, batch_size)
+        return score_rows(model, name, context.compute, rows, batch_size)
 
     chosen, rejected = scores(inputs.validation.chosen), scores(inputs.validation.rejected)
     model.config.score_offset = float(scores(inputs.demonstrations).mean(dtype=np.float64))

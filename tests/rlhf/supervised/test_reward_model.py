@@ -60,7 +60,7 @@ def dialogues(tokenizer, rows, answer):
 
 
 def score_dialogues(model, setup, tokenizer, rows, answer):
-    return score_rows(model, "tested", setup.compute, dialogues(tokenizer, rows, answer), tokenizer.pad_token_id, 8)
+    return score_rows(model, "tested", setup.compute, dialogues(tokenizer, rows, answer), 8)
 
 
 def demonstrations(data):
