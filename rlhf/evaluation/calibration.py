@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from rlhf.evaluation.intervals import prompt_numbers
-from rlhf.evaluation.statistics import Estimate, mean_interval, num_prompts, share_interval
+from rlhf.evaluation.statistics import Estimate, mean_interval, share_interval
 
 _NUM_NULL_DRAWS = 1000
 _NULL_QUANTILE = 0.95
@@ -105,7 +105,7 @@ def calibration(margins: ArrayLike, num_bins: int, seed: int, prompts: Sequence[
         accuracy = share_interval(right[rows], inside)
         low, high = float(edges[number]), float(edges[number + 1])
         mean = float(confidence[rows].mean())
-        bins.append(ReliabilityBin(low, high, len(rows), num_prompts(inside), mean, accuracy))
+        bins.append(ReliabilityBin(low, high, len(rows), len(set(inside)), mean, accuracy))
     return Calibration(
         _error(right - confidence, which),
         _null(confidence, right, which, keys, seed),

@@ -26,7 +26,7 @@ from rlhf.evaluation.figures import (
     percent_axis,
 )
 from rlhf.evaluation.gold import shares
-from rlhf.evaluation.statistics import Estimate, distinct_n, mean_interval, num_prompts
+from rlhf.evaluation.statistics import Estimate, distinct_n, mean_interval
 from rlhf.gold.rules import GoldRule
 from rlhf.text.lines import read_json_lines
 
@@ -169,7 +169,7 @@ def _point(file: Path, chosen_update: int, rule: GoldRule | None) -> CurvePoint:
         update=update,
         chosen=update == chosen_update,
         num_responses=len(rows),
-        num_prompts=num_prompts(prompts),
+        num_prompts=len(set(prompts)),
         kl=mean_interval([row["kl"] for row in rows], prompts),
         score=mean_interval([row["score"] for row in rows], prompts),
         selection_score=mean_interval([row["selection_score"] for row in rows], prompts),

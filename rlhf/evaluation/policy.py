@@ -37,7 +37,6 @@ from rlhf.evaluation.statistics import (
     correlation,
     distinct_n,
     mean_interval,
-    num_prompts,
     paired_bootstrap,
     win_rate,
 )
@@ -162,7 +161,7 @@ def _compare(
     evaluation = {
         "judge": judge,
         "num_responses": len(choice.prompts),
-        "num_prompts": num_prompts(prompts),
+        "num_prompts": len(set(prompts)),
         "num_prompts_by_kind": dict(choice.num_by_kind),
         "temperature": config.temperature,
         "win_rate": win_rates[judge],

@@ -23,7 +23,6 @@ from rlhf.evaluation.statistics import (
     WinRate,
     correlation,
     mean_interval,
-    num_prompts,
     quantile_groups,
     share_interval,
     win_rate,
@@ -95,7 +94,7 @@ def audit_reward_models(
     margins = {name: of_model.chosen - of_model.rejected for name, of_model in scored.items()}
     audit = {
         "num_pairs": len(pairs.rows),
-        "num_prompts": num_prompts(pairs.prompts),
+        "num_prompts": len(set(pairs.prompts)),
         "longer_wins": pairs.longer_wins.as_dict(),
         "models": models,
         "agreement": _agreement(margins["reward_model"], margins["selection_reward_model"], pairs),

@@ -8,7 +8,7 @@ Imports numpy only at the top; scipy, which takes a second, where it is needed.
 """
 
 import re
-from collections.abc import Hashable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from statistics import NormalDist
 from typing import Any
@@ -79,11 +79,6 @@ class Correlation:
 
     pearson: float | None
     spearman: float | None
-
-
-def num_prompts(prompts: Sequence[Hashable]) -> int:
-    """How many different prompts there are."""
-    return len(set(prompts))
 
 
 def share_interval(outcomes: ArrayLike, prompts: Prompts = None) -> Estimate:
@@ -199,7 +194,7 @@ def win_rate(first: ArrayLike, second: ArrayLike, prompts: Prompts = None) -> Wi
     a, b = np.asarray(first, dtype=float), np.asarray(second, dtype=float)
     assert a.shape == b.shape, f"{a.shape} against {b.shape}"
     wins, losses = int((a > b).sum()), int((a < b).sum())
-    count = len(a) if prompts is None else num_prompts(prompts)
+    count = len(a) if prompts is None else len(set(prompts))
     rate = share_interval(np.where(a == b, 0.5, a > b), prompts)
     return WinRate(wins, len(a) - wins - losses, losses, count, rate)
 

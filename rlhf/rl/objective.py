@@ -9,7 +9,7 @@ Shapes: B responses.
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -33,13 +33,9 @@ class Units:
     sources: Mapping[str, RunningMoments]
     selection: RunningMoments
 
-    def as_dict(self) -> dict[str, Any]:
-        """For JSON."""
-        return asdict(self)
-
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> "Units":
-        """Units from the result of `as_dict`."""
+        """Units from what `asdict` gives."""
         sources = {name: RunningMoments(**moments) for name, moments in values["sources"].items()}
         return cls(sources, RunningMoments(**values["selection"]))
 

@@ -32,7 +32,7 @@ from rlhf.rl.checkpoint import (
 )
 from rlhf.rl.checks import check_finite, check_weights
 from rlhf.rl.context import Demonstrations, PPOContext, Prompts, make_context
-from rlhf.rl.kl import AdaptiveKL
+from rlhf.rl.kl import steer_kl_coef
 from rlhf.rl.models import load_models
 from rlhf.rl.objective import Units, best_evaluation
 from rlhf.rl.request import PPORequest
@@ -98,19 +98,19 @@ def _update(run: Run, state: TrainerState) -> TrainerState:
     config, update, start = run.config, state.next_update, time.monotonic()
     moments = {name: RunningMoments(**values) for name, values in state.moments.items()}  # type: ignore[arg-type]
     with _diverging(run, update + 1):
-        taken = run_update(run.context, update, state.kl_coef, moments)
+        outcome = run_update(run.context, update, state.kl_coef, moments)
     speed = {"ppo/episodes_per_second": config.rollout_size / (time.monotonic() - start)}
-    check_finite(taken.metrics, update + 1, run.workspace.checkpoints)
+    check_finite(outcome.metrics, update + 1, run.workspace.checkpoints)
     check_weights(run.context.models, update + 1, run.workspace.checkpoints)
-    state = _log(run, state, taken.metrics | speed, update + 1)
+    state = _log(run, state, outcome.metrics | speed, update + 1)
     if processes.is_first():
         report_progress("ppo", update + 1, config.num_updates)
-    state = _watch(run, state, taken.metrics)
+    state = _watch(run, state, outcome.metrics)
     state = replace(
         state,
         next_update=update + 1,
-        kl_coef=_next_kl_coef(config, state.kl_coef, taken.metrics["ppo/kl_mean"]),
-        moments={name: asdict(values) for name, values in taken.rollout.moments.items()},
+        kl_coef=_next_kl_coef(config, state.kl_coef, outcome.metrics["ppo/kl_mean"]),
+        moments={name: asdict(values) for name, values in outcome.rollout.moments.items()},
     )
     if state.next_update % config.evaluate_every == 0 or state.next_update == config.num_updates:
         state = _evaluate(run, state)
@@ -234,7 +234,7 @@ def _evaluate(run: Run, state: TrainerState) -> TrainerState:
             keep_candidate(run.workspace.checkpoints, evaluation.update, models.export_policy(), run.context.tokenizer)
             remove_other_candidates(run.workspace.checkpoints, evaluations, run.config.kl_budget)
     memory, alarms = watch_evaluations(run.config.alarms, AlarmState(**state.alarms), evaluations, run.config.kl_budget)
-    return _alarmed(replace(state, evaluations=evaluations, units=units.as_dict()), memory, alarms)
+    return _alarmed(replace(state, evaluations=evaluations, units=asdict(units)), memory, alarms)
 
 
 def _finish(run: Run, state: TrainerState, stopped_because: str) -> None:
@@ -252,5 +252,5 @@ def _finish(run: Run, state: TrainerState, stopped_because: str) -> None:
 def _next_kl_coef(config: PPOConfig, kl_coef: float, kl: float) -> float:
     if config.kl_target is None or config.kl_horizon is None:
         return kl_coef
-    controller = AdaptiveKL(config.kl_target, config.kl_horizon, LARGEST_KL_ERROR)
-    return controller.next_coef(kl_coef, kl, config.rollout_size)
+    steering = {"target": config.kl_target, "horizon": config.kl_horizon, "largest_error": LARGEST_KL_ERROR}
+    return steer_kl_coef(kl_coef, kl, config.rollout_size, **steering)
