@@ -87,10 +87,6 @@ def collect_rollout(context: PPOContext, update: int, kl_coef: float, moments: M
         update: number of the update, from 0; with the seed it decides prompts and noise.
         kl_coef: weight of the KL penalty in this rollout.
         moments: of the sources' scores in the rollouts before.
-
-    Raises:
-        FloatingPointError: the policy's logits are not finite.
-        ScoringError: a source failed, or its scores are not one finite number for each response.
     """
     config, models = context.config, context.models
     chosen = _chosen_prompts(context, update)
