@@ -222,7 +222,8 @@ def test_seed_decides_every_bit(tiny_setup, arithmetic_data, tmp_path):
 def test_order_of_rows_is_drawn_from_the_seed(tiny_setup, arithmetic_data, tiny_tokenizer):
     pairs = encoded(arithmetic_data, tiny_tokenizer)
     other = tiny_setup.model_copy(update={"seed": 1})
-    first, same, second = (_dataset(CONFIG, setup, pairs)["input_ids"][:] for setup in (tiny_setup, tiny_setup, other))
+    contexts = (StageContext(CONFIG, setup, tiny_tokenizer) for setup in (tiny_setup, tiny_setup, other))
+    first, same, second = (_dataset(context, pairs)["input_ids"][:] for context in contexts)
     assert first == same != second
     assert sorted(first) == sorted(second)
 
@@ -239,7 +240,8 @@ def test_rows_are_trained_on_in_the_order_drawn(tiny_setup, arithmetic_data, tin
     monkeypatch.setattr(supervised.WatchedTrainer, "training_step", recorded)
     config = CONFIG.model_copy(update={"num_epochs": 1.5, "micro_batch_size": 4})
     train_sft(config, tiny_setup, arithmetic_data, Run(tmp_path / "run").workspace)
-    dataset = _dataset(config, tiny_setup, encoded(arithmetic_data, tiny_tokenizer))
+    context = StageContext(config, tiny_setup, tiny_tokenizer)
+    dataset = _dataset(context, encoded(arithmetic_data, tiny_tokenizer))
     assert trained == dataset["input_ids"][:]
 
 
