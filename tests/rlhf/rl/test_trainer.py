@@ -187,8 +187,8 @@ def test_policies_that_may_be_chosen_do_not_pile_up(tiny_run, monkeypatch):
 
     evaluated = trainer.validate
 
-    def better_and_better(config, setup, models, prompts, update, units):
-        evaluation, generations, units = evaluated(config, setup, models, prompts, update, units)
+    def better_and_better(context, prompts, update, units):
+        evaluation, generations, units = evaluated(context, prompts, update, units)
         objectives = [float(update)] * len(evaluation.objectives)
         return replace(evaluation, objective=float(update), objectives=objectives), generations, units
 
