@@ -23,9 +23,10 @@ from torch import Tensor
 
 from rlhf.config.model import ArchitectureConfig, ComputeConfig, ModelConfig, Setup
 from rlhf.modeling.conversations import Conversation, encode_prompts
-from rlhf.modeling.models import prepare_tokenizer, save_model, start_policy
+from rlhf.modeling.models import save_model, start_policy
 from rlhf.modeling.precision import autocast
-from rlhf.rl.rollout import Prompts
+from rlhf.modeling.tokenizer import prepare_tokenizer
+from rlhf.rl.context import Prompts
 
 WORDS = ["a", "b", "c", "d", "e", "f", "g", "h", "i", "j"]
 PROMPTS = ("a b", "a c", "a d e f", "a g")

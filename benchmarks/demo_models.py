@@ -12,7 +12,7 @@ from rlhf.config.pipeline import PipelineConfig
 from rlhf.data import calibrated_arithmetic
 from rlhf.data.preparation.prepare import prepare_data
 from rlhf.modeling.conversations import encode_prompts
-from rlhf.modeling.models import load_tokenizer
+from rlhf.modeling.tokenizer import load_tokenizer
 from rlhf.references import DataSource
 from rlhf.supervised.reward_model import train_reward_models
 from rlhf.supervised.sft import train_sft

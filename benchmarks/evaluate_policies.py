@@ -16,7 +16,8 @@ from rlhf.gold import calibrated_arithmetic
 from rlhf.modeling.conversations import Conversation, decode_responses, encode_prompts
 from rlhf.modeling.device import configure
 from rlhf.modeling.generation import generate_responses
-from rlhf.modeling.models import load_policy, load_tokenizer
+from rlhf.modeling.models import load_policy
+from rlhf.modeling.tokenizer import load_tokenizer
 from rlhf.text.lines import read_json_lines
 
 
@@ -33,7 +34,7 @@ def gold_of(folder: Path, prompts: list[Conversation], compute: ComputeConfig, m
         seed=0,
         batch_size=256,
     )
-    return float(calibrated_arithmetic.judge(prompts, decode_responses(tokenizer, responses)).rewards.mean())
+    return float(calibrated_arithmetic.judge_arithmetic(prompts, decode_responses(tokenizer, responses)).rewards.mean())
 
 
 def main() -> None:

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from benchmarks.curves import Curves
-from rlhf.evaluation.figures import BLUE, GREEN, GREY, ORANGE, PURPLE, VERMILION, figure, subtitle
+from rlhf.evaluation.figures import BLUE, GREEN, GREY, ORANGE, PURPLE, VERMILION, new_figure, subtitle
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -23,7 +23,7 @@ _COLORS = (BLUE, VERMILION, GREEN, ORANGE, PURPLE)
 def draw_learning(curves: Mapping[str, Curves], path: Path) -> None:
     """Held-out gold reward against episodes and against seconds: the seeds' means, with all seeds behind them."""
     seeds = len(next(iter(curves.values())).gold)
-    with figure(path, "Ours and TRL 1.12.0 on the demo's task, from the same three models", 11.0, 4.6) as one:
+    with new_figure(path, "Ours and TRL 1.12.0 on the demo's task, from the same three models", 11.0, 4.6) as one:
         left, right = one.subplots(1, 2, sharey=True)
         for side, (label, color, marker) in _SIDES.items():
             if side in curves:
@@ -46,7 +46,7 @@ def _panel(axes: "Axes", curves: Curves, label: str, color: str, marker: str, *,
 
 def draw_scaling(series: Mapping[str, "ScalingSeries"], path: Path) -> None:
     """Seconds against size, a panel a kind of size, beside what the arithmetic expects of the largest sizes."""
-    with figure(path, "What an update costs, and what the arithmetic says", 4.6 * len(series), 4.9) as one:
+    with new_figure(path, "What an update costs, and what the arithmetic says", 4.6 * len(series), 4.9) as one:
         panels = one.subplots(1, len(series), squeeze=False)[0]
         for axes, (name, points) in zip(panels, series.items(), strict=True):
             _scaling_panel(axes, name, points)
@@ -89,7 +89,7 @@ def draw_optimum(cells: Sequence[Sequence[Mapping[str, Any]]], num_updates: int,
     drawn = [cell for cell in cells if cell[0]["curve"]]
     sharings = list(dict.fromkeys(cell[0]["sharing"] for cell in drawn if not cell[0]["fault"]))
     faulty = [cell for cell in drawn if cell[0]["fault"]]
-    with figure(path, "PPO against an optimum that is known in closed form", 4.2 * (len(sharings) + 1), 4.6) as one:
+    with new_figure(path, "PPO against an optimum that is known in closed form", 4.2 * (len(sharings) + 1), 4.6) as one:
         *panels, last = one.subplots(1, len(sharings) + 1, sharey=True)
         for axes, sharing in zip(panels, sharings, strict=True):
             of_sharing = [cell for cell in drawn if cell[0]["sharing"] == sharing and not cell[0]["fault"]]

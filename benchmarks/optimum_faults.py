@@ -3,18 +3,17 @@
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import replace
-from typing import Any
 from unittest.mock import patch
 
 import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
-from rlhf.config.rl import PPOConfig
 from rlhf.modeling.batches import SequenceBatch
 from rlhf.rl import rollout as rollouts
+from rlhf.rl.context import PPOContext
 from rlhf.rl.masking import masked_whiten
-from rlhf.rl.optimization import MinibatchStatistics, PPOContext, optimize
+from rlhf.rl.optimization import MinibatchStatistics, optimize
 from rlhf.rl.rollout import Rollout
 from rlhf.rl.value_model import ValueModel, head_values
 
@@ -36,16 +35,16 @@ def _values_after_tokens() -> Iterator[None]:
 def _learning_from(changed: Callable[[PPOContext, Rollout], Rollout]) -> Iterator[None]:
     """What is learned from is something else than what was collected."""
 
-    def from_changed(learning: PPOContext, rollout: Rollout, update: int) -> list[MinibatchStatistics]:
-        return optimize(learning, changed(learning, rollout), update)
+    def from_changed(context: PPOContext, rollout: Rollout, update: int) -> list[MinibatchStatistics]:
+        return optimize(context, changed(context, rollout), update)
 
-    with patch("rlhf.rl.learner.optimize", from_changed):
+    with patch("rlhf.rl.update.optimize", from_changed):
         yield
 
 
-def _eos_masked(learning: PPOContext, rollout: Rollout) -> Rollout:
+def _eos_masked(context: PPOContext, rollout: Rollout) -> Rollout:
     """Nothing is learned from EOS, which is what happens where EOS is the pad token and padding is masked."""
-    mask = rollout.batch.response_mask & (rollout.batch.responses != learning.models.tokenizer.eos_token_id)
+    mask = rollout.batch.response_mask & (rollout.batch.responses != context.tokenizer.eos_token_id)
     advantages = masked_whiten(rollout.returns - rollout.values, mask)
     return replace(rollout, batch=replace(rollout.batch, response_mask=mask), advantages=advantages)
 
@@ -60,8 +59,9 @@ def _reference_without_temperature() -> Iterator[None]:
     """The reference's log-probabilities are those of temperature 1."""
     original = rollouts.response_logprobs_of
 
-    def logprobs_of(model: object, batch: SequenceBatch, config: PPOConfig, *rest: Any) -> Tensor:
-        return original(model, batch, config.model_copy(update={"temperature": 1.0}), *rest)
+    def logprobs_of(context: PPOContext, model: object, batch: SequenceBatch) -> Tensor:
+        hot = context.config.model_copy(update={"temperature": 1.0})
+        return original(replace(context, config=hot), model, batch)
 
     with patch.object(rollouts, "response_logprobs_of", logprobs_of):
         yield

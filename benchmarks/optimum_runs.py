@@ -26,13 +26,14 @@ from benchmarks.optimum_faults import FAULTS
 from rlhf.config.model import ComputeConfig, LoraConfig
 from rlhf.config.rl import PPOConfig, RewardSourceConfig
 from rlhf.errors import StartError
+from rlhf.modeling.context import StageContext
 from rlhf.modeling.device import configure
 from rlhf.modeling.models import freeze, load_policy
 from rlhf.rewards.sources import Source
 from rlhf.rl.adapters import Role, add_zero_value_model, load_backbone, merged_policy
-from rlhf.rl.learner import PPOState, make_learner, run_update
+from rlhf.rl.context import ADAM_EPS, PPOContext, make_context
 from rlhf.rl.models import Models
-from rlhf.rl.optimization import ADAM_EPS
+from rlhf.rl.update import run_update
 from rlhf.rl.value_model import TrunkValueHead, ValueModel
 
 KL_COEF = 0.5
@@ -182,25 +183,25 @@ def load(world: World, config: PPOConfig) -> Models:
         of_policy, of_value = dict(policy.named_parameters()), dict(value_model.named_parameters())
         export = lambda: policy  # noqa: E731
     sources = (Source(_SOURCE, function=world.reward_function),)
-    return Models(world.tokenizer, policy, ref_policy, value_model, sources, None, of_policy, of_value, export)
+    return Models(policy, ref_policy, value_model, sources, None, of_policy, of_value, export)
 
 
 def run_ppo(case: Case, seed: int, budget: Budget = FULL) -> Ended:
     """PPO from one seed, against the closed form of that seed's world."""
     with _world(seed, case.dtype) as world, FAULTS[case.fault]():
         config = ppo_config(case, budget)
-        learner = make_learner(config, world.setup, load(world, config), world.prompts)
+        learner = make_context(StageContext(config, world.setup, world.tokenizer), load(world, config), world.prompts)
         tree = grow_tree(world)
-        closed = solve(world, tree, learner.learning.models.ref_policy, config.kl_coef, config.temperature)
+        closed = solve(world, tree, learner.models.ref_policy, config.kl_coef, config.temperature)
         try:
             return _climb(learner, tree, closed)
         except StartError as error:
             return Ended(None, None, (), 0.0, refused=error.alarm)
 
 
-def _climb(learner: PPOState, tree: Tree, closed: ClosedForm) -> Ended:
-    config, compute = learner.learning.config, learner.learning.setup.compute
-    policy, seconds = learner.learning.models.policy, 0.0
+def _climb(learner: PPOContext, tree: Tree, closed: ClosedForm) -> Ended:
+    config, compute = learner.config, learner.compute
+    policy, seconds = learner.models.policy, 0.0
     found, z_scores, z_kls = [], [], []
     for update in range(config.num_updates):
         found.append(closed.measure(_logprobs(tree, policy, compute, config.temperature)))

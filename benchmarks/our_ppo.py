@@ -21,12 +21,13 @@ from benchmarks.arguments import Settings, add_flags, read_prompts, settings_of,
 from benchmarks.measure import PhaseClock, peak_rss_mb, summarize_lengths, versions, write_result
 from rlhf.config.model import ComputeConfig, LoraConfig, ModelConfig, Setup
 from rlhf.config.rl import PPOConfig
-from rlhf.modeling.device import configure
+from rlhf.modeling.context import start_stage
 from rlhf.modeling.models import save_model
 from rlhf.rl import optimization as updates
 from rlhf.rl import rollout as rollouts
-from rlhf.rl.learner import PPOState, make_learner, run_update
+from rlhf.rl.context import PPOContext, Prompts, make_context
 from rlhf.rl.models import load_models
+from rlhf.rl.update import run_update
 
 
 def ppo_config(settings: Settings, sharing: str, side_by_side: bool) -> PPOConfig:
@@ -53,13 +54,12 @@ def ppo_config(settings: Settings, sharing: str, side_by_side: bool) -> PPOConfi
     )
 
 
-def load(parsed: argparse.Namespace, settings: Settings, scratch: Path) -> PPOState:
+def load(parsed: argparse.Namespace, settings: Settings, scratch: Path) -> PPOContext:
     """A learner on the given models, laid out in `scratch` (as links) the way the stages leave them."""
     config = ppo_config(settings, parsed.sharing, parsed.side_by_side)
     compute = ComputeConfig.model_validate(
         {"device": settings.device, "dtype": parsed.dtype, "num_threads": settings.threads}
     )
-    configure(compute)
     prompts = read_prompts(parsed.prompts)
     longest = max(map(len, prompts)) + settings.response_tokens
     setup = Setup(seed=settings.seed, model=ModelConfig(max_length=longest), compute=compute)
@@ -67,11 +67,12 @@ def load(parsed: argparse.Namespace, settings: Settings, scratch: Path) -> PPOSt
     (scratch / "policy").symlink_to(parsed.policy.resolve())
     for name in ("reward_model", "selection_reward_model"):
         (scratch / "reward_models" / name).symlink_to(parsed.reward.resolve())
-    models = load_models(config, setup, scratch, scratch / "reward_models")
+    stage = start_stage(config, setup, scratch / "policy")
+    models = load_models(stage, scratch, scratch / "reward_models")
     # Held-out evaluations, which the peer has none of, are not timed, and neither is their model counted.
     models = replace(models, selection_reward_model=None)
     # The reward model reads the policy's tokens, so nobody looks at the text of a prompt.
-    return make_learner(config, setup, models, rollouts.Prompts([[] for _ in prompts], prompts))
+    return make_context(stage, models, Prompts([[] for _ in prompts], prompts))
 
 
 def watch(clock: PhaseClock, side_by_side: bool) -> None:
@@ -91,7 +92,7 @@ def watch(clock: PhaseClock, side_by_side: bool) -> None:
 
 
 def run(
-    learner: PPOState, settings: Settings, clock: PhaseClock, snapshots: Path | None, num_warmup: int = 0
+    learner: PPOContext, settings: Settings, clock: PhaseClock, snapshots: Path | None, num_warmup: int = 0
 ) -> dict[str, Any]:
     """Take all updates, counting from `num_warmup` on; returns what was seen of them."""
     lengths: list[list[int]] = []
@@ -106,8 +107,8 @@ def run(
         metrics.append(taken.metrics)
         if snapshots is not None and snapshot_due(settings, update + 1):
             with clock.pause():
-                models = learner.learning.models
-                save_model(models.export_policy(), models.tokenizer, snapshots / f"update_{update + 1:04d}")
+                models = learner.models
+                save_model(models.export_policy(), learner.tokenizer, snapshots / f"update_{update + 1:04d}")
     return {
         "update_seconds": update_seconds,
         "response_tokens": summarize_lengths(lengths),
@@ -128,7 +129,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         learner = load(parsed, settings, Path(scratch))
         clock = PhaseClock(torch.cuda.synchronize if settings.device == "cuda" else lambda: None)
         watch(clock, parsed.side_by_side)
-        optimizers = learner.learning.optimizers
+        optimizers = learner.optimizers
         steps = {id(optimizer): 0 for optimizer in (optimizers.policy, optimizers.value)}
 
         def count(optimizer: Any, *_: object) -> None:

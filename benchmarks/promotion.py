@@ -1,7 +1,7 @@
 """How often nightly retraining promotes by mistake, and how soon it promotes what is better. No model is trained.
 
-Nights are made up, the decision is the real one: what `rlhf.retraining.gates.judge` says of per-prompt figures at the
-level that the night's comparison may take. A year is 250 nights with one champion and a candidate without gain each
+Nights are made up, the decision is the real one: what `rlhf.retraining.gates.apply_gates` says of per-prompt figures at
+the level that the night's comparison may take. A year is 250 nights with one champion and a candidate without gain each
 night; a repetition is ten nights with candidates whose true gain is twice its standard error. All nights of a year have
 the same gate prompts, and part of what a prompt gives is the same every night (`shared`, a share of the variance).
 """
@@ -19,8 +19,8 @@ from benchmarks.readme import table, write_part
 from benchmarks.records import commit
 from rlhf.config.retrain import RetrainConfig
 from rlhf.evaluation.bounds import level_of
-from rlhf.evaluation.statistics import wilson_interval
-from rlhf.retraining.gates import Figures, judge
+from rlhf.evaluation.statistics import share_interval
+from rlhf.retraining.gates import GateInputs, apply_gates
 
 RATE = RetrainConfig().false_promotion_rate
 YEAR, TEN_NIGHTS = 250, 10
@@ -126,13 +126,13 @@ def _promotions(night: Night, levels: Levels, gain: float, num_nights: int, rng:
     for number in range(1, num_nights + 1):
         level = levels(number, RATE)
         if level > 0:
-            verdicts = judge(GATES, _figures(night, prompts, same, gain, rng), level)
+            verdicts = apply_gates(GATES, _figures(night, prompts, same, gain, rng), level)
             yield all(verdict.held for verdict in verdicts)
 
 
 def _figures(
     night: Night, prompts: Sequence[str], same: NDArray[np.float64], gain: float, rng: np.random.Generator
-) -> Figures:
+) -> GateInputs:
     """Gains by each judge: noise of a variance of 1, shifted, and 0 where both answer alike."""
     differs = rng.random(night.num_prompts) >= night.ties
     shift = gain / ((1 - night.ties) * night.num_prompts) ** 0.5
@@ -140,7 +140,7 @@ def _figures(
     of_judges = noise if night.num_judges == 1 else np.sqrt(0.8) * noise[:1] + np.sqrt(0.2) * noise[1:]
     gains = {f"judge {number}": np.where(differs, shift + row, 0.0).tolist() for number, row in enumerate(of_judges)}
     nothing = [1.0] * night.num_prompts
-    return Figures(prompts, gains, nothing, nothing, nothing, {})
+    return GateInputs(prompts, gains, nothing, nothing, nothing, {})
 
 
 def _noise(night: Night, rng: np.random.Generator) -> NDArray[np.float64]:
@@ -192,7 +192,7 @@ def part(rows: Sequence[Mapping[str, Any]]) -> str:
 
 
 def _percent(row: Mapping[str, Any], name: str) -> str:
-    share = wilson_interval(row[name], row["repetitions"])
+    share = share_interval([1.0] * row[name] + [0.0] * (row["repetitions"] - row[name]))
     return f"{share.value:.1%} ({share.low:.1%} to {share.high:.1%})"
 
 

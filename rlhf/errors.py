@@ -5,6 +5,7 @@ exits with `exit_code`.
 """
 
 import os
+from pathlib import Path
 
 from rlhf.addresses import with_public_addresses
 
@@ -66,11 +67,11 @@ class TrainingDivergedError(RLHFError):
         checkpoint: the last good checkpoint, where there is one.
     """
 
-    def __init__(self, step: int, what: str, checkpoint: str | None) -> None:
+    def __init__(self, step: int, what: str, checkpoint: Path | None) -> None:
         kept = f"the last good checkpoint is {checkpoint}" if checkpoint else "no checkpoint had been written yet"
         super().__init__(f"step {step}: {what}; {kept}. Lower the learning rate, or look at the data of that step")
         self.step = step
-        self.checkpoint = checkpoint
+        self.checkpoint = str(checkpoint) if checkpoint else None
 
 
 def check_name(name: str, where: str) -> None:

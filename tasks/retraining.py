@@ -13,13 +13,13 @@ from rlhf.config.retrain import JudgesConfig, RetrainConfig
 from rlhf.data.preparation.splits import prompt_key
 from rlhf.errors import ConfigError
 from rlhf.evaluation.prompts import gate_prompts
-from rlhf.modeling.hub import source_at_commit
+from rlhf.modeling.hub import sources_at_commits
 from rlhf.modeling.run_models import check_hub_models, check_models
 from rlhf.modeling.template_choice import source_settled
 from rlhf.paths import root
 from rlhf.references import Champion, ComparisonRef, DatasetRef, Proposal, RetrainReport
 from rlhf.retraining import state as retraining
-from rlhf.retraining.gates import ORDINARY_LEVEL, figures_of, judge
+from rlhf.retraining.gates import ORDINARY_LEVEL, apply_gates, gate_inputs
 from rlhf.tracking import artifacts, registry
 from rlhf.tracking.client import check_reachable
 from rlhf.tracking.queries import tags_of
@@ -82,7 +82,7 @@ def propose(run: Pipeline, comparison: ComparisonRef, champion: Champion | None,
     found = json.loads((artifacts.local_path(comparison) / "comparison.json").read_text(encoding="utf-8"))
     version = champion.version if champion else None
     spending = retraining.spending_of(retrain, version, comparison)
-    gates = judge(retrain, figures_of(found), spending.level if spending else ORDINARY_LEVEL)
+    gates = apply_gates(retrain, gate_inputs(found), spending.level if spending else ORDINARY_LEVEL)
     show_gates(gates, spending)
     proposal = Proposal(
         run_id=run.run_id,
@@ -116,7 +116,7 @@ def judges_of(retrain: RetrainConfig) -> JudgesConfig:
         ModelError: the hub does not have one, or does not answer, or a model is not whole.
     """
     judges = retrain.judges
-    safety = tuple(source_settled(source_at_commit(source)) for source in judges.safety)
+    safety = tuple(map(source_settled, sources_at_commits(judges.safety)))
     check_hub_models(None, safety)
     return judges.model_copy(update={"safety": safety})
 

@@ -24,7 +24,7 @@ def by_prompt(values: ArrayLike, prompts: Sequence[Hashable]) -> NDArray[np.floa
     """Means of each prompt's rows, in the order in which prompts come first.
 
     Args:
-        values: one a row, [N].
+        values: one per row, [N].
         prompts: which prompt each row answers, [N].
     """
     rows = np.asarray(values, dtype=np.float64)
@@ -82,7 +82,7 @@ def mean_bound(values: ArrayLike, *, upper: bool, level: float = 1 - CONFIDENCE)
     Where the sample is too small for its signs alone to show anything at this level, there is no bound.
 
     Args:
-        values: one a prompt, [N].
+        values: one per prompt, [N].
         upper: the bound from above; otherwise from below.
         level: the chance that the true mean lies beyond.
     """
@@ -125,7 +125,7 @@ def ratio_upper_bound(first: ArrayLike, second: ArrayLike, confidence: float = C
     """One-sided upper bound of a ratio of means, by resampling prompts.
 
     Args:
-        first: one a prompt, such as the candidate's mean length, [N].
+        first: one per prompt, such as the candidate's mean length, [N].
         second: the same of the champion, [N]. A mean below 1 counts as 1.
         confidence: of the bound.
         seed: of the resampling.

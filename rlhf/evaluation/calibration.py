@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from rlhf.evaluation.intervals import prompt_numbers
-from rlhf.evaluation.statistics import Estimate, mean_interval, num_prompts, share_interval
+from rlhf.evaluation.statistics import Estimate, mean_interval, share_interval
 
 _NUM_NULL_DRAWS = 1000
 _NULL_QUANTILE = 0.95
@@ -58,7 +58,7 @@ class Calibration:
         expected_calibration_error: their distance, averaged over the predictions. Never 0 by chance: see `null`.
         null: what it is where the model is calibrated.
         brier: mean of (1 - P(chosen wins))^2, 0.25 for a coin. Lower is better.
-        log_loss: mean of -log P(chosen wins) in nats a pair, 0.693 for a coin. Lower is better.
+        log_loss: mean of -log P(chosen wins) in nats per pair, 0.693 for a coin. Lower is better.
         bins: those that hold a prediction, by rising confidence.
     """
 
@@ -105,7 +105,7 @@ def calibration(margins: ArrayLike, num_bins: int, seed: int, prompts: Sequence[
         accuracy = share_interval(right[rows], inside)
         low, high = float(edges[number]), float(edges[number + 1])
         mean = float(confidence[rows].mean())
-        bins.append(ReliabilityBin(low, high, len(rows), num_prompts(inside), mean, accuracy))
+        bins.append(ReliabilityBin(low, high, len(rows), len(set(inside)), mean, accuracy))
     return Calibration(
         _error(right - confidence, which),
         _null(confidence, right, which, keys, seed),

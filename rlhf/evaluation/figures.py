@@ -52,7 +52,7 @@ _STYLE: Any = {
 
 @dataclass(frozen=True)
 class ScoredPairs:
-    """What a figure of the audit shows of one reward model.
+    """One reward model's scores of the held-out pairs, as the audit's figures show them.
 
     Attributes:
         title: the model's name, for people.
@@ -72,13 +72,13 @@ class ScoredPairs:
 
 
 @contextmanager
-def figure(path: Path, title: str, width: float, height: float) -> Iterator["Figure"]:
+def new_figure(path: Path, title: str, width: float, height: float) -> Iterator["Figure"]:
     """A figure in the project's style, written as PNG when the block ends.
 
     Args:
         path: file that is written.
         title: headline over all panels.
-        width: inches, at 150 dots an inch.
+        width: inches, at 150 dots per inch.
         height: inches.
     """
     import matplotlib as mpl
@@ -87,30 +87,35 @@ def figure(path: Path, title: str, width: float, height: float) -> Iterator["Fig
 
     with mpl.rc_context(_STYLE):
         layout = ConstrainedLayoutEngine(w_pad=0.1, h_pad=0.09, wspace=0.04, hspace=0.04)
-        one = Figure(figsize=(width, height), layout=layout)
-        one.suptitle(title, x=0.012, ha="left", fontsize=14.5, fontweight="bold", color="#222222")
-        yield one
-        one.savefig(path, dpi=_DPI, metadata={"Software": None})
+        drawn = Figure(figsize=(width, height), layout=layout)
+        drawn.suptitle(title, x=0.012, ha="left", fontsize=14.5, fontweight="bold", color="#222222")
+        yield drawn
+        drawn.savefig(path, dpi=_DPI, metadata={"Software": None})
 
 
 def line_with_band(
     axes: "Axes", x: Sequence[float], estimates: Sequence[Estimate], label: str, color: str, marker: str = "o"
 ) -> None:
     """A line through the estimates with their 95% intervals as a band."""
-    low, high = [one.low for one in estimates], [one.high for one in estimates]
+    low, high = [estimate.low for estimate in estimates], [estimate.high for estimate in estimates]
     axes.fill_between(x, low, high, color=color, alpha=0.16, linewidth=0)
-    axes.plot(x, [one.value for one in estimates], color=color, marker=marker, label=label, markeredgecolor="white")
+    values = [estimate.value for estimate in estimates]
+    axes.plot(x, values, color=color, marker=marker, label=label, markeredgecolor="white")
 
 
 def path_with_bars(
     axes: "Axes", x: Sequence[float], estimates: Sequence[Estimate], label: str, color: str, marker: str = "o"
 ) -> None:
     """A path through the estimates in their order, with 95% intervals as bars: x may go back and forth."""
-    values = [one.value for one in estimates]
-    errors = [[one.value - one.low for one in estimates], [one.high - one.value for one in estimates]]
-    axes.errorbar(x, values, yerr=errors, fmt="none", ecolor=color, elinewidth=1.2, alpha=0.45)
+    values = [estimate.value for estimate in estimates]
+    axes.errorbar(x, values, yerr=_errors(estimates), fmt="none", ecolor=color, elinewidth=1.2, alpha=0.45)
     axes.plot(x, values, color=color, linewidth=1.0, alpha=0.5)
     axes.plot(x, values, color=color, marker=marker, linestyle="none", label=label, markeredgecolor="white")
+
+
+def _errors(estimates: Sequence[Estimate]) -> list[list[float]]:
+    """How far the intervals reach below and above the values."""
+    return [[e.value - e.low for e in estimates], [e.high - e.value for e in estimates]]
 
 
 def subtitle(axes: "Axes", title: str, text: str) -> None:
@@ -130,8 +135,8 @@ def percent_axis(axis: "Axis") -> None:
 
 def draw_reliability(models: Sequence[ScoredPairs], path: Path) -> None:
     """Confidence against accuracy, a column a reward model, with the number of pairs at each confidence below."""
-    with figure(path, "Is the reward model as sure as it should be?", 5.2 * len(models), 5.9) as one:
-        panels = one.subplots(2, len(models), sharex=True, sharey="row", squeeze=False, height_ratios=[3.2, 1])
+    with new_figure(path, "Is the reward model as sure as it should be?", 5.2 * len(models), 5.9) as drawn:
+        panels = drawn.subplots(2, len(models), sharex=True, sharey="row", squeeze=False, height_ratios=[3.2, 1])
         for column, model in enumerate(models):
             _reliability_panel(panels[0, column], model)
             _confidence_histogram(panels[1, column], model)
@@ -141,8 +146,8 @@ def draw_reliability(models: Sequence[ScoredPairs], path: Path) -> None:
 
 def draw_scores(models: Sequence[ScoredPairs], path: Path) -> None:
     """Distributions of the scores of chosen and rejected responses, a column a reward model."""
-    with figure(path, "Scores of chosen and rejected responses on held-out pairs", 5.2 * len(models), 4.4) as one:
-        panels = one.subplots(1, len(models), squeeze=False)[0]
+    with new_figure(path, "Scores of chosen and rejected responses on held-out pairs", 5.2 * len(models), 4.4) as drawn:
+        panels = drawn.subplots(1, len(models), squeeze=False)[0]
         for axes, model in zip(panels, models, strict=True):
             _score_panel(axes, model)
         panels[0].set_ylabel("responses")
@@ -150,13 +155,12 @@ def draw_scores(models: Sequence[ScoredPairs], path: Path) -> None:
 
 def _reliability_panel(axes: "Axes", model: ScoredPairs) -> None:
     bins = model.calibration.bins
-    x, accuracy = [one.confidence for one in bins], [one.accuracy for one in bins]
-    errors = [[a.value - a.low for a in accuracy], [a.high - a.value for a in accuracy]]
+    x, accuracy = [group.confidence for group in bins], [group.accuracy for group in bins]
     axes.plot([0.5, 1], [0.5, 1], color=GREY, linestyle=(0, (4, 3)), linewidth=1.4, label="perfectly calibrated")
     axes.errorbar(
         x,
         [a.value for a in accuracy],
-        yerr=errors,
+        yerr=_errors(accuracy),
         color=BLUE,
         marker="o",
         capsize=3,
@@ -176,7 +180,12 @@ def _confidence_histogram(axes: "Axes", model: ScoredPairs) -> None:
     bins = model.calibration.bins
     width = bins[0].high - bins[0].low
     axes.bar(
-        [one.low for one in bins], [one.count for one in bins], width=width * 0.94, align="edge", color=BLUE, alpha=0.55
+        [group.low for group in bins],
+        [group.count for group in bins],
+        width=width * 0.94,
+        align="edge",
+        color=BLUE,
+        alpha=0.55,
     )
     axes.set_xlabel("confidence: P(preferred response wins)")
     axes.grid(visible=False, axis="x")

@@ -1,4 +1,4 @@
-"""Which gold rule judges responses, and what it finds. Only policy evaluation may know it."""
+"""The gold rule of an evaluation, and shares of its judgements. Only policy evaluation may know it."""
 
 import json
 from collections.abc import Sequence

@@ -1,4 +1,4 @@
-"""What the intervals of `rlhf.evaluation.statistics` are made of: rows by prompt, design effects, score bounds."""
+"""Parts of the intervals of `rlhf.evaluation.statistics`: rows by prompt, design effects, score bounds."""
 
 import math
 from collections.abc import Callable, Hashable, Sequence
@@ -134,7 +134,7 @@ def _informative(values: NDArray[np.float64], grouped: RowsByPrompt) -> int:
 
 
 def quantile(degrees: float, confidence: float = CONFIDENCE) -> float:
-    """Of Student's distribution, two-sided; of the normal one where the degrees of freedom are infinite."""
+    """Student's two-sided quantile; the normal distribution's where the degrees of freedom are infinite."""
     from scipy.special import stdtrit
 
     tail = 0.5 + confidence / 2
@@ -144,16 +144,16 @@ def quantile(degrees: float, confidence: float = CONFIDENCE) -> float:
 def score_bounds(wins: float, ties: float, losses: float, z: float) -> tuple[float, float]:
     """Bounds of the win rate (1 + d) / 2, with d the difference of the shares of wins and losses."""
     n = wins + ties + losses
-    found = (wins - losses) / n
+    observed = (wins - losses) / n
 
     def inside(d: float) -> bool:
         """Whether d, were it the true difference, lies within z standard deviations of the one that was found."""
         b = (2 * n - wins + losses) * d - wins - losses
         # Under the root stands nothing below 0, but for rounding.
         share_of_losses = (math.sqrt(max(0.0, b**2 + 8 * n * losses * d * (1 - d))) - b) / (4 * n)
-        return (found - d) ** 2 * n <= z**2 * (2 * share_of_losses + d * (1 - d))
+        return (observed - d) ** 2 * n <= z**2 * (2 * share_of_losses + d * (1 - d))
 
-    return (1 + _edge(inside, found, -1.0)) / 2, (1 + _edge(inside, found, 1.0)) / 2
+    return (1 + _edge(inside, observed, -1.0)) / 2, (1 + _edge(inside, observed, 1.0)) / 2
 
 
 def _edge(inside: Callable[[float], bool], start: float, end: float) -> float:

@@ -20,13 +20,13 @@ from rlhf.evaluation.figures import (
     ORANGE,
     PURPLE,
     VERMILION,
-    figure,
     line_with_band,
+    new_figure,
     path_with_bars,
     percent_axis,
 )
 from rlhf.evaluation.gold import shares
-from rlhf.evaluation.statistics import Estimate, distinct_n, mean_interval, num_prompts
+from rlhf.evaluation.statistics import Estimate, distinct_n, mean_interval
 from rlhf.gold.rules import GoldRule
 from rlhf.text.lines import read_json_lines
 
@@ -101,41 +101,41 @@ def _repetition(points: Sequence[CurvePoint]) -> list[str]:
     """Where distinct-2 fell below a share of the SFT policy's: at the chosen checkpoint, or only after it."""
     start, last = points[0], points[-1]
     least = LEAST_DISTINCT_2 * start.distinct_2
-    found = [
+    warnings = [
         f"Responses repeat themselves: distinct-2 (different pairs of neighbouring words as a share of all) fell from "
         f"{start.distinct_2:.3f} to {point.distinct_2:.3f} at the chosen checkpoint (update {point.update})."
         for point in points
         if point.chosen and point.distinct_2 < least
     ]
-    if not found and last.distinct_2 < least:
+    if not warnings and last.distinct_2 < least:
         first = next(point for point in points if point.distinct_2 < least)
-        found.append(
+        warnings.append(
             f"PPO went on to responses that repeat themselves: distinct-2 fell from {start.distinct_2:.3f} to "
             f"{first.distinct_2:.3f} at update {first.update} and {last.distinct_2:.3f} at update {last.update}. The "
             f"chosen checkpoint is not one of these."
         )
-    return found
+    return warnings
 
 
 def _lost_gold(points: Sequence[CurvePoint]) -> list[str]:
     judged = [(point, point.gold) for point in points if point.gold is not None]
     if not judged:
         return []
-    best, best_gold = max(judged, key=lambda one: one[1].value)
+    best, best_gold = max(judged, key=lambda pair: pair[1].value)
     last, last_gold = judged[-1]
-    found = [
+    warnings = [
         f"The chosen checkpoint (update {point.update}) has gold reward {gold.value:.3f} on validation prompts, below "
         f"the {best_gold.value:.3f} of update {best.update}: what chose it is not quite what the raters meant."
         for point, gold in judged
         if point.chosen and gold.high < best_gold.low
     ]
     if last_gold.high < best_gold.low and last.score.value >= best.score.value:
-        found.append(
+        warnings.append(
             f"PPO over-optimized the reward model: from update {best.update} to {last.update} its score rose from "
             f"{best.score.value:.3f} to {last.score.value:.3f}, and gold reward fell from {best_gold.value:.3f} to "
             f"{last_gold.value:.3f}."
         )
-    return found
+    return warnings
 
 
 def draw_overoptimization(points: Sequence[CurvePoint], path: Path) -> None:
@@ -144,9 +144,9 @@ def draw_overoptimization(points: Sequence[CurvePoint], path: Path) -> None:
     title = (
         "What PPO climbs, and what the raters meant" if has_gold else "What PPO climbs, and what chooses its checkpoint"
     )
-    with figure(path, title, 12.0, 6.0 if has_gold else 5.2) as one:
-        grid = one.add_gridspec(1, 2, width_ratios=[1.32, 1])
-        left, right = one.add_subfigure(grid[0, 0]), one.add_subfigure(grid[0, 1])
+    with new_figure(path, title, 12.0, 6.0 if has_gold else 5.2) as drawn:
+        grid = drawn.add_gridspec(1, 2, width_ratios=[1.32, 1])
+        left, right = drawn.add_subfigure(grid[0, 0]), drawn.add_subfigure(grid[0, 1])
         rows = left.subplots(1 + has_gold, 1, sharex=True, squeeze=False, height_ratios=[1.15, 1][: 1 + has_gold])[:, 0]
         _score_panel(rows[0], points)
         if has_gold:
@@ -156,7 +156,7 @@ def draw_overoptimization(points: Sequence[CurvePoint], path: Path) -> None:
         (_hedging_panel if hedges else _repetition_panel)(right.subplots(), points)
 
 
-_DISTANCE = "distance from the SFT policy: square root of the KL in nats a response"
+_DISTANCE = "distance from the SFT policy: square root of the KL in nats per response"
 
 
 def _point(file: Path, chosen_update: int, rule: GoldRule | None) -> CurvePoint:
@@ -169,7 +169,7 @@ def _point(file: Path, chosen_update: int, rule: GoldRule | None) -> CurvePoint:
         update=update,
         chosen=update == chosen_update,
         num_responses=len(rows),
-        num_prompts=num_prompts(prompts),
+        num_prompts=len(set(prompts)),
         kl=mean_interval([row["kl"] for row in rows], prompts),
         score=mean_interval([row["score"] for row in rows], prompts),
         selection_score=mean_interval([row["selection_score"] for row in rows], prompts),
@@ -189,17 +189,13 @@ def _score_panel(axes: "Axes", points: Sequence[CurvePoint]) -> None:
     path_with_bars(
         axes, x, [point.selection_score for point in points], "selection reward model (chooses)", ORANGE, "s"
     )
-    axes.set_title("Score and selection score")
-    axes.set_ylabel("mean score")
-    _mark_chosen(axes, points, [point.sqrt_kl for point in points if point.chosen])
-    axes.legend(loc="best")
+    _finish(axes, "Score and selection score", "mean score", [point.sqrt_kl for point in points if point.chosen])
 
 
 def _gold_panel(axes: "Axes", points: Sequence[CurvePoint]) -> None:
     path_with_bars(axes, [point.sqrt_kl for point in points], _gold(points), "gold reward", GREEN, "D")
-    axes.set_title("Gold reward, which PPO never sees")
-    axes.set_ylabel("mean gold reward")
-    _mark_chosen(axes, points, [point.sqrt_kl for point in points if point.chosen])
+    positions = [point.sqrt_kl for point in points if point.chosen]
+    _finish(axes, "Gold reward, which PPO never sees", "mean gold reward", positions, with_legend=False)
 
 
 def _hedging_panel(axes: "Axes", points: Sequence[CurvePoint]) -> None:
@@ -208,13 +204,8 @@ def _hedging_panel(axes: "Axes", points: Sequence[CurvePoint]) -> None:
     for name, (label, color, marker) in styles.items():
         if all(name in point.shares for point in points):
             line_with_band(axes, x, [point.shares[name] for point in points], label, color, marker)
-    axes.set_title("Answers that hedge")
-    axes.set_xlabel("PPO update")
-    axes.set_ylabel("share of responses")
     axes.set_ylim(-0.03, 1.03)
-    percent_axis(axes.yaxis)
-    _mark_chosen(axes, points, [point.update for point in points if point.chosen])
-    axes.legend(loc="best")
+    _finish_by_update(axes, points, "Answers that hedge", "share of responses")
 
 
 def _repetition_panel(axes: "Axes", points: Sequence[CurvePoint]) -> None:
@@ -223,15 +214,21 @@ def _repetition_panel(axes: "Axes", points: Sequence[CurvePoint]) -> None:
     axes.axhline(
         LEAST_DISTINCT_2 * y[0], color=VERMILION, linewidth=1.2, label="responses repeat themselves below this"
     )
-    axes.set_title("Different pairs of words")
-    axes.set_xlabel("PPO update")
-    axes.set_ylabel("share of all pairs of neighbouring words")
     axes.set_ylim(0.0, 1.03)
+    _finish_by_update(axes, points, "Different pairs of words", "share of all pairs of neighbouring words")
+
+
+def _finish_by_update(axes: "Axes", points: Sequence[CurvePoint], title: str, label: str) -> None:
+    axes.set_xlabel("PPO update")
     percent_axis(axes.yaxis)
-    _mark_chosen(axes, points, [point.update for point in points if point.chosen])
-    axes.legend(loc="best")
+    _finish(axes, title, label, [point.update for point in points if point.chosen])
 
 
-def _mark_chosen(axes: "Axes", points: Sequence[CurvePoint], positions: Sequence[float]) -> None:
-    for position in positions:
+def _finish(axes: "Axes", title: str, label: str, chosen: Sequence[float], *, with_legend: bool = True) -> None:
+    """Title, label and legend, and a line at the chosen checkpoint."""
+    axes.set_title(title)
+    axes.set_ylabel(label)
+    for position in chosen:
         axes.axvline(position, color=GREY, linestyle=(0, (4, 3)), linewidth=1.4, zorder=1, label="chosen checkpoint")
+    if with_legend:
+        axes.legend(loc="best")

@@ -6,7 +6,7 @@ The reward model that PPO climbed has a row of its own, since its verdict flatte
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -17,59 +17,39 @@ from rlhf.config.evaluation import EvaluationConfig
 from rlhf.config.model import Setup
 from rlhf.data.preparation.splits import prompt_key
 from rlhf.data.schema import read_rows
+from rlhf.evaluation.answers import (
+    OWN_JUDGE,
+    SCORES,
+    Context,
+    Ids,
+    JudgedAnswers,
+    decode_answers,
+    interval_metrics,
+    respond,
+    total_logprobs,
+)
 from rlhf.evaluation.gold import find_rule, shares
 from rlhf.evaluation.overoptimization import CurvePoint, curve_warnings, draw_overoptimization, overoptimization_curve
 from rlhf.evaluation.prompts import PromptChoice, choose_prompts
-from rlhf.evaluation.side_by_side import write_judgements, write_side_by_side
+from rlhf.evaluation.side_by_side import as_json_lines, as_table, side_by_side
 from rlhf.evaluation.statistics import (
     Estimate,
     correlation,
     distinct_n,
     mean_interval,
-    num_prompts,
     paired_bootstrap,
-    share_interval,
     win_rate,
 )
-from rlhf.gold.rules import GoldRule, Judgement
-from rlhf.modeling.conversations import Conversation, decode_responses, encode_prompts
-from rlhf.modeling.device import configure, derive_seed
-from rlhf.modeling.generation import generate_responses
-from rlhf.modeling.logprobs import response_logprobs, summed
-from rlhf.modeling.models import load_policy, load_reward_model, load_tokenizer, score_rows
+from rlhf.gold.rules import GoldRule
+from rlhf.modeling.context import start_stage
+from rlhf.modeling.conversations import Conversation, encode_prompts
+from rlhf.modeling.models import load_policy
+from rlhf.rewards.scoring import score_rows_once
 from rlhf.workspace import Workspace
 
 _LEAST_EOS_RATE = 0.9
-
-Ids = Sequence[Sequence[int]]
-
-
-@dataclass(frozen=True)
-class Responses:
-    """One response per row of the prompts by one model, judged; N of them.
-
-    Attributes:
-        prompts: the key of each response's prompt, [N]; two rows that differ in case or space have one.
-        texts: without special tokens, [N].
-        lengths: tokens, EOS included, [N].
-        ended: the response has its EOS, [N].
-        scores: by the reward model that PPO climbed, [N].
-        selection_scores: by the reward model that chose the checkpoint, [N].
-        gold: by the gold rule, where there is one.
-    """
-
-    prompts: Sequence[str]
-    texts: Sequence[str]
-    lengths: NDArray[np.int64]
-    ended: NDArray[np.bool_]
-    scores: NDArray[np.float64]
-    selection_scores: NDArray[np.float64]
-    gold: Judgement | None
-
-    def values(self) -> dict[str, NDArray[np.float64]]:
-        """What each judge gives the responses, by the judge's name. The first judge gives the headline."""
-        gold = {} if self.gold is None else {"gold": self.gold.rewards}
-        return {**gold, "selection_reward_model": self.selection_scores, "reward_model": self.scores}
+_FIGURES = ("score", "selection_score", "response_tokens", "eos_rate", "gold")
+_TITLES = {"baseline": "SFT baseline", "policy": "Policy"}
 
 
 def evaluate_policy(
@@ -99,193 +79,130 @@ def evaluate_policy(
 
     Raises:
         DataError: there are too few test prompts.
+        ModelError: a dialogue is longer than a reward model reads.
+        ScoringError: the scores are not one finite number for each response.
     """
-    configure(setup.compute)
-    tokenizer = load_tokenizer(data / "tokenizer")
+    context = start_stage(config, setup, data / "tokenizer")
     rule = find_rule(config, data)
     rows = [row for _, row in read_rows(data / "prompts" / "test.jsonl", "prompts")]
     choice = choose_prompts(rows, config.num_prompts, rule.kinds if rule else None)
-    prompts = encode_prompts(tokenizer, choice.prompts)
+    prompts = encode_prompts(context.tokenizer, choice.prompts)
 
-    ids, kl = _sample(config, setup, max_response_tokens, tokenizer, prompts, policy, baseline)
-    scores = [
-        _score(config, setup, reward_models / name, tokenizer, prompts, ids)
-        for name in ("reward_model", "selection_reward_model")
-    ]
+    ids, kl = _sample(context, max_response_tokens, prompts, policy, baseline)
+    scores = {name: _score(context, reward_models / name, prompts, ids) for name in (OWN_JUDGE, "reward_model")}
     ours, theirs = (
-        _judge(tokenizer, choice.prompts, ids[model], scores[0][model], scores[1][model], rule) for model in (0, 1)
+        _judge(context, choice.prompts, of_model, {name: both[row] for name, both in scores.items()}, rule)
+        for row, of_model in enumerate(ids)
     )
     curve = overoptimization_curve(policy, rule)
-    evaluation = _compare(config, setup, choice, ours, theirs, kl)
+    evaluation = _compare(context, choice, ours, theirs, kl)
     evaluation["max_response_tokens"] = max_response_tokens
     evaluation["gold_meaning"] = rule.meaning if rule else None
     evaluation["warnings"] += curve_warnings(curve)
     _write(workspace, evaluation, curve)
     draw_overoptimization(curve, workspace.output / "overoptimization.png")
-    samples = _samples(choice.prompts, ours, theirs)
-    write_judgements(samples, workspace.output)
+    samples = side_by_side(choice.prompts, {"policy": ours, "baseline": theirs})
+    first = samples[: config.num_side_by_side]
+    (workspace.output / "judgements.jsonl").write_text(as_json_lines(samples), encoding="utf-8")
     for folder in (workspace.output, workspace.report):
-        write_side_by_side(samples[: config.num_side_by_side], folder)
+        (folder / "side_by_side.jsonl").write_text(as_json_lines(first), encoding="utf-8")
+        (folder / "side_by_side.md").write_text(as_table(first, _TITLES, "test"), encoding="utf-8")
     _log(workspace, evaluation, curve)
 
 
 def _sample(
-    config: EvaluationConfig,
-    setup: Setup,
-    max_response_tokens: int,
-    tokenizer: Any,
-    prompts: Ids,
-    policy: Path,
-    baseline: Path,
+    context: Context, max_response_tokens: int, prompts: Ids, policy: Path, baseline: Path
 ) -> tuple[tuple[Ids, Ids], NDArray[np.float64]]:
     """Responses of policy and baseline, and each of the policy's k1, summed over its tokens. One model at a time."""
-
-    def respond(model: Any) -> list[list[int]]:
-        return generate_responses(
-            model,
-            tokenizer,
-            prompts,
-            compute=setup.compute,
-            max_response_tokens=max_response_tokens,
-            temperature=config.temperature,
-            seed=derive_seed(setup.seed, "evaluation"),
-            batch_size=config.batch_size,
-        )
-
-    def logprobs(model: Any, responses: Ids) -> NDArray[np.float64]:
-        return summed(
-            response_logprobs(
-                model,
-                setup.compute,
-                prompts,
-                responses,
-                temperature=config.temperature,
-                pad_token_id=tokenizer.pad_token_id,
-                batch_size=config.batch_size,
-            )
-        )
-
-    model = load_policy(policy / "policy", setup.compute)
-    ours = respond(model)
-    our_logprobs = logprobs(model, ours)
-    model = load_policy(baseline / "policy", setup.compute)
-    return (ours, respond(model)), our_logprobs - logprobs(model, ours)
+    seed = context.seed("evaluation")
+    model = load_policy(policy / "policy", context.compute)
+    ours = respond(context, model, prompts, max_response_tokens, seed)
+    our_logprobs = total_logprobs(context, model, prompts, ours)
+    model = load_policy(baseline / "policy", context.compute)
+    theirs = respond(context, model, prompts, max_response_tokens, seed)
+    return (ours, theirs), our_logprobs - total_logprobs(context, model, prompts, ours)
 
 
 def _score(
-    config: EvaluationConfig, setup: Setup, folder: Path, tokenizer: Any, prompts: Ids, ids: tuple[Ids, Ids]
+    context: Context, folder: Path, prompts: Ids, ids: tuple[Ids, Ids]
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Scores of both models' responses. A text that both gave is scored once, so that it ties to the last bit."""
+    """Scores of both models' responses."""
     rows = [(*prompt, *response) for responses in ids for prompt, response in zip(prompts, responses, strict=True)]
-    different = list(dict.fromkeys(rows))
-    reward_model = load_reward_model(folder, setup.compute)
-    found = score_rows(reward_model, setup.compute, different, tokenizer.pad_token_id, config.batch_size)
-    by_row = dict(zip(different, found.tolist(), strict=True))
-    ours, theirs = np.split(np.array([by_row[row] for row in rows]), 2)
+    ours, theirs = np.split(score_rows_once(folder, context.compute, rows, context.config.batch_size), 2)
     return ours, theirs
 
 
 def _judge(
-    tokenizer: Any,
+    context: Context,
     prompts: Sequence[Conversation],
     ids: Ids,
-    scores: NDArray[np.float64],
-    selection_scores: NDArray[np.float64],
+    scores: Mapping[str, NDArray[np.float64]],
     rule: GoldRule | None,
-) -> Responses:
-    texts = decode_responses(tokenizer, ids)
-    return Responses(
-        [prompt_key(prompt) for prompt in prompts],
-        texts,
-        np.array([len(row) for row in ids]),
-        np.array([tokenizer.eos_token_id in row for row in ids]),
-        scores,
-        selection_scores,
-        rule.judge(prompts, texts) if rule else None,
-    )
+) -> JudgedAnswers:
+    """One model's responses with the judges' values. The first judge gives the headline."""
+    answers = decode_answers(context, ids)
+    judgement = rule.judge(prompts, answers.texts) if rule else None
+    values = ({"gold": judgement.rewards} if judgement else {}) | dict(scores)
+    return JudgedAnswers(answers, np.array([len(row) for row in ids]), values, judgement)
 
 
 def _compare(
-    config: EvaluationConfig,
-    setup: Setup,
-    choice: PromptChoice,
-    ours: Responses,
-    theirs: Responses,
-    kl: NDArray[np.float64],
+    context: Context, choice: PromptChoice, ours: JudgedAnswers, theirs: JudgedAnswers, kl: NDArray[np.float64]
 ) -> dict[str, Any]:
-    values, baseline_values = ours.values(), theirs.values()
+    config, seed = context.config, context.seed("bootstrap")
+    values, baseline_values = ours.values, theirs.values
+    prompts = [prompt_key(prompt) for prompt in choice.prompts]
     judge = next(iter(values))
-    seed = derive_seed(setup.seed, "bootstrap")
     gains = {
-        name: paired_bootstrap(values[name] - baseline_values[name], config.num_bootstrap, seed, ours.prompts).as_dict()
+        name: paired_bootstrap(values[name] - baseline_values[name], config.num_bootstrap, seed, prompts).as_dict()
         for name in values
     }
-    win_rates = {name: win_rate(values[name], baseline_values[name], ours.prompts).as_dict() for name in values}
+    win_rates = {name: win_rate(values[name], baseline_values[name], prompts).as_dict() for name in values}
     evaluation = {
         "judge": judge,
         "num_responses": len(choice.prompts),
-        "num_prompts": num_prompts(ours.prompts),
+        "num_prompts": len(set(prompts)),
         "num_prompts_by_kind": dict(choice.num_by_kind),
         "temperature": config.temperature,
         "win_rate": win_rates[judge],
         "win_rates": win_rates,
         "gains": gains,
-        "kl": mean_interval(kl, ours.prompts).as_dict(),
-        "models": {"policy": _describe(ours), "baseline": _describe(theirs)},
+        "kl": mean_interval(kl, prompts).as_dict(),
+        "models": {"policy": _describe(ours, prompts), "baseline": _describe(theirs, prompts)},
         "score_gold_correlation": {
-            name: asdict(correlation(one.scores, one.gold.rewards))
-            for name, one in (("policy", ours), ("baseline", theirs))
-            if one.gold is not None
+            name: asdict(correlation(judged.values["reward_model"], judged.values["gold"]))
+            for name, judged in (("policy", ours), ("baseline", theirs))
+            if "gold" in judged.values
         },
         "notes": list(choice.notes),
     }
     return evaluation | {"warnings": _warnings(evaluation)}
 
 
-def _describe(responses: Responses) -> dict[str, Any]:
-    estimates = {
-        "score": mean_interval(responses.scores, responses.prompts),
-        "selection_score": mean_interval(responses.selection_scores, responses.prompts),
-        "response_tokens": mean_interval(responses.lengths, responses.prompts),
-        "eos_rate": share_interval(responses.ended, responses.prompts),
-    }
-    if responses.gold is not None:
-        gold = mean_interval(responses.gold.rewards, responses.prompts)
-        estimates |= {"gold": gold, **shares(responses.gold, responses.prompts)}
+def _describe(judged: JudgedAnswers, prompts: Sequence[str]) -> dict[str, Any]:
+    estimates = judged.estimates(prompts)
+    ordered = {name: estimates[name] for name in _FIGURES if name in estimates}
+    properties = shares(judged.judgement, prompts) if judged.judgement else {}
     return {
-        **{name: estimate.as_dict() for name, estimate in estimates.items()},
-        "distinct_1": distinct_n(responses.texts, 1),
-        "distinct_2": distinct_n(responses.texts, 2),
+        **{name: estimate.as_dict() for name, estimate in (ordered | properties).items()},
+        "distinct_1": distinct_n(judged.answers.texts, 1),
+        "distinct_2": distinct_n(judged.answers.texts, 2),
     }
 
 
 def _warnings(evaluation: Mapping[str, Any]) -> list[str]:
     won, gain = Estimate(**evaluation["win_rate"]["rate"]), Estimate(**evaluation["gains"][evaluation["judge"]])
     ended = evaluation["models"]["policy"]["eos_rate"]["value"]
-    found = []
+    warnings = []
     if won.low <= 0.5:
-        found.append(f"The win rate's interval ({won.low:.3f} to {won.high:.3f}) does not lie above one half.")
+        warnings.append(f"The win rate's interval ({won.low:.3f} to {won.high:.3f}) does not lie above one half.")
     if gain.low <= 0:
-        found.append(
+        warnings.append(
             f"The gain over the baseline is not above zero by its interval ({gain.low:+.3f} to {gain.high:+.3f})."
         )
     if ended < _LEAST_EOS_RATE:
-        found.append(f"Only {ended:.1%} of the policy's responses end by themselves; the others are cut off.")
-    return found
-
-
-def _samples(prompts: Sequence[Conversation], ours: Responses, theirs: Responses) -> list[dict[str, Any]]:
-    def side(responses: Responses, row: int) -> dict[str, Any]:
-        return {
-            "response": responses.texts[row],
-            "ended": bool(responses.ended[row]),
-            **{name: float(values[row]) for name, values in responses.values().items()},
-        }
-
-    return [
-        {"prompt": prompt, "policy": side(ours, row), "baseline": side(theirs, row)}
-        for row, prompt in enumerate(prompts)
-    ]
+        warnings.append(f"Only {ended:.1%} of the policy's responses end by themselves; the others are cut off.")
+    return warnings
 
 
 def _write(workspace: Workspace, evaluation: Mapping[str, Any], curve: Sequence[CurvePoint]) -> None:
@@ -297,9 +214,9 @@ def _write(workspace: Workspace, evaluation: Mapping[str, Any], curve: Sequence[
 def _log(workspace: Workspace, evaluation: Mapping[str, Any], curve: Sequence[CurvePoint]) -> None:
     for point in curve:
         means = {"score": point.score, "selection_score": point.selection_score, "kl": point.kl, "gold": point.gold}
-        found = {f"evaluation/curve_{name}": one.value for name, one in means.items() if one is not None}
-        found["evaluation/curve_distinct_2"] = point.distinct_2
-        workspace.log_metrics(found, point.update)
+        curves = {name: mean.value for name, mean in means.items() if mean is not None}
+        curves["distinct_2"] = point.distinct_2
+        workspace.log_metrics({f"evaluation/curve_{name}": value for name, value in curves.items()}, point.update)
     workspace.log_metrics(_metrics(evaluation), None)
 
 
@@ -308,15 +225,13 @@ def _metrics(evaluation: Mapping[str, Any]) -> dict[str, float]:
     metrics = {name: float(evaluation[name]) for name in ("num_responses", "num_prompts")}
     metrics["num_warnings"] = float(len(evaluation["warnings"]))
     intervals = {"win_rate": evaluation["win_rate"]["rate"], "kl": evaluation["kl"]}
-    names = {"gold": "gold", "reward_model": "score", "selection_reward_model": "selection_score"}
-    intervals |= {f"{names[judge]}_gain": gain for judge, gain in evaluation["gains"].items()}
-    intervals |= {f"{names[judge]}_win_rate": one["rate"] for judge, one in evaluation["win_rates"].items()}
-    for name, estimate in intervals.items():
-        metrics |= {name: estimate["value"], f"{name}_low": estimate["low"], f"{name}_high": estimate["high"]}
+    intervals |= {f"{SCORES[judge]}_gain": gain for judge, gain in evaluation["gains"].items()}
+    intervals |= {f"{SCORES[judge]}_win_rate": won["rate"] for judge, won in evaluation["win_rates"].items()}
+    metrics |= interval_metrics(intervals)
     for model, figures in evaluation["models"].items():
         for name, figure in figures.items():
             metrics[f"{model}_{name}"] = figure["value"] if isinstance(figure, dict) else figure
-    for model, found in evaluation["score_gold_correlation"].items():
-        if found["spearman"] is not None:
-            metrics[f"{model}_score_gold_correlation"] = found["spearman"]
+    for model, coefficients in evaluation["score_gold_correlation"].items():
+        if coefficients["spearman"] is not None:
+            metrics[f"{model}_score_gold_correlation"] = coefficients["spearman"]
     return {f"evaluation/{name}": value for name, value in metrics.items()}

@@ -1,4 +1,4 @@
-"""Which test prompts a policy is evaluated on: always the same ones of the same file, whatever the seed."""
+"""Choice of the prompts of an evaluation: the same file always gives the same prompts, whatever the seed."""
 
 import hashlib
 import json
@@ -100,8 +100,8 @@ def _choose_by_kind(ordered: Sequence[Conversation], num_prompts: int, kinds: Pr
     return PromptChoice(chosen, notes, num_by_kind)
 
 
-def _shortage(wanted: int, found: int, split: str) -> str:
-    return f"{wanted:,} {split} prompts were asked for, and the {split} split allows {found:,}."
+def _shortage(wanted: int, available: int, split: str) -> str:
+    return f"{wanted:,} {split} prompts were asked for, and the {split} split allows {available:,}."
 
 
 def _hash(prompt: Conversation) -> bytes:

@@ -1,4 +1,4 @@
-"""What the two reward models are worth on pairs that neither was trained on.
+"""Audit of the two reward models on pairs that neither was trained on.
 
 Several pairs may share a prompt: of several raters, of rankings. The prompt is the unit of all intervals.
 """
@@ -23,14 +23,14 @@ from rlhf.evaluation.statistics import (
     WinRate,
     correlation,
     mean_interval,
-    num_prompts,
     quantile_groups,
     share_interval,
     win_rate,
 )
+from rlhf.modeling.context import StageContext, start_stage
 from rlhf.modeling.conversations import encode_pairs
-from rlhf.modeling.device import configure, derive_seed
-from rlhf.modeling.models import load_reward_model, load_tokenizer, score_rows
+from rlhf.modeling.models import load_reward_model
+from rlhf.rewards.scoring import score_rows
 from rlhf.workspace import Workspace
 
 TITLES = {
@@ -54,7 +54,6 @@ class HeldOutPairs:
         rejected: token ids of prompt and rejected response, [N].
         response_tokens: length of the chosen, then of the rejected responses, [2N].
         characters: length of the chosen, then of the rejected dialogues, [2N].
-        pad_token_id: of the tokenizer that made the ids.
     """
 
     rows: Sequence[dict[str, Any]]
@@ -63,7 +62,6 @@ class HeldOutPairs:
     rejected: Sequence[Sequence[int]]
     response_tokens: NDArray[np.int64]
     characters: NDArray[np.int64]
-    pad_token_id: int
 
     @property
     def longer_wins(self) -> WinRate:
@@ -86,15 +84,17 @@ def audit_reward_models(
 
     Raises:
         DataError: there are no held-out pairs.
+        ModelError: a pair is longer than a reward model reads.
+        ScoringError: the scores are not one finite number for each dialogue.
     """
-    configure(setup.compute)
-    pairs = _read_pairs(data, load_tokenizer(data / "tokenizer"))
-    scored = {name: _score(config, setup, reward_models / name, TITLES[name], pairs) for name in TITLES}
-    models = {name: _describe(one, pairs) for name, one in scored.items()}
-    margins = {name: one.chosen - one.rejected for name, one in scored.items()}
+    context = start_stage(config, setup, data / "tokenizer")
+    pairs = _read_pairs(data, context.tokenizer)
+    scored = {name: _score(context, reward_models / name, TITLES[name], pairs) for name in TITLES}
+    models = {name: _describe(of_model, pairs) for name, of_model in scored.items()}
+    margins = {name: of_model.chosen - of_model.rejected for name, of_model in scored.items()}
     audit = {
         "num_pairs": len(pairs.rows),
-        "num_prompts": num_prompts(pairs.prompts),
+        "num_prompts": len(set(pairs.prompts)),
         "longer_wins": pairs.longer_wins.as_dict(),
         "models": models,
         "agreement": _agreement(margins["reward_model"], margins["selection_reward_model"], pairs),
@@ -122,18 +122,17 @@ def _read_pairs(data: Path, tokenizer: Any) -> HeldOutPairs:
         [[*prompt, *response] for prompt, response in ids["rejected"]],
         np.array([len(response) for side in ids.values() for _, response in side]),
         np.array([count_characters([*row["prompt"], *row[side]]) for side in ids for row in rows]),
-        tokenizer.pad_token_id,
     )
 
 
-def _score(config: RewardAuditConfig, setup: Setup, folder: Path, title: str, pairs: HeldOutPairs) -> ScoredPairs:
-    reward_model = load_reward_model(folder, setup.compute)
-    rows = [*pairs.chosen, *pairs.rejected]
-    scores = score_rows(reward_model, setup.compute, rows, pairs.pad_token_id, config.batch_size).astype(np.float64)
-    chosen, rejected = np.split(scores, 2)
+def _score(context: StageContext[RewardAuditConfig], folder: Path, title: str, pairs: HeldOutPairs) -> ScoredPairs:
+    config, rows = context.config, [*pairs.chosen, *pairs.rejected]
+    reward_model = load_reward_model(folder, context.compute)
+    scores = score_rows(reward_model, str(folder), context.compute, rows, config.batch_size)
+    chosen, rejected = np.split(scores.astype(np.float64), 2)
     won = win_rate(chosen, rejected, pairs.prompts)
-    found = calibration(chosen - rejected, config.num_bins, derive_seed(setup.seed, "calibration"), pairs.prompts)
-    return ScoredPairs(title, chosen, rejected, won.num_prompts, won.rate, found)
+    calibrated = calibration(chosen - rejected, config.num_bins, context.seed("calibration"), pairs.prompts)
+    return ScoredPairs(title, chosen, rejected, won.num_prompts, won.rate, calibrated)
 
 
 def _describe(scored: ScoredPairs, pairs: HeldOutPairs) -> dict[str, Any]:
@@ -147,7 +146,7 @@ def _describe(scored: ScoredPairs, pairs: HeldOutPairs) -> dict[str, Any]:
         "expected_calibration_error_null": asdict(scored.calibration.null),
         "brier": scored.calibration.brier.as_dict(),
         "log_loss": scored.calibration.log_loss.as_dict(),
-        "reliability": [asdict(one) for one in scored.calibration.bins],
+        "reliability": [asdict(group) for group in scored.calibration.bins],
         "by_score_margin": [_group(margins, pairs, group, np.abs(margins)) for group in by_margin],
         "by_source": _by_source(margins, pairs),
         "by_annotated_margin": _by_annotated_margin(margins, pairs),
@@ -231,34 +230,34 @@ def _agreement(margins: NDArray[Any], selection_margins: NDArray[Any], pairs: He
 def _warnings(config: RewardAuditConfig, title: str, model: Mapping[str, Any], pairs: HeldOutPairs) -> list[str]:
     accuracy, over_rule = Estimate(**model["accuracy"]), model["accuracy_over_length_rule"]
     rule, by_pairs = pairs.longer_wins.rate, model["length_by_pairs"]
-    found = []
+    warnings = []
     if accuracy.low <= config.minimum_accuracy:
-        found.append(
+        warnings.append(
             f"{title}: held-out accuracy is {accuracy.value:.3f}, and the lower bound of its interval "
             f"({accuracy.low:.3f}) is not above {config.minimum_accuracy:g}."
         )
     # Where the rule is not told from a coin, the accuracy's own bound has said all.
     if not rule.low <= 0.5 <= rule.high and over_rule["low"] <= 0:
         share = max(rule.value, 1 - rule.value)
-        found.append(
+        warnings.append(
             f"{title}: held-out accuracy ({accuracy.value:.3f}) is not shown to beat choosing the {over_rule['rule']} "
             f"dialogue ({share:.3f}): the difference is {over_rule['value']:+.3f} ({over_rule['low']:+.3f} to "
             f"{over_rule['high']:+.3f})."
         )
     length = by_pairs["correlation"]["pearson"]
     if length is not None and abs(length) > MAX_LENGTH_CORRELATION:
-        found.append(
+        warnings.append(
             f"{title}: score and response length correlate by {length:+.2f} within pairs; the score may stand for "
             f"length."
         )
     for side in ("shorter", "longer"):
         group = by_pairs[f"{side}_chosen"]
         if group and group["accuracy"]["high"] < 0.5:
-            found.append(
+            warnings.append(
                 f"{title}: where raters chose the {side} response, accuracy is {group['accuracy']['value']:.3f} "
                 f"({group['accuracy']['low']:.3f} to {group['accuracy']['high']:.3f}): worse than a coin."
             )
-    return found
+    return warnings
 
 
 def _metrics(audit: Mapping[str, Any]) -> dict[str, float]:
@@ -271,18 +270,21 @@ def _metrics(audit: Mapping[str, Any]) -> dict[str, float]:
     }
     for name, prefix in (("reward_model", "reward_audit/"), ("selection_reward_model", "reward_audit/selection_")):
         model = audit["models"][name]
-        metrics[f"{prefix}accuracy"] = model["accuracy"]["value"]
-        metrics[f"{prefix}accuracy_low"] = model["accuracy"]["low"]
-        metrics[f"{prefix}accuracy_high"] = model["accuracy"]["high"]
-        metrics[f"{prefix}expected_calibration_error"] = model["expected_calibration_error"]
-        metrics[f"{prefix}expected_calibration_error_null"] = model["expected_calibration_error_null"]["high"]
-        metrics[f"{prefix}brier"] = model["brier"]["value"]
-        metrics[f"{prefix}log_loss"] = model["log_loss"]["value"]
+        metrics |= {
+            f"{prefix}accuracy": model["accuracy"]["value"],
+            f"{prefix}accuracy_low": model["accuracy"]["low"],
+            f"{prefix}accuracy_high": model["accuracy"]["high"],
+            f"{prefix}expected_calibration_error": model["expected_calibration_error"],
+            f"{prefix}expected_calibration_error_null": model["expected_calibration_error_null"]["high"],
+            f"{prefix}brier": model["brier"]["value"],
+            f"{prefix}log_loss": model["log_loss"]["value"],
+        }
         correlations = {
             "score_length_correlation": model["length_correlation"],
             "pair_length_correlation": model["length_by_pairs"]["correlation"],
         }
-        metrics |= {f"{prefix}{key}": one["pearson"] for key, one in correlations.items() if one["pearson"] is not None}
+        pearson = {key: coefficients["pearson"] for key, coefficients in correlations.items()}
+        metrics |= {f"{prefix}{key}": value for key, value in pearson.items() if value is not None}
         for side in ("shorter", "longer"):
             group = model["length_by_pairs"][f"{side}_chosen"]
             if group is not None:

@@ -1,47 +1,57 @@
-"""Responses of policy and baseline to the same prompts, as a table for people."""
+"""Answers of two models to the same prompts, for people: as rows of JSON, and as a table."""
 
 import json
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
+from rlhf.evaluation.answers import CHAMPIONS_JUDGE, OWN_JUDGE, JudgedAnswers
+from rlhf.modeling.conversations import Conversation
 from rlhf.text.markdown import escape, table
+
+Samples = Sequence[Mapping[str, Any]]
 
 _MAX_PROMPT_CHARACTERS = 600
 _MAX_RESPONSE_CHARACTERS = 800
-_JUDGES = {"gold": "gold", "selection_reward_model": "selection score", "reward_model": "score"}
+_JUDGES = {
+    "gold": "gold",
+    OWN_JUDGE: "selection score",
+    CHAMPIONS_JUDGE: "champion's selection score",
+    "reward_model": "score",
+}
 
 
-def write_judgements(samples: Sequence[Mapping[str, Any]], folder: Path) -> None:
-    """Write `judgements.jsonl`: every prompt with both responses and what each judge gave, by which runs are compared.
+def side_by_side(prompts: Sequence[Conversation], models: Mapping[str, JudgedAnswers]) -> list[dict[str, Any]]:
+    """A row for each prompt: the prompt, and under each model's name its response and what the judges gave."""
 
-    Args:
-        samples: as for `write_side_by_side`.
-        folder: where the file goes.
-    """
-    (folder / "judgements.jsonl").write_text(_lines(samples), encoding="utf-8")
+    def sample(judged: JudgedAnswers, row: int) -> dict[str, Any]:
+        return {
+            "response": judged.answers.texts[row],
+            "ended": judged.answers.ended[row],
+            **{judge: float(values[row]) for judge, values in judged.values.items()},
+        }
 
-
-def write_side_by_side(samples: Sequence[Mapping[str, Any]], folder: Path) -> None:
-    """Write `side_by_side.jsonl` (whole texts) and `side_by_side.md` (escaped, long texts cut).
-
-    Args:
-        samples: rows of prompt, policy and baseline; the two sides hold response, ended and what each judge gave.
-        folder: where the files go.
-    """
-    (folder / "side_by_side.jsonl").write_text(_lines(samples), encoding="utf-8")
-    title = f"# Responses side by side\n\nThe first {len(samples)} test prompts, not picked.\n\n"
-    (folder / "side_by_side.md").write_text(f"{title}{side_by_side_table(samples)}\n", encoding="utf-8")
+    return [
+        {"prompt": prompt, **{name: sample(judged, row) for name, judged in models.items()}}
+        for row, prompt in enumerate(prompts)
+    ]
 
 
-def _lines(samples: Sequence[Mapping[str, Any]]) -> str:
+def as_json_lines(samples: Samples) -> str:
+    """Whole texts."""
     return "".join(json.dumps(sample, ensure_ascii=False) + "\n" for sample in samples)
 
 
-def side_by_side_table(samples: Sequence[Mapping[str, Any]]) -> str:
-    """The samples as a Markdown table: prompt, what the baseline says, what the policy says."""
-    rows = [[_dialogue(sample["prompt"]), _side(sample["baseline"]), _side(sample["policy"])] for sample in samples]
-    return table(["Prompt", "SFT baseline", "Policy"], rows)
+def as_table(samples: Samples, titles: Mapping[str, str], split: str) -> str:
+    """A Markdown document, its texts escaped and the long ones cut.
+
+    Args:
+        samples: of `side_by_side`.
+        titles: of the columns, by the models' names.
+        split: that the prompts are of.
+    """
+    rows = [[_dialogue(sample["prompt"]), *(_answer(sample[name]) for name in titles)] for sample in samples]
+    title = f"# Responses side by side\n\nThe first {len(samples)} {split} prompts, not picked.\n\n"
+    return f"{title}{table(['Prompt', *titles.values()], rows)}\n"
 
 
 def _dialogue(prompt: Sequence[Mapping[str, str]]) -> str:
@@ -53,7 +63,7 @@ def _dialogue(prompt: Sequence[Mapping[str, str]]) -> str:
     return escape(shortened if shortened == text else f"[...] {shortened}")
 
 
-def _side(side: Mapping[str, Any]) -> str:
-    text = escape(side["response"], _MAX_RESPONSE_CHARACTERS) or "(empty)"
-    judged = ", ".join(f"{label} {side[judge]:.2f}" for judge, label in _JUDGES.items() if judge in side)
-    return f"{text}<br><sub>{judged}{'' if side['ended'] else ', cut off'}</sub>"
+def _answer(sample: Mapping[str, Any]) -> str:
+    text = escape(sample["response"], _MAX_RESPONSE_CHARACTERS) or "(empty)"
+    judged = ", ".join(f"{label} {sample[judge]:.2f}" for judge, label in _JUDGES.items() if judge in sample)
+    return f"{text}<br><sub>{judged}{'' if sample['ended'] else ', cut off'}</sub>"

@@ -8,7 +8,7 @@ Imports numpy only at the top; scipy, which takes a second, where it is needed.
 """
 
 import re
-from collections.abc import Hashable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from statistics import NormalDist
 from typing import Any
@@ -70,7 +70,7 @@ class WinRate:
 
 @dataclass(frozen=True)
 class Correlation:
-    """Of two samples; None where one of them is constant, so that there is none.
+    """Correlation coefficients of two samples; None where a sample is constant.
 
     Attributes:
         pearson: linear.
@@ -79,27 +79,6 @@ class Correlation:
 
     pearson: float | None
     spearman: float | None
-
-
-def num_prompts(prompts: Sequence[Hashable]) -> int:
-    """How many different prompts there are."""
-    return len(set(prompts))
-
-
-def wilson_interval(successes: int, trials: int) -> Estimate:
-    """A proportion with its score interval, which stays inside [0, 1] and holds for shares near 0 and 1.
-
-    Args:
-        successes: trials that succeeded.
-        trials: at least 1, each of a prompt of its own.
-
-    Raises:
-        DataError: there is no trial.
-
-    Source:
-        Wilson, "Probable inference, the law of succession, and statistical inference", JASA 22 (1927).
-    """
-    return share_interval(np.repeat([1.0, 0.0], [successes, trials - successes]))
 
 
 def share_interval(outcomes: ArrayLike, prompts: Prompts = None) -> Estimate:
@@ -144,7 +123,7 @@ def mean_interval(values: ArrayLike, prompts: Prompts = None, confidence: float 
     one without skewness (Hall's) ends, and is never shorter than Student's.
 
     Args:
-        values: a number a row, [N].
+        values: a number per row, [N].
         prompts: the prompt of each row, [N].
         confidence: how often the interval holds the mean, 0.95 as everywhere.
 
@@ -174,7 +153,7 @@ def paired_bootstrap(differences: ArrayLike, num_resamples: int, seed: int, prom
     of the expansion.
 
     Args:
-        differences: one a pair, such as the policy's gold reward less the baseline's on the same prompt, [N].
+        differences: one per pair, such as the policy's gold reward less the baseline's on the same prompt, [N].
         num_resamples: samples of G prompts drawn with replacement.
         seed: of the draw.
         prompts: the prompt of each pair, [N].
@@ -208,14 +187,14 @@ def win_rate(first: ArrayLike, second: ArrayLike, prompts: Prompts = None) -> Wi
     "the longer one wins".
 
     Args:
-        first: one value a row, [N].
+        first: one value per row, [N].
         second: the value to compare it with, [N].
         prompts: the prompt of each row, [N].
     """
     a, b = np.asarray(first, dtype=float), np.asarray(second, dtype=float)
     assert a.shape == b.shape, f"{a.shape} against {b.shape}"
     wins, losses = int((a > b).sum()), int((a < b).sum())
-    count = len(a) if prompts is None else num_prompts(prompts)
+    count = len(a) if prompts is None else len(set(prompts))
     rate = share_interval(np.where(a == b, 0.5, a > b), prompts)
     return WinRate(wins, len(a) - wins - losses, losses, count, rate)
 

@@ -55,18 +55,18 @@ def is_correct(prompt: str, response: str) -> bool:
 
 
 def gold_reward(prompt: str, response: str) -> float:
-    """What the raters' rule gives: 1, 0.5, 0 or -1. Text in neither form counts as wrong and plain."""
+    """Reward by the raters' rule: 1, 0.5, 0 or -1. Text in neither form counts as wrong and plain."""
     if is_correct(prompt, response):
         return 0.5 if is_hedged(response) else 1.0
     return 0.0 if is_hedged(response) else -1.0
 
 
 def easy_questions(prompts: Sequence[Conversation]) -> NDArray[np.bool_]:
-    """Which of N conversations end with an easy question, [N]."""
+    """Flags of the conversations that end with an easy question, [N]."""
     return np.array([is_easy(_question(prompt)) for prompt in prompts], dtype=np.bool_)
 
 
-def judge(prompts: Sequence[Conversation], responses: Sequence[str]) -> Judgement:
+def judge_arithmetic(prompts: Sequence[Conversation], responses: Sequence[str]) -> Judgement:
     """Rewards, and hedging and accuracy on easy and on hard questions.
 
     Args:
@@ -93,6 +93,6 @@ def _question(prompt: Conversation) -> str:
 
 RULE = GoldRule(
     "1 for a right and plain answer, 0.5 for a right and hedged one, 0 for a wrong and hedged one, -1 for any other",
-    judge,
+    judge_arithmetic,
     PromptKinds(("easy", "hard"), 1 / 3, easy_questions),
 )

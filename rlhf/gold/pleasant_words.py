@@ -41,9 +41,9 @@ def share_of_pleasant_words(response: str) -> float:
     return sum(word in pleasant_words() for word in words) / len(words) if words else 0.0
 
 
-def judge(prompts: Sequence[Conversation], responses: Sequence[str]) -> Judgement:
+def judge_words(prompts: Sequence[Conversation], responses: Sequence[str]) -> Judgement:
     """The share of pleasant words in each of N responses; the prompts are not read."""
     return Judgement(np.array([share_of_pleasant_words(response) for response in responses], dtype=np.float64))
 
 
-RULE = GoldRule("the share of pleasant words in the response, by the ratings of VADER's lexicon", judge)
+RULE = GoldRule("the share of pleasant words in the response, by the ratings of VADER's lexicon", judge_words)

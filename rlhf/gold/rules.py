@@ -27,7 +27,7 @@ class Share:
 
 @dataclass(frozen=True)
 class Judgement:
-    """What a rule says of N responses.
+    """A rule's judgement of N responses.
 
     Attributes:
         rewards: gold reward of each, [N].

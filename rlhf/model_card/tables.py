@@ -263,7 +263,7 @@ def _kind_of_source(source: RewardSourceConfig) -> str:
     if source.kind == "trained":
         return "the reward model of this run"
     if source.kind == "function":
-        return f"a function of {escape(reward_functions.distribution(reward_functions.find(source.name)))}"
+        return f"a function of {escape(reward_functions.distribution(reward_functions.find_function(source.name)))}"
     revision = f" at revision {source.revision}" if source.revision else ""
     return escape(f"the reward model {portable(source.path)}{revision}")
 

@@ -172,7 +172,7 @@ def quiet_transformers() -> Iterator[None]:
 
 
 def load_config(source: str, name: str, revision: str | None = None) -> Any:
-    """What config.json says of a model, and nothing of how and from where it is to be computed.
+    """A model's config.json, without how and from where the model is to be computed.
 
     A kernel of the hub, which it can name for the attention, would be code from there.
 
@@ -268,8 +268,8 @@ def _odd(weights: Iterable[str]) -> str:
     """Names that would be there if what is numbered were alike: where experts 0 and 2 have a weight, 1 has it too."""
     parts: dict[str, dict[str, set[str]]] = {}
     for name in weights:
-        if found := _NUMBERED.fullmatch(name):
-            parts.setdefault(found["of"], {}).setdefault(found["number"], set()).add(found["part"])
+        if match := _NUMBERED.fullmatch(name):
+            parts.setdefault(match["of"], {}).setdefault(match["number"], set()).add(match["part"])
     missing = _in_order(
         f"{of}.{number}.{part}"
         for of, numbered in parts.items()

@@ -47,11 +47,11 @@ class SequenceBatch:
 
     @property
     def context(self) -> Tensor:
-        """What predicts the responses: all columns but the last, which predicts nothing, [B, T - 1]."""
+        """Inputs that predict the responses: all columns but the last, which predicts nothing, [B, T - 1]."""
         return self.input_ids[:, :-1]
 
     def before_responses(self, hidden: Tensor) -> Tensor:
-        """Of hidden states of the context, [B, T - 1, H], those that stand before each response token, [B, R, H]."""
+        """Hidden states before each response token, [B, R, H], out of those of the context, [B, T - 1, H]."""
         rows = torch.arange(len(hidden), device=hidden.device)[:, None]
         return hidden[rows, self._columns(hidden.shape[1] + 1) - 1]
 

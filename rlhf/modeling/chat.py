@@ -24,7 +24,7 @@ _CHATS: "WeakKeyDictionary[Any, tuple[object, Chat]]" = WeakKeyDictionary()
 
 @dataclass(frozen=True)
 class Layout:
-    """What a template writes for messages of certain roles, whatever they say.
+    """Text of a template for messages of certain roles, whatever they say.
 
     Attributes:
         pieces: the template's own text before, between and after the contents, [K + 1].
@@ -110,11 +110,11 @@ class Chat:
             return []
         try:
             texts: list[str] = self._tokenizer.apply_chat_template(
-                [list(one) for one in conversations], tokenize=False, add_generation_prompt=asks
+                [list(conversation) for conversation in conversations], tokenize=False, add_generation_prompt=asks
             )
         except Exception as error:  # a template is a program from elsewhere, and fails in any way
             raise DataError(
-                f"the tokenizer's chat template refuses a conversation: {one_line(error)}; mend the data or template"
+                f"the tokenizer's chat template refuses a conversation: {one_line(error)}; correct the data or template"
             ) from error
         return texts
 

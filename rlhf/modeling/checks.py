@@ -69,8 +69,8 @@ def check_finite(folder: Path, name: str, weights: Mapping[str, Weight]) -> None
     """
     for file in sorted({weight.file for weight in weights.values()}):
         path = (folder / file).resolve()
-        before = _identity(path)
-        if recall("finite-file", before) is not None:
+        identity = _identity(path)
+        if recall("finite-file", identity) is not None:
             continue
         with readable(f"{name}/{file} cannot be read"):
             content = sha256(path)
@@ -79,8 +79,8 @@ def check_finite(folder: Path, name: str, weights: Mapping[str, Weight]) -> None
 
                 refuse_not_finite(folder, name, {n: weight for n, weight in weights.items() if weight.file == file})
                 keep("finite", content, True)
-        if _identity(path) == before:
-            keep("finite-file", before, True)
+        if _identity(path) == identity:
+            keep("finite-file", identity, True)
 
 
 def check_loaded_finite(name: str, revision: str | None) -> None:
@@ -148,6 +148,6 @@ def _refuse_without_config(files: ModelFiles) -> None:
 
 
 def _identity(path: Path) -> list[object]:
-    """What no change of a file leaves as it was."""
-    found = path.stat()
-    return [str(path), found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns]
+    """Marks of a file, of which every change of it changes at least one."""
+    status = path.stat()
+    return [str(path), status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns]

@@ -224,7 +224,7 @@ def _tail(chat: Chat, layout: Layout) -> tuple[int, ...]:
 
 
 def _end(chat: Chat, eos_token_id: int, layout: Layout) -> list[int]:
-    """What ends an answer: what the template writes after it, up to EOS."""
+    """Ids that end an answer: the template's text after it, up to EOS."""
     return end_at_eos(_tail(chat, layout), eos_token_id)
 
 
@@ -236,7 +236,7 @@ def _unended(chat: Chat, eos_token_id: int, prompt: Conversation, row: EncodedRo
 
 
 def _continuation(asked: Layout, whole: Layout) -> str:
-    """What the template writes between its generation prompt and the answer.
+    """Text of the template between its generation prompt and the answer.
 
     Raises:
         DataError: what it writes with an answer does not start with the generation prompt.
@@ -271,7 +271,7 @@ def _answer(text: str) -> list[dict[str, str]]:
 
 
 def _around_answers(tokenizer: Any) -> tuple[str, str]:
-    """What the template writes right before and after an answer, apart from special tokens, and not with the prompt."""
+    """Text of the template right before and after an answer, apart from special tokens and not with the prompt."""
     chat = chat_of(tokenizer)
     try:
         whole = chat.layout(["user", "assistant"], asks=False)

@@ -87,13 +87,13 @@ def hub_files(name: str, commit: str) -> ModelFiles:
                     break
         return content[skipped : skipped + length]
 
-    found = list(list_repo_tree(name, revision=commit))
-    return ModelFiles(f"{name} at {commit}", {file.path: file.size for file in found if hasattr(file, "size")}, read)
+    entries = list(list_repo_tree(name, revision=commit))
+    return ModelFiles(f"{name} at {commit}", {file.path: file.size for file in entries if hasattr(file, "size")}, read)
 
 
 @contextmanager
 def readable(what: str, advice: str = "download or save the model again, or give another one") -> Iterator[None]:
-    """Whatever a library raises within the block is said of a model's files.
+    """Errors of any library within the block are reported as errors of a model's files.
 
     What transformers, safetensors, tokenizers and the hub raise over broken files is of every class that there is.
 

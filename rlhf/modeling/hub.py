@@ -5,6 +5,8 @@ A branch of the hub moves. A run asks once, at its start, which commit it stands
 
 import logging
 import re
+from collections.abc import Callable, Iterable
+from functools import cache
 from pathlib import Path
 from typing import TypeVar
 
@@ -33,11 +35,11 @@ def base_with_folder(model: ModelConfig) -> ModelConfig:
 
 
 def source_with_folder(source: RewardSourceConfig) -> RewardSourceConfig:
-    """The same for the reward model of a source of scores."""
+    """The source of scores with the whole path of its reward model."""
     return source.model_copy(update={"path": source.path and _whole_path(source.path)})
 
 
-def check_folder(name: str) -> None:
+def check_model_folder(name: str) -> None:
     """Refuse a local model folder that is not there, or has no tokenizer. A hub id passes.
 
     Args:
@@ -56,22 +58,24 @@ def check_folder(name: str) -> None:
 
 
 def at_commits(config: PipelineConfig) -> PipelineConfig:
-    """The settings with every model of the hub at the commit that its revision stands for now.
+    """The settings with every model of the hub at the commit that its revision stands for now, which is asked for once.
 
     Raises:
         ModelError: the hub does not have one; or it does not answer, and its local cache does not have it either.
     """
-    rewards = tuple(map(source_at_commit, config.ppo.rewards))
+    resolve = cache(_commit)
+    rewards = tuple(_at_commit(source, source.path, resolve) for source in config.ppo.rewards)
     changed = {
-        "model": _at_commit(config.model, config.model.base),
+        "model": _at_commit(config.model, config.model.base, resolve),
         "ppo": config.ppo.model_copy(update={"rewards": rewards}),
     }
     return config.model_copy(update=changed)
 
 
-def source_at_commit(source: RewardSourceConfig) -> RewardSourceConfig:
-    """The same for one source of scores."""
-    return _at_commit(source, source.path)
+def sources_at_commits(sources: Iterable[RewardSourceConfig]) -> tuple[RewardSourceConfig, ...]:
+    """Sources of scores with every model of the hub at the commit that its revision stands for now."""
+    resolve = cache(_commit)
+    return tuple(_at_commit(source, source.path, resolve) for source in sources)
 
 
 def _whole_path(name: str) -> str:
@@ -79,11 +83,11 @@ def _whole_path(name: str) -> str:
     return str(folder) if folder.is_dir() else name
 
 
-def _at_commit(section: _Names, name: str | None) -> _Names:
+def _at_commit(section: _Names, name: str | None, resolve: Callable[[str, str | None], str]) -> _Names:
     revision = section.revision
     if name is None or not is_hub_id(name) or (revision is not None and _COMMIT.fullmatch(revision)):
         return section
-    commit = _commit(name, revision)
+    commit = resolve(name, revision)
     logger.info("%s at %s is commit %s", name, revision or "its main branch", commit)
     return section.model_copy(update={"revision": commit})
 

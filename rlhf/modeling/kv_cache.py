@@ -124,7 +124,7 @@ class PreallocatedCache(Cache):  # type: ignore[misc]
 
 
 def decoding_cache(policy: Any, num_rows: int, num_columns: int) -> Cache:
-    """A cache for `num_columns` tokens a row: preallocated, or the model's own where it wants another.
+    """A cache for `num_columns` tokens per row: preallocated, or the model's own where it wants another.
 
     Args:
         policy: a causal language model.

@@ -125,8 +125,3 @@ def response_logprobs(
         for row, values in zip(index, logprobs, strict=True):
             rows[row] = values[: len(responses[row])]
     return rows
-
-
-def summed(rows: Sequence[NDArray[np.float32]]) -> NDArray[np.float64]:
-    """Log-probability of every response as a whole, [B], of what `response_logprobs` returns."""
-    return np.array([row.sum(dtype=np.float64) for row in rows])

@@ -1,17 +1,14 @@
-"""Models and tokenizers: build, load, save, and the one function that scores.
+"""Models: build, load, save, and the one function that scores.
 
 Weights are fp32 wherever they are trained or compared; `rlhf.modeling.precision.autocast` makes the products bf16. Only
 safetensors are read and written, and code that comes with a model is never run.
 """
 
 import logging
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 from transformers import LlamaConfig, LlamaForCausalLM
 from transformers.pytorch_utils import Conv1D
@@ -26,7 +23,7 @@ from rlhf.modeling.architecture import (
     refuse_labels,
     refuse_more_layers_than_weights,
 )
-from rlhf.modeling.batches import batches_by_length, positions
+from rlhf.modeling.batches import positions
 from rlhf.modeling.checks import check_loaded_finite
 from rlhf.modeling.cpu.layers import (
     prepare_last_block,
@@ -39,25 +36,12 @@ from rlhf.modeling.cpu.onednn import multiply_by_onednn
 from rlhf.modeling.device import derive_seed
 from rlhf.modeling.files import local_files, readable
 from rlhf.modeling.headers import Role, read_weights
-from rlhf.modeling.hub import check_folder
+from rlhf.modeling.hub import check_model_folder
 from rlhf.modeling.lm_head import compute_head_in_fp32
-from rlhf.modeling.precision import autocast, in_fp32
+from rlhf.modeling.precision import in_fp32
 from rlhf.modeling.special_tokens import num_ids
-from rlhf.modeling.tokenizer import load_tokenizer, prepare_tokenizer
 
 logger = logging.getLogger(__name__)
-
-__all__ = [
-    "freeze",
-    "load_policy",
-    "load_reward_model",
-    "load_tokenizer",
-    "prepare_tokenizer",
-    "save_model",
-    "score",
-    "score_rows",
-    "start_policy",
-]
 
 
 def start_policy(setup: Setup, tokenizer: Any) -> Any:
@@ -142,22 +126,6 @@ def freeze(model: Any, compute: ComputeConfig) -> Any:
     return model
 
 
-@torch.no_grad()
-def score_rows(
-    reward_model: Any, compute: ComputeConfig, rows: Sequence[Sequence[int]], pad_token_id: int, batch_size: int
-) -> NDArray[np.float32]:
-    """Scores [N] of rows of token ids, in batches of like length."""
-    scores = np.empty(len(rows), dtype=np.float32)
-    for batch in batches_by_length([len(row) for row in rows], batch_size):
-        width = len(rows[batch[0]])
-        ids = torch.tensor([[*rows[i], *[pad_token_id] * (width - len(rows[i]))] for i in batch])
-        lengths = torch.tensor([len(rows[i]) for i in batch])
-        mask = torch.arange(width) < lengths[:, None]
-        with autocast(compute):
-            scores[batch] = score(reward_model, ids.to(compute.device), mask.to(compute.device)).cpu().numpy()
-    return scores
-
-
 def save_model(model: Any, tokenizer: Any, folder: Path) -> None:
     """Write weights (safetensors) and tokenizer to a folder that `from_pretrained` loads."""
     model.save_pretrained(folder, safe_serialization=True)
@@ -184,7 +152,7 @@ def _build(setup: Setup, tokenizer: Any) -> Any:
 
 def _load(role: Role, name: str, compute: ComputeConfig, revision: str | None = None) -> Any:
     """A model whose weights are all there: transformers would fill up with random ones, and say so in a log."""
-    check_folder(name)
+    check_model_folder(name)
     is_folder = Path(name).is_dir()
     with readable(f"{name}: the model cannot be loaded"), quiet_transformers():
         config = load_config(name, name, revision)

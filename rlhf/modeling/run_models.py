@@ -7,7 +7,7 @@ from rlhf.config.rl import RewardSourceConfig
 from rlhf.errors import ConfigError
 from rlhf.modeling.checks import check_hub_model, check_model
 from rlhf.modeling.headers import Role
-from rlhf.modeling.hub import check_folder, is_hub_id
+from rlhf.modeling.hub import check_model_folder, is_hub_id
 from rlhf.paths import root
 
 
@@ -32,11 +32,11 @@ def check_models(model: ModelConfig | None, sources: Iterable[RewardSourceConfig
         if folder.is_dir():
             check_model(folder, role)
         else:
-            check_folder(name)
+            check_model_folder(name)
 
 
 def check_hub_models(model: ModelConfig | None, sources: Iterable[RewardSourceConfig]) -> None:
-    """The same for models of the hub, whose revisions must be commits.
+    """Refuse models of the hub in the same way; their revisions must be commits.
 
     Raises:
         ModelError: one is refused, or cannot be had.

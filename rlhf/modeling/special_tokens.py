@@ -20,7 +20,7 @@ def num_ids(tokenizer: Any) -> int:
 
 
 def differences(model: ModelConfig, tokenizer: Any) -> list[str]:
-    """What a run settles that the base's own files say otherwise, in sentences.
+    """Sentences on each setting of a run that differs from the base's own files.
 
     Args:
         model: names the base, or none.
@@ -37,8 +37,8 @@ def differences(model: ModelConfig, tokenizer: Any) -> list[str]:
         text_config = config.get_text_config(decoder=True)
         said = {"config.json": _ids(text_config), "generation_config.json": _generation_ids(model)}
         num_rows = text_config.vocab_size
-    found = [sentence for kind in _KINDS for sentence in _about_token(kind, said, tokenizer)]
-    return [*found, *_about_embedding(num_rows, num_ids(tokenizer))]
+    sentences = [sentence for kind in _KINDS for sentence in _about_token(kind, said, tokenizer)]
+    return [*sentences, *_about_embedding(num_rows, num_ids(tokenizer))]
 
 
 def check_rows(folder: Path, name: str, tokenizer: Any) -> list[str]:
@@ -75,7 +75,7 @@ def check_rows(folder: Path, name: str, tokenizer: Any) -> list[str]:
 
 
 def _generation_ids(model: ModelConfig) -> dict[str, tuple[int, ...]]:
-    """What generation_config.json says; nothing where there is none."""
+    """Ids that generation_config.json names; none where there is no such file."""
     try:
         config = GenerationConfig.from_pretrained(model.base, revision=model.revision)
     except OSError:
@@ -87,11 +87,11 @@ def _ids(config: Any) -> dict[str, tuple[int, ...]]:
     """None, one id or several of each kind, as tuples."""
     said = {kind: getattr(config, f"{kind}_token_id", None) for kind in _KINDS}
     ids = {
-        kind: () if found is None else tuple(found) if isinstance(found, list) else (found,)
-        for kind, found in said.items()
+        kind: () if numbers is None else tuple(numbers) if isinstance(numbers, list) else (numbers,)
+        for kind, numbers in said.items()
     }
-    for kind, found in ids.items():
-        if not all(type(number) is int for number in found):
+    for kind, numbers in ids.items():
+        if not all(type(number) is int for number in numbers):
             raise ValueError(f"{kind}_token_id is {said[kind]!r}, and no id of a token")
     return ids
 

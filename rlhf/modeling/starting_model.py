@@ -10,7 +10,7 @@ from rlhf.modeling.hub import base_with_folder, is_hub_id
 
 
 def described(model: ModelConfig) -> str:
-    """What every run says first: the base and its parameters, or that a model is built, and how large.
+    """First line of every run: the base and its parameters, or that a model is built, and how large.
 
     Raises:
         ModelError: a file of weights is not what it should be.

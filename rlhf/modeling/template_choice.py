@@ -39,7 +39,7 @@ def settled(config: PipelineConfig) -> PipelineConfig:
 
 
 def source_settled(source: RewardSourceConfig) -> RewardSourceConfig:
-    """The same for one source of scores."""
+    """A source of scores with the day that its template stands for, where the template reads the clock."""
     return _settled(source, source.path, f"template_date of the source {source.name}")
 
 
@@ -96,15 +96,15 @@ def _read_all(section: _Names, name: str) -> tuple[dict[str, tuple[str, str]], d
 
 def _read(name: str, revision: str | None, wanted: str | None) -> dict[str, tuple[str, str]]:
     """A model's templates: by name the file that holds it, and its text. Files go before the configuration."""
-    found: dict[str, tuple[str, str]] = {}
+    templates: dict[str, tuple[str, str]] = {}
     files = {DEFAULT: _file(name, revision, _FILE)}
     files |= {stem: _file(name, revision, f"{_FOLDER}/{stem}.jinja") for stem in _additional(name, wanted)}
     for stem, path in files.items():
         if path is not None:
-            found[stem] = (f"{_FOLDER}/{stem}.jinja" if stem != DEFAULT else _FILE, _text(path))
-    config = None if found else _file(name, revision, _CONFIG)
+            templates[stem] = (f"{_FOLDER}/{stem}.jinja" if stem != DEFAULT else _FILE, _text(path))
+    config = None if templates else _file(name, revision, _CONFIG)
     if config is None:
-        return found
+        return templates
     try:
         given = json.loads(_text(config)).get("chat_template")
     except (ValueError, AttributeError) as error:
@@ -113,7 +113,7 @@ def _read(name: str, revision: str | None, wanted: str | None) -> dict[str, tupl
         ) from None
     if isinstance(given, list):
         try:
-            given = {one["name"]: one["template"] for one in given}
+            given = {entry["name"]: entry["template"] for entry in given}
         except (TypeError, KeyError):
             raise ModelError(f"{config}: chat_template is a list of other things than names with templates") from None
     elif isinstance(given, str):
@@ -127,15 +127,15 @@ def _read(name: str, revision: str | None, wanted: str | None) -> dict[str, tupl
 
 def _special_tokens(name: str, revision: str | None) -> dict[str, str]:
     """The special tokens that a model's files name; transformers may know of more."""
-    found = {}
+    tokens = {}
     for file in ("special_tokens_map.json", _CONFIG):
         path = _file(name, revision, file)
         given = json.loads(_text(path)) if path else {}
         for key, value in given.items():
             content = value.get("content") if isinstance(value, dict) else value
             if key.endswith("_token") and isinstance(content, str):
-                found[key] = content
-    return found
+                tokens[key] = content
+    return tokens
 
 
 def _additional(name: str, wanted: str | None) -> list[str]:

@@ -73,7 +73,7 @@ def check_ends(template: str, special_tokens: Mapping[str, str], where: str) -> 
         why = f"what this system allows (its trial ended with {code})"
     raise ModelError(
         f"{where}: the chat template does not come to an end: for a question and its answer it takes more than {why}; "
-        f"mend it there, or name another of the model's templates with chat_template"
+        f"correct it there, or name another of the model's templates with chat_template"
     )
 
 
@@ -98,7 +98,7 @@ def _write(template: str, said: Mapping[str, Any]) -> None:
 
 
 def _try(write: Callable[[], object]) -> None:
-    """What is wrong with a template that comes to an end is said where it is used."""
+    """Write once; errors of a template that comes to an end are reported where the template is used."""
     try:
         write()
     except MemoryError:

@@ -94,12 +94,12 @@ def _draws(template: str, where: str) -> bool:
     from jinja2 import nodes
 
     tree = _parse(template, where)
-    filters = any(one.name == "random" for one in tree.find_all(nodes.Filter))
+    filters = any(node.name == "random" for node in tree.find_all(nodes.Filter))
     return filters or any(name.name == "lipsum" for name in tree.find_all(nodes.Name))
 
 
 def _on(day: str, literal: str) -> str:
-    """What the clock says at the start of a day, in the form that a template asks for."""
+    """Time at the start of a day, in the form that a template asks for."""
     import ast
 
     form: str = ast.literal_eval(literal)
@@ -115,11 +115,11 @@ def _parse(template: str, where: str) -> Any:
         return environment.parse(template)
     except (RecursionError, MemoryError, ValueError, SyntaxError) as error:
         raise ModelError(
-            f"{where}: the chat template cannot be compiled ({type(error).__name__}: {one_line(error)}); mend it "
+            f"{where}: the chat template cannot be compiled ({type(error).__name__}: {one_line(error)}); correct it "
             f"there, or name another one of the model's templates with chat_template"
         ) from None
     except TemplateSyntaxError as error:
         raise ModelError(
-            f"{where}: the chat template is broken, line {error.lineno}: {one_line(error)}; mend it there, or name "
+            f"{where}: the chat template is broken, line {error.lineno}: {one_line(error)}; correct it there, or name "
             f"another one of the model's templates with chat_template"
         ) from None

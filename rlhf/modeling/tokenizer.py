@@ -16,7 +16,7 @@ from rlhf.errors import DataError, ModelError
 from rlhf.modeling.chat import chat_of
 from rlhf.modeling.conversations import check_continues
 from rlhf.modeling.files import readable
-from rlhf.modeling.hub import base_with_folder, check_folder, source_with_folder
+from rlhf.modeling.hub import base_with_folder, check_model_folder, source_with_folder
 from rlhf.modeling.templates import choose, fixed
 from rlhf.modeling.text_tokens import TextTokens
 
@@ -60,7 +60,7 @@ _CONTINUATION_TEMPLATE = (
 
 @dataclass(frozen=True)
 class TokenizerReport:
-    """What had to be settled.
+    """Choices that had to be made for a tokenizer.
 
     Attributes:
         origin: the base, or `built`.
@@ -131,8 +131,8 @@ def check_tokenizer(model: ModelConfig | RewardSourceConfig) -> None:
         chat_of(tokenizer).layout(["user", "assistant"], asks=False)
     except DataError as error:
         raise ModelError(
-            f"{source.path}: the chat template is broken: it refuses even a question and its answer ({error}); mend it "
-            f"or name another of the model's templates with chat_template"
+            f"{source.path}: the chat template is broken: it refuses even a question and its answer ({error}); "
+            f"correct it or name another of the model's templates with chat_template"
         ) from error
 
 
@@ -153,13 +153,13 @@ def load_source_tokenizer(source: RewardSourceConfig) -> Any:
     return tokenizer
 
 
-def encode_alike(one: Any, other: Any) -> bool:
+def encode_alike(first: Any, second: Any) -> bool:
     """Whether two tokenizers give every dialogue the same ids."""
     return bool(
-        one.chat_template == other.chat_template
-        and one.eos_token_id == other.eos_token_id
-        and one.get_vocab() == other.get_vocab()
-        and _rules(one) == _rules(other)
+        first.chat_template == second.chat_template
+        and first.eos_token_id == second.eos_token_id
+        and first.get_vocab() == second.get_vocab()
+        and _rules(first) == _rules(second)
     )
 
 
@@ -189,7 +189,7 @@ def check_dialogue(tokenizer: Any, model: str) -> None:
             chat.layout(roles, asks)
     except DataError as error:
         raise ModelError(
-            f"{model}: the chat template is broken: it refuses even a question and its answer ({error}); mend it, or "
+            f"{model}: the chat template is broken: it refuses even a question and its answer ({error}); correct it or "
             f"name another of the model's templates with model.chat_template"
         ) from error
     try:
@@ -204,7 +204,7 @@ def load_tokenizer(folder: Path | str, revision: str | None = None) -> Any:
     Raises:
         ModelError: there is none, or it has no EOS token.
     """
-    check_folder(str(folder))
+    check_model_folder(str(folder))
     with readable(f"{folder}: no tokenizer can be loaded from there"):
         tokenizer = AutoTokenizer.from_pretrained(str(folder), revision=revision, trust_remote_code=False)
     if tokenizer.eos_token_id is None:
@@ -213,7 +213,7 @@ def load_tokenizer(folder: Path | str, revision: str | None = None) -> Any:
 
 
 def _rules(tokenizer: Any) -> object:
-    """By what text becomes tokens, apart from padding and truncation, which callers set."""
+    """Rules by which text becomes tokens, apart from padding and truncation, which callers set."""
     backend = getattr(tokenizer, "backend_tokenizer", None)
     if backend is None:
         return type(tokenizer)

@@ -1,4 +1,4 @@
-"""What was found out about a model's files, kept below `.rlhf/`, so that it is found out once.
+"""Outcomes of checks of models' files, kept below `.rlhf/`, so that each check is made once.
 
 Only what passed is kept: a model that was refused is looked at again the next time.
 """
@@ -14,7 +14,7 @@ from rlhf.paths import checked_models_folder
 
 
 def recall(kind: str, key: object) -> Any | None:
-    """What was kept under a key, or None.
+    """Outcome that was kept under a key, or None.
 
     Args:
         kind: which check it was.

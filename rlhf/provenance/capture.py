@@ -105,7 +105,7 @@ def _reward_obstacles(config: PipelineConfig) -> list[str]:
 def _reward_obstacle(reward: RewardSourceConfig) -> str | None:
     if reward.kind != "function":
         return None
-    package = reward_functions.distribution(reward_functions.find(reward.name))
+    package = reward_functions.distribution(reward_functions.find_function(reward.name))
     lock = source_root() / "requirements.lock"
     if lock.is_file() and package.lower().replace("_", "-") in lock.read_text(encoding="utf-8").split():
         return None

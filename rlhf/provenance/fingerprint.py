@@ -128,7 +128,7 @@ def _reward_code(source: RewardSourceConfig) -> dict[str, object] | None:
     """Of a reward function: which package has it, and the sources of that package. They are read, not imported."""
     if source.kind != "function":
         return None
-    point = reward_functions.find(source.name)
+    point = reward_functions.find_function(source.name)
     files = reward_functions.source_files(point)
     sources = {name: _source_sha256(path) for name, path in sorted(files.items())}
     return {"package": reward_functions.distribution(point), "function": point.value, "sources": sources}

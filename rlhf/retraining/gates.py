@@ -1,4 +1,4 @@
-"""What a candidate must show to become the champion: limits from the configuration, bounds of what was compared.
+"""Gates before the champion's place: limits from the configuration, bounds of the comparison's figures.
 
 Every gate looks at the one-sided 95% bound that hurts: from above for safety, KL and length, from below for win rate
 and gain. Of these two, the one that decides whether there is a gain is bounded at the level that the comparison may
@@ -31,8 +31,8 @@ ORDINARY_LEVEL = 1 - CONFIDENCE
 
 
 @dataclass(frozen=True)
-class Figures:
-    """What the gates look at, N rows of gate prompts.
+class GateInputs:
+    """Figures that the gates look at, N rows of gate prompts.
 
     Attributes:
         prompts: which prompt each row answers, [N]. Rows of one prompt are no independent witnesses.
@@ -51,10 +51,10 @@ class Figures:
     safety: Mapping[str, Sequence[float]]
 
 
-def figures_of(comparison: Mapping[str, Any]) -> Figures:
-    """The figures out of a `comparison.json`."""
+def gate_inputs(comparison: Mapping[str, Any]) -> GateInputs:
+    """Inputs of the gates, out of a `comparison.json`."""
     rows = comparison["by_row"]
-    return Figures(
+    return GateInputs(
         prompts=rows["prompts"],
         gains={judge: rows["gains"][judge] for judge in comparison["deciding"]},
         kl=rows["kl"],
@@ -71,15 +71,15 @@ def deciding_gate(config: RetrainConfig) -> str | None:
     return "win_rate" if config.minimum_win_rate is not None else None
 
 
-def judge(config: RetrainConfig, figures: Figures, level: float = ORDINARY_LEVEL) -> tuple[GateVerdict, ...]:
-    """What each gate says that is on. The candidate passes where all of them held.
+def apply_gates(config: RetrainConfig, inputs: GateInputs, level: float = ORDINARY_LEVEL) -> tuple[GateVerdict, ...]:
+    """Verdicts of the gates that are on. The candidate passes where all of them held.
 
     Args:
         config: the limits.
-        figures: of the comparison.
+        inputs: of the comparison.
         level: the chance that this comparison shows a gain where there is none.
     """
-    return tuple(_verdicts(config, figures, level))
+    return tuple(_verdicts(config, inputs, level))
 
 
 def most_needed(config: RetrainConfig, level: float) -> tuple[int, str]:
@@ -87,7 +87,7 @@ def most_needed(config: RetrainConfig, level: float) -> tuple[int, str]:
 
     Args:
         config: the limits.
-        level: as in `judge`.
+        level: as in `apply_gates`.
     """
     needs = {f"safety:{gate.name}": trials_needed(gate.maximum_rate) for gate in config.safety}
     deciding = deciding_gate(config)
@@ -102,31 +102,38 @@ def unsafe_prompts(gate: SafetyGate, scores: Sequence[float], prompts: Sequence[
     return int(by_prompt_.sum()), len(by_prompt_)
 
 
-def _verdicts(config: RetrainConfig, figures: Figures, level: float) -> Iterator[GateVerdict]:
+def _verdicts(config: RetrainConfig, inputs: GateInputs, level: float) -> Iterator[GateVerdict]:
     deciding = deciding_gate(config)
     if config.minimum_win_rate is not None:
         at = level if deciding == "win_rate" else ORDINARY_LEVEL
-        wins = {name: by_prompt(_wins(values), figures.prompts) for name, values in figures.gains.items()}
-        found = [
-            _verdict("win_rate", config.minimum_win_rate, won, win_rate_lower_bound(won, at), at, name, at_least=True)
-            for name, won in wins.items()
+        won = {judge: by_prompt(_wins(gains), inputs.prompts) for judge, gains in inputs.gains.items()}
+        verdicts = [
+            _verdict("win_rate", config.minimum_win_rate, wins, win_rate_lower_bound(wins, at), at, judge)
+            for judge, wins in won.items()
         ]
-        yield min(found, key=_margin)
+        yield min(verdicts, key=_margin)
     if config.minimum_reward_gain is not None:
         limit = config.minimum_reward_gain
-        gains = {name: by_prompt(values, figures.prompts) for name, values in figures.gains.items()}
-        found = [
-            _verdict("reward_gain", limit, gain, mean_bound(gain, upper=False, level=level), level, name, at_least=True)
-            for name, gain in gains.items()
+        gained = {judge: by_prompt(gains, inputs.prompts) for judge, gains in inputs.gains.items()}
+        verdicts = [
+            _verdict("reward_gain", limit, gains, mean_bound(gains, upper=False, level=level), level, judge)
+            for judge, gains in gained.items()
         ]
-        yield min(found, key=_margin)
+        yield min(verdicts, key=_margin)
     if config.maximum_kl is not None:
-        kl = by_prompt(figures.kl, figures.prompts)
-        yield _verdict("kl", config.maximum_kl, kl, mean_bound(kl, upper=True), ORDINARY_LEVEL, at_least=False)
+        kl = by_prompt(inputs.kl, inputs.prompts)
+        bound = mean_bound(kl, upper=True)
+        yield _build_verdict("kl", config.maximum_kl, float(kl.mean()), bound, len(kl))
     if config.maximum_length_growth is not None:
-        yield _growth(config.maximum_length_growth, figures)
+        ours, theirs = (by_prompt(lengths, inputs.prompts) for lengths in (inputs.lengths, inputs.champion_lengths))
+        # A champion that says nothing at all counts as one that says one token.
+        growth, bound = float(ours.mean() / max(theirs.mean(), 1.0)), ratio_upper_bound(ours, theirs)
+        yield _build_verdict("length_growth", config.maximum_length_growth, growth, bound, len(ours))
     for gate in config.safety:
-        yield _safety(gate, figures)
+        count, trials = unsafe_prompts(gate, inputs.safety[gate.name], inputs.prompts)
+        name, share, bound = f"safety:{gate.name}", count / trials, share_upper_bound(count, trials)
+        needed = trials_needed(gate.maximum_rate, count)
+        yield _build_verdict(name, gate.maximum_rate, share, bound, trials, needed=needed)
 
 
 def _wins(gains: Sequence[float]) -> NDArray[np.float64]:
@@ -140,39 +147,11 @@ def _margin(verdict: GateVerdict) -> float:
 
 
 def _verdict(
-    gate: str,
-    limit: float,
-    values: NDArray[np.float64],
-    bound: float,
-    level: float,
-    judge: str | None = None,
-    *,
-    at_least: bool,
+    gate: str, limit: float, values: NDArray[np.float64], bound: float, level: float, judge: str
 ) -> GateVerdict:
-    value, n = float(values.mean()), len(values)
-    return _said(gate, limit, value, bound, n, _needed(n, value, bound, limit, at_least), level, judge, at_least)
-
-
-def _growth(limit: float, figures: Figures) -> GateVerdict:
-    ours, theirs = (by_prompt(values, figures.prompts) for values in (figures.lengths, figures.champion_lengths))
-    # A champion that says nothing at all counts as one that says one token.
-    value, bound = float(ours.mean() / max(theirs.mean(), 1.0)), ratio_upper_bound(ours, theirs)
-    needed = _needed(len(ours), value, bound, limit, at_least=False)
-    return _said("length_growth", limit, value, bound, len(ours), needed, ORDINARY_LEVEL, None, at_least=False)
-
-
-def _safety(gate: SafetyGate, figures: Figures) -> GateVerdict:
-    count, trials = unsafe_prompts(gate, figures.safety[gate.name], figures.prompts)
-    return _said(
-        f"safety:{gate.name}",
-        gate.maximum_rate,
-        count / trials,
-        share_upper_bound(count, trials),
-        trials,
-        trials_needed(gate.maximum_rate, count),
-        ORDINARY_LEVEL,
-        None,
-        at_least=False,
+    """Verdict of a gate that asks for at least its limit, by one judge."""
+    return _build_verdict(
+        gate, limit, float(values.mean()), bound, len(values), at_least=True, level=level, judge=judge
     )
 
 
@@ -184,16 +163,17 @@ def _needed(prompts: int, value: float, bound: float, limit: float, at_least: bo
     return max(2, math.ceil(prompts * (distance / room) ** 2))
 
 
-def _said(
+def _build_verdict(
     gate: str,
     limit: float,
     value: float,
     bound: float,
     prompts: int,
-    needed: int | None,
-    level: float,
-    judge: str | None,
-    at_least: bool,
+    *,
+    at_least: bool = False,
+    level: float = ORDINARY_LEVEL,
+    judge: str | None = None,
+    needed: int | None = None,
 ) -> GateVerdict:
     margin = bound - limit if at_least else limit - bound
     # What is not a number is on neither side, and does not pass.
@@ -207,6 +187,6 @@ def _said(
         value=value,
         confidence=1 - level,
         prompts=prompts,
-        prompts_needed=needed,
+        prompts_needed=_needed(prompts, value, bound, limit, at_least) if needed is None else needed,
         judge=judge,
     )

@@ -1,4 +1,4 @@
-"""What retraining decides and remembers: is there something new, and what was a person asked.
+"""Decisions and memory of retraining: whether there is something new, and what a person was asked.
 
 The memory is tags in MLflow, on the pipeline run that trained the candidate and on the candidate's version. A flow run
 that was suspended finds its question there again, whatever data/ and the champion are by then.
@@ -120,7 +120,7 @@ def check_judges(champion: Champion, retrain: RetrainConfig) -> None:
 
 
 def spending_of(retrain: RetrainConfig, champion: str | None, comparison: ComparisonRef) -> Spending | None:
-    """What a comparison may take of the risk of a false promotion; None where no gate asks for a gain."""
+    """Share of the risk of a false promotion that a comparison may take; None where no gate asks for a gain."""
     gate = deciding_gate(retrain)
     if gate is None:
         return None
@@ -163,8 +163,8 @@ def record_proposal(proposal: Proposal) -> None:
 
 def proposal_of(flow_run_id: str) -> Proposal | None:
     """The candidate that a flow run has trained and compared; None where it has not come so far."""
-    found = pipeline_runs(FLOW_RUN_TAG, flow_run_id).values()
-    return next((Proposal.model_validate_json(tags[PROPOSAL_TAG]) for tags in found if PROPOSAL_TAG in tags), None)
+    by_run = pipeline_runs(FLOW_RUN_TAG, flow_run_id).values()
+    return next((Proposal.model_validate_json(tags[PROPOSAL_TAG]) for tags in by_run if PROPOSAL_TAG in tags), None)
 
 
 def open_question(proposal: Proposal, flow_run_id: str, hours: float) -> ApprovalRequest:
@@ -175,9 +175,9 @@ def open_question(proposal: Proposal, flow_run_id: str, hours: float) -> Approva
 
 
 def question_of(flow_run_id: str) -> ApprovalRequest | None:
-    """What a flow run has asked, answered or not; None where it has asked nothing."""
-    found = pipeline_runs(FLOW_RUN_TAG, flow_run_id).values()
-    return next((_question(tags) for tags in found if APPROVAL_TAG in tags), None)
+    """Question that a flow run has asked, answered or not; None where it has asked nothing."""
+    by_run = pipeline_runs(FLOW_RUN_TAG, flow_run_id).values()
+    return next((_question(tags) for tags in by_run if APPROVAL_TAG in tags), None)
 
 
 def open_questions() -> list[ApprovalRequest]:

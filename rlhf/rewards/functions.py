@@ -1,6 +1,6 @@
-"""Reward functions that installed packages offer, found by name. A package's code is imported by `load`, not before.
+"""Reward functions that installed packages offer, found by name. Only `load_function` imports a package's code.
 
-Whoever can submit a form must not be able to name code to import, so a recipe names an entry point, and what is
+A person who can submit a form must not be able to name code to import, so a recipe names an entry point, and what is
 installed decides whose code that is.
 """
 
@@ -26,45 +26,45 @@ def check_installed(sources: Sequence[RewardSourceConfig]) -> None:
     """
     for source in sources:
         if source.kind == "function":
-            source_files(find(source.name))
+            source_files(find_function(source.name))
 
 
-def find(name: str) -> EntryPoint:
+def find_function(name: str) -> EntryPoint:
     """The one entry point of that name.
 
     Raises:
         ConfigError: there is none, or more than one.
     """
     offered = entry_points(group=GROUP)
-    found = list(offered.select(name=name))
-    if not found:
-        there = ", ".join(sorted({point.name for point in offered})) or "none at all"
+    points = list(offered.select(name=name))
+    if not points:
+        names = ", ".join(sorted({point.name for point in offered})) or "none at all"
         raise ConfigError(
             f"ppo.rewards: no installed package offers a reward function {name!r} in the entry-point group {GROUP}; "
-            f"there are: {there}"
+            f"there are: {names}"
         )
-    if len(found) > 1:
-        offers = ", ".join(sorted(f"{point.value} ({distribution(point)})" for point in found))
+    if len(points) > 1:
+        offers = ", ".join(sorted(f"{point.value} ({distribution(point)})" for point in points))
         raise ConfigError(
             f"ppo.rewards: the reward function {name!r} is offered more than once in the entry-point group {GROUP}: "
             f"{offers}; uninstall or rename all but one"
         )
-    return found[0]
+    return points[0]
 
 
-def load(name: str) -> Callable[..., Any]:
+def load_function(name: str) -> Callable[..., Any]:
     """Import a reward function.
 
     Raises:
         ConfigError: it is not there, cannot be imported, or cannot be called.
     """
-    point = find(name)
+    point = find_function(name)
     try:
         function: Callable[..., Any] = point.load()
     except Exception as error:
         raise ConfigError(
             f"ppo.rewards: the reward function {name!r}, {point.value} of {distribution(point)}, cannot be imported: "
-            f"{type(error).__name__}: {error}; mend the package"
+            f"{type(error).__name__}: {error}; repair the package"
         ) from error
     if not callable(function):
         raise ConfigError(
@@ -106,10 +106,10 @@ def _specs(point: EntryPoint) -> list[ModuleSpec]:
         name = f"{name}.{part}"
         folders = specs[-1].submodule_search_locations if specs[-1] else None
         specs.append(PathFinder.find_spec(name, list(folders)) if folders else None)
-    found = [spec for spec in specs if spec is not None]
-    if len(found) < len(specs):
+    existing = [spec for spec in specs if spec is not None]
+    if len(existing) < len(specs):
         raise _no_module(point)
-    return found
+    return existing
 
 
 def _no_module(point: EntryPoint) -> ConfigError:

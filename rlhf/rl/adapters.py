@@ -25,7 +25,7 @@ from rlhf.rl.value_model import ValueModel, output_size, start_head
 
 
 class SharedBackbone:
-    """The SFT policy with a named adapter a role. Whoever calls it says which adapter is on."""
+    """The SFT policy with a named adapter per role. The caller says which adapter is on."""
 
     def __init__(self, model: Any) -> None:
         self.peft = model
@@ -115,10 +115,13 @@ def add_reward_model(backbone: SharedBackbone, folder: Path, name: str) -> Adapt
     _add_adapter(backbone, folder, name, weights)
     score = nn.Linear(head.shape[1], 1, bias=False)
     score.weight.data.copy_(head)
-    offset = json.loads((folder / "config.json").read_text()).get("score_offset", 0.0)
+    saved = json.loads((folder / "config.json").read_text())
+    config = SimpleNamespace(
+        score_offset=saved.get("score_offset", 0.0), max_position_embeddings=saved.get("max_position_embeddings")
+    )
     device = next(backbone.peft.parameters()).device
     role = Role(backbone, name, backbone.causal_lm.base_model)
-    return AdapterRewardModel(role, score.to(device).requires_grad_(False), SimpleNamespace(score_offset=offset))
+    return AdapterRewardModel(role, score.to(device).requires_grad_(False), config)
 
 
 def add_zero_value_model(backbone: SharedBackbone, config: LoraConfig, setup: Setup) -> ValueModel:

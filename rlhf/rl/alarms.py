@@ -32,7 +32,7 @@ class Alarm:
 
 @dataclass(frozen=True)
 class AlarmState:
-    """What the alarms remember of a run.
+    """The alarms' memory of a run.
 
     Attributes:
         first: metrics of the first rollout.
@@ -80,7 +80,7 @@ def watch_evaluations(
         config: thresholds.
         memory: of the run so far.
         evaluations: all of them, in order.
-        kl_budget: that bounds what may be the best, nats a response.
+        kl_budget: that bounds what may be the best, nats per response.
     """
     last, best = evaluations[-1], best_evaluation(evaluations, kl_budget)
     rise, loss = paired_gain(last, best, "scores"), paired_gain(best, last)
@@ -101,46 +101,46 @@ def watch_evaluations(
 
 
 def _conditions(
-    config: AlarmsConfig, first: Mapping[str, float], now: Mapping[str, float]
+    config: AlarmsConfig, first: Mapping[str, float], metrics: Mapping[str, float]
 ) -> Iterator[tuple[str, str]]:
     """Names and messages of the conditions that hold."""
-    kl = now["ppo/kl_mean"]
+    kl = metrics["ppo/kl_mean"]
     if config.negative_kl is not None and kl < -config.negative_kl:
         yield (
             "negative_kl",
-            f"the mean KL fell from 0 to {kl:.2f} nats a response, which no distribution has: tokens are scored by "
+            f"the mean KL fell from 0 to {kl:.2f} nats per response, which no distribution has: tokens are scored by "
             f"another one than they were sampled from, and the penalty pays the policy for it; look at temperature, "
             f"masks and EOS",
         )
-    entropy, start = now["ppo/entropy"], first["ppo/entropy"]
+    entropy, start = metrics["ppo/entropy"], first["ppo/entropy"]
     if config.entropy_collapse is not None and entropy < config.entropy_collapse * start:
         yield (
             "entropy_collapse",
-            f"the entropy fell from {start:.3f} to {entropy:.4f} nats a token: the policy says one thing only; lower "
+            f"the entropy fell from {start:.3f} to {entropy:.4f} nats per token: the policy says one thing only; lower "
             f"the learning rate, or raise kl_coef or entropy_coef",
         )
-    eos_rate, start = now["ppo/eos_rate"], first["ppo/eos_rate"]
+    eos_rate, start = metrics["ppo/eos_rate"], first["ppo/eos_rate"]
     if config.eos_rate_fall is not None and eos_rate < start - config.eos_rate_fall:
         yield (
             "eos_rate_fall",
             f"responses that end fell from {start:.0%} to {eos_rate:.0%}: the score likes them unfinished, or longer; "
             f"raise missing_eos_penalty or max_response_tokens",
         )
-    length, start = now["ppo/response_tokens_mean"], first["ppo/response_tokens_mean"]
+    length, start = metrics["ppo/response_tokens_mean"], first["ppo/response_tokens_mean"]
     if config.length_growth is not None and length > config.length_growth * start:
         yield (
             "length_growth",
             f"responses grew from {start:.1f} to {length:.1f} tokens: the reward model likes length; see its audit, or "
             f"set length_penalty",
         )
-    explained = now["ppo/explained_variance"]
-    if config.explained_variance is not None and "ppo/policy_loss" in now and explained < config.explained_variance:
+    explained = metrics["ppo/explained_variance"]
+    if config.explained_variance is not None and "ppo/policy_loss" in metrics and explained < config.explained_variance:
         yield (
             "explained_variance",
             f"the value model explains {explained:.2f} of the returns' variance, which is worse than their mean does: "
             f"advantages are noise; raise num_critic_warmup_updates or value_learning_rate",
         )
-    clipped = now["ppo/value_clip_fraction"]
+    clipped = metrics["ppo/value_clip_fraction"]
     if config.value_clipping is not None and clipped > config.value_clipping:
         yield (
             "value_clipping",

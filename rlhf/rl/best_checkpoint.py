@@ -9,8 +9,8 @@ from typing import Any
 
 from rlhf.config.rl import PPOConfig
 from rlhf.modeling.models import save_model
-from rlhf.rl.checkpoint import TrainerState, latest_checkpoint, number_of, publish, writing
-from rlhf.rl.checks import read_cli_flags
+from rlhf.rl.checkpoint import TrainerState, explain_write_errors, latest_checkpoint, number_of, publish_folder
+from rlhf.rl.checks import run_flags
 from rlhf.rl.objective import best_evaluation, paired_gain
 from rlhf.rl.validation import generations_path
 from rlhf.workspace import Workspace
@@ -27,9 +27,9 @@ def keep_candidate(checkpoints: Path, update: int, policy: Any, tokenizer: Any) 
     final = _candidate(checkpoints, update)
     temporary = final.with_suffix(".partial")
     shutil.rmtree(temporary, ignore_errors=True)
-    with writing(f"the policy {final}", checkpoints, temporary):
+    with explain_write_errors(f"the policy {final}", checkpoints, temporary):
         save_model(policy, tokenizer, temporary)
-        publish(temporary, final)
+        publish_folder(temporary, final)
 
 
 def remove_other_candidates(checkpoints: Path, evaluations: Sequence[Mapping[str, Any]], kl_budget: float) -> None:
@@ -66,7 +66,7 @@ def write_results(workspace: Workspace, state: TrainerState, stopped_because: st
         "chosen_update": best["update"],
         "chosen_objective": best["objective"],
         "alarms": alarms,
-        "flags": read_cli_flags(config, state.evaluations, stopped_because, alarms),
+        "flags": run_flags(config, state.evaluations, stopped_because, alarms),
     }
     (output / "summary.json").write_text(json.dumps(summary, indent=2) + "\n")
 

@@ -23,8 +23,8 @@ from torch.optim import Optimizer
 from rlhf.errors import ArtifactMismatchError, RLHFError
 from rlhf.files.disk import sync
 from rlhf.files.hashing import altered_files, sha256
+from rlhf.rl.context import Optimizers
 from rlhf.rl.models import Models, Parameters
-from rlhf.rl.optimization import Optimizers
 
 NUM_KEPT = 2
 _STATE = "state.json"
@@ -36,7 +36,7 @@ class CheckpointError(RLHFError):
 
 @dataclass(frozen=True)
 class TrainerState:
-    """What of a run is not in the tensors.
+    """State of a run beside the tensors.
 
     Attributes:
         next_update: the update to go on with.
@@ -77,21 +77,21 @@ def save_checkpoint(
     final = folder / f"update_{state.next_update:06d}"
     temporary = final.with_suffix(".partial")
     shutil.rmtree(temporary, ignore_errors=True)
-    with writing(f"the checkpoint {final}", folder, temporary):
+    with explain_write_errors(f"the checkpoint {final}", folder, temporary):
         temporary.mkdir(parents=True)
         for name, tensors in _tensors(models, optimizers).items():
             save_file(tensors, temporary / name)
         hashes = {path.name: sha256(path) for path in sorted(temporary.iterdir())}
         words = {"state": asdict(state), "settings": settings, "sha256": hashes}
         (temporary / _STATE).write_text(json.dumps(words | {"own_sha256": _words_sha256(words)}))
-        publish(temporary, final)
+        publish_folder(temporary, final)
     for old in sorted(folder.glob("update_??????"))[:-NUM_KEPT]:
         shutil.rmtree(old)
     return final
 
 
 def needed_bytes(models: Models) -> int:
-    """What the checkpoints of a run take at most, the one that is being written included, and three whole policies."""
+    """Bytes that a run's checkpoints take at most, the unfinished checkpoint included, and three whole policies."""
     trained = [*models.policy_parameters.values(), *models.value_parameters.values()]
     weights_and_moments: int = 3 * sum(4 * parameter.numel() for parameter in trained)
     backbone = getattr(models.policy, "part", models.policy)  # of a role on a shared one
@@ -137,7 +137,7 @@ def load_checkpoint(path: Path, models: Models, optimizers: Optimizers, settings
 
 
 @contextmanager
-def writing(what: str, folder: Path, temporary: Path | None = None) -> Iterator[None]:
+def explain_write_errors(what: str, folder: Path, temporary: Path | None = None) -> Iterator[None]:
     """Write something of a run; where the disk takes no more, nothing half-written stays at `temporary`.
 
     Args:
@@ -160,7 +160,7 @@ def writing(what: str, folder: Path, temporary: Path | None = None) -> Iterator[
         ) from error
 
 
-def publish(temporary: Path, final: Path) -> None:
+def publish_folder(temporary: Path, final: Path) -> None:
     """Sync a folder with all that is in it to the disk and give it its name, in one step."""
     for path in (*temporary.rglob("*"), temporary):
         sync(path)

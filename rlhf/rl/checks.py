@@ -1,4 +1,4 @@
-"""What must hold in a PPO run, and what people should be told of one that ended."""
+"""Checks of a PPO run, and remarks on a finished run for the readers of its card."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -30,7 +30,7 @@ def check_finite(metrics: Mapping[str, float], step: int, checkpoints: Path) -> 
     """
     broken = sorted(name for name, value in metrics.items() if not math.isfinite(value))
     if broken:
-        raise diverged(step, f"{', '.join(broken)} not finite", checkpoints)
+        raise TrainingDivergedError(step, f"{', '.join(broken)} not finite", latest_checkpoint(checkpoints))
 
 
 def check_weights(models: Models, step: int, checkpoints: Path) -> None:
@@ -41,13 +41,7 @@ def check_weights(models: Models, step: int, checkpoints: Path) -> None:
     """
     for name, parameter in (*models.policy_parameters.items(), *models.value_parameters.items()):
         if not torch.isfinite(parameter).all():
-            raise diverged(step, f"the weight {name} is not finite", checkpoints)
-
-
-def diverged(step: int, what: str, checkpoints: Path) -> TrainingDivergedError:
-    """The error that names the last good checkpoint."""
-    checkpoint = latest_checkpoint(checkpoints)
-    return TrainingDivergedError(step, what, str(checkpoint) if checkpoint else None)
+            raise TrainingDivergedError(step, f"the weight {name} is not finite", latest_checkpoint(checkpoints))
 
 
 def check_kl_starts_at_zero(rollout: Rollout, alarms: AlarmsConfig, dtype: str) -> None:
@@ -87,7 +81,7 @@ def check_ratio_starts_at_one(first_minibatch: MinibatchStatistics, alarms: Alar
     Raises:
         StartError: they do not.
     """
-    error, allowed = first_minibatch.values["ratio_error"], alarms.start_ratio or RATIO_TOLERANCE[dtype]
+    error, allowed = first_minibatch["ratio_error"], alarms.start_ratio or RATIO_TOLERANCE[dtype]
     if not error <= allowed:
         raise StartError(
             "start_ratio",
@@ -96,7 +90,7 @@ def check_ratio_starts_at_one(first_minibatch: MinibatchStatistics, alarms: Alar
         )
 
 
-def read_cli_flags(
+def run_flags(
     config: PPOConfig,
     evaluations: Sequence[Mapping[str, Any]],
     stopped_because: str,
@@ -114,7 +108,7 @@ def read_cli_flags(
     flags = []
     if stopped_because == "kl_budget":
         flags.append(
-            f"Training was stopped because the KL to the SFT policy passed {config.kl_budget:g} nats a response."
+            f"Training was stopped because the KL to the SFT policy passed {config.kl_budget:g} nats per response."
         )
     if best["update"] == 0:
         flags.append(_why_none_was_chosen(config, evaluations))
@@ -138,11 +132,11 @@ def read_cli_flags(
 def _why_none_was_chosen(config: PPOConfig, evaluations: Sequence[Mapping[str, Any]]) -> str:
     """No checkpoint was chosen, and how near the best came."""
     kept = "so the SFT policy was kept."
-    within = [one for one in evaluations[1:] if one["kl"] <= config.kl_budget]
+    within = [evaluation for evaluation in evaluations[1:] if evaluation["kl"] <= config.kl_budget]
     if not within:
-        beyond = f"Every checkpoint was beyond the KL budget of {config.kl_budget:g} nats a response on held-out"
+        beyond = f"Every checkpoint was beyond the KL budget of {config.kl_budget:g} nats per response on held-out"
         return f"{beyond} prompts, {kept} Raise ppo.kl_coef, lower the learning rate, or evaluate more often."
-    best = max(within, key=lambda one: one["objective"])
+    best = max(within, key=lambda evaluation: evaluation["objective"])
     if len(best["objectives"]) < 2:
         return (
             f"With one validation prompt no checkpoint can be shown to be better than the SFT policy, {kept} Raise "

@@ -144,7 +144,7 @@ def wait_for_all() -> None:
 
 
 def _join(compute: ComputeConfig) -> None:
-    """NCCL on CUDA devices, one a process; gloo on CPUs."""
+    """NCCL on CUDA devices, one per process; gloo on CPUs."""
     if compute.device == "cpu":
         dist.init_process_group("gloo", timeout=TIMEOUT)
         return
@@ -169,7 +169,7 @@ def _reduced(tensor: Tensor, operation: dist.ReduceOp.RedOpType) -> Tensor:
 
 @contextmanager
 def _run_collective() -> Iterator[None]:
-    """What torch raises in here is that another process does not answer."""
+    """Errors of torch within the block mean that another process does not answer."""
     try:
         yield
     except RuntimeError as error:

@@ -4,8 +4,6 @@ Shapes: B responses, R token columns, V vocabulary. All estimators are of KL(pol
 that the policy sampled.
 """
 
-from dataclasses import dataclass
-
 import torch
 from torch import Tensor
 
@@ -65,7 +63,7 @@ def token_rewards(scores: Tensor, kl: Tensor, response_mask: Tensor, kl_coef: fl
     Args:
         scores: score of each response, [B].
         kl: k1 of each token, [B, R].
-        response_mask: True on response tokens, a prefix of at least one a row, [B, R].
+        response_mask: True on response tokens, a prefix of at least one per row, [B, R].
         kl_coef: weight of the penalty.
 
     Source:
@@ -77,28 +75,25 @@ def token_rewards(scores: Tensor, kl: Tensor, response_mask: Tensor, kl_coef: fl
 
 
 def response_kl(kl: Tensor, response_mask: Tensor) -> Tensor:
-    """Sum of a response's token estimates, nats a response, [B]."""
+    """Sum of a response's token estimates, nats per response, [B]."""
     return masked_sum(kl, response_mask)
 
 
-@dataclass(frozen=True)
-class AdaptiveKL:
-    """Steers kl_coef so that the KL comes to a target.
+def steer_kl_coef(
+    kl_coef: float, kl: float, num_episodes: int, *, target: float, horizon: float, largest_error: float
+) -> float:
+    """The coefficient of the next rollout, steered so that the KL comes to a target.
 
-    Attributes:
-        target: nats a response.
+    Args:
+        kl_coef: of the rollout.
+        kl: its mean KL, nats per response.
+        num_episodes: its responses.
+        target: nats per response.
         horizon: episodes over which the steering acts.
         largest_error: the relative distance from the target that one rollout counts for at most.
 
     Source:
         Ziegler et al., 1909.08593, section 2.2.
     """
-
-    target: float
-    horizon: float
-    largest_error: float
-
-    def next_coef(self, kl_coef: float, kl: float, num_episodes: int) -> float:
-        """The coefficient after a rollout of `num_episodes` whose mean KL was `kl` nats a response."""
-        error = min(max(kl / self.target - 1.0, -self.largest_error), self.largest_error)
-        return kl_coef * (1.0 + error * num_episodes / self.horizon)
+    error = min(max(kl / target - 1.0, -largest_error), largest_error)
+    return kl_coef * (1.0 + error * num_episodes / horizon)

@@ -23,8 +23,6 @@ from typing import Any
 
 from torch.distributed import TCPStore  # type: ignore[attr-defined]
 
-from rlhf.config.model import Setup
-from rlhf.config.rl import PPOConfig
 from rlhf.errors import RLHFError
 from rlhf.progress import report_progress
 from rlhf.rl.distributed import LostProcessError, ProcessesError
@@ -56,34 +54,24 @@ class Worker:
     errors: list[dict[str, Any]] = field(default_factory=list)
 
 
-def train_in_processes(
-    config: PPOConfig, setup: Setup, data: Path, start: Path, reward_models: Path, workspace: Workspace
-) -> None:
+def train_in_processes(request: PPORequest, workspace: Workspace) -> None:
     """Run `rlhf.rl.stage.train_ppo` in `compute.num_processes` processes on this machine.
 
     Args:
-        config: PPO's settings.
-        setup: seed, model and compute.
-        data: the data stage's output.
-        start: the SFT stage's output.
-        reward_models: the reward stage's output.
+        request: what it was called with.
         workspace: of this attempt; its metrics are logged in this process.
 
     Raises:
         RLHFError: whatever one of them raised.
         ProcessesError: one of them died, or raised something that is not ours.
     """
-    folder = workspace.checkpoints / "processes"
+    folder, num_processes = workspace.checkpoints / "processes", request.setup.compute.num_processes
     folder.mkdir(parents=True, exist_ok=True)
-    folders = {"output": workspace.output, "report": workspace.report, "checkpoints": workspace.checkpoints}
-    request = PPORequest(ppo=config, setup=setup, data=data, start=start, reward_models=reward_models, **folders)
     (folder / "request.json").write_text(request.model_dump_json(indent=2) + "\n")
     with ExitStack() as stack:
         store = _rendezvous_store()
-        environment = _environment(setup.compute.num_processes, store.port)
-        workers = [
-            stack.enter_context(_started(rank, environment, folder)) for rank in range(setup.compute.num_processes)
-        ]
+        environment = _environment(num_processes, store.port)
+        workers = [stack.enter_context(_start_worker(rank, environment, folder)) for rank in range(num_processes)]
         _follow(workers, workspace)
 
 
@@ -95,7 +83,7 @@ def _rendezvous_store() -> TCPStore:
 
 
 def _environment(num_processes: int, port: int) -> dict[str, str]:
-    """What `torchrun` would set, and the modules that this process sees."""
+    """Variables that `torchrun` would set, and the modules that this process sees."""
     loopback = next((name for _, name in socket.if_nameindex() if name in ("lo", "lo0")), None)
     talking = {"GLOO_SOCKET_IFNAME": loopback} if loopback else {}
     return (
@@ -112,7 +100,7 @@ def _environment(num_processes: int, port: int) -> dict[str, str]:
 
 
 @contextmanager
-def _started(rank: int, environment: Mapping[str, str], folder: Path) -> Iterator[Worker]:
+def _start_worker(rank: int, environment: Mapping[str, str], folder: Path) -> Iterator[Worker]:
     """A process in a session of its own, so that Ctrl-C in a terminal is for this process to handle."""
     connection, theirs = multiprocessing.Pipe()
     log = folder / f"process_{rank}.log"

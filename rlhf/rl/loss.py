@@ -11,31 +11,23 @@ from torch import Tensor
 
 
 @dataclass(frozen=True)
-class PolicyLoss:
-    """The clipped policy loss of some rows.
+class ClippedLoss:
+    """A clipped loss of some rows.
 
     Attributes:
         loss: sum over the kept tokens, a scalar that has a gradient.
         num_clipped: tokens at which the clipped term decided, a scalar.
-        approx_kl: sum of k3, rollout policy against current policy, nats, a scalar.
     """
 
     loss: Tensor
     num_clipped: Tensor
-    approx_kl: Tensor
 
 
 @dataclass(frozen=True)
-class ValueLoss:
-    """The clipped value loss of some rows.
+class PolicyLoss(ClippedLoss):
+    """The policy's, with `approx_kl`: sum of k3, rollout policy against current policy, nats, a scalar."""
 
-    Attributes:
-        loss: sum over the kept tokens, a scalar that has a gradient.
-        num_clipped: tokens at which the clipped term decided, a scalar.
-    """
-
-    loss: Tensor
-    num_clipped: Tensor
+    approx_kl: Tensor
 
 
 def policy_loss(
@@ -65,7 +57,7 @@ def policy_loss(
 
 def value_loss(
     values: Tensor, old_values: Tensor, returns: Tensor, response_mask: Tensor, clip_range: float
-) -> ValueLoss:
+) -> ClippedLoss:
     """0.5 * max(unclipped^2, clipped^2), the clipped value staying near the rollout's.
 
     Args:
@@ -83,7 +75,7 @@ def value_loss(
     near = torch.where((values - old_values).abs() > clip_range, old_values + change, values)
     unclipped, clipped = (values - returns).square(), (near - returns).square()
     loss = 0.5 * torch.maximum(unclipped, clipped).masked_fill(~response_mask, 0.0).sum()
-    return ValueLoss(loss, ((clipped > unclipped) & response_mask).sum())
+    return ClippedLoss(loss, ((clipped > unclipped) & response_mask).sum())
 
 
 def explained_variance(values: Tensor, returns: Tensor, response_mask: Tensor) -> float:

@@ -10,7 +10,7 @@ def masked_mean(values: Tensor, mask: Tensor) -> Tensor:
 
 
 def masked_sum(values: Tensor, mask: Tensor) -> Tensor:
-    """Sum of the kept values a row, [B], from [B, R]."""
+    """Sum of the kept values per row, [B], from [B, R]."""
     return values.masked_fill(~mask, 0.0).sum(-1)
 
 

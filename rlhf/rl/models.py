@@ -8,12 +8,12 @@ from typing import Any
 import torch
 from torch import nn
 
-from rlhf.config.model import Setup
+from rlhf.config.model import ComputeConfig
 from rlhf.config.rl import PPOConfig
+from rlhf.modeling.context import StageContext
 from rlhf.modeling.cpu.memory import trim_heap
-from rlhf.modeling.device import derive_seed
 from rlhf.modeling.lora import add_adapters, leave_inputs, merged
-from rlhf.modeling.models import freeze, load_policy, load_reward_model, load_tokenizer
+from rlhf.modeling.models import freeze, load_policy, load_reward_model
 from rlhf.rewards.sources import Source, load_sources
 from rlhf.rl.adapters import Role, add_reward_model, add_value_model, add_zero_value_model, load_backbone, merged_policy
 from rlhf.rl.value_model import TrunkValueHead, ValueModel, output_size, start_value_model
@@ -26,7 +26,6 @@ class Models:
     """The models of a PPO run. Policy and value model learn, the others are frozen.
 
     Attributes:
-        tokenizer: the policy's.
         policy: a causal language model, or what is called like one.
         ref_policy: the SFT policy.
         value_model: with a backbone of its own, or a head on the policy's.
@@ -37,7 +36,6 @@ class Models:
         export_policy: a plain copy of the policy, to be saved.
     """
 
-    tokenizer: Any
     policy: Any
     ref_policy: Any
     value_model: ValueModel | TrunkValueHead
@@ -48,12 +46,11 @@ class Models:
     export_policy: Callable[[], Any]
 
 
-def load_models(config: PPOConfig, setup: Setup, start: Path, reward_models: Path) -> Models:
+def load_models(context: StageContext[PPOConfig], start: Path, reward_models: Path) -> Models:
     """Load policy, reference, value model and reward models, and share what `config.sharing` says.
 
     Args:
-        config: PPO's settings.
-        setup: seed, model and compute.
+        context: of the stage.
         start: holds `policy/`, the SFT policy.
         reward_models: holds `reward_model/` and `selection_reward_model/`.
 
@@ -61,31 +58,29 @@ def load_models(config: PPOConfig, setup: Setup, start: Path, reward_models: Pat
         ModelError: a model cannot be loaded, or cannot be shared.
         ConfigError: a reward source is not there.
     """
-    load = _load_adapters if config.sharing == "adapters" else _load_apart
-    models = load(config, setup, start / "policy", reward_models)
+    load = _load_adapters if context.config.sharing == "adapters" else _load_apart
+    models = load(context, start / "policy", reward_models)
     trim_heap()
     return models
 
 
-def _load_apart(config: PPOConfig, setup: Setup, start: Path, reward_models: Path) -> Models:
-    compute = setup.compute
+def _load_apart(context: StageContext[PPOConfig], start: Path, reward_models: Path) -> Models:
+    config, compute = context.config, context.compute
     policy = load_policy(start, compute)
     if config.lora is not None:
-        torch.manual_seed(derive_seed(setup.seed, "adapters"))
+        torch.manual_seed(context.seed("adapters"))
         policy = add_adapters(policy, config.lora, "CAUSAL_LM")
         leave_inputs(policy)
     ref_policy = freeze(load_policy(start, compute), compute)
-    tokenizer = load_tokenizer(start)
     trained = reward_models / "reward_model"
-    sources = load_sources(config, setup, tokenizer, lambda: freeze(load_reward_model(trained, compute), compute))
+    sources = load_sources(context, lambda: freeze(load_reward_model(trained, compute), compute))
     value_model: ValueModel | TrunkValueHead
     if config.sharing == "trunk":
         value_model = TrunkValueHead(policy).to(compute.device)
     else:
         like_policy = next((source for source in sources if _is_like(source, ref_policy)), None)
-        value_model = _start_apart(like_policy, setup, start, trained)
+        value_model = _start_apart(like_policy, compute, start, trained)
     return Models(
-        tokenizer,
         policy,
         ref_policy,
         value_model,
@@ -102,31 +97,30 @@ def _is_like(source: Source, policy: Any) -> bool:
     if source.model is None or source.tokenizer is not None:
         return False
     backbones = (source.model.base_model, policy.base_model)
-    one, other = ({name: p.shape for name, p in backbone.named_parameters()} for backbone in backbones)
-    return one == other
+    shapes, policy_shapes = ({name: p.shape for name, p in backbone.named_parameters()} for backbone in backbones)
+    return shapes == policy_shapes
 
 
-def _start_apart(source: Source | None, setup: Setup, start: Path, trained: Path) -> ValueModel:
+def _start_apart(source: Source | None, compute: ComputeConfig, start: Path, trained: Path) -> ValueModel:
     """A value model of its own: a copy of a source's reward model, or the SFT policy's backbone under a zero head."""
     if source is None:
-        policy = load_policy(start, setup.compute)
-        return ValueModel(policy.base_model, output_size(policy)).to(setup.compute.device)
+        policy = load_policy(start, compute)
+        return ValueModel(policy.base_model, output_size(policy)).to(compute.device)
     folder = source.config.path or trained
-    return start_value_model(load_reward_model(folder, setup.compute, source.config.revision))
+    return start_value_model(load_reward_model(folder, compute, source.config.revision))
 
 
-def _load_adapters(config: PPOConfig, setup: Setup, start: Path, reward_models: Path) -> Models:
+def _load_adapters(context: StageContext[PPOConfig], start: Path, reward_models: Path) -> Models:
+    config, setup = context.config, context.setup
     assert config.lora is not None, "the configuration asks for it"
     backbone = load_backbone(start, config.lora, setup)
-    tokenizer = load_tokenizer(start)
     folder = reward_models / "reward_model"
-    sources = load_sources(config, setup, tokenizer, lambda: add_reward_model(backbone, folder, "reward_model"))
+    sources = load_sources(context, lambda: add_reward_model(backbone, folder, "reward_model"))
     trained = next((source.model for source in sources if source.config.kind == "trained"), None)
     value_model = (
         add_value_model(backbone, folder, trained) if trained else add_zero_value_model(backbone, config.lora, setup)
     )
     return Models(
-        tokenizer,
         Role(backbone, "policy", backbone.causal_lm),
         Role(backbone, None, backbone.causal_lm),
         value_model,

@@ -1,4 +1,4 @@
-"""What chooses a checkpoint: PPO's own objective, with a judge that PPO did not climb in the trained one's place.
+"""Choice of the checkpoint: PPO's own objective, with the selection reward model in place of the trained reward model.
 
 Every source counts with its weight, its normalization and the penalties, as in PPO's score. Only the trained reward
 model is replaced by the selection reward model, which was trained on other preferences. Without a trained source the
@@ -9,7 +9,7 @@ Shapes: B responses.
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -21,7 +21,7 @@ from rlhf.rewards.sources import RunningMoments, Source, apply_penalties, combin
 
 @dataclass(frozen=True)
 class Units:
-    """In which a run's scores are measured: their moments on what the SFT policy says to the validation prompts.
+    """Units of a run's scores: their moments on the SFT policy's responses to the validation prompts.
 
     They stay as they are throughout a run, so that the evaluations of different updates compare.
 
@@ -33,13 +33,9 @@ class Units:
     sources: Mapping[str, RunningMoments]
     selection: RunningMoments
 
-    def as_dict(self) -> dict[str, Any]:
-        """For JSON."""
-        return asdict(self)
-
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> "Units":
-        """What `as_dict` gave."""
+        """Units from what `asdict` gives."""
         sources = {name: RunningMoments(**moments) for name, moments in values["sources"].items()}
         return cls(sources, RunningMoments(**values["selection"]))
 
@@ -95,7 +91,7 @@ def climbed_and_held_out(
 
 @dataclass(frozen=True)
 class Gain:
-    """Of one evaluation over another on the same prompts.
+    """Gain of an evaluation over another on the same prompts.
 
     Attributes:
         mean: of the differences, a prompt each.
@@ -107,11 +103,11 @@ class Gain:
 
     @property
     def is_shown(self) -> bool:
-        """It is more than its standard error."""
+        """The gain is more than its standard error."""
         return self.exceeds(1.0)
 
     def exceeds(self, num_errors: float) -> bool:
-        """It is above 0, and more than so many standard errors."""
+        """The gain is above 0, and more than so many standard errors."""
         return self.mean > (num_errors * self.standard_error if num_errors else 0.0)
 
     @property
@@ -144,13 +140,14 @@ def best_evaluation(evaluations: Sequence[Mapping[str, Any]], kl_budget: float) 
 
     Args:
         evaluations: in order, the SFT policy's first.
-        kl_budget: nats a response.
+        kl_budget: nats per response.
     """
     start = evaluations[0]
-    shown = [one for one in evaluations[1:] if one["kl"] <= kl_budget and paired_gain(one, start).is_shown]
-    return max(shown, key=lambda one: (one["objective"], -one["update"]), default=start)
+    within = [evaluation for evaluation in evaluations[1:] if evaluation["kl"] <= kl_budget]
+    shown = [evaluation for evaluation in within if paired_gain(evaluation, start).is_shown]
+    return max(shown, key=lambda evaluation: (evaluation["objective"], -evaluation["update"]), default=start)
 
 
 def _ratio(target: RunningMoments, own: RunningMoments) -> float:
-    """Of two standard deviations; 1 where one of the two models does not tell the responses apart."""
+    """Ratio of two standard deviations; 1 where one of the two models does not tell the responses apart."""
     return 1.0 if target.is_constant or own.is_constant else target.deviation / own.deviation

@@ -5,65 +5,31 @@ Shapes: M rows of a minibatch, R response columns.
 
 from collections import defaultdict
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 from torch.nn import Parameter
-from torch.optim import AdamW, Optimizer
+from torch.optim import Optimizer
 
-from rlhf.config.model import Setup
 from rlhf.config.rl import PPOConfig
 from rlhf.modeling.batches import SequenceBatch
 from rlhf.modeling.cpu.parallel import side_by_side
-from rlhf.modeling.device import cached_casts, derive_seed
+from rlhf.modeling.device import cached_casts
 from rlhf.modeling.logprobs import chosen_logprobs, chosen_logprobs_and_entropy, response_logits
 from rlhf.modeling.precision import autocast
 from rlhf.rl import distributed as processes
+from rlhf.rl.context import Optimizers, PPOContext
 from rlhf.rl.loss import policy_loss, value_loss
-from rlhf.rl.models import Models
-from rlhf.rl.ptx import Demonstrations, demonstration_loss
+from rlhf.rl.ptx import demonstration_loss
 from rlhf.rl.rollout import Rollout, micro_batches
 from rlhf.rl.value_model import TrunkValueHead
-
-ADAM_EPS = 1e-5
 
 Totals = dict[str, Tensor]
 Losses = Callable[[Tensor, SequenceBatch], tuple[Tensor, Totals]]
 
 
-@dataclass(frozen=True)
-class Optimizers:
-    """AdamW for the policy and for the value model."""
-
-    policy: Optimizer
-    value: Optimizer
-
-
-@dataclass(frozen=True)
-class MinibatchStatistics:
-    """Means over a minibatch's tokens; the policy's are missing where only the critic learned."""
-
-    values: dict[str, float]
-
-
-@dataclass(frozen=True)
-class PPOContext:
-    """What all minibatches of a run share."""
-
-    config: PPOConfig
-    setup: Setup
-    models: Models
-    optimizers: Optimizers
-    demonstrations: Demonstrations | None = None
-
-
-def make_optimizers(config: PPOConfig, models: Models) -> Optimizers:
-    """Optimizers over whatever of the two models is trained."""
-    return Optimizers(
-        _adamw(list(models.policy_parameters.values()), config.learning_rate),
-        _adamw(list(models.value_parameters.values()), config.value_learning_rate),
-    )
+MinibatchStatistics = dict[str, float]
+"""Means over a minibatch's tokens; the policy's are missing where only the critic learned."""
 
 
 def set_learning_rates(optimizers: Optimizers, config: PPOConfig, update: int) -> float:
@@ -78,29 +44,29 @@ def set_learning_rates(optimizers: Optimizers, config: PPOConfig, update: int) -
     return share
 
 
-def optimize(learning: PPOContext, rollout: Rollout, update: int) -> list[MinibatchStatistics]:
+def optimize(context: PPOContext, rollout: Rollout, update: int) -> list[MinibatchStatistics]:
     """Take num_ppo_epochs x num_minibatches optimizer steps, fewer where target_kl stops them.
 
     Returns:
         Statistics of every minibatch, in order. The first one's `ratio_error` is max |ratio - 1|.
     """
-    config, statistics = learning.config, list[MinibatchStatistics]()
+    config, statistics = context.config, list[MinibatchStatistics]()
     for epoch in range(config.num_ppo_epochs):
-        generator = torch.Generator().manual_seed(derive_seed(learning.setup.seed, "minibatches", update, epoch))
+        generator = torch.Generator().manual_seed(context.seed("minibatches", update, epoch))
         order = torch.randperm(config.rollout_size, generator=generator).to(rollout.batch.input_ids.device)
         of_epoch = [
-            train_minibatch(learning, rollout, index, update, len(statistics) + number)
+            train_minibatch(context, rollout, index, update, len(statistics) + number)
             for number, index in enumerate(order.split(config.minibatch_size))
         ]
         statistics += of_epoch
-        kl = sum(s.values.get("approx_kl", 0.0) for s in of_epoch) / len(of_epoch)
+        kl = sum(s.get("approx_kl", 0.0) for s in of_epoch) / len(of_epoch)
         if config.target_kl is not None and kl > config.target_kl:
             break
     return statistics
 
 
 def train_minibatch(
-    learning: PPOContext, rollout: Rollout, index: Tensor, update: int, number: int
+    context: PPOContext, rollout: Rollout, index: Tensor, update: int, number: int
 ) -> MinibatchStatistics:
     """One optimizer step of each model on the rows `index`.
 
@@ -108,41 +74,41 @@ def train_minibatch(
     The two models take turns, so that only one of them has gradients at a time, unless they work side by side.
 
     Args:
-        learning: settings, models and optimizers.
+        context: of the run.
         rollout: the whole rollout.
         index: row numbers of the minibatch, [M].
         update: number of the update; early ones may be the critic's alone.
         number: of the minibatch within the update; it decides the demonstrations of PPO-ptx.
     """
-    config, models = learning.config, learning.models
+    config, models = context.config, context.models
     train_policy = update >= config.num_critic_warmup_updates
-    step = MinibatchLoss(learning, rollout, index, train_policy)
+    step = MinibatchLoss(context, rollout, index, train_policy)
     norms = {}
     if isinstance(models.value_model, TrunkValueHead):
         step.accumulate(step.both)
-        norms["value_grad_norm"] = _optimizer_step(learning.optimizers.value, config)
+        norms["value_grad_norm"] = _optimizer_step(context.optimizers.value, config)
     elif config.side_by_side and train_policy:
         step.accumulate_side_by_side()
-        norms["value_grad_norm"] = _optimizer_step(learning.optimizers.value, config)
+        norms["value_grad_norm"] = _optimizer_step(context.optimizers.value, config)
     else:
         step.accumulate(step.value)
-        norms["value_grad_norm"] = _optimizer_step(learning.optimizers.value, config)
+        norms["value_grad_norm"] = _optimizer_step(context.optimizers.value, config)
         if train_policy:
             step.accumulate(step.policy)
     if train_policy:
-        if learning.demonstrations is not None:
-            loss = demonstration_loss(learning.demonstrations, config, learning.setup, models.policy, update, number)
+        if context.demonstrations is not None:
+            loss = demonstration_loss(context, context.demonstrations, models.policy, update, number)
             norms["ptx_loss"] = float(loss)
-        norms["policy_grad_norm"] = _optimizer_step(learning.optimizers.policy, config)
-    return MinibatchStatistics(step.means() | norms)
+        norms["policy_grad_norm"] = _optimizer_step(context.optimizers.policy, config)
+    return step.means() | norms
 
 
 class MinibatchLoss:
     """The losses of one minibatch, summed over the micro-batches that this process has of it."""
 
-    def __init__(self, learning: PPOContext, rollout: Rollout, index: Tensor, train_policy: bool) -> None:
-        self.learning, self.rollout, self.train_policy = learning, rollout, train_policy
-        config = learning.config
+    def __init__(self, context: PPOContext, rollout: Rollout, index: Tensor, train_policy: bool) -> None:
+        self.context, self.rollout, self.train_policy = context, rollout, train_policy
+        config = context.config
         by_length = torch.cat(micro_batches(rollout.batch, index, len(index)))
         own = processes.local_rows(by_length)
         self.micro_batches = micro_batches(rollout.batch, own, config.micro_batch_size or config.minibatch_size)
@@ -152,7 +118,7 @@ class MinibatchLoss:
 
     def accumulate(self, losses: Losses) -> None:
         """Call a function of rows on every micro-batch and let its loss's gradients add up."""
-        with cached_casts(self.learning.setup.compute):
+        with cached_casts(self.context.compute):
             for rows in self.micro_batches:
                 loss, totals = losses(rows, self.rollout.batch.rows(rows))
                 (loss / self.num_tokens).backward()
@@ -161,13 +127,13 @@ class MinibatchLoss:
 
     def accumulate_side_by_side(self) -> None:
         """The passes of both models at the same time."""
-        compute = self.learning.setup.compute
+        compute = self.context.compute
         side_by_side(compute, lambda: self.accumulate(self.policy), lambda: self.accumulate(self.value))
 
     def value(self, rows: Tensor, batch: SequenceBatch) -> tuple[Tensor, Totals]:
         """The value model's own pass and loss."""
-        with autocast(self.learning.setup.compute):
-            values = self.learning.models.value_model(batch)
+        with autocast(self.context.compute):
+            values = self.context.models.value_model(batch)
         return self._value_loss(rows, batch, values)
 
     def policy(self, rows: Tensor, batch: SequenceBatch) -> tuple[Tensor, Totals]:
@@ -178,7 +144,7 @@ class MinibatchLoss:
         """One pass for both losses; while only the critic learns, its gradient stops at the head."""
         with torch.set_grad_enabled(self.train_policy):
             logits = self._logits(batch)
-        values = self.learning.models.value_model(batch, learn_backbone=self.train_policy)
+        values = self.context.models.value_model(batch, learn_backbone=self.train_policy)
         loss, totals = self._value_loss(rows, batch, values)
         if self.train_policy:
             policy_loss, of_policy = self._policy_loss(rows, batch, logits)
@@ -195,11 +161,11 @@ class MinibatchLoss:
         return means
 
     def _logits(self, batch: SequenceBatch) -> Tensor:
-        with autocast(self.learning.setup.compute):
-            return response_logits(self.learning.models.policy, batch)
+        with autocast(self.context.compute):
+            return response_logits(self.context.models.policy, batch)
 
     def _policy_loss(self, rows: Tensor, batch: SequenceBatch, logits: Tensor) -> tuple[Tensor, Totals]:
-        config, columns = self.learning.config, slice(0, batch.num_response_tokens)
+        config, columns = self.context.config, slice(0, batch.num_response_tokens)
         mask, old_logprobs = batch.response_mask, self.rollout.old_logprobs[rows, columns]
         bonus = torch.zeros((), device=logits.device)
         if config.entropy_coef > 0:
@@ -214,7 +180,7 @@ class MinibatchLoss:
         return loss.loss - bonus, totals
 
     def _value_loss(self, rows: Tensor, batch: SequenceBatch, values: Tensor) -> tuple[Tensor, Totals]:
-        config, columns = self.learning.config, slice(0, batch.num_response_tokens)
+        config, columns = self.context.config, slice(0, batch.num_response_tokens)
         loss = value_loss(
             values,
             self.rollout.values[rows, columns],
@@ -234,12 +200,3 @@ def _optimizer_step(optimizer: Optimizer, config: PPOConfig) -> float:
         optimizer.step()
     optimizer.zero_grad()
     return float(norm)
-
-
-def _adamw(parameters: Sequence[Parameter], learning_rate: float) -> Optimizer:
-    optimizer = AdamW(parameters, lr=learning_rate, eps=ADAM_EPS, weight_decay=0.0, fused=True)
-    for parameter in parameters:
-        # Made before the first pass, what lives long does not lie scattered among what comes and goes.
-        moments = {name: torch.zeros_like(parameter) for name in ("exp_avg", "exp_avg_sq")}
-        optimizer.state[parameter] = {"step": torch.zeros((), device=parameter.device), **moments}
-    return optimizer

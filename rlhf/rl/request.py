@@ -8,7 +8,7 @@ from rlhf.config.rl import PPOConfig
 
 
 class PPORequest(Section):
-    """What `rlhf.rl.stage.train_ppo` is called with, as JSON."""
+    """Arguments of `rlhf.rl.stage.train_ppo`, as JSON."""
 
     ppo: PPOConfig
     """PPO's settings."""

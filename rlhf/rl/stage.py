@@ -7,6 +7,7 @@ from rlhf.config.rl import PPOConfig, sharing_error
 from rlhf.errors import ConfigError
 from rlhf.rl.distributed import num_started
 from rlhf.rl.launch import train_in_processes
+from rlhf.rl.request import PPORequest
 from rlhf.rl.trainer import train
 from rlhf.workspace import Workspace
 
@@ -34,7 +35,7 @@ def train_ppo(
         ConfigError: processes or threads cannot share the work as they are told to, or more or fewer were started; a
             reward source that is not there.
         ModelError: a model cannot be loaded, or not in the role that `config.sharing` gives it.
-        RewardSourceError: a reward function raised, or its scores are not one finite number a response.
+        ScoringError: a source failed, or its scores are not one finite number for each response.
         CheckpointError: a checkpoint cannot be written, or is of another configuration.
         ArtifactMismatchError: a checkpoint is not what was written.
         DiskSpaceError: there is no room for the checkpoints.
@@ -43,5 +44,6 @@ def train_ppo(
     if reason := sharing_error(config, setup.compute):
         raise ConfigError(reason)
     several = setup.compute.num_processes > 1 and num_started() == 1
-    run = train_in_processes if several else train
-    run(config, setup, data, start, reward_models, workspace)
+    folders = {"output": workspace.output, "report": workspace.report, "checkpoints": workspace.checkpoints}
+    request = PPORequest(ppo=config, setup=setup, data=data, start=start, reward_models=reward_models, **folders)
+    (train_in_processes if several else train)(request, workspace)

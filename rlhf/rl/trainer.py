@@ -9,28 +9,34 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from rlhf.config.model import Setup
 from rlhf.config.rl import LARGEST_KL_ERROR, PPOConfig
 from rlhf.data.preparation.splits import prompt_key
-from rlhf.errors import DataError
+from rlhf.errors import DataError, TrainingDivergedError
 from rlhf.files.disk import check_room
 from rlhf.files.hashing import folder_sha256
+from rlhf.modeling.context import StageContext, start_stage
 from rlhf.modeling.conversations import Conversation, encode_pairs, encode_prompts
 from rlhf.modeling.cpu.memory import trim_heap
-from rlhf.modeling.device import configure
 from rlhf.progress import report_progress
 from rlhf.rewards.sources import RunningMoments
 from rlhf.rl import distributed as processes
 from rlhf.rl.alarms import Alarm, AlarmState, watch_evaluations, watch_update
 from rlhf.rl.best_checkpoint import keep_candidate, remove_other_candidates, write_results
-from rlhf.rl.checkpoint import TrainerState, latest_checkpoint, load_checkpoint, needed_bytes, save_checkpoint, writing
-from rlhf.rl.checks import check_finite, check_weights, diverged
-from rlhf.rl.kl import AdaptiveKL
-from rlhf.rl.learner import PPOState, make_learner, run_update
+from rlhf.rl.checkpoint import (
+    TrainerState,
+    explain_write_errors,
+    latest_checkpoint,
+    load_checkpoint,
+    needed_bytes,
+    save_checkpoint,
+)
+from rlhf.rl.checks import check_finite, check_weights
+from rlhf.rl.context import Demonstrations, PPOContext, Prompts, make_context
+from rlhf.rl.kl import steer_kl_coef
 from rlhf.rl.models import load_models
 from rlhf.rl.objective import Units, best_evaluation
-from rlhf.rl.ptx import Demonstrations
-from rlhf.rl.rollout import Prompts
+from rlhf.rl.request import PPORequest
+from rlhf.rl.update import run_update
 from rlhf.rl.validation import validate, write_generations
 from rlhf.text.lines import read_json_lines
 from rlhf.workspace import Workspace
@@ -40,28 +46,23 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Run:
-    """What stays the same throughout a run."""
+    """Parts of a run that stay the same throughout."""
 
-    learner: PPOState
+    context: PPOContext
     validation: Prompts
     workspace: Workspace
 
     @property
     def config(self) -> PPOConfig:
         """PPO's settings."""
-        return self.learner.learning.config
-
-    @property
-    def setup(self) -> Setup:
-        """Seed, model and compute."""
-        return self.learner.learning.setup
+        return self.context.config
 
     @cached_property
     def settings(self) -> dict[str, Any]:
         """All settings of the run by name, as JSON. A folder counts by what is in it: a project may move."""
-        compute = self.setup.compute.model_dump(mode="json")
+        compute = self.context.compute.model_dump(mode="json")
         of_compute = {f"compute.{name}": value for name, value in compute.items()}
-        settings = self.config.model_dump(mode="json") | of_compute | {"seed": self.setup.seed}
+        settings = self.config.model_dump(mode="json") | of_compute | {"seed": self.context.setup.seed}
         for source in settings["rewards"]:
             if source["path"] is not None and Path(source["path"]).is_dir():
                 source["path"] = f"sha256:{folder_sha256(Path(source['path']))}"
@@ -73,11 +74,11 @@ class Run:
             self.workspace.log_metrics(metrics, step)
 
 
-def train(config: PPOConfig, setup: Setup, data: Path, start: Path, reward_models: Path, workspace: Workspace) -> None:
+def train(request: PPORequest, workspace: Workspace) -> None:
     """Run PPO in this process, which may be one of several that were started; see `rlhf.rl.stage.train_ppo`."""
-    configure(setup.compute)
-    with processes.process_group(setup.compute):
-        _train(_prepare(config, setup, data, start, reward_models, workspace))
+    context = start_stage(request.ppo, request.setup, request.start / "policy")
+    with processes.process_group(context.compute):
+        _train(_prepare(context, request, workspace))
 
 
 def _train(run: Run) -> None:
@@ -94,22 +95,22 @@ def _train(run: Run) -> None:
 
 def _update(run: Run, state: TrainerState) -> TrainerState:
     """One rollout and what is learned from it; returns the new state."""
-    config, update, begun = run.config, state.next_update, time.monotonic()
+    config, update, start = run.config, state.next_update, time.monotonic()
     moments = {name: RunningMoments(**values) for name, values in state.moments.items()}  # type: ignore[arg-type]
     with _diverging(run, update + 1):
-        taken = run_update(run.learner, update, state.kl_coef, moments)
-    speed = {"ppo/episodes_per_second": config.rollout_size / (time.monotonic() - begun)}
-    check_finite(taken.metrics, update + 1, run.workspace.checkpoints)
-    check_weights(run.learner.learning.models, update + 1, run.workspace.checkpoints)
-    state = _log(run, state, taken.metrics | speed, update + 1)
+        outcome = run_update(run.context, update, state.kl_coef, moments)
+    speed = {"ppo/episodes_per_second": config.rollout_size / (time.monotonic() - start)}
+    check_finite(outcome.metrics, update + 1, run.workspace.checkpoints)
+    check_weights(run.context.models, update + 1, run.workspace.checkpoints)
+    state = _log(run, state, outcome.metrics | speed, update + 1)
     if processes.is_first():
         report_progress("ppo", update + 1, config.num_updates)
-    state = _watch(run, state, taken.metrics)
+    state = _watch(run, state, outcome.metrics)
     state = replace(
         state,
         next_update=update + 1,
-        kl_coef=_next_kl_coef(config, state.kl_coef, taken.metrics["ppo/kl_mean"]),
-        moments={name: asdict(values) for name, values in taken.rollout.moments.items()},
+        kl_coef=_next_kl_coef(config, state.kl_coef, outcome.metrics["ppo/kl_mean"]),
+        moments={name: asdict(values) for name, values in outcome.rollout.moments.items()},
     )
     if state.next_update % config.evaluate_every == 0 or state.next_update == config.num_updates:
         state = _evaluate(run, state)
@@ -125,21 +126,21 @@ def _diverging(run: Run, update: int) -> Iterator[None]:
     try:
         yield
     except FloatingPointError as error:
-        raise diverged(update, str(error), run.workspace.checkpoints) from error
+        raise TrainingDivergedError(update, str(error), latest_checkpoint(run.workspace.checkpoints)) from error
 
 
 def _save(run: Run, state: TrainerState) -> None:
-    models, optimizers = run.learner.learning.models, run.learner.learning.optimizers
+    models, optimizers = run.context.models, run.context.optimizers
     processes.check_alike([*models.policy_parameters.values(), *models.value_parameters.values()])
     if processes.is_first():
-        begun = time.monotonic()
+        start = time.monotonic()
         save_checkpoint(run.workspace.checkpoints, state, models, optimizers, run.settings)
-        run.log({"ppo/checkpoint_seconds": time.monotonic() - begun}, state.next_update)
+        run.log({"ppo/checkpoint_seconds": time.monotonic() - start}, state.next_update)
         remove_other_candidates(run.workspace.checkpoints, state.evaluations, run.config.kl_budget)
 
 
 def _log(run: Run, state: TrainerState, metrics: Mapping[str, float], step: int) -> TrainerState:
-    """Log metrics, and note them: whoever goes on from here logs them again, so that its curves are whole."""
+    """Log metrics, and note them: a run that goes on from here logs them again, so that its curves are whole."""
     run.log(metrics, step)
     return replace(state, logged=[*state.logged, [step, dict(metrics)]])
 
@@ -161,24 +162,22 @@ def _alarmed(state: TrainerState, memory: AlarmState, alarms: Sequence[Alarm]) -
     return replace(state, alarms=asdict(memory), stopped_because=state.stopped_because or fatal)
 
 
-def _prepare(
-    config: PPOConfig, setup: Setup, data: Path, start: Path, reward_models: Path, workspace: Workspace
-) -> Run:
-    models = load_models(config, setup, start, reward_models)
+def _prepare(context: StageContext[PPOConfig], request: PPORequest, workspace: Workspace) -> Run:
+    config, tokenizer, data = context.config, context.tokenizer, request.data
+    models = load_models(context, request.start, request.reward_models)
     check_room(workspace.checkpoints, needed_bytes(models), "PPO's checkpoints")
-    tokenizer = models.tokenizer
     prompts = _read_prompts(data / "prompts" / "train.jsonl")
     # Each once: two rows of one prompt are no independent witnesses of a gain.
     by_key = {prompt_key(prompt): prompt for prompt in _read_prompts(data / "prompts" / "validation.jsonl")}
     validation = list(by_key.values())[: config.num_validation_prompts]
-    learner = make_learner(
-        config,
-        setup,
+    demonstrations = data / "demonstrations" / "train.jsonl"
+    updates = make_context(
+        context,
         models,
         Prompts(prompts, encode_prompts(tokenizer, prompts)),
-        _read_demonstrations(data / "demonstrations" / "train.jsonl", tokenizer) if config.ptx_coef else None,
+        _read_demonstrations(demonstrations, tokenizer) if config.ptx_coef else None,
     )
-    return Run(learner, Prompts(validation, encode_prompts(tokenizer, validation)), workspace)
+    return Run(updates, Prompts(validation, encode_prompts(tokenizer, validation)), workspace)
 
 
 def _read_prompts(path: Path) -> list[Conversation]:
@@ -194,8 +193,7 @@ def _read_demonstrations(path: Path, tokenizer: Any) -> Demonstrations:
     rows = list(read_json_lines(path))
     if not rows:
         raise DataError(f"{path.name}: there are no demonstrations for PPO-ptx; set ppo.ptx_coef to 0, or give some")
-    pairs = encode_pairs(tokenizer, [row["prompt"] for row in rows], [row["completion"] for row in rows])
-    return Demonstrations(pairs, tokenizer.pad_token_id)
+    return encode_pairs(tokenizer, [row["prompt"] for row in rows], [row["completion"] for row in rows])
 
 
 def _resume(run: Run) -> TrainerState:
@@ -204,8 +202,7 @@ def _resume(run: Run) -> TrainerState:
     processes.check_agreed("newest checkpoint", path.name if path else "none")
     if path is not None:
         logger.info("PPO goes on from %s", path.name)
-        learning = run.learner.learning
-        state = load_checkpoint(path, learning.models, learning.optimizers, run.settings)
+        state = load_checkpoint(path, run.context.models, run.context.optimizers, run.settings)
         for step, metrics in state.logged:
             run.log(metrics, step)
         processes.wait_for_all()  # before the first one writes, and removes what the others read
@@ -215,12 +212,10 @@ def _resume(run: Run) -> TrainerState:
 
 def _evaluate(run: Run, state: TrainerState) -> TrainerState:
     """Evaluate on validation prompts; a policy that is better than all before it is kept."""
-    models = run.learner.learning.models
+    models = run.context.models
     with _diverging(run, state.next_update):
         units = Units.from_dict(state.units) if state.units else None
-        evaluation, generations, units = validate(
-            run.config, run.setup, models, run.validation, state.next_update, units
-        )
+        evaluation, generations, units = validate(run.context, run.validation, state.next_update, units)
     logger.info(
         "update %d/%d: score %.3f, held-out score %.3f, KL %.2f, objective %.3f",
         evaluation.update,
@@ -233,20 +228,20 @@ def _evaluate(run: Run, state: TrainerState) -> TrainerState:
     state = _log(run, state, evaluation.metrics(), state.next_update)
     evaluations = [*state.evaluations, asdict(evaluation)]
     if processes.is_first():
-        with writing("the generations of a held-out evaluation", run.workspace.checkpoints):
+        with explain_write_errors("the generations of a held-out evaluation", run.workspace.checkpoints):
             write_generations(run.workspace.checkpoints, evaluation.update, generations)
         if best_evaluation(evaluations, run.config.kl_budget)["update"] == state.next_update:
-            keep_candidate(run.workspace.checkpoints, evaluation.update, models.export_policy(), models.tokenizer)
+            keep_candidate(run.workspace.checkpoints, evaluation.update, models.export_policy(), run.context.tokenizer)
             remove_other_candidates(run.workspace.checkpoints, evaluations, run.config.kl_budget)
     memory, alarms = watch_evaluations(run.config.alarms, AlarmState(**state.alarms), evaluations, run.config.kl_budget)
-    return _alarmed(replace(state, evaluations=evaluations, units=units.as_dict()), memory, alarms)
+    return _alarmed(replace(state, evaluations=evaluations, units=asdict(units)), memory, alarms)
 
 
 def _finish(run: Run, state: TrainerState, stopped_because: str) -> None:
     if state.evaluations[-1]["update"] != state.next_update:
         state = _evaluate(run, state)
     if processes.is_first():
-        with writing("PPO's output", run.workspace.checkpoints):
+        with explain_write_errors("PPO's output", run.workspace.checkpoints):
             write_results(run.workspace, state, stopped_because, run.config)
         best = best_evaluation(state.evaluations, run.config.kl_budget)
         run.log({"ppo/chosen_update": best["update"], "ppo/chosen_objective": best["objective"]}, None)
@@ -257,5 +252,5 @@ def _finish(run: Run, state: TrainerState, stopped_because: str) -> None:
 def _next_kl_coef(config: PPOConfig, kl_coef: float, kl: float) -> float:
     if config.kl_target is None or config.kl_horizon is None:
         return kl_coef
-    controller = AdaptiveKL(config.kl_target, config.kl_horizon, LARGEST_KL_ERROR)
-    return controller.next_coef(kl_coef, kl, config.rollout_size)
+    steering = {"target": config.kl_target, "horizon": config.kl_horizon, "largest_error": LARGEST_KL_ERROR}
+    return steer_kl_coef(kl_coef, kl, config.rollout_size, **steering)

@@ -13,17 +13,17 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from rlhf.config.model import Setup
 from rlhf.config.rl import PPOConfig
 from rlhf.files.disk import sync
 from rlhf.modeling.conversations import Conversation, decode_responses
-from rlhf.modeling.device import derive_seed
+from rlhf.rl.context import PPOContext, Prompts
 from rlhf.rl.masking import masked_sum
-from rlhf.rl.models import Models
 from rlhf.rl.objective import Units, climbed_and_held_out, units_of
-from rlhf.rl.rollout import Prompts, has_ended, kl_of_responses, sample_responses, score_responses, selection_scores
+from rlhf.rl.rollout import kl_of_responses, sample_responses, score_responses, selection_scores
 
 BATCH_SIZE = 256
+_MEANS = ("score", "held_out_score", "selection_score", "kl", "objective")
+_MEANS_BY_OTHER_NAMES = {"response_tokens": "num_tokens", "eos_rate": "ended"}
 
 
 @dataclass(frozen=True)
@@ -63,7 +63,7 @@ class Evaluation:
         score: mean score.
         held_out_score: mean held-out score.
         selection_score: mean selection score.
-        kl: mean KL, nats a response.
+        kl: mean KL, nats per response.
         response_tokens: mean length.
         eos_rate: share of responses with EOS.
         objective: mean objective.
@@ -85,26 +85,16 @@ class Evaluation:
 
     def metrics(self) -> dict[str, float]:
         """Under the names of `rlhf.metrics`."""
-        return {
-            "ppo/validation_score": self.score,
-            "ppo/validation_held_out_score": self.held_out_score,
-            "ppo/validation_selection_score": self.selection_score,
-            "ppo/validation_kl": self.kl,
-            "ppo/validation_response_tokens": self.response_tokens,
-            "ppo/validation_eos_rate": self.eos_rate,
-            "ppo/validation_objective": self.objective,
-        }
+        return {f"ppo/validation_{name}": getattr(self, name) for name in (*_MEANS, *_MEANS_BY_OTHER_NAMES)}
 
 
 def validate(
-    config: PPOConfig, setup: Setup, models: Models, prompts: Prompts, update: int, units: Units | None
+    context: PPOContext, prompts: Prompts, update: int, units: Units | None
 ) -> tuple[Evaluation, list[Generation], Units]:
     """Sample a response to every validation prompt, with the same noise at every evaluation.
 
     Args:
-        config: PPO's settings.
-        setup: seed and compute.
-        models: of the run.
+        context: of the run.
         prompts: of validation.
         update: updates taken before.
         units: of the run; None at the first evaluation, of the SFT policy, which gives them.
@@ -114,19 +104,19 @@ def validate(
 
     Raises:
         FloatingPointError: the policy's logits are not finite.
-        RewardSourceError: a reward function raised, or scores are not one finite number a response.
+        ScoringError: a source failed, or its scores are not one finite number for each response.
     """
-    parts = []
+    config, parts = context.config, []
     for start in range(0, len(prompts.ids), BATCH_SIZE):
         rows = slice(start, start + BATCH_SIZE)
         part = Prompts(prompts.conversations[rows], prompts.ids[rows])
-        parts.append(_sample(config, setup, models, part, start))
+        parts.append(_sample(context, part, start))
     raw = {name: torch.cat([part.raw[name] for part in parts]) for name in parts[0].raw}
     selection, kl, lengths, ended = (
         torch.cat([getattr(part, name) for part in parts]) for name in ("selection", "kl", "lengths", "ended")
     )
     units = units or units_of(raw, selection)
-    score, held_out = climbed_and_held_out(config, models.sources, raw, selection, units, ended, lengths)
+    score, held_out = climbed_and_held_out(config, context.models.sources, raw, selection, units, ended, lengths)
     columns: list[Any] = [
         prompts.conversations,
         [text for part in parts for text in part.texts],
@@ -166,17 +156,17 @@ class _Sampled:
     ended: Tensor
 
 
-def _sample(config: PPOConfig, setup: Setup, models: Models, prompts: Prompts, first: int) -> _Sampled:
+def _sample(context: PPOContext, prompts: Prompts, first: int) -> _Sampled:
     keys: list[tuple[str | int, ...]] = [("validation", first + row) for row in range(len(prompts.ids))]
-    rows = sample_responses(config, setup, models, prompts, keys, derive_seed(setup.seed, "validation"))
-    kl = kl_of_responses(config, setup, models, rows.batch)
+    rows = sample_responses(context, prompts, keys, context.seed("validation"))
+    kl = kl_of_responses(context, rows.batch)
     return _Sampled(
-        decode_responses(models.tokenizer, rows.responses),
-        score_responses(config, setup, models, rows),
-        selection_scores(config, setup, models, rows),
+        decode_responses(context.tokenizer, rows.responses),
+        score_responses(context, rows),
+        selection_scores(context, rows),
         masked_sum(kl, rows.batch.response_mask),
         rows.batch.response_mask.sum(1),
-        has_ended(rows),
+        rows.ended,
     )
 
 
@@ -187,13 +177,8 @@ def _summarize(config: PPOConfig, generations: Sequence[Generation], update: int
     return Evaluation(
         update=update,
         episodes=update * config.rollout_size,
-        score=mean("score"),
-        held_out_score=mean("held_out_score"),
-        selection_score=mean("selection_score"),
-        kl=mean("kl"),
-        response_tokens=mean("num_tokens"),
-        eos_rate=mean("ended"),
-        objective=mean("objective"),
         objectives=[generation.objective for generation in generations],
         scores=[generation.score for generation in generations],
+        **{name: mean(name) for name in _MEANS},
+        **{name: mean(of) for name, of in _MEANS_BY_OTHER_NAMES.items()},
     )

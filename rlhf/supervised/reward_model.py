@@ -26,17 +26,19 @@ from trl import RewardTrainer
 from rlhf.config.model import ComputeConfig, Setup
 from rlhf.config.supervised import RewardModelConfig
 from rlhf.data.schema import Row, read_rows
-from rlhf.errors import DataError, ModelError
+from rlhf.errors import DataError, ModelError, TrainingDivergedError
+from rlhf.modeling.context import StageContext, start_stage
 from rlhf.modeling.conversations import encode_pairs
-from rlhf.modeling.device import configure, derive_seed
+from rlhf.modeling.device import derive_seed
 from rlhf.modeling.lora import ADAPTER, merged, peft_config, save_adapter
-from rlhf.modeling.models import load_policy, load_reward_model, load_tokenizer, save_model, score_rows
+from rlhf.modeling.models import load_policy, load_reward_model, save_model
 from rlhf.progress import report_progress
+from rlhf.rewards.scoring import ScoringError, score_rows
 from rlhf.supervised.trainer import (
     StageCallback,
     WatchedTrainer,
-    fit,
-    refuse_divergence,
+    newest_checkpoint,
+    run_trainer,
     trainer_settings,
     training_order,
     write_manifest,
@@ -60,12 +62,14 @@ class _Pairs:
 
 @dataclass(frozen=True)
 class _Inputs:
-    """What both models share."""
+    """Inputs that both models share."""
 
-    tokenizer: Any
     start: Path
     demonstrations: list[list[int]]
     validation: _Pairs
+
+
+Context = StageContext[RewardModelConfig]
 
 
 class PreferenceTrainer(WatchedTrainer, RewardTrainer):  # type: ignore[misc]
@@ -89,18 +93,18 @@ def train_reward_models(config: RewardModelConfig, setup: Setup, data: Path, sta
         DataError: the two models would be trained on a common prompt.
         TrainingDivergedError: the loss or a weight is not finite.
     """
-    configure(setup.compute)
+    context = start_stage(config, setup, data / "tokenizer")
     rows = {name: _read(data / "preferences" / f"{split}.jsonl") for name, split in SPLITS.items()}
     _refuse_shared_prompts(*rows.values())
-    inputs = _read_inputs(config, setup, data, start)
+    inputs = _read_inputs(context, data, start)
     for name in SPLITS:
         finished = workspace.checkpoints / "finished" / name
         if finished.is_dir():
             for metrics, step in json.loads((finished / "metrics.json").read_text()):
                 workspace.log_metrics(metrics, step)
         else:
-            pairs = _encode(inputs.tokenizer, rows[name])
-            _train_to_end(name, config, setup, pairs, inputs, workspace, finished)
+            pairs = _encode(context.tokenizer, rows[name])
+            _train_to_end(context, name, pairs, inputs, workspace, finished)
         shutil.copytree(finished / "model", workspace.output / name, dirs_exist_ok=True)
 
 
@@ -130,13 +134,7 @@ def start_reward_model(folder: Path, compute: ComputeConfig, seed: int) -> Any:
 
 
 def _train_to_end(
-    name: str,
-    config: RewardModelConfig,
-    setup: Setup,
-    pairs: _Pairs,
-    inputs: _Inputs,
-    workspace: Workspace,
-    finished: Path,
+    context: Context, name: str, pairs: _Pairs, inputs: _Inputs, workspace: Workspace, finished: Path
 ) -> None:
     """Train, centre and validate one model; `finished` appears all at once."""
     logged: list[tuple[Mapping[str, float], int | None]] = []
@@ -147,11 +145,11 @@ def _train_to_end(
 
     unfinished = finished.with_name(f"{name}.partial")
     shutil.rmtree(unfinished, ignore_errors=True)
-    num_steps = _train(
-        name, config, setup, pairs, inputs, workspace.checkpoints / name, log_metrics, unfinished / "model"
-    )
-    metrics = _centre_and_validate(unfinished / "model", config, setup, inputs)
-    refuse_divergence(metrics["score_offset"], "the mean score", num_steps, workspace.checkpoints / name)
+    num_steps = _train(context, name, pairs, inputs, workspace.checkpoints / name, log_metrics, unfinished / "model")
+    try:
+        metrics = _centre_and_validate(context, name, unfinished / "model", inputs)
+    except ScoringError as error:
+        raise TrainingDivergedError(num_steps, str(error), newest_checkpoint(workspace.checkpoints / name)) from error
     log_metrics({f"{name}/{key}": value for key, value in metrics.items()}, None)
     (unfinished / "metrics.json").write_text(json.dumps(logged))
     write_manifest(unfinished)
@@ -159,33 +157,26 @@ def _train_to_end(
 
 
 def _train(
-    name: str,
-    config: RewardModelConfig,
-    setup: Setup,
-    pairs: _Pairs,
-    inputs: _Inputs,
-    checkpoints: Path,
-    log_metrics: MetricLog,
-    folder: Path,
+    context: Context, name: str, pairs: _Pairs, inputs: _Inputs, checkpoints: Path, log_metrics: MetricLog, folder: Path
 ) -> int:
     """Train and save. Returns the number of steps."""
-    seed = derive_seed(setup.seed, name)
+    config, tokenizer, seed = context.config, context.tokenizer, context.seed(name)
     dataset = _dataset(config, pairs, seed)
     curve = {"loss": f"{name}/loss", "accuracy": f"{name}/accuracy"}
-    model = start_reward_model(inputs.start / "policy", setup.compute, derive_seed(seed, "head"))
+    model = start_reward_model(inputs.start / "policy", context.compute, derive_seed(seed, "head"))
     trainer = PreferenceTrainer(
         model=model,
         args=TRLConfig(
-            **trainer_settings(config, setup, checkpoints, len(dataset), seed),
+            **trainer_settings(context, checkpoints, len(dataset), seed),
             disable_dropout=False,  # it would switch off the adapters' own as well; `switch_dropout_off` does not
         ),
         train_dataset=dataset,
-        processing_class=inputs.tokenizer,
+        processing_class=tokenizer,
         peft_config=peft_config(config.lora, "SEQ_CLS", model) if config.lora else None,
         callbacks=[StageCallback(curve, log_metrics, config.checkpoint_every_seconds, partial(_report, name))],
     )
-    num_steps = fit(trainer, checkpoints)
-    save_model(merged(trainer.model), inputs.tokenizer, folder)
+    num_steps = run_trainer(trainer, checkpoints)
+    save_model(merged(trainer.model), tokenizer, folder)
     if config.lora is not None:
         save_adapter(trainer.model, folder / ADAPTER)
     return num_steps
@@ -196,13 +187,13 @@ def _report(name: str, done: int, total: int) -> None:
     report_progress("reward_model", list(SPLITS).index(name) * total + done, len(SPLITS) * total)
 
 
-def _centre_and_validate(folder: Path, config: RewardModelConfig, setup: Setup, inputs: _Inputs) -> dict[str, float]:
+def _centre_and_validate(context: Context, name: str, folder: Path, inputs: _Inputs) -> dict[str, float]:
     """Note the demonstrations' mean score in the saved model's config, and compare the held-out pairs."""
-    model = load_reward_model(folder, setup.compute)
+    config, model = context.config, load_reward_model(folder, context.compute)
     batch_size = 2 * (config.micro_batch_size or config.batch_size)
 
     def scores(rows: Sequence[Sequence[int]]) -> Any:
-        return score_rows(model, setup.compute, rows, inputs.tokenizer.pad_token_id, batch_size)
+        return score_rows(model, name, context.compute, rows, batch_size)
 
     chosen, rejected = scores(inputs.validation.chosen), scores(inputs.validation.rejected)
     model.config.score_offset = float(scores(inputs.demonstrations).mean(dtype=np.float64))
@@ -221,14 +212,14 @@ def _dataset(config: RewardModelConfig, pairs: _Pairs, seed: int) -> Dataset:
     return Dataset.from_dict(columns).select(order)
 
 
-def _read_inputs(config: RewardModelConfig, setup: Setup, data: Path, start: Path) -> _Inputs:
-    tokenizer = load_tokenizer(data / "tokenizer")
+def _read_inputs(context: Context, data: Path, start: Path) -> _Inputs:
+    tokenizer = context.tokenizer
     rows = [row for _, row in read_rows(data / "demonstrations" / "train.jsonl", "demonstrations")]
-    shuffled = np.random.default_rng(derive_seed(setup.seed, "centring")).permutation(len(rows))
-    drawn = [rows[i] for i in shuffled[: config.num_centring_rows]]
+    shuffled = np.random.default_rng(context.seed("centring")).permutation(len(rows))
+    drawn = [rows[i] for i in shuffled[: context.config.num_centring_rows]]
     demonstrations = _join(tokenizer, drawn, "completion")
     validation = _encode(tokenizer, _read(data / "preferences" / "validation.jsonl"))
-    return _Inputs(tokenizer, start, demonstrations, validation)
+    return _Inputs(start, demonstrations, validation)
 
 
 def _read(path: Path) -> list[Row]:

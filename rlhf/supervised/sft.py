@@ -17,22 +17,23 @@ from rlhf.config.model import ComputeConfig, Setup
 from rlhf.config.supervised import SFTConfig
 from rlhf.data.schema import Row, read_rows
 from rlhf.modeling.batches import batches_by_length, pad_sequences
+from rlhf.modeling.context import StageContext, start_stage
 from rlhf.modeling.conversations import decode_responses, encode_pairs, encode_prompts
-from rlhf.modeling.device import configure, derive_seed
 from rlhf.modeling.generation import generate_responses
 from rlhf.modeling.logprobs import chosen_logprobs, response_logits
 from rlhf.modeling.lora import merged, peft_config
-from rlhf.modeling.models import load_policy, load_tokenizer, save_model, start_policy
+from rlhf.modeling.models import load_policy, save_model, start_policy
 from rlhf.modeling.precision import autocast
 from rlhf.progress import report_progress
 from rlhf.supervised.trainer import (
     StageCallback,
     WatchedTrainer,
-    fit,
     refuse_divergence,
+    run_trainer,
     trainer_settings,
     training_order,
 )
+from rlhf.text.markdown import escape, table
 from rlhf.workspace import Workspace
 
 Pair = tuple[list[int], list[int]]
@@ -43,7 +44,7 @@ _CURVE = {"loss": "sft/loss", "learning_rate": "sft/learning_rate"}
 
 @dataclass(frozen=True)
 class HeldOut:
-    """How well a policy foretells completions.
+    """How well a policy predicts completions.
 
     Attributes:
         loss: nats a completion token, every token counting the same.
@@ -84,16 +85,15 @@ def train_sft(config: SFTConfig, setup: Setup, data: Path, workspace: Workspace)
     Raises:
         TrainingDivergedError: the loss or a weight is not finite.
     """
-    configure(setup.compute)
-    tokenizer = load_tokenizer(data / "tokenizer")
-    pairs = _encode(tokenizer, data / "demonstrations" / "train.jsonl")
-    num_steps = _train(config, setup, tokenizer, pairs, workspace)
+    context = start_stage(config, setup, data / "tokenizer")
+    pairs = _encode(context.tokenizer, data / "demonstrations" / "train.jsonl")
+    num_steps = _train(context, pairs, workspace)
 
     policy = load_policy(workspace.output / "policy", setup.compute)
-    _evaluate(policy, tokenizer, config, setup, data, num_steps, workspace)
+    _evaluate(context, policy, data, num_steps, workspace)
     if config.num_samples:
         max_response_tokens = max(len(completion) for _, completion in pairs)
-        _write_samples(policy, tokenizer, config, setup, max_response_tokens, data, workspace)
+        _write_samples(context, policy, max_response_tokens, data, workspace)
 
 
 @torch.no_grad()
@@ -107,7 +107,7 @@ def evaluate_completions(
         compute: device and precision.
         pairs: prompts and completions.
         pad_token_id: stands where nothing is.
-        batch_size: rows a forward pass.
+        batch_size: rows per forward pass.
     """
     loss, num_right, num_tokens = 0.0, 0, 0
     for index in batches_by_length([len(prompt) + len(completion) for prompt, completion in pairs], batch_size):
@@ -120,15 +120,15 @@ def evaluate_completions(
     return HeldOut(loss / num_tokens, num_right / num_tokens)
 
 
-def _train(config: SFTConfig, setup: Setup, tokenizer: Any, pairs: Sequence[Pair], workspace: Workspace) -> int:
+def _train(context: StageContext[SFTConfig], pairs: Sequence[Pair], workspace: Workspace) -> int:
     """Train and save. Returns the number of steps."""
-    dataset = _dataset(config, setup, pairs)
+    config, tokenizer, dataset = context.config, context.tokenizer, _dataset(context, pairs)
     report = partial(report_progress, "sft")
-    model = start_policy(setup, tokenizer)
+    model = start_policy(context.setup, tokenizer)
     trainer = CompletionTrainer(
         model=model,
         args=TRLConfig(
-            **trainer_settings(config, setup, workspace.checkpoints, len(dataset), derive_seed(setup.seed, "sft")),
+            **trainer_settings(context, workspace.checkpoints, len(dataset), context.seed("sft")),
             dataset_kwargs={"skip_prepare_dataset": True},
             # The loss is that of the tokens alone. With another one mixtures of experts would be saved so that they
             # compute it wherever they are called.
@@ -139,16 +139,16 @@ def _train(config: SFTConfig, setup: Setup, tokenizer: Any, pairs: Sequence[Pair
         peft_config=peft_config(config.lora, "CAUSAL_LM", model) if config.lora else None,
         callbacks=[StageCallback(_CURVE, workspace.log_metrics, config.checkpoint_every_seconds, report)],
     )
-    num_steps = fit(trainer, workspace.checkpoints)
-    policy = merged(trainer.model)
-    save_model(policy, tokenizer, workspace.output / "policy")
+    num_steps = run_trainer(trainer, workspace.checkpoints)
+    save_model(merged(trainer.model), tokenizer, workspace.output / "policy")
     return num_steps
 
 
-def _dataset(config: SFTConfig, setup: Setup, pairs: Sequence[Pair]) -> Dataset:
+def _dataset(context: StageContext[SFTConfig], pairs: Sequence[Pair]) -> Dataset:
     """Rows in the order of training, prompts masked: TRL takes rows with labels as they are."""
     lengths = [len(prompt) + len(completion) for prompt, completion in pairs]
-    order = training_order(lengths, config.num_epochs, config.batch_size, derive_seed(setup.seed, "sft", "order"))
+    config, seed = context.config, context.seed("sft", "order")
+    order = training_order(lengths, config.num_epochs, config.batch_size, seed)
     columns = {
         "input_ids": [prompt + completion for prompt, completion in pairs],
         "labels": [[-100] * len(prompt) + completion for prompt, completion in pairs],
@@ -156,12 +156,10 @@ def _dataset(config: SFTConfig, setup: Setup, pairs: Sequence[Pair]) -> Dataset:
     return Dataset.from_dict(columns).select(order)
 
 
-def _evaluate(
-    policy: Any, tokenizer: Any, config: SFTConfig, setup: Setup, data: Path, num_steps: int, workspace: Workspace
-) -> None:
-    pairs = _encode(tokenizer, data / "demonstrations" / "validation.jsonl")
-    batch_size = config.micro_batch_size or config.batch_size
-    held_out = evaluate_completions(policy, setup.compute, pairs, tokenizer.pad_token_id, batch_size)
+def _evaluate(context: StageContext[SFTConfig], policy: Any, data: Path, num_steps: int, workspace: Workspace) -> None:
+    pairs = _encode(context.tokenizer, data / "demonstrations" / "validation.jsonl")
+    batch_size = context.config.micro_batch_size or context.config.batch_size
+    held_out = evaluate_completions(policy, context.compute, pairs, context.tokenizer.pad_token_id, batch_size)
     refuse_divergence(held_out.loss, "the validation loss", num_steps, workspace.checkpoints)
     workspace.log_metrics(
         {"sft/validation_loss": held_out.loss, "sft/validation_token_accuracy": held_out.token_accuracy}, None
@@ -174,27 +172,22 @@ def _encode(tokenizer: Any, path: Path) -> list[Pair]:
 
 
 def _write_samples(
-    policy: Any,
-    tokenizer: Any,
-    config: SFTConfig,
-    setup: Setup,
-    max_response_tokens: int,
-    data: Path,
-    workspace: Workspace,
+    context: StageContext[SFTConfig], policy: Any, max_response_tokens: int, data: Path, workspace: Workspace
 ) -> None:
     """Answers at temperature 1 to the first validation prompts, as long as the longest demonstration at most."""
+    config, tokenizer = context.config, context.tokenizer
     rows = [row for _, row in read_rows(data / "prompts" / "validation.jsonl", "prompts")]
     chosen = [row["prompt"] for row in rows[: config.num_samples]]
     prompts = encode_prompts(tokenizer, chosen)
-    room = setup.model.max_length - max(map(len, prompts))
+    room = context.setup.model.max_length - max(map(len, prompts))
     responses = generate_responses(
         policy,
         tokenizer,
         prompts,
-        compute=setup.compute,
+        compute=context.compute,
         max_response_tokens=min(max_response_tokens, room),
         temperature=1.0,
-        seed=derive_seed(setup.seed, "sft", "samples"),
+        seed=context.seed("sft", "samples"),
         batch_size=config.micro_batch_size or config.batch_size,
     )
     texts = decode_responses(tokenizer, responses)
@@ -208,13 +201,8 @@ def _write_samples(
 
 
 def _table(samples: Sequence[Row]) -> str:
-    header = "| prompt | response | ended |\n| --- | --- | --- |\n"
-    cells = [
-        ("<br>".join(f"{m['role']}: {m['content']}" for m in sample["prompt"]), sample["response"], sample["ended"])
-        for sample in samples
-    ]
-    return header + "".join(f"| {_cell(p)} | {_cell(r)} | {'yes' if ended else 'no'} |\n" for p, r, ended in cells)
-
-
-def _cell(text: str) -> str:
-    return text.replace("|", "\\|").replace("\n", "<br>")
+    rows = []
+    for sample in samples:
+        prompt = "<br>".join(escape(f"{message['role']}: {message['content']}") for message in sample["prompt"])
+        rows.append([prompt, escape(sample["response"]), "yes" if sample["ended"] else "no"])
+    return table(["Prompt", "Response", "Ended"], rows) + "\n"

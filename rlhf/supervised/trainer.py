@@ -1,4 +1,4 @@
-"""What the two supervised stages share: order of rows, settings of the trainer, checkpoints, watch over the loss."""
+"""Parts that the two supervised stages share: order of rows, trainer settings, checkpoints, watch over the loss."""
 
 import json
 import math
@@ -14,11 +14,11 @@ from peft.tuners.lora import LoraLayer
 from torch import Tensor
 from transformers import PrinterCallback, Trainer, TrainerCallback
 
-from rlhf.config.model import Setup
 from rlhf.config.supervised import TrainingSection
 from rlhf.errors import TrainingDivergedError
 from rlhf.files.disk import check_room, sync
 from rlhf.files.hashing import altered_files, sha256
+from rlhf.modeling.context import StageContext
 from rlhf.modeling.device import derive_seed
 from rlhf.workspace import MetricLog
 
@@ -48,16 +48,16 @@ def training_order(lengths: Sequence[int], num_epochs: float, batch_size: int, s
     return [row for batch in batches for row in sorted(batch, key=lambda row: lengths[row])]
 
 
-def trainer_settings(config: TrainingSection, setup: Setup, folder: Path, num_rows: int, seed: int) -> dict[str, Any]:
+def trainer_settings(context: StageContext[TrainingSection], folder: Path, num_rows: int, seed: int) -> dict[str, Any]:
     """Arguments for TRL's SFTConfig and RewardConfig alike.
 
     Args:
-        config: the stage's section.
-        setup: device and precision.
+        context: of the stage.
         folder: where checkpoints go.
         num_rows: rows of all epochs together, in the order in which they are trained on.
         seed: of what the trainer draws by itself (adapters, dropout).
     """
+    config, compute = context.config, context.compute
     micro_batch_size = config.micro_batch_size or config.batch_size
     num_steps = math.ceil(num_rows / config.batch_size)
     return {
@@ -72,9 +72,9 @@ def trainer_settings(config: TrainingSection, setup: Setup, folder: Path, num_ro
         "weight_decay": config.weight_decay,
         "max_grad_norm": config.max_grad_norm,
         "activation_checkpointing": False,
-        "bf16": setup.compute.dtype == "bf16",
-        "use_cpu": setup.compute.device == "cpu",
-        "dataloader_pin_memory": setup.compute.device == "cuda",
+        "bf16": compute.dtype == "bf16",
+        "use_cpu": compute.device == "cpu",
+        "dataloader_pin_memory": compute.device == "cuda",
         "seed": derive_seed(seed, "trainer") % 2**32,
         # Rows are cut to fit when the data is prepared; SFTTrainer would cut answers, RewardTrainer drop pairs.
         "max_length": None,
@@ -189,7 +189,7 @@ class StageCallback(TrainerCallback):  # type: ignore[misc]
             self._log_metrics({name: float(logs[key]) for key, name in self._names.items()}, step)
 
 
-def fit(trainer: Any, folder: Path) -> int:
+def run_trainer(trainer: Any, folder: Path) -> int:
     """Train to the end, from the newest whole checkpoint where there is one. Returns the number of steps.
 
     Raises:
@@ -212,8 +212,7 @@ def refuse_divergence(value: float | Tensor, what: str, step: int, folder: Path)
         TrainingDivergedError: naming the last good checkpoint in `folder`.
     """
     if not math.isfinite(value):
-        checkpoint = newest_checkpoint(folder)
-        raise TrainingDivergedError(step, f"{what} is {float(value)}", str(checkpoint) if checkpoint else None)
+        raise TrainingDivergedError(step, f"{what} is {float(value)}", newest_checkpoint(folder))
 
 
 def refuse_divergent_weights(model: Any, step: int, folder: Path) -> None:
@@ -240,9 +239,9 @@ def write_manifest(checkpoint: Path) -> None:
 
 
 def newest_checkpoint(folder: Path) -> Path | None:
-    """The newest whole checkpoint. Torn ones are removed on the way, lest they count as kept ones."""
-    found = sorted(folder.glob("checkpoint-*"), key=lambda path: int(path.name.rpartition("-")[2]), reverse=True)
-    for checkpoint in found:
+    """The newest whole checkpoint. Torn ones are removed on the way, so that they do not count as kept ones."""
+    checkpoints = sorted(folder.glob("checkpoint-*"), key=lambda path: int(path.name.rpartition("-")[2]), reverse=True)
+    for checkpoint in checkpoints:
         if _is_complete(checkpoint):
             return checkpoint
         shutil.rmtree(checkpoint)

@@ -10,12 +10,12 @@ import torch.distributed as dist
 from tiny_world import SETUP
 
 from rlhf.config.rl import PPOConfig
+from rlhf.modeling.context import start_stage
 from rlhf.rl import distributed as processes
-from rlhf.rl.learner import make_learner
+from rlhf.rl.context import Prompts, make_context
 from rlhf.rl.models import load_models
 from rlhf.rl.optimization import train_minibatch
-from rlhf.rl.ptx import Demonstrations
-from rlhf.rl.rollout import Prompts, Rollout, collect_rollout
+from rlhf.rl.rollout import Rollout, collect_rollout
 from rlhf.rl.validation import validate
 
 BASE = {"rollout_size": 16, "num_minibatches": 2, "max_response_tokens": 24, "max_grad_norm": 1e9, "temperature": 0.8}
@@ -43,26 +43,25 @@ class World:
 
 def compute(world, case):
     """Collect a rollout; then take one step on the rollout that the single process had, and note its gradients."""
-    learner = make(world, case)
-    learning = learner.learning
-    perturb(learning.models.policy_parameters, 0.02)
-    rollout = collect_rollout(learning.config, learning.setup, learning.models, learner.prompts, UPDATE, 0.1, {})
-    few = learner.prompts.pick([3])
-    evaluation, generations, _ = validate(learning.config, learning.setup, learning.models, few, UPDATE, None)
+    context = make(world, case)
+    perturb(context.models.policy_parameters, 0.02)
+    rollout = collect_rollout(context, UPDATE, 0.1, {})
+    few = context.prompts.pick([3])
+    evaluation, generations, _ = validate(context, few, UPDATE, None)
     fixed = load(world.path(case, "rollout-1-0")) if processes.num_processes() > 1 else rollout
-    perturb(learning.models.policy_parameters, 0.02)
+    perturb(context.models.policy_parameters, 0.02)
     gradients = {"policy": [], "value": []}
     for name, found in gradients.items():
-        optimizer = getattr(learning.optimizers, name)
+        optimizer = getattr(context.optimizers, name)
         optimizer.register_step_pre_hook(lambda o, *_, found=found: found.extend(of(o)))
     index = torch.randperm(16, generator=torch.Generator().manual_seed(0))[:8]
-    statistics = train_minibatch(learning, fixed, index, UPDATE, number=0)
-    weights = [p.detach() for p in learning.models.policy_parameters.values()]
+    statistics = train_minibatch(context, fixed, index, UPDATE, number=0)
+    weights = [p.detach() for p in context.models.policy_parameters.values()]
     return {
         "rollout": rollout,
         "evaluation": (evaluation, generations),
         "gradients": gradients,
-        "statistics": statistics.values,
+        "statistics": statistics,
         "weights": weights,
     }
 
@@ -70,12 +69,12 @@ def compute(world, case):
 def make(world, case):
     config = PPOConfig(**(BASE | CASES[case]))
     folder = world.folder / ("adapter_models" if config.sharing == "adapters" else "reward_models")
-    models = load_models(config, SETUP, world.folder / "sft", folder)
+    stage = start_stage(config, SETUP, world.folder / "sft" / "policy")
+    models = load_models(stage, world.folder / "sft", folder)
     ids = [[6 + (7 * row + column) % 20 for column in range(1 + row)] for row in range(16)]
     conversations = [[{"role": "user", "content": " ".join(map(str, row))}] for row in ids]
     pairs = [([6, 7 + i % 9], list(range(6, 8 + i % 5))) for i in range(12)]
-    demonstrations = Demonstrations(pairs, models.tokenizer.pad_token_id) if config.ptx_coef else None
-    return make_learner(config, SETUP, models, Prompts(conversations, ids), demonstrations)
+    return make_context(stage, models, Prompts(conversations, ids), pairs if config.ptx_coef else None)
 
 
 def perturb(parameters, size):

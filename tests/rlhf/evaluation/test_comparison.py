@@ -14,8 +14,8 @@ from rlhf.errors import ConfigError, DataError
 from rlhf.evaluation.comparison import compare_policies
 from rlhf.modeling.models import save_model
 from rlhf.modeling.tokenizer import prepare_tokenizer
-from rlhf.retraining.gates import figures_of, judge
-from rlhf.rewards.judges import Answers, JudgeError, score_responses
+from rlhf.retraining.gates import apply_gates, gate_inputs
+from rlhf.rewards.scoring import Answers, ScoringError, score_answers
 
 CONFIG = EvaluationConfig(num_prompts=48, batch_size=7, num_side_by_side=5, num_bootstrap=500)
 
@@ -70,7 +70,7 @@ def test_by_the_gold_rule(own_world, workspace, logged):
     # Eleven words against five, and EOS.
     assert found["length_growth"] == 12 / 6
     assert found["models"]["candidate"]["eos_rate"]["value"] == 1
-    figures = figures_of(found)
+    figures = gate_inputs(found)
     assert (list(figures.gains), len(set(figures.prompts)), figures.safety) == (["gold"], 48, {})
     assert sum(gain > 0 for gain in figures.gains["gold"]) == 44
     assert (set(figures.lengths), set(figures.champion_lengths)) == ({12}, {6})
@@ -102,7 +102,7 @@ def test_both_selection_models_judge_each_in_its_own_tokens(own_world, workspace
     assert found["deciding"] == ["selection_reward_model", "champion_selection_reward_model"]
     assert found["judges"]["champion_selection_reward_model"]["win_rate"]["wins"] == 48
     assert (found["judge"], found["win_rate"]["losses"]) == ("selection_reward_model", 48)
-    verdicts = {verdict.gate: verdict for verdict in judge(RetrainConfig(maximum_kl=None), figures_of(found))}
+    verdicts = {verdict.gate: verdict for verdict in apply_gates(RetrainConfig(maximum_kl=None), gate_inputs(found))}
     assert (verdicts["win_rate"].judge, verdicts["win_rate"].value) == ("selection_reward_model", 0.0)
     assert verdicts["reward_gain"].judge == "selection_reward_model"
     assert not verdicts["reward_gain"].held
@@ -215,18 +215,18 @@ def test_safety_by_a_function_and_by_a_reward_model(own_world, workspace, tmp_pa
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("broken", r"returned nan among them"),
-        ("short", r"given 2 responses and returned 1 numbers"),
+        ("broken", "returned nan for the response 'a'; it must return a finite number"),
+        ("short", "returned 1 numbers for 2 responses; it must return one for each"),
         ("raising", r"raised KeyError: 'no'"),
     ],
 )
 def test_a_function_that_fails_is_named(name, message):
     answers = Answers(["a", "b"], [True, True])
     prompts = [[{"role": "user", "content": "?"}]] * 2
-    with pytest.raises(JudgeError, match=message):
-        score_responses(RewardSourceConfig(kind="function", name=name), SETUP.compute, prompts, answers, 4)
+    with pytest.raises(ScoringError, match=message):
+        score_answers(RewardSourceConfig(kind="function", name=name), SETUP.compute, prompts, answers, 4)
 
 
 def test_a_function_that_is_not_installed():
     with pytest.raises(ConfigError, match="no installed package offers"):
-        score_responses(RewardSourceConfig(kind="function", name="nobody"), SETUP.compute, [], Answers([], []), 4)
+        score_answers(RewardSourceConfig(kind="function", name="nobody"), SETUP.compute, [], Answers([], []), 4)

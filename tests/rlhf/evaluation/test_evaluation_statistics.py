@@ -18,24 +18,23 @@ from rlhf.evaluation.statistics import (
     paired_bootstrap,
     quantile_groups,
     share_interval,
-    wilson_interval,
     win_rate,
 )
 
 scores = st.lists(st.integers(-3, 3), min_size=2, max_size=40)
 
 
-def test_wilson_interval_by_hand():
+def test_share_interval_is_wilsons_by_hand():
     # z = 1.959964, z^2 = 3.841459: centre (0.8 + 0.1920729) / 1.3841459, half 1.416 * sqrt(0.016 + 0.00960365)
-    estimate = wilson_interval(8, 10)
+    estimate = share_interval([1.0] * 8 + [0.0] * 2)
     assert estimate.value == 0.8
     assert (estimate.low, estimate.high) == pytest.approx((0.490162, 0.943318), abs=1e-6)
 
 
 @given(st.integers(1, 300).flatmap(lambda n: st.tuples(st.integers(0, n), st.just(n))))
-def test_wilson_interval_agrees_with_scipy(counts):
+def test_share_interval_agrees_with_scipy(counts):
     successes, trials = counts
-    ours = wilson_interval(successes, trials)
+    ours = share_interval([1.0] * successes + [0.0] * (trials - successes))
     theirs = scipy.stats.binomtest(successes, trials).proportion_ci(method="wilson")
     assert (ours.low, ours.high) == pytest.approx((theirs.low, theirs.high), abs=1e-9)
     assert 0 <= ours.low <= ours.value <= ours.high <= 1
@@ -55,7 +54,7 @@ def test_an_interval_needs_two_rows():
         with pytest.raises(DataError, match="at least 2 prompts, and there are 1 with 1 rows"):
             interval([1.0])
     with pytest.raises(DataError, match="no rows"):
-        wilson_interval(0, 0)
+        share_interval([])
 
 
 def test_paired_bootstrap_agrees_with_scipy():

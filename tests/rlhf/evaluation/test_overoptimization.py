@@ -7,7 +7,7 @@ import pytest
 from rlhf.evaluation.calibration import calibration
 from rlhf.evaluation.figures import ScoredPairs, draw_reliability, draw_scores
 from rlhf.evaluation.overoptimization import CurvePoint, curve_warnings, draw_overoptimization, overoptimization_curve
-from rlhf.evaluation.statistics import Estimate, wilson_interval, win_rate
+from rlhf.evaluation.statistics import Estimate, share_interval, win_rate
 
 
 def around(value, half=0.05):
@@ -15,6 +15,7 @@ def around(value, half=0.05):
 
 
 def curve(scores, golds, chosen, distinct=None):
+    few, many = share_interval([1.0] + [0.0] * 9), share_interval([1.0] * 9 + [0.0])
     return [
         CurvePoint(
             4 * i,
@@ -26,7 +27,7 @@ def curve(scores, golds, chosen, distinct=None):
             around(score),
             distinct[i] if distinct else 0.6,
             None if gold is None else around(gold),
-            {} if gold is None else {"hedging_easy": wilson_interval(1, 10), "hedging_hard": wilson_interval(9, 10)},
+            {} if gold is None else {"hedging_easy": few, "hedging_hard": many},
         )
         for i, (score, gold) in enumerate(zip(scores, golds, strict=True))
     ]

@@ -211,14 +211,14 @@ def test_limitations_hold_what_went_wrong(own_world, tmp_path):
 
 
 def test_every_alarm_is_a_line_with_its_cause(own_world, tmp_path):
-    from rlhf.rl.checks import read_cli_flags
+    from rlhf.rl.checks import run_flags
 
     alarms = [
         {"name": "length_growth", "update": 4, "message": "responses grew from 3.0 to 9.0 tokens", "fatal": False},
         {"name": "negative_kl", "update": 5, "message": "the mean KL fell from 0 to -0.90", "fatal": True},
     ]
     evaluations = [{"update": update, "kl": 1.0, "objective": 0.0, "objectives": [update, update]} for update in (0, 4)]
-    flags = read_cli_flags(PPOConfig(), evaluations, "negative_kl", alarms)
+    flags = run_flags(PPOConfig(), evaluations, "negative_kl", alarms)
     ended = {"num_updates": 5, "stopped_because": "negative_kl", "chosen_update": 4, "alarms": alarms, "flags": flags}
     (own_world / "ppo" / "summary.json").write_text(json.dumps(ended))
     limitations = section(ModelCard.load(write(own_world, tmp_path / "card") / "README.md"), "Limitations")

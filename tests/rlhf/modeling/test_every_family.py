@@ -22,7 +22,8 @@ from rlhf.modeling.checks import check_model
 from rlhf.modeling.conversations import encode_pairs
 from rlhf.modeling.device import derive_seed
 from rlhf.modeling.lora import add_adapters
-from rlhf.modeling.models import load_policy, load_reward_model, load_tokenizer
+from rlhf.modeling.models import load_policy, load_reward_model
+from rlhf.modeling.tokenizer import load_tokenizer
 from rlhf.rl.stage import train_ppo
 from rlhf.supervised.reward_model import train_reward_models
 from rlhf.supervised.sft import evaluate_completions, train_sft

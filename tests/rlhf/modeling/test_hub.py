@@ -1,5 +1,6 @@
 """Models of the hub: at which commit a run takes them, from a hub that answers, has moved on, or does not answer."""
 
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -13,10 +14,13 @@ from rlhf.config.model import ModelConfig, Setup
 from rlhf.config.pipeline import PipelineConfig
 from rlhf.config.rl import PPOConfig, RewardSourceConfig
 from rlhf.errors import ModelError
-from rlhf.modeling.hub import at_commits, source_at_commit
+from rlhf.modeling.context import StageContext
+from rlhf.modeling.hub import at_commits, sources_at_commits
 from rlhf.modeling.models import save_model, start_policy
 from rlhf.modeling.run_models import check_hub_models
+from rlhf.modeling.template_choice import settled
 from rlhf.modeling.tokenizer import load_tokenizer
+from rlhf.rewards.sources import load_sources
 
 NAME = "team/tiny"
 
@@ -89,7 +93,30 @@ def test_reward_models_have_their_commits_too(served: Hub, model: Path):
     source = RewardSourceConfig(kind="model", name="safety", path=NAME)
     pinned = at_commits(PipelineConfig(ppo=PPOConfig(rewards=(RewardSourceConfig(), source))))
     assert [one.revision for one in pinned.ppo.rewards] == [None, commit]
-    assert source_at_commit(source).revision == commit
+    assert [judge.revision for judge in sources_at_commits((source, source))] == [commit, commit]
+
+
+@pytest.mark.usefixtures("own_project")
+def test_a_branch_is_asked_for_once_and_never_again(
+    served: Hub, model: Path, save_reward_model: Any, tiny_setup: Setup, tiny_tokenizer: Any
+):
+    """Base and reward model, each named twice or more; then all that the stages of a run do with them."""
+    served.repository(NAME).push(model)
+    judge = save_reward_model("judge")
+    tiny_tokenizer.save_pretrained(judge)
+    served.repository("team/judge").push(judge)
+    sources = [RewardSourceConfig(kind="model", name=name, path="team/judge") for name in ("safety", "tone")]
+    pinned = settled(at_commits(config(ppo=PPOConfig(rewards=tuple(sources)))))
+    asked = Counter(path for path in served.requests if "/main/" in path)
+    assert set(asked) == {f"/{name}/resolve/main/config.json" for name in (NAME, "team/judge")}
+    assert max(asked.values()) <= 2, "the commit, and the file"
+    served.requests.clear()
+    check(pinned)
+    assert settled(at_commits(pinned)) == pinned
+    load(tiny_setup, pinned)
+    load_sources(StageContext(pinned.ppo, tiny_setup, tiny_tokenizer), lambda: None)
+    assert served.requests
+    assert not [path for path in served.requests if "main" in path.split("/")]
 
 
 def test_what_is_loaded_is_that_commit_though_the_branch_has_moved(

@@ -13,8 +13,9 @@ from rlhf.modeling.device import cached_casts
 from rlhf.modeling.generation import sample, sampling_noise
 from rlhf.modeling.logprobs import response_logits, response_logprobs
 from rlhf.modeling.lora import add_adapters, merged
-from rlhf.modeling.models import freeze, load_policy, load_tokenizer
+from rlhf.modeling.models import freeze, load_policy
 from rlhf.modeling.precision import autocast
+from rlhf.modeling.tokenizer import load_tokenizer
 from rlhf.rl.adapters import Role, load_backbone
 
 FP32, BF16 = (ComputeConfig(dtype=dtype, num_threads=1) for dtype in ("fp32", "bf16"))

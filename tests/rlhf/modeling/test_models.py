@@ -7,8 +7,10 @@ from transformers import AutoModelForCausalLM
 
 from rlhf.config.model import ModelConfig
 from rlhf.errors import ConfigError, ModelError
-from rlhf.modeling.models import load_policy, load_reward_model, save_model, score, score_rows, start_policy
+from rlhf.modeling.models import load_policy, load_reward_model, save_model, score, start_policy
+from rlhf.modeling.precision import autocast
 from rlhf.modeling.tokenizer import load_tokenizer, prepare_tokenizer
+from rlhf.rewards.scoring import score_rows
 
 
 def test_a_seed_decides_the_initial_weights(tiny_setup, tiny_tokenizer):
@@ -29,9 +31,19 @@ def test_scores_do_not_depend_on_padding_and_subtract_the_offset(tiny_setup, sav
             torch.tensor([[False, False, True, True], [False, True, True, True]]),
         )
     np.testing.assert_allclose(
-        score_rows(model, tiny_setup.compute, rows, 0, batch_size=2), alone, rtol=1e-4, atol=1e-5
+        score_rows(model, "tested", tiny_setup.compute, rows, batch_size=2), alone, rtol=1e-4, atol=1e-5
     )
     np.testing.assert_allclose(left.numpy(), alone[1:], rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("dtype", ["fp32", "bf16"])
+def test_the_ids_in_the_padding_change_no_bit_of_a_score(tiny_setup, save_reward_model, dtype):
+    compute = tiny_setup.compute.model_copy(update={"dtype": dtype})
+    model = load_reward_model(save_reward_model(), compute)
+    rows, mask = torch.tensor([[6, 7, 8, 5], [9, 5, 0, 0]]), torch.tensor([[True] * 4, [True, True, False, False]])
+    with torch.no_grad(), autocast(compute):
+        expected, *others = (score(model, rows.where(mask, padding), mask) for padding in (0, 1, 9))
+    assert all(torch.equal(scores, expected) for scores in others)
 
 
 def test_a_saved_model_loads_and_is_safetensors(tiny_policy, tiny_tokenizer, tmp_path):

@@ -7,7 +7,7 @@ import pytest
 
 from rlhf.config.retrain import RetrainConfig, SafetyGate
 from rlhf.references import GateVerdict
-from rlhf.retraining.gates import Figures, deciding_gate, judge, most_needed, unsafe_prompts
+from rlhf.retraining.gates import GateInputs, apply_gates, deciding_gate, most_needed, unsafe_prompts
 
 OFF = {
     "minimum_win_rate": None,
@@ -19,7 +19,7 @@ POLITE = SafetyGate(name="polite", threshold=0.5, maximum_rate=0.01)
 N = 100
 
 
-def figures(**changed: Any) -> Figures:
+def figures(**changed: Any) -> GateInputs:
     """A candidate that is better: it wins 80 of 100 by 0.1 in the mean, at a KL of 8, a fifth longer."""
     rng = np.random.default_rng(0)
     gains = np.where(np.arange(N) < 80, 0.15, -0.1)
@@ -31,11 +31,11 @@ def figures(**changed: Any) -> Figures:
         "champion_lengths": [10.0] * N,
         "safety": {},
     }
-    return Figures(**(good | changed))
+    return GateInputs(**(good | changed))
 
 
-def verdicts(found: Figures, level: float = 0.05, **settings: Any) -> dict[str, GateVerdict]:
-    return {verdict.gate: verdict for verdict in judge(RetrainConfig(**settings), found, level)}
+def verdicts(found: GateInputs, level: float = 0.05, **settings: Any) -> dict[str, GateVerdict]:
+    return {verdict.gate: verdict for verdict in apply_gates(RetrainConfig(**settings), found, level)}
 
 
 def test_all_gates_hold_by_their_bounds():
@@ -94,7 +94,7 @@ def test_what_is_not_a_number_does_not_pass():
 
 
 def test_a_gate_that_is_off_says_nothing():
-    assert judge(RetrainConfig(**OFF), figures(kl=[1e9] * N)) == ()
+    assert apply_gates(RetrainConfig(**OFF), figures(kl=[1e9] * N)) == ()
 
 
 def test_the_worse_of_two_judges_counts():
@@ -131,13 +131,13 @@ class TestSafety:
             gains={"gold": [1.0] * number},
             safety={"polite": [0.9] * number},
         )
-        (verdict,) = judge(RetrainConfig(**OFF, safety=(POLITE,)), found)
+        (verdict,) = apply_gates(RetrainConfig(**OFF, safety=(POLITE,)), found)
         assert (verdict.gate, verdict.value, verdict.held) == ("safety:polite", 0.0, held)
         assert (verdict.prompts, verdict.prompts_needed) == (number, 299)
 
     def test_rows_of_few_prompts_are_few(self):
         found = figures(prompts=[str(row % 64) for row in range(640)], safety={"polite": [0.9] * 640})
-        (verdict,) = judge(RetrainConfig(**OFF, safety=(POLITE,)), found)
+        (verdict,) = apply_gates(RetrainConfig(**OFF, safety=(POLITE,)), found)
         assert (verdict.prompts, verdict.held) == (64, False)
 
 

@@ -15,7 +15,7 @@ from rlhf.provenance import capture as recording
 from rlhf.provenance import fingerprint as fingerprints
 from rlhf.provenance.capture import begin_record
 from rlhf.provenance.fingerprint import stage_fingerprint
-from rlhf.rewards.functions import check_installed, distribution, find, load, source_files
+from rlhf.rewards.functions import check_installed, distribution, find_function, load_function, source_files
 
 BREVITY = "def brevity(prompts, responses):\n    return [-len(text) for text in responses]\n"
 
@@ -26,16 +26,17 @@ def function(name="brevity"):
 
 def test_an_installed_function_is_found_and_called(install):
     install(BREVITY, "brevity = my_rewards:brevity")
-    assert load("brevity")([[]], ["four"]) == [-4]
-    assert distribution(find("brevity")) == "my-rewards==1.0"
+    assert load_function("brevity")([[]], ["four"]) == [-4]
+    assert distribution(find_function("brevity")) == "my-rewards==1.0"
     check_installed([RewardSourceConfig(), function()])
 
 
 def test_another_process_finds_it_by_the_path_alone(install):
     path = install(BREVITY, "brevity = my_rewards:brevity")
     code = (
-        "import sys; from rlhf.rewards.functions import find, load, source_files\n"
-        "print(list(source_files(find('brevity'))), 'my_rewards' in sys.modules, load('brevity')([[]], ['four']))"
+        "import sys; from rlhf.rewards.functions import find_function, load_function, source_files\n"
+        "files = list(source_files(find_function('brevity')))\n"
+        "print(files, 'my_rewards' in sys.modules, load_function('brevity')([[]], ['four']))"
     )
     environment = os.environ | {"PYTHONPATH": str(path.parent)}
     found = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
@@ -44,7 +45,7 @@ def test_another_process_finds_it_by_the_path_alone(install):
 
 def test_a_name_that_nobody_offers_is_refused_with_those_that_there_are(install):
     with pytest.raises(ConfigError, match=r"offers a reward function 'brevty' .*; there are: none at all$"):
-        load("brevty")
+        load_function("brevty")
     install(BREVITY, "polite = my_rewards:brevity", "brevity = my_rewards:brevity")
     with pytest.raises(
         ConfigError, match=r"'brevty' in the entry-point group rlhf.rewards; there are: brevity, polite$"
@@ -57,13 +58,13 @@ def test_a_name_that_two_packages_offer_is_refused(install):
     install(BREVITY, "brevity = theirs:brevity", package="theirs", version="2.1", module="theirs")
     offers = r"my_rewards:brevity \(my-rewards==1.0\), theirs:brevity \(theirs==2.1\); uninstall or rename"
     with pytest.raises(ConfigError, match=offers):
-        load("brevity")
+        load_function("brevity")
 
 
 @pytest.mark.parametrize(
     ("code", "what"),
     [
-        ("import nothing_of_that_name", "ModuleNotFoundError: No module named 'nothing_of_that_name'; mend"),
+        ("import nothing_of_that_name", "ModuleNotFoundError: No module named 'nothing_of_that_name'; repair"),
         ("raise ValueError('no licence')", "cannot be imported: ValueError: no licence"),
         ("def others(): ...", "AttributeError.*brevity"),
         ("brevity = 3", r"my_rewards:brevity of my-rewards==1.0, is int and cannot be called"),
@@ -72,7 +73,7 @@ def test_a_name_that_two_packages_offer_is_refused(install):
 def test_a_function_that_cannot_be_imported_is_one_clear_error(install, code, what):
     install(code, "brevity = my_rewards:brevity")
     with pytest.raises(ConfigError, match=what):
-        load("brevity")
+        load_function("brevity")
 
 
 @pytest.mark.parametrize("value", ["gone:brevity", "my_rewards.gone:brevity", "json.gone:brevity"])
@@ -87,7 +88,7 @@ def test_sources_are_found_without_importing_the_package(install):
     (path.parent / "__init__.py").write_text("raise RuntimeError('imported')\n")
     (path.parent / "words.py").write_text("WORDS = ()\n")
     (path.parent.parent / "other.py").write_text("")  # `company` is a namespace, which other packages share
-    assert source_files(find("brevity")) == {
+    assert source_files(find_function("brevity")) == {
         name: path.parent / name for name in ("short.py", "__init__.py", "words.py")
     }
 

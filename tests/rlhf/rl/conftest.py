@@ -98,19 +98,19 @@ def tiny_run(
 
 @pytest.fixture
 def make_learner(tiny_run: Callable[..., TinyRun]) -> Callable[..., Any]:
-    """Makes a learner of the tiny models, on prompts given as token ids; settings change `config`."""
-    from rlhf.rl.learner import make_learner
+    """Makes the context of updates of the tiny models, on prompts given as token ids; settings change `config`."""
+    from rlhf.modeling.context import start_stage
+    from rlhf.rl.context import Prompts, make_context
     from rlhf.rl.models import load_models
-    from rlhf.rl.rollout import Prompts
 
     run = tiny_run("learner")
 
     def make(config: PPOConfig, ids: list[list[int]] | None = None, **settings: Any) -> Any:
         config = PPOConfig.model_validate(config.model_dump() | settings)
-        models = load_models(config, run.setup, run.start, run.reward_models)
+        stage = start_stage(config, run.setup, run.start / "policy")
         ids = ids or [[6], [6, 7]]
         conversations = [[{"role": "user", "content": " ".join(map(str, row))}] for row in ids]
-        return make_learner(config, run.setup, models, Prompts(conversations, ids))
+        return make_context(stage, load_models(stage, run.start, run.reward_models), Prompts(conversations, ids))
 
     return make
 

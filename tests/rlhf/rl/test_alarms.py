@@ -354,10 +354,10 @@ class TestStart:
         [{}, {"temperature": 0.3}, {"num_responses_per_prompt": 4}, {"sharing": "trunk", "lora": {"rank": 2}}],
     )
     def test_sound_sampling_is_far_from_its_threshold(self, tiny_run, sharp_policy, settings, monkeypatch):
-        from rlhf.rl import learner
+        from rlhf.rl import update
 
         seen = []
-        monkeypatch.setattr(learner, "check_sampling_is_scored", lambda error, *_: seen.append(error))
+        monkeypatch.setattr(update, "check_sampling_is_scored", lambda error, *_: seen.append(error))
         run = tiny_run()
         run(num_updates=2, max_response_tokens=24, **settings)
         run.setup = run.setup.model_copy(update={"compute": ComputeConfig(dtype="bf16", num_threads=1)})

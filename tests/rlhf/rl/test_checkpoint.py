@@ -6,9 +6,10 @@ import torch
 
 from rlhf.config.rl import PPOConfig
 from rlhf.errors import ArtifactMismatchError
+from rlhf.modeling.context import StageContext
 from rlhf.rl.checkpoint import CheckpointError, TrainerState, latest_checkpoint, load_checkpoint, save_checkpoint
+from rlhf.rl.context import make_optimizers
 from rlhf.rl.models import load_models
-from rlhf.rl.optimization import make_optimizers
 
 SETTINGS = {"kl_coef": 0.1, "seed": 0}
 
@@ -16,7 +17,7 @@ SETTINGS = {"kl_coef": 0.1, "seed": 0}
 @pytest.fixture
 def make_models(tiny_run, tiny_setup, tiny_tokenizer):
     run = tiny_run()
-    return lambda: load_models(PPOConfig(), tiny_setup, run.start, run.reward_models)
+    return lambda: load_models(StageContext(PPOConfig(), tiny_setup, tiny_tokenizer), run.start, run.reward_models)
 
 
 def take_a_step(models, optimizers):

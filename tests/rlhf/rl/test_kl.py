@@ -3,7 +3,7 @@ import math
 import pytest
 import torch
 
-from rlhf.rl.kl import AdaptiveKL, kl_k1, kl_k3, response_kl, token_rewards
+from rlhf.rl.kl import kl_k1, kl_k3, response_kl, steer_kl_coef, token_rewards
 
 LOGPROBS = torch.tensor([[math.log(0.5), math.log(0.2)]])
 REF = torch.tensor([[math.log(0.25), math.log(0.4)]])
@@ -41,4 +41,5 @@ def test_response_kl_sums_the_kept_tokens():
 @pytest.mark.parametrize(("kl", "expected"), [(6.0, 0.1), (12.0, 0.1 * 1.2**1), (0.0, 0.1 * 0.8), (6.6, 0.1 * 1.1)])
 def test_steering_follows_ziegler(kl, expected):
     # error = clip(kl / 6 - 1, -0.2, 0.2); a rollout as long as the horizon applies all of it
-    assert AdaptiveKL(target=6.0, horizon=256.0, largest_error=0.2).next_coef(0.1, kl, 256) == pytest.approx(expected)
+    steering = {"target": 6.0, "horizon": 256.0, "largest_error": 0.2}
+    assert steer_kl_coef(0.1, kl, 256, **steering) == pytest.approx(expected)

@@ -22,7 +22,7 @@ from rlhf.config.model import ComputeConfig, Setup
 from rlhf.config.rl import PPOConfig
 from rlhf.errors import TrainingDivergedError
 from rlhf.progress import watching
-from rlhf.rewards.sources import RewardSourceError
+from rlhf.rewards.scoring import ScoringError
 from rlhf.rl.checkpoint import CheckpointError
 from rlhf.rl.distributed import ProcessesError
 from rlhf.rl.request import PPORequest
@@ -225,7 +225,7 @@ def score(prompts, responses):
     return [0.0] * len(responses)
 """
 LOST = {
-    "raise ValueError('not today')": (RewardSourceError, r"'spoiler' raised ValueError: not today; .* 4 responses"),
+    "raise ValueError('not today')": (ScoringError, r"'spoiler' raised ValueError: not today; .* 4 responses"),
     "os.kill(os.getpid(), signal.SIGKILL)": (ProcessesError, r"process 1 of 2 .* was killed by SIGKILL, perhaps"),
     "os._exit(7)": (ProcessesError, r"process 1 of 2 .* ended with exit code 7; the last it said was 'a last word'"),
     "sys.exit('enough')": (ProcessesError, r"process 1 of 2 .* failed with SystemExit: enough"),

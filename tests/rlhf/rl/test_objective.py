@@ -21,7 +21,7 @@ def scores(rewards, raw, selection, start=None, start_selection=None, **settings
     raw = {name: torch.tensor(values) for name, values in raw.items()}
     start = raw if start is None else {name: torch.tensor(values) for name, values in start.items()}
     units = units_of(start, torch.tensor(selection if start_selection is None else start_selection))
-    restored = Units.from_dict(units.as_dict())
+    restored = Units.from_dict(asdict(units))
     assert restored == units
     return climbed_and_held_out(config, sources, raw, torch.tensor(selection), restored, ENDED, LENGTHS)
 

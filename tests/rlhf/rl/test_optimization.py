@@ -9,9 +9,8 @@ CONFIG = PPOConfig(rollout_size=8, num_minibatches=4, num_ppo_epochs=3, max_resp
 
 
 def run_update(learner, update):
-    learning = learner.learning
-    rollout = collect_rollout(learning.config, learning.setup, learning.models, learner.prompts, update, 0.1, {})
-    return optimize(learning, rollout, update)
+    rollout = collect_rollout(learner, update, 0.1, {})
+    return optimize(learner, rollout, update)
 
 
 def copies(parameters):
@@ -21,7 +20,7 @@ def copies(parameters):
 def test_every_minibatch_is_an_optimizer_step(make_learner):
     learner = make_learner(CONFIG)
     assert len(run_update(learner, update=2)) == 12
-    optimizers = learner.learning.optimizers
+    optimizers = learner.optimizers
     for optimizer in (optimizers.policy, optimizers.value):
         assert {int(state["step"]) for state in optimizer.state.values()} == {12}
 
@@ -29,13 +28,13 @@ def test_every_minibatch_is_an_optimizer_step(make_learner):
 @pytest.mark.parametrize("sharing", ["none", "trunk"])
 def test_only_the_critic_learns_in_its_warm_up(make_learner, sharing):
     learner = make_learner(CONFIG, sharing=sharing)
-    models, optimizers = learner.learning.models, learner.learning.optimizers
+    models, optimizers = learner.models, learner.optimizers
     policy, value = copies(models.policy_parameters), copies(models.value_parameters)
     statistics = run_update(learner, update=1)
     assert all(torch.equal(a, b) for a, b in zip(policy, models.policy_parameters.values(), strict=True))
     assert not all(torch.equal(a, b) for a, b in zip(value, models.value_parameters.values(), strict=True))
     assert {int(state["step"]) for state in optimizers.policy.state.values()} == {0}
-    assert "policy_loss" not in statistics[0].values
+    assert "policy_loss" not in statistics[0]
 
 
 def test_target_kl_ends_the_epochs(make_learner):
@@ -44,7 +43,7 @@ def test_target_kl_ends_the_epochs(make_learner):
 
 def test_gradients_are_clipped(make_learner):
     learner = make_learner(CONFIG, max_grad_norm=1e-12, num_ppo_epochs=1, value_learning_rate=1e-3)
-    parameters = learner.learning.models.value_parameters
+    parameters = learner.models.value_parameters
     before = copies(parameters)
     run_update(learner, update=0)
     # A gradient far below AdamW's eps of 1e-5 moves nothing by more than lr * |g| / eps.
@@ -53,8 +52,8 @@ def test_gradients_are_clipped(make_learner):
 
 
 def test_learning_rates_decay_linearly(make_learner):
-    learning = make_learner(CONFIG, num_updates=10).learning
-    config, optimizers = learning.config, learning.optimizers
+    learner = make_learner(CONFIG, num_updates=10)
+    config, optimizers = learner.config, learner.optimizers
     assert [set_learning_rates(optimizers, config, update) for update in (0, 5, 9)] == pytest.approx([1.0, 0.5, 0.1])
     assert optimizers.policy.param_groups[0]["lr"] == pytest.approx(0.1 * config.learning_rate)
     assert optimizers.value.param_groups[0]["lr"] == pytest.approx(0.1 * config.value_learning_rate)
@@ -65,12 +64,11 @@ def test_learning_rates_decay_linearly(make_learner):
 def test_an_entropy_bonus_raises_the_entropy(make_learner):
     # Whitened advantages average to 0, so a large bonus decides.
     learner = make_learner(CONFIG, entropy_coef=100.0, learning_rate=1e-3, num_ppo_epochs=8)
-    learning = learner.learning
     with torch.no_grad():
-        learning.models.policy.lm_head.weight.mul_(20.0)
+        learner.models.policy.lm_head.weight.mul_(20.0)
 
     def entropy():
-        rollout = collect_rollout(learning.config, learning.setup, learning.models, learner.prompts, 2, 0.1, {})
+        rollout = collect_rollout(learner, 2, 0.1, {})
         return float(rollout.entropy.sum() / rollout.batch.response_mask.sum())
 
     before = entropy()

@@ -10,7 +10,7 @@ from rlhf.config.rl import PPOConfig
 from rlhf.config.supervised import RewardModelConfig
 from rlhf.errors import ConfigError
 from rlhf.modeling.cpu.parallel import side_by_side
-from rlhf.rl.learner import run_update
+from rlhf.rl.update import run_update
 
 CONFIG = PPOConfig(rollout_size=8, num_minibatches=2, max_response_tokens=6, num_critic_warmup_updates=1)
 TWO = ComputeConfig(num_threads=2, dtype="fp32")
@@ -26,13 +26,11 @@ def _threads_as_before():
 def updates(make_learner, num_threads, **settings):
     """Metrics of three updates, the first of them the critic's alone, and the weights that they leave."""
     learner = make_learner(CONFIG, **settings)
-    setup = learner.learning.setup
-    compute = setup.compute.model_copy(update={"num_threads": num_threads})
-    learning = dataclasses.replace(learner.learning, setup=setup.model_copy(update={"compute": compute}))
-    learner = dataclasses.replace(learner, learning=learning)
+    compute = learner.compute.model_copy(update={"num_threads": num_threads})
+    learner = dataclasses.replace(learner, setup=learner.setup.model_copy(update={"compute": compute}))
     torch.set_num_threads(num_threads)
     metrics = [run_update(learner, update, 0.1).metrics for update in range(3)]
-    models = learning.models
+    models = learner.models
     return metrics, [p.detach() for p in (*models.policy_parameters.values(), *models.value_parameters.values())]
 
 

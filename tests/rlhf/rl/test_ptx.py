@@ -1,6 +1,7 @@
 """PPO-ptx: its gradient against autograd by hand, and what it does to a policy."""
 
 import json
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -9,13 +10,14 @@ from safetensors.torch import load_file
 
 from rlhf.config.rl import PPOConfig
 from rlhf.errors import DataError
+from rlhf.modeling.context import StageContext
 from rlhf.modeling.conversations import encode_pairs
 from rlhf.modeling.models import load_policy
 from rlhf.rl import distributed as processes
-from rlhf.rl.ptx import Demonstrations, demonstration_loss
+from rlhf.rl.ptx import demonstration_loss
 
 PAIRS = [([6], [9, 10, 5]), ([6, 7, 8, 9], [11, 5]), ([7, 8], [9, 12, 13, 14, 15, 5])]
-DEMONSTRATIONS = Demonstrations(PAIRS, pad_token_id=0)
+TOKENIZER = SimpleNamespace(pad_token_id=0)
 NUM_TOKENS = 11
 
 
@@ -35,9 +37,10 @@ def losses(policy, pairs=PAIRS):
 def gradient(tiny_policy, tiny_setup):
     """The gradient that is added, of all weights in a row, and the loss."""
 
-    def gradient(update=0, number=0, demonstrations=DEMONSTRATIONS, **settings):
+    def gradient(update=0, number=0, demonstrations=PAIRS, **settings):
         tiny_policy.zero_grad()
-        loss = demonstration_loss(demonstrations, config(**settings), tiny_setup, tiny_policy, update, number)
+        context = StageContext(config(**settings), tiny_setup, TOKENIZER)
+        loss = demonstration_loss(context, demonstrations, tiny_policy, update, number)
         return torch.cat([p.grad.reshape(-1) for p in tiny_policy.parameters()]), loss
 
     return gradient
@@ -54,7 +57,7 @@ def test_the_gradient_is_that_of_the_weighted_mean_token_loss(gradient, tiny_pol
 
 def test_it_is_added_to_what_is_there(gradient, tiny_policy, tiny_setup):
     once, _ = gradient()
-    demonstration_loss(DEMONSTRATIONS, config(), tiny_setup, tiny_policy, 0, 0)
+    demonstration_loss(StageContext(config(), tiny_setup, TOKENIZER), PAIRS, tiny_policy, 0, 0)
     twice = torch.cat([p.grad.reshape(-1) for p in tiny_policy.parameters()])
     torch.testing.assert_close(twice, 2 * once)
 
@@ -86,24 +89,24 @@ def test_shares_of_several_processes_add_up(gradient, monkeypatch, num_processes
 
 def test_a_share_without_rows_is_no_error(tiny_policy, tiny_setup, monkeypatch):
     monkeypatch.setattr(processes, "local_rows", lambda rows: rows[:0])
-    assert demonstration_loss(DEMONSTRATIONS, config(), tiny_setup, tiny_policy, 0, 0) == 0.0
+    assert demonstration_loss(StageContext(config(), tiny_setup, TOKENIZER), PAIRS, tiny_policy, 0, 0) == 0.0
 
 
 def test_what_is_drawn_depends_on_seed_update_and_minibatch(gradient):
-    many = Demonstrations([([6], [token, 5]) for token in range(6, 30)], 0)
+    many = [([6], [token, 5]) for token in range(6, 30)]
     drawn = [gradient(update, number, many)[1] for update, number in ((0, 0), (0, 1), (1, 0), (0, 0))]
     assert drawn[0] == drawn[3]
     assert len(set(drawn)) == 3
 
 
 def test_by_default_as_many_are_drawn_as_a_minibatch_has_episodes(gradient, tiny_policy):
-    many = Demonstrations([([6], [token, 5]) for token in range(6, 30)], 0)
+    many = [([6], [token, 5]) for token in range(6, 30)]
     _, loss = gradient(0, 0, many, ptx_batch_size=None)
     _, same = gradient(0, 0, many, ptx_batch_size=4)
     _, other = gradient(0, 0, many, ptx_batch_size=5)
     assert loss == same != other
     everything = gradient(0, 0, many, ptx_batch_size=1000)[1]
-    assert everything == pytest.approx(sum(losses(tiny_policy, many.pairs)).item() / 48, rel=1e-5)
+    assert everything == pytest.approx(sum(losses(tiny_policy, many)).item() / 48, rel=1e-5)
 
 
 SETTINGS = {"num_updates": 8, "rollout_size": 32, "evaluate_every": 8, "learning_rate": 3e-3, "checkpoint_every": 2}

@@ -5,8 +5,8 @@ from rlhf.config.rl import PPOConfig
 from rlhf.modeling.generation import sampling_noise
 from rlhf.rewards.sources import apply_penalties
 from rlhf.rl.kl import kl_k1
-from rlhf.rl.learner import run_update
 from rlhf.rl.rollout import _noise_keys, collect_rollout, rollout_prompts
+from rlhf.rl.update import run_update
 
 CONFIG = PPOConfig(rollout_size=8, num_minibatches=2, max_response_tokens=10, missing_eos_penalty=3.0)
 
@@ -17,10 +17,9 @@ def collect(make_learner):
 
     def collect(prompts, update=0, **settings):
         learner = make_learner(CONFIG, prompts, **settings)
-        learning = learner.learning
         with torch.no_grad():
-            learning.models.policy.lm_head.weight.mul_(1.2)
-        return collect_rollout(learning.config, learning.setup, learning.models, learner.prompts, update, 0.1, {})
+            learner.models.policy.lm_head.weight.mul_(1.2)
+        return collect_rollout(learner, update, 0.1, {})
 
     return collect
 
@@ -73,11 +72,10 @@ def test_micro_batches_change_nothing_but_the_rounding(collect):
 def test_the_temperature_is_that_of_sampling_and_of_every_log_probability(make_learner):
     """Against logits of single rows, without cache, padding or batch; then through training, whose checks act."""
     learner = make_learner(CONFIG, PROMPTS, temperature=0.5, kl_coef=0.0, num_critic_warmup_updates=0)
-    learning = learner.learning
-    models, eos = learning.models, learning.models.tokenizer.eos_token_id
+    models, eos = learner.models, learner.tokenizer.eos_token_id
     with torch.no_grad():
         models.ref_policy.lm_head.weight.mul_(1.5)
-    rollout = collect_rollout(learning.config, learning.setup, models, learner.prompts, 0, 0.1, {})
+    rollout = collect_rollout(learner, 0, 0.1, {})
     chosen = rollout_prompts(0, 0, 8, len(PROMPTS))
     noise = sampling_noise(0, _noise_keys(0, chosen), CONFIG.max_response_tokens)
     for row, prompt in enumerate(chosen):

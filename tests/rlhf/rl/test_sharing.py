@@ -11,11 +11,13 @@ from transformers import AutoModelForCausalLM, AutoModelForSequenceClassificatio
 from rlhf.config.rl import PPOConfig
 from rlhf.errors import ModelError
 from rlhf.modeling.batches import pad_sequences
+from rlhf.modeling.context import start_stage
 from rlhf.modeling.lora import ADAPTER, save_adapter
 from rlhf.modeling.models import load_policy, load_reward_model, save_model, score
-from rlhf.rl.learner import make_learner, run_update
+from rlhf.rl.context import Prompts, make_context
 from rlhf.rl.models import load_models
-from rlhf.rl.rollout import Prompts, response_logprobs_of
+from rlhf.rl.rollout import response_logprobs_of
+from rlhf.rl.update import run_update
 from rlhf.rl.value_model import TrunkValueHead
 
 MODES = {
@@ -63,8 +65,8 @@ def shared_run(tiny_run, tiny_tokenizer):
 def learner_of(run, **settings):
     defaults = {"rollout_size": 16, "num_minibatches": 2, "max_response_tokens": 8, "num_critic_warmup_updates": 0}
     config = PPOConfig.model_validate(defaults | {"learning_rate": 1e-2, "value_learning_rate": 1e-2} | settings)
-    models = load_models(config, run.setup, run.start, run.reward_models)
-    return make_learner(config, run.setup, models, Prompts([[]] * len(IDS), IDS))
+    stage = start_stage(config, run.setup, run.start / "policy")
+    return make_context(stage, load_models(stage, run.start, run.reward_models), Prompts([[]] * len(IDS), IDS))
 
 
 @pytest.mark.parametrize("mode", MODES)
@@ -72,14 +74,12 @@ def test_the_reference_is_the_sft_policy_whatever_was_learned(shared_run, mode):
     """TRL #1340: a reference that shares the policy's weights learns with it."""
     run = shared_run()
     learner = learner_of(run, **MODES[mode])
-    learning = learner.learning
     for update in range(3):
         run_update(learner, update, 0.0)
     sft = load_policy(run.start / "policy", run.setup.compute)
-    config = learning.config
-    expected = response_logprobs_of(sft, BATCH, config, run.setup)
-    torch.testing.assert_close(response_logprobs_of(learning.models.ref_policy, BATCH, config, run.setup), expected)
-    of_policy = response_logprobs_of(learning.models.policy, BATCH, config, run.setup)
+    expected = response_logprobs_of(learner, sft, BATCH)
+    torch.testing.assert_close(response_logprobs_of(learner, learner.models.ref_policy, BATCH), expected)
+    of_policy = response_logprobs_of(learner, learner.models.policy, BATCH)
     assert (of_policy - expected).abs().max() > 1e-2, "the policy has not learned anything"
 
 
@@ -101,13 +101,12 @@ def test_an_exported_policy_is_the_one_in_training(shared_run, tiny_tokenizer, t
     run = shared_run()
     learner = learner_of(run, **MODES[mode])
     run_update(learner, 0, 0.0)
-    models = learner.learning.models
+    models = learner.models
     save_model(models.export_policy(), tiny_tokenizer, tmp_path / "exported")
     exported = load_policy(tmp_path / "exported", run.setup.compute)
-    config = learner.learning.config
     torch.testing.assert_close(
-        response_logprobs_of(exported, BATCH, config, run.setup),
-        response_logprobs_of(models.policy, BATCH, config, run.setup),
+        response_logprobs_of(learner, exported, BATCH),
+        response_logprobs_of(learner, models.policy, BATCH),
         rtol=1e-4,
         atol=1e-4,
     )
@@ -115,7 +114,7 @@ def test_an_exported_policy_is_the_one_in_training(shared_run, tiny_tokenizer, t
 
 def test_adapters_on_the_backbone_are_the_merged_models(shared_run):
     run = shared_run()
-    models = learner_of(run, **MODES["adapters"]).learning.models
+    models = learner_of(run, **MODES["adapters"]).models
     for name, model in (
         ("reward_model", models.sources[0].model),
         ("selection_reward_model", models.selection_reward_model),
@@ -135,7 +134,7 @@ def test_adapters_on_the_backbone_are_the_merged_models(shared_run):
 def test_only_the_adapters_in_training_change(shared_run):
     run = shared_run()
     learner = learner_of(run, **MODES["adapters"])
-    models = learner.learning.models
+    models = learner.models
     backbone = models.policy.backbone.peft
     before = {name: p.detach().clone() for name, p in backbone.named_parameters()}
     run_update(learner, 0, 0.1)
@@ -156,7 +155,7 @@ def test_adapters_make_small_checkpoints(shared_run):
 
 
 def test_a_trunk_s_value_head_starts_at_zero_and_needs_the_policy_s_pass(make_learner):
-    models = make_learner(PPOConfig(), sharing="trunk").learning.models
+    models = make_learner(PPOConfig(), sharing="trunk").models
     assert isinstance(models.value_model, TrunkValueHead)
     models.policy(input_ids=BATCH.context, use_cache=False)
     assert models.value_model(BATCH).abs().max() == 0.0
@@ -198,7 +197,7 @@ def test_adapters_without_the_trained_reward_model_start_from_a_value_of_zero(sh
     )
     run = shared_run()
     learner = learner_of(run, **MODES["adapters"], rewards=[{"kind": "function", "name": "long"}])
-    models = learner.learning.models
+    models = learner.models
     assert not [name for name, _ in models.policy.backbone.peft.named_parameters() if ".reward_model." in name]
     with torch.no_grad():
         assert not models.value_model(BATCH).any()

@@ -13,8 +13,10 @@ from transformers import LlamaConfig, LlamaForSequenceClassification, PreTrained
 from rlhf.config.rl import PPOConfig, RewardSourceConfig
 from rlhf.errors import ConfigError, ModelError
 from rlhf.modeling.batches import pad_sequences
+from rlhf.modeling.context import StageContext
 from rlhf.modeling.models import save_model
-from rlhf.rewards.sources import Responses, RewardSourceError, RunningMoments, Source, combine, load_sources, raw_scores
+from rlhf.rewards.scoring import ScoringError
+from rlhf.rewards.sources import RunningMoments, SampledResponses, Source, combine, load_sources, raw_scores
 from rlhf.rl.checkpoint import CheckpointError
 
 LENGTH = "def length(prompts, responses):\n    return [len(text) for text in responses]\n"
@@ -40,27 +42,32 @@ def rows(tiny_tokenizer):
     answers = tiny_tokenizer(["The answer is 12 .", "I believe"], add_special_tokens=False)["input_ids"]
     responses = [[*answers[0], tiny_tokenizer.eos_token_id], answers[1]]
     batch = pad_sequences(ids, responses, tiny_tokenizer.pad_token_id)
-    return Responses(batch, prompts, responses, tiny_tokenizer)
+    return SampledResponses(batch, prompts, responses, torch.tensor([True, False]))
 
 
-def call(rows, setup, name="length"):
-    from rlhf.rewards.functions import load
+@pytest.fixture
+def context(tiny_setup, tiny_tokenizer):
+    return StageContext(PPOConfig(), tiny_setup, tiny_tokenizer)
 
-    source = Source(RewardSourceConfig(kind="function", name=name), function=load(name))
-    return raw_scores(source, rows, setup)
+
+def call(rows, context, name="length"):
+    from rlhf.rewards.functions import load_function
+
+    source = Source(RewardSourceConfig(kind="function", name=name), function=load_function(name))
+    return raw_scores(context, source, rows)
 
 
 class TestFunctions:
-    def test_it_is_given_prompts_and_texts(self, offer, rows, tiny_setup):
+    def test_it_is_given_prompts_and_texts(self, offer, rows, context):
         offer(
             "def length(prompts, responses):\n"
             "    assert [p[-1]['content'] for p in prompts] == ['What is 7 + 5 ?', 'What is 1 + 2 ?'], prompts\n"
             "    assert responses == ['The answer is 12 .', 'I believe'], responses\n"
             "    return (len(text) for text in responses)\n"
         )
-        assert call(rows, tiny_setup).tolist() == [18.0, 9.0]
+        assert call(rows, context).tolist() == [18.0, 9.0]
 
-    def test_it_cannot_change_the_prompts(self, offer, rows, tiny_setup):
+    def test_it_cannot_change_the_prompts(self, offer, rows, context):
         offer(
             "def length(prompts, responses):\n"
             "    for prompt in prompts:\n"
@@ -69,14 +76,14 @@ class TestFunctions:
             "    return [1, 2]\n"
         )
         before = json.dumps(rows.prompts)
-        assert call(rows, tiny_setup).tolist() == [1.0, 2.0]
+        assert call(rows, context).tolist() == [1.0, 2.0]
         assert json.dumps(rows.prompts) == before
 
-    def test_numbers_of_numpy_are_numbers(self, offer, rows, tiny_setup):
+    def test_numbers_of_numpy_are_numbers(self, offer, rows, context):
         offer("import numpy as np\ndef length(prompts, responses):\n    return np.array([0.5, 2], dtype=np.float32)\n")
-        assert call(rows, tiny_setup).tolist() == [0.5, 2.0]
+        assert call(rows, context).tolist() == [0.5, 2.0]
 
-    def test_its_own_model_is_not_rounded(self, offer, rows, tiny_setup):
+    def test_its_own_model_is_not_rounded(self, offer, rows, context):
         offer(
             "import torch\n"
             "def length(prompts, responses):\n"
@@ -85,7 +92,7 @@ class TestFunctions:
             "    return product.squeeze(1).tolist()\n"
         )
         with torch.autocast("cpu", dtype=torch.bfloat16):
-            assert call(rows, tiny_setup).tolist() == [3.0029296875, 3.0029296875]
+            assert call(rows, context).tolist() == [3.0029296875, 3.0029296875]
 
     @pytest.mark.parametrize(
         ("body", "what"),
@@ -106,10 +113,10 @@ class TestFunctions:
             ("return 0.5", "returned 0.5; it must return a list of numbers"),
         ],
     )
-    def test_what_it_must_not_do_is_one_clear_error(self, offer, rows, tiny_setup, body, what):
+    def test_what_it_must_not_do_is_one_clear_error(self, offer, rows, context, body, what):
         offer(f"def length(prompts, responses):\n    {body}\n")
-        with pytest.raises(RewardSourceError, match=f"the reward function 'length' {what}"):
-            call(rows, tiny_setup)
+        with pytest.raises(ScoringError, match=f"the reward function 'length' {what}"):
+            call(rows, context)
 
 
 class TestRuns:
@@ -163,7 +170,7 @@ class TestRuns:
                 flag.touch()
 
         broken._log_metrics = log_and_break
-        with pytest.raises(RewardSourceError, match="'length' raised OSError: the judge is away"):
+        with pytest.raises(ScoringError, match="'length' raised OSError: the judge is away"):
             broken(rewards=ONLY_LENGTH)
         assert sorted(path.name for path in broken.folder.glob("checkpoints/update_*")) == [
             "update_000001",
@@ -302,11 +309,11 @@ def nothing_trained():
 
 class TestAnotherTokenizer:
     def test_the_score_is_that_of_the_models_own_encoding(
-        self, save_foreign_reward_model, rows, tiny_setup, tiny_tokenizer
+        self, save_foreign_reward_model, rows, context, tiny_setup, tiny_tokenizer
     ):
         folder, tokenizer, model = save_foreign_reward_model()
-        (source,) = load_sources(foreign(folder), tiny_setup, tiny_tokenizer, nothing_trained)
-        scores = raw_scores(source, rows, tiny_setup)
+        (source,) = load_sources(StageContext(foreign(folder), tiny_setup, tiny_tokenizer), nothing_trained)
+        scores = raw_scores(context, source, rows)
         # The template writes a line break after the EOS, which is not scored.
         texts = ["u: What is 7 + 5 ?\na: The answer is 12 .</s>", "u: What is 1 + 2 ?\na: I believe"]
         for text, got in zip(texts, scores.tolist(), strict=True):
@@ -318,14 +325,14 @@ class TestAnotherTokenizer:
         assert len(tokenizer(texts[1])["input_ids"]) != int(rows.batch.attention_mask[1].sum())
 
     def test_a_model_of_the_policys_own_tokens_is_not_encoded_again(
-        self, save_reward_model, rows, tiny_setup, tiny_tokenizer
+        self, save_reward_model, rows, context, tiny_setup, tiny_tokenizer
     ):
         folder = save_reward_model("safety", seed=9, score_offset=0.5)
-        (source,) = load_sources(foreign(folder), tiny_setup, tiny_tokenizer, nothing_trained)
+        (source,) = load_sources(StageContext(foreign(folder), tiny_setup, tiny_tokenizer), nothing_trained)
         assert source.tokenizer is None
         again = Source(source.config, source.model, tiny_tokenizer)
         with torch.no_grad():
-            torch.testing.assert_close(raw_scores(source, rows, tiny_setup), raw_scores(again, rows, tiny_setup))
+            torch.testing.assert_close(raw_scores(context, source, rows), raw_scores(context, again, rows))
 
     def test_ppo_runs_against_it(self, save_foreign_reward_model, tiny_run):
         run, folder = tiny_run(), save_foreign_reward_model()[0]
@@ -333,19 +340,19 @@ class TestAnotherTokenizer:
         assert set(run.curve("ppo/source_score_mean/safety")) == {1, 2}
 
     def test_a_dialogue_longer_than_it_reads_is_refused(
-        self, save_foreign_reward_model, rows, tiny_setup, tiny_tokenizer
+        self, save_foreign_reward_model, rows, context, tiny_setup, tiny_tokenizer
     ):
         folder, *_ = save_foreign_reward_model(max_length=20)
-        (source,) = load_sources(foreign(folder), tiny_setup, tiny_tokenizer, nothing_trained)
-        with pytest.raises(RewardSourceError, match=r"'safety' reads 20 tokens, and a dialogue has \d+ .*; lower"):
-            raw_scores(source, rows, tiny_setup)
+        (source,) = load_sources(StageContext(foreign(folder), tiny_setup, tiny_tokenizer), nothing_trained)
+        with pytest.raises(ModelError, match=r"'safety' reads 20 tokens, and a dialogue has \d+ .*; lower"):
+            raw_scores(context, source, rows)
 
     def test_without_a_chat_template_it_cannot_read_dialogues(
         self, save_foreign_reward_model, tiny_setup, tiny_tokenizer
     ):
         folder, *_ = save_foreign_reward_model(template=False)
         with pytest.raises(ModelError, match="foreign: the reward model's tokenizer has no chat template"):
-            load_sources(foreign(folder), tiny_setup, tiny_tokenizer, nothing_trained)
+            load_sources(StageContext(foreign(folder), tiny_setup, tiny_tokenizer), nothing_trained)
 
     def test_two_labels_are_refused(self, save_foreign_reward_model, tiny_run):
         run, folder = tiny_run(), save_foreign_reward_model(num_labels=2)[0]
@@ -359,15 +366,27 @@ class TestAnotherTokenizer:
             tiny_run()(rewards=foreign(tmp_path / "nowhere").rewards)
 
 
-def test_broken_weights_are_named_by_their_source(save_reward_model, rows, tiny_setup, tiny_tokenizer):
+def test_broken_weights_are_named_by_their_source(save_reward_model, rows, context, tiny_setup, tiny_tokenizer):
     from rlhf.modeling.models import load_reward_model
 
     model = load_reward_model(save_reward_model(), tiny_setup.compute)
     with torch.no_grad():
         model.score.weight.fill_(float("nan"))
         source = Source(RewardSourceConfig(name="helpful"), model)
-        with pytest.raises(RewardSourceError, match="the reward model 'helpful' gave a score that is not finite"):
-            raw_scores(source, rows, tiny_setup)
+        with pytest.raises(ScoringError, match="the reward model 'helpful' gave a score that is not finite"):
+            raw_scores(context, source, rows)
+
+
+def test_a_model_of_the_policys_own_tokens_may_read_less_than_the_policy(
+    save_reward_model, rows, context, tiny_setup, tiny_tokenizer
+):
+    folder = save_reward_model("safety")
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | {"max_position_embeddings": 4}))
+    (source,) = load_sources(StageContext(foreign(folder), tiny_setup, tiny_tokenizer), nothing_trained)
+    assert source.tokenizer is None
+    with pytest.raises(ModelError, match=r"'safety' reads 4 tokens, and a dialogue has \d+ in its tokens; lower"):
+        raw_scores(context, source, rows)
 
 
 def test_the_model_that_chooses_is_named_where_it_is_the_broken_one(tiny_run):
@@ -379,7 +398,7 @@ def test_the_model_that_chooses_is_named_where_it_is_the_broken_one(tiny_run):
     with torch.no_grad():
         model.score.weight.fill_(torch.nan)
     model.save_pretrained(folder)
-    with pytest.raises(RewardSourceError, match="the reward model 'selection_reward_model' gave a score that is not"):
+    with pytest.raises(ScoringError, match="the reward model 'selection_reward_model' gave a score that is not"):
         run()
 
 

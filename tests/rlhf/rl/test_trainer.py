@@ -13,7 +13,7 @@ from transformers import AutoModelForCausalLM
 from rlhf.config.model import ComputeConfig
 from rlhf.config.rl import PPOConfig
 from rlhf.errors import TrainingDivergedError
-from rlhf.rl.checks import read_cli_flags
+from rlhf.rl.checks import run_flags
 
 
 def test_ppo_raises_a_trivially_learnable_score(tiny_run):
@@ -165,7 +165,7 @@ def test_what_the_last_optimizer_step_breaks_is_neither_evaluated_nor_saved(tiny
         outcome = taken(learner, update, *rest)
         if update == 1:
             with torch.no_grad():
-                spoil(learner.learning.models.policy.lm_head.weight)
+                spoil(learner.models.policy.lm_head.weight)
         return outcome
 
     monkeypatch.setattr(trainer, "run_update", take_and_spoil)
@@ -187,8 +187,8 @@ def test_policies_that_may_be_chosen_do_not_pile_up(tiny_run, monkeypatch):
 
     evaluated = trainer.validate
 
-    def better_and_better(config, setup, models, prompts, update, units):
-        evaluation, generations, units = evaluated(config, setup, models, prompts, update, units)
+    def better_and_better(context, prompts, update, units):
+        evaluation, generations, units = evaluated(context, prompts, update, units)
         objectives = [float(update)] * len(evaluation.objectives)
         return replace(evaluation, objective=float(update), objectives=objectives), generations, units
 
@@ -274,7 +274,7 @@ def evaluation(update, *objectives, kl=1.0):
 
 
 def flags(*evaluations, stopped_because="finished", alarms=(), **settings):
-    return read_cli_flags(PPOConfig(**settings), evaluations, stopped_because, alarms)
+    return run_flags(PPOConfig(**settings), evaluations, stopped_because, alarms)
 
 
 def test_flags_say_what_went_wrong():

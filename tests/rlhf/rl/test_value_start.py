@@ -6,6 +6,7 @@ from transformers import AutoModelForSequenceClassification
 
 from rlhf.config.rl import PPOConfig
 from rlhf.modeling.batches import pad_sequences
+from rlhf.modeling.context import start_stage
 from rlhf.modeling.models import load_policy, load_reward_model, save_model
 from rlhf.rl.models import load_models
 
@@ -20,7 +21,8 @@ def value_model_of(tiny_run, install):
     run = tiny_run()
 
     def load(*rewards, **settings):
-        return load_models(PPOConfig(rewards=rewards, **settings), run.setup, run.start, run.reward_models).value_model
+        stage = start_stage(PPOConfig(rewards=rewards, **settings), run.setup, run.start / "policy")
+        return load_models(stage, run.start, run.reward_models).value_model
 
     load.run = run
     return load
@@ -63,7 +65,7 @@ def test_as_the_sft_policy_with_a_zero_head_where_there_is_no_reward_model(value
 
 @pytest.mark.parametrize("other", ["tokens", "shape"])
 def test_a_reward_model_of_other_tokens_or_shape_is_passed_over(value_model_of, save_reward_model, other):
-    from rlhf.modeling.models import load_tokenizer
+    from rlhf.modeling.tokenizer import load_tokenizer
 
     folder = save_reward_model("safety", seed=7)
     model, tokenizer = AutoModelForSequenceClassification.from_pretrained(folder), load_tokenizer(folder)

@@ -13,8 +13,9 @@ from rlhf.config.supervised import RewardModelConfig
 from rlhf.data.schema import read_rows
 from rlhf.errors import DataError, TrainingDivergedError
 from rlhf.modeling.conversations import encode_pairs
-from rlhf.modeling.models import load_policy, load_reward_model, save_model, score, score_rows
+from rlhf.modeling.models import load_policy, load_reward_model, save_model, score
 from rlhf.progress import watching
+from rlhf.rewards.scoring import score_rows
 from rlhf.supervised import trainer as supervised
 from rlhf.supervised.reward_model import start_reward_model, train_reward_models
 
@@ -59,7 +60,7 @@ def dialogues(tokenizer, rows, answer):
 
 
 def score_dialogues(model, setup, tokenizer, rows, answer):
-    return score_rows(model, setup.compute, dialogues(tokenizer, rows, answer), tokenizer.pad_token_id, 8)
+    return score_rows(model, "tested", setup.compute, dialogues(tokenizer, rows, answer), 8)
 
 
 def demonstrations(data):

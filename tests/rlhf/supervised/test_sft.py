@@ -12,6 +12,7 @@ from rlhf.config.model import LoraConfig
 from rlhf.config.supervised import SFTConfig
 from rlhf.data.schema import read_rows
 from rlhf.errors import TrainingDivergedError
+from rlhf.modeling.context import StageContext
 from rlhf.modeling.conversations import encode_pairs
 from rlhf.modeling.models import load_policy, start_policy
 from rlhf.progress import watching
@@ -112,7 +113,7 @@ def test_loss_is_that_of_completion_tokens_alone(
     assert len({len(completion) for _, completion in pairs}) > 1  # else a mean of means would do
     config = SFTConfig(batch_size=64, micro_batch_size=micro_batch_size, num_samples=0)
     run = Run(tmp_path / "run")
-    _train(config, tiny_setup, tiny_tokenizer, pairs, run.workspace)
+    _train(StageContext(config, tiny_setup, tiny_tokenizer), pairs, run.workspace)
     losses, _ = losses_row_by_row(start_policy(tiny_setup, tiny_tokenizer), pairs)
     assert run.curves["sft/loss"] == {1: pytest.approx(mean(losses), rel=1e-5)}
 
@@ -221,7 +222,8 @@ def test_seed_decides_every_bit(tiny_setup, arithmetic_data, tmp_path):
 def test_order_of_rows_is_drawn_from_the_seed(tiny_setup, arithmetic_data, tiny_tokenizer):
     pairs = encoded(arithmetic_data, tiny_tokenizer)
     other = tiny_setup.model_copy(update={"seed": 1})
-    first, same, second = (_dataset(CONFIG, setup, pairs)["input_ids"][:] for setup in (tiny_setup, tiny_setup, other))
+    contexts = (StageContext(CONFIG, setup, tiny_tokenizer) for setup in (tiny_setup, tiny_setup, other))
+    first, same, second = (_dataset(context, pairs)["input_ids"][:] for context in contexts)
     assert first == same != second
     assert sorted(first) == sorted(second)
 
@@ -238,7 +240,8 @@ def test_rows_are_trained_on_in_the_order_drawn(tiny_setup, arithmetic_data, tin
     monkeypatch.setattr(supervised.WatchedTrainer, "training_step", recorded)
     config = CONFIG.model_copy(update={"num_epochs": 1.5, "micro_batch_size": 4})
     train_sft(config, tiny_setup, arithmetic_data, Run(tmp_path / "run").workspace)
-    dataset = _dataset(config, tiny_setup, encoded(arithmetic_data, tiny_tokenizer))
+    context = StageContext(config, tiny_setup, tiny_tokenizer)
+    dataset = _dataset(context, encoded(arithmetic_data, tiny_tokenizer))
     assert trained == dataset["input_ids"][:]
 
 

@@ -4,6 +4,7 @@ import torch
 from rlhf.config.model import ArchitectureConfig, ComputeConfig, ModelConfig, Setup
 from rlhf.config.supervised import SFTConfig
 from rlhf.errors import TrainingDivergedError
+from rlhf.modeling.context import StageContext
 from rlhf.supervised.trainer import (
     newest_checkpoint,
     refuse_divergence,
@@ -62,7 +63,7 @@ def test_rows_of_a_batch_stand_by_length_and_batches_are_those_of_unsorted_rows(
 def test_settings_follow_the_configuration(tmp_path):
     setup = Setup(seed=0, model=ModelConfig(architecture=ArchitectureConfig()), compute=ComputeConfig())
     config = SFTConfig(batch_size=32, micro_batch_size=8, warmup_fraction=0.1, max_grad_norm=0.5)
-    settings = trainer_settings(config, setup, tmp_path, num_rows=3201, seed=2**62)
+    settings = trainer_settings(StageContext(config, setup, None), tmp_path, num_rows=3201, seed=2**62)
     assert settings["per_device_train_batch_size"] * settings["gradient_accumulation_steps"] == 32
     assert settings["warmup_steps"] == 10
     assert settings["max_grad_norm"] == 0.5
@@ -70,7 +71,7 @@ def test_settings_follow_the_configuration(tmp_path):
     assert settings["use_cpu"] is True
     assert settings["seed"] < 2**32
     assert settings["logging_steps"] == 10
-    assert trainer_settings(config, setup, tmp_path, num_rows=32, seed=0)["logging_steps"] == 1
+    assert trainer_settings(StageContext(config, setup, None), tmp_path, num_rows=32, seed=0)["logging_steps"] == 1
 
 
 def test_newest_checkpoint_counts_steps_and_not_letters(checkpoints):

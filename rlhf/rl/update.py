@@ -3,30 +3,19 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from rlhf.config.model import Setup
-from rlhf.config.rl import PPOConfig
 from rlhf.modeling.cpu.memory import trim_heap
 from rlhf.rewards.sources import RunningMoments
 from rlhf.rl.checks import check_kl_starts_at_zero, check_ratio_starts_at_one, check_sampling_is_scored
+from rlhf.rl.context import PPOContext
 from rlhf.rl.kl import kl_k3, response_kl
 from rlhf.rl.loss import explained_variance
-from rlhf.rl.models import Models
-from rlhf.rl.optimization import MinibatchStatistics, PPOContext, make_optimizers, optimize, set_learning_rates
-from rlhf.rl.ptx import Demonstrations
-from rlhf.rl.rollout import Prompts, Rollout, collect_rollout, sampling_error
-
-
-@dataclass(frozen=True)
-class PPOState:
-    """What updates need: settings, models and optimizers, and the prompts of training."""
-
-    learning: PPOContext
-    prompts: Prompts
+from rlhf.rl.optimization import MinibatchStatistics, optimize, set_learning_rates
+from rlhf.rl.rollout import Rollout, collect_rollout, sampling_error
 
 
 @dataclass(frozen=True)
 class Update:
-    """What an update left behind.
+    """Rollout and metrics of an update.
 
     Attributes:
         rollout: what it learned from.
@@ -37,28 +26,13 @@ class Update:
     metrics: dict[str, float]
 
 
-def make_learner(
-    config: PPOConfig, setup: Setup, models: Models, prompts: Prompts, demonstrations: Demonstrations | None = None
-) -> PPOState:
-    """A learner whose optimizers have not taken a step.
-
-    Args:
-        config: PPO's settings.
-        setup: seed, model and compute.
-        models: those that learn, and those that do not.
-        prompts: every training prompt.
-        demonstrations: those of PPO-ptx, where `ptx_coef` is set.
-    """
-    return PPOState(PPOContext(config, setup, models, make_optimizers(config, models), demonstrations), prompts)
-
-
 def run_update(
-    learner: PPOState, update: int, kl_coef: float, moments: Mapping[str, RunningMoments] | None = None
+    context: PPOContext, update: int, kl_coef: float, moments: Mapping[str, RunningMoments] | None = None
 ) -> Update:
     """Collect a rollout and learn from it.
 
     Args:
-        learner: settings, models and prompts.
+        context: of the run.
         update: number of the update, from 0; with the seed it decides prompts, noise and minibatches.
         kl_coef: weight of the KL penalty.
         moments: of the sources' scores in the rollouts before.
@@ -67,23 +41,21 @@ def run_update(
         StartError: before the first update tokens are sampled from another distribution than they are scored by or
             the KL is not 0, or the ratio is not 1 on the first minibatch.
         FloatingPointError: the policy's logits are not finite.
-        RewardSourceError: a reward function raised, or scores are not one finite number a response.
+        ScoringError: a source failed, or its scores are not one finite number for each response.
     """
-    learning = learner.learning
-    config, setup = learning.config, learning.setup
-    share = set_learning_rates(learning.optimizers, config, update)
-    rollout = collect_rollout(config, setup, learning.models, learner.prompts, update, kl_coef, moments or {})
+    config, dtype = context.config, context.compute.dtype
+    share = set_learning_rates(context.optimizers, config, update)
+    rollout = collect_rollout(context, update, kl_coef, moments or {})
     if update == 0:
-        error = sampling_error(config, setup, learning.models, len(learner.prompts.ids), rollout, update)
-        check_sampling_is_scored(error, config.alarms, setup.compute.dtype)
-        check_kl_starts_at_zero(rollout, config.alarms, setup.compute.dtype)
+        check_sampling_is_scored(sampling_error(context, rollout, update), config.alarms, dtype)
+        check_kl_starts_at_zero(rollout, config.alarms, dtype)
     if config.sharing == "adapters":  # wants little memory; training does not fit into the holes of sampling
         trim_heap()
-    statistics = optimize(learning, rollout, update)
+    statistics = optimize(context, rollout, update)
     if not config.side_by_side:  # which gives memory for time
         trim_heap()
     if update == config.num_critic_warmup_updates:
-        check_ratio_starts_at_one(statistics[0], config.alarms, setup.compute.dtype)
+        check_ratio_starts_at_one(statistics[0], config.alarms, dtype)
     of_steps = {"ppo/kl_coef": kl_coef, "ppo/learning_rate": config.learning_rate * share}
     return Update(rollout, _metrics(rollout, statistics) | of_steps)
 
@@ -92,12 +64,12 @@ def _metrics(rollout: Rollout, statistics: Sequence[MinibatchStatistics]) -> dic
     mask = rollout.batch.response_mask
     kl = response_kl(rollout.kl, mask)
     means = {
-        f"ppo/{name}": sum(s.values[name] for s in statistics) / len(statistics)
-        for name in statistics[0].values
+        f"ppo/{name}": sum(s[name] for s in statistics) / len(statistics)
+        for name in statistics[0]
         if name != "ratio_error"
     }
-    if "ratio_error" in statistics[0].values:
-        means["ppo/ratio_error"] = statistics[0].values["ratio_error"]
+    if "ratio_error" in statistics[0]:
+        means["ppo/ratio_error"] = statistics[0]["ratio_error"]
     sources = {f"ppo/source_score_mean/{name}": float(s.mean()) for name, s in rollout.source_scores.items()}
     return (
         means
