@@ -62,6 +62,11 @@ class Comparison:
     seed_note: str
 
     @property
+    def title(self) -> str:
+        """The report's headline."""
+        return f"Comparison of {' and '.join(side.short_id for side in self.sides)}"
+
+    @property
     def folder(self) -> str:
         """Where it is kept among the artifacts of the first run."""
         return f"comparisons/{'-'.join(side.short_id for side in self.sides)}"

@@ -42,7 +42,7 @@ class Table:
 
 
 @dataclass(frozen=True)
-class Section:
+class ReportSection:
     """A part of the report.
 
     Attributes:
@@ -56,7 +56,7 @@ class Section:
     tables: tuple[Table, ...] = ()
 
 
-def sections(comparison: Comparison) -> list[Section]:
+def report_sections(comparison: Comparison) -> list[ReportSection]:
     """The report, from what people ask first."""
     sides = comparison.sides
     found = [_runs(sides)]
@@ -69,7 +69,7 @@ def sections(comparison: Comparison) -> list[Section]:
     return found
 
 
-def _runs(sides: Sequence[RunView]) -> Section:
+def _runs(sides: Sequence[RunView]) -> ReportSection:
     facts = {
         "run": [side.run.run_id for side in sides],
         "name": [side.run.name for side in sides],
@@ -80,7 +80,7 @@ def _runs(sides: Sequence[RunView]) -> Section:
         "alarms": [side.tags.get(ALARMS_TAG, "").replace(",", ", ") or "none" for side in sides],
     }
     rows = tuple((Cell(name), *map(Cell, values)) for name, values in facts.items())
-    return Section("Runs", tables=(Table(("", *(side.label for side in sides)), rows),))
+    return ReportSection("Runs", tables=(Table(("", *(side.label for side in sides)), rows),))
 
 
 def _policy(side: RunView) -> str:
@@ -94,7 +94,7 @@ def _reproducible(side: RunView) -> str:
     return f"no: {side.tags.get(OBSTACLES_TAG) or 'it does not say why'}"
 
 
-def _results(pair: Pair, of: str, seeds: str) -> Section:
+def _results(pair: Pair, of: str, seeds: str) -> ReportSection:
     equal = [one.metric for one in pair.results if one.difference and one.difference.noise == "equal"]
     rows = tuple(
         (
@@ -115,8 +115,8 @@ def _results(pair: Pair, of: str, seeds: str) -> Section:
     if equal:
         sentences.append(f"Equal to the last bit: {', '.join(equal)}.")
     if not pair.results:
-        return Section(f"Results{of}", ("Neither run has come so far.",))
-    return Section(f"Results{of}", tuple(sentences), (Table(header, rows, numbers=(1, 2, 3)),) if rows else ())
+        return ReportSection(f"Results{of}", ("Neither run has come so far.",))
+    return ReportSection(f"Results{of}", tuple(sentences), (Table(header, rows, numbers=(1, 2, 3)),) if rows else ())
 
 
 def _metric(one: Result) -> Cell:
@@ -168,15 +168,15 @@ def number(value: float, *, sign: bool = False) -> str:
     return f"{value:{plus}.1e}" if abs(value) < 0.0005 else f"{value:{plus},.3f}"
 
 
-def _stages(pair: Pair, of: str) -> Section:
+def _stages(pair: Pair, of: str) -> ReportSection:
     rows = tuple(
         (Cell(one.stage), *_state(one), *(Cell("" if s is None else f"{s:,.1f}") for s in one.seconds))
         for one in pair.stages
     )
     header = ("stage", "fingerprint", "because of", f"s, {pair.first}", f"s, {pair.second}")
     if not rows:
-        return Section(f"Stages{of}", ("Neither run has finished a stage.",))
-    return Section(f"Stages{of}", ("Seconds are those of the training.",), (Table(header, rows, numbers=(3, 4)),))
+        return ReportSection(f"Stages{of}", ("Neither run has finished a stage.",))
+    return ReportSection(f"Stages{of}", ("Seconds are those of the training.",), (Table(header, rows, numbers=(3, 4)),))
 
 
 def _state(one: StageDifference) -> tuple[Cell, Cell]:
@@ -190,7 +190,7 @@ def _state(one: StageDifference) -> tuple[Cell, Cell]:
     return Cell("differs", "bad"), Cell((", ".join(one.reasons) or "what is not recorded") + output)
 
 
-def _code(pair: Pair, of: str) -> Section:
+def _code(pair: Pair, of: str) -> ReportSection:
     code = pair.code
     sentences = list(_code_sentences(pair, code))
     tables = []
@@ -200,7 +200,7 @@ def _code(pair: Pair, of: str) -> Section:
     for label, patch in zip((pair.first, pair.second), code.patches, strict=True):
         if patch and patch.files:
             tables.append(_patch(label, patch))
-    return Section(f"Code{of}", tuple(sentences), tuple(tables))
+    return ReportSection(f"Code{of}", tuple(sentences), tuple(tables))
 
 
 def _code_sentences(pair: Pair, code: CodeDifference) -> Iterator[str]:
@@ -239,7 +239,7 @@ def _patch(label: str, patch: PatchStat) -> Table:
     return Table((f"patch of {label}", "lines added", "removed"), tuple(rows), numbers=(1, 2))
 
 
-def _data(pair: Pair, of: str) -> Section:
+def _data(pair: Pair, of: str) -> ReportSection:
     data = pair.data
     rows = [
         *((f"{kind}.jsonl, rows read", counts) for kind, counts in data.rows.items() if not data.changes),
@@ -257,7 +257,7 @@ def _data(pair: Pair, of: str) -> Section:
     if changed:
         header = ("rows", pair.first, pair.second, f"{pair.second} - {pair.first}")
         tables.append(Table(header, changed, numbers=(1, 2, 3)))
-    return Section(f"Data{of}", tuple(sentences), tuple(tables))
+    return ReportSection(f"Data{of}", tuple(sentences), tuple(tables))
 
 
 def _row_changes(pair: Pair, changes: Mapping[str, RowChanges]) -> Table:
@@ -286,15 +286,15 @@ def _growth(counts: tuple[int | None, int | None]) -> str:
     return "" if counts[0] is None or counts[1] is None else f"{counts[1] - counts[0]:+,}"
 
 
-def _values(title: str, what: str, labels: tuple[str, ...], values: object) -> Section:
+def _values(title: str, what: str, labels: tuple[str, ...], values: object) -> ReportSection:
     assert isinstance(values, dict)
     if not values:
-        return Section(title, ("The same in all that is recorded.",))
+        return ReportSection(title, ("The same in all that is recorded.",))
     rows = tuple(
         (Cell(name), *(Cell("(not set)", "quiet") if one is None else Cell(_cut(one)) for one in row))
         for name, row in values.items()
     )
-    return Section(title, ("What is not listed is the same.",), (Table((what, *labels), rows),))
+    return ReportSection(title, ("What is not listed is the same.",), (Table((what, *labels), rows),))
 
 
 def _cut(text: str) -> str:

@@ -6,7 +6,7 @@ from rich.box import SIMPLE_HEAD
 from rich.table import Table as RichTable
 from rich.text import Text
 
-from rlhf.runs.comparison.report import Cell, Section, Table
+from rlhf.runs.comparison.report import Cell, ReportSection, Table
 from rlhf.text.console import TextConsole
 
 _STYLES = {"": "", "good": "green", "bad": "red", "quiet": "dim"}
@@ -14,7 +14,7 @@ _WIDTH = 120
 """Columns on something that is no terminal."""
 
 
-def print_sections(sections: Sequence[Section]) -> None:
+def print_sections(sections: Sequence[ReportSection]) -> None:
     """Print a comparison on standard output."""
     console = TextConsole()
     if not console.is_terminal:
