@@ -119,12 +119,15 @@ def test_as_json_and_as_a_figure(audited: Audited, tmp_path: Path, capsys: pytes
 
 def test_what_mermaid_would_read_as_its_own_is_text_in_a_figure(audited: Audited, tmp_path: Path):
     lineage = lineage_of(audited.second.run_id)
-    node = replace(lineage.nodes[lineage.root], title='a"]; click n0 "javascript:x" <img src=x> `#1`\nend')
+    title = 'a"]; click n0 "javascript:x" <img src=x> `#1`\nend \x00\u202e\\n $$x$$'
+    node = replace(lineage.nodes[lineage.root], title=title)
     lineage.nodes[lineage.root] = node
     draw_lineage(lineage, tmp_path / "lineage.mmd")
     (line,) = (line for line in (tmp_path / "lineage.mmd").read_text().splitlines() if "javascript" in line)
     label = line.partition('["')[2].rpartition('"]')[0]
-    assert not set(label.replace("<br>", "")) & set('"<>`')
+    assert not set(label.replace("<br>", "")) & set('"<>`\x00\u202e')
+    assert "\\n" not in label
+    assert "$$" not in label
 
 
 def test_files_that_cannot_be_written_are_refused_before_the_work(
