@@ -39,6 +39,7 @@ class Row:
 
     Attributes:
         run_id: its MLflow run.
+        name: what differs from the recipe, and the seed, unless a person has renamed the run in MLflow.
         started: UTC.
         recipe: name of its recipe.
         seed: its seed; of a group its seeds, as in `11,12,13`.
@@ -49,7 +50,7 @@ class Row:
         gold_gain: of the policy over its SFT policy, by the rule behind the labels. Of a group this and the other
             figures are means over seeds, with the interval over seeds.
         win_rate: of the policy against its SFT policy, by the gold rule, or by the selection reward model without one.
-        kl: of the policy to its SFT policy, nats a response.
+        kl: of the policy to its SFT policy, nats per response.
         reward_accuracy: of the reward model, on held-out pairs.
         alarms: that went off.
         verdict: how retraining ended; None where it was no retraining, or goes on.
@@ -60,6 +61,7 @@ class Row:
     """
 
     run_id: str
+    name: str
     started: datetime
     recipe: str
     seed: str
@@ -126,6 +128,7 @@ def _row(run: RunRecord, stages: Mapping[str, RunRecord], aliases: Mapping[str, 
     reproducible = run.tags.get(REPRODUCIBLE_TAG)
     return Row(
         run_id=run.run_id,
+        name=run.name,
         started=datetime.fromtimestamp(run.started / 1000, UTC),
         recipe=run.tags.get(RECIPE_TAG, ""),
         seed=run.tags.get(SEEDS_TAG) or run.params.get("seed", ""),
