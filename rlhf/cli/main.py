@@ -176,8 +176,9 @@ def _running(options: argparse.Namespace) -> Iterator[None]:
     with redirect_stdout(sys.stderr) if options.json else nullcontext():
         from flows.servers.temporary import temporary_server
         from rlhf.cli.console import progress_bars
+        from rlhf.runs.names import started_from
 
-        with temporary_server(), progress_bars():
+        with temporary_server(), progress_bars(), started_from(options.config):
             yield
 
 

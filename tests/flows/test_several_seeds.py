@@ -131,9 +131,9 @@ def check_summary(report: GroupReport) -> None:
 
 
 def check_shown(report: GroupReport) -> None:
-    assert last_flow_run().name.startswith("smoke, seed 3, ")
+    assert last_flow_run().name == "smoke, num_threads 1, seed 3"
     group = flow_run(UUID(tags_of(report.run_id)[FLOW_RUN_TAG]))
-    assert group.name.startswith("smoke, 2 seeds from 4, ")
+    assert group.name == "smoke, num_threads 1, 2 seeds from 4"
     kept = (read_bytes(report.run_id, "summary.md") or b"").decode()
     assert "| metric | unit | mean | over seeds | sd | seed 4 | seed 3 |" in kept
     assert shown_in(group)["seeds"].split() == kept.split()

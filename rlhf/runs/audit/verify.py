@@ -11,6 +11,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from rlhf.config.flat import flatten
 from rlhf.errors import InputError
 from rlhf.files.hashing import manifest_sha256
 from rlhf.provenance.record import RECORD_FILE, DataRecord, ProvenanceRecord, canonical_sha256
@@ -202,18 +203,11 @@ def _differences(own: ProvenanceRecord, record: ProvenanceRecord) -> Iterator[tu
     """Where the store's record departs from the policy's own, which was written before what comes after the card."""
     later = {name for name in record.stages if name in _AFTER_THE_CARD} - set(own.stages)
     stages = {name: stage for name, stage in record.stages.items() if name not in later}
-    now = _flat(record.model_copy(update={"stages": stages}).model_dump(mode="json"))
-    then = _flat(own.model_dump(mode="json"))
+    now = flatten(record.model_copy(update={"stages": stages}).model_dump(mode="json"))
+    then = flatten(own.model_dump(mode="json"))
     for name in sorted({*then, *now}):
         if then.get(name) != now.get(name):
             yield name, then.get(name, "nothing"), f"{now.get(name, 'nothing')} in the store"
-
-
-def _flat(value: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    found: dict[str, Any] = {}
-    for key, item in value.items():
-        found |= _flat(item, f"{prefix}{key}.") if isinstance(item, Mapping) else {f"{prefix}{key}": item}
-    return found
 
 
 def _check_copy(ledger: Ledger, where: str, folder: Path, card: RunFacts, run: RunFacts) -> None:

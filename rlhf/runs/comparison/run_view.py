@@ -9,6 +9,7 @@ from typing import Any
 
 import yaml
 
+from rlhf.config.flat import as_texts
 from rlhf.errors import InputError
 from rlhf.files.plain_yaml import FastPlainLoader, load_yaml
 from rlhf.stages import pipeline_stages
@@ -64,7 +65,7 @@ class RunView:
         if content is None:
             return {name: _canonical(text) for name, text in self.run.params.items()}
         with self._readable("config.yaml"):
-            return _flat(load_yaml(content, FastPlainLoader))
+            return as_texts(load_yaml(content, FastPlainLoader))
 
     @cached_property
     def evaluation(self) -> Mapping[str, Any]:
@@ -144,17 +145,6 @@ def _curves(
     for stage, trained in stages.items():
         missing = [name for name in names if name.startswith(f"{stage}/") and name not in found]
         found |= store.curves(trained.run_id, missing) if missing else {}
-    return found
-
-
-def _flat(settings: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
-    """As MLflow's parameters are, but whole."""
-    found: dict[str, str] = {}
-    for key, value in settings.items():
-        if isinstance(value, Mapping):
-            found |= _flat(value, f"{prefix}{key}.")
-        else:
-            found[f"{prefix}{key}"] = value if isinstance(value, str) else json.dumps(value, sort_keys=True)
     return found
 
 
