@@ -80,6 +80,9 @@ def draw_curves(metric: str, sides: Sequence[tuple[RunView, str]]) -> Markup:
             axes.plot(
                 *zip(*points, strict=True), color=colour, label=side.label, marker="o" if len(points) == 1 else ""
             )
+        axes.margins(x=0.03)
+        if axes.dataLim.width == 0:
+            axes.set_xlim(axes.dataLim.x0 - 1, axes.dataLim.x0 + 1)
         axes.xaxis.set_major_locator(MaxNLocator("auto", integer=True))
         axes.legend(loc="upper left", bbox_to_anchor=(1, 1), handlelength=0.8, labelcolor="linecolor")
         file = io.StringIO()
