@@ -19,10 +19,9 @@ from rlhf.runs.audit.check_stages import Expected, check_stage, place_of
 from rlhf.runs.audit.findings import Finding, Ledger
 from rlhf.runs.audit.lineage_graph import Lineage, Node
 from rlhf.runs.audit.target import Target
-from rlhf.runs.audit.verify import stage_runs
 from rlhf.stages import STAGES
 from rlhf.tracking.run_details import RunFacts, get_run
-from rlhf.tracking.tags import COMMIT_TAG, OUTPUT_TAG, PARENT_TAG, STAGE_TAG
+from rlhf.tracking.tags import COMMIT_TAG, OUTPUT_TAG, PARENT_TAG, STAGE_TAG, stage_runs
 
 _BASE_OF = {"model.base": "sft"}
 
@@ -41,7 +40,7 @@ def trace(named: Target, *, check: bool = True) -> Lineage:
     if run is None:
         raise InputError(f"there is no MLflow run {named.run_id}; `rlhf runs` lists those that there are")
     walk = _Walk(run, check)
-    card = stage_runs(run).get("model_card")
+    card = stage_runs(run.tags).get("model_card")
     root = walk.stage(card) if card else walk.unfinished(run)
     if card and named.version is not None:
         root = walk.version(named, root)
@@ -80,7 +79,7 @@ class _Walk:
 
     def unfinished(self, run: RunFacts) -> str:
         """A run without a policy: what its stages have made by now."""
-        made = [self.stage(stage_run) for stage, stage_run in stage_runs(run).items() if _is_ancestor(stage)]
+        made = [self.stage(stage_run) for stage, stage_run in stage_runs(run.tags).items() if _is_ancestor(stage)]
         if not made:
             raise InputError(
                 f"MLflow run {run.run_id} has finished no stage, so there is no lineage to draw; "

@@ -45,6 +45,7 @@ from rlhf.tracking.tags import (
     REPRODUCIBLE_TAG,
     RUN_OF_STAGE,
     VERSION_TAG,
+    stage_runs,
 )
 
 _AFTER_THE_CARD = ("comparison",)
@@ -83,14 +84,9 @@ def verify(named: Target) -> Ledger:
     return ledger
 
 
-def stage_runs(run: RunFacts) -> dict[str, str]:
-    """The runs that trained the stages of a pipeline run, by stage."""
-    return {tag.removeprefix(RUN_OF_STAGE): run_id for tag, run_id in run.tags.items() if tag.startswith(RUN_OF_STAGE)}
-
-
 def check_stages(ledger: Ledger, run: RunFacts, record: ProvenanceRecord) -> dict[str, RunFacts]:
     """Look at each stage that a pipeline run has used. Returns the stages' runs."""
-    used = stage_runs(run)
+    used = stage_runs(run.tags)
     found = {}
     for stage in [*record.stages, *sorted(set(used) - set(record.stages))]:
         stage_run = get_run(used[stage]) if stage in used else None

@@ -15,7 +15,7 @@ from rlhf.files.plain_yaml import FastPlainLoader, load_yaml
 from rlhf.stages import pipeline_stages
 from rlhf.tracking.artifact_files import read_file
 from rlhf.tracking.records import RunRecord, RunStore
-from rlhf.tracking.tags import OUTPUT_TAG, RUN_OF_STAGE, VERSION_TAG
+from rlhf.tracking.tags import OUTPUT_TAG, VERSION_TAG, stage_runs
 
 LABELS = "ABCDEF"
 SHORT = 8
@@ -121,16 +121,16 @@ def read_sides(store: RunStore, run_ids: Sequence[str], curves: Sequence[str]) -
         curves: metrics of which every step is wanted.
     """
     runs = store.runs(run_ids)
-    stage_ids = [value for run in runs.values() for tag, value in run.tags.items() if tag.startswith(RUN_OF_STAGE)]
-    trained = store.runs(list(dict.fromkeys(stage_ids)))
+    of_stages = {run_id: stage_runs(run.tags) for run_id, run in runs.items()}
+    trained = store.runs(list(dict.fromkeys(stage_id for used in of_stages.values() for stage_id in used.values())))
     aliases = store.aliases()
     sides = []
     for label, run_id in zip(LABELS, run_ids, strict=False):
         tags = runs[run_id].tags
         stages = {
-            stage.name: trained[tags[f"{RUN_OF_STAGE}{stage.name}"]]
+            stage.name: trained[of_stages[run_id][stage.name]]
             for stage in pipeline_stages()
-            if tags.get(RUN_OF_STAGE + stage.name) in trained
+            if of_stages[run_id].get(stage.name) in trained
         }
         own = tuple(alias for alias, version in aliases.items() if version == tags.get(VERSION_TAG))
         sides.append(RunView(label, runs[run_id], stages, own, _curves(store, runs[run_id], stages, curves)))
