@@ -2,32 +2,36 @@
 
 import argparse
 import json
+from dataclasses import asdict
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
+
+from rich.box import SIMPLE_HEAD
+from rich.cells import cell_len
+from rich.table import Table
+from rich.text import Text
 
 from rlhf.cli.environment import use_the_store
 from rlhf.errors import InputError
+from rlhf.runs.filters import STATES, Filters
+from rlhf.runs.listing import Estimate, Listing, Row, list_runs
+from rlhf.text.console import TextConsole
 from rlhf.text.terminal import say
-
-if TYPE_CHECKING:
-    from rlhf.runs.filters import Filters
-    from rlhf.runs.listing import Estimate, Listing, Row
+from rlhf.tracking.stores import open_store
 
 _DEFAULT_LIMIT = 20
 
 
-def add_arguments(commands: Any) -> None:
-    """Add the command to the command line."""
-    parser = commands.add_parser("runs", help="list pipeline runs, with what came of them", allow_abbrev=False)
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add what the command takes."""
     parser.description = (
         "List pipeline runs, the newest first, a line each. A terminal shows the columns that it has room for; a pipe "
-        "and --full-ids show all. Filters hold together. A `+` after a commit says that the working tree differed from "
-        "it."
+        "and --full-ids show all. The gain is that of the gold reward over the SFT policy, the win rate is against it; "
+        "intervals are of 95%. Filters hold together. A `+` after a commit says that the working tree differed "
+        "from it."
     )
-    parser.set_defaults(command="runs", parser=parser)
     parser.add_argument("--recipe", metavar="NAME", help="of this recipe")
-    states = ("running", "waiting", "finished", "failed", "killed")
-    parser.add_argument("--state", choices=states, help="waiting: for a person's answer")
+    parser.add_argument("--state", choices=STATES, help="waiting: for a person's answer")
     parser.add_argument("--since", metavar="WHEN", help="started since then: 12h, 7d, 2w, or a date in UTC")
     parser.add_argument("--data", metavar="MD5", help="on this version of the data; its first characters will do")
     parser.add_argument("--commit", metavar="HASH", help="of this commit; its first characters will do")
@@ -60,10 +64,6 @@ def run(options: argparse.Namespace) -> None:
     """
     if options.limit < 1:
         raise InputError(f"--limit {options.limit}: expected a whole number at least 1")
-    from rlhf.runs.filters import Filters
-    from rlhf.runs.listing import list_runs
-    from rlhf.tracking.stores import open_store
-
     filters = Filters(
         recipe=options.recipe,
         state=options.state,
@@ -85,31 +85,23 @@ def run(options: argparse.Namespace) -> None:
         _print(listing, filters, full_ids=options.full_ids)
 
 
-def _as_json(listing: "Listing") -> dict[str, Any]:
-    from dataclasses import asdict
-
+def _as_json(listing: Listing) -> dict[str, Any]:
     rows = [asdict(row) | {"started": row.started.isoformat(timespec="seconds")} for row in listing.rows]
     return {"runs": rows, "total": listing.total}
 
 
-def _print(listing: "Listing", filters: "Filters", *, full_ids: bool) -> None:
-    from rich.box import SIMPLE_HEAD
-    from rich.cells import cell_len
-    from rich.table import Table
-    from rich.text import Text
-
-    from rlhf.text.console import TextConsole
-
+def _print(listing: Listing, filters: Filters, *, full_ids: bool) -> None:
     console = TextConsole()
     if not listing.rows:
         console.print(_nothing(filters))
         return
     rows = [_cells(row, full_ids) for row in listing.rows]
-    widths = {title: max(map(cell_len, (title, *(row[title] for row in rows)))) for title in rows[0]}
+    titles = [title for place, title in enumerate(rows[0]) if place < _NUM_ALWAYS or any(row[title] for row in rows)]
+    widths = {title: max(map(cell_len, (title, *(row[title] for row in rows)))) for title in titles}
     if console.is_terminal and not full_ids:
         widths = _fitting(widths, console.width)
-    console.width = max(console.width, sum(widths.values()) + len(widths))
-    table = Table(box=SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
+    console.width = max(console.width, _total(widths))
+    table = Table(box=SIMPLE_HEAD, show_edge=False, padding=(0, 1, 0, 0), pad_edge=False)
     for title, width in widths.items():
         justify: Literal["left", "right"] = "right" if title in _NUMBERS else "left"
         table.add_column(title, width=width, no_wrap=True, overflow="ellipsis", justify=justify)
@@ -127,16 +119,19 @@ def _print(listing: "Listing", filters: "Filters", *, full_ids: bool) -> None:
 def _fitting(widths: dict[str, int], room: int) -> dict[str, int]:
     """The columns that a terminal has room for. The first six are always shown, with names cut where they must be."""
     shown = dict(list(widths.items())[:_NUM_ALWAYS])
-    shown["name"] -= max(0, sum(shown.values()) + len(shown) - room)
+    shown["name"] -= max(0, _total(shown) - room)
     for title, width in list(widths.items())[_NUM_ALWAYS:]:
-        if sum(shown.values()) + len(shown) + width < room:
+        if _total(shown | {title: width}) <= room:
             shown[title] = width
     return shown
 
 
-def _nothing(filters: "Filters") -> str:
-    from rlhf.runs.filters import Filters
+def _total(widths: dict[str, int]) -> int:
+    """The columns of a terminal that the table takes, with two between each and the next."""
+    return sum(widths.values()) + 2 * (len(widths) - 1)
 
+
+def _nothing(filters: Filters) -> str:
     what = "group" if filters.groups else "run"
     return (
         f"There are no {what}s yet."
@@ -147,24 +142,24 @@ def _nothing(filters: "Filters") -> str:
 
 _COLOURS = {"finished": "green", "failed": "red", "killed": "red"}
 _NUM_ALWAYS = 6
-_NUMBERS = ("gold gain", "win rate", "KL", "accuracy")
+_NUMBERS = ("gain", "win", "KL", "accuracy")
 
 
-def _cells(row: "Row", full_ids: bool) -> dict[str, str]:
+def _cells(row: Row, full_ids: bool) -> dict[str, str]:
     """What stands in each column, from what people ask first."""
     length = {"id": 32, "commit": 40, "md5": 36} if full_ids else {"id": 8, "commit": 9, "md5": 8}
     commit = row.commit[: length["commit"]] if row.commit else "no commit"
     return {
         "run": row.run_id[: length["id"]],
         "name": row.name,
-        "started, UTC": _day(row.started),
+        "started UTC": _day(row.started),
         "state": row.state,
-        "gold gain": f"{row.gold_gain.value:+.3f}" if row.gold_gain else "",
-        "win rate": f"{row.win_rate.value:.1%}" if row.win_rate else "",
+        "gain": f"{row.gold_gain.value:+.3f}" if row.gold_gain else "",
+        "win": f"{row.win_rate.value:.1%}" if row.win_rate else "",
         "policy": " ".join([f"v{row.policy_version}", *row.aliases]) if row.policy_version else "",
         "verdict": row.verdict or "",
         "gain, 95%": _interval(row.gold_gain, "{:+.2f} to {:+.2f}"),
-        "win rate, 95%": _interval(row.win_rate, "{:.0%} to {:.0%}"),
+        "win, 95%": _interval(row.win_rate, "{:.0%} to {:.0%}"),
         "KL": f"{row.kl.value:.2f}" if row.kl else "",
         "accuracy": f"{row.reward_accuracy.value:.1%}" if row.reward_accuracy else "",
         "alarms": ", ".join(row.alarms),
@@ -177,7 +172,7 @@ def _cells(row: "Row", full_ids: bool) -> dict[str, str]:
     }
 
 
-def _interval(estimate: "Estimate | None", form: str) -> str:
+def _interval(estimate: Estimate | None, form: str) -> str:
     if estimate is None or estimate.low is None or estimate.high is None:
         return ""
     return form.format(estimate.low, estimate.high)

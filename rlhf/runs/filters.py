@@ -5,8 +5,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import get_args
 
-from rlhf.config.loading import nearest
-from rlhf.errors import InputError
+from rlhf.errors import InputError, nearest
 from rlhf.metrics import GROUP, METRICS
 from rlhf.references import Verdict
 from rlhf.tracking.records import IS_GROUP, IS_PIPELINE, Comparator, Condition
