@@ -59,17 +59,17 @@ def run(options: argparse.Namespace) -> int:
 
 def _print(result: "Reproduction") -> None:
 
-    from rlhf.runs.reproduction.report import figure_rows, row
+    from rlhf.runs.reproduction.report import FIGURE_HEADER, STAGE_HEADER, figure_rows, row
     from rlhf.tracking.client import run_url
 
-    table = Table("stage", "weights then", "weights now", "same metrics", "other files", "s then", "s now")
+    table = Table(*STAGE_HEADER)
     for column in table.columns:
         column.no_wrap = True
     for column in table.columns[3:]:
         column.justify = "right"
     for stage in result.stages:
         table.add_row(*row(stage))
-    figures = Table("measured", "then", "now")
+    figures = Table(*FIGURE_HEADER)
     for column in figures.columns[1:]:
         column.justify = "right"
     for cells in figure_rows(result):

@@ -17,4 +17,4 @@ def as_markdown(comparison: Comparison) -> str:
 
 def _table(table: Table) -> str:
     rows = [["<br>".join(map(markdown.escape, cell.text.strip().split("\n"))) for cell in row] for row in table.rows]
-    return markdown.table([markdown.escape(title) for title in table.header], rows)
+    return markdown.table([markdown.escape(title) for title in table.header], rows, table.numbers)
