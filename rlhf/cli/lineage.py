@@ -44,9 +44,9 @@ def run(options: argparse.Namespace) -> int:
     _check_files(options.json, options.figure)
     use_the_store()
     from rlhf.runs.audit.lineage import trace
-    from rlhf.runs.audit.target import resolve
+    from rlhf.runs.audit.target import find_target
 
-    lineage = trace(resolve(options.run), check=options.verify)
+    lineage = trace(find_target(options.run), check=options.verify)
     if options.json is not None:
         _write(json.dumps(lineage.as_dict(), indent=2) + "\n", options.json)
     if options.figure is not None:

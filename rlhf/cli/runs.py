@@ -14,7 +14,7 @@ from rich.text import Text
 from rlhf.cli.environment import use_the_store
 from rlhf.errors import InputError
 from rlhf.runs.filters import STATES, Filters
-from rlhf.runs.listing import Estimate, Listing, Row, list_runs
+from rlhf.runs.listing import Listing, MetricValue, Row, list_runs
 from rlhf.text.console import TextConsole
 from rlhf.text.terminal import say
 from rlhf.tracking.stores import open_store
@@ -172,7 +172,7 @@ def _cells(row: Row, full_ids: bool) -> dict[str, str]:
     }
 
 
-def _interval(estimate: Estimate | None, form: str) -> str:
+def _interval(estimate: MetricValue | None, form: str) -> str:
     if estimate is None or estimate.low is None or estimate.high is None:
         return ""
     return form.format(estimate.low, estimate.high)

@@ -34,10 +34,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> int:
     """Verify, and print what was found. Returns the exit code."""
     use_the_store()
-    from rlhf.runs.audit.target import resolve
+    from rlhf.runs.audit.target import find_target
     from rlhf.runs.audit.verify import verify
 
-    named = resolve(options.run)
+    named = find_target(options.run)
     ledger = verify(named)
     if options.json:
         version = named.version.version if named.version else None

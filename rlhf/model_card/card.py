@@ -24,20 +24,20 @@ from rlhf.model_card.tables import (
     PLACEHOLDER,
     audit_table,
     composition_table,
-    count,
+    count_text,
     curve_table,
     group_tables,
     length_table,
     lengths_table,
-    number,
     portable,
     portable_command,
     preparation_table,
     results_table,
     settings_table,
-    share,
+    share_text,
     sources_table,
     stages_table,
+    value_text,
     wins_table,
 )
 from rlhf.modeling.hub import is_hub_id
@@ -155,15 +155,15 @@ def _texts(config: PipelineConfig, facts: CardFacts, measured: _Measured, datash
         "evaluation": evaluation,
         "audit": measured.audit,
         "ppo": measured.ppo,
-        "num_parameters": count(measured.num_parameters),
+        "num_parameters": count_text(measured.num_parameters),
         "base": _base(config),
         "base_differences": [escape(sentence) for sentence in measured.report.get("base", [])],
         "on_prompts": _on_prompts(evaluation),
         "judge": JUDGES[evaluation["judge"]],
-        "win_rate": share(evaluation["win_rate"]["rate"]),
-        "gold_gain": number(evaluation["gains"]["gold"], "+.3f") if "gold" in evaluation["gains"] else None,
+        "win_rate": share_text(evaluation["win_rate"]["rate"]),
+        "gold_gain": value_text(evaluation["gains"]["gold"], "+.3f") if "gold" in evaluation["gains"] else None,
         "gold_is_behind_labels": config.evaluation.gold in (None, measured.report["gold"]),
-        "kl": number(evaluation["kl"], ".2f"),
+        "kl": value_text(evaluation["kl"], ".2f"),
         "results_table": results_table(evaluation, climbed),
         "wins_table": wins_table(evaluation, climbed),
         "curve_table": curve_table(measured.curve),
@@ -174,7 +174,7 @@ def _texts(config: PipelineConfig, facts: CardFacts, measured: _Measured, datash
         "in_tokens_table": in_tokens_table(measured.report),
         "tokenizer_sentences": tokenizer_sentences(measured.report["tokenizer"]),
         "datasheet": _nested(datasheet),
-        "agreement": share(measured.audit["agreement"]["same_preference"]),
+        "agreement": share_text(measured.audit["agreement"]["same_preference"]),
         "audit_table": audit_table(measured.audit),
         "length_table": length_table(measured.audit),
         "group_tables": group_tables(measured.audit),
@@ -209,7 +209,7 @@ def _limitations(config: PipelineConfig, facts: CardFacts, measured: _Measured) 
         cause = _STOPS.get(measured.ppo["stopped_because"], f"the alarm `{measured.ppo['stopped_because']}` went off")
         found.append(f"PPO stopped early, after {measured.ppo['num_updates']} updates: {cause}.")
     if measured.num_parameters < _SMALL_MODEL:
-        size = count(measured.num_parameters)
+        size = count_text(measured.num_parameters)
         found.append(f"With {size} parameters this is a small model; expect nothing of it beyond its data.")
     if facts.data_source.embedded == "calibrated_arithmetic":
         found.append(

@@ -60,14 +60,16 @@ def results_table(evaluation: Mapping[str, Any], climbed: bool = True) -> str:
         climbed: PPO climbed the reward model, be it among others.
     """
     baseline, policy = evaluation["models"]["baseline"], evaluation["models"]["policy"]
-    gains = {_FIGURES_OF_JUDGES[judge]: number(gain, "+.3f") for judge, gain in evaluation["gains"].items()}
+    gains = {_FIGURES_OF_JUDGES[judge]: value_text(gain, "+.3f") for judge, gain in evaluation["gains"].items()}
     rows = [
-        [_of_judge(label, climbed), number(baseline[name]), number(policy[name]), gains.get(name, "")]
+        [_of_judge(label, climbed), value_text(baseline[name]), value_text(policy[name]), gains.get(name, "")]
         for name, label in _NUMBERS.items()
         if name in policy
     ]
     rows += [
-        [label, share(baseline[name]), share(policy[name]), ""] for name, label in _SHARES.items() if name in policy
+        [label, share_text(baseline[name]), share_text(policy[name]), ""]
+        for name, label in _SHARES.items()
+        if name in policy
     ]
     rows += [[f"Distinct-{n}", *(f"{one[f'distinct_{n}']:.3f}" for one in (baseline, policy)), ""] for n in (1, 2)]
     return table(["", "SFT baseline", "Policy", "Paired gain"], rows)
@@ -79,7 +81,7 @@ def wins_table(evaluation: Mapping[str, Any], climbed: bool = True) -> str:
         [
             _of_judge(JUDGES[judge], climbed),
             *(f"{one[name]:,}" for name in ("wins", "ties", "losses", "num_prompts")),
-            share(one["rate"]),
+            share_text(one["rate"]),
         ]
         for judge, one in evaluation["win_rates"].items()
     ]
@@ -97,7 +99,7 @@ def curve_table(curve: Sequence[Mapping[str, Any]]) -> str:
     rows = [
         [
             f"**{point['update']}** (chosen)" if point["chosen"] else str(point["update"]),
-            *(number(point[name]) for name in ("kl", "score", "selection_score", *(["gold"] if has_gold else []))),
+            *(value_text(point[name]) for name in ("kl", "score", "selection_score", *(["gold"] if has_gold else []))),
             f"{point['distinct_2']:.3f}",
         ]
         for point in curve
@@ -141,14 +143,14 @@ def audit_table(audit: Mapping[str, Any]) -> str:
     rows = [
         [
             label,
-            share(model["accuracy"]),
-            number(model["log_loss"]),
-            number(model["brier"]),
+            share_text(model["accuracy"]),
+            value_text(model["log_loss"]),
+            value_text(model["brier"]),
             _calibration_error(model),
         ]
         for label, model in _models(audit)
     ]
-    rows.append(["The longer dialogue wins", share(audit["longer_wins"]["rate"]), "", "", ""])
+    rows.append(["The longer dialogue wins", share_text(audit["longer_wins"]["rate"]), "", "", ""])
     rows.append(["A coin", "50%", "0.693", "0.250", ""])
     header = ["", "Held-out accuracy", "Log loss, nats", "Brier score", "Expected calibration error"]
     return table(header, rows)
@@ -166,7 +168,7 @@ def length_table(audit: Mapping[str, Any]) -> str:
         return "undefined" if found["pearson"] is None else f"{found['pearson']:+.3f}"
 
     def accuracy(group: Mapping[str, Any] | None) -> str:
-        return f"{share(group['accuracy'])}, {_rows(group)}" if group else "no such pair"
+        return f"{share_text(group['accuracy'])}, {_rows(group)}" if group else "no such pair"
 
     rows = [
         [
@@ -189,10 +191,10 @@ def group_tables(audit: Mapping[str, Any]) -> dict[str, str]:
     for key, title in (("by_source", "Source"), ("by_annotated_margin", "Rater's margin")):
         if models[0][key]:
             both = zip(models[0][key], models[1][key], strict=True)
-            rows = [[*_group(one), share(one["accuracy"]), share(two["accuracy"])] for one, two in both]
+            rows = [[*_group(one), share_text(one["accuracy"]), share_text(two["accuracy"])] for one, two in both]
             tables[title] = table([title, "Pairs", "Prompts", *REWARD_MODELS.values()], rows)
     for model, name in zip(models, REWARD_MODELS.values(), strict=True):
-        rows = [[*_group(one), share(one["accuracy"])] for one in model["by_score_margin"]]
+        rows = [[*_group(one), share_text(one["accuracy"])] for one in model["by_score_margin"]]
         tables[f"Distance of the two scores: {name}"] = table(["Distance", "Pairs", "Prompts", "Accuracy"], rows)
     return tables
 
@@ -285,17 +287,17 @@ def portable_command(command: str) -> str:
     return shlex.join(f"{flag}{equals}{portable(last)}" for flag, equals, last in words)
 
 
-def number(estimate: Mapping[str, float], form: str = ".3f") -> str:
+def value_text(estimate: Mapping[str, float], form: str = ".3f") -> str:
     """A figure with its interval."""
     return f"{estimate['value']:{form}} ({estimate['low']:{form}} to {estimate['high']:{form}})"
 
 
-def share(estimate: Mapping[str, float]) -> str:
+def share_text(estimate: Mapping[str, float]) -> str:
     """A share with its interval, as percentages."""
     return f"{estimate['value']:.1%} ({estimate['low']:.1%} to {estimate['high']:.1%})"
 
 
-def count(number: int) -> str:
+def count_text(number: int) -> str:
     """A large number in words."""
     for size, name in ((10**9, "billion"), (10**6, "million")):
         if number >= size:

@@ -25,7 +25,7 @@ _STATES = {status: state for state, status in STATES.items()}
 
 
 @dataclass(frozen=True)
-class Estimate:
+class MetricValue:
     """A metric's value with its 95% interval, where it has one."""
 
     value: float
@@ -69,10 +69,10 @@ class Row:
     dirty: bool
     data_md5: str | None
     state: str
-    gold_gain: Estimate | None
-    win_rate: Estimate | None
-    kl: Estimate | None
-    reward_accuracy: Estimate | None
+    gold_gain: MetricValue | None
+    win_rate: MetricValue | None
+    kl: MetricValue | None
+    reward_accuracy: MetricValue | None
     alarms: tuple[str, ...]
     verdict: str | None
     reproducible: bool | None
@@ -136,10 +136,10 @@ def _row(run: RunRecord, stages: Mapping[str, RunRecord], aliases: Mapping[str, 
         dirty=run.tags.get(DIRTY_TAG) == "true",
         data_md5=run.tags.get(DATA_TAG),
         state=_STATES[run.status],
-        gold_gain=figure(metrics, "evaluation/gold_gain"),
-        win_rate=figure(metrics, "evaluation/win_rate"),
-        kl=figure(metrics, "evaluation/kl"),
-        reward_accuracy=figure(metrics, "reward_audit/accuracy"),
+        gold_gain=metric_value(metrics, "evaluation/gold_gain"),
+        win_rate=metric_value(metrics, "evaluation/win_rate"),
+        kl=metric_value(metrics, "evaluation/kl"),
+        reward_accuracy=metric_value(metrics, "reward_audit/accuracy"),
         alarms=tuple(filter(None, run.tags.get(ALARMS_TAG, "").split(","))),
         verdict=run.tags.get(VERDICT_TAG),
         reproducible=None if reproducible is None else reproducible == "true",
@@ -149,8 +149,8 @@ def _row(run: RunRecord, stages: Mapping[str, RunRecord], aliases: Mapping[str, 
     )
 
 
-def figure(metrics: Mapping[str, float], name: str) -> Estimate | None:
+def metric_value(metrics: Mapping[str, float], name: str) -> MetricValue | None:
     """A metric with its interval, which metrics of the same name with `_low` and `_high` hold."""
     if name not in metrics:
         return None
-    return Estimate(metrics[name], metrics.get(f"{name}_low"), metrics.get(f"{name}_high"))
+    return MetricValue(metrics[name], metrics.get(f"{name}_low"), metrics.get(f"{name}_high"))

@@ -24,7 +24,7 @@ from rlhf.config.loading import load_config
 from rlhf.config.pipeline import PipelineConfig
 from rlhf.errors import ConfigError
 from rlhf.references import GroupReport
-from rlhf.runs.audit.target import resolve
+from rlhf.runs.audit.target import find_target
 from rlhf.runs.audit.verify import verify
 from rlhf.runs.groups import SeedsFailedError
 from rlhf.tracking.client import experiment_id, tracking_uri
@@ -65,7 +65,7 @@ def test_a_group_of_two_seeds_of_which_one_fails_later_and_is_mended(embedded_pr
     alone = rlhf_pipeline(config(seed=3))
     assert {stage.state for stage in alone.stages} == {"cached"}
     assert GROUP_TAG not in tags_of(alone.run_id)
-    assert verify(resolve(report.seeds[1].run_id or "")).sound
+    assert verify(find_target(report.seeds[1].run_id or "")).sound
 
     sft = trained_by(report.seeds[1].run_id or "")["sft"]
     output = embedded_project / "mlruns" / "artifacts" / sft / "artifacts" / "output"

@@ -63,7 +63,7 @@ def check_stage(ledger: Ledger, run: RunFacts, expected: Expected) -> None:
     elif expected.sha256 is not None:
         _check_output(ledger, run, expected.sha256)
     if REPORT_TAG in run.tags:
-        check_folder(ledger, run.run_id, where, REPORT, run.tags[REPORT_TAG])
+        check_artifact(ledger, run.run_id, where, REPORT, run.tags[REPORT_TAG])
     check_parameters(ledger, run, read_settings(ledger, run))
 
 
@@ -72,7 +72,7 @@ def place_of(run: RunFacts) -> str:
     return f"stage {run.tags.get(STAGE_TAG, run.name)}, MLflow run {run.run_id}"
 
 
-def check_folder(ledger: Ledger, run_id: str, where: str, name: str, recorded: str) -> None:
+def check_artifact(ledger: Ledger, run_id: str, where: str, name: str, recorded: str) -> None:
     """Hold the files of an artifact folder against its list, and the list against the sha256 on record."""
     listed = read_bytes(run_id, manifest_of(name))
     with as_stored(run_id, name) as folder:
@@ -154,7 +154,7 @@ def _reference(ledger: Ledger, run: RunFacts) -> Reference | None:
 def _check_output(ledger: Ledger, run: RunFacts, recorded: str) -> None:
     removed = run.tags.get(OUTPUT_REMOVED_TAG)
     if removed is None:
-        check_folder(ledger, run.run_id, place_of(run), OUTPUT, recorded)
+        check_artifact(ledger, run.run_id, place_of(run), OUTPUT, recorded)
         return
     again = f"`rlhf reproduce {run.tags.get(PARENT_TAG, run.run_id)}` makes it again"
     found = f"removed by `rlhf gc` on {removed}; {again}"

@@ -31,7 +31,7 @@ class Target:
     folder: Path | None = None
 
 
-def resolve(text: str) -> Target:
+def find_target(text: str) -> Target:
     """Find what is meant by a run id or the beginning of one, `champion`, `candidate`, `v3`, or a folder.
 
     Raises:

@@ -145,7 +145,7 @@ def _facts(side: RunView) -> dict[str, Any]:
     return {
         "run_id": side.run.run_id,
         "name": side.run.name,
-        "started": started(side),
+        "started": started_at(side),
         "state": side.run.status,
         "policy_version": side.tags.get(VERSION_TAG),
         "aliases": list(side.aliases),
@@ -154,6 +154,6 @@ def _facts(side: RunView) -> dict[str, Any]:
     }
 
 
-def started(side: RunView) -> str:
+def started_at(side: RunView) -> str:
     """When a run began, for people."""
     return datetime.fromtimestamp(side.run.started / 1000, UTC).strftime("%Y-%m-%d %H:%M UTC")

@@ -12,7 +12,7 @@ from typing import Any, Literal
 from rlhf.data.preparation.splits import prompt_key
 from rlhf.metrics import METRICS
 from rlhf.runs.comparison.run_view import RunView
-from rlhf.runs.listing import Estimate, figure
+from rlhf.runs.listing import MetricValue, metric_value
 
 Noise = Literal["more than noise", "within noise", "no interval", "equal", "other judge"]
 """equal: to the last bit. other judge: each is scored by its own reward model, so that there is nothing to compare."""
@@ -57,8 +57,8 @@ class Result:
 
     metric: str
     unit: str
-    first: Estimate | None
-    second: Estimate | None
+    first: MetricValue | None
+    second: MetricValue | None
     difference: Difference | None
 
 
@@ -89,14 +89,14 @@ def compare_results(first: RunView, second: RunView) -> list[Result]:
     return found
 
 
-def _figure(name: str, side: RunView) -> Estimate | None:
+def _figure(name: str, side: RunView) -> MetricValue | None:
     """With its interval; that of a model's own figures stands in the evaluation's report only."""
-    found = figure(side.metrics, name)
+    found = metric_value(side.metrics, name)
     model, _, what = name.removeprefix("evaluation/").partition("_")
     report = side.evaluation.get("models", {}).get(model, {}).get(what)
     if found is None or found.low is not None or not isinstance(report, dict):
         return found
-    return Estimate(found.value, report["low"], report["high"])
+    return MetricValue(found.value, report["low"], report["high"])
 
 
 def seed_note(sides: Sequence[RunView]) -> str:
@@ -113,7 +113,7 @@ def seed_note(sides: Sequence[RunView]) -> str:
     )
 
 
-def of_two_intervals(first: Estimate, second: Estimate) -> tuple[float, float] | None:
+def of_two_intervals(first: MetricValue, second: MetricValue) -> tuple[float, float] | None:
     """The 95% interval of a difference, from those of two values that do not depend on each other.
 
     On the same prompts the two rather go together, and then it is wider than it need be.
@@ -132,7 +132,7 @@ def of_two_intervals(first: Estimate, second: Estimate) -> tuple[float, float] |
 
 
 def _difference(
-    name: str, first: Estimate, second: Estimate, pairs: Mapping[str, _Paired], same_judge: bool
+    name: str, first: MetricValue, second: MetricValue, pairs: Mapping[str, _Paired], same_judge: bool
 ) -> Difference:
     value = second.value - first.value
     interval, method = None, None

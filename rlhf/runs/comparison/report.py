@@ -5,12 +5,12 @@ from dataclasses import dataclass
 from typing import Literal
 
 from rlhf.runs.comparison.code import CodeDifference, Commits, PatchStat
-from rlhf.runs.comparison.compare import Comparison, Pair, started
+from rlhf.runs.comparison.compare import Comparison, Pair, started_at
 from rlhf.runs.comparison.data import DataDifference, RowChanges
 from rlhf.runs.comparison.metrics import Difference, Result
 from rlhf.runs.comparison.run_view import RunView
 from rlhf.runs.comparison.stages import StageDifference
-from rlhf.runs.listing import Estimate
+from rlhf.runs.listing import MetricValue
 from rlhf.tracking.tags import ALARMS_TAG, OBSTACLES_TAG, REPRODUCIBLE_TAG, VERSION_TAG
 
 Tone = Literal["", "good", "bad", "quiet"]
@@ -73,7 +73,7 @@ def _runs(sides: Sequence[RunView]) -> ReportSection:
     facts = {
         "run": [side.run.run_id for side in sides],
         "name": [side.run.name for side in sides],
-        "started": [started(side) for side in sides],
+        "started": [started_at(side) for side in sides],
         "state": [side.run.status.lower() for side in sides],
         "policy": [_policy(side) for side in sides],
         "reproducible": [_reproducible(side) for side in sides],
@@ -99,8 +99,8 @@ def _results(pair: Pair, of: str, seeds: str) -> ReportSection:
     rows = tuple(
         (
             _metric(one),
-            Cell(_figure(one.first)),
-            Cell(_figure(one.second)),
+            Cell(_value(one.first)),
+            Cell(_value(one.second)),
             Cell(_change(one)),
             _verdict(one.difference),
         )
@@ -132,12 +132,12 @@ _METHODS = {
 }
 
 
-def _figure(figure: Estimate | None) -> str:
+def _value(figure: MetricValue | None) -> str:
     if figure is None:
         return "none"
     if figure.low is None or figure.high is None:
-        return number(figure.value)
-    return f"{number(figure.value)}\n{number(figure.low)} to {number(figure.high)}"
+        return as_text(figure.value)
+    return f"{as_text(figure.value)}\n{as_text(figure.low)} to {as_text(figure.high)}"
 
 
 def _change(result: Result) -> str:
@@ -145,8 +145,8 @@ def _change(result: Result) -> str:
     if one is None or one.noise == "other judge":
         return ""
     if one.low is None or one.high is None:
-        return number(one.value, sign=True)
-    return f"{number(one.value, sign=True)}\n{number(one.low, sign=True)} to {number(one.high, sign=True)}"
+        return as_text(one.value, sign=True)
+    return f"{as_text(one.value, sign=True)}\n{as_text(one.low, sign=True)} to {as_text(one.high, sign=True)}"
 
 
 def _verdict(difference: Difference | None) -> Cell:
@@ -160,7 +160,7 @@ def _verdict(difference: Difference | None) -> Cell:
     return Cell(f"{difference.noise}{method}", tone)
 
 
-def number(value: float, *, sign: bool = False) -> str:
+def as_text(value: float, *, sign: bool = False) -> str:
     """Three decimals, and fewer of what is large or whole."""
     plus = "+" if sign else ""
     if float(value).is_integer() and abs(value) < 1e15:

@@ -26,7 +26,7 @@ class NotReproducibleError(InputError):
 
 
 @dataclass(frozen=True)
-class Plan:
+class ReproductionPlan:
     """What has to be done.
 
     Attributes:
@@ -54,7 +54,7 @@ class Plan:
         return self.record.code.commit
 
 
-def make_plan(run_id: str, stage: str | None = None, num_threads: int | None = None) -> Plan:
+def plan_reproduction(run_id: str, stage: str | None = None, num_threads: int | None = None) -> ReproductionPlan:
     """Read what is on record of a run, and check that all that it names can be had.
 
     Args:
@@ -83,7 +83,9 @@ def make_plan(run_id: str, stage: str | None = None, num_threads: int | None = N
         lines = "".join(f"\n  - {one}" for one in missing)
         raise NotReproducibleError(f"MLflow run {run_id} cannot be made again:{lines}")
     patch = _stored(run_id, PATCH, record.code.patch_sha256) if record.code.patch_sha256 else b""
-    return Plan(run_id, record, settings, patch, _stored(run_id, LOCK, record.lock_sha256), stage, num_threads)
+    return ReproductionPlan(
+        run_id, record, settings, patch, _stored(run_id, LOCK, record.lock_sha256), stage, num_threads
+    )
 
 
 def _record(run_id: str) -> ProvenanceRecord:

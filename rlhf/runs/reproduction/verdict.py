@@ -29,7 +29,7 @@ class Divergence(BaseModel):
     now: float | None
 
 
-class Figure(BaseModel):
+class MetricPair(BaseModel):
     """One of the few numbers that people compare runs by, then and now; None where it was not measured."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -52,7 +52,7 @@ class StageComparison(BaseModel):
     weights_now: str | None
     num_metrics: int
     num_equal_metrics: int
-    figures: tuple[Figure, ...]
+    figures: tuple[MetricPair, ...]
     other_files: tuple[str, ...]
     """Files that came out otherwise, or are on one side only."""
     parted: Divergence | None
@@ -104,7 +104,7 @@ def compare_stage(name: str, then: StageResult, now: StageResult) -> StageCompar
         num_metrics=len(names),
         num_equal_metrics=sum(then.curves.get(one) == now.curves.get(one) for one in names),
         figures=tuple(
-            Figure(name=one, then=then.metrics.get(one), now=now.metrics.get(one))
+            MetricPair(name=one, then=then.metrics.get(one), now=now.metrics.get(one))
             for one in METRICS
             if one in names and describe(one).summary
         ),
@@ -133,7 +133,7 @@ def _facts(record: ProvenanceRecord) -> dict[str, str]:
     return chosen | versions | record.compute | {"libc": libc, "requirements.lock": record.lock_sha256[:12]}
 
 
-def judge(stages: tuple[StageComparison, ...], environment: tuple[str, ...]) -> tuple[Verdict, str]:
+def decide_verdict(stages: tuple[StageComparison, ...], environment: tuple[str, ...]) -> tuple[Verdict, str]:
     """The verdict on a run, and why.
 
     Identical is what came out the same to the bit where nothing of the environment that may change bits is another;

@@ -9,7 +9,7 @@ from compared_runs import MakeRun, evaluation
 
 from rlhf.cli.main import main
 from rlhf.runs.filters import Filters
-from rlhf.runs.listing import Estimate, list_runs
+from rlhf.runs.listing import MetricValue, list_runs
 from rlhf.tracking.groups import open_group
 from rlhf.tracking.records import RunStore
 from rlhf.tracking.runs import close_run, log_metrics, open_pipeline
@@ -31,7 +31,7 @@ def test_a_row_says_what_came_of_a_run(make_run: MakeRun, store: RunStore):
     assert (row.run_id, row.recipe, row.seed, row.commit, row.dirty) == (run_id, "demo", "0", "a" * 40, True)
     assert (row.state, row.verdict, row.reproducible, row.policy_version) == ("finished", "promoted", True, "7")
     assert row.alarms == ("negative_kl", "eos_rate_fall")
-    assert row.reward_accuracy == Estimate(0.8, 0.8, 0.8)
+    assert row.reward_accuracy == MetricValue(0.8, 0.8, 0.8)
     assert row.gold_gain is not None
     assert row.gold_gain.value == 0.75
     assert row.gold_gain.low is not None

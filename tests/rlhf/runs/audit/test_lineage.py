@@ -17,14 +17,14 @@ from rlhf.provenance.storage import read_record
 from rlhf.runs.audit.lineage import trace
 from rlhf.runs.audit.lineage_graph import Lineage
 from rlhf.runs.audit.mermaid import draw_lineage
-from rlhf.runs.audit.target import resolve
+from rlhf.runs.audit.target import find_target
 from rlhf.tracking import artifacts
 from rlhf.tracking.client import client
 from rlhf.tracking.tags import OUTPUT_TAG
 
 
 def lineage_of(text: str) -> Lineage:
-    return trace(resolve(text))
+    return trace(find_target(text))
 
 
 def test_back_to_data_and_code_across_runs(audited: Audited):
