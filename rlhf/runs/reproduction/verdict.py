@@ -3,10 +3,9 @@
 from collections.abc import Iterator, Mapping
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict
-
 from rlhf.metrics import METRICS, describe
 from rlhf.provenance.record import ProvenanceRecord
+from rlhf.references import FrozenModel
 from rlhf.runs.reproduction.results import StageResult
 
 Verdict = Literal["identical", "equal within tolerance", "different"]
@@ -17,10 +16,8 @@ _DECISIVE = ("python", "cpu", "cpu_instructions", "gpus")
 _NEVER_THE_SAME = ("README.md", "provenance.json")
 
 
-class Divergence(BaseModel):
+class Divergence(FrozenModel):
     """Where the curves of a stage part."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     step: int
     metric: str
@@ -29,20 +26,16 @@ class Divergence(BaseModel):
     now: float | None
 
 
-class MetricPair(BaseModel):
+class MetricPair(FrozenModel):
     """One of the few numbers that people compare runs by, then and now; None where it was not measured."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     name: str
     then: float | None
     now: float | None
 
 
-class StageComparison(BaseModel):
+class StageComparison(FrozenModel):
     """One stage, then and now."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     name: str
     seconds_then: float
@@ -66,10 +59,8 @@ class StageComparison(BaseModel):
         return self.weights_then == self.weights_now and not self.other_files and self.parted is None
 
 
-class Reproduction(BaseModel):
+class Reproduction(FrozenModel):
     """A run that was made again."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     verdict: Verdict
     reason: str
