@@ -155,7 +155,7 @@ def test_a_run_is_named_in_prefect_and_mlflow_by_what_differs_from_its_recipe(pr
         rlhf_pipeline(given if by_hand else given.model_dump(mode="json", exclude_defaults=True))
     with get_client(sync_client=True) as prefect:
         run = prefect.read_flow_runs(sort=FlowRunSort.START_TIME_DESC, limit=1)[0]
-    assert run.name == "smoke, num_threads 1, kl_coef 0.05, seed 7"
+    assert run.name == "smoke, kl_coef 0.05, num_threads 1, seed 7"
     (parent,) = MlflowClient(tracking_uri()).search_runs(["1"])
     assert parent.info.run_name == run.name
     assert json.loads(json.dumps(run.parameters))["config"]["seed"] == 7
