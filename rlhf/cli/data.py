@@ -190,17 +190,17 @@ def _validate(options: argparse.Namespace) -> None:
 
 def _status(options: argparse.Namespace) -> None:
 
-    found = status(root())
+    state = status(root())
     if options.json:
-        say(json.dumps(asdict(found)))
+        say(json.dumps(asdict(state)))
         return
     words = {True: "yes", False: "no"}
-    say(f"version in data.dvc: {found.md5 or 'none'}")
+    say(f"version in data.dvc: {state.md5 or 'none'}")
     for name in ("present", "equal", "committed", "cached"):
-        say(f"{_QUESTIONS[name]}: {words[getattr(found, name)]}")
-    for remote, answer in found.remotes.items():
+        say(f"{_QUESTIONS[name]}: {words[getattr(state, name)]}")
+    for remote, answer in state.remotes.items():
         say(f"on the remote {remote}: {answer}")
-    say("\n".join(f"Next: {step}" for step in found.next) or "Nothing is left to do")
+    say("\n".join(f"Next: {step}" for step in state.next) or "Nothing is left to do")
 
 
 _QUESTIONS = {
@@ -214,8 +214,8 @@ _QUESTIONS = {
 def _log(options: argparse.Namespace) -> None:
 
     versions = history(root())
-    with stores(root()) as found:
-        rows = {md5: count_rows(md5, found) for md5 in dict.fromkeys(version.md5 for version in versions)}
+    with stores(root()) as caches:
+        rows = {md5: count_rows(md5, caches) for md5 in dict.fromkeys(version.md5 for version in versions)}
     if options.json:
         say(json.dumps([vars(v) | {"date": v.date.isoformat(), "rows": rows[v.md5]} for v in versions]))
     elif not versions:
@@ -236,8 +236,8 @@ def _print_log(versions: list[DataVersion], rows: dict[str, dict[str, int] | Non
 
 def _diff(options: argparse.Namespace) -> None:
 
-    found = compare_versions(root(), options.old, options.new)
-    say(json.dumps(found.as_json()) if options.json else found.as_markdown())
+    difference = compare_versions(root(), options.old, options.new)
+    say(json.dumps(difference.as_json()) if options.json else difference.as_markdown())
 
 
 def _push(options: argparse.Namespace) -> None:

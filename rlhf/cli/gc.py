@@ -53,7 +53,7 @@ def run(options: argparse.Namespace) -> int:
     plan = make_plan(options.keep_days, options.remote)
     left = carry_out(plan) if options.yes else []
     if options.json:
-        say(json.dumps(plan.as_dict() | {"removed": options.yes, "left": [str(one) for one in left]}))
+        say(json.dumps(plan.as_dict() | {"removed": options.yes, "left": [str(item) for item in left]}))
     else:
         _print(plan, left, options.yes)
     return 0
@@ -76,7 +76,7 @@ def _print(plan: "Plan", left: "list[NotRemoved]", removed: bool) -> None:
         console.print(table)
     for note in (*plan.notes, *left):
         console.print(Text(f"note: {note}", style="yellow"))
-    size = shown_bytes(plan.num_bytes - sum(one.num_bytes for one in left))
+    size = shown_bytes(plan.num_bytes - sum(item.num_bytes for item in left))
     console.print(Text(f"Kept: {len(plan.kept)} runs, by {plan.kept_because()}"))
     can_go = f"{size} can go; `rlhf gc --yes` removes it." if plan.items else "Nothing can go."
     console.print(Text(f"Removed {size}." if removed else can_go, style="bold"))

@@ -196,42 +196,42 @@ def _on_prompts(evaluation: Mapping[str, Any]) -> str:
 
 def _limitations(config: PipelineConfig, facts: CardFacts, measured: _Measured) -> list[str]:
     """What a reader must know before trusting the model; the measured ones first."""
-    found = [*measured.audit["warnings"], *measured.evaluation["warnings"], *measured.evaluation["notes"]]
-    found += [str(flag) for flag in measured.ppo.get("flags", [])]
+    limits = [*measured.audit["warnings"], *measured.evaluation["warnings"], *measured.evaluation["notes"]]
+    limits += [str(flag) for flag in measured.ppo.get("flags", [])]
     if measured.ppo["chosen_update"] == 0:
-        found.append("No PPO checkpoint was chosen: the weights are those of SFT.")
+        limits.append("No PPO checkpoint was chosen: the weights are those of SFT.")
     if config.ppo.temperature != config.evaluation.temperature:
-        found.append(
+        limits.append(
             f"PPO sampled at temperature {config.ppo.temperature:g} and the evaluation at "
             f"{config.evaluation.temperature:g}: win rates, KL and lengths are of another distribution than PPO's."
         )
     if measured.ppo["stopped_because"] != "finished":
         cause = _STOPS.get(measured.ppo["stopped_because"], f"the alarm `{measured.ppo['stopped_because']}` went off")
-        found.append(f"PPO stopped early, after {measured.ppo['num_updates']} updates: {cause}.")
+        limits.append(f"PPO stopped early, after {measured.ppo['num_updates']} updates: {cause}.")
     if measured.num_parameters < _SMALL_MODEL:
         size = count_text(measured.num_parameters)
-        found.append(f"With {size} parameters this is a small model; expect nothing of it beyond its data.")
+        limits.append(f"With {size} parameters this is a small model; expect nothing of it beyond its data.")
     if facts.data_source.embedded == "calibrated_arithmetic":
-        found.append(
+        limits.append(
             "Held out means an unseen pair of wording and operands; the fact may occur in another wording. The data is "
             "generated and says nothing about other tasks."
         )
     elif facts.data_source.embedded is not None:
-        found.append(
+        limits.append(
             "The prompts are generated and the responses under comparison are the base's own: the data says nothing "
             "about other tasks."
         )
     if not facts.data_source.tracked and facts.data_source.embedded != "stories":
-        found.append("DVC does not track the data, so the run can be repeated only once the data is imported.")
+        limits.append("DVC does not track the data, so the run can be repeated only once the data is imported.")
     if facts.data_source.dirty:
-        found.append(
+        limits.append(
             "The data differed from `data.dvc`, and the run was allowed to go on: it cannot be repeated exactly."
         )
     code = facts.record.code
     if code.commit is None or code.left_out:
-        found.append("The code was not exactly what git and a patch hold, so the run cannot be repeated from them.")
-    found += facts.notes
-    return list(dict.fromkeys(found))
+        limits.append("The code was not exactly what git and a patch hold, so the run cannot be repeated from them.")
+    limits += facts.notes
+    return list(dict.fromkeys(limits))
 
 
 def _sections(config: PipelineConfig) -> Iterator[tuple[str, BaseModel]]:
@@ -286,16 +286,16 @@ def _nested(datasheet: str) -> str:
 
 def _licence(datasheet: str) -> str | None:
     """What stands under the data sheet's heading of the licence; under all of them where there are several."""
-    found: list[list[str]] = []
+    parts: list[list[str]] = []
     fenced = is_licence = False
     for line in lines_of(datasheet):
         fenced ^= line.lstrip().startswith("```")
         if line.startswith("#") and not fenced:
             is_licence = _LICENCE.match(line) is not None
-            found += [[]] if is_licence else []
+            parts += [[]] if is_licence else []
         elif is_licence:
-            found[-1].append(line)
-    said = dict.fromkeys(text for lines in found if (text := "\n".join(lines).strip()))
+            parts[-1].append(line)
+    said = dict.fromkeys(text for lines in parts if (text := "\n".join(lines).strip()))
     return "\n\nUnder another heading of that name it says: ".join(said) or None
 
 

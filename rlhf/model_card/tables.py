@@ -71,7 +71,7 @@ def results_table(evaluation: Mapping[str, Any], climbed: bool = True) -> str:
         for name, label in _SHARES.items()
         if name in policy
     ]
-    rows += [[f"Distinct-{n}", *(f"{one[f'distinct_{n}']:.3f}" for one in (baseline, policy)), ""] for n in (1, 2)]
+    rows += [[f"Distinct-{n}", *(f"{model[f'distinct_{n}']:.3f}" for model in (baseline, policy)), ""] for n in (1, 2)]
     return table(["", "SFT baseline", "Policy", "Paired gain"], rows)
 
 
@@ -80,10 +80,10 @@ def wins_table(evaluation: Mapping[str, Any], climbed: bool = True) -> str:
     rows = [
         [
             _of_judge(JUDGES[judge], climbed),
-            *(f"{one[name]:,}" for name in ("wins", "ties", "losses", "num_prompts")),
-            share_text(one["rate"]),
+            *(f"{wins[name]:,}" for name in ("wins", "ties", "losses", "num_prompts")),
+            share_text(wins["rate"]),
         ]
-        for judge, one in evaluation["win_rates"].items()
+        for judge, wins in evaluation["win_rates"].items()
     ]
     return table(["Judged by", "Wins", "Ties", "Losses", "Prompts", "Win rate, ties half"], rows)
 
@@ -132,8 +132,8 @@ def lengths_table(report: Mapping[str, Any]) -> str:
     """Lengths of the prompts in tokens."""
     columns = ("min", "median", "p95", "max")
     rows = [
-        [escape(name), *(f"{found[column]:.0f}" for column in columns)]
-        for name, found in report["lengths_in_tokens"].items()
+        [escape(name), *(f"{lengths[column]:.0f}" for column in columns)]
+        for name, lengths in report["lengths_in_tokens"].items()
     ]
     return table(["Length in tokens", *columns], rows)
 
@@ -164,8 +164,8 @@ def _calibration_error(model: Mapping[str, Any]) -> str:
 def length_table(audit: Mapping[str, Any]) -> str:
     """Whether the scores follow length: over all responses, within pairs, and by which response was chosen."""
 
-    def correlation(found: Mapping[str, float | None]) -> str:
-        return "undefined" if found["pearson"] is None else f"{found['pearson']:+.3f}"
+    def correlation(correlations: Mapping[str, float | None]) -> str:
+        return "undefined" if correlations["pearson"] is None else f"{correlations['pearson']:+.3f}"
 
     def accuracy(group: Mapping[str, Any] | None) -> str:
         return f"{share_text(group['accuracy'])}, {_rows(group)}" if group else "no such pair"
@@ -191,10 +191,13 @@ def group_tables(audit: Mapping[str, Any]) -> dict[str, str]:
     for key, title in (("by_source", "Source"), ("by_annotated_margin", "Rater's margin")):
         if models[0][key]:
             both = zip(models[0][key], models[1][key], strict=True)
-            rows = [[*_group(one), share_text(one["accuracy"]), share_text(two["accuracy"])] for one, two in both]
+            rows = [
+                [*_group(first), share_text(first["accuracy"]), share_text(second["accuracy"])]
+                for first, second in both
+            ]
             tables[title] = table([title, "Pairs", "Prompts", *REWARD_MODELS.values()], rows)
     for model, name in zip(models, REWARD_MODELS.values(), strict=True):
-        rows = [[*_group(one), share_text(one["accuracy"])] for one in model["by_score_margin"]]
+        rows = [[*_group(first), share_text(first["accuracy"])] for first in model["by_score_margin"]]
         tables[f"Distance of the two scores: {name}"] = table(["Distance", "Pairs", "Prompts", "Accuracy"], rows)
     return tables
 
@@ -248,7 +251,7 @@ def _settings(section: BaseModel, prefix: str = "") -> Iterator[list[str]]:
 
 def _written(value: object) -> str:
     if isinstance(value, tuple):
-        return json.dumps(portable([one.model_dump() if isinstance(one, BaseModel) else one for one in value]))
+        return json.dumps(portable([item.model_dump() if isinstance(item, BaseModel) else item for item in value]))
     return str(portable(value))
 
 
@@ -273,9 +276,9 @@ def _kind_of_source(source: RewardSourceConfig) -> str:
 def portable(value: object) -> object:
     """Settings without folders of this machine: of an absolute path the last part is kept."""
     if isinstance(value, dict):
-        return {key: portable(one) for key, one in value.items()}
+        return {key: portable(inner) for key, inner in value.items()}
     if isinstance(value, list):
-        return [portable(one) for one in value]
+        return [portable(inner) for inner in value]
     if isinstance(value, str) and Path(value).is_absolute():
         return f"{PLACEHOLDER}/{Path(value).name}"
     return value

@@ -66,25 +66,25 @@ class Filters:
             InputError: a filter cannot be read.
         """
         self._check_groups()
-        found = [IS_GROUP if self.groups else IS_PIPELINE]
+        conditions = [IS_GROUP if self.groups else IS_PIPELINE]
         if self.group is not None:
-            found.append(Condition("tag", GROUP_TAG, "LIKE", _prefix("--group", self.group)))
+            conditions.append(Condition("tag", GROUP_TAG, "LIKE", _prefix("--group", self.group)))
         if self.recipe is not None:
-            found.append(Condition("tag", RECIPE_TAG, "=", _name(self.recipe)))
+            conditions.append(Condition("tag", RECIPE_TAG, "=", _name(self.recipe)))
         if self.state is not None:
-            found.append(Condition("attribute", "status", "=", STATES[self.state]))
+            conditions.append(Condition("attribute", "status", "=", STATES[self.state]))
         if self.since is not None:
             milliseconds = int(parse_since(self.since, now).timestamp() * 1000)
-            found.append(Condition("attribute", "start_time", ">=", milliseconds))
+            conditions.append(Condition("attribute", "start_time", ">=", milliseconds))
         if self.data is not None:
-            found.append(Condition("tag", DATA_TAG, "LIKE", _prefix("--data", self.data)))
+            conditions.append(Condition("tag", DATA_TAG, "LIKE", _prefix("--data", self.data)))
         if self.commit is not None:
-            found.append(Condition("tag", COMMIT_TAG, "LIKE", _prefix("--commit", self.commit)))
+            conditions.append(Condition("tag", COMMIT_TAG, "LIKE", _prefix("--commit", self.commit)))
         if self.verdict is not None:
-            found.append(Condition("tag", VERDICT_TAG, "=", self.verdict))
+            conditions.append(Condition("tag", VERDICT_TAG, "=", self.verdict))
         if self.reproducible is not None:
-            found.append(Condition("tag", REPRODUCIBLE_TAG, "=", str(self.reproducible).lower()))
-        return found + [parse_metric(text, groups=self.groups) for text in self.metrics]
+            conditions.append(Condition("tag", REPRODUCIBLE_TAG, "=", str(self.reproducible).lower()))
+        return conditions + [parse_metric(text, groups=self.groups) for text in self.metrics]
 
     def _check_groups(self) -> None:
         """A filter by something that groups do not have would silently find none."""
@@ -119,21 +119,21 @@ def parse_metric(text: str, *, groups: bool = False) -> Condition:
     Raises:
         InputError: it has another form, or pipeline runs (or groups) do not bear the metric.
     """
-    found = _METRIC.fullmatch(text)
-    if not found:
+    parts = _METRIC.fullmatch(text)
+    if not parts:
         raise InputError(
             f"--metric {text!r}: expected a metric, one of > >= < <= = !=, and a number, "
             "as in --metric 'evaluation/win_rate>0.6' (in quotation marks, since the shell reads > itself)"
         )
     try:
-        number = float(found["number"])
+        number = float(parts["number"])
     except ValueError:
         number = float("nan")
     if number != number or abs(number) == float("inf"):
-        raise InputError(f"--metric {text!r}: got {found['number']}, expected a number such as 0.6 (of 60%)")
-    name = GROUP + found["name"].removeprefix(GROUP) if groups else found["name"]
+        raise InputError(f"--metric {text!r}: got {parts['number']}, expected a number such as 0.6 (of 60%)")
+    name = GROUP + parts["name"].removeprefix(GROUP) if groups else parts["name"]
     _check_metric(name, text, groups)
-    return Condition("metric", name, _COMPARATORS[found["comparator"]], number)
+    return Condition("metric", name, _COMPARATORS[parts["comparator"]], number)
 
 
 def _check_metric(name: str, text: str, groups: bool) -> None:

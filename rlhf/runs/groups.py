@@ -48,7 +48,7 @@ def group_key(config: PipelineConfig, seeds: Sequence[int]) -> str:
 def over_seeds(seeds: Sequence[SeedReport]) -> dict[str, SeedStatistics]:
     """Every headline figure over the seeds that have it, by its name."""
     values = {name: [seed.metrics[name] for seed in seeds if name in seed.metrics] for name in HEADLINES}
-    return {name: _statistics(found) for name, found in values.items() if found}
+    return {name: _statistics(measured) for name, measured in values.items() if measured}
 
 
 def group_metrics(report: GroupReport) -> dict[str, float]:

@@ -79,7 +79,7 @@ def _targets(content: str) -> Iterator[str]:
 
 def _num_bad(content: str) -> int:
     """How many links to elsewhere another parser might see."""
-    return sum(_is_bad(found[1] or found[2] or "") for found in _TARGET.finditer(content))
+    return sum(_is_bad(link[1] or link[2] or "") for link in _TARGET.finditer(content))
 
 
 def _is_bad(target: str) -> bool:

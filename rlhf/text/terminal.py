@@ -19,7 +19,7 @@ def printable(text: str) -> str:
 
     JSON stays the JSON that it is. Tabs and line feeds stay.
     """
-    return _COMMAND.sub(lambda found: f"\\u{ord(found[0]):04x}", text)
+    return _COMMAND.sub(lambda command: f"\\u{ord(command[0]):04x}", text)
 
 
 def say(text: str = "", *, file: TextIO | None = None, end: str = "\n", flush: bool = False) -> None:

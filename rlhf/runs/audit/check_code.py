@@ -23,5 +23,5 @@ def check_base(ledger: Ledger, setting: str, base: BaseRecord) -> None:
     if not folder.is_dir():
         ledger.notes.append(f"{setting}: the folder {base.name} is not here, so it was not looked at")
         return
-    found = "".join(f"{sha256}  {name}\n" for name, sha256 in ledger.files(folder).items())
-    ledger.compare("files", setting, base.name, base.sha256, manifest_sha256(found))
+    manifest = "".join(f"{sha256}  {name}\n" for name, sha256 in ledger.files(folder).items())
+    ledger.compare("files", setting, base.name, base.sha256, manifest_sha256(manifest))

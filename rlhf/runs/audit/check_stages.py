@@ -79,24 +79,24 @@ def check_artifact(ledger: Ledger, run_id: str, where: str, name: str, recorded:
         if folder is None:
             ledger.compare("files", where, name, f"a folder with the sha256 {recorded}", None)
             return
-        found = ledger.files(folder)
-    actual = manifest_sha256("".join(f"{sha256}  {file}\n" for file, sha256 in found.items()))
+        hashes = ledger.files(folder)
+    actual = manifest_sha256("".join(f"{sha256}  {file}\n" for file, sha256 in hashes.items()))
     if listed is None or manifest_sha256(listed.decode(errors="replace")) != recorded:
         list_sha256 = None if listed is None else manifest_sha256(listed.decode(errors="replace"))
         ledger.compare("files", where, manifest_of(name), recorded, list_sha256)
         ledger.compare("files", where, f"{name} (all files)", recorded, actual)
         return
     ledger.checked["files"] += 1
-    compare_files(ledger, where, f"{name}/", files_in(listed.decode()), found)
+    compare_files(ledger, where, f"{name}/", files_in(listed.decode()), hashes)
 
 
 def compare_files(
-    ledger: Ledger, where: str, prefix: str, expected: Mapping[str, str], found: Mapping[str, str]
+    ledger: Ledger, where: str, prefix: str, expected: Mapping[str, str], hashes: Mapping[str, str]
 ) -> None:
     """Name each file that is changed, gone, or was added."""
-    for file in sorted({*expected, *found}):
+    for file in sorted({*expected, *hashes}):
         should_be = f"sha256 {expected[file]}" if file in expected else "no such file"
-        is_now = f"sha256 {found[file]}" if file in found else None
+        is_now = f"sha256 {hashes[file]}" if file in hashes else None
         ledger.compare("files", where, prefix + file, should_be, is_now)
 
 

@@ -67,16 +67,16 @@ class Ledger:
     def sha256(self, path: Path) -> str:
         """The sha256 of a file, with its bytes and seconds counted."""
         started = time.perf_counter()
-        found = sha256(path)
+        hashed = sha256(path)
         self._count(path, started)
-        return found
+        return hashed
 
     def md5(self, path: Path) -> str:
         """DVC's md5 of a file or folder, counted too."""
         started = time.perf_counter()
-        found = dvc_md5(path)
+        hashed = dvc_md5(path)
         self._count(path, started)
-        return found
+        return hashed
 
     def files(self, folder: Path) -> dict[str, str]:
         """The sha256 of every file below a folder, by its path there."""

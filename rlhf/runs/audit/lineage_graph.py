@@ -75,7 +75,7 @@ class Lineage:
 
     def as_dict(self) -> dict[str, Any]:
         """For JSON."""
-        edges = [{"from": one, "to": node.id} for node in self.nodes.values() for one in node.made_from]
+        edges = [{"from": source, "to": node.id} for node in self.nodes.values() for source in node.made_from]
         verification = self.ledger.as_dict() if self.verified else None
         return {
             "run_id": self.run_id,

@@ -87,7 +87,7 @@ def verify(named: Target) -> Ledger:
 def check_stages(ledger: Ledger, run: RunFacts, record: ProvenanceRecord) -> dict[str, RunFacts]:
     """Look at each stage that a pipeline run has used. Returns the stages' runs."""
     used = stage_runs(run.tags)
-    found = {}
+    looked_at = {}
     for stage in [*record.stages, *sorted(set(used) - set(record.stages))]:
         stage_run = get_run(used[stage]) if stage in used else None
         if stage_run is None:
@@ -104,8 +104,8 @@ def check_stages(ledger: Ledger, run: RunFacts, record: ProvenanceRecord) -> dic
             stage_run.tags.get(FINGERPRINT_TAG),
             tag,
         )
-        found[stage] = stage_run
-    return found
+        looked_at[stage] = stage_run
+    return looked_at
 
 
 def _place(run: RunFacts) -> str:
@@ -187,8 +187,8 @@ def _check_folder(ledger: Ledger, where: str, folder: Path, record: ProvenanceRe
     if own is None:
         ledger.compare("provenance", where, RECORD_FILE, f"the record with the digest {record.digest}", None)
         return
-    for name, expected, found in _differences(own, record):
-        ledger.compare("provenance", where, f"{RECORD_FILE} against {RECORD}: {name}", expected, found)
+    for name, expected, stored in _differences(own, record):
+        ledger.compare("provenance", where, f"{RECORD_FILE} against {RECORD}: {name}", expected, stored)
     ledger.checked["provenance"] += 1
     text = (folder / CARD).read_text(encoding="utf-8", errors="replace") if (folder / CARD).is_file() else None
     named = None if text is None else own.digest if own.digest in text else "another digest"
@@ -208,11 +208,11 @@ def _differences(own: ProvenanceRecord, record: ProvenanceRecord) -> Iterator[tu
 
 def _check_copy(ledger: Ledger, where: str, folder: Path, card: RunFacts, run: RunFacts) -> None:
     """A copy of the policy, file by file, against what the store has listed."""
-    found = ledger.files(folder)
-    actual = manifest_sha256("".join(f"{sha256}  {name}\n" for name, sha256 in found.items()))
+    hashes = ledger.files(folder)
+    actual = manifest_sha256("".join(f"{sha256}  {name}\n" for name, sha256 in hashes.items()))
     if not ledger.compare("files", where, "the whole folder", run.tags.get(POLICY_TAG), actual):
         listed = read_bytes(card.run_id, manifest_of(OUTPUT))
-        compare_files(ledger, where, "", files_in(listed.decode(errors="replace")) if listed else {}, found)
+        compare_files(ledger, where, "", files_in(listed.decode(errors="replace")) if listed else {}, hashes)
 
 
 def _check_version(

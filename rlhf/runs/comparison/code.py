@@ -145,16 +145,16 @@ def _number(text: str) -> int | None:
 
 def _missing(sides: tuple[RunView, RunView], commits: tuple[str | None, str | None], repository: Path) -> list[str]:
     """Sentences on commits that cannot be compared."""
-    found = []
+    sentences = []
     for side, commit in zip(sides, commits, strict=True):
         if commit is None:
-            found.append(f"{side.label}: the code was in no git commit.")
+            sentences.append(f"{side.label}: the code was in no git commit.")
         elif commits[0] != commits[1] and not has_commit(repository, commit):
-            found.append(
+            sentences.append(
                 f"{side.label}: commit {commit[:9]} is not in this clone, so what lies between the two cannot be told; "
                 "bring it with `git fetch --all`."
             )
-    return found
+    return sentences
 
 
 def _log(repository: Path, without: str, of: str) -> Commits:

@@ -1,6 +1,6 @@
 """The comparison of pipeline runs: each of the others against the first."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from typing import Any
@@ -136,9 +136,9 @@ def _settings(side: RunView) -> dict[str, str]:
 
 
 def _differing(values: Sequence[Mapping[str, str]]) -> dict[str, tuple[str | None, ...]]:
-    names = dict.fromkeys(name for one in values for name in one)
-    get: Callable[[str], tuple[str | None, ...]] = lambda name: tuple(one.get(name) for one in values)  # noqa: E731
-    return {name: get(name) for name in names if len(set(get(name))) > 1}
+    names = dict.fromkeys(name for settings in values for name in settings)
+    compared = {name: tuple(settings.get(name) for settings in values) for name in names}
+    return {name: texts for name, texts in compared.items() if len(set(texts)) > 1}
 
 
 def _facts(side: RunView) -> dict[str, Any]:

@@ -78,25 +78,25 @@ class _Paired:
 def compare_results(first: RunView, second: RunView) -> list[Result]:
     """The metrics by which people compare pipelines, of two runs."""
     pairs = _pairs(first, second)
-    found = []
+    results = []
     for name, metric in METRICS.items():
         if not metric.summary or metric.unit == "s" or name.endswith(("_low", "_high")):
             continue
         a, b = _figure(name, first), _figure(name, second)
         if a is not None or b is not None:
             difference = _difference(name, a, b, pairs, _same_judge(name, first, second)) if a and b else None
-            found.append(Result(name, metric.unit, a, b, difference))
-    return found
+            results.append(Result(name, metric.unit, a, b, difference))
+    return results
 
 
 def _figure(name: str, side: RunView) -> MetricValue | None:
     """With its interval; that of a model's own figures stands in the evaluation's report only."""
-    found = metric_value(side.metrics, name)
+    own = metric_value(side.metrics, name)
     model, _, what = name.removeprefix("evaluation/").partition("_")
     report = side.evaluation.get("models", {}).get(model, {}).get(what)
-    if found is None or found.low is not None or not isinstance(report, dict):
-        return found
-    return MetricValue(found.value, report["low"], report["high"])
+    if own is None or own.low is not None or not isinstance(report, dict):
+        return own
+    return MetricValue(own.value, report["low"], report["high"])
 
 
 def seed_note(sides: Sequence[RunView]) -> str:
@@ -157,8 +157,8 @@ def _difference(
 def _by_pairs(paired: _Paired) -> tuple[float, float]:
     from rlhf.evaluation.statistics import paired_bootstrap
 
-    found = paired_bootstrap(paired.differences, _NUM_RESAMPLES, _SEED, paired.prompts)
-    return found.low, found.high
+    estimate = paired_bootstrap(paired.differences, _NUM_RESAMPLES, _SEED, paired.prompts)
+    return estimate.low, estimate.high
 
 
 def _same_judge(name: str, first: RunView, second: RunView) -> bool:

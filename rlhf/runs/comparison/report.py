@@ -59,14 +59,14 @@ class ReportSection:
 def report_sections(comparison: Comparison) -> list[ReportSection]:
     """The report, from what people ask first."""
     sides = comparison.sides
-    found = [_runs(sides)]
+    parts = [_runs(sides)]
     for pair in comparison.pairs:
         of = f", {pair.second} against {pair.first}" if len(comparison.pairs) > 1 else ""
-        found += [_results(pair, of, comparison.seed_note), _stages(pair, of), _code(pair, of), _data(pair, of)]
+        parts += [_results(pair, of, comparison.seed_note), _stages(pair, of), _code(pair, of), _data(pair, of)]
     labels = tuple(side.label for side in sides)
-    found.append(_values("Configuration", "setting", labels, comparison.settings))
-    found.append(_values("Environment", "what", labels, comparison.environment))
-    return found
+    parts.append(_values("Configuration", "setting", labels, comparison.settings))
+    parts.append(_values("Environment", "what", labels, comparison.environment))
+    return parts
 
 
 def _runs(sides: Sequence[RunView]) -> ReportSection:
@@ -95,22 +95,22 @@ def _reproducible(side: RunView) -> str:
 
 
 def _results(pair: Pair, of: str, seeds: str) -> ReportSection:
-    equal = [one.metric for one in pair.results if one.difference and one.difference.noise == "equal"]
+    equal = [result.metric for result in pair.results if result.difference and result.difference.noise == "equal"]
     rows = tuple(
         (
-            _metric(one),
-            Cell(_value(one.first)),
-            Cell(_value(one.second)),
-            Cell(_change(one)),
-            _verdict(one.difference),
+            _metric(result),
+            Cell(_value(result.first)),
+            Cell(_value(result.second)),
+            Cell(_change(result)),
+            _verdict(result.difference),
         )
-        for one in pair.results
-        if one.metric not in equal
+        for result in pair.results
+        if result.metric not in equal
     )
     header = ("metric", pair.first, pair.second, f"{pair.second} - {pair.first}", "verdict")
-    methods = {one.difference.method for one in pair.results if one.difference}
+    methods = {result.difference.method for result in pair.results if result.difference}
     sentences = [seeds, *(_METHODS[method] for method in ("pairs", "intervals") if method in methods)]
-    if any(one.difference and one.difference.noise == "other judge" for one in pair.results):
+    if any(result.difference and result.difference.noise == "other judge" for result in pair.results):
         sentences.append("Other judge: each run is scored by its own reward model, and the two are not the same.")
     if equal:
         sentences.append(f"Equal to the last bit: {', '.join(equal)}.")
@@ -119,9 +119,9 @@ def _results(pair: Pair, of: str, seeds: str) -> ReportSection:
     return ReportSection(f"Results{of}", tuple(sentences), (Table(header, rows, numbers=(1, 2, 3)),) if rows else ())
 
 
-def _metric(one: Result) -> Cell:
-    stage, _, name = one.metric.partition("/")
-    return Cell(f"{name}\n{stage}{f', {one.unit}' if one.unit else ''}")
+def _metric(result: Result) -> Cell:
+    stage, _, name = result.metric.partition("/")
+    return Cell(f"{name}\n{stage}{f', {result.unit}' if result.unit else ''}")
 
 
 _METHODS = {
@@ -141,12 +141,13 @@ def _value(figure: MetricValue | None) -> str:
 
 
 def _change(result: Result) -> str:
-    one = result.difference
-    if one is None or one.noise == "other judge":
+    difference = result.difference
+    if difference is None or difference.noise == "other judge":
         return ""
-    if one.low is None or one.high is None:
-        return as_text(one.value, sign=True)
-    return f"{as_text(one.value, sign=True)}\n{as_text(one.low, sign=True)} to {as_text(one.high, sign=True)}"
+    value = as_text(difference.value, sign=True)
+    if difference.low is None or difference.high is None:
+        return value
+    return f"{value}\n{as_text(difference.low, sign=True)} to {as_text(difference.high, sign=True)}"
 
 
 def _verdict(difference: Difference | None) -> Cell:
@@ -170,8 +171,8 @@ def as_text(value: float, *, sign: bool = False) -> str:
 
 def _stages(pair: Pair, of: str) -> ReportSection:
     rows = tuple(
-        (Cell(one.stage), *_state(one), *(Cell("" if s is None else f"{s:,.1f}") for s in one.seconds))
-        for one in pair.stages
+        (Cell(stage.stage), *_state(stage), *(Cell("" if s is None else f"{s:,.1f}") for s in stage.seconds))
+        for stage in pair.stages
     )
     header = ("stage", "fingerprint", "because of", f"s, {pair.first}", f"s, {pair.second}")
     if not rows:
@@ -179,15 +180,15 @@ def _stages(pair: Pair, of: str) -> ReportSection:
     return ReportSection(f"Stages{of}", ("Seconds are those of the training.",), (Table(header, rows, numbers=(3, 4)),))
 
 
-def _state(one: StageDifference) -> tuple[Cell, Cell]:
-    output = "; what they made is the same to the last bit" if one.same_output and not one.trained_once else ""
-    if one.same is None:
+def _state(stage: StageDifference) -> tuple[Cell, Cell]:
+    output = "; what they made is the same to the last bit" if stage.same_output and not stage.trained_once else ""
+    if stage.same is None:
         return Cell("one run only", "quiet"), Cell("")
-    if one.same:
+    if stage.same:
         return Cell("same", "good"), Cell(
-            "trained once, used by both" if one.trained_once else f"trained twice{output}"
+            "trained once, used by both" if stage.trained_once else f"trained twice{output}"
         )
-    return Cell("differs", "bad"), Cell((", ".join(one.reasons) or "what is not recorded") + output)
+    return Cell("differs", "bad"), Cell((", ".join(stage.reasons) or "what is not recorded") + output)
 
 
 def _code(pair: Pair, of: str) -> ReportSection:
@@ -263,11 +264,13 @@ def _data(pair: Pair, of: str) -> ReportSection:
 def _row_changes(pair: Pair, changes: Mapping[str, RowChanges]) -> Table:
     """A line a kind, and below it one a source that has changed."""
     rows: list[tuple[Cell, ...]] = []
-    for kind, one in changes.items():
-        counts = [sum(part.values()) for part in (one.added, one.removed, one.changed)]
-        rows.append(tuple(map(Cell, (f"{kind}.jsonl", f"{one.old:,}", f"{one.new:,}", *(f"{n:,}" for n in counts)))))
-        for source in sorted({*one.added, *one.removed, *one.changed}):
-            parts = (part.get(source, 0) for part in (one.added, one.removed, one.changed))
+    for kind, change in changes.items():
+        counts = [sum(part.values()) for part in (change.added, change.removed, change.changed)]
+        rows.append(
+            tuple(map(Cell, (f"{kind}.jsonl", f"{change.old:,}", f"{change.new:,}", *(f"{n:,}" for n in counts))))
+        )
+        for source in sorted({*change.added, *change.removed, *change.changed}):
+            parts = (part.get(source, 0) for part in (change.added, change.removed, change.changed))
             rows.append(
                 (Cell(f"  from {source}", "quiet"), Cell(""), Cell(""), *(Cell(f"{n:,}", "quiet") for n in parts))
             )
@@ -291,7 +294,7 @@ def _values(title: str, what: str, labels: tuple[str, ...], values: object) -> R
     if not values:
         return ReportSection(title, ("The same in all that is recorded.",))
     rows = tuple(
-        (Cell(name), *(Cell("(not set)", "quiet") if one is None else Cell(_cut(one)) for one in row))
+        (Cell(name), *(Cell("(not set)", "quiet") if value is None else Cell(_cut(value)) for value in row))
         for name, row in values.items()
     )
     return ReportSection(title, ("What is not listed is the same.",), (Table((what, *labels), rows),))

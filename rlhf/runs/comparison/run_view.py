@@ -53,10 +53,10 @@ class RunView:
     @cached_property
     def metrics(self) -> Mapping[str, float]:
         """The last values, with those that stand with the stages' runs only; seconds are of this pipeline run."""
-        found: dict[str, float] = {}
+        metrics: dict[str, float] = {}
         for stage in self.stages.values():
-            found |= stage.metrics
-        return {**found, **self.run.metrics}
+            metrics |= stage.metrics
+        return {**metrics, **self.run.metrics}
 
     @cached_property
     def settings(self) -> Mapping[str, str]:
@@ -141,11 +141,11 @@ def _curves(
     store: RunStore, run: RunRecord, stages: Mapping[str, RunRecord], names: Sequence[str]
 ) -> dict[str, list[tuple[int, float]]]:
     """The pipeline's own copies; where it has none, such as of a stage that failed, those of the stages."""
-    found = store.curves(run.run_id, names)
+    curves = store.curves(run.run_id, names)
     for stage, trained in stages.items():
-        missing = [name for name in names if name.startswith(f"{stage}/") and name not in found]
-        found |= store.curves(trained.run_id, missing) if missing else {}
-    return found
+        missing = [name for name in names if name.startswith(f"{stage}/") and name not in curves]
+        curves |= store.curves(trained.run_id, missing) if missing else {}
+    return curves
 
 
 def _canonical(text: str) -> str:

@@ -30,12 +30,12 @@ def print_sections(sections: Sequence[ReportSection]) -> None:
 
 
 def _table(table: Table) -> RichTable:
-    found = RichTable(box=SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
+    shown = RichTable(box=SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
     for place, title in enumerate(table.header):
-        found.add_column(Text(title), justify="right" if place in table.numbers else "left", overflow="fold")
+        shown.add_column(Text(title), justify="right" if place in table.numbers else "left", overflow="fold")
     for row in table.rows:
-        found.add_row(*map(_cell, row))
-    return found
+        shown.add_row(*map(_cell, row))
+    return shown
 
 
 def _cell(cell: Cell) -> Text:

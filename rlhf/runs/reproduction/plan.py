@@ -80,7 +80,7 @@ def plan_reproduction(run_id: str, stage: str | None = None, num_threads: int | 
         *_missing_bases(record, settings),
     ]
     if missing:
-        lines = "".join(f"\n  - {one}" for one in missing)
+        lines = "".join(f"\n  - {sentence}" for sentence in missing)
         raise NotReproducibleError(f"MLflow run {run_id} cannot be made again:{lines}")
     patch = _stored(run_id, PATCH, record.code.patch_sha256) if record.code.patch_sha256 else b""
     return ReproductionPlan(
@@ -188,8 +188,8 @@ def _missing_data(record: ProvenanceRecord, settings: Mapping[str, Any]) -> Iter
     from rlhf.data.versions.stores import fetch, stores
 
     try:
-        with stores(root()) as found:
-            fetch(record.data.md5, found)
+        with stores(root()) as places:
+            fetch(record.data.md5, places)
     except DataError as error:
         yield str(error) + (f" (the run's remote was {record.data.remote})" if record.data.remote else "")
 

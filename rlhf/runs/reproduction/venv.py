@@ -53,10 +53,10 @@ def _python(plan: ReproductionPlan) -> Path:
     wanted = f"python{_minor(plan.record.machine['python'])}"
     if wanted == f"python{sys.version_info.major}.{sys.version_info.minor}":
         return Path(getattr(sys, "_base_executable", sys.executable)).with_name(wanted)
-    found = shutil.which(wanted)
-    if found is None:
+    program = shutil.which(wanted)
+    if program is None:
         logger.warning("%s is not on the path, so Python %s is used", wanted, sys.version.split()[0])
-    return Path(found or sys.executable)
+    return Path(program or sys.executable)
 
 
 def _make(folder: Path, python: Path, plan: ReproductionPlan) -> None:

@@ -93,11 +93,11 @@ def compare_stage(name: str, then: StageResult, now: StageResult) -> StageCompar
         weights_then=then.weights,
         weights_now=now.weights,
         num_metrics=len(names),
-        num_equal_metrics=sum(then.curves.get(one) == now.curves.get(one) for one in names),
+        num_equal_metrics=sum(then.curves.get(metric) == now.curves.get(metric) for metric in names),
         figures=tuple(
-            MetricPair(name=one, then=then.metrics.get(one), now=now.metrics.get(one))
-            for one in METRICS
-            if one in names and describe(one).summary
+            MetricPair(name=metric, then=then.metrics.get(metric), now=now.metrics.get(metric))
+            for metric in METRICS
+            if metric in names and describe(metric).summary
         ),
         other_files=tuple(sorted(changed)),
         parted=_parted(then, now),
@@ -171,12 +171,12 @@ def _changed(then: Mapping[str, str], now: Mapping[str, str]) -> set[str]:
 
 
 def _parted(then: StageResult, now: StageResult) -> Divergence | None:
-    found = [
+    divergences = [
         Divergence(step=step, metric=name, then=before, now=after)
         for name in {*then.metrics, *now.metrics}
         for step, before, after in _differences(dict(then.curves.get(name, [])), dict(now.curves.get(name, [])))
     ]
-    return min(found, key=lambda one: (one.step, one.metric), default=None)
+    return min(divergences, key=lambda divergence: (divergence.step, divergence.metric), default=None)
 
 
 def _differences(
