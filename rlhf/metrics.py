@@ -12,7 +12,7 @@ Better = Literal["higher", "lower", "neither"]
 
 @dataclass(frozen=True)
 class Metric:
-    """What a number means.
+    """The meaning of a number.
 
     Attributes:
         unit: unit of the number; empty for a share or a plain ratio.
@@ -188,7 +188,7 @@ HEADLINES = tuple(
     and (metric.summary or metric.interval)
     and metric.unit not in ("s", "rows")
 )
-"""What a recipe is judged by: what pipelines are compared by, and all that has an interval."""
+"""The metrics that a recipe is judged by: what pipelines are compared by, and all that has an interval."""
 
 GROUP = "group/"
 """Before a metric's name: over the seeds of a group, its mean, and with `_low`, `_high` and `_std` after the name the
@@ -207,7 +207,7 @@ class UndeclaredMetricError(RLHFError):
 
 
 def describe(name: str) -> Metric:
-    """What a metric means, whether it stands for itself or belongs to a family."""
+    """The meaning of a metric, whether it stands for itself or belongs to a family."""
     return METRICS.get(name) or next(metric for prefix, metric in FAMILIES.items() if name.startswith(prefix))
 
 

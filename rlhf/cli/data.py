@@ -106,7 +106,7 @@ def _add_reading(parser: argparse.ArgumentParser) -> None:
 
 
 def _options(options: argparse.Namespace) -> dict[str, SourceOptions]:
-    """How each file is to be read."""
+    """The options by which each file is read."""
     if not 0 <= options.max_dropped <= 1:
         raise DataError(f"--max-dropped {options.max_dropped}: this is no share; give a number from 0 to 1")
     split = getattr(options, "split", "train")
@@ -259,7 +259,7 @@ def _pull(options: argparse.Namespace) -> None:
 
 
 def _quiet_dvc() -> None:
-    """It would name another git command, and show bars of its own."""
+    """DVC would name another git command, and show bars of its own."""
     import dvc.logger  # noqa: F401  # sets its level when it is imported
 
     logging.getLogger("dvc").setLevel(logging.WARNING)

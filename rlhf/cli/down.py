@@ -7,7 +7,7 @@ from rlhf.services.settings import Services, last_address
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """It takes none."""
+    """Add nothing: the command takes no arguments."""
 
 
 def run(options: argparse.Namespace) -> None:

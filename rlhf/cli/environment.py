@@ -1,4 +1,4 @@
-"""Which servers and stores a command asks."""
+"""The servers and stores that a command asks."""
 
 import os
 
@@ -29,5 +29,5 @@ def use_the_store() -> None:
 
 
 def login_from() -> LoginFrom:
-    """Where the servers' password comes from."""
+    """The place that the servers' password comes from."""
     return "variable" if os.environ.get(PASSWORD_VARIABLE) else "file"

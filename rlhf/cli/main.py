@@ -48,7 +48,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _explain(error: Exception) -> int:
-    """Of a library or the system, or a defect."""
+    """Tell of an error of a library or the system, or of a defect."""
     from rlhf.failures import describe_failure
 
     return _fail(*describe_failure(error))
@@ -79,7 +79,7 @@ def _has_checkpoints(arguments: Sequence[str] | None) -> bool:
 
 @contextmanager
 def _terminable() -> Iterator[None]:
-    """SIGTERM, and a terminal that is closed, unwind the stack, so that whoever holds something can put it away."""
+    """SIGTERM, and a terminal that is closed, unwind the stack, so that locks and servers are put away."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return

@@ -1,4 +1,4 @@
-"""What may be typed after `rlhf`. Each command has a module of its own, which is imported once it is named.
+"""The parser of the command line. Each command has a module of its own, which is imported once it is named.
 
 So help and mistakes come at once: pydantic alone takes as long as they may.
 """

@@ -1,4 +1,4 @@
-"""What `rlhf run` and `rlhf stage` share: a recipe with a flag for every setting, and what a flow needs around it."""
+"""The recipe of `rlhf run` and `rlhf stage`, with a flag for every setting, and what a flow needs around it."""
 
 import argparse
 import json
@@ -69,7 +69,7 @@ def read_recipe(options: argparse.Namespace) -> PipelineConfig:
 
 
 def say_first(config: PipelineConfig) -> None:
-    """What the run starts from, before a server is started for it. On standard error, as all that is no result."""
+    """Print the model that a run starts from, on standard error, before a server is started for the run."""
     from rlhf.modeling.run_models import check_models
     from rlhf.modeling.starting_model import described
     from rlhf.rewards.functions import check_installed
@@ -81,7 +81,7 @@ def say_first(config: PipelineConfig) -> None:
 
 @contextmanager
 def flow_environment(options: argparse.Namespace) -> Iterator[None]:
-    """What a flow needs around it: environment, server, progress; with --json, no word on standard output.
+    """The surroundings of a flow: environment, server, progress; with --json, no word on standard output.
 
     The servers are those of `rlhf up` where it is up.
     """

@@ -54,7 +54,7 @@ def run(options: argparse.Namespace) -> int:
 
 
 def _seeds(options: argparse.Namespace, config: PipelineConfig) -> tuple[int, ...]:
-    """Those of a group; none where one run was asked for."""
+    """The seeds of a group; none where one run was asked for."""
     if options.seeds is None and options.num_seeds is None:
         return ()
     if options.seeds is not None and "seed" in options:

@@ -146,7 +146,7 @@ _NUMBERS = ("gain", "win", "KL", "accuracy")
 
 
 def _cells(row: Row, full_ids: bool) -> dict[str, str]:
-    """What stands in each column, from what people ask first."""
+    """The cells of a run by column, in the order in which people ask for them."""
     length = {"id": 32, "commit": 40, "md5": 36} if full_ids else {"id": 8, "commit": 9, "md5": 8}
     commit = row.commit[: length["commit"]] if row.commit else "no commit"
     return {

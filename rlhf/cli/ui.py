@@ -28,7 +28,7 @@ def run(options: argparse.Namespace) -> None:
 
 
 def _password(services: Services | None) -> str:
-    """What the servers ask for now, or will at the next start.
+    """The password that the servers ask for now, or will at the next start.
 
     Raises:
         ConfigError: there is none, or this process does not know it.

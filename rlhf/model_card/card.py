@@ -58,7 +58,7 @@ _STOPS = {"kl_budget": "the KL to the SFT policy passed its budget"}
 
 @dataclass(frozen=True)
 class CardFacts:
-    """What the card says that is in no stage's output.
+    """The facts of the card that are in no stage's output.
 
     Attributes:
         run_id: MLflow run of the pipeline.
@@ -144,7 +144,7 @@ def _read(path: Path) -> Any:
 
 
 def _texts(config: PipelineConfig, facts: CardFacts, measured: _Measured, datasheet: str) -> dict[str, Any]:
-    """What the template puts in, as Markdown."""
+    """The texts that the template puts in, as Markdown."""
     evaluation = measured.evaluation
     climbed = any(source.kind == "trained" for source in config.ppo.rewards)
     return {
@@ -195,7 +195,7 @@ def _on_prompts(evaluation: Mapping[str, Any]) -> str:
 
 
 def _limitations(config: PipelineConfig, facts: CardFacts, measured: _Measured) -> list[str]:
-    """What a reader must know before trusting the model; the measured ones first."""
+    """The limits that a reader must know before trusting the model; the measured ones first."""
     limits = [*measured.audit["warnings"], *measured.evaluation["warnings"], *measured.evaluation["notes"]]
     limits += [str(flag) for flag in measured.ppo.get("flags", [])]
     if measured.ppo["chosen_update"] == 0:
@@ -263,7 +263,7 @@ def _copy_figures(folders: Sequence[Path], target: Path) -> list[str]:
 
 
 def _count_parameters(folder: Path) -> int:
-    """Numbers in the safetensors files, from their headers: a length of 8 bytes, then JSON with a shape a tensor."""
+    """Numbers in the safetensors files, from their headers: a length of 8 bytes, then JSON with a shape per tensor."""
     total = 0
     for path in folder.glob("*.safetensors"):
         with path.open("rb") as file:
@@ -285,7 +285,7 @@ def _nested(datasheet: str) -> str:
 
 
 def _licence(datasheet: str) -> str | None:
-    """What stands under the data sheet's heading of the licence; under all of them where there are several."""
+    """The text under the data sheet's heading of the licence; under all of them where there are several."""
     parts: list[list[str]] = []
     fenced = is_licence = False
     for line in lines_of(datasheet):

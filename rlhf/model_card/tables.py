@@ -118,7 +118,7 @@ def composition_table(report: Mapping[str, Any]) -> str:
 
 
 def preparation_table(report: Mapping[str, Any]) -> str:
-    """What the data stage took out or changed, by kind of row, and what it found."""
+    """The rows that the data stage took out or changed, by kind of row, and its findings."""
     rows = [
         [label, escape(kind), f"{count:,}"]
         for name, label in _PREPARATION.items()
@@ -162,7 +162,7 @@ def _calibration_error(model: Mapping[str, Any]) -> str:
 
 
 def length_table(audit: Mapping[str, Any]) -> str:
-    """Whether the scores follow length: over all responses, within pairs, and by which response was chosen."""
+    """The correlation of scores with length: over all responses, within pairs, and by which response was chosen."""
 
     def correlation(correlations: Mapping[str, float | None]) -> str:
         return "undefined" if correlations["pearson"] is None else f"{correlations['pearson']:+.3f}"
@@ -222,7 +222,7 @@ def _label(group: Mapping[str, Any]) -> str:
 
 
 def stages_table(stages: Sequence[StageReport]) -> str:
-    """Which run trained each stage, and how long that took."""
+    """The run that trained each stage, and the time that this took."""
     rows = [
         [
             stage.name.replace("_", " "),
@@ -256,7 +256,7 @@ def _written(value: object) -> str:
 
 
 def sources_table(sources: Sequence[RewardSourceConfig]) -> str:
-    """What the score was made of, a row a source."""
+    """The sources of the score, a row for each."""
     rows = [
         [escape(source.name), _kind_of_source(source), f"{source.weight:g}", "yes" if source.normalize else "no"]
         for source in sources

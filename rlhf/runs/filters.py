@@ -1,4 +1,4 @@
-"""Which runs a person wants to see, from what is typed into what a store is asked."""
+"""Filters of runs: from what a person types to the conditions that a store is asked for."""
 
 import re
 from dataclasses import dataclass
@@ -30,7 +30,7 @@ _COMPARATORS: dict[str, Comparator] = {"==": "=", "=": "=", "!=": "!=", ">": ">"
 
 @dataclass(frozen=True)
 class Filters:
-    """What a pipeline run must meet; None and nothing ask for nothing.
+    """Conditions that a pipeline run must meet; None and nothing ask for nothing.
 
     Attributes:
         recipe: its name.
@@ -57,7 +57,7 @@ class Filters:
     groups: bool = False
 
     def conditions(self, now: datetime) -> list[Condition]:
-        """What a store is asked.
+        """The conditions that a store is asked for.
 
         Args:
             now: what `since` counts from.
@@ -114,7 +114,7 @@ def parse_since(text: str, now: datetime) -> datetime:
 
 
 def parse_metric(text: str, *, groups: bool = False) -> Condition:
-    """What `evaluation/win_rate>0.6` asks for; of groups the mean over seeds.
+    """The condition that `evaluation/win_rate>0.6` stands for; of groups it is of the mean over seeds.
 
     Raises:
         InputError: it has another form, or pipeline runs (or groups) do not bear the metric.
@@ -137,7 +137,7 @@ def parse_metric(text: str, *, groups: bool = False) -> Condition:
 
 
 def _check_metric(name: str, text: str, groups: bool) -> None:
-    """Of a pipeline's metrics few are kept with its own run; a filter by another would silently find nothing."""
+    """Few of a pipeline's metrics are kept with its own run; a filter by another would silently find nothing."""
     of_runs = [known for known, metric in METRICS.items() if metric.summary or metric.curve]
     kept = [known for known in METRICS if known.startswith(GROUP)] if groups else of_runs
     if name in kept:

@@ -8,7 +8,7 @@ from rlhf.runs.audit.findings import Ledger
 
 
 def check_commit(ledger: Ledger, commit: str) -> None:
-    """Whether this clone has a commit; git itself holds the content against that name."""
+    """Check whether this clone has a commit; git itself holds the content against that name."""
     if any(has_commit(folder, commit) for folder in (root(), source_root()) if folder.is_dir()):
         ledger.compare("code", "git", f"commit {commit}", "in this clone", "in this clone")
     else:

@@ -57,7 +57,7 @@ def check_data(ledger: Ledger, data: DataRecord, path: str) -> None:
 
 
 def check_version(ledger: Ledger, source: DataSource) -> None:
-    """Whether a version of the data is here, in its folder or in DVC's cache, and is what its md5 says."""
+    """Check whether a version of the data is here, in its folder or in DVC's cache, and is what its md5 says."""
     folder = root() / source.path
     if folder.exists() and ledger.md5(folder) == source.md5:
         ledger.checked["data"] += 1
@@ -66,7 +66,7 @@ def check_version(ledger: Ledger, source: DataSource) -> None:
 
 
 def _version_now(folder: Path) -> str | None:
-    """What data.dvc says of data/; None for data elsewhere, and where nothing says it."""
+    """The version that data.dvc names for data/; None for data elsewhere, and where nothing says it."""
     if not _is_tracked(folder):
         return None
     try:
@@ -117,7 +117,7 @@ def _recorded(ledger: Ledger, data: DataRecord) -> Iterator[Files | None]:
 
 
 def _cached(ledger: Ledger, md5: str) -> Files | None:
-    """What DVC's cache has of a version; None, and a note, where there is no repository to ask."""
+    """The files that DVC's cache has of a version; None, and a note, where there is no repository to ask."""
     try:
         return _in_cache(ledger, md5)
     except DataError as error:
@@ -174,7 +174,7 @@ def _changes(folder: Path, recorded: Files) -> Iterator[Finding]:
 
 
 def _first_line(what: str, original: Path, path: Path) -> Finding:
-    """Where two files part."""
+    """The first line at which two files differ."""
     with original.open("rb") as then, path.open("rb") as now:
         first, num_before, num_now, num_changed = None, 0, 0, 0
         for number, (old, new) in enumerate(zip_longest(then, now), start=1):

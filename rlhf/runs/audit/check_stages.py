@@ -25,7 +25,7 @@ CONFIG = "config.yaml"
 
 @dataclass(frozen=True)
 class Expected:
-    """What a pipeline run has on record of a stage.
+    """The hashes that a pipeline run has on record of a stage.
 
     Attributes:
         fingerprint: of the stage.
@@ -37,7 +37,7 @@ class Expected:
 
     @classmethod
     def of(cls, record: StageRecord | None) -> "Expected":
-        """What a record of provenance says; nothing where it does not speak of the stage."""
+        """The hashes in a record of provenance; none where it does not speak of the stage."""
         return cls(record.fingerprint, record.sha256) if record else cls()
 
 

@@ -1,4 +1,4 @@
-"""What a policy came from: drawn from the registry back to data, code and base model, across pipeline runs.
+"""The lineage of a policy: drawn from the registry back to data, code and base model, across pipeline runs.
 
 A stage's run names the artifacts that it has read, with the run and the sha256 of each, so the way back is read and not
 guessed: where a stage was cached, it leads into an earlier pipeline run.
@@ -233,6 +233,6 @@ def _source_of(run: RunFacts) -> DataSource | None:
 
 
 def _is_ancestor(stage: str) -> bool:
-    """Whether a policy comes from what the stage makes; a stage that this version does not know is followed as well."""
+    """A stage whose output a policy comes from; a stage that this version does not know is followed as well."""
     spec = STAGES.get(stage)
     return spec is None or spec.made_from is not None or spec.output is ModelCardRef

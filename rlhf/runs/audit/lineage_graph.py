@@ -1,4 +1,4 @@
-"""What a lineage is made of."""
+"""The graph of a lineage: its nodes, and what each was made from."""
 
 from dataclasses import dataclass
 from datetime import datetime

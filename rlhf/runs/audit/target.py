@@ -1,4 +1,4 @@
-"""What a person has named to be looked into: a run, a version of the registered policy, or a policy's folder."""
+"""The target that a person has named: a run, a version of the registered policy, or a policy's folder."""
 
 import re
 from collections.abc import Callable, Iterator
@@ -18,7 +18,7 @@ CARD = "README.md"
 
 @dataclass(frozen=True)
 class Target:
-    """What was meant.
+    """The target that was meant.
 
     Attributes:
         run_id: the pipeline run.

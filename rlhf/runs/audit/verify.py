@@ -1,7 +1,7 @@
 """Is a run as it was logged? Its record of provenance is held against all that it names, and against its copies.
 
-The record's digest stands in the store and in the policy's folder and card, which may lie elsewhere. So whoever edits
-the store alone, and edits it well, is found out by a copy of the policy.
+The record's digest stands in the store and in the policy's folder and card, which may lie elsewhere. So an edit of
+the store alone, however good, is found out by a copy of the policy.
 """
 
 import hashlib
@@ -159,7 +159,7 @@ def _check_settings(ledger: Ledger, run: RunFacts, record: ProvenanceRecord) -> 
 
 
 def _data_path(settings: Mapping[str, Any], data: DataRecord) -> str:
-    """Where the data was read: the record does not tell the whole path of a folder elsewhere, the settings do."""
+    """The path of the data: the record does not tell the whole path of a folder elsewhere, the settings do."""
     section = settings.get("data")
     path = section.get("path") if isinstance(section, Mapping) else None
     return path if isinstance(path, str) else data.path
@@ -196,7 +196,7 @@ def _check_folder(ledger: Ledger, where: str, folder: Path, record: ProvenanceRe
 
 
 def _differences(own: ProvenanceRecord, record: ProvenanceRecord) -> Iterator[tuple[str, Any, Any]]:
-    """Where the store's record departs from the policy's own, which was written before what comes after the card."""
+    """Differences of the store's record from the policy's own, which was written before what comes after the card."""
     later = {name for name in record.stages if name in _AFTER_THE_CARD} - set(own.stages)
     stages = {name: stage for name, stage in record.stages.items() if name not in later}
     now = flatten(record.model_copy(update={"stages": stages}).model_dump(mode="json"))
@@ -234,7 +234,7 @@ def _check_version(
 
 
 def _sha256_of_output(run: RunFacts) -> str | None:
-    """What a stage's run says of its output."""
+    """The sha256 that a stage's run gives for its output."""
     try:
         return Reference.model_validate_json(run.tags.get(OUTPUT_TAG, ""), extra="ignore").sha256
     except ValidationError:

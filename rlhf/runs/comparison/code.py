@@ -1,4 +1,4 @@
-"""What lies between the code of two runs: commits, and patches of working trees that were dirty."""
+"""The difference between the code of two runs: commits, and patches of working trees that were dirty."""
 
 import subprocess
 from dataclasses import dataclass
@@ -28,7 +28,7 @@ class Commits:
 
 @dataclass(frozen=True)
 class PatchStat:
-    """What a dirty working tree had changed.
+    """The changes of a dirty working tree.
 
     Attributes:
         sha256: of the patch; None where it is not known.
@@ -112,7 +112,7 @@ def _commit(side: RunView) -> str | None:
 
 
 def _patch(side: RunView) -> bytes | None:
-    """None where the working tree was clean; empty where it was not, and nothing that counts was recorded."""
+    """The patch; None where the working tree was clean, empty where it was not and nothing that counts was recorded."""
     if side.tags.get(DIRTY_TAG) != "true":
         return None
     return side.artifact("provenance/code.patch") or b""

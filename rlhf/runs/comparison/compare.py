@@ -45,11 +45,11 @@ class Pair:
 
 @dataclass(frozen=True)
 class Comparison:
-    """What differs between runs.
+    """The differences between runs.
 
     Attributes:
         sides: the runs.
-        settings: those that differ, by dotted name, a value a run; None where it has no such setting.
+        settings: those that differ, by dotted name, a value for each run; None where it has no such setting.
         environment: the same of what the runs ran in.
         pairs: each of the others against the first.
         seed_note: what the intervals do not cover.
@@ -68,7 +68,7 @@ class Comparison:
 
     @property
     def folder(self) -> str:
-        """Where it is kept among the artifacts of the first run."""
+        """The folder in which it is kept among the artifacts of the first run."""
         return f"comparisons/{'-'.join(side.short_id for side in self.sides)}"
 
     def as_dict(self) -> dict[str, Any]:
@@ -122,7 +122,7 @@ def _compare(first: RunView, second: RunView) -> Pair:
 
 
 def environment(side: RunView) -> dict[str, str]:
-    """What a run ran in: interpreter, libraries, processor, and how they were used."""
+    """The environment that a run ran in: interpreter, libraries, processor, and how they were used."""
     tags = {name: side.tags[f"rlhf.{name}"] for name in _MACHINE if f"rlhf.{name}" in side.tags}
     versions = {
         tag.removeprefix(LIBRARY_VERSION): value for tag, value in side.tags.items() if tag.startswith(LIBRARY_VERSION)

@@ -1,4 +1,4 @@
-"""What lies between the data of two runs: rows, where DVC's cache has both versions, and what their runs counted."""
+"""The difference between the data of two runs: rows, where DVC's cache has both versions, and counts of the runs."""
 
 import configparser
 from dataclasses import dataclass
@@ -118,7 +118,7 @@ def _missing(label: str, md5: str) -> str:
 
 
 def in_cache(md5: str, root: Path) -> bool:
-    """Whether DVC's cache has a version, told without DVC, whose import takes seconds."""
+    """A look for a version in DVC's cache, taken without DVC, whose import takes seconds."""
     config = configparser.ConfigParser(interpolation=None)
     config.read([root / ".dvc" / "config", root / ".dvc" / "config.local"], encoding="utf-8")
     folder = root / ".dvc" / config.get("cache", "dir", fallback="cache")

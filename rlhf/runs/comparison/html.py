@@ -22,7 +22,7 @@ _COLOURS = (BLUE, VERMILION, GREEN, ORANGE, PURPLE, GREY)
 _MAX_POINTS = 500
 _TEXT, _LINE, _FONT = "#717171", "#e3e3e3", "DejaVu Sans"
 _THEME = {_TEXT: "var(--quiet)", _LINE: "var(--line)", f"'{_FONT}'": "system-ui, sans-serif"}
-"""What the page says itself: its font, and colours that are seen on a dark ground too."""
+"""The font, and the colours that are seen on a dark ground too, are those of the page."""
 _STYLE: Any = {
     "font.family": _FONT,
     "font.size": 9,

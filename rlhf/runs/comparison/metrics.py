@@ -1,4 +1,4 @@
-"""What came of two runs, and whether the difference is more than noise.
+"""The results of two runs, and whether the difference is more than noise.
 
 The noise that is meant is that of which test prompts were drawn and what was sampled for them. What another seed would
 have trained is not in it.
@@ -90,7 +90,7 @@ def compare_results(first: RunView, second: RunView) -> list[Result]:
 
 
 def _figure(name: str, side: RunView) -> MetricValue | None:
-    """With its interval; that of a model's own figures stands in the evaluation's report only."""
+    """A metric with its interval; that of a model's own figures stands in the evaluation's report only."""
     own = metric_value(side.metrics, name)
     model, _, what = name.removeprefix("evaluation/").partition("_")
     report = side.evaluation.get("models", {}).get(model, {}).get(what)
@@ -100,7 +100,7 @@ def _figure(name: str, side: RunView) -> MetricValue | None:
 
 
 def seed_note(sides: Sequence[RunView]) -> str:
-    """What the intervals do not cover, as a sentence."""
+    """A sentence on what the intervals do not cover."""
     seeds = {side.settings.get("seed", "?") for side in sides}
     if len(seeds) == 1:
         return (
@@ -194,7 +194,7 @@ def _pairs(first: RunView, second: RunView) -> dict[str, _Paired]:
 
 
 def _kept_rows(side: RunView) -> dict[str, Any]:
-    """What evaluation kept of its prompts, by prompt; nothing where that is not all of them, as of an older run."""
+    """The rows that evaluation kept, by prompt; none where that is not all of them, as of an older run."""
     rows = side.read_rows("evaluation", "judgements.jsonl")
     # Older runs have counted their responses as prompts.
     prompts = side.metrics.get("evaluation/num_prompts")
@@ -229,4 +229,4 @@ _VALUES: dict[str, tuple[str, Callable[[Any], float]]] = {
     "evaluation/selection_score_win_rate": _wins("selection_reward_model"),
     "evaluation/score_win_rate": _wins("reward_model"),
 }
-"""What a prompt contributes to a metric, and who has judged it."""
+"""The value that a prompt contributes to a metric, and its judge."""

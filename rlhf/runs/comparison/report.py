@@ -31,7 +31,7 @@ class Table:
     """A table.
 
     Attributes:
-        header: a title a column.
+        header: a title for each column.
         rows: cells.
         numbers: columns that stand to the right.
     """
@@ -262,7 +262,7 @@ def _data(pair: Pair, of: str) -> ReportSection:
 
 
 def _row_changes(pair: Pair, changes: Mapping[str, RowChanges]) -> Table:
-    """A line a kind, and below it one a source that has changed."""
+    """A line for each kind of row, and below it a line for each source that has changed."""
     rows: list[tuple[Cell, ...]] = []
     for kind, change in changes.items():
         counts = [sum(part.values()) for part in (change.added, change.removed, change.changed)]

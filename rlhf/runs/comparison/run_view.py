@@ -42,7 +42,7 @@ class RunView:
 
     @property
     def tags(self) -> Mapping[str, str]:
-        """Of the pipeline's run."""
+        """The tags of the pipeline's run."""
         return self.run.tags
 
     @property

@@ -1,4 +1,4 @@
-"""What has to be done to make a run again, and whether all of it is at hand, before anything is trained."""
+"""The plan of a reproduction: all that the run was made of, found before anything is trained."""
 
 import hashlib
 from collections.abc import Iterator, Mapping
@@ -27,7 +27,7 @@ class NotReproducibleError(InputError):
 
 @dataclass(frozen=True)
 class ReproductionPlan:
-    """What has to be done.
+    """The plan: a run, and all that it was made of.
 
     Attributes:
         run_id: the run that is made again.
@@ -100,7 +100,7 @@ def _record(run_id: str) -> ProvenanceRecord:
 
 
 def reads_data(stage: str | None) -> bool:
-    """Whether the data itself is read: the stages behind read what the data stage has made of it."""
+    """The data itself is read by the data stage alone: the stages behind it read what the data stage has made of it."""
     return stage in (None, "data")
 
 
@@ -195,7 +195,7 @@ def _missing_data(record: ProvenanceRecord, settings: Mapping[str, Any]) -> Iter
 
 
 def is_elsewhere(record: ProvenanceRecord, settings: Mapping[str, Any]) -> bool:
-    """Whether the data is a file or folder outside data/ that is still what was read."""
+    """The data is a file or folder outside data/, and is still what was read."""
     assert record.data is not None
     path = root() / settings["data"]["path"]
     own = path.resolve() == (root() / "data").resolve()

@@ -1,4 +1,4 @@
-"""What a reproduction found, for MLflow and for a person."""
+"""The report of a reproduction, for MLflow and for a person."""
 
 from rlhf.runs.reproduction.verdict import Reproduction, StageComparison
 from rlhf.text.markdown import table

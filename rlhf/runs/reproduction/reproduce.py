@@ -64,7 +64,7 @@ def reproduce(
         RunAgainError: the run did not come to its end.
         TrackingError: the store does not answer.
     """
-    begun = time.monotonic()
+    start = time.monotonic()
     say(f"Looking for all that MLflow run {run_id} was made of")
     plan = plan_reproduction(run_id, stage, num_threads)
     then = _only(stage, results_of(run_id))
@@ -78,7 +78,7 @@ def reproduce(
         with in_project(tree):
             now = _only(stage, results_of(made))
             record = read_record(_pipeline_of(made))
-        result = _compared(plan, own_run, then, now, record, time.monotonic() - begun)
+        result = _compared(plan, own_run, then, now, record, time.monotonic() - start)
         if keep or not all(stage.is_identical for stage in result.stages):
             result = result.model_copy(update={"kept_in": str(tree)})
         log_reproduction(own_run, result)
@@ -112,7 +112,7 @@ def _logged(plan: ReproductionPlan, flow_run_id: str) -> Iterator[str]:
 
 @contextmanager
 def _tree(plan: ReproductionPlan, own_run: str) -> Iterator[Path]:
-    """The working tree. It stays where the run failed, for whoever wants to see why."""
+    """The working tree. It stays where the run failed, so that a person can see why."""
     at = datetime.now(UTC).strftime("%Y%m%d-%H%M%S")
     folder = root() / ".rlhf" / "reproductions" / f"{plan.run_id[:8]}-{at}-{own_run[:6]}"
     try:

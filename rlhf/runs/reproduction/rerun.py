@@ -79,5 +79,5 @@ def _pass_on(stream: IO[str], last: deque[str], say: Callable[[str], None]) -> N
 
 
 def to_standard_error(line: str) -> None:
-    """What a command line says of a run while it runs."""
+    """Print a line of a run on standard error while it runs."""
     say(line, file=sys.stderr)

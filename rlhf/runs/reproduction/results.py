@@ -1,4 +1,4 @@
-"""What the stages of a run made and measured, as far as it must come out the same."""
+"""The results of a run's stages, files and metrics, as far as it must come out the same."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -16,7 +16,7 @@ _WEIGHTS = ".safetensors"
 
 @dataclass(frozen=True)
 class StageResult:
-    """One stage.
+    """The result of one stage.
 
     Attributes:
         run_id: MLflow run that trained it.

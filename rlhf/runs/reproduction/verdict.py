@@ -1,4 +1,4 @@
-"""Whether a run came out the same: stage by stage, what it made and measured then and now."""
+"""The verdict on a reproduction: stage by stage, what it made and measured then and now."""
 
 from collections.abc import Iterator, Mapping
 from typing import Literal
@@ -17,7 +17,7 @@ _NEVER_THE_SAME = ("README.md", "provenance.json")
 
 
 class Divergence(FrozenModel):
-    """Where the curves of a stage part."""
+    """The step at which the curves of a stage part."""
 
     step: int
     metric: str
@@ -27,7 +27,7 @@ class Divergence(FrozenModel):
 
 
 class MetricPair(FrozenModel):
-    """One of the few numbers that people compare runs by, then and now; None where it was not measured."""
+    """A metric that people compare runs by, then and now; None where it was not measured."""
 
     name: str
     then: float | None
@@ -35,7 +35,7 @@ class MetricPair(FrozenModel):
 
 
 class StageComparison(FrozenModel):
-    """One stage, then and now."""
+    """A stage, then and now."""
 
     name: str
     seconds_then: float
@@ -72,7 +72,7 @@ class Reproduction(FrozenModel):
     not_compared: tuple[str, ...]
     """Stages that one side has not finished, or that a reproduction does not make."""
     environment: tuple[str, ...]
-    """What of the environment is other than it was, and may change bits."""
+    """Changes of the environment that may change bits."""
     stages: tuple[StageComparison, ...]
     seconds_then: float
     seconds_now: float
@@ -83,7 +83,7 @@ class Reproduction(FrozenModel):
 
 
 def compare_stage(name: str, then: StageResult, now: StageResult) -> StageComparison:
-    """One stage, then and now."""
+    """Compare a stage, then and now."""
     names = {*then.metrics, *now.metrics}
     changed = _changed(then.files, now.files) - (set(_NEVER_THE_SAME) if name == "model_card" else set())
     return StageComparison(
@@ -106,7 +106,7 @@ def compare_stage(name: str, then: StageResult, now: StageResult) -> StageCompar
 
 
 def environment_changes(then: ProvenanceRecord, now: ProvenanceRecord) -> tuple[str, ...]:
-    """What may change bits and is other than it was, in words."""
+    """Changes of the environment that may change bits, in words."""
     before, after = _facts(then), _facts(now)
     return tuple(
         f"{name.removeprefix('version.')}: {before.get(name) or 'none'} then, {after.get(name) or 'none'} now"
