@@ -99,7 +99,7 @@ def test_a_terminal_has_a_line_for_each_run(
         monkeypatch.setenv(variable, value)
     stages = {"evaluation": evaluation([1.0, 0.0, 1.0])}
     tags = {"rlhf.policy_version": "7", "rlhf.git_dirty": "true"}
-    ids = [make_run(name=name, tags=tags, stages=stages) for name in ("demo, seed 0, 1e41114e1", "demo, " * 12)]
+    ids = [make_run(name=name, tags=tags, stages=stages) for name in ("demo, seed 0, 1e41114e1", "x" * 60)]
     assert main(["runs"]) == 0
     lines = re.sub(r"\x1b\[[0-9;]*m", "", capsys.readouterr().out).strip().splitlines()
     assert max(map(len, lines)) <= columns
