@@ -10,8 +10,9 @@ from rlhf.text.markdown import one_line
 FORMATS = (".md", ".mmd")
 # Mermaid reads these as its own, also within quotes, and takes numbers of characters in their place.
 _OWN = {character: f"#{ord(character)};" for character in '#";<>&`'}
-# These, too: \n is a line's end, $$ begins a formula. The joiner that nobody sees comes between the two.
-_OWN |= {character: f"{character}\u2060" for character in "\\$"}
+# These, too: \n is the end of a line, $$ begins a formula, fa:fa-car is a picture. An invisible joiner parts them.
+_JOINER = "\u2060"
+_OWN |= {character: f"{character}{_JOINER}" for character in "\\$"}
 # Of its own it breaks lines at 200 pixels, within names and hashes.
 _WIDE = '%%{init: {"flowchart": {"wrappingWidth": 500}}}%%'
 _CLASSES = """\
@@ -73,4 +74,4 @@ def _lines(node: Node) -> Iterator[str]:
 
 
 def _escape(text: str) -> str:
-    return "".join(_OWN.get(character, character) for character in one_line(text))
+    return "".join(_OWN.get(character, character) for character in one_line(text)).replace(":fa-", f":{_JOINER}fa-")

@@ -33,6 +33,7 @@ _STYLE: Any = {
     "axes.grid": True,
     "axes.grid.axis": "y",
     "axes.axisbelow": True,
+    "axes.formatter.useoffset": False,
     "grid.color": _LINE,
     "xtick.color": _TEXT,
     "ytick.color": _TEXT,

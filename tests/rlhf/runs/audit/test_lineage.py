@@ -119,7 +119,7 @@ def test_as_json_and_as_a_figure(audited: Audited, tmp_path: Path, capsys: pytes
 
 def test_what_mermaid_would_read_as_its_own_is_text_in_a_figure(audited: Audited, tmp_path: Path):
     lineage = lineage_of(audited.second.run_id)
-    title = 'a"]; click n0 "javascript:x" <img src=x> `#1`\nend \x00\u202e\\n $$x$$'
+    title = 'a"]; click n0 "javascript:x" <img src=x> `#1`\nend \x00\u202e\\n $$x$$ fa:fa-car'
     node = replace(lineage.nodes[lineage.root], title=title)
     lineage.nodes[lineage.root] = node
     draw_lineage(lineage, tmp_path / "lineage.mmd")
@@ -128,6 +128,7 @@ def test_what_mermaid_would_read_as_its_own_is_text_in_a_figure(audited: Audited
     assert not set(label.replace("<br>", "")) & set('"<>`\x00\u202e')
     assert "\\n" not in label
     assert "$$" not in label
+    assert ":fa-" not in label
 
 
 def test_files_that_cannot_be_written_are_refused_before_the_work(
