@@ -13,7 +13,7 @@ from rich.text import Text
 
 from rlhf.cli.environment import use_the_store
 from rlhf.errors import InputError
-from rlhf.runs.filters import STATES, Filters
+from rlhf.runs.filters import STATES, VERDICTS, Filters
 from rlhf.runs.listing import Listing, MetricValue, Row, list_runs
 from rlhf.text.console import TextConsole
 from rlhf.text.terminal import say
@@ -35,8 +35,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--since", metavar="WHEN", help="started since then: 12h, 7d, 2w, or a date in UTC")
     parser.add_argument("--data", metavar="MD5", help="on this version of the data; its first characters will do")
     parser.add_argument("--commit", metavar="HASH", help="of this commit; its first characters will do")
-    verdicts = ("promoted", "rejected", "declined", "expired", "outdated")
-    parser.add_argument("--verdict", choices=verdicts, help="whose retraining ended so")
+    parser.add_argument("--verdict", choices=VERDICTS, help="whose retraining ended so")
     parser.add_argument("--reproducible", nargs="?", const="yes", choices=("yes", "no"), help="that are [or are not]")
     parser.add_argument("--group", metavar="ID", help="of this group of seeds; its first characters will do")
     parser.add_argument(

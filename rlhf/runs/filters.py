@@ -19,7 +19,8 @@ STATES = {
     "killed": "KILLED",
 }
 """MLflow's word for each state. A run that waits has asked a person whether its policy becomes the champion."""
-VERDICTS = get_args(Verdict)
+VERDICTS = tuple(verdict for verdict in get_args(Verdict) if verdict not in ("no new data", "approval open"))
+"""How a retraining ends that has trained: the others have no pipeline run."""
 _HOURS = {"h": 1, "d": 24, "w": 7 * 24}
 _SPAN = re.compile(r"(\d+)([hdw])")
 _HEX = re.compile(r"[0-9a-f]+")
