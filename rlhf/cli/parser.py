@@ -71,14 +71,14 @@ class _Parser(argparse.ArgumentParser):
         super().error(printable(message))
 
 
-def _parser(named: str) -> argparse.ArgumentParser:
-    """All commands, and the arguments of the one that is named."""
+def _parser(named: str | None = None) -> argparse.ArgumentParser:
+    """All commands, and the arguments of the one that is named, or of all of them."""
     parser: argparse.ArgumentParser = _Parser(prog="rlhf", description="Align a language model with human preferences.")
     commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
     for name, summary in COMMANDS.items():
         command = commands.add_parser(name, help=summary, allow_abbrev=False)
         command.set_defaults(command=name, parser=command)
-        if name == named:
+        if named in (name, None):
             command_module(name).add_arguments(command)
     return parser
 
