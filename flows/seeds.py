@@ -9,11 +9,11 @@ from flows.pipeline import rlhf_pipeline
 from rlhf.config.base import NumSeeds, Seed
 from rlhf.config.pipeline import PipelineConfig
 from rlhf.references import GroupReport
-from tasks.group import group_name, group_run
+from tasks.group import group_flow_run_name, group_run
 from tasks.pipeline_run import cancel_on_signal
 
 
-@flow(name="seeds", flow_run_name=group_name, on_crashed=[cancel_on_signal])
+@flow(name="seeds", flow_run_name=group_flow_run_name, on_crashed=[cancel_on_signal])
 def run_seeds(
     config: PipelineConfig,
     seeds: Annotated[list[Seed], Field(max_length=100)] | None = None,

@@ -4,7 +4,9 @@ Each message says what is wrong, what was found and what to do. The command line
 exits with `exit_code`.
 """
 
+import difflib
 import os
+from collections.abc import Iterable
 from pathlib import Path
 
 from rlhf.addresses import with_public_addresses
@@ -72,6 +74,11 @@ class TrainingDivergedError(RLHFError):
         super().__init__(f"step {step}: {what}; {kept}. Lower the learning rate, or look at the data of that step")
         self.step = step
         self.checkpoint = str(checkpoint) if checkpoint else None
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+    """The known name that looks most like `name`."""
+    return difflib.get_close_matches(name, list(known), n=1, cutoff=0.0)[0]
 
 
 def check_name(name: str, where: str) -> None:

@@ -12,22 +12,24 @@ Better = Literal["higher", "lower", "neither"]
 
 @dataclass(frozen=True)
 class Metric:
-    """What a number means.
+    """The meaning of a number.
 
     Attributes:
         unit: unit of the number; empty for a share or a plain ratio.
         better: which way is better, `neither` where that depends.
         summary: one of the few whose last value is copied to the parent run, by which people compare pipelines.
         curve: one of the few that are copied there with all their steps, so that curves lie over one another.
+        interval: the ends of its 95% interval are logged as well, with `_low` and `_high` behind its name.
     """
 
     unit: str
     better: Better = "neither"
     summary: bool = False
     curve: bool = False
+    interval: bool = False
 
 
-METRICS: dict[str, Metric] = {
+_DECLARED: dict[str, Metric] = {
     "data/num_demonstrations_train": Metric("rows"),
     "data/num_preferences_train": Metric("rows", summary=True),
     "data/num_preferences_selection": Metric("rows"),
@@ -55,9 +57,7 @@ METRICS: dict[str, Metric] = {
     "selection_reward_model/accuracy": Metric("", "higher"),
     "selection_reward_model/validation_accuracy": Metric("", "higher"),
     "selection_reward_model/score_offset": Metric("score"),
-    "reward_audit/accuracy": Metric("", "higher", summary=True),
-    "reward_audit/accuracy_low": Metric("", "higher"),
-    "reward_audit/accuracy_high": Metric("", "higher"),
+    "reward_audit/accuracy": Metric("", "higher", summary=True, interval=True),
     "reward_audit/expected_calibration_error": Metric("", "lower", summary=True),
     "reward_audit/longer_wins_accuracy": Metric("", "neither", summary=True),
     "reward_audit/expected_calibration_error_null": Metric("", "neither"),
@@ -67,9 +67,7 @@ METRICS: dict[str, Metric] = {
     "reward_audit/pair_length_correlation": Metric("", "neither"),
     "reward_audit/accuracy_shorter_chosen": Metric("", "higher"),
     "reward_audit/accuracy_longer_chosen": Metric("", "higher"),
-    "reward_audit/selection_accuracy": Metric("", "higher"),
-    "reward_audit/selection_accuracy_low": Metric("", "higher"),
-    "reward_audit/selection_accuracy_high": Metric("", "higher"),
+    "reward_audit/selection_accuracy": Metric("", "higher", interval=True),
     "reward_audit/selection_expected_calibration_error": Metric("", "lower"),
     "reward_audit/selection_expected_calibration_error_null": Metric("", "neither"),
     "reward_audit/selection_brier": Metric("", "lower"),
@@ -114,36 +112,20 @@ METRICS: dict[str, Metric] = {
     "ppo/chosen_objective": Metric("score", "higher", summary=True),
     "ppo/episodes_per_second": Metric("episodes/s", "higher"),
     "ppo/checkpoint_seconds": Metric("s", "lower"),
-    "evaluation/win_rate": Metric("", "higher", summary=True),
-    "evaluation/win_rate_low": Metric("", "higher"),
-    "evaluation/win_rate_high": Metric("", "higher"),
+    "evaluation/win_rate": Metric("", "higher", summary=True, interval=True),
     "evaluation/policy_score": Metric("score", "higher", summary=True),
     "evaluation/baseline_score": Metric("score", "higher"),
     "evaluation/policy_selection_score": Metric("score", "higher"),
     "evaluation/baseline_selection_score": Metric("score", "higher"),
     "evaluation/policy_gold": Metric("gold", "higher", summary=True),
     "evaluation/baseline_gold": Metric("gold", "higher", summary=True),
-    "evaluation/gold_gain": Metric("gold", "higher", summary=True),
-    "evaluation/gold_gain_low": Metric("gold", "higher"),
-    "evaluation/gold_gain_high": Metric("gold", "higher"),
-    "evaluation/gold_win_rate": Metric("", "higher"),
-    "evaluation/gold_win_rate_low": Metric("", "higher"),
-    "evaluation/gold_win_rate_high": Metric("", "higher"),
-    "evaluation/score_gain": Metric("score", "higher"),
-    "evaluation/score_gain_low": Metric("score", "higher"),
-    "evaluation/score_gain_high": Metric("score", "higher"),
-    "evaluation/score_win_rate": Metric("", "neither", summary=True),
-    "evaluation/score_win_rate_low": Metric("", "higher"),
-    "evaluation/score_win_rate_high": Metric("", "higher"),
-    "evaluation/selection_score_gain": Metric("score", "higher"),
-    "evaluation/selection_score_gain_low": Metric("score", "higher"),
-    "evaluation/selection_score_gain_high": Metric("score", "higher"),
-    "evaluation/selection_score_win_rate": Metric("", "higher", summary=True),
-    "evaluation/selection_score_win_rate_low": Metric("", "higher"),
-    "evaluation/selection_score_win_rate_high": Metric("", "higher"),
-    "evaluation/kl": Metric("nats/response", "lower", summary=True),
-    "evaluation/kl_low": Metric("nats/response", "lower"),
-    "evaluation/kl_high": Metric("nats/response", "lower"),
+    "evaluation/gold_gain": Metric("gold", "higher", summary=True, interval=True),
+    "evaluation/gold_win_rate": Metric("", "higher", interval=True),
+    "evaluation/score_gain": Metric("score", "higher", interval=True),
+    "evaluation/score_win_rate": Metric("", "neither", summary=True, interval=True),
+    "evaluation/selection_score_gain": Metric("score", "higher", interval=True),
+    "evaluation/selection_score_win_rate": Metric("", "higher", summary=True, interval=True),
+    "evaluation/kl": Metric("nats/response", "lower", summary=True, interval=True),
     "evaluation/policy_response_tokens": Metric("tokens"),
     "evaluation/baseline_response_tokens": Metric("tokens"),
     "evaluation/policy_eos_rate": Metric("", "higher"),
@@ -170,15 +152,9 @@ METRICS: dict[str, Metric] = {
     "evaluation/num_responses": Metric("responses"),
     "evaluation/num_prompts": Metric("prompts"),
     "evaluation/num_warnings": Metric("", "lower", summary=True),
-    "comparison/win_rate": Metric("", "higher", summary=True),
-    "comparison/win_rate_low": Metric("", "higher", summary=True),
-    "comparison/win_rate_high": Metric("", "higher"),
-    "comparison/gain": Metric("gold or score", "higher", summary=True),
-    "comparison/gain_low": Metric("gold or score", "higher"),
-    "comparison/gain_high": Metric("gold or score", "higher"),
-    "comparison/kl": Metric("nats/response", "lower"),
-    "comparison/kl_low": Metric("nats/response", "lower"),
-    "comparison/kl_high": Metric("nats/response", "lower"),
+    "comparison/win_rate": Metric("", "higher", summary=True, interval=True),
+    "comparison/gain": Metric("gold or score", "higher", summary=True, interval=True),
+    "comparison/kl": Metric("nats/response", "lower", interval=True),
     "comparison/length_growth": Metric("", "lower", summary=True),
     "comparison/num_prompts": Metric("prompts"),
     "comparison/candidate_gold": Metric("gold", "higher"),
@@ -193,19 +169,26 @@ METRICS: dict[str, Metric] = {
     "comparison/champion_eos_rate": Metric("", "higher"),
 }
 
+_SECONDS = ("seconds", "trained_seconds")
 _ENDS = ("", "_low", "_high")
-METRICS |= {f"{stage}/seconds": Metric("s", "lower", summary=True) for stage in STAGES}
-METRICS |= {f"{stage}/trained_seconds": Metric("s", "lower", summary=True) for stage in STAGES}
+METRICS: dict[str, Metric] = {
+    f"{name}{end}": replace(metric, summary=metric.summary and not end)
+    for name, metric in _DECLARED.items()
+    for end in (_ENDS if metric.interval else ("",))
+}
+# What the gate of retraining looks at.
+METRICS["comparison/win_rate_low"] = METRICS["comparison/win_rate"]
+METRICS |= {f"{stage}/{name}": Metric("s", "lower", summary=True) for name in _SECONDS for stage in STAGES}
 
 HEADLINES = tuple(
     name
     for name, metric in METRICS.items()
     if name.startswith(("reward_audit/", "ppo/", "evaluation/"))
     and not name.endswith(("_low", "_high"))
-    and (metric.summary or f"{name}_low" in METRICS)
+    and (metric.summary or metric.interval)
     and metric.unit not in ("s", "rows")
 )
-"""What a recipe is judged by: what pipelines are compared by, and all that has an interval."""
+"""The metrics that a recipe is judged by: what pipelines are compared by, and all that has an interval."""
 
 GROUP = "group/"
 """Before a metric's name: over the seeds of a group, its mean, and with `_low`, `_high` and `_std` after the name the
@@ -224,7 +207,7 @@ class UndeclaredMetricError(RLHFError):
 
 
 def describe(name: str) -> Metric:
-    """What a metric means, whether it stands for itself or belongs to a family."""
+    """The meaning of a metric, whether it stands for itself or belongs to a family."""
     return METRICS.get(name) or next(metric for prefix, metric in FAMILIES.items() if name.startswith(prefix))
 
 

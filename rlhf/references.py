@@ -7,10 +7,14 @@ from pydantic import BaseModel, ConfigDict
 from rlhf.config.data import EmbeddedName
 
 
-class Reference(BaseModel):
-    """An artifact folder in MLflow, and what must be in it."""
+class FrozenModel(BaseModel):
+    """A value that does not change, and knows no field but its own."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Reference(FrozenModel):
+    """An artifact folder in MLflow, and what must be in it."""
 
     run_id: str
     """MLflow run that made it."""
@@ -20,10 +24,8 @@ class Reference(BaseModel):
     """Over the folder's relative paths and the sha256 of every file."""
 
 
-class DataSource(BaseModel):
+class DataSource(FrozenModel):
     """The data set that a run reads, before anything is done to it."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     path: str
     """Folder or file, as configured."""
@@ -71,10 +73,8 @@ class ModelCardRef(Reference):
     """The policy's folder with its card: what is registered as `rlhf-policy`."""
 
 
-class StageReport(BaseModel):
+class StageReport(FrozenModel):
     """How one stage of a run went."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     name: str
     state: Literal["trained", "cached"]
@@ -86,10 +86,8 @@ class StageReport(BaseModel):
     """What it took when it was trained."""
 
 
-class PipelineReport(BaseModel):
+class PipelineReport(FrozenModel):
     """What a pipeline run ends with."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     run_id: str
     """MLflow parent run."""
@@ -101,10 +99,8 @@ class PipelineReport(BaseModel):
     """The card's README.md."""
 
 
-class SeedReport(BaseModel):
+class SeedReport(FrozenModel):
     """What came of one seed of a group."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     seed: int
     run_id: str | None
@@ -117,10 +113,8 @@ class SeedReport(BaseModel):
     """As in a pipeline's report."""
 
 
-class SeedStatistics(BaseModel):
+class SeedStatistics(FrozenModel):
     """A metric over the seeds of a group."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     num_seeds: int
     """Seeds that have it."""
@@ -133,10 +127,8 @@ class SeedStatistics(BaseModel):
     """Upper end of it."""
 
 
-class GroupReport(BaseModel):
+class GroupReport(FrozenModel):
     """What a recipe comes to over several seeds."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     run_id: str
     """MLflow run of the group, which every pipeline run of it names in the tag `rlhf.group`."""
@@ -159,10 +151,10 @@ class GroupReport(BaseModel):
         return tuple(seed for seed in self.seeds if seed.error is None)
 
 
-class GateVerdict(BaseModel):
+class GateVerdict(FrozenModel):
     """What one gate of retraining says of a candidate."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", ser_json_inf_nan="constants")
+    model_config = ConfigDict(ser_json_inf_nan="constants")
 
     gate: str
     """Name of the gate."""
@@ -187,10 +179,8 @@ class GateVerdict(BaseModel):
     """The judge whose verdict is the worst, where several judge."""
 
 
-class Champion(BaseModel):
+class Champion(FrozenModel):
     """The version of the registered model that is in use."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     version: str
     policy: ModelCardRef
@@ -200,10 +190,8 @@ class Champion(BaseModel):
     """Those of its run, whose selection model judges. None: they are gone."""
 
 
-class Spending(BaseModel):
+class Spending(FrozenModel):
     """What a comparison may take of the risk that a candidate without gain becomes the champion."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     champion: str | None
     """The version that was compared with. None: there was none."""
@@ -231,10 +219,8 @@ class Spending(BaseModel):
         )
 
 
-class Proposal(BaseModel):
+class Proposal(FrozenModel):
     """A candidate that has been compared, and what the gates say of it."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     run_id: str
     """MLflow run of the pipeline that trained it."""
@@ -258,10 +244,8 @@ Verdict = Literal["promoted", "rejected", "declined", "expired", "outdated", "no
 did not say in time. approval open: an earlier run still waits for an answer."""
 
 
-class RetrainReport(BaseModel):
+class RetrainReport(FrozenModel):
     """What retraining ends with."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     verdict: Verdict
     reason: str

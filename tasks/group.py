@@ -18,6 +18,7 @@ from rlhf.modeling.template_choice import settled
 from rlhf.paths import source_root
 from rlhf.references import GroupReport, PipelineReport, SeedReport
 from rlhf.runs.groups import SeedsFailedError, as_markdown, group_key, group_metrics, over_seeds
+from rlhf.runs.names import group_name
 from rlhf.tracking.client import check_reachable, run_url
 from rlhf.tracking.files import log_content
 from rlhf.tracking.groups import open_group
@@ -25,7 +26,7 @@ from rlhf.tracking.queries import metrics_of, tags_of
 from rlhf.tracking.run_locks import hold_run_lock
 from rlhf.tracking.runs import close_killed_runs, close_run, closing_run, log_metrics
 from rlhf.tracking.tags import COMMIT_TAG, DATA_TAG, DIRTY_TAG, RECIPE_TAG, SEEDS_TAG, SOURCE_TAG
-from tasks.pipeline_run import Membership, member_of, page_tags, short_commit
+from tasks.pipeline_run import Membership, member_of, page_tags
 from tasks.prefect_artifacts import show_group, show_link
 
 logger = logging.getLogger("rlhf.group")
@@ -130,13 +131,13 @@ def group_run(config: PipelineConfig, seeds: list[int] | None, num_seeds: int | 
             close_run(group.run_id, "FINISHED")
 
 
-def group_name() -> str:
-    """Name of a flow run: recipe, number of seeds, commit."""
+def group_flow_run_name() -> str:
+    """Name of the flow run of a group that is under way."""
     parameters = this_flow_run.parameters
     config = PipelineConfig.model_validate(parameters["config"])
     # A name that cannot be made leaves a flow run Pending; the flow itself refuses such seeds.
     with suppress(ConfigError):
-        return _name(config, choose_seeds(config.seed, parameters.get("seeds"), parameters.get("num_seeds")))
+        return group_name(config, choose_seeds(config.seed, parameters.get("seeds"), parameters.get("num_seeds")))
     return f"{config.name}, seeds that are no group"
 
 
@@ -153,10 +154,5 @@ def _open(config: PipelineConfig, seeds: tuple[int, ...], flow_run_id: str) -> G
     key = group_key(config, seeds)
     # All seeds have the model at one commit and the template of one day, whenever they are run.
     settings = settled(at_commits(config)).model_dump(mode="json", exclude={"seed"})
-    run_id, recorded = open_group(_name(config, seeds), key, flow_run_id, settings, tags)
+    run_id, recorded = open_group(group_name(config, seeds), key, flow_run_id, settings, tags)
     return Group(run_id, PipelineConfig.model_validate(recorded), seeds)
-
-
-def _name(config: PipelineConfig, seeds: tuple[int, ...]) -> str:
-    commit = short_commit(provenance.git_state(source_root()))
-    return f"{config.name}, {len(seeds)} seeds from {seeds[0]}, {commit}"

@@ -22,12 +22,13 @@ from rlhf.modeling.hub import at_commits
 from rlhf.modeling.run_models import check_hub_models, check_models
 from rlhf.modeling.template_choice import settled
 from rlhf.paths import source_root
-from rlhf.provenance import GitState, Patch, ProvenanceRecord, StageRecord, working_patch
+from rlhf.provenance import Patch, ProvenanceRecord, StageRecord, working_patch
 from rlhf.provenance.capture import begin_record, with_data, with_stage
 from rlhf.provenance.storage import has_record, read_record, save_code, save_record
 from rlhf.references import DatasetRef, DataSource, ModelCardRef, PipelineReport, Reference, StageReport
 from rlhf.rewards.functions import check_installed
 from rlhf.rl.launchers import drop_launcher_variables
+from rlhf.runs.names import run_name
 from rlhf.stages import STAGES, stage_of
 from rlhf.tracking import artifacts
 from rlhf.tracking.client import check_reachable, run_url
@@ -229,11 +230,11 @@ def pipeline_run(config: PipelineConfig) -> Iterator[tuple[Pipeline, PipelineCon
 
 
 def flow_run_name() -> str:
-    """Name of a flow run: recipe, seed and commit."""
+    """Name of the flow run that is under way, and of its MLflow run."""
     config = this_flow_run.parameters["config"]
     if not isinstance(config, PipelineConfig):
         config = PipelineConfig.model_validate(config)
-    return _name(config, provenance.git_state(source_root()))
+    return run_name(config)
 
 
 def cancel_on_signal(flow: Flow[..., Any], flow_run: FlowRun, state: State[Any]) -> None:
@@ -260,7 +261,7 @@ def _open(config: PipelineConfig) -> Pipeline:
     settings = config.model_dump(mode="json")
     patch = working_patch(source_root()) if git.commit and git.dirty else Patch(b"", ())
     record = begin_record(config, git, patch)
-    run_id = open_pipeline(_name(config, git), flow_run_id, settings, tags)
+    run_id = open_pipeline(flow_run_name(), flow_run_id, settings, tags)
     if membership is not None:
         membership.run_id = run_id
     with closing_run(run_id):
@@ -275,12 +276,3 @@ def page_tags() -> dict[str, str]:
         return {}
     page = this_flow_run.ui_url
     return {FLOW_RUN_PAGE_TAG: page, NOTE_TAG: f"[The flow run in Prefect]({page})"}
-
-
-def short_commit(git: GitState) -> str:
-    """The commit as it stands in the name of a run; `+` where the working tree differs from it."""
-    return (git.commit or "no commit")[:9] + ("+" if git.dirty else "")
-
-
-def _name(config: PipelineConfig, git: GitState) -> str:
-    return f"{config.name}, seed {config.seed}, {short_commit(git)}"

@@ -154,7 +154,7 @@ def _level(confidence: float) -> str:
 
 @_best_effort()
 def name_outcome(flow_run_id: str, outcome: str) -> None:
-    """Put how it stands after a flow run's name: `demo, seed 0, 1a2b3c4d5: promoted`."""
+    """Put how it stands after a flow run's name: `demo, seed 0: promoted`."""
     with get_client(sync_client=True) as client:
         name = client.read_flow_run(UUID(flow_run_id)).name
         client.update_flow_run(UUID(flow_run_id), name=f"{name.partition(': ')[0]}: {outcome}")

@@ -1,4 +1,4 @@
-"""What the command line shows a person: progress while a run is under way, a short table once it is done."""
+"""The command line's output for a person: progress while a run is under way, a short table once it is done."""
 
 import logging
 import os
@@ -48,7 +48,7 @@ _SEEDS_SIDE_BY_SIDE = 4
 
 @contextmanager
 def progress_bars() -> Iterator[None]:
-    """A bar a stage on standard error; on something that is no terminal, a line at every tenth of a stage."""
+    """A bar for each stage on standard error; on something that is no terminal, a line at every tenth of a stage."""
     console = TextConsole(stderr=True)
     with _warnings_shown(console):
         if not console.is_terminal:
@@ -78,7 +78,7 @@ def print_report(report: PipelineReport) -> None:
 
 
 def print_group(report: GroupReport) -> None:
-    """What a recipe comes to over several seeds, beside what each seed came to, on standard output."""
+    """Print the results of a recipe over several seeds, beside what each seed came to, on standard output."""
     console = TextConsole()
     if not console.is_terminal:
         console.width = _WIDTH
@@ -121,7 +121,7 @@ def _table_by_seed(seeds: Sequence[SeedReport]) -> Table:
 
 
 def print_ui_commands(mlflow_page: str | None = None) -> None:
-    """Where the two user interfaces are, and what opens them where no server is configured, on standard output.
+    """Print the addresses of the two user interfaces, and the command that opens them where no server is configured.
 
     Args:
         mlflow_page: where in MLflow to begin; None for the list of experiments.
@@ -143,7 +143,7 @@ def _program(name: str) -> str:
 
 
 def print_stages(stages: Sequence[StageReport]) -> None:
-    """How each stage went, on standard output."""
+    """Print how each stage went, on standard output."""
     table = Table("stage", "state", "seconds", "when trained")
     for column in table.columns[2:]:
         column.justify = "right"
@@ -167,7 +167,7 @@ def _figure(metrics: Mapping[str, float], name: str, form: str) -> tuple[str, st
 
 
 def _notes(metrics: Mapping[str, float]) -> Iterator[str]:
-    """What the figures of a run cannot be read without."""
+    """Notes without which the figures of a run cannot be read."""
     if metrics.get("ppo/chosen_update") == 0:
         yield "No checkpoint was better than the SFT policy on held-out evidence, so the policy is the SFT policy."
     num_alarms = int(metrics.get("ppo/num_alarms", 0))
@@ -182,7 +182,7 @@ def _from_here(path: str) -> str:
 
 @dataclass(frozen=True)
 class _Bars:
-    """One bar a stage, made at its first report."""
+    """A bar for each stage, made at its first report."""
 
     progress: Progress
     tasks: dict[str, TaskID] = field(default_factory=dict)

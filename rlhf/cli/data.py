@@ -4,19 +4,25 @@ import argparse
 import json
 import logging
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from rlhf.data.importing.columns import parse_columns
 from rlhf.data.importing.detection import FORMATS
-from rlhf.data.importing.reading import MAX_DROPPED
+from rlhf.data.importing.formats import ImportReport, Sources
+from rlhf.data.importing.reading import MAX_DROPPED, SourceOptions
+from rlhf.data.schema import validate_folder
+from rlhf.data.versions.append import Addition, add_version, check_given, import_version, preview
+from rlhf.data.versions.diff import compare_versions
+from rlhf.data.versions.history import DataVersion, count_rows, history
+from rlhf.data.versions.remotes import pull, push, status
+from rlhf.data.versions.repository import git_commands, md5_in, read_dvc_file
+from rlhf.data.versions.stores import stores
 from rlhf.errors import DataError
+from rlhf.files.names import open_regular
 from rlhf.paths import configure_environment, root
 from rlhf.text.terminal import say
-
-if TYPE_CHECKING:
-    from rlhf.data.importing.formats import ImportReport
-    from rlhf.data.importing.reading import SourceOptions
-    from rlhf.data.versions.history import DataVersion
 
 _READ = "JSON Lines, JSON, CSV or TSV (plain or .gz), Parquet, or a hub id"
 _EXTRAS = {
@@ -26,9 +32,8 @@ _EXTRAS = {
 }
 
 
-def add_arguments(commands: "argparse._SubParsersAction[Any]") -> None:
-    """Add the command."""
-    parser = commands.add_parser("data", help="import, check, compare and share data")
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the actions, and what each takes."""
     actions = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
     _add_making(actions)
     _add_looking(actions)
@@ -49,7 +54,7 @@ def run(options: argparse.Namespace) -> None:
 def _command(actions: "argparse._SubParsersAction[Any]", name: str, words: str) -> argparse.ArgumentParser:
     parser: argparse.ArgumentParser = actions.add_parser(name, help=words, allow_abbrev=False)
     parser.description = f"{words[0].upper()}{words[1:]}."
-    parser.set_defaults(command="data", action=name, parser=parser)
+    parser.set_defaults(action=name, parser=parser)
     return parser
 
 
@@ -100,11 +105,8 @@ def _add_reading(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--dry-run", action="store_true", help="say what would be read, and change nothing")
 
 
-def _options(options: argparse.Namespace) -> "dict[str, SourceOptions]":
-    """How each file is to be read."""
-    from rlhf.data.importing.columns import parse_columns
-    from rlhf.data.importing.reading import SourceOptions
-
+def _options(options: argparse.Namespace) -> dict[str, SourceOptions]:
+    """The options by which each file is read."""
     if not 0 <= options.max_dropped <= 1:
         raise DataError(f"--max-dropped {options.max_dropped}: this is no share; give a number from 0 to 1")
     split = getattr(options, "split", "train")
@@ -138,9 +140,6 @@ def _add_looking(actions: "argparse._SubParsersAction[Any]") -> None:
 
 
 def _import(options: argparse.Namespace) -> None:
-    from rlhf.data.importing.formats import Sources
-    from rlhf.data.versions.append import import_version, preview
-    from rlhf.data.versions.repository import git_commands, md5_in, read_dvc_file
 
     _quiet_dvc()
     extras = {kind: getattr(options, kind) for kind in _EXTRAS}
@@ -157,14 +156,12 @@ def _import(options: argparse.Namespace) -> None:
     say(f"To record this version: {git_commands(f'Import {report.sources[0].source.name}')}")
 
 
-def _tell(report: "ImportReport") -> None:
+def _tell(report: ImportReport) -> None:
     """Print what was read, before anything is replaced."""
     say(report.summary, flush=True)
 
 
 def _add(options: argparse.Namespace) -> None:
-    from rlhf.data.versions.append import Addition, add_version, check_given
-    from rlhf.data.versions.repository import git_commands
 
     _quiet_dvc()
     how = _options(options)
@@ -185,7 +182,6 @@ def _add(options: argparse.Namespace) -> None:
 
 
 def _validate(options: argparse.Namespace) -> None:
-    from rlhf.data.schema import validate_folder
 
     folder = options.path or root() / "data"
     for kind, count in validate_folder(folder).items():
@@ -193,21 +189,18 @@ def _validate(options: argparse.Namespace) -> None:
 
 
 def _status(options: argparse.Namespace) -> None:
-    from dataclasses import asdict
 
-    from rlhf.data.versions.remotes import status
-
-    found = status(root())
+    state = status(root())
     if options.json:
-        say(json.dumps(asdict(found)))
+        say(json.dumps(asdict(state)))
         return
     words = {True: "yes", False: "no"}
-    say(f"version in data.dvc: {found.md5 or 'none'}")
+    say(f"version in data.dvc: {state.md5 or 'none'}")
     for name in ("present", "equal", "committed", "cached"):
-        say(f"{_QUESTIONS[name]}: {words[getattr(found, name)]}")
-    for remote, answer in found.remotes.items():
+        say(f"{_QUESTIONS[name]}: {words[getattr(state, name)]}")
+    for remote, answer in state.remotes.items():
         say(f"on the remote {remote}: {answer}")
-    say("\n".join(f"Next: {step}" for step in found.next) or "Nothing is left to do")
+    say("\n".join(f"Next: {step}" for step in state.next) or "Nothing is left to do")
 
 
 _QUESTIONS = {
@@ -219,12 +212,10 @@ _QUESTIONS = {
 
 
 def _log(options: argparse.Namespace) -> None:
-    from rlhf.data.versions.history import count_rows, history
-    from rlhf.data.versions.stores import stores
 
     versions = history(root())
-    with stores(root()) as found:
-        rows = {md5: count_rows(md5, found) for md5 in dict.fromkeys(version.md5 for version in versions)}
+    with stores(root()) as caches:
+        rows = {md5: count_rows(md5, caches) for md5 in dict.fromkeys(version.md5 for version in versions)}
     if options.json:
         say(json.dumps([vars(v) | {"date": v.date.isoformat(), "rows": rows[v.md5]} for v in versions]))
     elif not versions:
@@ -233,7 +224,7 @@ def _log(options: argparse.Namespace) -> None:
         _print_log(versions, rows)
 
 
-def _print_log(versions: "list[DataVersion]", rows: dict[str, dict[str, int] | None]) -> None:
+def _print_log(versions: list[DataVersion], rows: dict[str, dict[str, int] | None]) -> None:
     for version in versions:
         counts = rows[version.md5]
         held = (
@@ -244,15 +235,13 @@ def _print_log(versions: "list[DataVersion]", rows: dict[str, dict[str, int] | N
 
 
 def _diff(options: argparse.Namespace) -> None:
-    from rlhf.data.versions.diff import compare_versions
 
-    found = compare_versions(root(), options.old, options.new)
-    say(json.dumps(found.as_json()) if options.json else found.as_markdown())
+    difference = compare_versions(root(), options.old, options.new)
+    say(json.dumps(difference.as_json()) if options.json else difference.as_markdown())
 
 
 def _push(options: argparse.Namespace) -> None:
     from rlhf.cli.console import progress_bars
-    from rlhf.data.versions.remotes import push
 
     _quiet_dvc()
     with progress_bars():
@@ -262,7 +251,6 @@ def _push(options: argparse.Namespace) -> None:
 
 def _pull(options: argparse.Namespace) -> None:
     from rlhf.cli.console import progress_bars
-    from rlhf.data.versions.remotes import pull
 
     _quiet_dvc()
     with progress_bars():
@@ -271,7 +259,7 @@ def _pull(options: argparse.Namespace) -> None:
 
 
 def _quiet_dvc() -> None:
-    """It would name another git command, and show bars of its own."""
+    """DVC would name another git command, and show bars of its own."""
     import dvc.logger  # noqa: F401  # sets its level when it is imported
 
     logging.getLogger("dvc").setLevel(logging.WARNING)
@@ -280,7 +268,6 @@ def _quiet_dvc() -> None:
 def _text_of(path: Path | None) -> str | None:
     if path is None:
         return None
-    from rlhf.files.names import open_regular
 
     try:
         with open_regular(path) as file:

@@ -1,9 +1,15 @@
-"""Which stores a command asks that starts no flow."""
+"""The servers and stores that a command asks."""
 
 import os
 
 from rlhf.paths import configure_environment
-from rlhf.services.settings import running
+from rlhf.services.settings import PASSWORD_VARIABLE, LoginFrom, Services, running
+
+
+def be_client_of(services: Services) -> None:
+    """Ask these servers. Call it before Prefect and MLflow are imported: they read the environment once."""
+    os.environ.update(services.client_environment())
+    configure_environment()
 
 
 def use_the_store() -> None:
@@ -20,3 +26,8 @@ def use_the_store() -> None:
         from rlhf.tracking.client import check_reachable
 
         check_reachable()
+
+
+def login_from() -> LoginFrom:
+    """The place that the servers' password comes from."""
+    return "variable" if os.environ.get(PASSWORD_VARIABLE) else "file"

@@ -4,7 +4,11 @@ import argparse
 import json
 from typing import TYPE_CHECKING
 
+from rich.table import Table
+from rich.text import Text
+
 from rlhf.cli.environment import use_the_store
+from rlhf.text.console import TextConsole
 from rlhf.text.terminal import say
 
 if TYPE_CHECKING:
@@ -14,18 +18,14 @@ if TYPE_CHECKING:
 _KEEP_DAYS = 30
 
 
-def add_arguments(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
-    """Add the command."""
-    parser = commands.add_parser(
-        "gc",
-        help="list, and with --yes remove, what no run needs any more",
-        description="List checkpoints, outputs of stages, copies, results, working trees and versions of the data "
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add what the command takes."""
+    parser.description = (
+        "List checkpoints, outputs of stages, copies, results, working trees and versions of the data "
         "that no kept run needs. Kept are the champion, the candidate and every version with an alias, runs in flight "
         "or waiting for an answer, and runs of the last days, with all that their cached stages came from. Nothing is "
-        "removed without --yes.",
-        allow_abbrev=False,
+        "removed without --yes."
     )
-    parser.set_defaults(command="gc", parser=parser)
     choice = parser.add_mutually_exclusive_group()
     choice.add_argument("--yes", action="store_true", help="remove what is listed")
     choice.add_argument("--dry-run", action="store_true", help="list only, which is what happens without --yes")
@@ -53,18 +53,15 @@ def run(options: argparse.Namespace) -> int:
     plan = make_plan(options.keep_days, options.remote)
     left = carry_out(plan) if options.yes else []
     if options.json:
-        say(json.dumps(plan.as_dict() | {"removed": options.yes, "left": [str(one) for one in left]}))
+        say(json.dumps(plan.as_dict() | {"removed": options.yes, "left": [str(item) for item in left]}))
     else:
         _print(plan, left, options.yes)
     return 0
 
 
 def _print(plan: "Plan", left: "list[NotRemoved]", removed: bool) -> None:
-    from rich.table import Table
-    from rich.text import Text
 
     from rlhf.runs.gc.plan import shown_bytes
-    from rlhf.text.console import TextConsole
 
     console = TextConsole(soft_wrap=True)
     table = Table("kind", "items", "size", box=None)
@@ -79,7 +76,7 @@ def _print(plan: "Plan", left: "list[NotRemoved]", removed: bool) -> None:
         console.print(table)
     for note in (*plan.notes, *left):
         console.print(Text(f"note: {note}", style="yellow"))
-    size = shown_bytes(plan.num_bytes - sum(one.num_bytes for one in left))
+    size = shown_bytes(plan.num_bytes - sum(item.num_bytes for item in left))
     console.print(Text(f"Kept: {len(plan.kept)} runs, by {plan.kept_because()}"))
     can_go = f"{size} can go; `rlhf gc --yes` removes it." if plan.items else "Nothing can go."
     console.print(Text(f"Removed {size}." if removed else can_go, style="bold"))

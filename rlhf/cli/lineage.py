@@ -4,32 +4,27 @@ import argparse
 import json
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING
+
+from rich.text import Text
+from rich.tree import Tree
 
 from rlhf.cli.environment import use_the_store
 from rlhf.errors import InputError
+from rlhf.runs.audit.lineage_graph import Lineage, Node
+from rlhf.runs.audit.mermaid import check_figure, draw_lineage
+from rlhf.text.console import TextConsole
 from rlhf.text.terminal import say
-
-if TYPE_CHECKING:
-    from rich.text import Text
-    from rich.tree import Tree
-
-    from rlhf.runs.audit.lineage_graph import Lineage, Node
 
 _WIDTH = 160
 """Columns on something that is no terminal."""
 
 
-def add_arguments(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
-    """Add the command."""
-    parser = commands.add_parser(
-        "lineage",
-        help="draw what a policy came from, and verify it",
-        description="Follow a policy back to PPO, reward models, SFT, data version, code and base model, across the "
-        "runs in which its stages were trained. Exit code 1 where a hash on the way is not what was logged.",
-        allow_abbrev=False,
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add what the command takes."""
+    parser.description = (
+        "Follow a policy back to PPO, reward models, SFT, data version, code and base model, across the "
+        "runs in which its stages were trained. Exit code 1 where a hash on the way is not what was logged."
     )
-    parser.set_defaults(command="lineage", parser=parser)
     parser.add_argument(
         "run",
         metavar="RUN|MODEL",
@@ -49,14 +44,12 @@ def run(options: argparse.Namespace) -> int:
     _check_files(options.json, options.figure)
     use_the_store()
     from rlhf.runs.audit.lineage import trace
-    from rlhf.runs.audit.target import resolve
+    from rlhf.runs.audit.target import find_target
 
-    lineage = trace(resolve(options.run), check=options.verify)
+    lineage = trace(find_target(options.run), check=options.verify)
     if options.json is not None:
         _write(json.dumps(lineage.as_dict(), indent=2) + "\n", options.json)
     if options.figure is not None:
-        from rlhf.runs.audit.mermaid import draw_lineage
-
         draw_lineage(lineage, options.figure)
     if options.json != "-":
         _print(lineage)
@@ -65,8 +58,6 @@ def run(options: argparse.Namespace) -> int:
 
 def _check_files(json_file: str | None, figure: Path | None) -> None:
     """Refuse before the work, which may hash gigabytes, what nothing can be written to after it."""
-    from rlhf.runs.audit.mermaid import check_figure
-
     if json_file not in (None, "-") and (not Path(json_file).parent.is_dir() or Path(json_file).is_dir()):
         raise InputError(f"--json {json_file}: give a file in a folder that is there, or - for standard output")
     if figure is not None:
@@ -80,12 +71,7 @@ def _write(text: str, file: str) -> None:
         Path(file).write_text(text, encoding="utf-8")
 
 
-def _print(lineage: "Lineage") -> None:
-    from rich.text import Text
-    from rich.tree import Tree
-
-    from rlhf.text.console import TextConsole
-
+def _print(lineage: Lineage) -> None:
     console = TextConsole(width=None if sys.stdout.isatty() else _WIDTH)
     tree = Tree(_line(lineage.nodes[lineage.root]))
     _grow(tree, lineage, lineage.root, {lineage.root})
@@ -104,10 +90,8 @@ def _print(lineage: "Lineage") -> None:
         console.print(Text(f"{hashed}; {verdict}", style="bold"))
 
 
-def _grow(tree: "Tree", lineage: "Lineage", name: str, shown: set[str]) -> None:
+def _grow(tree: Tree, lineage: Lineage, name: str, shown: set[str]) -> None:
     """Add what a node was made from; what stands in the tree already is named, and not drawn again."""
-    from rich.text import Text
-
     # The deepest first, so that the branch of a node stands where it is reached the long way.
     for source in sorted(lineage.nodes[name].made_from, key=list(lineage.nodes).index):
         node = lineage.nodes[source]
@@ -118,10 +102,8 @@ def _grow(tree: "Tree", lineage: "Lineage", name: str, shown: set[str]) -> None:
         _grow(tree.add(_line(node)), lineage, source, shown)
 
 
-def _line(node: "Node") -> "Text":
+def _line(node: Node) -> Text:
     """Two lines: what it is, and where it is from."""
-    from rich.text import Text
-
     colors = {"verified": "green", "changed": "bold red", "not checked": "dim"}
     hashed = f"  {node.hash_name} {node.short_hash}" if node.hash is not None else ""
     first = Text.assemble((node.title, "bold"), (hashed, "cyan"), (f"  {node.state}", colors[node.state]))

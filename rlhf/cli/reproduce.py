@@ -2,27 +2,26 @@
 
 import argparse
 import uuid
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from rich.table import Table
 
 from rlhf.cli.environment import use_the_store
 from rlhf.stages import repeatable_stages
+from rlhf.text.console import TextConsole
 from rlhf.text.terminal import say
 
 if TYPE_CHECKING:
     from rlhf.runs.reproduction.verdict import Reproduction
 
 
-def add_arguments(commands: "argparse._SubParsersAction[Any]") -> None:
-    """Add the command."""
-    parser = commands.add_parser(
-        "reproduce", help="make a run again from its MLflow run id, and compare", allow_abbrev=False
-    )
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add what the command takes."""
     parser.description = (
         "Bring back the code, data and environment of a run, run it from nothing in a working tree of its own, and "
         "say stage by stage whether it came out the same. The exit code is 0 where it is identical or equal within "
         "tolerance, and 1 where it is different."
     )
-    parser.set_defaults(command="reproduce", parser=parser)
     parser.add_argument("run", metavar="RUN", help="pipeline run: id, its first characters, champion, or v3")
     parser.add_argument(
         "--stage", choices=repeatable_stages(), help="only this stage, from the recorded outputs of those before it"
@@ -59,20 +58,18 @@ def run(options: argparse.Namespace) -> int:
 
 
 def _print(result: "Reproduction") -> None:
-    from rich.table import Table
 
-    from rlhf.runs.reproduction.report import figure_rows, row
-    from rlhf.text.console import TextConsole
+    from rlhf.runs.reproduction.report import FIGURE_HEADER, STAGE_HEADER, figure_rows, row
     from rlhf.tracking.client import run_url
 
-    table = Table("stage", "weights then", "weights now", "same metrics", "other files", "s then", "s now")
+    table = Table(*STAGE_HEADER)
     for column in table.columns:
         column.no_wrap = True
     for column in table.columns[3:]:
         column.justify = "right"
     for stage in result.stages:
         table.add_row(*row(stage))
-    figures = Table("measured", "then", "now")
+    figures = Table(*FIGURE_HEADER)
     for column in figures.columns[1:]:
         column.justify = "right"
     for cells in figure_rows(result):

@@ -4,25 +4,24 @@ import argparse
 import json
 from typing import TYPE_CHECKING
 
+from rich.text import Text
+
 from rlhf.cli.environment import use_the_store
+from rlhf.runs.audit.findings import Ledger
+from rlhf.text.console import TextConsole
 from rlhf.text.terminal import say
 
 if TYPE_CHECKING:
-    from rlhf.runs.audit.findings import Ledger
     from rlhf.runs.audit.target import Target
 
 
-def add_arguments(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
-    """Add the command."""
-    parser = commands.add_parser(
-        "verify",
-        help="find what was changed in a run after it was logged",
-        description="Hold a run's outputs, reports, settings, tags, data and policy against what was recorded of them. "
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add what the command takes."""
+    parser.description = (
+        "Hold a run's outputs, reports, settings, tags, data and policy against what was recorded of them. "
         "What differs is named with what it should be and what it is. Exit code 0 where all is as it was logged, 1 "
-        "otherwise.",
-        allow_abbrev=False,
+        "otherwise."
     )
-    parser.set_defaults(command="verify", parser=parser)
     parser.add_argument(
         "run",
         metavar="RUN",
@@ -35,10 +34,10 @@ def add_arguments(commands: "argparse._SubParsersAction[argparse.ArgumentParser]
 def run(options: argparse.Namespace) -> int:
     """Verify, and print what was found. Returns the exit code."""
     use_the_store()
-    from rlhf.runs.audit.target import resolve
+    from rlhf.runs.audit.target import find_target
     from rlhf.runs.audit.verify import verify
 
-    named = resolve(options.run)
+    named = find_target(options.run)
     ledger = verify(named)
     if options.json:
         version = named.version.version if named.version else None
@@ -48,10 +47,7 @@ def run(options: argparse.Namespace) -> int:
     return 0 if ledger.sound else 1
 
 
-def _print(named: "Target", ledger: "Ledger") -> None:
-    from rich.text import Text
-
-    from rlhf.text.console import TextConsole
+def _print(named: "Target", ledger: Ledger) -> None:
 
     console = TextConsole(soft_wrap=True)
     for finding in ledger.findings:

@@ -1,8 +1,7 @@
 """Reads a recipe: defaults, then the YAML file, then the command line. Errors speak of what was written, and where."""
 
-import difflib
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -13,7 +12,7 @@ from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
 from rlhf.config.pipeline import PipelineConfig
-from rlhf.errors import ConfigError, one_line
+from rlhf.errors import ConfigError, nearest, one_line
 from rlhf.files.plain_yaml import RefusedYAMLError, load_yaml, open_yaml, read_yaml_text
 from rlhf.paths import root
 
@@ -115,11 +114,6 @@ def load_config(path: Path | None, overrides: Mapping[str, object] | None = None
 def flag_of(name: str) -> str:
     """The command-line flag of a dotted name."""
     return "--" + name.replace("_", "-")
-
-
-def nearest(name: str, known: Iterable[str]) -> str:
-    """The known name that looks most like `name`."""
-    return difflib.get_close_matches(name, list(known), n=1, cutoff=0.0)[0]
 
 
 def _settings_of(schema: Mapping[str, Any], definitions: Mapping[str, Any], prefix: str) -> Iterator[Setting]:

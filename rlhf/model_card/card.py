@@ -24,20 +24,20 @@ from rlhf.model_card.tables import (
     PLACEHOLDER,
     audit_table,
     composition_table,
-    count,
+    count_text,
     curve_table,
     group_tables,
     length_table,
     lengths_table,
-    number,
     portable,
     portable_command,
     preparation_table,
     results_table,
     settings_table,
-    share,
+    share_text,
     sources_table,
     stages_table,
+    value_text,
     wins_table,
 )
 from rlhf.modeling.hub import is_hub_id
@@ -58,7 +58,7 @@ _STOPS = {"kl_budget": "the KL to the SFT policy passed its budget"}
 
 @dataclass(frozen=True)
 class CardFacts:
-    """What the card says that is in no stage's output.
+    """The facts of the card that are in no stage's output.
 
     Attributes:
         run_id: MLflow run of the pipeline.
@@ -144,7 +144,7 @@ def _read(path: Path) -> Any:
 
 
 def _texts(config: PipelineConfig, facts: CardFacts, measured: _Measured, datasheet: str) -> dict[str, Any]:
-    """What the template puts in, as Markdown."""
+    """The texts that the template puts in, as Markdown."""
     evaluation = measured.evaluation
     climbed = any(source.kind == "trained" for source in config.ppo.rewards)
     return {
@@ -155,15 +155,15 @@ def _texts(config: PipelineConfig, facts: CardFacts, measured: _Measured, datash
         "evaluation": evaluation,
         "audit": measured.audit,
         "ppo": measured.ppo,
-        "num_parameters": count(measured.num_parameters),
+        "num_parameters": count_text(measured.num_parameters),
         "base": _base(config),
         "base_differences": [escape(sentence) for sentence in measured.report.get("base", [])],
         "on_prompts": _on_prompts(evaluation),
         "judge": JUDGES[evaluation["judge"]],
-        "win_rate": share(evaluation["win_rate"]["rate"]),
-        "gold_gain": number(evaluation["gains"]["gold"], "+.3f") if "gold" in evaluation["gains"] else None,
+        "win_rate": share_text(evaluation["win_rate"]["rate"]),
+        "gold_gain": value_text(evaluation["gains"]["gold"], "+.3f") if "gold" in evaluation["gains"] else None,
         "gold_is_behind_labels": config.evaluation.gold in (None, measured.report["gold"]),
-        "kl": number(evaluation["kl"], ".2f"),
+        "kl": value_text(evaluation["kl"], ".2f"),
         "results_table": results_table(evaluation, climbed),
         "wins_table": wins_table(evaluation, climbed),
         "curve_table": curve_table(measured.curve),
@@ -174,7 +174,7 @@ def _texts(config: PipelineConfig, facts: CardFacts, measured: _Measured, datash
         "in_tokens_table": in_tokens_table(measured.report),
         "tokenizer_sentences": tokenizer_sentences(measured.report["tokenizer"]),
         "datasheet": _nested(datasheet),
-        "agreement": share(measured.audit["agreement"]["same_preference"]),
+        "agreement": share_text(measured.audit["agreement"]["same_preference"]),
         "audit_table": audit_table(measured.audit),
         "length_table": length_table(measured.audit),
         "group_tables": group_tables(measured.audit),
@@ -195,43 +195,43 @@ def _on_prompts(evaluation: Mapping[str, Any]) -> str:
 
 
 def _limitations(config: PipelineConfig, facts: CardFacts, measured: _Measured) -> list[str]:
-    """What a reader must know before trusting the model; the measured ones first."""
-    found = [*measured.audit["warnings"], *measured.evaluation["warnings"], *measured.evaluation["notes"]]
-    found += [str(flag) for flag in measured.ppo.get("flags", [])]
+    """The limits that a reader must know before trusting the model; the measured ones first."""
+    limits = [*measured.audit["warnings"], *measured.evaluation["warnings"], *measured.evaluation["notes"]]
+    limits += [str(flag) for flag in measured.ppo.get("flags", [])]
     if measured.ppo["chosen_update"] == 0:
-        found.append("No PPO checkpoint was chosen: the weights are those of SFT.")
+        limits.append("No PPO checkpoint was chosen: the weights are those of SFT.")
     if config.ppo.temperature != config.evaluation.temperature:
-        found.append(
+        limits.append(
             f"PPO sampled at temperature {config.ppo.temperature:g} and the evaluation at "
             f"{config.evaluation.temperature:g}: win rates, KL and lengths are of another distribution than PPO's."
         )
     if measured.ppo["stopped_because"] != "finished":
         cause = _STOPS.get(measured.ppo["stopped_because"], f"the alarm `{measured.ppo['stopped_because']}` went off")
-        found.append(f"PPO stopped early, after {measured.ppo['num_updates']} updates: {cause}.")
+        limits.append(f"PPO stopped early, after {measured.ppo['num_updates']} updates: {cause}.")
     if measured.num_parameters < _SMALL_MODEL:
-        size = count(measured.num_parameters)
-        found.append(f"With {size} parameters this is a small model; expect nothing of it beyond its data.")
+        size = count_text(measured.num_parameters)
+        limits.append(f"With {size} parameters this is a small model; expect nothing of it beyond its data.")
     if facts.data_source.embedded == "calibrated_arithmetic":
-        found.append(
+        limits.append(
             "Held out means an unseen pair of wording and operands; the fact may occur in another wording. The data is "
             "generated and says nothing about other tasks."
         )
     elif facts.data_source.embedded is not None:
-        found.append(
+        limits.append(
             "The prompts are generated and the responses under comparison are the base's own: the data says nothing "
             "about other tasks."
         )
     if not facts.data_source.tracked and facts.data_source.embedded != "stories":
-        found.append("DVC does not track the data, so the run can be repeated only once the data is imported.")
+        limits.append("DVC does not track the data, so the run can be repeated only once the data is imported.")
     if facts.data_source.dirty:
-        found.append(
+        limits.append(
             "The data differed from `data.dvc`, and the run was allowed to go on: it cannot be repeated exactly."
         )
     code = facts.record.code
     if code.commit is None or code.left_out:
-        found.append("The code was not exactly what git and a patch hold, so the run cannot be repeated from them.")
-    found += facts.notes
-    return list(dict.fromkeys(found))
+        limits.append("The code was not exactly what git and a patch hold, so the run cannot be repeated from them.")
+    limits += facts.notes
+    return list(dict.fromkeys(limits))
 
 
 def _sections(config: PipelineConfig) -> Iterator[tuple[str, BaseModel]]:
@@ -263,7 +263,7 @@ def _copy_figures(folders: Sequence[Path], target: Path) -> list[str]:
 
 
 def _count_parameters(folder: Path) -> int:
-    """Numbers in the safetensors files, from their headers: a length of 8 bytes, then JSON with a shape a tensor."""
+    """Numbers in the safetensors files, from their headers: a length of 8 bytes, then JSON with a shape per tensor."""
     total = 0
     for path in folder.glob("*.safetensors"):
         with path.open("rb") as file:
@@ -285,17 +285,17 @@ def _nested(datasheet: str) -> str:
 
 
 def _licence(datasheet: str) -> str | None:
-    """What stands under the data sheet's heading of the licence; under all of them where there are several."""
-    found: list[list[str]] = []
+    """The text under the data sheet's heading of the licence; under all of them where there are several."""
+    parts: list[list[str]] = []
     fenced = is_licence = False
     for line in lines_of(datasheet):
         fenced ^= line.lstrip().startswith("```")
         if line.startswith("#") and not fenced:
             is_licence = _LICENCE.match(line) is not None
-            found += [[]] if is_licence else []
+            parts += [[]] if is_licence else []
         elif is_licence:
-            found[-1].append(line)
-    said = dict.fromkeys(text for lines in found if (text := "\n".join(lines).strip()))
+            parts[-1].append(line)
+    said = dict.fromkeys(text for lines in parts if (text := "\n".join(lines).strip()))
     return "\n\nUnder another heading of that name it says: ".join(said) or None
 
 

@@ -6,7 +6,7 @@ from rlhf.text.markdown import as_code, table
 
 
 def lineage_markdown(record: ProvenanceRecord) -> str:
-    """What the policy came from, from the weights back to data and code, as a table.
+    """The lineage of the policy, from the weights back to data and code, as a table.
 
     Args:
         record: of the run.

@@ -59,7 +59,7 @@ def _policy_figures(evaluation: Mapping[str, Any]) -> list[_Figure]:
     win_rate = f"Win rate against the SFT baseline, judged by {JUDGES[judge]}"
     figures: list[_Figure] = [
         (_GENERATION, "win_rate", win_rate, evaluation["win_rate"]["rate"]),
-        (_GENERATION, "kl", "KL to the SFT baseline in nats a response", evaluation["kl"]),
+        (_GENERATION, "kl", "KL to the SFT baseline in nats per response", evaluation["kl"]),
     ]
     figures += [(_GENERATION, name, label, policy[name]) for name, label in _POLICY_FIGURES.items() if name in policy]
     if "gold" in gains:

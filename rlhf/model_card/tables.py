@@ -60,16 +60,18 @@ def results_table(evaluation: Mapping[str, Any], climbed: bool = True) -> str:
         climbed: PPO climbed the reward model, be it among others.
     """
     baseline, policy = evaluation["models"]["baseline"], evaluation["models"]["policy"]
-    gains = {_FIGURES_OF_JUDGES[judge]: number(gain, "+.3f") for judge, gain in evaluation["gains"].items()}
+    gains = {_FIGURES_OF_JUDGES[judge]: value_text(gain, "+.3f") for judge, gain in evaluation["gains"].items()}
     rows = [
-        [_of_judge(label, climbed), number(baseline[name]), number(policy[name]), gains.get(name, "")]
+        [_of_judge(label, climbed), value_text(baseline[name]), value_text(policy[name]), gains.get(name, "")]
         for name, label in _NUMBERS.items()
         if name in policy
     ]
     rows += [
-        [label, share(baseline[name]), share(policy[name]), ""] for name, label in _SHARES.items() if name in policy
+        [label, share_text(baseline[name]), share_text(policy[name]), ""]
+        for name, label in _SHARES.items()
+        if name in policy
     ]
-    rows += [[f"Distinct-{n}", *(f"{one[f'distinct_{n}']:.3f}" for one in (baseline, policy)), ""] for n in (1, 2)]
+    rows += [[f"Distinct-{n}", *(f"{model[f'distinct_{n}']:.3f}" for model in (baseline, policy)), ""] for n in (1, 2)]
     return table(["", "SFT baseline", "Policy", "Paired gain"], rows)
 
 
@@ -78,10 +80,10 @@ def wins_table(evaluation: Mapping[str, Any], climbed: bool = True) -> str:
     rows = [
         [
             _of_judge(JUDGES[judge], climbed),
-            *(f"{one[name]:,}" for name in ("wins", "ties", "losses", "num_prompts")),
-            share(one["rate"]),
+            *(f"{wins[name]:,}" for name in ("wins", "ties", "losses", "num_prompts")),
+            share_text(wins["rate"]),
         ]
-        for judge, one in evaluation["win_rates"].items()
+        for judge, wins in evaluation["win_rates"].items()
     ]
     return table(["Judged by", "Wins", "Ties", "Losses", "Prompts", "Win rate, ties half"], rows)
 
@@ -97,7 +99,7 @@ def curve_table(curve: Sequence[Mapping[str, Any]]) -> str:
     rows = [
         [
             f"**{point['update']}** (chosen)" if point["chosen"] else str(point["update"]),
-            *(number(point[name]) for name in ("kl", "score", "selection_score", *(["gold"] if has_gold else []))),
+            *(value_text(point[name]) for name in ("kl", "score", "selection_score", *(["gold"] if has_gold else []))),
             f"{point['distinct_2']:.3f}",
         ]
         for point in curve
@@ -116,7 +118,7 @@ def composition_table(report: Mapping[str, Any]) -> str:
 
 
 def preparation_table(report: Mapping[str, Any]) -> str:
-    """What the data stage took out or changed, by kind of row, and what it found."""
+    """The rows that the data stage took out or changed, by kind of row, and its findings."""
     rows = [
         [label, escape(kind), f"{count:,}"]
         for name, label in _PREPARATION.items()
@@ -130,8 +132,8 @@ def lengths_table(report: Mapping[str, Any]) -> str:
     """Lengths of the prompts in tokens."""
     columns = ("min", "median", "p95", "max")
     rows = [
-        [escape(name), *(f"{found[column]:.0f}" for column in columns)]
-        for name, found in report["lengths_in_tokens"].items()
+        [escape(name), *(f"{lengths[column]:.0f}" for column in columns)]
+        for name, lengths in report["lengths_in_tokens"].items()
     ]
     return table(["Length in tokens", *columns], rows)
 
@@ -141,14 +143,14 @@ def audit_table(audit: Mapping[str, Any]) -> str:
     rows = [
         [
             label,
-            share(model["accuracy"]),
-            number(model["log_loss"]),
-            number(model["brier"]),
+            share_text(model["accuracy"]),
+            value_text(model["log_loss"]),
+            value_text(model["brier"]),
             _calibration_error(model),
         ]
         for label, model in _models(audit)
     ]
-    rows.append(["The longer dialogue wins", share(audit["longer_wins"]["rate"]), "", "", ""])
+    rows.append(["The longer dialogue wins", share_text(audit["longer_wins"]["rate"]), "", "", ""])
     rows.append(["A coin", "50%", "0.693", "0.250", ""])
     header = ["", "Held-out accuracy", "Log loss, nats", "Brier score", "Expected calibration error"]
     return table(header, rows)
@@ -160,13 +162,13 @@ def _calibration_error(model: Mapping[str, Any]) -> str:
 
 
 def length_table(audit: Mapping[str, Any]) -> str:
-    """Whether the scores follow length: over all responses, within pairs, and by which response was chosen."""
+    """The correlation of scores with length: over all responses, within pairs, and by which response was chosen."""
 
-    def correlation(found: Mapping[str, float | None]) -> str:
-        return "undefined" if found["pearson"] is None else f"{found['pearson']:+.3f}"
+    def correlation(correlations: Mapping[str, float | None]) -> str:
+        return "undefined" if correlations["pearson"] is None else f"{correlations['pearson']:+.3f}"
 
     def accuracy(group: Mapping[str, Any] | None) -> str:
-        return f"{share(group['accuracy'])}, {_rows(group)}" if group else "no such pair"
+        return f"{share_text(group['accuracy'])}, {_rows(group)}" if group else "no such pair"
 
     rows = [
         [
@@ -189,10 +191,13 @@ def group_tables(audit: Mapping[str, Any]) -> dict[str, str]:
     for key, title in (("by_source", "Source"), ("by_annotated_margin", "Rater's margin")):
         if models[0][key]:
             both = zip(models[0][key], models[1][key], strict=True)
-            rows = [[*_group(one), share(one["accuracy"]), share(two["accuracy"])] for one, two in both]
+            rows = [
+                [*_group(first), share_text(first["accuracy"]), share_text(second["accuracy"])]
+                for first, second in both
+            ]
             tables[title] = table([title, "Pairs", "Prompts", *REWARD_MODELS.values()], rows)
     for model, name in zip(models, REWARD_MODELS.values(), strict=True):
-        rows = [[*_group(one), share(one["accuracy"])] for one in model["by_score_margin"]]
+        rows = [[*_group(first), share_text(first["accuracy"])] for first in model["by_score_margin"]]
         tables[f"Distance of the two scores: {name}"] = table(["Distance", "Pairs", "Prompts", "Accuracy"], rows)
     return tables
 
@@ -217,7 +222,7 @@ def _label(group: Mapping[str, Any]) -> str:
 
 
 def stages_table(stages: Sequence[StageReport]) -> str:
-    """Which run trained each stage, and how long that took."""
+    """The run that trained each stage, and the time that this took."""
     rows = [
         [
             stage.name.replace("_", " "),
@@ -246,12 +251,12 @@ def _settings(section: BaseModel, prefix: str = "") -> Iterator[list[str]]:
 
 def _written(value: object) -> str:
     if isinstance(value, tuple):
-        return json.dumps(portable([one.model_dump() if isinstance(one, BaseModel) else one for one in value]))
+        return json.dumps(portable([item.model_dump() if isinstance(item, BaseModel) else item for item in value]))
     return str(portable(value))
 
 
 def sources_table(sources: Sequence[RewardSourceConfig]) -> str:
-    """What the score was made of, a row a source."""
+    """The sources of the score, a row for each."""
     rows = [
         [escape(source.name), _kind_of_source(source), f"{source.weight:g}", "yes" if source.normalize else "no"]
         for source in sources
@@ -271,9 +276,9 @@ def _kind_of_source(source: RewardSourceConfig) -> str:
 def portable(value: object) -> object:
     """Settings without folders of this machine: of an absolute path the last part is kept."""
     if isinstance(value, dict):
-        return {key: portable(one) for key, one in value.items()}
+        return {key: portable(inner) for key, inner in value.items()}
     if isinstance(value, list):
-        return [portable(one) for one in value]
+        return [portable(inner) for inner in value]
     if isinstance(value, str) and Path(value).is_absolute():
         return f"{PLACEHOLDER}/{Path(value).name}"
     return value
@@ -285,17 +290,17 @@ def portable_command(command: str) -> str:
     return shlex.join(f"{flag}{equals}{portable(last)}" for flag, equals, last in words)
 
 
-def number(estimate: Mapping[str, float], form: str = ".3f") -> str:
+def value_text(estimate: Mapping[str, float], form: str = ".3f") -> str:
     """A figure with its interval."""
     return f"{estimate['value']:{form}} ({estimate['low']:{form}} to {estimate['high']:{form}})"
 
 
-def share(estimate: Mapping[str, float]) -> str:
+def share_text(estimate: Mapping[str, float]) -> str:
     """A share with its interval, as percentages."""
     return f"{estimate['value']:.1%} ({estimate['low']:.1%} to {estimate['high']:.1%})"
 
 
-def count(number: int) -> str:
+def count_text(number: int) -> str:
     """A large number in words."""
     for size, name in ((10**9, "billion"), (10**6, "million")):
         if number >= size:

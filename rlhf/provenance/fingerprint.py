@@ -3,9 +3,10 @@
 import hashlib
 import json
 import platform
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from pydantic import BaseModel
 
@@ -17,6 +18,9 @@ from rlhf.paths import root, source_root
 from rlhf.provenance import cpu, gpus, lock_sha256
 from rlhf.references import DataSource, Reference
 from rlhf.rewards import functions as reward_functions
+
+if TYPE_CHECKING:
+    from grimp import ImportGraph
 
 # They carry values or keep books; no number of a result is made in them. A contract keeps torch and numpy out of them.
 _NO_NUMBERS = frozenset(
@@ -69,15 +73,21 @@ def reached_sources(module: str) -> dict[str, Path]:
     They are those of the module and of all project modules that it imports, directly or not, at its top or inside a
     function; a template that bears a module's name belongs to it. Modules that make no numbers are left out.
     """
+    names = {module} | _imports().find_upstream_modules(module)
+    files = sorted(file for name in names for file in _files_of(name))
+    return {file.relative_to(source_root()).as_posix(): file for file in files}
+
+
+@cache
+def _imports() -> "ImportGraph":
+    """What imports what, but for the modules that make no numbers."""
     import grimp
 
     graph = grimp.build_graph("rlhf", "tasks", cache_dir=None)
     for name in list(graph.modules):
         if ".".join(name.split(".")[:2]) in _NO_NUMBERS or name in _NO_NUMBERS_IN_TASKS:
             graph.remove_module(name)
-    names = {module} | graph.find_upstream_modules(module)
-    files = sorted(file for name in names for file in _files_of(name))
-    return {file.relative_to(source_root()).as_posix(): file for file in files}
+    return graph
 
 
 @cache
@@ -86,16 +96,13 @@ def _source_sha256(path: Path) -> str:
     return sha256(path)
 
 
-def _files_of(module: str) -> Iterator[Path]:
+@cache
+def _files_of(module: str) -> tuple[Path, ...]:
     """The module, what lies beside it under its name, and the packages that are imported on the way to it."""
     path = source_root().joinpath(*module.split("."))
-    yield from (file for file in path.parent.glob(f"{path.name}.*") if file.is_file())
-    packages = [path, *path.parents]
-    yield from (
-        folder / "__init__.py"
-        for folder in packages
-        if folder.is_relative_to(source_root()) and (folder / "__init__.py").is_file()
-    )
+    packages = [folder for folder in (path, *path.parents) if folder.is_relative_to(source_root())]
+    files = (*path.parent.glob(f"{path.name}.*"), *(folder / "__init__.py" for folder in packages))
+    return tuple(file for file in files if file.is_file())
 
 
 def _canonical(value: object) -> object:

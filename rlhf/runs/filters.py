@@ -1,12 +1,11 @@
-"""Which runs a person wants to see, from what is typed into what a store is asked."""
+"""Filters of runs: from what a person types to the conditions that a store is asked for."""
 
 import re
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import get_args
 
-from rlhf.config.loading import nearest
-from rlhf.errors import InputError
+from rlhf.errors import InputError, nearest
 from rlhf.metrics import GROUP, METRICS
 from rlhf.references import Verdict
 from rlhf.tracking.records import IS_GROUP, IS_PIPELINE, Comparator, Condition
@@ -20,7 +19,8 @@ STATES = {
     "killed": "KILLED",
 }
 """MLflow's word for each state. A run that waits has asked a person whether its policy becomes the champion."""
-VERDICTS = get_args(Verdict)
+VERDICTS = tuple(verdict for verdict in get_args(Verdict) if verdict not in ("no new data", "approval open"))
+"""How a retraining ends that has trained: the others have no pipeline run."""
 _HOURS = {"h": 1, "d": 24, "w": 7 * 24}
 _SPAN = re.compile(r"(\d+)([hdw])")
 _HEX = re.compile(r"[0-9a-f]+")
@@ -31,7 +31,7 @@ _COMPARATORS: dict[str, Comparator] = {"==": "=", "=": "=", "!=": "!=", ">": ">"
 
 @dataclass(frozen=True)
 class Filters:
-    """What a pipeline run must meet; None and nothing ask for nothing.
+    """Conditions that a pipeline run must meet; None and nothing ask for nothing.
 
     Attributes:
         recipe: its name.
@@ -58,7 +58,7 @@ class Filters:
     groups: bool = False
 
     def conditions(self, now: datetime) -> list[Condition]:
-        """What a store is asked.
+        """The conditions that a store is asked for.
 
         Args:
             now: what `since` counts from.
@@ -67,25 +67,25 @@ class Filters:
             InputError: a filter cannot be read.
         """
         self._check_groups()
-        found = [IS_GROUP if self.groups else IS_PIPELINE]
+        conditions = [IS_GROUP if self.groups else IS_PIPELINE]
         if self.group is not None:
-            found.append(Condition("tag", GROUP_TAG, "LIKE", _prefix("--group", self.group)))
+            conditions.append(Condition("tag", GROUP_TAG, "LIKE", _prefix("--group", self.group)))
         if self.recipe is not None:
-            found.append(Condition("tag", RECIPE_TAG, "=", _name(self.recipe)))
+            conditions.append(Condition("tag", RECIPE_TAG, "=", _name(self.recipe)))
         if self.state is not None:
-            found.append(Condition("attribute", "status", "=", STATES[self.state]))
+            conditions.append(Condition("attribute", "status", "=", STATES[self.state]))
         if self.since is not None:
             milliseconds = int(parse_since(self.since, now).timestamp() * 1000)
-            found.append(Condition("attribute", "start_time", ">=", milliseconds))
+            conditions.append(Condition("attribute", "start_time", ">=", milliseconds))
         if self.data is not None:
-            found.append(Condition("tag", DATA_TAG, "LIKE", _prefix("--data", self.data)))
+            conditions.append(Condition("tag", DATA_TAG, "LIKE", _prefix("--data", self.data)))
         if self.commit is not None:
-            found.append(Condition("tag", COMMIT_TAG, "LIKE", _prefix("--commit", self.commit)))
+            conditions.append(Condition("tag", COMMIT_TAG, "LIKE", _prefix("--commit", self.commit)))
         if self.verdict is not None:
-            found.append(Condition("tag", VERDICT_TAG, "=", self.verdict))
+            conditions.append(Condition("tag", VERDICT_TAG, "=", self.verdict))
         if self.reproducible is not None:
-            found.append(Condition("tag", REPRODUCIBLE_TAG, "=", str(self.reproducible).lower()))
-        return found + [parse_metric(text, groups=self.groups) for text in self.metrics]
+            conditions.append(Condition("tag", REPRODUCIBLE_TAG, "=", str(self.reproducible).lower()))
+        return conditions + [parse_metric(text, groups=self.groups) for text in self.metrics]
 
     def _check_groups(self) -> None:
         """A filter by something that groups do not have would silently find none."""
@@ -115,30 +115,30 @@ def parse_since(text: str, now: datetime) -> datetime:
 
 
 def parse_metric(text: str, *, groups: bool = False) -> Condition:
-    """What `evaluation/win_rate>0.6` asks for; of groups the mean over seeds.
+    """The condition that `evaluation/win_rate>0.6` stands for; of groups it is of the mean over seeds.
 
     Raises:
         InputError: it has another form, or pipeline runs (or groups) do not bear the metric.
     """
-    found = _METRIC.fullmatch(text)
-    if not found:
+    parts = _METRIC.fullmatch(text)
+    if not parts:
         raise InputError(
             f"--metric {text!r}: expected a metric, one of > >= < <= = !=, and a number, "
             "as in --metric 'evaluation/win_rate>0.6' (in quotation marks, since the shell reads > itself)"
         )
     try:
-        number = float(found["number"])
+        number = float(parts["number"])
     except ValueError:
         number = float("nan")
     if number != number or abs(number) == float("inf"):
-        raise InputError(f"--metric {text!r}: got {found['number']}, expected a number such as 0.6 (of 60%)")
-    name = GROUP + found["name"].removeprefix(GROUP) if groups else found["name"]
+        raise InputError(f"--metric {text!r}: got {parts['number']}, expected a number such as 0.6 (of 60%)")
+    name = GROUP + parts["name"].removeprefix(GROUP) if groups else parts["name"]
     _check_metric(name, text, groups)
-    return Condition("metric", name, _COMPARATORS[found["comparator"]], number)
+    return Condition("metric", name, _COMPARATORS[parts["comparator"]], number)
 
 
 def _check_metric(name: str, text: str, groups: bool) -> None:
-    """Of a pipeline's metrics few are kept with its own run; a filter by another would silently find nothing."""
+    """Few of a pipeline's metrics are kept with its own run; a filter by another would silently find nothing."""
     of_runs = [known for known, metric in METRICS.items() if metric.summary or metric.curve]
     kept = [known for known in METRICS if known.startswith(GROUP)] if groups else of_runs
     if name in kept:

@@ -37,7 +37,7 @@ class SeedsFailedError(RLHFError):
 
 
 def group_key(config: PipelineConfig, seeds: Sequence[int]) -> str:
-    """What tells a group from others: the sha256 of its settings, without the recipe's own seed, and of its seeds.
+    """The key of a group: the sha256 of its settings, without the recipe's own seed, and of its seeds.
 
     Code and data are no part of it: every seed is run again where a group goes on, and takes from the cache only what
     code and data of then would make again.
@@ -48,7 +48,7 @@ def group_key(config: PipelineConfig, seeds: Sequence[int]) -> str:
 def over_seeds(seeds: Sequence[SeedReport]) -> dict[str, SeedStatistics]:
     """Every headline figure over the seeds that have it, by its name."""
     values = {name: [seed.metrics[name] for seed in seeds if name in seed.metrics] for name in HEADLINES}
-    return {name: _statistics(found) for name, found in values.items() if found}
+    return {name: _statistics(measured) for name, measured in values.items() if measured}
 
 
 def group_metrics(report: GroupReport) -> dict[str, float]:
@@ -66,7 +66,7 @@ def as_markdown(report: GroupReport) -> str:
 
 
 def _statistics(values: Sequence[float]) -> SeedStatistics:
-    """Of the values of one metric, one a seed."""
+    """Statistics of one metric's values, one value per seed."""
     mean = sum(values) / len(values)
     if len(values) < 2:
         return SeedStatistics(num_seeds=1, mean=mean, std=None, low=None, high=None)

@@ -25,7 +25,7 @@ _STATES = {status: state for state, status in STATES.items()}
 
 
 @dataclass(frozen=True)
-class Estimate:
+class MetricValue:
     """A metric's value with its 95% interval, where it has one."""
 
     value: float
@@ -39,6 +39,7 @@ class Row:
 
     Attributes:
         run_id: its MLflow run.
+        name: what differs from the recipe, and the seed, unless a person has renamed the run in MLflow.
         started: UTC.
         recipe: name of its recipe.
         seed: its seed; of a group its seeds, as in `11,12,13`.
@@ -49,7 +50,7 @@ class Row:
         gold_gain: of the policy over its SFT policy, by the rule behind the labels. Of a group this and the other
             figures are means over seeds, with the interval over seeds.
         win_rate: of the policy against its SFT policy, by the gold rule, or by the selection reward model without one.
-        kl: of the policy to its SFT policy, nats a response.
+        kl: of the policy to its SFT policy, nats per response.
         reward_accuracy: of the reward model, on held-out pairs.
         alarms: that went off.
         verdict: how retraining ended; None where it was no retraining, or goes on.
@@ -60,6 +61,7 @@ class Row:
     """
 
     run_id: str
+    name: str
     started: datetime
     recipe: str
     seed: str
@@ -67,10 +69,10 @@ class Row:
     dirty: bool
     data_md5: str | None
     state: str
-    gold_gain: Estimate | None
-    win_rate: Estimate | None
-    kl: Estimate | None
-    reward_accuracy: Estimate | None
+    gold_gain: MetricValue | None
+    win_rate: MetricValue | None
+    kl: MetricValue | None
+    reward_accuracy: MetricValue | None
     alarms: tuple[str, ...]
     verdict: str | None
     reproducible: bool | None
@@ -126,6 +128,7 @@ def _row(run: RunRecord, stages: Mapping[str, RunRecord], aliases: Mapping[str, 
     reproducible = run.tags.get(REPRODUCIBLE_TAG)
     return Row(
         run_id=run.run_id,
+        name=run.name,
         started=datetime.fromtimestamp(run.started / 1000, UTC),
         recipe=run.tags.get(RECIPE_TAG, ""),
         seed=run.tags.get(SEEDS_TAG) or run.params.get("seed", ""),
@@ -133,10 +136,10 @@ def _row(run: RunRecord, stages: Mapping[str, RunRecord], aliases: Mapping[str, 
         dirty=run.tags.get(DIRTY_TAG) == "true",
         data_md5=run.tags.get(DATA_TAG),
         state=_STATES[run.status],
-        gold_gain=figure(metrics, "evaluation/gold_gain"),
-        win_rate=figure(metrics, "evaluation/win_rate"),
-        kl=figure(metrics, "evaluation/kl"),
-        reward_accuracy=figure(metrics, "reward_audit/accuracy"),
+        gold_gain=metric_value(metrics, "evaluation/gold_gain"),
+        win_rate=metric_value(metrics, "evaluation/win_rate"),
+        kl=metric_value(metrics, "evaluation/kl"),
+        reward_accuracy=metric_value(metrics, "reward_audit/accuracy"),
         alarms=tuple(filter(None, run.tags.get(ALARMS_TAG, "").split(","))),
         verdict=run.tags.get(VERDICT_TAG),
         reproducible=None if reproducible is None else reproducible == "true",
@@ -146,8 +149,8 @@ def _row(run: RunRecord, stages: Mapping[str, RunRecord], aliases: Mapping[str, 
     )
 
 
-def figure(metrics: Mapping[str, float], name: str) -> Estimate | None:
+def metric_value(metrics: Mapping[str, float], name: str) -> MetricValue | None:
     """A metric with its interval, which metrics of the same name with `_low` and `_high` hold."""
     if name not in metrics:
         return None
-    return Estimate(metrics[name], metrics.get(f"{name}_low"), metrics.get(f"{name}_high"))
+    return MetricValue(metrics[name], metrics.get(f"{name}_low"), metrics.get(f"{name}_high"))

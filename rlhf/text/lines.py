@@ -17,11 +17,11 @@ def lines_of(text: str) -> list[str]:
 
 
 def parse_json_lines(text: str) -> list[Any]:
-    """What each line of JSON Lines holds."""
+    """The value of each line of JSON Lines."""
     return [json.loads(line) for line in lines_of(text)]
 
 
 def read_json_lines(path: Path) -> Iterator[Any]:
-    """The same of a file, one line at a time."""
+    """The values of a JSON Lines file, one line at a time."""
     with path.open(encoding="utf-8", newline="\n") as file:
         yield from map(json.loads, file)

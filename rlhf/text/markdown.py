@@ -1,7 +1,7 @@
 """Text that comes from models and raters, made safe to stand in a Markdown document."""
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 
 _SPECIAL = re.compile(r"([\\`*_{}\[\]#|~$^])")
 _HTML = str.maketrans({"&": "&amp;", "<": "&lt;", ">": "&gt;"})
@@ -31,7 +31,13 @@ def one_line(text: str) -> str:
     return "".join(c if c.isprintable() else " " for c in text.replace("\r\n", "\n").replace("\n", " / "))
 
 
-def table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """A Markdown table of cells that are Markdown already (see `escape`)."""
-    lines = [header, ["---"] * len(header), *rows]
+def table(header: Sequence[str], rows: Iterable[Sequence[str]], numbers: Collection[int] = ()) -> str:
+    """A Markdown table of cells that are Markdown already (see `escape`).
+
+    Args:
+        header: titles of the columns.
+        rows: their cells.
+        numbers: columns that stand to the right.
+    """
+    lines = [header, ["---:" if place in numbers else "---" for place in range(len(header))], *rows]
     return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)

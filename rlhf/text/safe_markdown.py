@@ -70,7 +70,7 @@ def _defused(line: str, content: str, code: str) -> str:
 
 
 def _targets(content: str) -> Iterator[str]:
-    """Where links lead."""
+    """The targets of links."""
     environment: dict[str, dict[str, dict[str, str]]] = {}
     for token in _parser().parse(content, environment):
         yield from (str(child.attrs["href"]) for child in token.children or () if child.type == "link_open")
@@ -78,8 +78,8 @@ def _targets(content: str) -> Iterator[str]:
 
 
 def _num_bad(content: str) -> int:
-    """How many links to elsewhere another parser might see."""
-    return sum(_is_bad(found[1] or found[2] or "") for found in _TARGET.finditer(content))
+    """The number of links to elsewhere that another parser might see."""
+    return sum(_is_bad(link[1] or link[2] or "") for link in _TARGET.finditer(content))
 
 
 def _is_bad(target: str) -> bool:
@@ -88,7 +88,7 @@ def _is_bad(target: str) -> bool:
 
 @functools.cache
 def _parser() -> "MarkdownIt":
-    """One that shows all links, also those that it would refuse, since other parsers may not."""
+    """A parser that shows all links, also those that it would refuse, since other parsers may not."""
     from markdown_it import MarkdownIt
 
     parser = MarkdownIt("commonmark").enable("table")

@@ -1,4 +1,4 @@
-"""What a person is shown in a terminal, or reads out of a pipe or a log: text, and no commands to the terminal.
+"""Text for a terminal, a pipe or a log, without commands to the terminal.
 
 Commit subjects, file names, tags, branch names and what libraries say come from outside. A terminal obeys the control
 characters in them: it changes its title, its colours, the order of the letters, or the lines above.
@@ -19,7 +19,7 @@ def printable(text: str) -> str:
 
     JSON stays the JSON that it is. Tabs and line feeds stay.
     """
-    return _COMMAND.sub(lambda found: f"\\u{ord(found[0]):04x}", text)
+    return _COMMAND.sub(lambda command: f"\\u{ord(command[0]):04x}", text)
 
 
 def say(text: str = "", *, file: TextIO | None = None, end: str = "\n", flush: bool = False) -> None:

@@ -15,6 +15,7 @@ from mlflow.exceptions import MlflowException
 from sqlalchemy.exc import SQLAlchemyError
 
 from rlhf.addresses import with_public_addresses
+from rlhf.config.flat import as_texts
 from rlhf.errors import one_line
 from rlhf.metrics import describe
 from rlhf.paths import unsent_folder
@@ -338,15 +339,7 @@ def log_settings(run_id: str, settings: Mapping[str, Any]) -> None:
 
 def parameters(settings: Mapping[str, Any]) -> dict[str, str]:
     """The settings as a run's parameters: flat, as text, cut to what a table can show."""
-    return {key: value[:_LONGEST_PARAM] for key, value in _flat(settings)}
-
-
-def _flat(settings: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:
-    for key, value in settings.items():
-        if isinstance(value, Mapping):
-            yield from _flat(value, f"{prefix}{key}.")
-        else:
-            yield f"{prefix}{key}", value if isinstance(value, str) else json.dumps(value, sort_keys=True)
+    return {key: value[:_LONGEST_PARAM] for key, value in as_texts(settings).items()}
 
 
 def _dataset(name: str, digest: str, source: str) -> DatasetInput:

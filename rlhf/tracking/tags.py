@@ -1,5 +1,7 @@
 """The tags of MLflow's runs, registered models and versions: each name stands here, and nowhere else."""
 
+from collections.abc import Mapping
+
 KIND_TAG = "rlhf.kind"
 """Pipeline, stage, group, reproduction or inputs."""
 STAGE_TAG = "rlhf.stage"
@@ -92,3 +94,12 @@ COMPARED_WITH = "rlhf.compared."
 """With a version behind it: the comparisons with that champion."""
 LIBRARY_VERSION = "rlhf.version."
 """With a library's name behind it."""
+
+
+def stage_runs(tags: Mapping[str, str]) -> dict[str, str]:
+    """The runs that trained the stages of a pipeline run, by stage.
+
+    Args:
+        tags: of the pipeline's run.
+    """
+    return {tag.removeprefix(RUN_OF_STAGE): run_id for tag, run_id in tags.items() if tag.startswith(RUN_OF_STAGE)}

@@ -13,7 +13,7 @@ from rlhf.cli.main import main
 from rlhf.files.hashing import folder_manifest
 from rlhf.references import PolicyRef
 from rlhf.runs.audit.lineage import trace
-from rlhf.runs.audit.target import resolve
+from rlhf.runs.audit.target import find_target
 from rlhf.runs.audit.verify import verify
 from rlhf.runs.gc.plan import make_plan
 from rlhf.tracking import artifacts
@@ -24,11 +24,11 @@ pytestmark = pytest.mark.slow
 
 
 def changed() -> list[str]:
-    return [finding.what for finding in verify(resolve("candidate")).findings]
+    return [finding.what for finding in verify(find_target("candidate")).findings]
 
 
 def ppo_output(project: Path) -> Path:
-    run_id = resolve("candidate").run_id
+    run_id = find_target("candidate").run_id
     reference, _ = artifacts.output_of(run_id, "ppo", PolicyRef)
     folder = artifacts.stored_at(reference)
     assert folder is not None
@@ -63,15 +63,15 @@ def test_the_tampering_that_there_may_be(project: Path):
 
     with contextlib.closing(sqlite3.connect(project / "mlruns" / "mlflow.db")) as database, database:
         where = "WHERE key = 'ppo.kl_coef' AND run_uuid = ?"
-        database.execute(f"UPDATE params SET value = '0.5' {where}", (resolve("candidate").run_id,))
+        database.execute(f"UPDATE params SET value = '0.5' {where}", (find_target("candidate").run_id,))
     assert changed() == ["parameter ppo.kl_coef"]
 
 
 def test_lineage_and_clearing_up_across_runs(project: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     experiment_id()  # sees that the store was moved
-    first = resolve("candidate").run_id
+    first = find_target("candidate").run_id
     second = rlhf_pipeline(config(**{"ppo.kl_coef": 0.2})).run_id
-    lineage = trace(resolve("candidate"))
+    lineage = trace(find_target("candidate"))
     assert lineage.run_id == second
     assert {node.state for node in lineage.nodes.values()} == {"verified"}
     assert {node.kind for node in lineage.nodes.values() if node.earlier} >= {"data", "sft", "reward_model"}

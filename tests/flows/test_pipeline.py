@@ -147,10 +147,15 @@ def test_data_that_is_not_there_is_one_error(project_root: Path):
     assert "data.dvc: the file is missing" in parent.data.tags["rlhf.error"]
 
 
-def test_a_flow_run_is_named_after_recipe_seed_and_commit(project_root: Path):
+@pytest.mark.parametrize("by_hand", [True, False])
+def test_a_run_is_named_in_prefect_and_mlflow_by_what_differs_from_its_recipe(project_root: Path, by_hand: bool):
+    given = config(seed=7, **{"ppo.kl_coef": 0.05})
     with pytest.raises(DataError):
-        rlhf_pipeline(config(seed=7))
+        # A form sends the settings as JSON, and those that were left as they are may be missing.
+        rlhf_pipeline(given if by_hand else given.model_dump(mode="json", exclude_defaults=True))
     with get_client(sync_client=True) as prefect:
         run = prefect.read_flow_runs(sort=FlowRunSort.START_TIME_DESC, limit=1)[0]
-    assert run.name.startswith("smoke, seed 7, ")
+    assert run.name == "smoke, kl_coef 0.05, num_threads 1, seed 7"
+    (parent,) = MlflowClient(tracking_uri()).search_runs(["1"])
+    assert parent.info.run_name == run.name
     assert json.loads(json.dumps(run.parameters))["config"]["seed"] == 7

@@ -66,7 +66,7 @@ def test_the_first_champion_then_nothing_new():
     assert (first.proposal.champion, first.proposal.gates) == (None, ())
     run = last_flow_run()
     assert outcome(run) == "promoted"
-    assert run.name.startswith("smoke, seed 0, ")
+    assert run.name == "smoke, embedded none, num_threads 1, seed 0: promoted"
     assert "Version 1 is the champion, the first there is." in shown_in(run)["retrain-verdict"]
     tags = mlflow_run(first).data.tags
     assert tags["rlhf.verdict"] == "promoted"

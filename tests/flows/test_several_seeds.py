@@ -24,7 +24,7 @@ from rlhf.config.loading import load_config
 from rlhf.config.pipeline import PipelineConfig
 from rlhf.errors import ConfigError
 from rlhf.references import GroupReport
-from rlhf.runs.audit.target import resolve
+from rlhf.runs.audit.target import find_target
 from rlhf.runs.audit.verify import verify
 from rlhf.runs.groups import SeedsFailedError
 from rlhf.tracking.client import experiment_id, tracking_uri
@@ -65,7 +65,7 @@ def test_a_group_of_two_seeds_of_which_one_fails_later_and_is_mended(embedded_pr
     alone = rlhf_pipeline(config(seed=3))
     assert {stage.state for stage in alone.stages} == {"cached"}
     assert GROUP_TAG not in tags_of(alone.run_id)
-    assert verify(resolve(report.seeds[1].run_id or "")).sound
+    assert verify(find_target(report.seeds[1].run_id or "")).sound
 
     sft = trained_by(report.seeds[1].run_id or "")["sft"]
     output = embedded_project / "mlruns" / "artifacts" / sft / "artifacts" / "output"
@@ -131,9 +131,9 @@ def check_summary(report: GroupReport) -> None:
 
 
 def check_shown(report: GroupReport) -> None:
-    assert last_flow_run().name.startswith("smoke, seed 3, ")
+    assert last_flow_run().name == "smoke, num_threads 1, seed 3"
     group = flow_run(UUID(tags_of(report.run_id)[FLOW_RUN_TAG]))
-    assert group.name.startswith("smoke, 2 seeds from 4, ")
+    assert group.name == "smoke, num_threads 1, 2 seeds from 4"
     kept = (read_bytes(report.run_id, "summary.md") or b"").decode()
     assert "| metric | unit | mean | over seeds | sd | seed 4 | seed 3 |" in kept
     assert shown_in(group)["seeds"].split() == kept.split()

@@ -11,7 +11,7 @@ from rlhf.config.loading import load_config
 from rlhf.config.pipeline import PipelineConfig
 from rlhf.metrics import METRICS
 from rlhf.provenance.storage import read_record
-from rlhf.runs.audit.target import resolve
+from rlhf.runs.audit.target import find_target
 from rlhf.runs.audit.verify import verify
 from rlhf.tracking.client import client
 
@@ -69,7 +69,7 @@ def test_from_a_base_to_a_card(project_root: Path, tmp_path: Path):
     record = read_record(report.run_id)
     assert record.data is not None
     assert (record.data.embedded, record.data.path) == ("stories", "stories")
-    assert verify(resolve(report.run_id)).findings == []
+    assert verify(find_target(report.run_id)).findings == []
 
     # Another seed has the same data, another base has other data.
     assert stages.data_stage(config(base, seed=1)).state == "cached"

@@ -74,7 +74,7 @@ def test_a_server_that_is_away(
     monkeypatch.setenv("RLHF_ROOT", str(tmp_path_factory.mktemp("p")))  # the path of a socket is not long
     port = free_port()
     monkeypatch.setenv("RLHF_DATABASE", f"postgresql://me:{quote(PASSWORD, safe='')}@127.0.0.1:{port}/d")
-    monkeypatch.setattr("rlhf.cli.main._be_client_of", lambda _: None)  # it would change the environment of the tests
+    monkeypatch.setattr("rlhf.cli.up.be_client_of", lambda _: None)  # it would change the environment of the tests
     monkeypatch.setattr("flows.servers.up._check_free", lambda *_: None)
     assert main(["up"]) == 2
     said = capsys.readouterr().err

@@ -8,7 +8,7 @@ from rlhf.runs.audit.findings import Ledger
 
 
 def check_commit(ledger: Ledger, commit: str) -> None:
-    """Whether this clone has a commit; git itself holds the content against that name."""
+    """Check whether this clone has a commit; git itself holds the content against that name."""
     if any(has_commit(folder, commit) for folder in (root(), source_root()) if folder.is_dir()):
         ledger.compare("code", "git", f"commit {commit}", "in this clone", "in this clone")
     else:
@@ -23,5 +23,5 @@ def check_base(ledger: Ledger, setting: str, base: BaseRecord) -> None:
     if not folder.is_dir():
         ledger.notes.append(f"{setting}: the folder {base.name} is not here, so it was not looked at")
         return
-    found = "".join(f"{sha256}  {name}\n" for name, sha256 in ledger.files(folder).items())
-    ledger.compare("files", setting, base.name, base.sha256, manifest_sha256(found))
+    manifest = "".join(f"{sha256}  {name}\n" for name, sha256 in ledger.files(folder).items())
+    ledger.compare("files", setting, base.name, base.sha256, manifest_sha256(manifest))

@@ -43,21 +43,21 @@ def check_data(ledger: Ledger, data: DataRecord, path: str) -> None:
         ledger.notes.append(f"{path} is not here, so only what DVC's cache holds of version {data.md5} was looked at")
         _check_cached(ledger, data)
         return
-    found = ledger.md5(folder)
-    now = _version_now(folder)
-    if found != data.md5 and now not in (None, data.md5):
-        assert now is not None
-        ledger.notes.append(f"{path} is at another version, {now}; the run has read {data.md5}")
+    md5 = ledger.md5(folder)
+    version = _version_now(folder)
+    if md5 != data.md5 and version not in (None, data.md5):
+        assert version is not None
+        ledger.notes.append(f"{path} is at another version, {version}; the run has read {data.md5}")
         _check_cached(ledger, data)
         _check_folder(
-            ledger, DataRecord.model_validate(data.model_dump() | {"md5": now, "embedded": None}), folder, found
+            ledger, DataRecord.model_validate(data.model_dump() | {"md5": version, "embedded": None}), folder, md5
         )
     else:
-        _check_folder(ledger, data, folder, found)
+        _check_folder(ledger, data, folder, md5)
 
 
 def check_version(ledger: Ledger, source: DataSource) -> None:
-    """Whether a version of the data is here, in its folder or in DVC's cache, and is what its md5 says."""
+    """Check whether a version of the data is here, in its folder or in DVC's cache, and is what its md5 says."""
     folder = root() / source.path
     if folder.exists() and ledger.md5(folder) == source.md5:
         ledger.checked["data"] += 1
@@ -66,7 +66,7 @@ def check_version(ledger: Ledger, source: DataSource) -> None:
 
 
 def _version_now(folder: Path) -> str | None:
-    """What data.dvc says of data/; None for data elsewhere, and where nothing says it."""
+    """The version that data.dvc names for data/; None for data elsewhere, and where nothing says it."""
     if not _is_tracked(folder):
         return None
     try:
@@ -79,14 +79,14 @@ def _is_tracked(folder: Path) -> bool:
     return folder.resolve() == (root() / TRACKED).resolve()
 
 
-def _check_folder(ledger: Ledger, data: DataRecord, folder: Path, found: str) -> None:
+def _check_folder(ledger: Ledger, data: DataRecord, folder: Path, md5: str) -> None:
     ledger.checked["data"] += 1
     # A .dvcignore changes DVC's hash, so DVC has the last word on a difference.
-    if found == data.md5 or (data.tracked and _is_tracked(folder) and _hash_by_dvc(ledger) == data.md5):
+    if md5 == data.md5 or (data.tracked and _is_tracked(folder) and _hash_by_dvc(ledger) == data.md5):
         return
     with _recorded(ledger, data) as recorded:
         findings = list(_changes(folder, recorded)) if recorded is not None and folder.is_dir() else []
-    ledger.findings += findings or [Finding("data", data.path, f"md5 {data.md5}", f"md5 {found}")]
+    ledger.findings += findings or [Finding("data", data.path, f"md5 {data.md5}", f"md5 {md5}")]
     if not findings:
         ledger.notes.append(f"version {data.md5} of the data is in no cache here, so what has changed cannot be named")
 
@@ -117,7 +117,7 @@ def _recorded(ledger: Ledger, data: DataRecord) -> Iterator[Files | None]:
 
 
 def _cached(ledger: Ledger, md5: str) -> Files | None:
-    """What DVC's cache has of a version; None, and a note, where there is no repository to ask."""
+    """The files that DVC's cache has of a version; None, and a note, where there is no repository to ask."""
     try:
         return _in_cache(ledger, md5)
     except DataError as error:
@@ -153,8 +153,8 @@ def _check_cached(ledger: Ledger, data: DataRecord | DataSource) -> None:
         ledger.notes.append(f"version {data.md5} of the data is not in DVC's cache here{again}")
         return
     for name, (md5, path) in files.items():
-        found = ledger.md5(path) if path is not None else None
-        ledger.compare("data", _CACHE, f"{name} of version {data.md5}", md5, found)
+        actual = ledger.md5(path) if path is not None else None
+        ledger.compare("data", _CACHE, f"{name} of version {data.md5}", md5, actual)
 
 
 def _changes(folder: Path, recorded: Files) -> Iterator[Finding]:
@@ -165,19 +165,19 @@ def _changes(folder: Path, recorded: Files) -> Iterator[Finding]:
             yield Finding("data", what, "no such file", f"a file of {here[name].stat().st_size} bytes")
         elif name not in here:
             yield Finding("data", what, f"md5 {recorded[name][0]}", "gone")
-        elif (found := dvc_md5(here[name])) != recorded[name][0]:
+        elif (actual := dvc_md5(here[name])) != recorded[name][0]:
             md5, original = recorded[name]
             if original is None or not here[name].is_file():
-                yield Finding("data", what, f"md5 {md5}", f"md5 {found}")
+                yield Finding("data", what, f"md5 {md5}", f"md5 {actual}")
             else:
                 yield _first_line(what, original, here[name])
 
 
 def _first_line(what: str, original: Path, path: Path) -> Finding:
-    """Where two files part."""
-    with original.open("rb") as before, path.open("rb") as now:
+    """The first line at which two files differ."""
+    with original.open("rb") as then, path.open("rb") as now:
         first, num_before, num_now, num_changed = None, 0, 0, 0
-        for number, (old, new) in enumerate(zip_longest(before, now), start=1):
+        for number, (old, new) in enumerate(zip_longest(then, now), start=1):
             num_before += old is not None
             num_now += new is not None
             num_changed += old != new
@@ -194,7 +194,7 @@ def _first_line(what: str, original: Path, path: Path) -> Finding:
 def _parting(old: bytes, new: bytes) -> int:
     """The first place at which two lines differ."""
     pairs = enumerate(zip(old, new, strict=False))
-    return next((place for place, (one, other) in pairs if one != other), min(len(old), len(new)))
+    return next((place for place, (left, right) in pairs if left != right), min(len(old), len(new)))
 
 
 def _excerpt(line: bytes | None, start: int) -> str:

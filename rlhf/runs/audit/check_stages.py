@@ -25,7 +25,7 @@ CONFIG = "config.yaml"
 
 @dataclass(frozen=True)
 class Expected:
-    """What a pipeline run has on record of a stage.
+    """The hashes that a pipeline run has on record of a stage.
 
     Attributes:
         fingerprint: of the stage.
@@ -37,7 +37,7 @@ class Expected:
 
     @classmethod
     def of(cls, record: StageRecord | None) -> "Expected":
-        """What a record of provenance says; nothing where it does not speak of the stage."""
+        """The hashes in a record of provenance; none where it does not speak of the stage."""
         return cls(record.fingerprint, record.sha256) if record else cls()
 
 
@@ -63,7 +63,7 @@ def check_stage(ledger: Ledger, run: RunFacts, expected: Expected) -> None:
     elif expected.sha256 is not None:
         _check_output(ledger, run, expected.sha256)
     if REPORT_TAG in run.tags:
-        check_folder(ledger, run.run_id, where, REPORT, run.tags[REPORT_TAG])
+        check_artifact(ledger, run.run_id, where, REPORT, run.tags[REPORT_TAG])
     check_parameters(ledger, run, read_settings(ledger, run))
 
 
@@ -72,31 +72,31 @@ def place_of(run: RunFacts) -> str:
     return f"stage {run.tags.get(STAGE_TAG, run.name)}, MLflow run {run.run_id}"
 
 
-def check_folder(ledger: Ledger, run_id: str, where: str, name: str, recorded: str) -> None:
+def check_artifact(ledger: Ledger, run_id: str, where: str, name: str, recorded: str) -> None:
     """Hold the files of an artifact folder against its list, and the list against the sha256 on record."""
     listed = read_bytes(run_id, manifest_of(name))
     with as_stored(run_id, name) as folder:
         if folder is None:
             ledger.compare("files", where, name, f"a folder with the sha256 {recorded}", None)
             return
-        found = ledger.files(folder)
-    actual = manifest_sha256("".join(f"{sha256}  {file}\n" for file, sha256 in found.items()))
+        hashes = ledger.files(folder)
+    actual = manifest_sha256("".join(f"{sha256}  {file}\n" for file, sha256 in hashes.items()))
     if listed is None or manifest_sha256(listed.decode(errors="replace")) != recorded:
         list_sha256 = None if listed is None else manifest_sha256(listed.decode(errors="replace"))
         ledger.compare("files", where, manifest_of(name), recorded, list_sha256)
         ledger.compare("files", where, f"{name} (all files)", recorded, actual)
         return
     ledger.checked["files"] += 1
-    compare_files(ledger, where, f"{name}/", files_in(listed.decode()), found)
+    compare_files(ledger, where, f"{name}/", files_in(listed.decode()), hashes)
 
 
 def compare_files(
-    ledger: Ledger, where: str, prefix: str, expected: Mapping[str, str], found: Mapping[str, str]
+    ledger: Ledger, where: str, prefix: str, expected: Mapping[str, str], hashes: Mapping[str, str]
 ) -> None:
     """Name each file that is changed, gone, or was added."""
-    for file in sorted({*expected, *found}):
+    for file in sorted({*expected, *hashes}):
         should_be = f"sha256 {expected[file]}" if file in expected else "no such file"
-        is_now = f"sha256 {found[file]}" if file in found else None
+        is_now = f"sha256 {hashes[file]}" if file in hashes else None
         ledger.compare("files", where, prefix + file, should_be, is_now)
 
 
@@ -154,7 +154,7 @@ def _reference(ledger: Ledger, run: RunFacts) -> Reference | None:
 def _check_output(ledger: Ledger, run: RunFacts, recorded: str) -> None:
     removed = run.tags.get(OUTPUT_REMOVED_TAG)
     if removed is None:
-        check_folder(ledger, run.run_id, place_of(run), OUTPUT, recorded)
+        check_artifact(ledger, run.run_id, place_of(run), OUTPUT, recorded)
         return
     again = f"`rlhf reproduce {run.tags.get(PARENT_TAG, run.run_id)}` makes it again"
     found = f"removed by `rlhf gc` on {removed}; {again}"

@@ -1,4 +1,4 @@
-"""What a check has looked at, and what it has found: each by name, with what it should be and is."""
+"""The ledger of a check: what it has looked at, and its findings, each by name, with what it should be and is."""
 
 import time
 from collections import Counter
@@ -53,7 +53,7 @@ class Ledger:
 
     @property
     def megabytes_per_second(self) -> float:
-        """How fast files were hashed; 0 where there were none."""
+        """The speed at which files were hashed; 0 without files."""
         return self.num_bytes / 1e6 / self.seconds if self.seconds else 0.0
 
     def compare(self, kind: str, where: str, what: str, expected: object, found: object) -> bool:
@@ -67,16 +67,16 @@ class Ledger:
     def sha256(self, path: Path) -> str:
         """The sha256 of a file, with its bytes and seconds counted."""
         started = time.perf_counter()
-        found = sha256(path)
+        hashed = sha256(path)
         self._count(path, started)
-        return found
+        return hashed
 
     def md5(self, path: Path) -> str:
         """DVC's md5 of a file or folder, counted too."""
         started = time.perf_counter()
-        found = dvc_md5(path)
+        hashed = dvc_md5(path)
         self._count(path, started)
-        return found
+        return hashed
 
     def files(self, folder: Path) -> dict[str, str]:
         """The sha256 of every file below a folder, by its path there."""

@@ -1,4 +1,4 @@
-"""What a policy came from: drawn from the registry back to data, code and base model, across pipeline runs.
+"""The lineage of a policy: drawn from the registry back to data, code and base model, across pipeline runs.
 
 A stage's run names the artifacts that it has read, with the run and the sha256 of each, so the way back is read and not
 guessed: where a stage was cached, it leads into an earlier pipeline run.
@@ -19,10 +19,9 @@ from rlhf.runs.audit.check_stages import Expected, check_stage, place_of
 from rlhf.runs.audit.findings import Finding, Ledger
 from rlhf.runs.audit.lineage_graph import Lineage, Node
 from rlhf.runs.audit.target import Target
-from rlhf.runs.audit.verify import stage_runs
 from rlhf.stages import STAGES
 from rlhf.tracking.run_details import RunFacts, get_run
-from rlhf.tracking.tags import COMMIT_TAG, OUTPUT_TAG, PARENT_TAG, STAGE_TAG
+from rlhf.tracking.tags import COMMIT_TAG, OUTPUT_TAG, PARENT_TAG, STAGE_TAG, stage_runs
 
 _BASE_OF = {"model.base": "sft"}
 
@@ -41,7 +40,7 @@ def trace(named: Target, *, check: bool = True) -> Lineage:
     if run is None:
         raise InputError(f"there is no MLflow run {named.run_id}; `rlhf runs` lists those that there are")
     walk = _Walk(run, check)
-    card = stage_runs(run).get("model_card")
+    card = stage_runs(run.tags).get("model_card")
     root = walk.stage(card) if card else walk.unfinished(run)
     if card and named.version is not None:
         root = walk.version(named, root)
@@ -60,34 +59,34 @@ class _Walk:
     _records: dict[str, ProvenanceRecord | None] = field(default_factory=dict)
 
     def version(self, named: Target, policy: str) -> str:
-        one = named.version
-        assert one is not None
-        found = Ledger()
-        found.compare(
-            "registry", f"version {one.version}", "tag sha256", self.nodes[policy].hash, one.tags.get("sha256")
+        version = named.version
+        assert version is not None
+        ledger = Ledger()
+        ledger.compare(
+            "registry", f"version {version.version}", "tag sha256", self.nodes[policy].hash, version.tags.get("sha256")
         )
         node = Node(
-            id=f"version {one.version}",
+            id=f"version {version.version}",
             kind="version",
-            title=f"rlhf-policy version {one.version}",
+            title=f"rlhf-policy version {version.version}",
             hash_name="sha256",
-            hash=one.tags.get("sha256"),
-            at=one.created,
-            details=one.aliases,
+            hash=version.tags.get("sha256"),
+            at=version.created,
+            details=version.aliases,
             made_from=(policy,),
         )
-        return self._enter(node, found)
+        return self._enter(node, ledger)
 
     def unfinished(self, run: RunFacts) -> str:
         """A run without a policy: what its stages have made by now."""
-        made = [self.stage(stage_run) for stage, stage_run in stage_runs(run).items() if _is_ancestor(stage)]
+        made = [self.stage(stage_run) for stage, stage_run in stage_runs(run.tags).items() if _is_ancestor(stage)]
         if not made:
             raise InputError(
                 f"MLflow run {run.run_id} has finished no stage, so there is no lineage to draw; "
                 f"`rlhf runs` lists runs that have"
             )
-        used = {one for node in self.nodes.values() for one in node.made_from}
-        tips = tuple(one for one in made if one not in used)
+        used = {node_id for node in self.nodes.values() for node_id in node.made_from}
+        tips = tuple(node_id for node_id in made if node_id not in used)
         title = f"{run.name}, {run.status.lower()}"
         node = Node(f"run {run.run_id}", "run", title, "sha256", None, run.run_id, at=run.started, made_from=tips)
         return self._enter(node, Ledger())
@@ -104,13 +103,13 @@ class _Walk:
         stage = run.tags.get(STAGE_TAG, run.name)
         pipeline = run.tags.get(PARENT_TAG, "")
         record = self._record(pipeline)
-        found = Ledger()
-        made_from = list(self._inputs(run, found))
+        ledger = Ledger()
+        made_from = list(self._inputs(run, ledger))
         made_from += self._sources(run, stage, record)
         if pipeline:
             self._code(pipeline, record)
         if self.check:
-            check_stage(found, run, Expected.of(record.stages.get(stage) if record else None))
+            check_stage(ledger, run, Expected.of(record.stages.get(stage) if record else None))
         node = Node(
             id=run_id,
             kind=stage,
@@ -123,20 +122,20 @@ class _Walk:
             at=run.ended or run.started,
             made_from=tuple(dict.fromkeys(made_from)),
         )
-        return self._enter(node, found)
+        return self._enter(node, ledger)
 
-    def _inputs(self, run: RunFacts, found: Ledger) -> Iterator[str]:
-        for one in run.inputs:
-            if not one.uri.startswith("runs:/"):
+    def _inputs(self, run: RunFacts, ledger: Ledger) -> Iterator[str]:
+        for given in run.inputs:
+            if not given.uri.startswith("runs:/"):
                 continue
-            made_by = one.uri.split("/")[1]
+            made_by = given.uri.split("/")[1]
             # The card tells of measurements too, but the weights did not come from them.
             if not _is_ancestor(self._stage_of(made_by)):
                 continue
             node = self.nodes[self.stage(made_by)]
             if self.check and node.hash is not None:
-                digest = node.hash[: len(one.digest)]
-                found.compare("inputs", place_of(run), f"input {one.name}, of run {made_by}", one.digest, digest)
+                digest = node.hash[: len(given.digest)]
+                ledger.compare("inputs", place_of(run), f"input {given.name}, of run {made_by}", given.digest, digest)
             yield node.id
 
     def _stage_of(self, run_id: str) -> str:
@@ -153,34 +152,34 @@ class _Walk:
                 yield self._base(setting, base)
 
     def _data(self, source: DataSource) -> str:
-        found = Ledger()
+        ledger = Ledger()
         if self.check:
-            check_version(found, source)
+            check_version(ledger, source)
         tracked = "tracked by DVC" if source.tracked else "not tracked by DVC"
         made = (f"generator {source.embedded}",) if source.embedded else ()
         details = (source.path, tracked, *made)
         return self._enter(
-            Node(f"data {source.md5}", "data_version", "data version", "md5", source.md5, details=details), found
+            Node(f"data {source.md5}", "data_version", "data version", "md5", source.md5, details=details), ledger
         )
 
     def _base(self, setting: str, base: BaseRecord) -> str:
-        found = Ledger()
+        ledger = Ledger()
         if self.check:
-            check_base(found, setting, base)
+            check_base(ledger, setting, base)
         name = "revision" if base.sha256 is None else "sha256"
         title = "base model" if setting == "model.base" else f"reward model of {setting}"
         node = Node(
             f"base {setting} {base.name}", "base", title, name, base.sha256 or base.revision, details=(base.name,)
         )
-        return self._enter(node, found)
+        return self._enter(node, ledger)
 
     def _code(self, pipeline: str, record: ProvenanceRecord | None) -> None:
         """Code is no node that others were made from: every stage of a pipeline run is."""
         run = get_run(pipeline)
         commit = record.code.commit if record else (run.tags.get(COMMIT_TAG) if run else None)
-        found = Ledger()
+        ledger = Ledger()
         if self.check and commit:
-            check_commit(found, commit)
+            check_commit(ledger, commit)
         dirty = record is not None and record.code.dirty
         patch = record.code.patch_sha256 if record else None
         details = (f"with a patch, sha256 {patch[:12]}",) if patch else ("the tree was dirty",) if dirty else ()
@@ -195,19 +194,19 @@ class _Walk:
             at=run.started if run else None,
             details=(*details, *((f"requirements.lock {record.lock_sha256[:12]}",) if record else ())),
         )
-        self._enter(node, found)
+        self._enter(node, ledger)
 
     def _record(self, pipeline: str) -> ProvenanceRecord | None:
         if pipeline not in self._records:
             self._records[pipeline] = _read(pipeline, self.ledger)
         return self._records[pipeline]
 
-    def _enter(self, node: Node, found: Ledger) -> str:
+    def _enter(self, node: Node, ledger: Ledger) -> str:
         if node.id not in self.nodes:
-            if self.check and node.state == "not checked" and found.checked:
-                node = Node(**(vars(node) | {"state": "verified" if found.sound else "changed"}))
+            if self.check and node.state == "not checked" and ledger.checked:
+                node = Node(**(vars(node) | {"state": "verified" if ledger.sound else "changed"}))
             self.nodes[node.id] = node
-            self.ledger.add(found)
+            self.ledger.add(ledger)
         return node.id
 
 
@@ -234,6 +233,6 @@ def _source_of(run: RunFacts) -> DataSource | None:
 
 
 def _is_ancestor(stage: str) -> bool:
-    """Whether a policy comes from what the stage makes; a stage that this version does not know is followed as well."""
+    """A stage whose output a policy comes from; a stage that this version does not know is followed as well."""
     spec = STAGES.get(stage)
     return spec is None or spec.made_from is not None or spec.output is ModelCardRef

@@ -1,4 +1,4 @@
-"""What a lineage is made of."""
+"""The graph of a lineage: its nodes, and what each was made from."""
 
 from dataclasses import dataclass
 from datetime import datetime
@@ -75,7 +75,7 @@ class Lineage:
 
     def as_dict(self) -> dict[str, Any]:
         """For JSON."""
-        edges = [{"from": one, "to": node.id} for node in self.nodes.values() for one in node.made_from]
+        edges = [{"from": source, "to": node.id} for node in self.nodes.values() for source in node.made_from]
         verification = self.ledger.as_dict() if self.verified else None
         return {
             "run_id": self.run_id,

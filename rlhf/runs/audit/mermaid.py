@@ -5,10 +5,16 @@ from pathlib import Path
 
 from rlhf.errors import InputError
 from rlhf.runs.audit.lineage_graph import Lineage, Node
+from rlhf.text.markdown import one_line
 
 FORMATS = (".md", ".mmd")
-# Mermaid reads these as its own, also within quotes; it takes numbers of characters in their place.
+# Mermaid reads these as its own, also within quotes, and takes numbers of characters in their place.
 _OWN = {character: f"#{ord(character)};" for character in '#";<>&`'}
+# These, too: \n is the end of a line, $$ begins a formula, fa:fa-car is a picture. An invisible joiner parts them.
+_JOINER = "\u2060"
+_OWN |= {character: f"{character}{_JOINER}" for character in "\\$"}
+# Of its own it breaks lines at 200 pixels, within names and hashes.
+_WIDE = '%%{init: {"flowchart": {"wrappingWidth": 500}}}%%'
 _CLASSES = """\
     classDef verified stroke:#009E73,stroke-width:2px
     classDef changed stroke:#D55E00,stroke-width:3px
@@ -42,6 +48,7 @@ def draw_lineage(lineage: Lineage, path: Path) -> None:
 def mermaid(lineage: Lineage) -> Iterator[str]:
     """The lines of a flowchart, from data, base model and code to the policy."""
     ids = {name: f"n{number}" for number, name in enumerate(lineage.nodes)}
+    yield _WIDE
     yield "flowchart LR"
     for name, node in lineage.nodes.items():
         state = "unchecked" if node.state == "not checked" else node.state
@@ -67,4 +74,4 @@ def _lines(node: Node) -> Iterator[str]:
 
 
 def _escape(text: str) -> str:
-    return "".join(_OWN.get(character, character) for character in " ".join(text.split()))
+    return "".join(_OWN.get(character, character) for character in one_line(text)).replace(":fa-", f":{_JOINER}fa-")

@@ -1,4 +1,4 @@
-"""What a person has named to be looked into: a run, a version of the registered policy, or a policy's folder."""
+"""The target that a person has named: a run, a version of the registered policy, or a policy's folder."""
 
 import re
 from collections.abc import Callable, Iterator
@@ -18,7 +18,7 @@ CARD = "README.md"
 
 @dataclass(frozen=True)
 class Target:
-    """What was meant.
+    """The target that was meant.
 
     Attributes:
         run_id: the pipeline run.
@@ -31,7 +31,7 @@ class Target:
     folder: Path | None = None
 
 
-def resolve(text: str) -> Target:
+def find_target(text: str) -> Target:
     """Find what is meant by a run id or the beginning of one, `champion`, `candidate`, `v3`, or a folder.
 
     Raises:
@@ -41,10 +41,12 @@ def resolve(text: str) -> Target:
     folder = Path(text)
     if folder.is_dir():
         run_id = _run_of(folder)
-        return Target(run_id, _version(lambda one: one.version == tags_of(run_id).get(VERSION_TAG)), folder.resolve())
-    version = _version(lambda one: text in one.aliases or text == f"v{one.version}")
+        return Target(
+            run_id, _version(lambda version: version.version == tags_of(run_id).get(VERSION_TAG)), folder.resolve()
+        )
+    version = _version(lambda version: text in version.aliases or text == f"v{version.version}")
     run_id = find_pipeline(text)
-    return Target(run_id, version or _version(lambda one: one.version == tags_of(run_id).get(VERSION_TAG)))
+    return Target(run_id, version or _version(lambda version: version.version == tags_of(run_id).get(VERSION_TAG)))
 
 
 def read_card_record(folder: Path) -> ProvenanceRecord | None:
@@ -56,7 +58,7 @@ def read_card_record(folder: Path) -> ProvenanceRecord | None:
 
 
 def _version(is_meant: Callable[[VersionFacts], bool]) -> VersionFacts | None:
-    return next((one for one in versions() if is_meant(one)), None)
+    return next((version for version in versions() if is_meant(version)), None)
 
 
 def _run_of(folder: Path) -> str:
@@ -66,13 +68,13 @@ def _run_of(folder: Path) -> str:
             f"{folder}: there is no {RECORD_FILE} here, so this is not the folder of a policy that a run has made; "
             "give the folder that holds the policy's weights and its card, or a run id"
         )
-    found = next(_runs_of(folder), None)
-    if found is None:
+    run_id = next(_runs_of(folder), None)
+    if run_id is None:
         raise InputError(
             f"{folder}: no run in this MLflow store has made this policy, by its sha256, its record of provenance or "
             f"its card; set MLFLOW_TRACKING_URI to the store that it is from"
         )
-    return found
+    return run_id
 
 
 def _runs_of(folder: Path) -> Iterator[str]:

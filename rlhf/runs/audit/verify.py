@@ -1,7 +1,7 @@
 """Is a run as it was logged? Its record of provenance is held against all that it names, and against its copies.
 
-The record's digest stands in the store and in the policy's folder and card, which may lie elsewhere. So whoever edits
-the store alone, and edits it well, is found out by a copy of the policy.
+The record's digest stands in the store and in the policy's folder and card, which may lie elsewhere. So an edit of
+the store alone, however good, is found out by a copy of the policy.
 """
 
 import hashlib
@@ -11,6 +11,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from rlhf.config.flat import flatten
 from rlhf.errors import InputError
 from rlhf.files.hashing import manifest_sha256
 from rlhf.provenance.record import RECORD_FILE, DataRecord, ProvenanceRecord, canonical_sha256
@@ -44,6 +45,7 @@ from rlhf.tracking.tags import (
     REPRODUCIBLE_TAG,
     RUN_OF_STAGE,
     VERSION_TAG,
+    stage_runs,
 )
 
 _AFTER_THE_CARD = ("comparison",)
@@ -82,15 +84,10 @@ def verify(named: Target) -> Ledger:
     return ledger
 
 
-def stage_runs(run: RunFacts) -> dict[str, str]:
-    """The runs that trained the stages of a pipeline run, by stage."""
-    return {tag.removeprefix(RUN_OF_STAGE): run_id for tag, run_id in run.tags.items() if tag.startswith(RUN_OF_STAGE)}
-
-
 def check_stages(ledger: Ledger, run: RunFacts, record: ProvenanceRecord) -> dict[str, RunFacts]:
     """Look at each stage that a pipeline run has used. Returns the stages' runs."""
-    used = stage_runs(run)
-    found = {}
+    used = stage_runs(run.tags)
+    looked_at = {}
     for stage in [*record.stages, *sorted(set(used) - set(record.stages))]:
         stage_run = get_run(used[stage]) if stage in used else None
         if stage_run is None:
@@ -107,8 +104,8 @@ def check_stages(ledger: Ledger, run: RunFacts, record: ProvenanceRecord) -> dic
             stage_run.tags.get(FINGERPRINT_TAG),
             tag,
         )
-        found[stage] = stage_run
-    return found
+        looked_at[stage] = stage_run
+    return looked_at
 
 
 def _place(run: RunFacts) -> str:
@@ -162,7 +159,7 @@ def _check_settings(ledger: Ledger, run: RunFacts, record: ProvenanceRecord) -> 
 
 
 def _data_path(settings: Mapping[str, Any], data: DataRecord) -> str:
-    """Where the data was read: the record does not tell the whole path of a folder elsewhere, the settings do."""
+    """The path of the data: the record does not tell the whole path of a folder elsewhere, the settings do."""
     section = settings.get("data")
     path = section.get("path") if isinstance(section, Mapping) else None
     return path if isinstance(path, str) else data.path
@@ -190,8 +187,8 @@ def _check_folder(ledger: Ledger, where: str, folder: Path, record: ProvenanceRe
     if own is None:
         ledger.compare("provenance", where, RECORD_FILE, f"the record with the digest {record.digest}", None)
         return
-    for name, expected, found in _differences(own, record):
-        ledger.compare("provenance", where, f"{RECORD_FILE} against {RECORD}: {name}", expected, found)
+    for name, expected, stored in _differences(own, record):
+        ledger.compare("provenance", where, f"{RECORD_FILE} against {RECORD}: {name}", expected, stored)
     ledger.checked["provenance"] += 1
     text = (folder / CARD).read_text(encoding="utf-8", errors="replace") if (folder / CARD).is_file() else None
     named = None if text is None else own.digest if own.digest in text else "another digest"
@@ -199,30 +196,23 @@ def _check_folder(ledger: Ledger, where: str, folder: Path, record: ProvenanceRe
 
 
 def _differences(own: ProvenanceRecord, record: ProvenanceRecord) -> Iterator[tuple[str, Any, Any]]:
-    """Where the store's record departs from the policy's own, which was written before what comes after the card."""
+    """Differences of the store's record from the policy's own, which was written before what comes after the card."""
     later = {name for name in record.stages if name in _AFTER_THE_CARD} - set(own.stages)
     stages = {name: stage for name, stage in record.stages.items() if name not in later}
-    now = _flat(record.model_copy(update={"stages": stages}).model_dump(mode="json"))
-    then = _flat(own.model_dump(mode="json"))
+    now = flatten(record.model_copy(update={"stages": stages}).model_dump(mode="json"))
+    then = flatten(own.model_dump(mode="json"))
     for name in sorted({*then, *now}):
         if then.get(name) != now.get(name):
             yield name, then.get(name, "nothing"), f"{now.get(name, 'nothing')} in the store"
 
 
-def _flat(value: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    found: dict[str, Any] = {}
-    for key, item in value.items():
-        found |= _flat(item, f"{prefix}{key}.") if isinstance(item, Mapping) else {f"{prefix}{key}": item}
-    return found
-
-
 def _check_copy(ledger: Ledger, where: str, folder: Path, card: RunFacts, run: RunFacts) -> None:
     """A copy of the policy, file by file, against what the store has listed."""
-    found = ledger.files(folder)
-    actual = manifest_sha256("".join(f"{sha256}  {name}\n" for name, sha256 in found.items()))
+    hashes = ledger.files(folder)
+    actual = manifest_sha256("".join(f"{sha256}  {name}\n" for name, sha256 in hashes.items()))
     if not ledger.compare("files", where, "the whole folder", run.tags.get(POLICY_TAG), actual):
         listed = read_bytes(card.run_id, manifest_of(OUTPUT))
-        compare_files(ledger, where, "", files_in(listed.decode(errors="replace")) if listed else {}, found)
+        compare_files(ledger, where, "", files_in(listed.decode(errors="replace")) if listed else {}, hashes)
 
 
 def _check_version(
@@ -244,7 +234,7 @@ def _check_version(
 
 
 def _sha256_of_output(run: RunFacts) -> str | None:
-    """What a stage's run says of its output."""
+    """The sha256 that a stage's run gives for its output."""
     try:
         return Reference.model_validate_json(run.tags.get(OUTPUT_TAG, ""), extra="ignore").sha256
     except ValidationError:

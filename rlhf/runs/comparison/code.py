@@ -1,4 +1,4 @@
-"""What lies between the code of two runs: commits, and patches of working trees that were dirty."""
+"""The difference between the code of two runs: commits, and patches of working trees that were dirty."""
 
 import subprocess
 from dataclasses import dataclass
@@ -28,7 +28,7 @@ class Commits:
 
 @dataclass(frozen=True)
 class PatchStat:
-    """What a dirty working tree had changed.
+    """The changes of a dirty working tree.
 
     Attributes:
         sha256: of the patch; None where it is not known.
@@ -112,7 +112,7 @@ def _commit(side: RunView) -> str | None:
 
 
 def _patch(side: RunView) -> bytes | None:
-    """None where the working tree was clean; empty where it was not, and nothing that counts was recorded."""
+    """The patch; None where the working tree was clean, empty where it was not and nothing that counts was recorded."""
     if side.tags.get(DIRTY_TAG) != "true":
         return None
     return side.artifact("provenance/code.patch") or b""
@@ -145,16 +145,16 @@ def _number(text: str) -> int | None:
 
 def _missing(sides: tuple[RunView, RunView], commits: tuple[str | None, str | None], repository: Path) -> list[str]:
     """Sentences on commits that cannot be compared."""
-    found = []
+    sentences = []
     for side, commit in zip(sides, commits, strict=True):
         if commit is None:
-            found.append(f"{side.label}: the code was in no git commit.")
+            sentences.append(f"{side.label}: the code was in no git commit.")
         elif commits[0] != commits[1] and not has_commit(repository, commit):
-            found.append(
+            sentences.append(
                 f"{side.label}: commit {commit[:9]} is not in this clone, so what lies between the two cannot be told; "
                 "bring it with `git fetch --all`."
             )
-    return found
+    return sentences
 
 
 def _log(repository: Path, without: str, of: str) -> Commits:

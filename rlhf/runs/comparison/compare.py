@@ -1,6 +1,6 @@
 """The comparison of pipeline runs: each of the others against the first."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from typing import Any
@@ -45,11 +45,11 @@ class Pair:
 
 @dataclass(frozen=True)
 class Comparison:
-    """What differs between runs.
+    """The differences between runs.
 
     Attributes:
         sides: the runs.
-        settings: those that differ, by dotted name, a value a run; None where it has no such setting.
+        settings: those that differ, by dotted name, a value for each run; None where it has no such setting.
         environment: the same of what the runs ran in.
         pairs: each of the others against the first.
         seed_note: what the intervals do not cover.
@@ -62,8 +62,13 @@ class Comparison:
     seed_note: str
 
     @property
+    def title(self) -> str:
+        """The report's headline."""
+        return f"Comparison of {' and '.join(side.short_id for side in self.sides)}"
+
+    @property
     def folder(self) -> str:
-        """Where it is kept among the artifacts of the first run."""
+        """The folder in which it is kept among the artifacts of the first run."""
         return f"comparisons/{'-'.join(side.short_id for side in self.sides)}"
 
     def as_dict(self) -> dict[str, Any]:
@@ -117,7 +122,7 @@ def _compare(first: RunView, second: RunView) -> Pair:
 
 
 def environment(side: RunView) -> dict[str, str]:
-    """What a run ran in: interpreter, libraries, processor, and how they were used."""
+    """The environment that a run ran in: interpreter, libraries, processor, and how they were used."""
     tags = {name: side.tags[f"rlhf.{name}"] for name in _MACHINE if f"rlhf.{name}" in side.tags}
     versions = {
         tag.removeprefix(LIBRARY_VERSION): value for tag, value in side.tags.items() if tag.startswith(LIBRARY_VERSION)
@@ -131,16 +136,16 @@ def _settings(side: RunView) -> dict[str, str]:
 
 
 def _differing(values: Sequence[Mapping[str, str]]) -> dict[str, tuple[str | None, ...]]:
-    names = dict.fromkeys(name for one in values for name in one)
-    get: Callable[[str], tuple[str | None, ...]] = lambda name: tuple(one.get(name) for one in values)  # noqa: E731
-    return {name: get(name) for name in names if len(set(get(name))) > 1}
+    names = dict.fromkeys(name for settings in values for name in settings)
+    compared = {name: tuple(settings.get(name) for settings in values) for name in names}
+    return {name: texts for name, texts in compared.items() if len(set(texts)) > 1}
 
 
 def _facts(side: RunView) -> dict[str, Any]:
     return {
         "run_id": side.run.run_id,
         "name": side.run.name,
-        "started": started(side),
+        "started": started_at(side),
         "state": side.run.status,
         "policy_version": side.tags.get(VERSION_TAG),
         "aliases": list(side.aliases),
@@ -149,6 +154,6 @@ def _facts(side: RunView) -> dict[str, Any]:
     }
 
 
-def started(side: RunView) -> str:
+def started_at(side: RunView) -> str:
     """When a run began, for people."""
     return datetime.fromtimestamp(side.run.started / 1000, UTC).strftime("%Y-%m-%d %H:%M UTC")

@@ -1,4 +1,4 @@
-"""What lies between the data of two runs: rows, where DVC's cache has both versions, and what their runs counted."""
+"""The difference between the data of two runs: rows, where DVC's cache has both versions, and counts of the runs."""
 
 import configparser
 from dataclasses import dataclass
@@ -66,7 +66,7 @@ def compare_data(first: RunView, second: RunView, root: Path) -> DataDifference:
     sides = (first, second)
     md5s = (first.tags.get(DATA_TAG), second.tags.get(DATA_TAG))
     reports = [side.read_report("data", "report.json") for side in sides]
-    found = [report or {} for report in reports]
+    counted = [report or {} for report in reports]
     notes = [
         f"{side.label}: the report of the data stage is not there, so rows are not known."
         for side, report in zip(sides, reports, strict=True)
@@ -90,8 +90,8 @@ def compare_data(first: RunView, second: RunView, root: Path) -> DataDifference:
     return DataDifference(
         md5s,
         changes,
-        _side_by_side(found[0].get("rows", {}), found[1].get("rows", {})),
-        _side_by_side(found[0].get("splits", {}), found[1].get("splits", {})),
+        _side_by_side(counted[0].get("rows", {}), counted[1].get("rows", {})),
+        _side_by_side(counted[0].get("splits", {}), counted[1].get("splits", {})),
         tuple(notes),
     )
 
@@ -103,10 +103,10 @@ def _side_by_side(first: dict[str, int], second: dict[str, int]) -> dict[str, tu
 def _changes(first: str, second: str, root: Path) -> dict[str, RowChanges]:
     from rlhf.data.versions.diff import compare_versions
 
-    found = compare_versions(root, first.removesuffix(_FOLDER), second.removesuffix(_FOLDER))
+    difference = compare_versions(root, first.removesuffix(_FOLDER), second.removesuffix(_FOLDER))
     return {
-        kind: RowChanges(one.old, one.new, dict(one.added), dict(one.removed), dict(one.changed))
-        for kind, one in found.kinds.items()
+        kind: RowChanges(rows.old, rows.new, dict(rows.added), dict(rows.removed), dict(rows.changed))
+        for kind, rows in difference.kinds.items()
     }
 
 
@@ -118,7 +118,7 @@ def _missing(label: str, md5: str) -> str:
 
 
 def in_cache(md5: str, root: Path) -> bool:
-    """Whether DVC's cache has a version, told without DVC, whose import takes seconds."""
+    """A look for a version in DVC's cache, taken without DVC, whose import takes seconds."""
     config = configparser.ConfigParser(interpolation=None)
     config.read([root / ".dvc" / "config", root / ".dvc" / "config.local"], encoding="utf-8")
     folder = root / ".dvc" / config.get("cache", "dir", fallback="cache")

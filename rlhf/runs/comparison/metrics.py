@@ -1,4 +1,4 @@
-"""What came of two runs, and whether the difference is more than noise.
+"""The results of two runs, and whether the difference is more than noise.
 
 The noise that is meant is that of which test prompts were drawn and what was sampled for them. What another seed would
 have trained is not in it.
@@ -12,7 +12,7 @@ from typing import Any, Literal
 from rlhf.data.preparation.splits import prompt_key
 from rlhf.metrics import METRICS
 from rlhf.runs.comparison.run_view import RunView
-from rlhf.runs.listing import Estimate, figure
+from rlhf.runs.listing import MetricValue, metric_value
 
 Noise = Literal["more than noise", "within noise", "no interval", "equal", "other judge"]
 """equal: to the last bit. other judge: each is scored by its own reward model, so that there is nothing to compare."""
@@ -57,8 +57,8 @@ class Result:
 
     metric: str
     unit: str
-    first: Estimate | None
-    second: Estimate | None
+    first: MetricValue | None
+    second: MetricValue | None
     difference: Difference | None
 
 
@@ -78,29 +78,29 @@ class _Paired:
 def compare_results(first: RunView, second: RunView) -> list[Result]:
     """The metrics by which people compare pipelines, of two runs."""
     pairs = _pairs(first, second)
-    found = []
+    results = []
     for name, metric in METRICS.items():
         if not metric.summary or metric.unit == "s" or name.endswith(("_low", "_high")):
             continue
         a, b = _figure(name, first), _figure(name, second)
         if a is not None or b is not None:
             difference = _difference(name, a, b, pairs, _same_judge(name, first, second)) if a and b else None
-            found.append(Result(name, metric.unit, a, b, difference))
-    return found
+            results.append(Result(name, metric.unit, a, b, difference))
+    return results
 
 
-def _figure(name: str, side: RunView) -> Estimate | None:
-    """With its interval; that of a model's own figures stands in the evaluation's report only."""
-    found = figure(side.metrics, name)
+def _figure(name: str, side: RunView) -> MetricValue | None:
+    """A metric with its interval; that of a model's own figures stands in the evaluation's report only."""
+    own = metric_value(side.metrics, name)
     model, _, what = name.removeprefix("evaluation/").partition("_")
     report = side.evaluation.get("models", {}).get(model, {}).get(what)
-    if found is None or found.low is not None or not isinstance(report, dict):
-        return found
-    return Estimate(found.value, report["low"], report["high"])
+    if own is None or own.low is not None or not isinstance(report, dict):
+        return own
+    return MetricValue(own.value, report["low"], report["high"])
 
 
 def seed_note(sides: Sequence[RunView]) -> str:
-    """What the intervals do not cover, as a sentence."""
+    """A sentence on what the intervals do not cover."""
     seeds = {side.settings.get("seed", "?") for side in sides}
     if len(seeds) == 1:
         return (
@@ -113,7 +113,7 @@ def seed_note(sides: Sequence[RunView]) -> str:
     )
 
 
-def of_two_intervals(first: Estimate, second: Estimate) -> tuple[float, float] | None:
+def of_two_intervals(first: MetricValue, second: MetricValue) -> tuple[float, float] | None:
     """The 95% interval of a difference, from those of two values that do not depend on each other.
 
     On the same prompts the two rather go together, and then it is wider than it need be.
@@ -132,7 +132,7 @@ def of_two_intervals(first: Estimate, second: Estimate) -> tuple[float, float] |
 
 
 def _difference(
-    name: str, first: Estimate, second: Estimate, pairs: Mapping[str, _Paired], same_judge: bool
+    name: str, first: MetricValue, second: MetricValue, pairs: Mapping[str, _Paired], same_judge: bool
 ) -> Difference:
     value = second.value - first.value
     interval, method = None, None
@@ -157,8 +157,8 @@ def _difference(
 def _by_pairs(paired: _Paired) -> tuple[float, float]:
     from rlhf.evaluation.statistics import paired_bootstrap
 
-    found = paired_bootstrap(paired.differences, _NUM_RESAMPLES, _SEED, paired.prompts)
-    return found.low, found.high
+    estimate = paired_bootstrap(paired.differences, _NUM_RESAMPLES, _SEED, paired.prompts)
+    return estimate.low, estimate.high
 
 
 def _same_judge(name: str, first: RunView, second: RunView) -> bool:
@@ -194,7 +194,7 @@ def _pairs(first: RunView, second: RunView) -> dict[str, _Paired]:
 
 
 def _kept_rows(side: RunView) -> dict[str, Any]:
-    """What evaluation kept of its prompts, by prompt; nothing where that is not all of them, as of an older run."""
+    """The rows that evaluation kept, by prompt; none where that is not all of them, as of an older run."""
     rows = side.read_rows("evaluation", "judgements.jsonl")
     # Older runs have counted their responses as prompts.
     prompts = side.metrics.get("evaluation/num_prompts")
@@ -229,4 +229,4 @@ _VALUES: dict[str, tuple[str, Callable[[Any], float]]] = {
     "evaluation/selection_score_win_rate": _wins("selection_reward_model"),
     "evaluation/score_win_rate": _wins("reward_model"),
 }
-"""What a prompt contributes to a metric, and who has judged it."""
+"""The value that a prompt contributes to a metric, and its judge."""

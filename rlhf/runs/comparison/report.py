@@ -5,12 +5,12 @@ from dataclasses import dataclass
 from typing import Literal
 
 from rlhf.runs.comparison.code import CodeDifference, Commits, PatchStat
-from rlhf.runs.comparison.compare import Comparison, Pair, started
+from rlhf.runs.comparison.compare import Comparison, Pair, started_at
 from rlhf.runs.comparison.data import DataDifference, RowChanges
 from rlhf.runs.comparison.metrics import Difference, Result
 from rlhf.runs.comparison.run_view import RunView
 from rlhf.runs.comparison.stages import StageDifference
-from rlhf.runs.listing import Estimate
+from rlhf.runs.listing import MetricValue
 from rlhf.tracking.tags import ALARMS_TAG, OBSTACLES_TAG, REPRODUCIBLE_TAG, VERSION_TAG
 
 Tone = Literal["", "good", "bad", "quiet"]
@@ -31,7 +31,7 @@ class Table:
     """A table.
 
     Attributes:
-        header: a title a column.
+        header: a title for each column.
         rows: cells.
         numbers: columns that stand to the right.
     """
@@ -42,7 +42,7 @@ class Table:
 
 
 @dataclass(frozen=True)
-class Section:
+class ReportSection:
     """A part of the report.
 
     Attributes:
@@ -56,31 +56,31 @@ class Section:
     tables: tuple[Table, ...] = ()
 
 
-def sections(comparison: Comparison) -> list[Section]:
+def report_sections(comparison: Comparison) -> list[ReportSection]:
     """The report, from what people ask first."""
     sides = comparison.sides
-    found = [_runs(sides)]
+    parts = [_runs(sides)]
     for pair in comparison.pairs:
         of = f", {pair.second} against {pair.first}" if len(comparison.pairs) > 1 else ""
-        found += [_results(pair, of, comparison.seed_note), _stages(pair, of), _code(pair, of), _data(pair, of)]
+        parts += [_results(pair, of, comparison.seed_note), _stages(pair, of), _code(pair, of), _data(pair, of)]
     labels = tuple(side.label for side in sides)
-    found.append(_values("Configuration", "setting", labels, comparison.settings))
-    found.append(_values("Environment", "what", labels, comparison.environment))
-    return found
+    parts.append(_values("Configuration", "setting", labels, comparison.settings))
+    parts.append(_values("Environment", "what", labels, comparison.environment))
+    return parts
 
 
-def _runs(sides: Sequence[RunView]) -> Section:
+def _runs(sides: Sequence[RunView]) -> ReportSection:
     facts = {
         "run": [side.run.run_id for side in sides],
         "name": [side.run.name for side in sides],
-        "started": [started(side) for side in sides],
+        "started": [started_at(side) for side in sides],
         "state": [side.run.status.lower() for side in sides],
         "policy": [_policy(side) for side in sides],
         "reproducible": [_reproducible(side) for side in sides],
         "alarms": [side.tags.get(ALARMS_TAG, "").replace(",", ", ") or "none" for side in sides],
     }
     rows = tuple((Cell(name), *map(Cell, values)) for name, values in facts.items())
-    return Section("Runs", tables=(Table(("", *(side.label for side in sides)), rows),))
+    return ReportSection("Runs", tables=(Table(("", *(side.label for side in sides)), rows),))
 
 
 def _policy(side: RunView) -> str:
@@ -94,34 +94,34 @@ def _reproducible(side: RunView) -> str:
     return f"no: {side.tags.get(OBSTACLES_TAG) or 'it does not say why'}"
 
 
-def _results(pair: Pair, of: str, seeds: str) -> Section:
-    equal = [one.metric for one in pair.results if one.difference and one.difference.noise == "equal"]
+def _results(pair: Pair, of: str, seeds: str) -> ReportSection:
+    equal = [result.metric for result in pair.results if result.difference and result.difference.noise == "equal"]
     rows = tuple(
         (
-            _metric(one),
-            Cell(_figure(one.first)),
-            Cell(_figure(one.second)),
-            Cell(_change(one)),
-            _verdict(one.difference),
+            _metric(result),
+            Cell(_value(result.first)),
+            Cell(_value(result.second)),
+            Cell(_change(result)),
+            _verdict(result.difference),
         )
-        for one in pair.results
-        if one.metric not in equal
+        for result in pair.results
+        if result.metric not in equal
     )
     header = ("metric", pair.first, pair.second, f"{pair.second} - {pair.first}", "verdict")
-    methods = {one.difference.method for one in pair.results if one.difference}
+    methods = {result.difference.method for result in pair.results if result.difference}
     sentences = [seeds, *(_METHODS[method] for method in ("pairs", "intervals") if method in methods)]
-    if any(one.difference and one.difference.noise == "other judge" for one in pair.results):
+    if any(result.difference and result.difference.noise == "other judge" for result in pair.results):
         sentences.append("Other judge: each run is scored by its own reward model, and the two are not the same.")
     if equal:
         sentences.append(f"Equal to the last bit: {', '.join(equal)}.")
     if not pair.results:
-        return Section(f"Results{of}", ("Neither run has come so far.",))
-    return Section(f"Results{of}", tuple(sentences), (Table(header, rows, numbers=(1, 2, 3)),) if rows else ())
+        return ReportSection(f"Results{of}", ("Neither run has come so far.",))
+    return ReportSection(f"Results{of}", tuple(sentences), (Table(header, rows, numbers=(1, 2, 3)),) if rows else ())
 
 
-def _metric(one: Result) -> Cell:
-    stage, _, name = one.metric.partition("/")
-    return Cell(f"{name}\n{stage}{f', {one.unit}' if one.unit else ''}")
+def _metric(result: Result) -> Cell:
+    stage, _, name = result.metric.partition("/")
+    return Cell(f"{name}\n{stage}{f', {result.unit}' if result.unit else ''}")
 
 
 _METHODS = {
@@ -132,21 +132,22 @@ _METHODS = {
 }
 
 
-def _figure(figure: Estimate | None) -> str:
+def _value(figure: MetricValue | None) -> str:
     if figure is None:
         return "none"
     if figure.low is None or figure.high is None:
-        return number(figure.value)
-    return f"{number(figure.value)}\n{number(figure.low)} to {number(figure.high)}"
+        return as_text(figure.value)
+    return f"{as_text(figure.value)}\n{as_text(figure.low)} to {as_text(figure.high)}"
 
 
 def _change(result: Result) -> str:
-    one = result.difference
-    if one is None or one.noise == "other judge":
+    difference = result.difference
+    if difference is None or difference.noise == "other judge":
         return ""
-    if one.low is None or one.high is None:
-        return number(one.value, sign=True)
-    return f"{number(one.value, sign=True)}\n{number(one.low, sign=True)} to {number(one.high, sign=True)}"
+    value = as_text(difference.value, sign=True)
+    if difference.low is None or difference.high is None:
+        return value
+    return f"{value}\n{as_text(difference.low, sign=True)} to {as_text(difference.high, sign=True)}"
 
 
 def _verdict(difference: Difference | None) -> Cell:
@@ -160,7 +161,7 @@ def _verdict(difference: Difference | None) -> Cell:
     return Cell(f"{difference.noise}{method}", tone)
 
 
-def number(value: float, *, sign: bool = False) -> str:
+def as_text(value: float, *, sign: bool = False) -> str:
     """Three decimals, and fewer of what is large or whole."""
     plus = "+" if sign else ""
     if float(value).is_integer() and abs(value) < 1e15:
@@ -168,29 +169,29 @@ def number(value: float, *, sign: bool = False) -> str:
     return f"{value:{plus}.1e}" if abs(value) < 0.0005 else f"{value:{plus},.3f}"
 
 
-def _stages(pair: Pair, of: str) -> Section:
+def _stages(pair: Pair, of: str) -> ReportSection:
     rows = tuple(
-        (Cell(one.stage), *_state(one), *(Cell("" if s is None else f"{s:,.1f}") for s in one.seconds))
-        for one in pair.stages
+        (Cell(stage.stage), *_state(stage), *(Cell("" if s is None else f"{s:,.1f}") for s in stage.seconds))
+        for stage in pair.stages
     )
     header = ("stage", "fingerprint", "because of", f"s, {pair.first}", f"s, {pair.second}")
     if not rows:
-        return Section(f"Stages{of}", ("Neither run has finished a stage.",))
-    return Section(f"Stages{of}", ("Seconds are those of the training.",), (Table(header, rows, numbers=(3, 4)),))
+        return ReportSection(f"Stages{of}", ("Neither run has finished a stage.",))
+    return ReportSection(f"Stages{of}", ("Seconds are those of the training.",), (Table(header, rows, numbers=(3, 4)),))
 
 
-def _state(one: StageDifference) -> tuple[Cell, Cell]:
-    output = "; what they made is the same to the last bit" if one.same_output and not one.trained_once else ""
-    if one.same is None:
+def _state(stage: StageDifference) -> tuple[Cell, Cell]:
+    output = "; what they made is the same to the last bit" if stage.same_output and not stage.trained_once else ""
+    if stage.same is None:
         return Cell("one run only", "quiet"), Cell("")
-    if one.same:
+    if stage.same:
         return Cell("same", "good"), Cell(
-            "trained once, used by both" if one.trained_once else f"trained twice{output}"
+            "trained once, used by both" if stage.trained_once else f"trained twice{output}"
         )
-    return Cell("differs", "bad"), Cell((", ".join(one.reasons) or "what is not recorded") + output)
+    return Cell("differs", "bad"), Cell((", ".join(stage.reasons) or "what is not recorded") + output)
 
 
-def _code(pair: Pair, of: str) -> Section:
+def _code(pair: Pair, of: str) -> ReportSection:
     code = pair.code
     sentences = list(_code_sentences(pair, code))
     tables = []
@@ -200,7 +201,7 @@ def _code(pair: Pair, of: str) -> Section:
     for label, patch in zip((pair.first, pair.second), code.patches, strict=True):
         if patch and patch.files:
             tables.append(_patch(label, patch))
-    return Section(f"Code{of}", tuple(sentences), tuple(tables))
+    return ReportSection(f"Code{of}", tuple(sentences), tuple(tables))
 
 
 def _code_sentences(pair: Pair, code: CodeDifference) -> Iterator[str]:
@@ -239,7 +240,7 @@ def _patch(label: str, patch: PatchStat) -> Table:
     return Table((f"patch of {label}", "lines added", "removed"), tuple(rows), numbers=(1, 2))
 
 
-def _data(pair: Pair, of: str) -> Section:
+def _data(pair: Pair, of: str) -> ReportSection:
     data = pair.data
     rows = [
         *((f"{kind}.jsonl, rows read", counts) for kind, counts in data.rows.items() if not data.changes),
@@ -257,17 +258,19 @@ def _data(pair: Pair, of: str) -> Section:
     if changed:
         header = ("rows", pair.first, pair.second, f"{pair.second} - {pair.first}")
         tables.append(Table(header, changed, numbers=(1, 2, 3)))
-    return Section(f"Data{of}", tuple(sentences), tuple(tables))
+    return ReportSection(f"Data{of}", tuple(sentences), tuple(tables))
 
 
 def _row_changes(pair: Pair, changes: Mapping[str, RowChanges]) -> Table:
-    """A line a kind, and below it one a source that has changed."""
+    """A line for each kind of row, and below it a line for each source that has changed."""
     rows: list[tuple[Cell, ...]] = []
-    for kind, one in changes.items():
-        counts = [sum(part.values()) for part in (one.added, one.removed, one.changed)]
-        rows.append(tuple(map(Cell, (f"{kind}.jsonl", f"{one.old:,}", f"{one.new:,}", *(f"{n:,}" for n in counts)))))
-        for source in sorted({*one.added, *one.removed, *one.changed}):
-            parts = (part.get(source, 0) for part in (one.added, one.removed, one.changed))
+    for kind, change in changes.items():
+        counts = [sum(part.values()) for part in (change.added, change.removed, change.changed)]
+        rows.append(
+            tuple(map(Cell, (f"{kind}.jsonl", f"{change.old:,}", f"{change.new:,}", *(f"{n:,}" for n in counts))))
+        )
+        for source in sorted({*change.added, *change.removed, *change.changed}):
+            parts = (part.get(source, 0) for part in (change.added, change.removed, change.changed))
             rows.append(
                 (Cell(f"  from {source}", "quiet"), Cell(""), Cell(""), *(Cell(f"{n:,}", "quiet") for n in parts))
             )
@@ -286,15 +289,15 @@ def _growth(counts: tuple[int | None, int | None]) -> str:
     return "" if counts[0] is None or counts[1] is None else f"{counts[1] - counts[0]:+,}"
 
 
-def _values(title: str, what: str, labels: tuple[str, ...], values: object) -> Section:
+def _values(title: str, what: str, labels: tuple[str, ...], values: object) -> ReportSection:
     assert isinstance(values, dict)
     if not values:
-        return Section(title, ("The same in all that is recorded.",))
+        return ReportSection(title, ("The same in all that is recorded.",))
     rows = tuple(
-        (Cell(name), *(Cell("(not set)", "quiet") if one is None else Cell(_cut(one)) for one in row))
+        (Cell(name), *(Cell("(not set)", "quiet") if value is None else Cell(_cut(value)) for value in row))
         for name, row in values.items()
     )
-    return Section(title, ("What is not listed is the same.",), (Table((what, *labels), rows),))
+    return ReportSection(title, ("What is not listed is the same.",), (Table((what, *labels), rows),))
 
 
 def _cut(text: str) -> str:

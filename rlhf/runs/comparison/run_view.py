@@ -9,12 +9,13 @@ from typing import Any
 
 import yaml
 
+from rlhf.config.flat import as_texts
 from rlhf.errors import InputError
 from rlhf.files.plain_yaml import FastPlainLoader, load_yaml
 from rlhf.stages import pipeline_stages
 from rlhf.tracking.artifact_files import read_file
 from rlhf.tracking.records import RunRecord, RunStore
-from rlhf.tracking.tags import OUTPUT_TAG, RUN_OF_STAGE, VERSION_TAG
+from rlhf.tracking.tags import OUTPUT_TAG, VERSION_TAG, stage_runs
 
 LABELS = "ABCDEF"
 SHORT = 8
@@ -41,7 +42,7 @@ class RunView:
 
     @property
     def tags(self) -> Mapping[str, str]:
-        """Of the pipeline's run."""
+        """The tags of the pipeline's run."""
         return self.run.tags
 
     @property
@@ -52,10 +53,10 @@ class RunView:
     @cached_property
     def metrics(self) -> Mapping[str, float]:
         """The last values, with those that stand with the stages' runs only; seconds are of this pipeline run."""
-        found: dict[str, float] = {}
+        metrics: dict[str, float] = {}
         for stage in self.stages.values():
-            found |= stage.metrics
-        return {**found, **self.run.metrics}
+            metrics |= stage.metrics
+        return {**metrics, **self.run.metrics}
 
     @cached_property
     def settings(self) -> Mapping[str, str]:
@@ -64,7 +65,7 @@ class RunView:
         if content is None:
             return {name: _canonical(text) for name, text in self.run.params.items()}
         with self._readable("config.yaml"):
-            return _flat(load_yaml(content, FastPlainLoader))
+            return as_texts(load_yaml(content, FastPlainLoader))
 
     @cached_property
     def evaluation(self) -> Mapping[str, Any]:
@@ -120,16 +121,16 @@ def read_sides(store: RunStore, run_ids: Sequence[str], curves: Sequence[str]) -
         curves: metrics of which every step is wanted.
     """
     runs = store.runs(run_ids)
-    stage_ids = [value for run in runs.values() for tag, value in run.tags.items() if tag.startswith(RUN_OF_STAGE)]
-    trained = store.runs(list(dict.fromkeys(stage_ids)))
+    of_stages = {run_id: stage_runs(run.tags) for run_id, run in runs.items()}
+    trained = store.runs(list(dict.fromkeys(stage_id for used in of_stages.values() for stage_id in used.values())))
     aliases = store.aliases()
     sides = []
     for label, run_id in zip(LABELS, run_ids, strict=False):
         tags = runs[run_id].tags
         stages = {
-            stage.name: trained[tags[f"{RUN_OF_STAGE}{stage.name}"]]
+            stage.name: trained[of_stages[run_id][stage.name]]
             for stage in pipeline_stages()
-            if tags.get(RUN_OF_STAGE + stage.name) in trained
+            if of_stages[run_id].get(stage.name) in trained
         }
         own = tuple(alias for alias, version in aliases.items() if version == tags.get(VERSION_TAG))
         sides.append(RunView(label, runs[run_id], stages, own, _curves(store, runs[run_id], stages, curves)))
@@ -140,22 +141,11 @@ def _curves(
     store: RunStore, run: RunRecord, stages: Mapping[str, RunRecord], names: Sequence[str]
 ) -> dict[str, list[tuple[int, float]]]:
     """The pipeline's own copies; where it has none, such as of a stage that failed, those of the stages."""
-    found = store.curves(run.run_id, names)
+    curves = store.curves(run.run_id, names)
     for stage, trained in stages.items():
-        missing = [name for name in names if name.startswith(f"{stage}/") and name not in found]
-        found |= store.curves(trained.run_id, missing) if missing else {}
-    return found
-
-
-def _flat(settings: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
-    """As MLflow's parameters are, but whole."""
-    found: dict[str, str] = {}
-    for key, value in settings.items():
-        if isinstance(value, Mapping):
-            found |= _flat(value, f"{prefix}{key}.")
-        else:
-            found[f"{prefix}{key}"] = value if isinstance(value, str) else json.dumps(value, sort_keys=True)
-    return found
+        missing = [name for name in names if name.startswith(f"{stage}/") and name not in curves]
+        curves |= store.curves(trained.run_id, missing) if missing else {}
+    return curves
 
 
 def _canonical(text: str) -> str:

@@ -1,4 +1,4 @@
-"""Which stages two runs share, and why the others are not the same."""
+"""The stages that two runs share, and why the others are not the same."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass

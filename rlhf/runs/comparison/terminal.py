@@ -6,7 +6,7 @@ from rich.box import SIMPLE_HEAD
 from rich.table import Table as RichTable
 from rich.text import Text
 
-from rlhf.runs.comparison.report import Cell, Section, Table
+from rlhf.runs.comparison.report import Cell, ReportSection, Table
 from rlhf.text.console import TextConsole
 
 _STYLES = {"": "", "good": "green", "bad": "red", "quiet": "dim"}
@@ -14,7 +14,7 @@ _WIDTH = 120
 """Columns on something that is no terminal."""
 
 
-def print_sections(sections: Sequence[Section]) -> None:
+def print_sections(sections: Sequence[ReportSection]) -> None:
     """Print a comparison on standard output."""
     console = TextConsole()
     if not console.is_terminal:
@@ -30,12 +30,12 @@ def print_sections(sections: Sequence[Section]) -> None:
 
 
 def _table(table: Table) -> RichTable:
-    found = RichTable(box=SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
+    shown = RichTable(box=SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
     for place, title in enumerate(table.header):
-        found.add_column(Text(title), justify="right" if place in table.numbers else "left", overflow="fold")
+        shown.add_column(Text(title), justify="right" if place in table.numbers else "left", overflow="fold")
     for row in table.rows:
-        found.add_row(*map(_cell, row))
-    return found
+        shown.add_row(*map(_cell, row))
+    return shown
 
 
 def _cell(cell: Cell) -> Text:

@@ -23,9 +23,9 @@ from rlhf.tracking.tags import (
     OUTPUT_TAG,
     PARENT_TAG,
     REPRODUCES_TAG,
-    RUN_OF_STAGE,
     STAGE_TAG,
     VERSION_TAG,
+    stage_runs,
 )
 
 _STAGE = "stage"
@@ -72,7 +72,7 @@ def find_needs(runs: Sequence[RunFacts], versions: Sequence[VersionFacts], keep_
     held = [version for version in versions if version.aliases or version.version in _being_promoted()]
     kept = dict(_kept(runs, by_id, held, keep_days))
     own = {run.run_id for run in runs if run.tags.get(PARENT_TAG) in kept}
-    linked = {run_id for one in kept for run_id in _linked(by_id[one])}
+    linked = {run_id for one in kept for run_id in stage_runs(by_id[one].tags).values()}
     outputs = _with_inputs(own | linked | {version.run_id for version in held}, by_id)
     references = [_reference(by_id[run_id]) for run_id in outputs if run_id in by_id]
     versions_of_data = {by_id[one].tags.get(DATA_TAG) for one in kept}
@@ -130,11 +130,6 @@ def _kept(
 def _being_promoted() -> set[str | None]:
     plan = promotion()
     return {plan.champion, plan.to} if plan is not None and plan.state == "pending" else set()
-
-
-def _linked(run: RunFacts) -> Iterator[str]:
-    """The runs that trained the stages of a pipeline run."""
-    return (run_id for tag, run_id in run.tags.items() if tag.startswith(RUN_OF_STAGE))
 
 
 def _with_inputs(run_ids: Iterable[str], by_id: Mapping[str, RunFacts]) -> set[str]:

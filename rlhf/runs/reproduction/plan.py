@@ -1,4 +1,4 @@
-"""What has to be done to make a run again, and whether all of it is at hand, before anything is trained."""
+"""The plan of a reproduction: all that the run was made of, found before anything is trained."""
 
 import hashlib
 from collections.abc import Iterator, Mapping
@@ -26,8 +26,8 @@ class NotReproducibleError(InputError):
 
 
 @dataclass(frozen=True)
-class Plan:
-    """What has to be done.
+class ReproductionPlan:
+    """The plan: a run, and all that it was made of.
 
     Attributes:
         run_id: the run that is made again.
@@ -54,7 +54,7 @@ class Plan:
         return self.record.code.commit
 
 
-def make_plan(run_id: str, stage: str | None = None, num_threads: int | None = None) -> Plan:
+def plan_reproduction(run_id: str, stage: str | None = None, num_threads: int | None = None) -> ReproductionPlan:
     """Read what is on record of a run, and check that all that it names can be had.
 
     Args:
@@ -80,10 +80,12 @@ def make_plan(run_id: str, stage: str | None = None, num_threads: int | None = N
         *_missing_bases(record, settings),
     ]
     if missing:
-        lines = "".join(f"\n  - {one}" for one in missing)
+        lines = "".join(f"\n  - {sentence}" for sentence in missing)
         raise NotReproducibleError(f"MLflow run {run_id} cannot be made again:{lines}")
     patch = _stored(run_id, PATCH, record.code.patch_sha256) if record.code.patch_sha256 else b""
-    return Plan(run_id, record, settings, patch, _stored(run_id, LOCK, record.lock_sha256), stage, num_threads)
+    return ReproductionPlan(
+        run_id, record, settings, patch, _stored(run_id, LOCK, record.lock_sha256), stage, num_threads
+    )
 
 
 def _record(run_id: str) -> ProvenanceRecord:
@@ -98,7 +100,7 @@ def _record(run_id: str) -> ProvenanceRecord:
 
 
 def reads_data(stage: str | None) -> bool:
-    """Whether the data itself is read: the stages behind read what the data stage has made of it."""
+    """The data itself is read by the data stage alone: the stages behind it read what the data stage has made of it."""
     return stage in (None, "data")
 
 
@@ -186,14 +188,14 @@ def _missing_data(record: ProvenanceRecord, settings: Mapping[str, Any]) -> Iter
     from rlhf.data.versions.stores import fetch, stores
 
     try:
-        with stores(root()) as found:
-            fetch(record.data.md5, found)
+        with stores(root()) as places:
+            fetch(record.data.md5, places)
     except DataError as error:
         yield str(error) + (f" (the run's remote was {record.data.remote})" if record.data.remote else "")
 
 
 def is_elsewhere(record: ProvenanceRecord, settings: Mapping[str, Any]) -> bool:
-    """Whether the data is a file or folder outside data/ that is still what was read."""
+    """The data is a file or folder outside data/, and is still what was read."""
     assert record.data is not None
     path = root() / settings["data"]["path"]
     own = path.resolve() == (root() / "data").resolve()

@@ -1,12 +1,16 @@
-"""What a reproduction found, for MLflow and for a person."""
+"""The report of a reproduction, for MLflow and for a person."""
 
 from rlhf.runs.reproduction.verdict import Reproduction, StageComparison
+from rlhf.text.markdown import table
 from rlhf.tracking.files import log_content
 from rlhf.tracking.runs import set_tags
 from rlhf.tracking.tags import REASON_TAG, REPRODUCED_TAG, VERDICT_TAG
 
+STAGE_HEADER = ("stage", "weights then", "weights now", "same metrics", "other files", "s then", "s now")
+FIGURE_HEADER = ("measured", "then", "now")
 
-def save_report(run_id: str, result: Reproduction) -> None:
+
+def log_reproduction(run_id: str, result: Reproduction) -> None:
     """Log a reproduction to its own MLflow run, and its verdict to the run that was made again."""
     log_content(run_id, (result.model_dump_json(indent=2) + "\n").encode(), "reproduction.json")
     log_content(run_id, as_markdown(result).encode(), "reproduction.md")
@@ -17,25 +21,17 @@ def save_report(run_id: str, result: Reproduction) -> None:
 
 def as_markdown(result: Reproduction) -> str:
     """The verdict, and a table of the stages."""
-    lines = [
+    parts = [
         f"# Reproduction of MLflow run `{result.run_id}`: {result.verdict}",
-        "",
         result.reason,
-        "",
-        "| stage | weights then | weights now | equal metrics | other files | s then | s now |",
-        "| --- | --- | --- | ---: | ---: | ---: | ---: |",
-        *(f"| {' | '.join(row(stage))} |" for stage in result.stages),
-        "",
-        "| measured | then | now |",
-        "| --- | ---: | ---: |",
-        *(f"| {' | '.join(cells)} |" for cells in figure_rows(result)),
-        "",
+        table(STAGE_HEADER, map(row, result.stages), numbers=range(3, 7)),
+        table(FIGURE_HEADER, figure_rows(result), numbers=(1, 2)),
         f"Stages: {result.seconds_then:.1f} s then, {result.seconds_now:.1f} s now. "
         f"With code, data and environment: {result.seconds_in_all:.1f} s.",
     ]
     if result.kept_in is not None:
-        lines += ["", f"The working tree is kept in `{result.kept_in}`."]
-    return "\n".join(lines) + "\n"
+        parts.append(f"The working tree is kept in `{result.kept_in}`.")
+    return "\n\n".join(parts) + "\n"
 
 
 def row(stage: StageComparison) -> tuple[str, ...]:

@@ -12,12 +12,12 @@ from rlhf.paths import in_project, root
 from rlhf.provenance.record import ProvenanceRecord
 from rlhf.provenance.storage import read_record
 from rlhf.references import Reference
-from rlhf.runs.reproduction.plan import Plan, make_plan
-from rlhf.runs.reproduction.report import save_report
+from rlhf.runs.reproduction.plan import ReproductionPlan, plan_reproduction
+from rlhf.runs.reproduction.report import log_reproduction
 from rlhf.runs.reproduction.rerun import RunAgainError, run_again
 from rlhf.runs.reproduction.results import StageResult, results_of
 from rlhf.runs.reproduction.venv import interpreter
-from rlhf.runs.reproduction.verdict import Reproduction, compare_stage, environment_changes, judge
+from rlhf.runs.reproduction.verdict import Reproduction, compare_stage, decide_verdict, environment_changes
 from rlhf.runs.reproduction.worktree import make_tree, remove_tree
 from rlhf.stages import STAGES
 from rlhf.tracking import artifacts
@@ -64,9 +64,9 @@ def reproduce(
         RunAgainError: the run did not come to its end.
         TrackingError: the store does not answer.
     """
-    begun = time.monotonic()
+    start = time.monotonic()
     say(f"Looking for all that MLflow run {run_id} was made of")
-    plan = make_plan(run_id, stage, num_threads)
+    plan = plan_reproduction(run_id, stage, num_threads)
     then = _only(stage, results_of(run_id))
     if not then:
         raise InputError(f"MLflow run {run_id} finished no stage, so there is nothing to compare with")
@@ -78,10 +78,10 @@ def reproduce(
         with in_project(tree):
             now = _only(stage, results_of(made))
             record = read_record(_pipeline_of(made))
-        result = _compared(plan, own_run, then, now, record, time.monotonic() - begun)
+        result = _compared(plan, own_run, then, now, record, time.monotonic() - start)
         if keep or not all(stage.is_identical for stage in result.stages):
             result = result.model_copy(update={"kept_in": str(tree)})
-        save_report(own_run, result)
+        log_reproduction(own_run, result)
     if result.kept_in is None:
         remove_tree(tree)
     return result
@@ -96,7 +96,7 @@ def _pipeline_of(run_id: str) -> str:
 
 
 @contextmanager
-def _logged(plan: Plan, flow_run_id: str) -> Iterator[str]:
+def _logged(plan: ReproductionPlan, flow_run_id: str) -> Iterator[str]:
     """The MLflow run that tells of this, closed whatever ends it."""
     tags = {
         REPRODUCES_TAG: plan.run_id,
@@ -111,8 +111,8 @@ def _logged(plan: Plan, flow_run_id: str) -> Iterator[str]:
 
 
 @contextmanager
-def _tree(plan: Plan, own_run: str) -> Iterator[Path]:
-    """The working tree. It stays where the run failed, for whoever wants to see why."""
+def _tree(plan: ReproductionPlan, own_run: str) -> Iterator[Path]:
+    """The working tree. It stays where the run failed, so that a person can see why."""
     at = datetime.now(UTC).strftime("%Y%m%d-%H%M%S")
     folder = root() / ".rlhf" / "reproductions" / f"{plan.run_id[:8]}-{at}-{own_run[:6]}"
     try:
@@ -125,7 +125,7 @@ def _tree(plan: Plan, own_run: str) -> Iterator[Path]:
         raise
 
 
-def _put_inputs(plan: Plan, tree: Path) -> list[str]:
+def _put_inputs(plan: ReproductionPlan, tree: Path) -> list[str]:
     """Copy the recorded outputs that a single stage reads into the tree's store. Returns the flags that name them."""
     flags = []
     assert plan.stage is not None
@@ -152,7 +152,7 @@ def _copied(stage: str, fingerprint: str, reference: Reference, folder: Path) ->
 
 
 def _compared(
-    plan: Plan,
+    plan: ReproductionPlan,
     own_run: str,
     then: dict[str, StageResult],
     now: dict[str, StageResult],
@@ -162,7 +162,7 @@ def _compared(
     stages = tuple(compare_stage(name, result, now[name]) for name, result in then.items() if name in now)
     not_compared = tuple(name for name in {**then, **now} if name not in then or name not in now)
     environment = environment_changes(plan.record, record)
-    verdict, reason = judge(stages, environment)
+    verdict, reason = decide_verdict(stages, environment)
     return Reproduction(
         verdict=verdict,
         reason=f"{reason} Not compared: {', '.join(not_compared)}." if not_compared else reason,

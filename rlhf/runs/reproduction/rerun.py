@@ -14,7 +14,7 @@ from typing import IO
 
 from rlhf.errors import RLHFError
 from rlhf.rl.launchers import drop_launcher_variables
-from rlhf.runs.reproduction.plan import Plan
+from rlhf.runs.reproduction.plan import ReproductionPlan
 from rlhf.runs.reproduction.worktree import CONFIG_FILE
 from rlhf.text.terminal import say
 
@@ -26,7 +26,7 @@ class RunAgainError(RLHFError):
     """The run did not come to its end this time."""
 
 
-def run_again(plan: Plan, tree: Path, python: Path, inputs: list[str], say: Callable[[str], None]) -> str:
+def run_again(plan: ReproductionPlan, tree: Path, python: Path, inputs: list[str], say: Callable[[str], None]) -> str:
     """Run all stages, or the one that was asked for, from nothing: the tree's stores hold no earlier result.
 
     Args:
@@ -79,5 +79,5 @@ def _pass_on(stream: IO[str], last: deque[str], say: Callable[[str], None]) -> N
 
 
 def to_standard_error(line: str) -> None:
-    """What a command line says of a run while it runs."""
+    """Print a line of a run on standard error while it runs."""
     say(line, file=sys.stderr)

@@ -1,4 +1,4 @@
-"""What the stages of a run made and measured, as far as it must come out the same."""
+"""The results of a run's stages, files and metrics, as far as it must come out the same."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -8,7 +8,7 @@ from rlhf.metrics import describe
 from rlhf.text.lines import lines_of
 from rlhf.tracking.files import read_bytes
 from rlhf.tracking.queries import ClientStore, metrics_of, tags_of
-from rlhf.tracking.tags import KIND_TAG, RUN_OF_STAGE, STAGE_TAG
+from rlhf.tracking.tags import KIND_TAG, STAGE_TAG, stage_runs
 
 _TIMES = ("s", "episodes/s")
 _WEIGHTS = ".safetensors"
@@ -16,7 +16,7 @@ _WEIGHTS = ".safetensors"
 
 @dataclass(frozen=True)
 class StageResult:
-    """One stage.
+    """The result of one stage.
 
     Attributes:
         run_id: MLflow run that trained it.
@@ -39,18 +39,11 @@ class StageResult:
         return manifest_sha256("".join(f"{weights[name]}  {name}\n" for name in sorted(weights))) if weights else None
 
 
-def stage_runs(run_id: str) -> dict[str, str]:
-    """The runs that trained the stages of a pipeline run, or the stage's run itself, by stage."""
-    tags = tags_of(run_id)
-    if tags.get(KIND_TAG) == "stage":
-        return {tags[STAGE_TAG]: run_id}
-    prefix = RUN_OF_STAGE
-    return {tag.removeprefix(prefix): value for tag, value in tags.items() if tag.startswith(prefix)}
-
-
 def results_of(run_id: str) -> dict[str, StageResult]:
     """The results of a pipeline run's stages, or of one stage's run, by stage."""
-    return {stage: _result(stage, trained) for stage, trained in stage_runs(run_id).items()}
+    tags = tags_of(run_id)
+    trained = {tags[STAGE_TAG]: run_id} if tags.get(KIND_TAG) == "stage" else stage_runs(tags)
+    return {stage: _result(stage, stage_run) for stage, stage_run in trained.items()}
 
 
 def _result(stage: str, run_id: str) -> StageResult:

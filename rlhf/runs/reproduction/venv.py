@@ -11,14 +11,14 @@ from filelock import FileLock
 
 from rlhf.paths import root
 from rlhf.provenance import lock_sha256, machine
-from rlhf.runs.reproduction.plan import NotReproducibleError, Plan
+from rlhf.runs.reproduction.plan import NotReproducibleError, ReproductionPlan
 
 logger = logging.getLogger(__name__)
 _COMPLETE = "complete"
 _LAST_LINES = 15
 
 
-def interpreter(plan: Plan) -> Path:
+def interpreter(plan: ReproductionPlan) -> Path:
     """The Python that the run is made again with.
 
     Raises:
@@ -36,7 +36,7 @@ def interpreter(plan: Plan) -> Path:
     return folder / "bin" / "python"
 
 
-def _is_this_one(plan: Plan) -> bool:
+def _is_this_one(plan: ReproductionPlan) -> bool:
     """The lock is that of this checkout, and the libraries that are installed are those that the run had."""
     now, then = machine(), plan.record.machine
     libraries = [name for name in then if name.startswith("version.")]
@@ -48,18 +48,18 @@ def _minor(version: str) -> str:
     return ".".join(version.split(".")[:2])
 
 
-def _python(plan: Plan) -> Path:
+def _python(plan: ReproductionPlan) -> Path:
     """A Python of the run's minor version; this one where there is none, which the verdict then says."""
     wanted = f"python{_minor(plan.record.machine['python'])}"
     if wanted == f"python{sys.version_info.major}.{sys.version_info.minor}":
         return Path(getattr(sys, "_base_executable", sys.executable)).with_name(wanted)
-    found = shutil.which(wanted)
-    if found is None:
+    program = shutil.which(wanted)
+    if program is None:
         logger.warning("%s is not on the path, so Python %s is used", wanted, sys.version.split()[0])
-    return Path(found or sys.executable)
+    return Path(program or sys.executable)
 
 
-def _make(folder: Path, python: Path, plan: Plan) -> None:
+def _make(folder: Path, python: Path, plan: ReproductionPlan) -> None:
     """The last file that is written says that it is whole; what a kill left is made anew."""
     logger.info("making an environment from the lock file of MLflow run %s in %s", plan.run_id, folder)
     shutil.rmtree(folder, ignore_errors=True)
@@ -72,7 +72,7 @@ def _make(folder: Path, python: Path, plan: Plan) -> None:
     (folder / _COMPLETE).touch()
 
 
-def _run(command: list[str], plan: Plan) -> None:
+def _run(command: list[str], plan: ReproductionPlan) -> None:
     environment = {name: value for name, value in os.environ.items() if name not in ("PYTHONPATH", "VIRTUAL_ENV")}
     done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
     if done.returncode:

@@ -1,12 +1,11 @@
-"""Whether a run came out the same: stage by stage, what it made and measured then and now."""
+"""The verdict on a reproduction: stage by stage, what it made and measured then and now."""
 
 from collections.abc import Iterator, Mapping
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict
-
 from rlhf.metrics import METRICS, describe
 from rlhf.provenance.record import ProvenanceRecord
+from rlhf.references import FrozenModel
 from rlhf.runs.reproduction.results import StageResult
 
 Verdict = Literal["identical", "equal within tolerance", "different"]
@@ -17,10 +16,8 @@ _DECISIVE = ("python", "cpu", "cpu_instructions", "gpus")
 _NEVER_THE_SAME = ("README.md", "provenance.json")
 
 
-class Divergence(BaseModel):
-    """Where the curves of a stage part."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
+class Divergence(FrozenModel):
+    """The step at which the curves of a stage part."""
 
     step: int
     metric: str
@@ -29,20 +26,16 @@ class Divergence(BaseModel):
     now: float | None
 
 
-class Figure(BaseModel):
-    """One of the few numbers that people compare runs by, then and now; None where it was not measured."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
+class MetricPair(FrozenModel):
+    """A metric that people compare runs by, then and now; None where it was not measured."""
 
     name: str
     then: float | None
     now: float | None
 
 
-class StageComparison(BaseModel):
-    """One stage, then and now."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
+class StageComparison(FrozenModel):
+    """A stage, then and now."""
 
     name: str
     seconds_then: float
@@ -52,7 +45,7 @@ class StageComparison(BaseModel):
     weights_now: str | None
     num_metrics: int
     num_equal_metrics: int
-    figures: tuple[Figure, ...]
+    figures: tuple[MetricPair, ...]
     other_files: tuple[str, ...]
     """Files that came out otherwise, or are on one side only."""
     parted: Divergence | None
@@ -66,10 +59,8 @@ class StageComparison(BaseModel):
         return self.weights_then == self.weights_now and not self.other_files and self.parted is None
 
 
-class Reproduction(BaseModel):
+class Reproduction(FrozenModel):
     """A run that was made again."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     verdict: Verdict
     reason: str
@@ -81,7 +72,7 @@ class Reproduction(BaseModel):
     not_compared: tuple[str, ...]
     """Stages that one side has not finished, or that a reproduction does not make."""
     environment: tuple[str, ...]
-    """What of the environment is other than it was, and may change bits."""
+    """Changes of the environment that may change bits."""
     stages: tuple[StageComparison, ...]
     seconds_then: float
     seconds_now: float
@@ -92,7 +83,7 @@ class Reproduction(BaseModel):
 
 
 def compare_stage(name: str, then: StageResult, now: StageResult) -> StageComparison:
-    """One stage, then and now."""
+    """Compare a stage, then and now."""
     names = {*then.metrics, *now.metrics}
     changed = _changed(then.files, now.files) - (set(_NEVER_THE_SAME) if name == "model_card" else set())
     return StageComparison(
@@ -102,11 +93,11 @@ def compare_stage(name: str, then: StageResult, now: StageResult) -> StageCompar
         weights_then=then.weights,
         weights_now=now.weights,
         num_metrics=len(names),
-        num_equal_metrics=sum(then.curves.get(one) == now.curves.get(one) for one in names),
+        num_equal_metrics=sum(then.curves.get(metric) == now.curves.get(metric) for metric in names),
         figures=tuple(
-            Figure(name=one, then=then.metrics.get(one), now=now.metrics.get(one))
-            for one in METRICS
-            if one in names and describe(one).summary
+            MetricPair(name=metric, then=then.metrics.get(metric), now=now.metrics.get(metric))
+            for metric in METRICS
+            if metric in names and describe(metric).summary
         ),
         other_files=tuple(sorted(changed)),
         parted=_parted(then, now),
@@ -115,7 +106,7 @@ def compare_stage(name: str, then: StageResult, now: StageResult) -> StageCompar
 
 
 def environment_changes(then: ProvenanceRecord, now: ProvenanceRecord) -> tuple[str, ...]:
-    """What may change bits and is other than it was, in words."""
+    """Changes of the environment that may change bits, in words."""
     before, after = _facts(then), _facts(now)
     return tuple(
         f"{name.removeprefix('version.')}: {before.get(name) or 'none'} then, {after.get(name) or 'none'} now"
@@ -133,7 +124,7 @@ def _facts(record: ProvenanceRecord) -> dict[str, str]:
     return chosen | versions | record.compute | {"libc": libc, "requirements.lock": record.lock_sha256[:12]}
 
 
-def judge(stages: tuple[StageComparison, ...], environment: tuple[str, ...]) -> tuple[Verdict, str]:
+def decide_verdict(stages: tuple[StageComparison, ...], environment: tuple[str, ...]) -> tuple[Verdict, str]:
     """The verdict on a run, and why.
 
     Identical is what came out the same to the bit where nothing of the environment that may change bits is another;
@@ -180,12 +171,12 @@ def _changed(then: Mapping[str, str], now: Mapping[str, str]) -> set[str]:
 
 
 def _parted(then: StageResult, now: StageResult) -> Divergence | None:
-    found = [
+    divergences = [
         Divergence(step=step, metric=name, then=before, now=after)
         for name in {*then.metrics, *now.metrics}
         for step, before, after in _differences(dict(then.curves.get(name, [])), dict(now.curves.get(name, [])))
     ]
-    return min(found, key=lambda one: (one.step, one.metric), default=None)
+    return min(divergences, key=lambda divergence: (divergence.step, divergence.metric), default=None)
 
 
 def _differences(

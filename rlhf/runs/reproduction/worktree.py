@@ -12,13 +12,13 @@ from rlhf.data.embedded import MADE_BY_RUNS
 from rlhf.errors import RLHFError
 from rlhf.files.hashing import dvc_md5
 from rlhf.paths import root, source_root
-from rlhf.runs.reproduction.plan import NotReproducibleError, Plan, bases_of, is_elsewhere, reads_data
+from rlhf.runs.reproduction.plan import NotReproducibleError, ReproductionPlan, bases_of, is_elsewhere, reads_data
 
 logger = logging.getLogger(__name__)
 CONFIG_FILE = "reproduced.yaml"
 
 
-def make_tree(plan: Plan, folder: Path) -> Path:
+def make_tree(plan: ReproductionPlan, folder: Path) -> Path:
     """Check a run's commit out, apply its patch, and put its data, models and configuration there.
 
     Args:
@@ -57,7 +57,7 @@ def _git(*arguments: str) -> None:
         raise RLHFError(f"`git {' '.join(arguments)}` failed in {source_root()}: {done.stderr.strip()}")
 
 
-def _apply(plan: Plan, folder: Path) -> None:
+def _apply(plan: ReproductionPlan, folder: Path) -> None:
     command = ["git", "apply", "--binary", "--whitespace=nowarn", "-"]
     done = subprocess.run(command, cwd=folder, input=plan.patch, capture_output=True, check=False)
     if done.returncode:
@@ -67,7 +67,7 @@ def _apply(plan: Plan, folder: Path) -> None:
         )
 
 
-def _with_models(plan: Plan, folder: Path) -> dict[str, Any]:
+def _with_models(plan: ReproductionPlan, folder: Path) -> dict[str, Any]:
     """The settings, with models that lie below the project's root linked to; those of the hub at their commits."""
     settings: dict[str, Any] = yaml.safe_load(yaml.safe_dump(dict(plan.settings)))
     for setting, path in bases_of(plan.record, plan.settings):
@@ -95,7 +95,7 @@ def _set(settings: Any, name: str, value: str) -> None:
     settings[last] = value
 
 
-def _put_data(plan: Plan, folder: Path) -> str:
+def _put_data(plan: ReproductionPlan, folder: Path) -> str:
     """Bring the data that the run read into the tree. Returns what `data.path` has to be there."""
     data = plan.record.data
     assert data is not None, "a plan without data was refused"

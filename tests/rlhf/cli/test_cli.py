@@ -13,7 +13,8 @@ from prefect import Flow
 
 from flows import stages
 from rlhf.cli.main import main
-from rlhf.cli.parser import parse
+from rlhf.cli.parser import COMMANDS, command_module, parse
+from rlhf.cli.stage import earlier_runs
 from rlhf.config.loading import settings
 from rlhf.stages import STAGES, pipeline_stages
 
@@ -40,6 +41,24 @@ def test_help_and_mistakes_import_nothing_heavy(arguments):
     )
     done = subprocess.run([sys.executable, "-c", script, *arguments], capture_output=True, text=True, check=True)
     assert HEAVY.isdisjoint(json.loads(done.stdout.splitlines()[-1].replace("'", '"')))
+
+
+def test_help_reads_no_setting():
+    """It is there at once: pydantic and the settings take several times as long as all the rest."""
+    script = "import sys, rlhf.cli.main as cli\ntry: cli.main(['--help'])\nfinally: print(sorted(sys.modules))"
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    modules = set(ast.literal_eval(done.stdout.splitlines()[-1]))
+    assert modules.isdisjoint({"pydantic", "yaml", "rich", "rlhf.config", "rlhf.data", "rlhf.services"})
+    shown = done.stdout.split()
+    assert set(COMMANDS) <= set(shown)
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_command_is_there_and_has_help(command, capsys):
+    assert callable(command_module(command).run)
+    with pytest.raises(SystemExit, match="0"):
+        main([command, "--help"])
+    assert capsys.readouterr().out.startswith(f"usage: rlhf {command} ")
 
 
 def test_help_shows_every_setting_with_its_docstring_default_and_bounds(capsys, monkeypatch):
@@ -323,7 +342,7 @@ class TestStage:
 
     def test_one_run_stands_for_all_that_are_not_named(self):
         options = parse(["stage", "ppo", "x.yaml", "--run", "1", "--sft-run", "2"])
-        assert (options.data_run, options.sft_run, options.reward_models_run) == ("1", "2", "1")
+        assert earlier_runs(options) == {"data_run": "1", "sft_run": "2", "reward_models_run": "1"}
 
     def test_a_run_that_is_missing(self, capsys):
         with pytest.raises(SystemExit, match="2"):

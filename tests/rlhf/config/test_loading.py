@@ -3,10 +3,10 @@ from pathlib import Path
 
 import pytest
 
-from rlhf.config.loading import load_config, nearest, settings
+from rlhf.config.loading import load_config, settings
 from rlhf.config.model import LoraConfig
 from rlhf.config.pipeline import PipelineConfig
-from rlhf.errors import ConfigError
+from rlhf.errors import ConfigError, nearest
 
 INVALID = sorted((Path(__file__).parents[2] / "configs" / "invalid").glob("*.yaml"))
 

@@ -39,9 +39,11 @@ def source_tree(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Pat
         subprocess.run(command, check=True)
     for module in (environment, fingerprints):
         monkeypatch.setattr(module, "source_root", lambda: tmp_path)
-    fingerprints.reached_sources.cache_clear()
+    for cached in (fingerprints.reached_sources, fingerprints._imports, fingerprints._files_of):
+        cached.cache_clear()
     yield tmp_path
-    fingerprints.reached_sources.cache_clear()
+    for cached in (fingerprints.reached_sources, fingerprints._imports, fingerprints._files_of):
+        cached.cache_clear()
     fingerprints._source_sha256.cache_clear()
 
 

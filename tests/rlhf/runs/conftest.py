@@ -25,8 +25,9 @@ def make_run(project_root: Path, tmp_path: Path) -> MakeRun:
         config: Mapping[str, Any] | None = None,
         tags: Mapping[str, str] | None = None,
         stages: Mapping[str, Mapping[str, Any]] | None = None,
+        name: str = "demo, seed 0",
     ) -> str:
-        pipeline = open_pipeline("demo, seed 0", None, config or CONFIG, TAGS | dict(tags or {}))
+        pipeline = open_pipeline(name, None, config or CONFIG, TAGS | dict(tags or {}))
         for stage, given in (stages or {}).items():
             folder = tmp_path / f"made-{len(made)}"
             made.append(1)

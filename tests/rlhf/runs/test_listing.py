@@ -1,6 +1,7 @@
 """`rlhf runs` on a real store."""
 
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -8,7 +9,7 @@ from compared_runs import MakeRun, evaluation
 
 from rlhf.cli.main import main
 from rlhf.runs.filters import Filters
-from rlhf.runs.listing import Estimate, list_runs
+from rlhf.runs.listing import MetricValue, list_runs
 from rlhf.tracking.groups import open_group
 from rlhf.tracking.records import RunStore
 from rlhf.tracking.runs import close_run, log_metrics, open_pipeline
@@ -26,10 +27,11 @@ def test_a_row_says_what_came_of_a_run(make_run: MakeRun, store: RunStore):
     tags = {"rlhf.verdict": "promoted", "alarms": "negative_kl,eos_rate_fall", "rlhf.git_dirty": "true"}
     run_id = make_run(tags=tags | {"rlhf.policy_version": "7"}, stages=stages)
     (row,) = list_runs(store, Filters(), 20).rows
+    assert row.name == "demo, seed 0"
     assert (row.run_id, row.recipe, row.seed, row.commit, row.dirty) == (run_id, "demo", "0", "a" * 40, True)
     assert (row.state, row.verdict, row.reproducible, row.policy_version) == ("finished", "promoted", True, "7")
     assert row.alarms == ("negative_kl", "eos_rate_fall")
-    assert row.reward_accuracy == Estimate(0.8, 0.8, 0.8)
+    assert row.reward_accuracy == MetricValue(0.8, 0.8, 0.8)
     assert row.gold_gain is not None
     assert row.gold_gain.value == 0.75
     assert row.gold_gain.low is not None
@@ -75,7 +77,7 @@ def test_the_command(make_run: MakeRun, capsys: pytest.CaptureFixture[str]):
     assert ids[0][:8] not in shown
     assert "+0.667" in shown
     assert "1 more; --limit 3 shows all." in shown
-    assert all(len(line.rstrip()) <= 120 for line in shown.splitlines())
+    assert "37% to 97%" in shown  # what is no terminal gets all columns
     assert main(["runs", "--full-ids"]) == 0
     shown = capsys.readouterr().out
     assert all(run_id in shown for run_id in ids)
@@ -87,6 +89,28 @@ def test_the_command(make_run: MakeRun, capsys: pytest.CaptureFixture[str]):
     assert answer["total"] == 3
     assert [run["run_id"] for run in answer["runs"]] == [ids[2]]
     assert answer["runs"][0]["win_rate"]["value"] == pytest.approx(5 / 6)
+
+
+@pytest.mark.parametrize("columns", [80, 64, 120])
+def test_a_terminal_has_a_line_for_each_run(
+    columns: int, make_run: MakeRun, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+):
+    for variable, value in {"FORCE_COLOR": "1", "NO_COLOR": "1", "TERM": "xterm", "COLUMNS": str(columns)}.items():
+        monkeypatch.setenv(variable, value)
+    stages = {"evaluation": evaluation([1.0, 0.0, 1.0])}
+    tags = {"rlhf.policy_version": "7", "rlhf.git_dirty": "true"}
+    ids = [make_run(name=name, tags=tags, stages=stages) for name in ("demo, seed 0, 1e41114e1", "x" * 60)]
+    assert main(["runs"]) == 0
+    lines = re.sub(r"\x1b\[[0-9;]*m", "", capsys.readouterr().out).strip().splitlines()
+    assert max(map(len, lines)) <= columns
+    header, _, long, old = lines
+    assert header.split()[:2] == ["run", "name"]
+    assert [line[:8] for line in (long, old)] == [run_id[:8] for run_id in reversed(ids)]
+    assert ("…" in long) == (columns < 120)
+    assert all("finished" in line and "+0.667" in line and "83.3%" in line for line in (long, old))
+    assert ("v7" in old) == (columns == 120)
+    if columns == 80:
+        assert "demo, seed 0, 1e41114e1" in old
 
 
 def test_groups_and_the_runs_of_one(make_run: MakeRun, capsys: pytest.CaptureFixture[str]):
@@ -102,14 +126,15 @@ def test_groups_and_the_runs_of_one(make_run: MakeRun, capsys: pytest.CaptureFix
     shown = capsys.readouterr().out
     assert member[:8] in shown
     assert other[:8] in shown
-    assert f"{group[:8]}\n" not in shown.replace(" ", "").partition("started")[0]
+    assert not any(line.startswith(group[:8]) for line in shown.splitlines())
     assert main(["runs", "--group", group[:8], "--json"]) == 0
     listed = json.loads(capsys.readouterr().out)
     assert [(run["run_id"], run["group"]) for run in listed["runs"]] == [(member, group)]
 
     assert main(["runs", "--groups"]) == 0
     shown = capsys.readouterr().out
-    assert "demo, 7,11" in shown
+    assert "demo, 2 seeds" in shown
+    assert "7,11" in shown
     assert "+0.335" in shown
     assert "+0.29 to +0.38" in shown
     assert "intervals over seeds" in shown

@@ -17,14 +17,14 @@ from rlhf.provenance.storage import read_record
 from rlhf.runs.audit.lineage import trace
 from rlhf.runs.audit.lineage_graph import Lineage
 from rlhf.runs.audit.mermaid import draw_lineage
-from rlhf.runs.audit.target import resolve
+from rlhf.runs.audit.target import find_target
 from rlhf.tracking import artifacts
 from rlhf.tracking.client import client
 from rlhf.tracking.tags import OUTPUT_TAG
 
 
 def lineage_of(text: str) -> Lineage:
-    return trace(resolve(text))
+    return trace(find_target(text))
 
 
 def test_back_to_data_and_code_across_runs(audited: Audited):
@@ -119,12 +119,16 @@ def test_as_json_and_as_a_figure(audited: Audited, tmp_path: Path, capsys: pytes
 
 def test_what_mermaid_would_read_as_its_own_is_text_in_a_figure(audited: Audited, tmp_path: Path):
     lineage = lineage_of(audited.second.run_id)
-    node = replace(lineage.nodes[lineage.root], title='a"]; click n0 "javascript:x" <img src=x> `#1`\nend')
+    title = 'a"]; click n0 "javascript:x" <img src=x> `#1`\nend \x00\u202e\\n $$x$$ fa:fa-car'
+    node = replace(lineage.nodes[lineage.root], title=title)
     lineage.nodes[lineage.root] = node
     draw_lineage(lineage, tmp_path / "lineage.mmd")
     (line,) = (line for line in (tmp_path / "lineage.mmd").read_text().splitlines() if "javascript" in line)
     label = line.partition('["')[2].rpartition('"]')[0]
-    assert not set(label.replace("<br>", "")) & set('"<>`')
+    assert not set(label.replace("<br>", "")) & set('"<>`\x00\u202e')
+    assert "\\n" not in label
+    assert "$$" not in label
+    assert ":fa-" not in label
 
 
 def test_files_that_cannot_be_written_are_refused_before_the_work(

@@ -10,7 +10,7 @@ from tracking_server import Server
 from rlhf.config.pipeline import PipelineConfig
 from rlhf.paths import downloads_folder
 from rlhf.references import ModelRef
-from rlhf.runs.audit.target import resolve
+from rlhf.runs.audit.target import find_target
 from rlhf.runs.audit.verify import verify
 from rlhf.runs.gc.plan import make_plan
 from rlhf.runs.gc.removal import carry_out
@@ -38,11 +38,11 @@ def test_verify_and_clear_up(served: Path):
     sft = run.outputs["sft"]
     assert artifacts.stored_at(sft) is None
     artifacts.local_path(sft)  # a copy that is sound proves nothing of the store
-    assert verify(resolve(run.run_id)).findings == []
+    assert verify(find_target(run.run_id)).findings == []
     (weights,) = served.glob(f"*/{sft.run_id}/artifacts/output/policy/model.safetensors")
     content = weights.read_bytes()
     weights.write_bytes(b"other")
-    assert [finding.what for finding in verify(resolve(run.run_id)).findings] == ["output/policy/model.safetensors"]
+    assert [finding.what for finding in verify(find_target(run.run_id)).findings] == ["output/policy/model.safetensors"]
     weights.write_bytes(content)
     assert list(downloads_folder().glob("tmp*")) == []
 
@@ -55,6 +55,6 @@ def test_verify_and_clear_up(served: Path):
     assert carry_out(plan) == []
     assert list(served.glob(f"*/{lost.outputs['sft'].run_id}/artifacts/output")) == []
     assert make_plan(30).items == ()
-    assert verify(resolve(run.run_id)).sound
+    assert verify(find_target(run.run_id)).sound
     fingerprint = tags_of(lost.outputs["sft"].run_id)["rlhf.fingerprint"]
     assert artifacts.find_output("sft", fingerprint, ModelRef) is None

@@ -19,7 +19,7 @@ from rlhf.files.hashing import dvc_md5, folder_manifest, manifest_sha256
 from rlhf.provenance.record import DataRecord, ProvenanceRecord, record_bytes
 from rlhf.runs.audit.check_data import check_data
 from rlhf.runs.audit.findings import Ledger
-from rlhf.runs.audit.target import resolve
+from rlhf.runs.audit.target import find_target
 from rlhf.runs.audit.verify import verify
 from rlhf.tracking import artifacts
 from rlhf.tracking import client as tracking_client
@@ -29,7 +29,7 @@ from rlhf.tracking.tags import OUTPUT_TAG
 
 
 def found(text: str) -> Ledger:
-    return verify(resolve(text))
+    return verify(find_target(text))
 
 
 def names(ledger: Ledger) -> list[str]:
@@ -387,12 +387,12 @@ def test_an_output_that_was_removed_to_make_room(audited: Audited):
 def test_a_policy_in_a_folder_of_its_own(audited: Audited, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     copy = tmp_path / "copy"
     shutil.copytree(artifacts.local_path(audited.first.outputs["model_card"]), copy)
-    assert resolve(str(copy)).run_id == audited.first.run_id
+    assert find_target(str(copy)).run_id == audited.first.run_id
     assert found(str(copy)).sound
     (copy / "model.safetensors").write_text("other weights")
     assert names(found(str(copy))) == ["the whole folder", "model.safetensors"]
     (copy / "provenance.json").write_text("{}")
-    assert resolve(str(copy)).run_id == audited.first.run_id
+    assert find_target(str(copy)).run_id == audited.first.run_id
     (copy / "README.md").unlink()
     assert main(["verify", str(copy)]) == 2
     (copy / "provenance.json").unlink()

@@ -6,7 +6,9 @@ import re
 import shutil
 import stat
 import subprocess
+import xml.etree.ElementTree as ET
 from collections.abc import Callable
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -18,7 +20,8 @@ from rlhf.errors import InputError
 from rlhf.references import Reference
 from rlhf.runs.comparison.compare import compare_runs
 from rlhf.runs.comparison.data import compare_data
-from rlhf.runs.comparison.html import as_html, as_markdown
+from rlhf.runs.comparison.html import as_html, draw_curves
+from rlhf.runs.comparison.markdown import as_markdown
 from rlhf.runs.comparison.run_view import RunView
 from rlhf.tracking.files import log_content, read_bytes
 from rlhf.tracking.queries import ClientStore
@@ -26,6 +29,7 @@ from rlhf.tracking.records import RunStore
 from rlhf.tracking.runs import link_stage, set_tags
 
 Sides = Callable[..., list[RunView]]
+BOTH = ("#0072b2", "#d55e00")
 CURVE = [(step, step / 10) for step in range(40)]
 
 
@@ -210,10 +214,10 @@ class Outside(HTMLParser):
         self.loads: list[str] = []
 
     def handle_starttag(self, tag: str, attributes: list[tuple[str, str | None]]) -> None:
-        self.loads += [f"{tag} {name}" for name, _ in attributes if name in ("src", "href", "action")]
+        self.loads += [f"{tag} {name}" for name, value in attributes if _names_a_file(name, value or "")]
         if tag in ("script", "link", "iframe", "object"):
             self.loads.append(tag)
-        if tag not in ("meta", "br", "line", "polyline", "circle"):
+        if tag not in ("meta", "br"):
             self.open.append(tag)
 
     def handle_startendtag(self, tag: str, attributes: list[tuple[str, str | None]]) -> None:
@@ -223,16 +227,45 @@ class Outside(HTMLParser):
         assert self.open.pop() == tag
 
 
+def _names_a_file(attribute: str, value: str) -> bool:
+    """What begins with # is within the page."""
+    return attribute in ("src", "href", "xlink:href", "action") and not value.startswith("#")
+
+
 def test_the_html_needs_nothing_else_and_is_well_formed(store: RunStore, two: tuple[str, str]):
     set_tags(two[0], {"alarms": "<script>alert(1)</script>"})
     page = as_html(compare_runs(store, two))
     reader = Outside()
     reader.feed(page)
     assert (reader.open, reader.loads) == ([], [])
-    assert "url(" not in page
-    assert "http" not in page
-    assert page.count("<polyline") == 2
+    assert not re.findall(r"url\((?!#)", page)
+    assert set(re.findall(r"https?:[^\"]*", page)) == {"http://www.w3.org/2000/svg", "http://www.w3.org/1999/xlink"}
+    assert page.count("<svg") == 1
+    assert all(f"stroke: {colour}" in page for colour in BOTH)
     assert "&lt;script&gt;" in page
+    assert "<script" not in page
+
+
+@pytest.mark.parametrize(
+    "points",
+    [
+        [(0, 0.0)],
+        [(0, 0.5), (1, 0.5)],
+        [(0, -1e-9), (3, 1e-9)],
+        [(step, float((step * 7919) % 1000)) for step in range(5000)],
+        [(7, 1e12), (7, -1e12)],
+    ],
+)
+def test_any_curve_is_drawn_and_long_ones_are_thinned(
+    sides: Sides, two: tuple[str, str], points: list[tuple[int, float]]
+):
+    drawn = [
+        (replace(side, curves={"sft/loss": points}), colour) for side, colour in zip(sides(*two), BOTH, strict=True)
+    ]
+    chart = draw_curves("sft/loss", drawn)
+    ET.fromstring(chart)
+    assert all(colour in chart for colour in BOTH)
+    assert max(len(re.findall("[ML] ", path)) for path in re.findall(r'<path d="([^"]*)"', chart)) <= 502
 
 
 def test_markdown(store: RunStore, two: tuple[str, str]):
@@ -274,8 +307,14 @@ def test_the_command_prints_writes_and_keeps(
     assert win_rate["difference"]["noise"] == "within noise"
     assert main(["compare", two[1], two[0], "--no-log"]) == 0
     assert read_bytes(two[1], f"comparisons/{two[1][:8]}-{two[0][:8]}/comparison.md") is None
+    assert main(["compare", two[1], two[0]]) == 0
     (folder,) = project_root.glob(f"mlruns/artifacts/{two[0]}/artifacts/{kept}")
     assert sorted(path.name for path in folder.iterdir()) == ["comparison.html", "comparison.json", "comparison.md"]
+    (folder,) = project_root.glob(f"mlruns/artifacts/{two[1]}/artifacts/comparisons/*")
+    assert sorted(path.name for path in folder.iterdir()) == [
+        "comparison.json",
+        "comparison.md",
+    ]  # no page was asked for
     assert {stat.S_IMODE(path.stat().st_mode) for path in folder.iterdir()} == {0o644}
 
 

@@ -9,7 +9,7 @@ from compared_runs import CONFIG, MakeRun, evaluation
 
 from rlhf.runs.comparison.metrics import Result, compare_results, of_two_intervals, seed_note
 from rlhf.runs.comparison.run_view import RunView
-from rlhf.runs.listing import Estimate
+from rlhf.runs.listing import MetricValue
 
 Sides = Callable[..., list[RunView]]
 
@@ -20,12 +20,12 @@ def result(found: list[Result], name: str) -> Result:
 
 def test_intervals_of_independent_values_by_hand():
     # Half widths of 0.3 and 0.4 make one of 0.5.
-    found = of_two_intervals(Estimate(1.0, 0.7, 1.3), Estimate(3.0, 2.6, 3.4))
+    found = of_two_intervals(MetricValue(1.0, 0.7, 1.3), MetricValue(3.0, 2.6, 3.4))
     assert found == pytest.approx((1.5, 2.5))
     # The lower end takes the second's lower and the first's upper half: 0.3, 0.4; the upper 1.2, 0.5.
-    found = of_two_intervals(Estimate(1.0, 0.5, 1.4), Estimate(2.0, 1.7, 3.2))
+    found = of_two_intervals(MetricValue(1.0, 0.5, 1.4), MetricValue(2.0, 1.7, 3.2))
     assert found == pytest.approx((1.0 - 0.5, 1.0 + 1.3))
-    assert of_two_intervals(Estimate(1.0), Estimate(2.0, 1.0, 3.0)) is None
+    assert of_two_intervals(MetricValue(1.0), MetricValue(2.0, 1.0, 3.0)) is None
 
 
 def test_intervals_of_independent_values_cover_as_often_as_they_say():
@@ -36,7 +36,7 @@ def test_intervals_of_independent_values_cover_as_often_as_they_say():
     for _ in range(1000):
         a, b = rng.normal(0.0, 1.0, 50), rng.normal(0.5, 2.0, 80)
         ends = [(x.mean(), 1.96 * x.std(ddof=1) / len(x) ** 0.5) for x in (a, b)]
-        low_high = of_two_intervals(*(Estimate(mean, mean - half, mean + half) for mean, half in ends))
+        low_high = of_two_intervals(*(MetricValue(mean, mean - half, mean + half) for mean, half in ends))
         assert low_high is not None
         covered += low_high[0] <= 0.5 <= low_high[1]
     assert 925 <= covered <= 975
@@ -141,7 +141,7 @@ def test_equal_and_without_an_interval_and_absent(make_run: MakeRun, sides: Side
     assert found.difference is not None
     assert (found.difference.noise, found.difference.better) == ("no interval", None)
     found = result(compare_results(*sides(run(0.5), make_run())), "sft/validation_loss")
-    assert (found.first, found.second, found.difference) == (Estimate(0.5), None, None)
+    assert (found.first, found.second, found.difference) == (MetricValue(0.5), None, None)
 
 
 def test_scores_of_two_reward_models_are_not_compared(make_run: MakeRun, sides: Sides):

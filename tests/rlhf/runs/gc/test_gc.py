@@ -18,7 +18,7 @@ from rlhf.cli.main import main
 from rlhf.config.pipeline import PipelineConfig
 from rlhf.errors import InputError
 from rlhf.references import ModelRef, PolicyRef
-from rlhf.runs.audit.target import resolve
+from rlhf.runs.audit.target import find_target
 from rlhf.runs.audit.verify import verify
 from rlhf.runs.gc.items import Removable
 from rlhf.runs.gc.plan import Plan, make_plan, shown_bytes
@@ -85,7 +85,7 @@ def of_kind(plan: Plan, kind: str) -> list[Removable]:
 
 
 def is_sound(run: Recorded) -> bool:
-    return verify(resolve(run.run_id)).sound
+    return verify(find_target(run.run_id)).sound
 
 
 def test_outputs_that_no_kept_run_came_from(runs: dict[str, Recorded]):

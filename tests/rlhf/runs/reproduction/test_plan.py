@@ -16,7 +16,7 @@ from rlhf.provenance.capture import begin_record, with_data, with_stage
 from rlhf.provenance.record import ProvenanceRecord
 from rlhf.provenance.storage import save_code, save_record
 from rlhf.references import DataSource
-from rlhf.runs.reproduction.plan import NotReproducibleError, make_plan
+from rlhf.runs.reproduction.plan import NotReproducibleError, plan_reproduction
 from rlhf.tracking.client import client
 from rlhf.tracking.runs import open_pipeline, set_tags
 
@@ -47,7 +47,7 @@ def a_run(
 
 def test_a_run_of_which_all_is_there(project_root: Path):
     run_id, record = a_run(patch=Patch(b"a patch", ()))
-    plan = make_plan(run_id, num_threads=1)
+    plan = plan_reproduction(run_id, num_threads=1)
     assert plan.record == record
     assert plan.patch == b"a patch"
     assert plan.settings == PipelineConfig().model_dump(mode="json")
@@ -58,13 +58,13 @@ def test_a_run_of_which_all_is_there(project_root: Path):
 def test_prompts_that_every_run_generates_are_never_missing(project_root: Path):
     stories = DataSource(path="stories", md5="2" * 32 + ".dir", tracked=False, embedded="stories")
     run_id, record = a_run(stories, data={"embedded": "stories", "sampled_from": "base"})
-    assert make_plan(run_id).record.data == record.data
+    assert plan_reproduction(run_id).record.data == record.data
 
 
 def test_all_that_is_missing_is_named_at_once(project_root: Path):
     run_id, _ = a_run(OWN, Patch(b"", (".env",)), commit="0" * 40, model=ModelConfig(base="owner/name"))
     with pytest.raises(NotReproducibleError) as raised:
-        make_plan(run_id)
+        plan_reproduction(run_id)
     text = str(raised.value)
     assert "the run's patch lacks .env" in text
     assert f"commit {'0' * 40} is not in the clone" in text
@@ -88,18 +88,18 @@ def test_a_shallow_clone_is_told_so(project_root: Path, tmp_path: Path, monkeypa
     run_id, _ = a_run(commit=first.stdout.strip())
     monkeypatch.setattr(plan, "source_root", lambda: shallow)
     with pytest.raises(NotReproducibleError, match="the clone is shallow: `git fetch --unshallow`"):
-        make_plan(run_id)
+        plan_reproduction(run_id)
     monkeypatch.setattr(plan, "source_root", lambda: whole)
-    make_plan(run_id)
+    plan_reproduction(run_id)
     monkeypatch.setattr(plan, "source_root", lambda: tmp_path)
     with pytest.raises(NotReproducibleError, match="is no git clone"):
-        make_plan(run_id)
+        plan_reproduction(run_id)
 
 
 def test_a_run_that_never_found_its_data(project_root: Path):
     run_id, _ = a_run(None)
     with pytest.raises(NotReproducibleError, match="ended before it had found its data"):
-        make_plan(run_id)
+        plan_reproduction(run_id)
 
 
 def test_data_outside_of_data_serves_while_it_is_what_was_read(project_root: Path, tmp_path: Path):
@@ -109,10 +109,10 @@ def test_data_outside_of_data_serves_while_it_is_what_was_read(project_root: Pat
     file.write_text("{}\n")
     source = DataSource(path=str(file), md5=dvc_md5(file), tracked=False)
     run_id, _ = a_run(source, data={"path": str(file)})
-    make_plan(run_id)
+    plan_reproduction(run_id)
     file.write_text("{}\n{}\n")
     with pytest.raises(NotReproducibleError, match=r"the data file .*pairs.jsonl, md5 .* is gone or was changed"):
-        make_plan(run_id)
+        plan_reproduction(run_id)
 
 
 def test_a_base_model_that_is_another_now(project_root: Path):
@@ -120,10 +120,10 @@ def test_a_base_model_that_is_another_now(project_root: Path):
     folder.mkdir()
     (folder / "model.safetensors").write_text("1")
     run_id, record = a_run(model=ModelConfig(base="base"))
-    make_plan(run_id)
+    plan_reproduction(run_id)
     (folder / "model.safetensors").write_text("2")
     with pytest.raises(NotReproducibleError, match=f"holds another model now.*{record.bases['model.base'].sha256}"):
-        make_plan(run_id)
+        plan_reproduction(run_id)
 
 
 @pytest.mark.parametrize("artifact", ["config.yaml", "provenance/requirements.lock", "provenance/code.patch"])
@@ -131,7 +131,7 @@ def test_what_was_changed_in_the_store_is_refused(project_root: Path, artifact: 
     run_id, _ = a_run(patch=Patch(b"a patch", ()))
     client().log_text(run_id, "seed: 7\n", artifact)
     with pytest.raises(NotReproducibleError, match=f"{artifact} is missing, or is not .* `rlhf verify {run_id}`"):
-        make_plan(run_id)
+        plan_reproduction(run_id)
 
 
 def test_a_record_that_was_changed_in_the_store_is_refused(project_root: Path):
@@ -139,14 +139,14 @@ def test_a_record_that_was_changed_in_the_store_is_refused(project_root: Path):
     changed = record.model_copy(update={"machine": record.machine | {"cpu": "another"}})
     client().log_text(run_id, changed.model_dump_json(), "provenance/record.json")
     with pytest.raises(NotReproducibleError, match="one of them was changed"):
-        make_plan(run_id)
+        plan_reproduction(run_id)
 
 
 def test_a_run_of_one_stage_that_took_the_others_from_elsewhere(project_root: Path):
     run_id, _ = a_run()
     set_tags(run_id, {"rlhf.used.data": "0" * 32, "rlhf.used.sft": "1" * 32})
     with pytest.raises(InputError, match="took data, sft from other runs"):
-        make_plan(run_id)
+        plan_reproduction(run_id)
 
 
 def test_recorded_outputs_that_are_gone_are_named(project_root: Path):
@@ -154,17 +154,17 @@ def test_recorded_outputs_that_are_gone_are_named(project_root: Path):
     made = record.model_copy(update={"stages": record.stages | {"sft": record.stages["data"]}})
     save_record(run_id, made)
     with pytest.raises(NotReproducibleError, match=r"the recorded output of data: .*has no output of the stage data"):
-        make_plan(run_id, stage="sft")
+        plan_reproduction(run_id, stage="sft")
 
 
 def test_no_threads_are_refused(project_root: Path):
     run_id, _ = a_run()
     with pytest.raises(InputError, match="0 is no number of threads"):
-        make_plan(run_id, num_threads=0)
+        plan_reproduction(run_id, num_threads=0)
 
 
 def test_a_stage_that_was_never_finished(project_root: Path):
     run_id, _ = a_run()
-    make_plan(run_id, stage="data")
+    plan_reproduction(run_id, stage="data")
     with pytest.raises(InputError, match="never finished sft and reward_model and ppo"):
-        make_plan(run_id, stage="ppo")
+        plan_reproduction(run_id, stage="ppo")

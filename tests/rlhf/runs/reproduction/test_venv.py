@@ -12,26 +12,26 @@ from rlhf.config.pipeline import PipelineConfig
 from rlhf.paths import source_root
 from rlhf.provenance import GitState, Patch
 from rlhf.provenance.capture import begin_record
-from rlhf.runs.reproduction.plan import NotReproducibleError, Plan
+from rlhf.runs.reproduction.plan import NotReproducibleError, ReproductionPlan
 from rlhf.runs.reproduction.venv import interpreter
 
 
 @pytest.fixture
-def plan(project_root: Path) -> Plan:
+def plan(project_root: Path) -> ReproductionPlan:
     record = begin_record(PipelineConfig(), GitState("c" * 40, dirty=False), Patch(b"", ()))
     lock = (source_root() / "requirements.lock").read_bytes()
-    return Plan("run", record, {}, b"", lock, None, None)
+    return ReproductionPlan("run", record, {}, b"", lock, None, None)
 
 
-def with_lock(plan: Plan, text: str) -> Plan:
+def with_lock(plan: ReproductionPlan, text: str) -> ReproductionPlan:
     return replace(plan, lock=text.encode(), record=plan.record.model_copy(update={"lock_sha256": "1" * 64}))
 
 
-def test_what_is_installed_serves_where_it_is_the_same(plan: Plan):
+def test_what_is_installed_serves_where_it_is_the_same(plan: ReproductionPlan):
     assert interpreter(plan) == Path(sys.executable)
 
 
-def test_one_is_made_from_another_lock_and_found_again(plan: Plan, project_root: Path, tmp_path: Path):
+def test_one_is_made_from_another_lock_and_found_again(plan: ReproductionPlan, project_root: Path, tmp_path: Path):
     wheel = tmp_path / "tiny_package-1.0-py3-none-any.whl"
     files = {
         "tiny_package.py": "NUMBER = 12\n",

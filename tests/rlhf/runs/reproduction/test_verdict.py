@@ -7,7 +7,7 @@ import pytest
 from rlhf.provenance.record import CodeRecord, ProvenanceRecord
 from rlhf.runs.reproduction.report import as_markdown
 from rlhf.runs.reproduction.results import StageResult
-from rlhf.runs.reproduction.verdict import Reproduction, compare_stage, environment_changes, judge
+from rlhf.runs.reproduction.verdict import Reproduction, compare_stage, decide_verdict, environment_changes
 
 FILES = {"policy/model.safetensors": "a" * 64, "policy/config.json": "b" * 64}
 CURVES = {
@@ -27,7 +27,7 @@ RECORD = ProvenanceRecord(
 
 
 def verdict_on(now: StageResult, *environment: str) -> tuple[str, str]:
-    return judge((compare_stage("ppo", THEN, now),), environment)
+    return decide_verdict((compare_stage("ppo", THEN, now),), environment)
 
 
 def with_kl(*values: float) -> StageResult:
@@ -119,7 +119,7 @@ def test_what_of_the_environment_changes_bits():
 
 def test_the_table_for_a_person():
     stage = compare_stage("ppo", THEN, with_kl(0.0, 0.5, 0.8))
-    verdict, reason = judge((stage,), ())
+    verdict, reason = decide_verdict((stage,), ())
     result = Reproduction(
         verdict=verdict,
         reason=reason,

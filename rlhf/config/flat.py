@@ -1,0 +1,26 @@
+"""Nested settings under dotted names, as in `ppo.kl_coef`."""
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+
+def flatten(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """The settings by dotted name; a list is one value.
+
+    Args:
+        settings: keys and values, where a value may again be settings.
+        prefix: stands before each name.
+    """
+    flat: dict[str, Any] = {}
+    for key, value in settings.items():
+        flat |= flatten(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {f"{prefix}{key}": value}
+    return flat
+
+
+def as_texts(settings: Mapping[str, Any]) -> dict[str, str]:
+    """The same with every value as text: JSON, but for what is text already."""
+    return {
+        name: value if isinstance(value, str) else json.dumps(value, sort_keys=True)
+        for name, value in flatten(settings).items()
+    }
