@@ -19,6 +19,7 @@ from rlhf.config.data import RULE_BEHIND, DataConfig
 from rlhf.config.model import ComputeConfig, ModelConfig, Setup
 from rlhf.data.schema import DATASHEET, Row, read_rows
 from rlhf.errors import DataError
+from rlhf.files.atomic import write_file
 from rlhf.gold.registered import gold_rule
 from rlhf.modeling.conversations import Conversation, decode_responses, encode_prompts
 from rlhf.modeling.device import configure
@@ -124,9 +125,7 @@ def _responses(
                 setup = Setup(seed=_SEED, model=model, compute=compute)
                 base = start_policy(setup, tokenizer).to(compute.device).eval()
             texts = _sample(base, tokenizer, chunk, start, max_response_tokens, compute)
-            temporary = path.with_suffix(".new")
-            _write(temporary, texts)
-            temporary.rename(path)
+            _write(path, texts)
         yield from read_json_lines(path)
 
 
@@ -163,8 +162,7 @@ def _answer(text: str) -> list[dict[str, str]]:
 
 
 def _write(path: Path, rows: Sequence[Any]) -> None:
-    with path.open("w", encoding="utf-8", newline="\n") as file:
-        file.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+    write_file(path, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
 
 
 def _name(model: ModelConfig) -> str:

@@ -5,11 +5,11 @@ Only what passed is kept: a model that was refused is looked at again the next t
 
 import hashlib
 import json
-import os
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from rlhf.files.atomic import write_file
 from rlhf.paths import checked_models_folder
 
 
@@ -28,12 +28,8 @@ def recall(kind: str, key: object) -> Any | None:
 
 def keep(kind: str, key: object, verdict: object) -> None:
     """Keep the outcome of a check. Where that cannot be written, the check is made again the next time."""
-    path = _path(kind, key)
-    unfinished = path.with_name(f"{path.name}.{os.getpid()}.partial")
     with suppress(OSError):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        unfinished.write_text(json.dumps(verdict), encoding="utf-8")
-        unfinished.replace(path)
+        write_file(_path(kind, key), json.dumps(verdict))
 
 
 def _path(kind: str, key: object) -> Path:

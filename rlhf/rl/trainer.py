@@ -14,7 +14,7 @@ from rlhf.config.rl import LARGEST_KL_ERROR, PPOConfig
 from rlhf.data.preparation.splits import prompt_key
 from rlhf.errors import DataError
 from rlhf.files.disk import check_room
-from rlhf.files.hashing import folder_sha256
+from rlhf.files.manifest import folder_sha256
 from rlhf.modeling.conversations import Conversation, encode_pairs, encode_prompts
 from rlhf.modeling.cpu.memory import trim_heap
 from rlhf.modeling.device import configure

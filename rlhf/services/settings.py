@@ -14,9 +14,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from filelock import FileLock, Timeout
-
 from rlhf.errors import ConfigError
+from rlhf.files.atomic import write_file
+from rlhf.files.locks import is_locked, locked
 from rlhf.paths import artifacts_folder, root, tracking_database
 from rlhf.services.postgresql import DATABASE_VARIABLE, SCHEMAS, check_address, for_mlflow, for_prefect
 
@@ -230,34 +230,23 @@ def services_running(services: Services) -> Iterator[None]:
     """Let other commands of this project find the services while the block lasts.
 
     Raises:
-        ConfigError: they are up already.
+        LockedError: they are up already.
     """
-    folder = services_folder()
-    folder.mkdir(parents=True, exist_ok=True)
-    try:
-        with FileLock(folder / "up.lock", timeout=0):
-            file = folder / "up.json"
-            ports = [services.prefect_port, services.mlflow_port]
-            note = {"host": services.host, "ports": ports, "password": services.login_from}
-            file.write_text(json.dumps(note))
-            try:
-                yield
-            finally:
-                file.unlink()
-    except Timeout:
-        raise ConfigError(f"the services of {root()} are up already; `rlhf down` stops them") from None
+    busy = f"the services of {root()} are up already; `rlhf down` stops them"
+    with locked(services_folder() / "up.lock", busy, timeout=0):
+        file = services_folder() / "up.json"
+        ports = [services.prefect_port, services.mlflow_port]
+        write_file(file, json.dumps({"host": services.host, "ports": ports, "password": services.login_from}))
+        try:
+            yield
+        finally:
+            file.unlink()
 
 
 def running() -> Services | None:
     """The services of this project that are up; None where none are."""
     known = last_address()
-    if known is None:
-        return None
-    try:
-        with FileLock(services_folder() / "up.lock", timeout=0):
-            return None
-    except Timeout:
-        return known
+    return known if is_locked(services_folder() / "up.lock") else None
 
 
 def last_address() -> Services | None:

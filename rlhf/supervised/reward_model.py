@@ -27,6 +27,7 @@ from rlhf.config.model import ComputeConfig, Setup
 from rlhf.config.supervised import RewardModelConfig
 from rlhf.data.schema import Row, read_rows
 from rlhf.errors import DataError, ModelError
+from rlhf.files.atomic import new_folder
 from rlhf.modeling.conversations import encode_pairs
 from rlhf.modeling.device import configure, derive_seed
 from rlhf.modeling.lora import ADAPTER, merged, peft_config, save_adapter
@@ -39,7 +40,6 @@ from rlhf.supervised.trainer import (
     refuse_divergence,
     trainer_settings,
     training_order,
-    write_manifest,
 )
 from rlhf.workspace import MetricLog, Workspace
 
@@ -145,17 +145,13 @@ def _train_to_end(
         logged.append((metrics, step))
         workspace.log_metrics(metrics, step)
 
-    unfinished = finished.with_name(f"{name}.partial")
-    shutil.rmtree(unfinished, ignore_errors=True)
-    num_steps = _train(
-        name, config, setup, pairs, inputs, workspace.checkpoints / name, log_metrics, unfinished / "model"
-    )
-    metrics = _centre_and_validate(unfinished / "model", config, setup, inputs)
-    refuse_divergence(metrics["score_offset"], "the mean score", num_steps, workspace.checkpoints / name)
-    log_metrics({f"{name}/{key}": value for key, value in metrics.items()}, None)
-    (unfinished / "metrics.json").write_text(json.dumps(logged))
-    write_manifest(unfinished)
-    unfinished.rename(finished)
+    checkpoints = workspace.checkpoints / name
+    with new_folder(finished) as folder:
+        num_steps = _train(name, config, setup, pairs, inputs, checkpoints, log_metrics, folder / "model")
+        metrics = _centre_and_validate(folder / "model", config, setup, inputs)
+        refuse_divergence(metrics["score_offset"], "the mean score", num_steps, checkpoints)
+        log_metrics({f"{name}/{key}": value for key, value in metrics.items()}, None)
+        (folder / "metrics.json").write_text(json.dumps(logged))
 
 
 def _train(

@@ -1,6 +1,5 @@
 """What the two supervised stages share: order of rows, settings of the trainer, checkpoints, watch over the loss."""
 
-import json
 import math
 import shutil
 import time
@@ -17,13 +16,12 @@ from transformers import PrinterCallback, Trainer, TrainerCallback
 from rlhf.config.model import Setup
 from rlhf.config.supervised import TrainingSection
 from rlhf.errors import TrainingDivergedError
-from rlhf.files.disk import check_room, sync
-from rlhf.files.hashing import altered_files, sha256
+from rlhf.files.disk import check_room
+from rlhf.files.manifest import is_complete, write_manifest
 from rlhf.modeling.device import derive_seed
 from rlhf.workspace import MetricLog
 
 LOGGING_STEPS = 10
-_SEAL = "sealed.json"
 
 
 def training_order(lengths: Sequence[int], num_epochs: float, batch_size: int, seed: int) -> list[int]:
@@ -227,33 +225,14 @@ def refuse_divergent_weights(model: Any, step: int, folder: Path) -> None:
             refuse_divergence(weight.detach().sum(), f"the sum of {name}", step, folder)
 
 
-def write_manifest(checkpoint: Path) -> None:
-    """Bring a checkpoint to the disk, then note the sha256 of its files: only a sealed one is ever resumed from."""
-    files = sorted(path for path in checkpoint.rglob("*") if path.is_file())
-    for path in files:
-        sync(path)
-    note = checkpoint / f"{_SEAL}.partial"
-    note.write_text(json.dumps({path.relative_to(checkpoint).as_posix(): sha256(path) for path in files}, indent=1))
-    sync(note)
-    note.replace(checkpoint / _SEAL)
-    sync(checkpoint)
-
-
 def newest_checkpoint(folder: Path) -> Path | None:
     """The newest whole checkpoint. Torn ones are removed on the way, lest they count as kept ones."""
     found = sorted(folder.glob("checkpoint-*"), key=lambda path: int(path.name.rpartition("-")[2]), reverse=True)
     for checkpoint in found:
-        if _is_complete(checkpoint):
+        if is_complete(checkpoint):
             return checkpoint
         shutil.rmtree(checkpoint)
     return None
-
-
-def _is_complete(checkpoint: Path) -> bool:
-    seal_file = checkpoint / _SEAL
-    if not seal_file.is_file():
-        return False
-    return not altered_files(checkpoint, json.loads(seal_file.read_text()))
 
 
 def _checkpoint_bytes(trainer: Any) -> int:

@@ -1,11 +1,10 @@
 """Small files among a run's artifacts: in place where the store is a local folder, otherwise by way of MLflow."""
 
-import os
-import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from urllib.parse import unquote, urlparse
 
+from rlhf.files.atomic import write_file
 from rlhf.tracking.records import RunRecord
 
 
@@ -30,7 +29,7 @@ def write_files(run: RunRecord, folder: str, files: Mapping[str, bytes]) -> None
     local = _local_folder(run)
     for name, content in files.items():
         if local is not None:
-            _write(local / folder / name, content)
+            write_file(local / folder / name, content)
         else:
             from rlhf.tracking.files import log_content
 
@@ -40,11 +39,3 @@ def write_files(run: RunRecord, folder: str, files: Mapping[str, bytes]) -> None
 def _local_folder(run: RunRecord) -> Path | None:
     uri = urlparse(run.artifact_uri)
     return Path(unquote(uri.path)) if uri.scheme in ("", "file") else None
-
-
-def _write(path: Path, content: bytes) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.NamedTemporaryFile(dir=path.parent, prefix=".", delete=False) as file:
-        file.write(content)
-    Path(file.name).chmod(0o644)
-    os.replace(file.name, path)  # noqa: PTH105

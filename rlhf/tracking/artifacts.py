@@ -15,11 +15,10 @@ from typing import TypeVar
 from urllib.parse import unquote, urlparse
 
 from rlhf.errors import ArtifactMismatchError, InputError
-from rlhf.files.hashing import folder_manifest, manifest_sha256
+from rlhf.files.manifest import folder_manifest, manifest_sha256, read_manifest
 from rlhf.files.names import below, check_relative
 from rlhf.paths import downloads_folder
 from rlhf.references import Reference
-from rlhf.text.lines import lines_of
 from rlhf.tracking.client import client, retry_while_unavailable
 from rlhf.tracking.queries import finished_stages, tags_of
 from rlhf.tracking.run_details import delete_artifact
@@ -225,8 +224,8 @@ def _difference(reference: Reference, folder: Path, manifest: str) -> str:
     stored = folder.with_name(manifest_of(folder.name))
     expected = stored.read_text() if stored.is_file() else ""
     if manifest_sha256(expected) == reference.sha256:
-        changed = {line.partition("  ")[2] for line in set(lines_of(expected)) ^ set(lines_of(manifest))}
-        what = ", ".join(str(folder / name) for name in sorted(changed))
+        changed = read_manifest(expected).items() ^ read_manifest(manifest).items()
+        what = ", ".join(str(folder / name) for name in sorted({name for name, _ in changed}))
     else:
         what = str(folder)
     return (

@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import TypeVar
 
 import requests
-from filelock import FileLock
 from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
 from sqlalchemy.exc import DBAPIError, SQLAlchemyError
@@ -19,6 +18,7 @@ from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 from rlhf.addresses import ask_within, public_address
 from rlhf.errors import InputError, one_line
 from rlhf.files.disk import full_disk, is_full
+from rlhf.files.locks import lock_of, locked
 from rlhf.paths import artifacts_folder, tracking_database
 from rlhf.tracking.deleted import deleted_experiment
 from rlhf.tracking.records import store_address
@@ -148,10 +148,9 @@ def _client_of(uri: str) -> MlflowClient:
     if not uri.startswith("sqlite:///"):
         return MlflowClient(uri)
     database = Path(uri.removeprefix("sqlite:///"))
-    database.parent.mkdir(parents=True, exist_ok=True)
     try:
         # Two processes that both migrate an empty file break it.
-        with FileLock(f"{database}.lock"):
+        with locked(lock_of(database)):
             return MlflowClient(uri)
     except SQLAlchemyError as error:
         raise UnusableStoreError(_explain(error)) from error

@@ -1,7 +1,6 @@
 """The versions of data/ that git's history records, found by revision, by tag or by md5."""
 
 import re
-import subprocess
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -11,6 +10,7 @@ from rlhf.data.schema import ALL_KINDS, KINDS
 from rlhf.data.versions.repository import DVC_FILE, check_repository, md5_in, parse_dvc_file
 from rlhf.data.versions.stores import Stores, manifest
 from rlhf.errors import DataError, check_name
+from rlhf.files.git import GitError, as_text, git, try_git
 from rlhf.text.lines import lines_of
 
 _SEPARATOR = "\x1f"
@@ -52,10 +52,9 @@ def history(root: Path, everywhere: bool = False) -> list[DataVersion]:
     check_repository(root)
     form = _SEPARATOR.join(("%H", "%cI", "%an", "%s"))
     # Without --all, an empty repository has no HEAD to begin from, and git refuses.
-    begin = ["--all"] if everywhere or git(root, "rev-parse", "--verify", "--quiet", "HEAD") is None else ["HEAD"]
-    said = git(root, "log", *begin, f"--format={form}", "--", DVC_FILE) or b""
-    lines = lines_of(said.decode(errors="replace"))
-    commits = [line.split(_SEPARATOR) for line in lines]
+    begin = ["--all"] if everywhere or try_git(root, "rev-parse", "--verify", "--quiet", "HEAD") is None else ["HEAD"]
+    log = try_git(root, "log", *begin, f"--format={form}", "--", DVC_FILE) or b""
+    commits = [line.split(_SEPARATOR) for line in lines_of(as_text(log))]
     files = _contents(root, [commit for commit, *_ in commits])
     found = []
     for (commit, date, author, subject), file in zip(commits, files, strict=True):
@@ -82,7 +81,7 @@ def find_version(name: str, root: Path) -> str:
     """
     check_name(name, "the name of a version")
     check_repository(root)
-    if git(root, "rev-parse", "--verify", "--quiet", "--end-of-options", f"{name}^{{commit}}") is not None:
+    if try_git(root, "rev-parse", "--verify", "--quiet", "--end-of-options", f"{name}^{{commit}}") is not None:
         return md5_at(name, root)
     if _MD5.fullmatch(name):
         return name.removesuffix(".dir") + ".dir"
@@ -107,17 +106,16 @@ def md5_at(revision: str, root: Path) -> str:
     """
     check_name(revision, "the name of a git revision")
     check_repository(root)
-    # A revision that begins with a dash would be an option.
-    command = ["git", "show", "--end-of-options", f"{revision}:./{DVC_FILE}"]
-    shown = subprocess.run(command, cwd=root, capture_output=True, check=False)
-    if shown.returncode:
-        reason = shown.stderr.decode(errors="replace").strip()
-        raise DataError(
-            f"{DVC_FILE} at the git revision {revision} cannot be read ({reason}); "
-            "fetch that revision, or name one that has it"
-        )
     try:
-        return md5_in(parse_dvc_file(shown.stdout))
+        # A revision that begins with a dash would be an option.
+        shown = git(root, "show", "--end-of-options", f"{revision}:./{DVC_FILE}")
+    except GitError as error:
+        raise DataError(
+            f"{DVC_FILE} at the git revision {revision} cannot be read ({error.reason}); "
+            "fetch that revision, or name one that has it"
+        ) from None
+    try:
+        return md5_in(parse_dvc_file(shown))
     except ValueError as error:
         raise DataError(f"{DVC_FILE} at the git revision {revision} is not DVC's ({error}); mend it there") from None
 
@@ -134,12 +132,6 @@ def count_rows(md5: str, found: Stores) -> dict[str, int] | None:
     return {kind: _count_lines(Path(found.cache.path(file))) for kind, file in rows.items() if file is not None}
 
 
-def git(root: Path, *arguments: str) -> bytes | None:
-    """What a git command says; None where it fails."""
-    done = subprocess.run(["git", *arguments], cwd=root, capture_output=True, check=False)
-    return done.stdout if done.returncode == 0 else None
-
-
 def _count_lines(path: Path) -> int:
     count, last = 0, b"\n"
     with path.open("rb") as file:
@@ -151,10 +143,9 @@ def _count_lines(path: Path) -> int:
 
 def _contents(root: Path, commits: Sequence[str]) -> Iterator[bytes | None]:
     """data.dvc as each commit has it; None where it has none. One process for all."""
-    prefix = (git(root, "rev-parse", "--show-prefix") or b"").decode().strip()
-    asked = "".join(f"{commit}:{prefix}{DVC_FILE}\n" for commit in commits).encode()
-    command = ["git", "cat-file", "--batch"]
-    answer = subprocess.run(command, cwd=root, input=asked, capture_output=True, check=True).stdout
+    prefix = (try_git(root, "rev-parse", "--show-prefix") or b"").rstrip(b"\n")
+    asked = b"".join(b"%s:%s%s\n" % (commit.encode(), prefix, DVC_FILE.encode()) for commit in commits)
+    answer = git(root, "cat-file", "--batch", given=asked)
     place = 0
     for _ in commits:
         end = answer.index(b"\n", place)

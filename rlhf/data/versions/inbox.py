@@ -14,7 +14,7 @@ from rlhf.data.versions.resolve import resolve, version_folder
 from rlhf.data.versions.stores import export_version, stores
 from rlhf.data.versions.transaction import new_version, publish, track, writing
 from rlhf.errors import ConfigError, DataError
-from rlhf.files.atomic_folder import install, staged
+from rlhf.files.atomic import install, staged
 from rlhf.files.hashing import dvc_md5, sha256
 from rlhf.text.markdown import one_line
 

@@ -4,7 +4,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from rlhf.config.data import DataConfig
-from rlhf.data.versions.history import git
 from rlhf.data.versions.repository import (
     DVC_FILE,
     TRACKED,
@@ -18,6 +17,7 @@ from rlhf.data.versions.resolve import differs, marked, resolve
 from rlhf.data.versions.stores import Store, Stores, export_version, manifest, stores, translate_errors
 from rlhf.data.versions.transaction import new_version, recover, restore
 from rlhf.errors import DataError
+from rlhf.files.git import try_git
 from rlhf.files.hashing import dvc_md5
 
 
@@ -209,7 +209,7 @@ def _answer(md5: str, store: Store, cache: Store) -> str:
 
 
 def _committed(root: Path) -> str | None:
-    shown = git(root, "show", f"HEAD:./{DVC_FILE}")
+    shown = try_git(root, "show", f"HEAD:./{DVC_FILE}")
     try:
         return md5_in(parse_dvc_file(shown)) if shown else None
     except ValueError:

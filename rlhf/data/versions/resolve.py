@@ -11,7 +11,7 @@ from rlhf.data.versions.repository import TRACKED, md5_in, opened, read_dvc_file
 from rlhf.data.versions.stores import check_out
 from rlhf.data.versions.transaction import recover, track, writing
 from rlhf.errors import DataError
-from rlhf.files.atomic_folder import install, staged
+from rlhf.files.atomic import install, staged
 from rlhf.files.hashing import dvc_md5
 from rlhf.files.names import below, check_regular
 from rlhf.references import DataSource

@@ -11,7 +11,7 @@ from typing import Any
 from rlhf.addresses import public_address
 from rlhf.data.versions.repository import is_md5, opened
 from rlhf.errors import DataError, one_line
-from rlhf.files.atomic_folder import install, staged
+from rlhf.files.atomic import install, staged
 from rlhf.files.hashing import dvc_md5
 from rlhf.files.names import below, check_relative
 

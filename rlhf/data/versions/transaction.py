@@ -9,8 +9,6 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock, Timeout
-
 from rlhf.data.versions.repository import (
     DVC_FILE,
     TRACKED,
@@ -21,9 +19,17 @@ from rlhf.data.versions.repository import (
     read_dvc_file,
 )
 from rlhf.errors import DataError
-from rlhf.files.atomic_folder import STAGED_PREFIX, is_taken, other_data, put_in_place, replaced_beside, staged
-from rlhf.files.disk import sync
+from rlhf.files.atomic import (
+    STAGED_PREFIX,
+    is_taken,
+    other_data,
+    put_in_place,
+    replaced_beside,
+    staged,
+    write_file,
+)
 from rlhf.files.hashing import dvc_md5
+from rlhf.files.locks import locked
 
 logger = logging.getLogger(__name__)
 _JOURNAL = "version.json"
@@ -58,20 +64,10 @@ def writing(root: Path) -> Iterator[None]:
     check_left_to_dvc(root)
     # Beside DVC's own lock, where neither git nor DVC looks.
     path = root / ".dvc" / "tmp" / "rlhf-data.lock"
-    path.parent.mkdir(exist_ok=True)
-    # One for all of this process, so that the holder may call what takes it again.
-    lock = FileLock(path, is_singleton=True)
-    try:
-        lock.acquire(timeout=0)
-    except Timeout:
-        logger.warning("another process writes %s; waiting for it", root / TRACKED)
-        lock.acquire()
-    try:
-        if lock.lock_counter == 1:
+    with locked(path, f"another process writes {root / TRACKED}; waiting for it", nested=True) as times:
+        if times == 1:
             _recover(root)
         yield
-    finally:
-        lock.release()
 
 
 @contextmanager
@@ -162,11 +158,7 @@ def recover(root: Path) -> None:
 
 def _begin(folder: Path, version: Version) -> None:
     """Write down what is about to be done, so that it can be finished by another process."""
-    path = folder / _JOURNAL
-    temporary = path.with_suffix(".new")
-    temporary.write_text(json.dumps(asdict(version)), encoding="utf-8")
-    sync(temporary)
-    temporary.rename(path)
+    write_file(folder / _JOURNAL, json.dumps(asdict(version)))
 
 
 def _take_back(filled: Path, destination: Path) -> None:
@@ -180,7 +172,7 @@ def _restore(path: Path, content: bytes | None) -> None:
     if content is None:
         path.unlink(missing_ok=True)
     else:
-        path.write_bytes(content)
+        write_file(path, content)
 
 
 def _recover(root: Path) -> None:

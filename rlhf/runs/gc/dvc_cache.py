@@ -1,15 +1,15 @@
 """What can go of DVC's cache, and of a remote: files that no commit, no kept run and no working tree names."""
 
+import os
 import re
-import subprocess
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from rlhf.data.versions.stores import Store, Stores, manifest, stores, translate_errors
 from rlhf.errors import InputError
+from rlhf.files.git import as_names, git, try_git
 from rlhf.paths import root
 from rlhf.runs.gc.items import Removable
-from rlhf.text.lines import lines_of
 
 _MD5 = re.compile(rb"\b[0-9a-f]{32}(?:\.dir)?\b")
 _FILES = (":(glob)**/*.dvc", ":(glob)**/dvc.lock")
@@ -30,9 +30,9 @@ def find_data_versions(kept: Iterable[str], remote: str | None) -> tuple[list[Re
         InputError: there is no such remote.
         DataError: DVC's configuration cannot be used, or the remote refuses.
     """
-    if not (root() / ".dvc").is_dir() or _git("rev-parse", "HEAD") is None:
+    if not (root() / ".dvc").is_dir() or try_git(root(), "rev-parse", "HEAD") is None:
         return [], ["this is no git and DVC repository with a commit, so versions of the data were left alone"]
-    if _git("rev-parse", "--is-shallow-repository") == b"true\n":
+    if try_git(root(), "rev-parse", "--is-shallow-repository") == b"true\n":
         return [], ["this clone is shallow, so which versions of the data commits need is not known; they stay"]
     with stores(root()) as found, found.repo.lock:
         needed = needed_md5s(kept)
@@ -76,11 +76,11 @@ def needed_md5s(kept: Iterable[str]) -> set[str]:
 
     All branches, tags, stashes and reflogs count, and the working trees of all worktrees.
     """
-    listed = _git("rev-list", "--objects", "--full-history", "--all", "--reflog", "--indexed-objects", "--", *_FILES)
-    assert listed is not None, "a repository with a commit"
+    everything = ("--objects", "--full-history", "--all", "--reflog", "--indexed-objects")
+    listed = git(root(), "rev-list", *everything, "--", *_FILES)
     names = [line.partition(b" ")[0] for line in listed.split(b"\n") if b" " in line]
-    contents = _git("cat-file", "--batch", given=b"\n".join(names) + b"\n") if names else b""
-    found = {match.decode() for match in _MD5.findall(contents or b"")}
+    contents = git(root(), "cat-file", "--batch", given=b"\n".join(names) + b"\n") if names else b""
+    found = {match.decode() for match in _MD5.findall(contents)}
     for file in _working_files():
         found |= {match.decode() for match in _MD5.findall(file.read_bytes())}
     return found | set(kept)
@@ -88,14 +88,13 @@ def needed_md5s(kept: Iterable[str]) -> set[str]:
 
 def _working_files() -> Iterator[Path]:
     """The files by which DVC tracks, as they stand in this working tree and in those of the other worktrees."""
-    trees = {root()}
-    for line in lines_of((_git("worktree", "list", "--porcelain") or b"").decode()):
-        if line.startswith("worktree ") and Path(line.removeprefix("worktree ")).is_dir():
-            trees.add(Path(line.removeprefix("worktree ")))
-    for tree in trees:
-        listed = _git("ls-files", "-z", "--cached", "--others", "--exclude-standard", "--", *_FILES, folder=tree)
-        paths = [tree / name for name in (listed or b"").decode().split("\0") if name]
-        yield from (path for path in {*paths, *tree.glob("*.dvc")} if path.is_file())
+    prefix = b"worktree "
+    lines = git(root(), "worktree", "list", "--porcelain").split(b"\n")
+    others = (Path(os.fsdecode(line.removeprefix(prefix))) for line in lines if line.startswith(prefix))
+    for tree in {root(), *(tree for tree in others if tree.is_dir())}:
+        listed = try_git(tree, "ls-files", "-z", "--cached", "--others", "--exclude-standard", "--", *_FILES)
+        paths = {*(tree / name for name in as_names(listed or b"")), *tree.glob("*.dvc")}
+        yield from (path for path in paths if path.is_file())
 
 
 def _unneeded(store: Store, needed: set[str], found: Stores, notes: list[str]) -> Iterator[Removable]:
@@ -143,9 +142,3 @@ def _named(remote: str, found: Stores) -> Store:
             return store
     known = ", ".join(str(store.remote) for store in found.remotes) or "none at all"
     raise InputError(f"--remote {remote}: DVC has no remote of that name; those that there are: {known}")
-
-
-def _git(*arguments: str, given: bytes = b"", folder: Path | None = None) -> bytes | None:
-    command = ["git", *arguments]
-    done = subprocess.run(command, cwd=folder or root(), capture_output=True, input=given, check=False)
-    return done.stdout if done.returncode == 0 else None

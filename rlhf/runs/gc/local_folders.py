@@ -5,8 +5,7 @@ from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
-from filelock import FileLock, Timeout
-
+from rlhf.files.locks import is_locked, lock_of
 from rlhf.paths import downloads_folder, results_folder, root, stages_folder
 from rlhf.runs.gc.items import REMOVED_PREFIX, Kind, Removable, num_bytes
 from rlhf.runs.gc.retention import Needs
@@ -46,25 +45,13 @@ def find_in_folders(needs: Needs, runs: Sequence[RunFacts], keep_days: int) -> I
         yield from _leftovers(folder)
 
 
-def is_locked(folder: Path) -> bool:
-    """Whether a process works in a folder that has a lock of its name beside it."""
-    lock = folder.with_name(f"{folder.name}.lock")
-    if not lock.exists():
-        return False
-    try:
-        with FileLock(lock, timeout=0):
-            return False
-    except Timeout:
-        return True
-
-
 def _checkpoints(needs: Needs, runs: Sequence[RunFacts], recent: datetime) -> Iterator[Removable]:
     known = {
         f"{run.tags.get(STAGE_TAG)}-{run.tags[FINGERPRINT_TAG][:16]}" for run in runs if FINGERPRINT_TAG in run.tags
     }
     for folder in _folders(stages_folder()):
         unknown = folder.name not in known and _changed(folder) >= recent
-        if not (folder.name in needs.checkpoints or unknown or is_locked(folder)):
+        if not (folder.name in needs.checkpoints or unknown or is_locked(lock_of(folder))):
             yield _item("checkpoints", folder, "no kept run can go on from it")
 
 
@@ -104,7 +91,7 @@ def _reproductions(needs: Needs, runs: Sequence[RunFacts], recent: datetime) -> 
 
 def _environments(needs: Needs) -> Iterator[Removable]:
     for folder in _folders(environments_folder()):
-        if folder.name.partition("-")[0] not in needs.locks and not is_locked(folder):
+        if folder.name.partition("-")[0] not in needs.locks and not is_locked(lock_of(folder)):
             yield _item("environments", folder, "no kept run has this lock file")
 
 

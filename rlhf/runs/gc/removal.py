@@ -1,13 +1,11 @@
 """Carrying a plan out. A kill at any moment leaves a store in which every kept run is whole."""
 
 import shutil
-import subprocess
 from dataclasses import dataclass
 from pathlib import Path
 
-from filelock import FileLock, Timeout
-
-from rlhf.errors import InputError
+from rlhf.files.git import try_git
+from rlhf.files.locks import LockedError, lock_of, locked
 from rlhf.paths import root, source_root
 from rlhf.runs.gc.dvc_cache import remove_objects
 from rlhf.runs.gc.items import REMOVED_PREFIX, Kind, Removable
@@ -46,17 +44,13 @@ def carry_out(plan: Plan) -> list[NotRemoved]:
         What was left after all, and why.
 
     Raises:
-        InputError: another process clears up.
+        LockedError: another process clears up.
     """
     lock = root() / ".rlhf" / "gc.lock"
-    lock.parent.mkdir(parents=True, exist_ok=True)
-    try:
-        with FileLock(lock, timeout=0):
-            left = [one for item in plan.items if (one := _remove(item, plan)) is not None]
-    except Timeout:
-        raise InputError(f"another `rlhf gc` is at work ({lock} is held); wait until it is over") from None
+    with locked(lock, f"another `rlhf gc` is at work ({lock} is held); wait until it is over", timeout=0):
+        left = [one for item in plan.items if (one := _remove(item, plan)) is not None]
     if plan.by_kind().get("reproductions"):
-        subprocess.run(["git", "worktree", "prune"], cwd=source_root(), capture_output=True, check=False)
+        try_git(source_root(), "worktree", "prune")
     return left
 
 
@@ -91,10 +85,9 @@ def _remove_path(item: Removable, path: Path) -> NotRemoved | None:
         path.unlink()
     elif path.is_dir() and item.kind in _LOCKED:
         try:
-            # The lock file stays: another process may be waiting for it.
-            with FileLock(path.with_name(f"{path.name}.lock"), timeout=0):
+            with locked(lock_of(path), timeout=0):
                 _remove_folder(path)
-        except Timeout:
+        except LockedError:
             return _left(item, "a process works in it by now, so it stays")
     elif path.is_dir():
         _remove_folder(path)

@@ -7,8 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from filelock import FileLock
-
+from rlhf.files.locks import lock_of, locked
 from rlhf.paths import root
 from rlhf.provenance import lock_sha256, machine
 from rlhf.runs.reproduction.plan import NotReproducibleError, Plan
@@ -29,8 +28,7 @@ def interpreter(plan: Plan) -> Path:
     python = _python(plan)
     name = f"{plan.record.lock_sha256[:16]}-{python.name}"
     folder = root() / ".rlhf" / "environments" / name
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    with FileLock(folder.with_name(f"{name}.lock")):
+    with locked(lock_of(folder)):
         if not (folder / _COMPLETE).is_file():
             _make(folder, python, plan)
     return folder / "bin" / "python"

@@ -4,13 +4,13 @@ import torch
 from rlhf.config.model import ArchitectureConfig, ComputeConfig, ModelConfig, Setup
 from rlhf.config.supervised import SFTConfig
 from rlhf.errors import TrainingDivergedError
+from rlhf.files.manifest import write_manifest
 from rlhf.supervised.trainer import (
     newest_checkpoint,
     refuse_divergence,
     refuse_divergent_weights,
     trainer_settings,
     training_order,
-    write_manifest,
 )
 
 
@@ -97,7 +97,7 @@ def _lose_a_file(folder):
 
 
 def _never_sealed(folder):
-    (folder / "sealed.json").unlink()
+    (folder / "manifest.sha256").unlink()
 
 
 @pytest.mark.parametrize("harm", [_truncate, _flip, _lose_a_file, _never_sealed])

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from rlhf.files.hashing import folder_manifest, manifest_sha256
+from rlhf.files.manifest import folder_manifest, manifest_sha256
 from rlhf.paths import downloads_folder
 from rlhf.references import Reference
 from rlhf.tracking import artifacts
