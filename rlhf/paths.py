@@ -5,10 +5,26 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from pathlib import Path
+from typing import Literal
 
 from rlhf.errors import ConfigError
 
 UMASK_VARIABLE = "RLHF_UMASK"
+LocalFolder = Literal[
+    "artifacts",  # copies of artifacts from a store that is not a local folder, by sha256
+    "data",  # copies of versions of the data, by md5
+    "environments",  # virtual environments of lock files, each with its lock
+    "errors",  # tracebacks of defects
+    "models",  # outcomes of checks of the files of models from outside
+    "pipelines",  # a locked file for every pipeline run that is alive, by which the dead are told
+    "reproductions",  # working trees in which runs were made again
+    "results",  # Prefect's JSON results, whose keys are the fingerprints
+    "services",  # logs, socket and settings of what `rlhf up` has started
+    "stages",  # working folders of the stages, one per fingerprint, each with its lock
+    "stores",  # notes of the MLflow stores that runs were logged to
+    "unsent",  # metrics that a tracking server did not take in time; the next run sends them
+]
+"""A folder of `.rlhf/`. `rlhf.runs.gc.local_folders` says of each what may go."""
 _other_root: ContextVar[Path | None] = ContextVar("other_root", default=None)
 _QUIET = {
     "PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL": "CRITICAL",
@@ -57,34 +73,14 @@ def artifacts_folder() -> Path:
     return root() / "mlruns" / "artifacts"
 
 
-def stages_folder() -> Path:
-    """Working folders of the stages, one a fingerprint, each with its lock."""
-    return root() / ".rlhf" / "stages"
+def state_folder(project: Path | None = None) -> Path:
+    """What this machine keeps of a project beside its stores; of this project where no other is named."""
+    return (project or root()) / ".rlhf"
 
 
-def results_folder() -> Path:
-    """Prefect's JSON results, whose keys are the fingerprints."""
-    return root() / ".rlhf" / "results"
-
-
-def pipelines_folder() -> Path:
-    """A locked file for every pipeline run that is alive, by which the dead are told."""
-    return root() / ".rlhf" / "pipelines"
-
-
-def downloads_folder() -> Path:
-    """Copies of artifacts from a store that is not a local folder, by sha256."""
-    return root() / ".rlhf" / "artifacts"
-
-
-def checked_models_folder() -> Path:
-    """What was found out about the files of models from outside."""
-    return root() / ".rlhf" / "models"
-
-
-def unsent_folder() -> Path:
-    """Metrics that a tracking server did not take in time; the next run sends them."""
-    return root() / ".rlhf" / "unsent"
+def local_folder(name: LocalFolder, project: Path | None = None) -> Path:
+    """One of the folders of `.rlhf/`."""
+    return state_folder(project) / name
 
 
 def run_environment() -> dict[str, str]:

@@ -22,7 +22,7 @@ from rlhf.config.model import ModelConfig, Setup
 from rlhf.config.rl import PPOConfig
 from rlhf.files.locks import lock_of, locked
 from rlhf.modeling.hub import base_with_folder, source_with_folder
-from rlhf.paths import results_folder, stages_folder
+from rlhf.paths import local_folder
 from rlhf.progress import watching
 from rlhf.provenance.fingerprint import stage_fingerprint
 from rlhf.references import Reference, StageReport
@@ -135,7 +135,7 @@ def _run(adapted: _Stage[R], arguments: Mapping[str, Any]) -> R:
     with locked(lock_of(folder), f"another run works on {folder.name}; this one waits for it"):
         found = artifacts.find_output(adapted.name, fingerprint, adapted.kind)
         call = _Call(adapted, arguments, fingerprint, found)
-        remove_if_foreign(results_folder() / fingerprint, adapted.kind)
+        remove_if_foreign(local_folder("results") / fingerprint, adapted.kind)
         reference: R = _task(call)(**arguments)
         if found is not None and reference != found:
             # Prefect's JSON is of an artifact that is gone, and was made again elsewhere.
@@ -169,7 +169,7 @@ def _task(call: _Call[R], *, refresh: bool = False) -> Task[..., R]:
         version=call.stage.version,
         cache_key_fn=lambda *_: call.fingerprint,
         persist_result=True,
-        result_storage=results_folder(),
+        result_storage=local_folder("results"),
         result_serializer="json",
         refresh_cache=refresh or call.found is None,
         # Prefect's log_prints replaces print, whose output dill reads when datasets hashes a function.
@@ -218,4 +218,4 @@ def _workspace(folder: Path, log: Callable[[Mapping[str, float], int | None], No
 
 
 def _folder(adapted: _Stage[Any], fingerprint: str) -> Path:
-    return stages_folder() / f"{adapted.name}-{fingerprint[:16]}"
+    return local_folder("stages") / f"{adapted.name}-{fingerprint[:16]}"

@@ -1,7 +1,6 @@
 """Flow runs that nobody works on any more, or shall not be worked on any longer."""
 
 import logging
-import time
 from collections.abc import Sequence
 from uuid import UUID
 
@@ -21,6 +20,7 @@ from prefect.client.schemas.objects import FlowRun, StateType
 from prefect.events import emit_event
 from prefect.states import Cancelled, Cancelling, Crashed
 
+from flows.servers.waiting import wait_until
 from rlhf.tracking.run_locks import is_alive
 
 logger = logging.getLogger("rlhf.servers")
@@ -52,9 +52,7 @@ def cancel_in_flight() -> None:
             pending = run.state_type == StateType.PENDING
             message = "The services were told to stop; Retry goes on from the last checkpoint."
             client.set_flow_run_state(run.id, (Cancelled if pending else Cancelling)(message=message))
-        deadline = time.monotonic() + CANCEL_SECONDS
-        while _in_flight(client, of_pool=True) and time.monotonic() < deadline:
-            time.sleep(0.5)
+        wait_until(lambda: not _in_flight(client, of_pool=True), CANCEL_SECONDS, every=0.5)
 
 
 def crash_in_flight() -> None:

@@ -3,7 +3,6 @@
 import os
 import subprocess
 import sys
-import time
 import xmlrpc.client
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -11,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from flows.servers.waiting import wait_until
 from rlhf.errors import RLHFError
 from rlhf.paths import source_root, umask
 from rlhf.services.settings import Services, services_folder, socket_path
@@ -200,9 +200,7 @@ def _escaped(value: object) -> str:
 
 
 def _wait_for_socket(process: "subprocess.Popen[bytes]") -> None:
-    deadline = time.monotonic() + START_SECONDS
-    while not supervisor().is_up():
-        if process.poll() is not None or time.monotonic() > deadline:
-            said = (services_folder() / "supervisord.out").read_text(errors="replace")
-            raise ServiceError(f"supervisord did not start: {said}")
-        time.sleep(0.1)
+    wait_until(lambda: supervisor().is_up() or process.poll() is not None, START_SECONDS, every=0.1)
+    if not supervisor().is_up():
+        said = (services_folder() / "supervisord.out").read_text(errors="replace")
+        raise ServiceError(f"supervisord did not start: {said}")

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from rlhf.errors import DiskSpaceError
-from rlhf.paths import artifacts_folder, root
+from rlhf.paths import artifacts_folder, root, state_folder
 
 _FULL = (errno.ENOSPC, errno.EDQUOT)
 # Libraries that are not written in Python, servers and other processes say it in words.
@@ -95,7 +95,7 @@ def _full_folder(error: BaseException | None) -> Path | None:
 def _written() -> Iterator[Path]:
     """The folders that commands write to, as far as they are there. Each may be on a disk of its own."""
     prefect = Path(os.environ.get("PREFECT_HOME", root() / ".prefect"))
-    folders = (root(), artifacts_folder(), root() / ".rlhf", root() / ".dvc" / "cache", root() / "data", prefect)
+    folders = (root(), artifacts_folder(), state_folder(), root() / ".dvc" / "cache", root() / "data", prefect)
     for folder in (*folders, Path(tempfile.gettempdir())):
         if folder.is_dir():
             yield folder

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from rlhf.files.atomic import write_file
-from rlhf.paths import checked_models_folder
+from rlhf.paths import local_folder
 
 
 def recall(kind: str, key: object) -> Any | None:
@@ -34,4 +34,4 @@ def keep(kind: str, key: object, verdict: object) -> None:
 
 def _path(kind: str, key: object) -> Path:
     digest = hashlib.sha256(json.dumps([kind, key], sort_keys=True).encode()).hexdigest()
-    return checked_models_folder() / f"{kind}-{digest[:32]}.json"
+    return local_folder("models") / f"{kind}-{digest[:32]}.json"

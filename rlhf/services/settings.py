@@ -17,7 +17,7 @@ from typing import Literal
 from rlhf.errors import ConfigError
 from rlhf.files.atomic import write_file
 from rlhf.files.locks import is_locked, locked
-from rlhf.paths import artifacts_folder, root, tracking_database
+from rlhf.paths import artifacts_folder, local_folder, root, tracking_database
 from rlhf.services.postgresql import DATABASE_VARIABLE, SCHEMAS, check_address, for_mlflow, for_prefect
 
 PASSWORD_VARIABLE = "RLHF_PASSWORD"
@@ -201,7 +201,7 @@ class Services:
 
 def services_folder() -> Path:
     """Logs, socket and settings of what `rlhf up` has started."""
-    return root() / ".rlhf" / "services"
+    return local_folder("services")
 
 
 def password_file() -> Path:

@@ -10,7 +10,7 @@ from rlhf.tracking.records import RunRecord
 
 def read_file(run: RunRecord, path: str) -> bytes | None:
     """The content of an artifact; None where the run has none of this name."""
-    folder = _local_folder(run)
+    folder = local_artifacts(run.artifact_uri)
     if folder is not None:
         return (folder / path).read_bytes() if (folder / path).is_file() else None
     from rlhf.tracking.files import read_bytes
@@ -26,7 +26,7 @@ def write_files(run: RunRecord, folder: str, files: Mapping[str, bytes]) -> None
         folder: of its artifacts.
         files: contents by name.
     """
-    local = _local_folder(run)
+    local = local_artifacts(run.artifact_uri)
     for name, content in files.items():
         if local is not None:
             write_file(local / folder / name, content)
@@ -36,6 +36,7 @@ def write_files(run: RunRecord, folder: str, files: Mapping[str, bytes]) -> None
             log_content(run.run_id, content, f"{folder}/{name}")
 
 
-def _local_folder(run: RunRecord) -> Path | None:
-    uri = urlparse(run.artifact_uri)
+def local_artifacts(artifact_uri: str) -> Path | None:
+    """The folder that an artifact URI names; None where the store is not a local folder."""
+    uri = urlparse(artifact_uri)
     return Path(unquote(uri.path)) if uri.scheme in ("", "file") else None

@@ -14,7 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from rlhf.errors import ArtifactMismatchError, RLHFError
 from rlhf.files.locks import locked
-from rlhf.paths import root
+from rlhf.paths import state_folder
 from rlhf.references import Champion, ModelCardRef, RewardModelsRef
 from rlhf.tracking.artifacts import find_output, local_path, stored_at
 from rlhf.tracking.client import client, retry_while_unavailable
@@ -262,5 +262,5 @@ def _named(version: str | None) -> str:
 @contextmanager
 def _one_at_a_time() -> Iterator[None]:
     """Hold a lock that dies with its process: what is found pending under it was cut off."""
-    with locked(root() / ".rlhf" / "promotion.lock"):
+    with locked(state_folder() / "promotion.lock"):
         yield

@@ -5,7 +5,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from rlhf.files.locks import LockedError, is_locked, locked
-from rlhf.paths import pipelines_folder
+from rlhf.paths import local_folder
 
 
 @contextmanager
@@ -36,7 +36,7 @@ def close_dead(close: Callable[[str], bool]) -> list[str]:
         The flow runs that were closed.
     """
     closed = []
-    for path in pipelines_folder().glob("*.lock"):
+    for path in local_folder("pipelines").glob("*.lock"):
         try:
             with locked(path, timeout=0):
                 if close(path.stem):
@@ -48,4 +48,4 @@ def close_dead(close: Callable[[str], bool]) -> list[str]:
 
 
 def _lock(flow_run_id: str) -> Path:
-    return pipelines_folder() / f"{flow_run_id}.lock"
+    return local_folder("pipelines") / f"{flow_run_id}.lock"

@@ -14,6 +14,7 @@ from rlhf.errors import DataError
 from rlhf.files.atomic import install, staged
 from rlhf.files.hashing import dvc_md5
 from rlhf.files.names import below, check_regular
+from rlhf.paths import local_folder
 from rlhf.references import DataSource
 
 __all__ = ["check_out", "marked", "resolve", "track"]
@@ -79,7 +80,7 @@ def _is_tracked(path: Path, root: Path) -> bool:
 
 def version_folder(md5: str, root: Path) -> Path:
     """Where a version is put that DVC tracks, but not in data/ of this commit."""
-    return below(root / ".rlhf" / "data", md5.removesuffix(".dir"), "the md5 of a version")
+    return below(local_folder("data", root), md5.removesuffix(".dir"), "the md5 of a version")
 
 
 def marked(root: Path) -> EmbeddedName | None:

@@ -13,6 +13,7 @@ Kind = Literal[
     "results",
     "reproductions",
     "environments",
+    "model checks",
     "data versions",
     "leftovers",
 ]

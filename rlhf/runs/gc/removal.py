@@ -6,7 +6,7 @@ from pathlib import Path
 
 from rlhf.files.git import try_git
 from rlhf.files.locks import LockedError, lock_of, locked
-from rlhf.paths import root, source_root
+from rlhf.paths import source_root, state_folder
 from rlhf.runs.gc.dvc_cache import remove_objects
 from rlhf.runs.gc.items import REMOVED_PREFIX, Kind, Removable
 from rlhf.runs.gc.plan import Plan
@@ -46,7 +46,7 @@ def carry_out(plan: Plan) -> list[NotRemoved]:
     Raises:
         LockedError: another process clears up.
     """
-    lock = root() / ".rlhf" / "gc.lock"
+    lock = state_folder() / "gc.lock"
     with locked(lock, f"another `rlhf gc` is at work ({lock} is held); wait until it is over", timeout=0):
         left = [one for item in plan.items if (one := _remove(item, plan)) is not None]
     if plan.by_kind().get("reproductions"):

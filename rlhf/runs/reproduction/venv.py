@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 
 from rlhf.files.locks import lock_of, locked
-from rlhf.paths import root
+from rlhf.paths import local_folder
 from rlhf.provenance import lock_sha256, machine
 from rlhf.runs.reproduction.plan import NotReproducibleError, Plan
 
@@ -27,7 +27,7 @@ def interpreter(plan: Plan) -> Path:
         return Path(sys.executable)
     python = _python(plan)
     name = f"{plan.record.lock_sha256[:16]}-{python.name}"
-    folder = root() / ".rlhf" / "environments" / name
+    folder = local_folder("environments") / name
     with locked(lock_of(folder)):
         if not (folder / _COMPLETE).is_file():
             _make(folder, python, plan)
