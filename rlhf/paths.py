@@ -122,12 +122,12 @@ def umask() -> int:
     """
     given = os.environ.get(UMASK_VARIABLE, "077")
     try:
-        found = int(given, 8)
+        mask = int(given, 8)
     except ValueError:
-        found = -1
-    if not 0 <= found <= 0o777:
+        mask = -1
+    if not 0 <= mask <= 0o777:
         raise ConfigError(f"{UMASK_VARIABLE} is {given!r}; expected an octal number from 000 to 777, such as 027")
-    return found
+    return mask
 
 
 @contextmanager

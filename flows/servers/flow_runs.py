@@ -66,14 +66,14 @@ def crash_in_flight() -> None:
 def _in_flight(client: SyncPrefectClient, *, of_pool: bool = False) -> Sequence[FlowRun]:
     states = FlowRunFilterState(type=FlowRunFilterStateType(any_=_IN_FLIGHT))
     pool = WorkPoolFilter(name=WorkPoolFilterName(any_=[POOL])) if of_pool else None
-    found: list[FlowRun] = []
+    runs: list[FlowRun] = []
     while True:
         page = client.read_flow_runs(
-            flow_run_filter=FlowRunFilter(state=states), work_pool_filter=pool, limit=_PAGE, offset=len(found)
+            flow_run_filter=FlowRunFilter(state=states), work_pool_filter=pool, limit=_PAGE, offset=len(runs)
         )
-        found += page
+        runs += page
         if len(page) < _PAGE:
-            return found
+            return runs
 
 
 def _crash(client: SyncPrefectClient, run: FlowRun, message: str) -> None:

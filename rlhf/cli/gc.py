@@ -80,6 +80,6 @@ def _print(plan: "Plan", left: "list[NotRemoved]", removed: bool) -> None:
     for note in (*plan.notes, *left):
         console.print(Text(f"note: {note}", style="yellow"))
     size = shown_bytes(plan.num_bytes - sum(one.num_bytes for one in left))
-    console.print(Text(f"Kept: {len(plan.kept)} runs, by {plan.kept_because()}"))
+    console.print(Text(f"Kept: {len(plan.needs.kept)} runs, by {plan.needs.because()}"))
     can_go = f"{size} can go; `rlhf gc --yes` removes it." if plan.items else "Nothing can go."
     console.print(Text(f"Removed {size}." if removed else can_go, style="bold"))

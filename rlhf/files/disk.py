@@ -66,13 +66,13 @@ def _told(error: BaseException) -> BaseException | None:
     seen: list[BaseException] = []
     queue: list[BaseException | None] = [error]
     while queue:
-        one = queue.pop(0)
-        if one is None or one in seen:
+        cause = queue.pop(0)
+        if cause is None or cause in seen:
             continue
-        seen.append(one)
-        queue += [one.__cause__, one.__context__, *(of for of in one.args if isinstance(of, BaseException))]
-    told = [one for one in seen if _says_it(one)]
-    return next((one for one in told if getattr(one, "filename", None)), next(iter(told), None))
+        seen.append(cause)
+        queue += [cause.__cause__, cause.__context__, *(of for of in cause.args if isinstance(of, BaseException))]
+    told = [cause for cause in seen if _says_it(cause)]
+    return next((cause for cause in told if getattr(cause, "filename", None)), next(iter(told), None))
 
 
 def _says_it(error: BaseException) -> bool:

@@ -51,14 +51,14 @@ def limits() -> Limits:
     Raises:
         ConfigError: RLHF_LIMITS is something else.
     """
-    found = Limits()
+    sizes = Limits()
     for part in filter(None, os.environ.get(LIMITS_VARIABLE, "").split(",")):
         name, _, text = part.strip().partition("=")
         size = _SIZE.fullmatch(text)
-        if size is None or name not in vars(found):
+        if size is None or name not in vars(sizes):
             raise ConfigError(f"{LIMITS_VARIABLE}: got {part!r}, expected sizes such as row=64MB,whole=2GB,file=100GB")
-        found = replace(found, **{name: int(size["number"]) * _UNITS[size["unit"]]})
-    return found
+        sizes = replace(sizes, **{name: int(size["number"]) * _UNITS[size["unit"]]})
+    return sizes
 
 
 def too_large(where: str, what: str, limit: str, largest: int) -> DataError:

@@ -98,8 +98,8 @@ class Services:
         if self.host in _ANY:
             import psutil
 
-            found = psutil.net_if_addrs().values()
-            own = [socket.gethostname(), *(one.address.split("%")[0] for addresses in found for one in addresses)]
+            addresses = [address for interface in psutil.net_if_addrs().values() for address in interface]
+            own = [socket.gethostname(), *(address.address.split("%")[0] for address in addresses)]
         given = [name.strip() for name in os.environ.get(HOSTS_VARIABLE, "").split(",")]
         return list(dict.fromkeys(name.lower() for name in (*_LOOPBACK, *own, *given) if name))
 

@@ -5,6 +5,7 @@ from array import array
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
+from copy import deepcopy
 from dataclasses import dataclass, field
 from functools import lru_cache
 from hashlib import blake2b
@@ -104,8 +105,8 @@ class DataDiff:
             "old": {"name": self.old.name, "md5": self.old.md5},
             "new": {"name": self.new.name, "md5": self.new.md5},
             "rows": {
-                kind: {name: dict(v) if isinstance(v, Counter) else v for name, v in vars(found).items()}
-                for kind, found in self.kinds.items()
+                kind: {name: dict(v) if isinstance(v, Counter) else v for name, v in vars(rows).items()}
+                for kind, rows in self.kinds.items()
             },
             "labels": {"old": old.figures(), "new": new.figures()},
             "datasheet_changed": self.datasheet_changed,
@@ -151,18 +152,18 @@ def compare_versions(root: Path, old: str, new: str | None = None) -> DataDiff:
 
 def _compare(old: Side, new: Side) -> DataDiff:
     kinds = [kind for kind in ALL_KINDS if kind in KINDS or f"{kind}.jsonl" in {*old.files, *new.files}]
-    found = {
+    compared = {
         kind: _compare_files(kind, old.files.get(f"{kind}.jsonl"), new.files.get(f"{kind}.jsonl")) for kind in kinds
     }
-    differences = {kind: rows for kind, (rows, _) in found.items()}
+    differences = {kind: rows for kind, (rows, _) in compared.items()}
     sheets = [side.files[DATASHEET].read_bytes() if DATASHEET in side.files else b"" for side in (old, new)]
-    return DataDiff(old, new, differences, found["preferences"][1], sheets[0] != sheets[1])
+    return DataDiff(old, new, differences, compared["preferences"][1], sheets[0] != sheets[1])
 
 
-def unmatched_rows(these: Digests, those: Digests) -> Mask:
-    """Which of these have no partner among those, where each is the partner of one alone."""
-    order = np.argsort(these, kind="stable")
-    ordered, others = these[order], np.sort(those)
+def unmatched_rows(left: Digests, right: Digests) -> Mask:
+    """Which rows of the left have no partner on the right, where each is the partner of one row alone."""
+    order = np.argsort(left, kind="stable")
+    ordered, others = left[order], np.sort(right)
     rank = np.arange(len(ordered)) - np.searchsorted(ordered, ordered, "left")
     held = np.searchsorted(others, ordered, "right") - np.searchsorted(others, ordered, "left")
     mask = np.empty(len(ordered), dtype=np.bool_)
@@ -206,15 +207,15 @@ def _compare_files(kind: str, old: Path | None, new: Path | None) -> tuple[KindD
     for number, row, is_gone in _read(old, gone, every=is_labelled):
         takers = [*([labels.add] if is_labelled else []), *([before.add] if is_gone else [])]
         _give(row, takers, kind, f"{old}:{number}")
-    now = labels.copy()
+    now = deepcopy(labels)
     # What both versions have was counted once.
     for _, row, _ in _read(old, gone) if is_labelled else ():
         now.add(row, -1)
     for number, row, _ in _read(new, come):
         _give(row, [after.add, *([now.add] if is_labelled else [])], kind, f"{new}:{number}")
-    found = _compare_rows(before, after)
-    found.old, found.new = len(old_lines), len(new_lines)
-    return found, (labels, now)
+    rows = _compare_rows(before, after)
+    rows.old, rows.new = len(old_lines), len(new_lines)
+    return rows, (labels, now)
 
 
 def _compare_rows(before: _Rows, after: _Rows) -> KindDiff:
@@ -281,8 +282,8 @@ def _digest_of_value(value: str | float | None) -> bytes:
 
 def _recorded(name: str, root: Path) -> Side:
     md5 = find_version(name, root)
-    with stores(root) as found:
-        files = {file: Path(found.cache.path(digest)) for file, digest in fetch(md5, found).items()}
+    with stores(root) as dvc:
+        files = {file: Path(dvc.cache.path(digest)) for file, digest in fetch(md5, dvc).items()}
     return Side(name, md5, files)
 
 
@@ -295,9 +296,9 @@ def _working(root: Path) -> Side:
 
 def _by_source(kinds: Mapping[str, KindDiff]) -> str:
     rows = [
-        [kind, escape(source), f"+{found.added[source]}", f"-{found.removed[source]}", str(found.changed[source])]
-        for kind, found in kinds.items()
-        for source in sorted({*found.added, *found.removed, *found.changed})
+        [kind, escape(source), f"+{diff.added[source]}", f"-{diff.removed[source]}", str(diff.changed[source])]
+        for kind, diff in kinds.items()
+        for source in sorted({*diff.added, *diff.removed, *diff.changed})
     ]
     return table(["kind", "source", "added", "removed", "changed"], rows) if rows else "No row differs."
 

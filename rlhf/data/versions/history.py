@@ -56,17 +56,17 @@ def history(root: Path, everywhere: bool = False) -> list[DataVersion]:
     log = try_git(root, "log", *begin, f"--format={form}", "--", DVC_FILE) or b""
     commits = [line.split(_SEPARATOR) for line in lines_of(as_text(log))]
     files = _contents(root, [commit for commit, *_ in commits])
-    found = []
+    versions = []
     for (commit, date, author, subject), file in zip(commits, files, strict=True):
         try:
             content = parse_dvc_file(file or b"")
         except ValueError:
             continue
         described = content.get("desc")
-        found.append(
+        versions.append(
             DataVersion(commit, datetime.fromisoformat(date), author, subject, md5_in(content), described or None)
         )
-    return found
+    return versions
 
 
 def find_version(name: str, root: Path) -> str:
@@ -86,11 +86,11 @@ def find_version(name: str, root: Path) -> str:
     if _MD5.fullmatch(name):
         return name.removesuffix(".dir") + ".dir"
     recorded = {version.md5 for version in history(root, everywhere=True)}
-    found = sorted(md5 for md5 in recorded if _MD5_PREFIX.fullmatch(name) and md5.startswith(name))
-    if len(found) == 1:
-        return found[0]
-    if found:
-        raise DataError(f"{name}: more than one version begins so ({', '.join(found)}); give more of it")
+    matches = sorted(md5 for md5 in recorded if _MD5_PREFIX.fullmatch(name) and md5.startswith(name))
+    if len(matches) == 1:
+        return matches[0]
+    if matches:
+        raise DataError(f"{name}: more than one version begins so ({', '.join(matches)}); give more of it")
     raise DataError(
         f"{name}: there is no such branch, tag, commit or md5 of data/ in this clone; look with `rlhf data log`, "
         "or bring it with `git fetch --tags` (with --unshallow in a shallow clone)"
@@ -120,16 +120,16 @@ def md5_at(revision: str, root: Path) -> str:
         raise DataError(f"{DVC_FILE} at the git revision {revision} is not DVC's ({error}); mend it there") from None
 
 
-def count_rows(md5: str, found: Stores) -> dict[str, int] | None:
+def count_rows(md5: str, dvc: Stores) -> dict[str, int] | None:
     """Rows by kind of a version that the cache holds whole; None for another."""
-    if found.cache.size(md5) is None:
+    if dvc.cache.size(md5) is None:
         return None
-    files = manifest(md5, found.cache)
+    files = manifest(md5, dvc.cache)
     present = [kind for kind in ALL_KINDS if kind in KINDS or f"{kind}.jsonl" in files]
     rows = {kind: files.get(f"{kind}.jsonl") for kind in present}
-    if any(file is None or found.cache.size(file) is None for file in rows.values()):
+    if any(file is None or dvc.cache.size(file) is None for file in rows.values()):
         return None
-    return {kind: _count_lines(Path(found.cache.path(file))) for kind, file in rows.items() if file is not None}
+    return {kind: _count_lines(Path(dvc.cache.path(file))) for kind, file in rows.items() if file is not None}
 
 
 def _count_lines(path: Path) -> int:

@@ -1,12 +1,10 @@
 """New data for retraining: files of preferences that somebody put into an inbox, or the data of a git branch."""
 
 import logging
-import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
 from rlhf.config.data import DataConfig
-from rlhf.data.schema import check_files
 from rlhf.data.versions.append import Addition, add_rows
 from rlhf.data.versions.history import md5_at
 from rlhf.data.versions.repository import TRACKED
@@ -56,10 +54,7 @@ def import_inbox(inbox: str, root: Path) -> int:
 def _add_files(files: Sequence[Path], root: Path) -> int:
     with new_version(root) as filled:
         dirty = resolve(DataConfig(allow_dirty_data=True), root).dirty
-        check_files(root / TRACKED)
-        # Files that DVC linked from its cache may be read-only, and must not be changed in place.
-        shutil.copytree(root / TRACKED, filled, dirs_exist_ok=True, copy_function=shutil.copyfile)
-        counts, _, _ = add_rows([Addition(str(path)) for path in files], filled)
+        counts, _, _ = add_rows([Addition(str(path)) for path in files], root, filled)
         added = counts.total()
         desc = one_line(f"With feedback of {', '.join(path.name for path in files)}")
         if added and dirty:
@@ -88,8 +83,8 @@ def check_out_branch(branch: str, root: Path) -> str:
     md5 = md5_at(branch, root)
     folder = version_folder(md5, root)
     if not folder.is_dir() or dvc_md5(folder) != md5:
-        with stores(root) as found, staged(folder) as filled:
-            export_version(md5, found, filled)
+        with stores(root) as dvc, staged(folder) as filled:
+            export_version(md5, dvc, filled)
             install(filled, folder, replace=True)
     return folder.relative_to(root).as_posix()
 

@@ -48,19 +48,6 @@ class Labels:
         else:
             self.longer += times * (len(row["chosen"][0]["content"]) > len(row["rejected"][0]["content"]))
 
-    def copy(self) -> "Labels":
-        """The same counts, to go on from."""
-        return Labels(
-            self.rows,
-            self.sources.copy(),
-            self.annotators.copy(),
-            self.criteria.copy(),
-            self.margins,
-            self.margin_sum,
-            self.longer,
-            self.rankings,
-        )
-
     def figures(self) -> dict[str, Any]:
         """Counts and shares; what there is no row for is None."""
         return {

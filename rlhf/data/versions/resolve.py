@@ -105,25 +105,25 @@ def _tracked(config: DataConfig, root: Path) -> DataSource:
         with writing(root):
             if not folder.exists():  # another run may have been faster
                 _generate(folder, md5) if config.embedded is not None else check_out(md5, folder, root)
-    found = dvc_md5(folder)
-    dirty = differs(root, md5, found)
+    actual = dvc_md5(folder)
+    dirty = differs(root, md5, actual)
     if dirty:
         _check_dirty_data(config, folder)
     return DataSource(
-        path=config.path, md5=found if dirty else md5, tracked=not dirty, dirty=dirty, embedded=config.embedded
+        path=config.path, md5=actual if dirty else md5, tracked=not dirty, dirty=dirty, embedded=config.embedded
     )
 
 
-def differs(root: Path, md5: str, found: str | None = None) -> bool:
+def differs(root: Path, md5: str, actual: str | None = None) -> bool:
     """Whether data/ is another version than the one with this md5.
 
     Args:
         root: the project's root.
         md5: of the version.
-        found: `dvc_md5` of data/, where it is known.
+        actual: `dvc_md5` of data/, where it is known.
     """
     # A .dvcignore changes DVC's hash, so DVC has the last word on a difference.
-    return (found or dvc_md5(root / TRACKED)) != md5 and _hash_by_dvc(root) != md5
+    return (actual or dvc_md5(root / TRACKED)) != md5 and _hash_by_dvc(root) != md5
 
 
 def _is_marked(dvc_file: Mapping[str, Any], embedded: str) -> bool:

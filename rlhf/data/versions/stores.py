@@ -45,8 +45,8 @@ class Store:
         """
         if not is_md5(md5):
             raise DataError(f"{md5!r} is no md5 of DVC's, so {self} cannot have it; take it from data.dvc")
-        found: str = self.odb.oid_to_path(md5)
-        return found
+        path: str = self.odb.oid_to_path(md5)
+        return path
 
     def size(self, md5: str) -> int | None:
         """Bytes of a file; None where it does not have it.
@@ -134,35 +134,35 @@ def check_out(md5: str, destination: Path, root: Path) -> None:
     Raises:
         DataError: no store has the version whole, or the destination holds something else.
     """
-    with stores(root) as found, staged(destination) as filled:
-        export_version(md5, found, filled)
+    with stores(root) as dvc, staged(destination) as filled:
+        export_version(md5, dvc, filled)
         install(filled, destination)
 
 
-def export_version(md5: str, found: Stores, folder: Path) -> None:
+def export_version(md5: str, dvc: Stores, folder: Path) -> None:
     """Copy the files of a version into an empty folder, from the remotes by way of the cache, and check them.
 
     Raises:
         DataError: no store has the version whole.
     """
-    files = fetch(md5, found)
+    files = fetch(md5, dvc)
     for name, file in files.items():
         path = below(folder, name, f"the list of files of version {md5}")
         path.parent.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(found.cache.path(file), path)
+        shutil.copyfile(dvc.cache.path(file), path)
     if dvc_md5(folder) != md5:
         raise DataError(
-            f"the version {md5} comes out of {found.cache} as {dvc_md5(folder)}, so a file there is damaged; "
+            f"the version {md5} comes out of {dvc.cache} as {dvc_md5(folder)}, so a file there is damaged; "
             f"remove that folder and bring the data again with `rlhf data pull`"
         )
 
 
-def fetch(md5: str, found: Stores) -> dict[str, str]:
+def fetch(md5: str, dvc: Stores) -> dict[str, str]:
     """See to it that the cache holds a version.
 
     Args:
         md5: of the version.
-        found: the cache and the remotes that may be asked.
+        dvc: the cache and the remotes that may be asked.
 
     Returns:
         The md5 of every file, by its path in data/.
@@ -172,12 +172,12 @@ def fetch(md5: str, found: Stores) -> dict[str, str]:
     """
     if not md5.endswith(_FOLDER) or not is_md5(md5):
         raise DataError(f"{md5} is no version of a data folder, whose md5 ends with {_FOLDER}; take it from data.dvc")
-    with found.repo.lock:
-        holders = {md5: _holder(md5, md5, found)}
-        _into_cache(holders, found)
-        files = manifest(md5, found.cache)
-        holders = {file: _holder(file, md5, found) for file in files.values()}
-        _into_cache(holders, found)
+    with dvc.repo.lock:
+        holders = {md5: _holder(md5, md5, dvc)}
+        _into_cache(holders, dvc)
+        files = manifest(md5, dvc.cache)
+        holders = {file: _holder(file, md5, dvc) for file in files.values()}
+        _into_cache(holders, dvc)
     return files
 
 
@@ -226,15 +226,15 @@ def parse_manifest(text: bytes, where: str) -> dict[str, str]:
     return files
 
 
-def _holder(file: str, md5: str, found: Stores) -> Store:
+def _holder(file: str, md5: str, dvc: Stores) -> Store:
     """The first store that has a file."""
     from dvc_objects.errors import ObjectFormatError
 
     answers = []
-    for store in found:
+    for store in dvc:
         try:
             if store.size(file) is not None:
-                if store is found.cache:
+                if store is dvc.cache:
                     store.odb.check(file)  # removes a file that is damaged
                 return store
             answers.append(f"{store} does not have it")
@@ -242,22 +242,22 @@ def _holder(file: str, md5: str, found: Stores) -> Store:
             answers.append(f"{store} had it damaged")
         except DataError as error:
             answers.append(str(error))
-    raise missing_everywhere(md5, answers, found)
+    raise missing_everywhere(md5, answers, dvc)
 
 
-def missing_everywhere(md5: str, answers: Sequence[str], found: Stores) -> DataError:
+def missing_everywhere(md5: str, answers: Sequence[str], dvc: Stores) -> DataError:
     """The error about a version that no store has, or that lacks a file in all of them."""
     what = (
         "push it with `rlhf data push` from a clone that has it, or name the remote that does with `dvc remote add`"
-        if found.remotes
+        if dvc.remotes
         else "no remote is configured; name the one that has it with `dvc remote add --default NAME URL`"
     )
     return DataError(f"the data of version {md5} cannot be had: {'; '.join(answers)}; {what}")
 
 
-def _into_cache(holders: Mapping[str, Store], found: Stores) -> None:
+def _into_cache(holders: Mapping[str, Store], dvc: Stores) -> None:
     """Copy files from remotes into the cache, where each appears whole or not at all."""
-    missing = {file: store for file, store in holders.items() if store is not found.cache}
+    missing = {file: store for file, store in holders.items() if store is not dvc.cache}
     if not missing:
         return
     from rlhf.data.versions.transfer import Progress
@@ -266,8 +266,8 @@ def _into_cache(holders: Mapping[str, Store], found: Stores) -> None:
     progress = Progress("data, MB", sum(sizes.values()))
     for file, store in missing.items():
         with translate_errors(store):
-            found.cache.odb.add(store.path(file), store.odb.fs, file, verify=True, callback=progress)
-        if found.cache.size(file) is None:
+            dvc.cache.odb.add(store.path(file), store.odb.fs, file, verify=True, callback=progress)
+        if dvc.cache.size(file) is None:
             raise DataError(
                 f"{store} has the file {file} damaged, as {store.path(file)}; "
                 "remove it there, then push again with `rlhf data push` from a clone that has it whole"

@@ -48,7 +48,7 @@ def carry_out(plan: Plan) -> list[NotRemoved]:
     """
     lock = state_folder() / "gc.lock"
     with locked(lock, f"another `rlhf gc` is at work ({lock} is held); wait until it is over", timeout=0):
-        left = [one for item in plan.items if (one := _remove(item, plan)) is not None]
+        left = [rest for item in plan.items if (rest := _remove(item, plan)) is not None]
     if plan.by_kind().get("reproductions"):
         try_git(source_root(), "worktree", "prune")
     return left
@@ -76,8 +76,8 @@ def _left(item: Removable, why: str) -> NotRemoved:
 def _begun_since(plan: Plan) -> str | None:
     """A run of a pipeline, or a reproduction, that was not there when the plan was made; it may be over by now."""
     since = int(plan.made.timestamp() * 1000)
-    found = search_runs(f"attributes.start_time >= {since} and tags.`{KIND_TAG}` != 'stage'")
-    return found[0].run_id if found else None
+    runs = search_runs(f"attributes.start_time >= {since} and tags.`{KIND_TAG}` != 'stage'")
+    return runs[0].run_id if runs else None
 
 
 def _remove_path(item: Removable, path: Path) -> NotRemoved | None:
