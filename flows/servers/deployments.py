@@ -81,7 +81,7 @@ def _job_template() -> dict[str, Any]:
     """How the worker starts a run. Whoever submits one chooses data and settings, and nothing of this.
 
     The worker's own template lets a submitter name a command, an environment and a working folder, each of which is a
-    way to run whatever one likes.
+    way to run anything.
     """
     return {
         "job_configuration": {

@@ -117,7 +117,7 @@ def md5_at(revision: str, root: Path) -> str:
     try:
         return md5_in(parse_dvc_file(shown))
     except ValueError as error:
-        raise DataError(f"{DVC_FILE} at the git revision {revision} is not DVC's ({error}); mend it there") from None
+        raise DataError(f"{DVC_FILE} at the git revision {revision} is not DVC's ({error}); correct it there") from None
 
 
 def count_rows(md5: str, dvc: Stores) -> dict[str, int] | None:

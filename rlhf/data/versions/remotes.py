@@ -9,15 +9,14 @@ from rlhf.data.versions.repository import (
     TRACKED,
     check_left_to_dvc,
     check_repository,
+    committed_md5,
     md5_in,
-    parse_dvc_file,
     read_dvc_file,
 )
 from rlhf.data.versions.resolve import differs, marked, resolve
 from rlhf.data.versions.stores import Store, Stores, export_version, manifest, stores, translate_errors
 from rlhf.data.versions.transaction import new_version, recover, restore
 from rlhf.errors import DataError
-from rlhf.files.git import try_git
 from rlhf.files.hashing import dvc_md5
 
 
@@ -62,7 +61,7 @@ def status(root: Path) -> Status:
         cached = is_whole(md5, dvc.cache)
         remotes = {store.remote or "": _answer(md5, store, dvc.cache) for store in dvc.remotes}
     equal = present and not differs(root, md5)
-    known = Status(md5, present, equal, _committed(root) == md5, cached, remotes, ())
+    known = Status(md5, present, equal, committed_md5(root) == md5, cached, remotes, ())
     return replace(known, next=tuple(_next_steps(known, marked(root) is not None)))
 
 
@@ -206,14 +205,6 @@ def _answer(md5: str, store: Store, cache: Store) -> str:
         return "yes" if is_whole(md5, store, cache) else "no"
     except DataError as error:
         return str(error)
-
-
-def _committed(root: Path) -> str | None:
-    shown = try_git(root, "show", f"HEAD:./{DVC_FILE}")
-    try:
-        return md5_in(parse_dvc_file(shown)) if shown else None
-    except ValueError:
-        return None
 
 
 def _next_steps(status: Status, embedded: bool) -> list[str]:

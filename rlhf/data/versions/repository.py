@@ -92,7 +92,7 @@ def read_dvc_file(root: Path) -> dict[str, Any]:
     try:
         return parse_dvc_file(text)
     except ValueError as error:
-        raise DataError(f"{root / DVC_FILE}: the file is not DVC's ({error}); {_how_to_mend(root)}") from None
+        raise DataError(f"{root / DVC_FILE}: the file is not DVC's ({error}); {_how_to_repair(root)}") from None
 
 
 def parse_dvc_file(text: bytes) -> dict[str, Any]:
@@ -128,10 +128,16 @@ def _how_to_choose(root: Path, text: bytes) -> str:
     )
 
 
-def _how_to_mend(root: Path) -> str:
+def committed_md5(root: Path) -> str | None:
+    """The md5 of data/ that the commit records; None where it has no data.dvc, or one that is not DVC's."""
     try:
-        parse_dvc_file(try_git(root, "show", f"HEAD:./{DVC_FILE}") or b"")
+        return md5_in(parse_dvc_file(try_git(root, "show", f"HEAD:./{DVC_FILE}") or b""))
     except ValueError:
+        return None
+
+
+def _how_to_repair(root: Path) -> str:
+    if committed_md5(root) is None:
         return f"remove it (`rm {DVC_FILE}`), then record data/ with `dvc add data`, or import it again"
     return f"get it back with `git checkout HEAD -- {DVC_FILE}`"
 

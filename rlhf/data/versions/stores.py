@@ -193,10 +193,10 @@ def manifest(md5: str, store: Store) -> dict[str, str]:
     try:
         return parse_manifest(text, f"version {md5}")
     except ValueError as error:
-        mend = "push the version again" if store.remote else "put it back with `dvc add data` or `rlhf data pull`"
+        repair = "push the version again" if store.remote else "put it back with `dvc add data` or `rlhf data pull`"
         raise DataError(
             f"{store} has the list of files of version {md5} damaged ({one_line(error)}); remove {path} there, "
-            f"then {mend}"
+            f"then {repair}"
         ) from None
 
 

@@ -33,7 +33,7 @@ from rlhf.files.locks import locked
 
 logger = logging.getLogger(__name__)
 _JOURNAL = "version.json"
-_BEGUN = f"{STAGED_PREFIX}{TRACKED}-*"
+_STARTED = f"{STAGED_PREFIX}{TRACKED}-*"
 
 
 @dataclass(frozen=True)
@@ -55,7 +55,7 @@ class Version:
 def writing(root: Path) -> Iterator[None]:
     """Hold the right to write data/, waited for while another process has it. May be nested.
 
-    What a process that was killed had begun is finished first, and what it left is removed.
+    The work of a process that was killed is finished first, and what it left is removed.
 
     Raises:
         DataError: the root is no git and DVC repository, or git tracks data/.
@@ -105,7 +105,7 @@ def publish(
     if taken and not same and not replace:
         raise other_data(destination)
     before = dvc_file.read_bytes() if dvc_file.is_file() else None
-    _begin(filled.parent, version)
+    _write_journal(filled.parent, version)
     try:
         if not same:
             put_in_place(filled, destination)
@@ -119,7 +119,7 @@ def publish(
 
 def restore(filled: Path, root: Path, md5: str) -> None:
     """Make a folder of `new_version` data/, where data.dvc names that version already."""
-    _begin(filled.parent, Version(md5))
+    _write_journal(filled.parent, Version(md5))
     put_in_place(filled, root / TRACKED)
 
 
@@ -151,12 +151,12 @@ def track(root: Path, meta: Mapping[str, Any] | None = None, desc: str | None = 
 
 def recover(root: Path) -> None:
     """Let a version that is being put in place, or that a kill cut off, come to its end."""
-    if any(root.glob(f"{_BEGUN}/{_JOURNAL}")):
+    if any(root.glob(f"{_STARTED}/{_JOURNAL}")):
         with writing(root):
             pass
 
 
-def _begin(folder: Path, version: Version) -> None:
+def _write_journal(folder: Path, version: Version) -> None:
     """Write down what is about to be done, so that it can be finished by another process."""
     write_file(folder / _JOURNAL, json.dumps(asdict(version)))
 
@@ -176,8 +176,8 @@ def _restore(path: Path, content: bytes | None) -> None:
 
 
 def _recover(root: Path) -> None:
-    """Finish what killed writers had begun. The caller holds the lock, so whoever left something is dead."""
-    for folder in root.glob(f"{_BEGUN}/"):
+    """Finish the work of killed writers. The caller holds the lock, so no writer of what is left lives."""
+    for folder in root.glob(f"{_STARTED}/"):
         if (folder / _JOURNAL).is_file():
             _finish(folder, root)
         shutil.rmtree(folder)
@@ -192,7 +192,7 @@ def _finish(folder: Path, root: Path) -> None:
         filled.rename(destination)
     if destination.is_dir() and _tracked_md5(root) != version.md5 and dvc_md5(destination) == version.md5:
         track(root, version.meta, version.desc)
-        logger.warning("%s: finished what a process that was killed had begun, %s", destination, version.desc)
+        logger.warning("%s: finished the work of a process that was killed, %s", destination, version.desc)
 
 
 def _tracked_md5(root: Path) -> str | None:

@@ -1,4 +1,4 @@
-"""How far a transfer by DVC is, told to whoever watches."""
+"""The progress of a transfer by DVC, as watchers are told."""
 
 from typing import Any
 

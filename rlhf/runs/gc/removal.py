@@ -16,7 +16,7 @@ from rlhf.tracking.tags import KIND_TAG
 
 _LOCKED: tuple[Kind, ...] = ("checkpoints", "environments")
 _NOBODY_ASKS: tuple[Kind, ...] = ("checkpoints", "leftovers")
-"""What a run that has just begun takes nothing of: it locks its checkpoints, and leftovers are nobody's."""
+"""What a run that has just started takes nothing of: it locks its checkpoints, and leftovers are nobody's."""
 
 
 @dataclass(frozen=True)
@@ -56,9 +56,9 @@ def carry_out(plan: Plan) -> list[NotRemoved]:
 
 def _remove(item: Removable, plan: Plan) -> NotRemoved | None:
     """Remove one thing. Returns what stayed of it, where something did."""
-    begun = _begun_since(plan) if item.kind not in _NOBODY_ASKS else None
-    if begun is not None:
-        return _left(item, f"run {begun} has begun meanwhile and may ask for it, so it stays")
+    started = _started_since(plan) if item.kind not in _NOBODY_ASKS else None
+    if started is not None:
+        return _left(item, f"run {started} has started meanwhile and may ask for it, so it stays")
     if item.run_id is not None:
         remove_output(item.run_id)
         return None
@@ -73,7 +73,7 @@ def _left(item: Removable, why: str) -> NotRemoved:
     return NotRemoved(item.name, why, item.num_bytes)
 
 
-def _begun_since(plan: Plan) -> str | None:
+def _started_since(plan: Plan) -> str | None:
     """A run of a pipeline, or a reproduction, that was not there when the plan was made; it may be over by now."""
     since = int(plan.made.timestamp() * 1000)
     runs = search_runs(f"attributes.start_time >= {since} and tags.`{KIND_TAG}` != 'stage'")

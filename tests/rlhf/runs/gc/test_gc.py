@@ -185,7 +185,7 @@ def test_a_run_that_begins_in_between(runs: dict[str, Recorded]):
     open_pipeline("begins", None, {}, {})
     left = carry_out(plan)
     assert len(left) == len(outputs_of(plan))
-    assert "has begun meanwhile" in left[0].why
+    assert "has started meanwhile" in left[0].why
     assert is_sound(runs["lost"])
 
 
