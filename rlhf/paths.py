@@ -1,4 +1,4 @@
-"""Where the project's stores are, and the environment that its tools are given. Nothing happens at import."""
+"""Paths of the project's stores, and the environment of its tools. Nothing happens at import."""
 
 import os
 from collections.abc import Iterator
@@ -45,7 +45,7 @@ def root() -> Path:
 
 @contextmanager
 def in_project(folder: Path) -> Iterator[None]:
-    """Within the block all stores are those of another project, whatever the environment says."""
+    """Within the block all stores belong to another project, even where the environment names stores."""
     token = _other_root.set(folder.resolve())
     try:
         yield
@@ -74,7 +74,7 @@ def artifacts_folder() -> Path:
 
 
 def state_folder(project: Path | None = None) -> Path:
-    """What this machine keeps of a project beside its stores; of this project where no other is named."""
+    """The folder of what this machine keeps of a project beside its stores; of this project where no other is named."""
     return (project or root()) / ".rlhf"
 
 
@@ -84,7 +84,7 @@ def local_folder(name: LocalFolder, project: Path | None = None) -> Path:
 
 
 def run_environment() -> dict[str, str]:
-    """What every process of a run has, wherever it is started: quiet libraries, and none that telephones home."""
+    """The environment of every process of a run: quiet libraries, and no telemetry."""
     return {
         "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
         "PREFECT_LOGGING_EXTRA_LOGGERS": "rlhf",
@@ -115,7 +115,7 @@ def configure_environment(*, quiet: bool = True) -> None:
 
 
 def umask() -> int:
-    """What others may not do with files that this project writes: anything, unless RLHF_UMASK says otherwise.
+    """The umask of files that this project writes: others may do nothing, unless RLHF_UMASK says otherwise.
 
     Raises:
         ConfigError: the variable holds no octal number.

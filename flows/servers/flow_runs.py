@@ -1,4 +1,4 @@
-"""Flow runs that nobody works on any more, or shall not be worked on any longer."""
+"""Flow runs without a living process, and flow runs that are to be stopped."""
 
 import logging
 from collections.abc import Sequence

@@ -123,7 +123,7 @@ def _send_what_is_left() -> None:
 
 
 def _serve() -> None:
-    """What the process does: serve Prefect's application at a free port, until standard input ends."""
+    """The process itself: serve Prefect's application at a free port, until standard input ends."""
     import uvicorn
 
     listener = socket.create_server(("127.0.0.1", 0))

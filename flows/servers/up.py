@@ -1,4 +1,4 @@
-"""`rlhf up` and `rlhf down`: what a person needs on one machine, from start to end.
+"""`rlhf up` and `rlhf down`: all servers that a person needs on one machine, from start to end.
 
 The process is a client of its own servers: `Services.client_environment` is set before Prefect is imported.
 """
@@ -97,7 +97,7 @@ def _check_free(host: str, port: int, name: str) -> None:
 
 
 def _prepare_stores(services: Services) -> None:
-    """What must be there before the first server starts."""
+    """Stores and users, which must be there before the first server starts."""
     if services.database is not None:
         prepare_database(services.database, services.database_given)
     else:

@@ -110,5 +110,5 @@ def put_in_place(filled: Path, destination: Path) -> None:
 
 
 def replaced_beside(filled: Path) -> Path:
-    """Where `put_in_place` keeps what it has replaced."""
+    """The place where `put_in_place` keeps the folder that it has replaced."""
     return filled.with_name(f"{filled.name}.replaced")

@@ -1,4 +1,4 @@
-"""Room on the disk, asked for before hours of training and not after them, and what is to outlast a power cut."""
+"""Room on the disk, checked before hours of training and not after them, and files that outlast a power cut."""
 
 import errno
 import os
@@ -38,15 +38,15 @@ def check_room(folder: Path, num_bytes: int, what: str) -> None:
 
 
 def is_full(error: BaseException) -> bool:
-    """Whether a disk was full, or somebody's share of it, be it that this error hides the one that says so."""
+    """Whether a disk or a user's share of it was full, as this error or an error behind it says."""
     return _told(error) is not None
 
 
 def full_disk(error: BaseException) -> str | None:
-    """The message about a disk that was full; None where that was not the matter.
+    """The message about a full disk; None where no disk was full.
 
     Args:
-        error: whatever a command ends by: servers tell nobody why they failed, so that the disks are looked at, too.
+        error: that a command ends by. Servers do not say why they failed, so the disks are looked at as well.
     """
     told = _told(error)
     full = _full_folder(told)
@@ -62,7 +62,7 @@ def full_disk(error: BaseException) -> str | None:
 
 
 def _told(error: BaseException) -> BaseException | None:
-    """The first error that says it, of this one and those that it was raised from or while."""
+    """The first error that says it: this error, or an error behind it."""
     seen: list[BaseException] = []
     queue: list[BaseException | None] = [error]
     while queue:
@@ -82,7 +82,7 @@ def _says_it(error: BaseException) -> bool:
 
 
 def _full_folder(error: BaseException | None) -> Path | None:
-    """Where there is no room: the folder that the error names, or the fullest of those that are written to."""
+    """The folder without room: the folder that the error names, or the fullest folder that commands write to."""
     name = getattr(error, "filename", None)
     if isinstance(name, str | bytes | os.PathLike):
         path = Path(os.fsdecode(name)).absolute()

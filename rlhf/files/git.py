@@ -20,7 +20,7 @@ class GitError(RLHFError):
 
 
 def git(folder: Path, *arguments: str, given: bytes = b"", index: Path | None = None) -> bytes:
-    """What a git command writes to standard output.
+    """The standard output of a git command.
 
     Args:
         folder: where it is run.
@@ -42,7 +42,7 @@ def git(folder: Path, *arguments: str, given: bytes = b"", index: Path | None = 
 
 
 def try_git(folder: Path, *arguments: str, given: bytes = b"") -> bytes | None:
-    """The same, but None where the command failed."""
+    """The standard output of a git command; None where the command failed."""
     try:
         return git(folder, *arguments, given=given)
     except GitError:

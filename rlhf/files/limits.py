@@ -1,4 +1,4 @@
-"""How much of a file from outside is taken into memory: a small file may unpack to more than there is.
+"""Limits on the memory that a file from outside takes: a small file may unpack to more than there is.
 
 One setting, the environment's RLHF_LIMITS, counts on the command line and in the worker that imports at night.
 """
@@ -37,7 +37,7 @@ class Limits:
     file: int = 20 * 10**9
 
     def unpacked(self, packed: int) -> int:
-        """What a packed file of so many bytes may unpack to."""
+        """The bytes that a packed file of this size may unpack to."""
         return min(self.file, max(self.whole, _MAX_RATIO * packed))
 
 

@@ -22,7 +22,7 @@ from rlhf.services.postgresql import DATABASE_VARIABLE, SCHEMAS, check_address, 
 
 PASSWORD_VARIABLE = "RLHF_PASSWORD"
 NAMES_VARIABLE = "RLHF_SERVER_NAMES"
-"""By which `rlhf.services.own_site` is told of `Services.names`."""
+"""The variable that tells `rlhf.services.own_site` the names of `Services.names`."""
 HOSTS_VARIABLE = "RLHF_ALLOWED_HOSTS"
 """Further names, with commas between them, by which people reach the servers, such as that of a proxy."""
 USER = "rlhf"
@@ -38,7 +38,7 @@ LoginFrom = Literal["variable", "file", "none"]
 
 @dataclass(frozen=True)
 class Services:
-    """What a person chose.
+    """The choices of a person.
 
     Attributes:
         host: address that both servers listen at.
@@ -59,12 +59,12 @@ class Services:
 
     @property
     def prefect_url(self) -> str:
-        """Where Prefect's UI is."""
+        """The address of Prefect's UI."""
         return f"http://{self._reached_at}:{self.prefect_port}"
 
     @property
     def mlflow_url(self) -> str:
-        """Where MLflow's UI is, and what clients call."""
+        """The address of MLflow's UI, which clients call as well."""
         return f"http://{self._reached_at}:{self.mlflow_port}"
 
     @property
@@ -79,7 +79,7 @@ class Services:
 
     @property
     def password(self) -> str | None:
-        """What the servers ask for, as far as this process knows it; None where they ask for nothing."""
+        """The password of the servers, as far as this process knows it; None where they ask for none."""
         if self.login_from == "variable":
             return os.environ.get(PASSWORD_VARIABLE)
         file = password_file()
@@ -93,7 +93,7 @@ class Services:
 
     @property
     def names(self) -> list[str]:
-        """By which the servers may be called; a request for any other Host is one that a foreign page has sent."""
+        """The names of the servers; a request for any other Host comes from a foreign page."""
         own = [self.host]
         if self.host in _ANY:
             import psutil
@@ -137,7 +137,7 @@ class Services:
             )
 
     def client_environment(self) -> dict[str, str]:
-        """By which Prefect's and MLflow's clients find the servers, and are let in."""
+        """The variables by which Prefect's and MLflow's clients find the servers and log in."""
         environment = {"PREFECT_API_URL": f"{self.prefect_url}/api", "MLFLOW_TRACKING_URI": self.mlflow_url}
         password = self.password
         if password:
@@ -149,7 +149,7 @@ class Services:
         return environment
 
     def environment(self) -> dict[str, str]:
-        """Of the servers and of the worker. Secrets stand here and in no file."""
+        """The environment of the servers and of the worker. Secrets stand here and in no file."""
         environment = self.client_environment() | {
             # A machine has several names, and the UI asks where it came from.
             "PREFECT_SERVER_UI_API_URL": "/api",
@@ -205,7 +205,7 @@ def services_folder() -> Path:
 
 
 def password_file() -> Path:
-    """Where a password that was made at the first start is kept, for its owner alone."""
+    """The file of the password that was made at the first start, for its owner alone."""
     return services_folder() / "password"
 
 
@@ -221,7 +221,7 @@ def make_password() -> str:
 
 
 def socket_path() -> Path:
-    """By which the services' supervisor is spoken to."""
+    """The socket of the services' supervisor."""
     return services_folder() / "supervisor.sock"
 
 

@@ -40,7 +40,7 @@ class Addition:
 
 @dataclass(frozen=True)
 class AppendResult:
-    """What was added.
+    """The outcome of an addition.
 
     Attributes:
         counts: rows by kind, without those that were there already.
@@ -86,7 +86,7 @@ def import_version(
 
 
 def preview(sources: Sources) -> ImportReport:
-    """What an import would read; nothing is kept of it.
+    """The report of an import that keeps nothing.
 
     Raises:
         DataError: something cannot be read.

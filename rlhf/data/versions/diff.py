@@ -1,4 +1,4 @@
-"""What changed between two versions of data/, read line by line: of a row only its digests are ever kept."""
+"""Changes between two versions of data/, read line by line: of a row only its digests are kept."""
 
 import json
 from array import array
@@ -46,7 +46,7 @@ _encode = json.JSONEncoder(sort_keys=True).encode
 
 @dataclass(frozen=True)
 class Side:
-    """One of the two versions.
+    """A version that is compared.
 
     Attributes:
         name: as the person gave it, or `data/`.
@@ -61,7 +61,7 @@ class Side:
 
 @dataclass
 class KindDiff:
-    """What changed among the rows of one kind.
+    """The changes among the rows of one kind.
 
     Attributes:
         old: rows before.
@@ -82,7 +82,7 @@ class KindDiff:
 
 @dataclass(frozen=True)
 class DataDiff:
-    """What changed between two versions.
+    """The changes between two versions.
 
     Attributes:
         old: the first version.
@@ -161,7 +161,7 @@ def _compare(old: Side, new: Side) -> DataDiff:
 
 
 def unmatched_rows(left: Digests, right: Digests) -> Mask:
-    """Which rows of the left have no partner on the right, where each is the partner of one row alone."""
+    """The rows of the left without a partner on the right, where each is the partner of one row alone."""
     order = np.argsort(left, kind="stable")
     ordered, others = left[order], np.sort(right)
     rank = np.arange(len(ordered)) - np.searchsorted(ordered, ordered, "left")
@@ -276,7 +276,7 @@ def _digest(text: bytes) -> bytes:
 
 @lru_cache(maxsize=10_000, typed=True)
 def _digest_of_value(value: str | float | None) -> bytes:
-    """Of a field whose values come again and again, such as the annotator."""
+    """The digest of a field whose values come again and again, such as the annotator."""
     return _digest(repr(value).encode(errors="surrogatepass"))
 
 
@@ -304,7 +304,7 @@ def _by_source(kinds: Mapping[str, KindDiff]) -> str:
 
 
 def _moved(old: Mapping[str, Any], new: Mapping[str, Any]) -> Iterator[list[str]]:
-    """How each figure of the labels was and is."""
+    """The old and the new value of each figure of the labels."""
     for name in ("chosen_is_longer", "with_margin", "mean_margin", "annotators", "rankings"):
         yield [name.replace("_", " "), _shown(old[name]), _shown(new[name])]
     for title, name in (("source", "share_by_source"), ("criteria", "criteria")):

@@ -1,4 +1,4 @@
-"""How the labels of preferences are distributed."""
+"""The distribution of the labels of preferences."""
 
 from collections import Counter
 from collections.abc import Mapping
@@ -10,7 +10,7 @@ from rlhf.data.schema import is_ranking
 
 @dataclass
 class Labels:
-    """What is counted over the rows of preferences. Rows can be taken away again.
+    """Counts over the rows of preferences. Rows can be taken away again.
 
     Attributes:
         rows: all.

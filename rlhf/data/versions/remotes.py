@@ -1,4 +1,4 @@
-"""Where the recorded version of data/ is, and how it gets to a remote and back."""
+"""The recorded version of data/: where it is, and its way to a remote and back."""
 
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -22,7 +22,7 @@ from rlhf.files.hashing import dvc_md5
 
 @dataclass(frozen=True)
 class Status:
-    """Where the data stands.
+    """The state of the data.
 
     Attributes:
         md5: the version that data.dvc names; None where there is no data.dvc.
@@ -181,7 +181,7 @@ def _send(files: list[str], cache: Store, target: Store) -> None:
 
 
 def _check_sound(file: str, cache: Store) -> None:
-    """What is damaged here must not replace what is on a remote."""
+    """A damaged file here must not replace the file on a remote."""
     path = Path(cache.path(file))
     if dvc_md5(path) != file.removesuffix(".dir"):
         raise DataError(
@@ -191,7 +191,7 @@ def _check_sound(file: str, cache: Store) -> None:
 
 
 def _check_recorded(root: Path, dvc: Stores) -> None:
-    """What is in data/ may go only where the cache can give it back."""
+    """The content of data/ may go only where the cache can give it back."""
     folder = root / TRACKED
     if folder.is_dir() and any(folder.iterdir()) and not is_whole(dvc_md5(folder), dvc.cache):
         raise DataError(

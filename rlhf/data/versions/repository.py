@@ -52,7 +52,7 @@ def check_left_to_dvc(root: Path) -> None:
 
 
 def _check_is_a_folder(folder: Path) -> None:
-    """What DVC would replace by a folder, or refuse once all the work is done."""
+    """Refuse what DVC would replace by a folder, or would refuse once all the work is done."""
     if folder.is_symlink():
         target = folder.readlink()
         if not folder.exists():

@@ -1,4 +1,4 @@
-"""Which data a run reads: the folder that DVC tracks, checked against data.dvc, or something elsewhere."""
+"""The data that a run reads: the folder that DVC tracks, checked against data.dvc, or something elsewhere."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -79,7 +79,7 @@ def _is_tracked(path: Path, root: Path) -> bool:
 
 
 def version_folder(md5: str, root: Path) -> Path:
-    """Where a version is put that DVC tracks, but not in data/ of this commit."""
+    """The folder of a version that DVC tracks, but not in data/ of this commit."""
     return below(local_folder("data", root), md5.removesuffix(".dir"), "the md5 of a version")
 
 

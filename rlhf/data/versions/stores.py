@@ -1,4 +1,4 @@
-"""Where versions of data/ lie: DVC's cache on this machine and its remotes, asked file by file."""
+"""Stores of versions of data/: DVC's cache on this machine and its remotes, asked file by file."""
 
 import json
 import shutil
@@ -38,7 +38,7 @@ class Store:
         return f"{self.name} ({self.address})"
 
     def path(self, md5: str) -> str:
-        """Where it keeps the file of that md5, should it have it.
+        """The path of the file with that md5, whether it is there or not.
 
         Raises:
             DataError: it is no md5, and could lead anywhere.
@@ -74,9 +74,6 @@ class Stores:
         yield self.cache
         yield from self.remotes
 
-    def __str__(self) -> str:
-        return ", ".join(map(str, self))
-
 
 @contextmanager
 def stores(root: Path) -> Iterator[Stores]:
@@ -99,7 +96,7 @@ def _remote(repo: Any, name: str) -> Store:
 
 @contextmanager
 def translate_errors(store: Store) -> Iterator[None]:
-    """What a store answers in place of data becomes a DataError that names it."""
+    """An answer of a store in place of data becomes a DataError that names the store."""
     try:
         yield
     except _refusals() as error:
@@ -110,7 +107,7 @@ def translate_errors(store: Store) -> Iterator[None]:
 
 
 def _refusals() -> tuple[type[Exception], ...]:
-    """What the clients of S3, SSH and HTTP raise; most, but not all, of it are OSErrors."""
+    """The errors of the clients of S3, SSH and HTTP; most of them are OSErrors."""
     from aiohttp import ClientError
     from asyncssh import Error as SSHError
     from botocore.exceptions import BotoCoreError
@@ -158,7 +155,7 @@ def export_version(md5: str, dvc: Stores, folder: Path) -> None:
 
 
 def fetch(md5: str, dvc: Stores) -> dict[str, str]:
-    """See to it that the cache holds a version.
+    """Bring a version into the cache.
 
     Args:
         md5: of the version.

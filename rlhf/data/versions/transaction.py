@@ -38,7 +38,7 @@ _STARTED = f"{STAGED_PREFIX}{TRACKED}-*"
 
 @dataclass(frozen=True)
 class Version:
-    """What is to become data/.
+    """A version that is to become data/.
 
     Attributes:
         md5: of the folder.

@@ -24,7 +24,7 @@ class Progress(Callback):  # type: ignore[misc]  # fsspec has no types
         self._done = 0
 
     def branched(self, path_1: Any, path_2: Any, **kwargs: Any) -> Callback:
-        """What DVC tells of one file's bytes."""
+        """The callback for the bytes of one file."""
         return Callback(hooks={"report": lambda size, moved, **_: self.report(moved)})
 
     def report(self, moved: int = 0) -> None:

@@ -1,4 +1,4 @@
-"""What can go of DVC's cache, and of a remote: files that no commit, no kept run and no working tree names."""
+"""Removable files of DVC's cache and of a remote: no commit, no kept run and no working tree names them."""
 
 import os
 import re
@@ -17,7 +17,7 @@ _FOLDER = ".dir"
 
 
 def find_data_versions(kept: Iterable[str], remote: str | None) -> tuple[list[Removable], list[str]]:
-    """What can go of the cache, and of one remote.
+    """The removable files of the cache, and of one remote.
 
     Args:
         kept: md5s of versions that kept runs have read.
@@ -125,7 +125,7 @@ def _unneeded(store: Store, needed: set[str], dvc: Stores, notes: list[str]) -> 
 
 
 def _expanded(needed: set[str], store: Store, dvc: Stores) -> tuple[set[str], list[str]]:
-    """What is needed with the files of folders; and the folders whose list is neither in the store nor the cache."""
+    """Needed files with the files of folders; and folders whose list is neither in the store nor in the cache."""
     files, unknown = set(needed), []
     for md5 in sorted(md5 for md5 in needed if md5.endswith(_FOLDER)):
         holder = next((held for held in (store, dvc.cache) if held.size(md5) is not None), None)

@@ -19,7 +19,7 @@ Kind = Literal[
 ]
 KINDS: tuple[Kind, ...] = get_args(Kind)
 SHARED: tuple[Kind, ...] = ("stage outputs", "downloads", "data copies", "results")
-"""What a run that is under way may ask for although nothing says so yet."""
+"""Kinds that a run which is under way may ask for although nothing says so yet."""
 REMOVED_PREFIX = ".removed-"
 """A folder that is on its way out has this before its name, so that nobody takes what is left of it for whole."""
 

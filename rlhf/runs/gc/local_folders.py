@@ -1,4 +1,4 @@
-"""What can go of the project's own folders below `.rlhf`."""
+"""Removable files in the project's own folders below `.rlhf`."""
 
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -82,7 +82,7 @@ def _model_checks(_: object, __: object, recent: datetime) -> Iterator[Removable
 
 
 def _leftovers(parent: Path) -> Iterator[Removable]:
-    """What a kill has left of a removal, a download or a copy."""
+    """The rests of a removal, a download or a copy that a kill has cut off."""
     yesterday = datetime.now(UTC) - _DAY
     for path in sorted(parent.glob("*")) if parent.is_dir() else ():
         going = path.name.startswith(REMOVED_PREFIX)

@@ -1,4 +1,4 @@
-"""What can go, and what stays because of whom. Nothing is touched here."""
+"""The plan of a removal: what can go, and what stays because of which runs. Nothing is touched here."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -21,7 +21,7 @@ _MOST_DAYS = 36_500
 
 @dataclass(frozen=True)
 class Plan:
-    """What can go.
+    """The plan of a removal.
 
     Attributes:
         items: all of it.
@@ -39,7 +39,7 @@ class Plan:
 
     @property
     def num_bytes(self) -> int:
-        """Of all that can go."""
+        """The bytes of all that can go."""
         return sum(item.num_bytes for item in self.items)
 
     def by_kind(self) -> dict[Kind, list[Removable]]:

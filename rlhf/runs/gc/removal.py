@@ -16,7 +16,7 @@ from rlhf.tracking.tags import KIND_TAG
 
 _LOCKED: tuple[Kind, ...] = ("checkpoints", "environments")
 _NOBODY_ASKS: tuple[Kind, ...] = ("checkpoints", "leftovers")
-"""What a run that has just started takes nothing of: it locks its checkpoints, and leftovers are nobody's."""
+"""Kinds that a run which has just started does not need: it locks its checkpoints, and leftovers belong to no run."""
 
 
 @dataclass(frozen=True)

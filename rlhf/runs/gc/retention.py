@@ -1,4 +1,4 @@
-"""Which runs are kept, and what they need: their own outputs, and those of earlier runs that they came from."""
+"""The runs that are kept, and their needs: their own outputs, and outputs of earlier runs that they came from."""
 
 import json
 from collections import Counter
@@ -34,7 +34,7 @@ _UNDER_WAY = ("RUNNING", "SCHEDULED")
 
 @dataclass(frozen=True)
 class Needs:
-    """What must stay.
+    """The things that must stay.
 
     Attributes:
         kept: why a run is kept, by its id.
@@ -61,7 +61,7 @@ class Needs:
 
 
 def find_needs(runs: Sequence[RunFacts], versions: Sequence[VersionFacts], keep_days: int) -> Needs:
-    """What the champion, the candidate, versions with an alias, runs in flight and runs of the last days need.
+    """The needs of the champion, the candidate, versions with an alias, runs in flight and runs of the last days.
 
     Args:
         runs: all that there are.
