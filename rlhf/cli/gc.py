@@ -8,8 +8,8 @@ from rlhf.cli.environment import use_the_store
 from rlhf.text.terminal import say
 
 if TYPE_CHECKING:
+    from rlhf.runs.gc.items import Removable
     from rlhf.runs.gc.plan import Plan
-    from rlhf.runs.gc.removal import NotRemoved
 
 _KEEP_DAYS = 30
 
@@ -59,7 +59,7 @@ def run(options: argparse.Namespace) -> int:
     return 0
 
 
-def _print(plan: "Plan", left: "list[NotRemoved]", removed: bool) -> None:
+def _print(plan: "Plan", left: "list[Removable]", removed: bool) -> None:
     from rich.table import Table
     from rich.text import Text
 

@@ -31,7 +31,7 @@ class Removable:
     Attributes:
         kind: of what.
         name: where it is, for people.
-        why: nobody needs it.
+        why: no run needs it, or it stays after all.
         num_bytes: that it takes.
         path: the file or folder; None for what is in a store.
         run_id: the stage's run whose output it is.
@@ -47,6 +47,9 @@ class Removable:
     run_id: str | None = None
     objects: tuple[str, ...] = field(default=(), repr=False)
     remote: str | None = None
+
+    def __str__(self) -> str:
+        return f"{self.name}: {self.why}"
 
     def as_dict(self) -> dict[str, object]:
         """For JSON."""

@@ -1,7 +1,7 @@
 """Carrying a plan out. A kill at any moment leaves a store in which every kept run is whole."""
 
 import shutil
-from dataclasses import dataclass
+from dataclasses import replace
 from pathlib import Path
 
 from rlhf.files.git import try_git
@@ -19,29 +19,11 @@ _NOBODY_ASKS: tuple[Kind, ...] = ("checkpoints", "leftovers")
 """Kinds that a run which has just started does not need: it locks its checkpoints, and leftovers belong to no run."""
 
 
-@dataclass(frozen=True)
-class NotRemoved:
-    """Something that stayed after all.
-
-    Attributes:
-        name: what.
-        why: it stayed.
-        num_bytes: that it takes.
-    """
-
-    name: str
-    why: str
-    num_bytes: int
-
-    def __str__(self) -> str:
-        return f"{self.name}: {self.why}"
-
-
-def carry_out(plan: Plan) -> list[NotRemoved]:
+def carry_out(plan: Plan) -> list[Removable]:
     """Remove what a plan lists.
 
     Returns:
-        What was left after all, and why.
+        The items that stayed after all, each with the reason as its `why`.
 
     Raises:
         LockedError: another process clears up.
@@ -54,23 +36,20 @@ def carry_out(plan: Plan) -> list[NotRemoved]:
     return left
 
 
-def _remove(item: Removable, plan: Plan) -> NotRemoved | None:
+def _remove(item: Removable, plan: Plan) -> Removable | None:
     """Remove one thing. Returns what stayed of it, where something did."""
     started = _started_since(plan) if item.kind not in _NOBODY_ASKS else None
     if started is not None:
-        return _left(item, f"run {started} has started meanwhile and may ask for it, so it stays")
+        return replace(item, why=f"run {started} has started meanwhile and may ask for it, so it stays")
     if item.run_id is not None:
         remove_output(item.run_id)
         return None
     if item.objects:
         sizes = remove_objects(item, plan.needs.data)
-        return NotRemoved(item.name, f"{len(sizes)} files are needed by now, and stay", sum(sizes)) if sizes else None
+        why = f"{len(sizes)} files are needed by now, and stay"
+        return replace(item, why=why, num_bytes=sum(sizes)) if sizes else None
     assert item.path is not None, "an item is an output, files of DVC, or a path"
     return _remove_path(item, item.path)
-
-
-def _left(item: Removable, why: str) -> NotRemoved:
-    return NotRemoved(item.name, why, item.num_bytes)
 
 
 def _started_since(plan: Plan) -> str | None:
@@ -80,7 +59,7 @@ def _started_since(plan: Plan) -> str | None:
     return runs[0].run_id if runs else None
 
 
-def _remove_path(item: Removable, path: Path) -> NotRemoved | None:
+def _remove_path(item: Removable, path: Path) -> Removable | None:
     if path.is_file():
         path.unlink()
     elif path.is_dir() and item.kind in _LOCKED:
@@ -88,7 +67,7 @@ def _remove_path(item: Removable, path: Path) -> NotRemoved | None:
             with locked(lock_of(path), timeout=0):
                 _remove_folder(path)
         except LockedError:
-            return _left(item, "a process works in it by now, so it stays")
+            return replace(item, why="a process works in it by now, so it stays")
     elif path.is_dir():
         _remove_folder(path)
     return None
