@@ -201,40 +201,40 @@ class _Rows:
 
 def _compare_files(kind: str, old: Path | None, new: Path | None) -> tuple[KindDiff, tuple[Labels, Labels]]:
     old_lines, new_lines = _line_digests(old), _line_digests(new)
-    gone, come = unmatched_rows(old_lines, new_lines), unmatched_rows(new_lines, old_lines)
-    before, after, labels = _Rows(kind), _Rows(kind), Labels()
+    old_only, new_only = unmatched_rows(old_lines, new_lines), unmatched_rows(new_lines, old_lines)
+    before, after, old_labels = _Rows(kind), _Rows(kind), Labels()
     is_labelled = kind == "preferences"
-    for number, row, is_gone in _read(old, gone, every=is_labelled):
-        takers = [*([labels.add] if is_labelled else []), *([before.add] if is_gone else [])]
-        _give(row, takers, kind, f"{old}:{number}")
-    now = deepcopy(labels)
+    for number, row, is_old_only in _read(old, old_only, every=is_labelled):
+        counters = [*([old_labels.add] if is_labelled else []), *([before.add] if is_old_only else [])]
+        _count(row, counters, kind, f"{old}:{number}")
+    new_labels = deepcopy(old_labels)
     # What both versions have was counted once.
-    for _, row, _ in _read(old, gone) if is_labelled else ():
-        now.add(row, -1)
-    for number, row, _ in _read(new, come):
-        _give(row, [after.add, *([now.add] if is_labelled else [])], kind, f"{new}:{number}")
+    for _, row, _ in _read(old, old_only) if is_labelled else ():
+        new_labels.add(row, -1)
+    for number, row, _ in _read(new, new_only):
+        _count(row, [after.add, *([new_labels.add] if is_labelled else [])], kind, f"{new}:{number}")
     rows = _compare_rows(before, after)
     rows.old, rows.new = len(old_lines), len(new_lines)
-    return rows, (labels, now)
+    return rows, (old_labels, new_labels)
 
 
 def _compare_rows(before: _Rows, after: _Rows) -> KindDiff:
     # The same row may be another line: the order of its fields, or how its characters are written.
-    gone, come = unmatched_rows(before.digests(), after.digests()), unmatched_rows(after.digests(), before.digests())
-    old, new = np.flatnonzero(gone), np.flatnonzero(come)
+    old = np.flatnonzero(unmatched_rows(before.digests(), after.digests()))
+    new = np.flatnonzero(unmatched_rows(after.digests(), before.digests()))
     pairs_old, pairs_new = before.digests("pair")[old], after.digests("pair")[new]
     removed, added = unmatched_rows(pairs_old, pairs_new), unmatched_rows(pairs_new, pairs_old)
     # Both in the order of what they share, so that the first is the first one's other form.
-    was = old[~removed][np.argsort(pairs_old[~removed], kind="stable")]
-    now = new[~added][np.argsort(pairs_new[~added], kind="stable")]
+    old_changed = old[~removed][np.argsort(pairs_old[~removed], kind="stable")]
+    new_changed = new[~added][np.argsort(pairs_new[~added], kind="stable")]
     differing = {
-        name: int((before.digests(name)[was] != after.digests(name)[now]).sum())
+        name: int((before.digests(name)[old_changed] != after.digests(name)[new_changed]).sum())
         for name in OPTIONAL_FIELDS[before.kind]
     }
     return KindDiff(
         added=after.by_source(new[added]),
         removed=before.by_source(old[removed]),
-        changed=after.by_source(now),
+        changed=after.by_source(new_changed),
         fields=Counter({name: count for name, count in differing.items() if count}),
     )
 
@@ -260,10 +260,10 @@ def _read(path: Path | None, wanted: Mask, every: bool = False) -> Iterator[tupl
                 yield number, parse_line(line, f"{path}:{number}"), is_wanted
 
 
-def _give(row: Row, takers: Sequence[Callable[[Row], None]], kind: str, where: str) -> None:
+def _count(row: Row, counters: Sequence[Callable[[Row], None]], kind: str, where: str) -> None:
     try:
-        for take in takers:
-            take(row)
+        for count in counters:
+            count(row)
     except (AttributeError, IndexError, KeyError, TypeError):
         check_row(row, kind, where)  # says what is wrong with it
         raise

@@ -9,10 +9,9 @@ from rlhf.data.versions.append import Addition, add_rows
 from rlhf.data.versions.history import md5_at
 from rlhf.data.versions.repository import TRACKED
 from rlhf.data.versions.resolve import resolve, version_folder
-from rlhf.data.versions.stores import export_version, stores
+from rlhf.data.versions.stores import check_out
 from rlhf.data.versions.transaction import new_version, publish, track, writing
 from rlhf.errors import ConfigError, DataError
-from rlhf.files.atomic import install, staged
 from rlhf.files.hashing import dvc_md5, sha256
 from rlhf.text.markdown import one_line
 
@@ -83,9 +82,7 @@ def check_out_branch(branch: str, root: Path) -> str:
     md5 = md5_at(branch, root)
     folder = version_folder(md5, root)
     if not folder.is_dir() or dvc_md5(folder) != md5:
-        with stores(root) as dvc, staged(folder) as filled:
-            export_version(md5, dvc, filled)
-            install(filled, folder, replace=True)
+        check_out(md5, folder, root, replace=True)
     return folder.relative_to(root).as_posix()
 
 

@@ -118,7 +118,7 @@ def _refusals() -> tuple[type[Exception], ...]:
     return OSError, DvcException, ObjectDBError, ClientError, BotoCoreError, S3Error, SSHError
 
 
-def check_out(md5: str, destination: Path, root: Path) -> None:
+def check_out(md5: str, destination: Path, root: Path, replace: bool = False) -> None:
     """Fill a folder with a version of data/, from DVC's cache or any of its remotes. Every file's md5 is checked.
 
     What comes from a remote stays in the cache.
@@ -127,13 +127,14 @@ def check_out(md5: str, destination: Path, root: Path) -> None:
         md5: of the version, as data.dvc gives it: with `.dir` at its end.
         destination: the folder to make. It appears whole or not at all; it may hold this version already.
         root: the project's root, whose cache and remotes are asked.
+        replace: whether something else there may be lost.
 
     Raises:
-        DataError: no store has the version whole, or the destination holds something else.
+        DataError: no store has the version whole, or the destination holds something that may not be lost.
     """
     with stores(root) as dvc, staged(destination) as filled:
         export_version(md5, dvc, filled)
-        install(filled, destination)
+        install(filled, destination, replace)
 
 
 def export_version(md5: str, dvc: Stores, folder: Path) -> None:
