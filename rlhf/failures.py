@@ -21,7 +21,7 @@ import yaml
 
 from rlhf.errors import InputError, RLHFError, one_line
 from rlhf.files.disk import full_disk, is_full
-from rlhf.paths import root
+from rlhf.paths import local_folder, root
 
 _LONGEST = 600
 _AGAIN = "then give the command again"
@@ -140,7 +140,7 @@ def keep_traceback(error: BaseException) -> Path | None:
     """
     name = f"{datetime.now(UTC):%Y%m%d-%H%M%S}-{os.getpid()}.log"
     text = "".join(traceback.format_exception(error)).encode(errors="backslashreplace")
-    for folder in (root() / ".rlhf" / "errors", Path(tempfile.gettempdir()) / f"rlhf-errors-{os.getuid()}"):
+    for folder in (local_folder("errors"), Path(tempfile.gettempdir()) / f"rlhf-errors-{os.getuid()}"):
         file = folder / name
         try:
             folder.mkdir(mode=0o700, parents=True, exist_ok=True)

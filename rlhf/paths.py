@@ -1,14 +1,30 @@
-"""Where the project's stores are, and the environment that its tools are given. Nothing happens at import."""
+"""Paths of the project's stores, and the environment of its tools. Nothing happens at import."""
 
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from pathlib import Path
+from typing import Literal
 
 from rlhf.errors import ConfigError
 
 UMASK_VARIABLE = "RLHF_UMASK"
+LocalFolder = Literal[
+    "artifacts",  # copies of artifacts from a store that is not a local folder, by sha256
+    "data",  # copies of versions of the data, by md5
+    "environments",  # virtual environments of lock files, each with its lock
+    "errors",  # tracebacks of defects
+    "models",  # outcomes of checks of the files of models from outside
+    "pipelines",  # a locked file for every pipeline run that is alive, by which the dead are told
+    "reproductions",  # working trees in which runs were made again
+    "results",  # Prefect's JSON results, whose keys are the fingerprints
+    "services",  # logs, socket and settings of what `rlhf up` has started
+    "stages",  # working folders of the stages, one per fingerprint, each with its lock
+    "stores",  # notes of the MLflow stores that runs were logged to
+    "unsent",  # metrics that a tracking server did not take in time; the next run sends them
+]
+"""A folder of `.rlhf/`. `rlhf.runs.gc.local_folders` says of each what may go."""
 _other_root: ContextVar[Path | None] = ContextVar("other_root", default=None)
 _QUIET = {
     "PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL": "CRITICAL",
@@ -29,7 +45,7 @@ def root() -> Path:
 
 @contextmanager
 def in_project(folder: Path) -> Iterator[None]:
-    """Within the block all stores are those of another project, whatever the environment says."""
+    """Within the block all stores belong to another project, even where the environment names stores."""
     token = _other_root.set(folder.resolve())
     try:
         yield
@@ -57,38 +73,18 @@ def artifacts_folder() -> Path:
     return root() / "mlruns" / "artifacts"
 
 
-def stages_folder() -> Path:
-    """Working folders of the stages, one a fingerprint, each with its lock."""
-    return root() / ".rlhf" / "stages"
+def state_folder(project: Path | None = None) -> Path:
+    """The folder of what this machine keeps of a project beside its stores; of this project where no other is named."""
+    return (project or root()) / ".rlhf"
 
 
-def results_folder() -> Path:
-    """Prefect's JSON results, whose keys are the fingerprints."""
-    return root() / ".rlhf" / "results"
-
-
-def pipelines_folder() -> Path:
-    """A locked file for every pipeline run that is alive, by which the dead are told."""
-    return root() / ".rlhf" / "pipelines"
-
-
-def downloads_folder() -> Path:
-    """Copies of artifacts from a store that is not a local folder, by sha256."""
-    return root() / ".rlhf" / "artifacts"
-
-
-def checked_models_folder() -> Path:
-    """What was found out about the files of models from outside."""
-    return root() / ".rlhf" / "models"
-
-
-def unsent_folder() -> Path:
-    """Metrics that a tracking server did not take in time; the next run sends them."""
-    return root() / ".rlhf" / "unsent"
+def local_folder(name: LocalFolder, project: Path | None = None) -> Path:
+    """One of the folders of `.rlhf/`."""
+    return state_folder(project) / name
 
 
 def run_environment() -> dict[str, str]:
-    """What every process of a run has, wherever it is started: quiet libraries, and none that telephones home."""
+    """The environment of every process of a run: quiet libraries, and no telemetry."""
     return {
         "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
         "PREFECT_LOGGING_EXTRA_LOGGERS": "rlhf",
@@ -119,19 +115,19 @@ def configure_environment(*, quiet: bool = True) -> None:
 
 
 def umask() -> int:
-    """What others may not do with files that this project writes: anything, unless RLHF_UMASK says otherwise.
+    """The umask of files that this project writes: others may do nothing, unless RLHF_UMASK says otherwise.
 
     Raises:
         ConfigError: the variable holds no octal number.
     """
     given = os.environ.get(UMASK_VARIABLE, "077")
     try:
-        found = int(given, 8)
+        mask = int(given, 8)
     except ValueError:
-        found = -1
-    if not 0 <= found <= 0o777:
+        mask = -1
+    if not 0 <= mask <= 0o777:
         raise ConfigError(f"{UMASK_VARIABLE} is {given!r}; expected an octal number from 000 to 777, such as 027")
-    return found
+    return mask
 
 
 @contextmanager

@@ -1,4 +1,4 @@
-"""What a stage is given to work in, whoever called it: folders, and a place for its metrics."""
+"""The workspace of a stage: folders, and a place for its metrics."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass

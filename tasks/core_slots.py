@@ -2,7 +2,6 @@
 
 import logging
 import os
-import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from typing import Any, TypeVar
@@ -11,6 +10,7 @@ import httpx
 from prefect.client.orchestration import get_client
 from prefect.concurrency.sync import concurrency
 from prefect.exceptions import ObjectNotFound
+from tenacity import RetryCallState, Retrying, retry_if_exception, stop_after_delay, wait_fixed
 
 from rlhf.addresses import with_public_addresses
 from rlhf.config.model import ComputeConfig, Setup
@@ -46,12 +46,12 @@ def all_cores_held() -> Iterator[None]:
 
 @contextmanager
 def _locked(wanted: int) -> Iterator[None]:
-    limit = _patiently(_limit)
+    limit = _retry_while_away(_limit)
     if limit is None:
         yield
         return
     # A person may have set fewer slots than there are cores: who wants more takes all.
-    held = _patiently(lambda: _occupied(min(wanted, limit)))
+    held = _retry_while_away(lambda: _occupied(min(wanted, limit)))
     try:
         yield
     finally:
@@ -80,18 +80,26 @@ def _release(held: ExitStack) -> None:
         )
 
 
-def _patiently(call: Callable[[], Result]) -> Result:
+def _retry_while_away(call: Callable[[], Result]) -> Result:
     """Call again while the server is away. Prefect's client does so only once it has reached it."""
-    deadline = time.monotonic() + _PATIENCE_SECONDS
-    while True:
-        try:
-            return call()
-        except httpx.HTTPError as error:
-            refused = isinstance(error, httpx.HTTPStatusError) and error.response.status_code < _SERVER_ERROR
-            if refused or time.monotonic() > deadline:
-                raise
-            logger.warning("Prefect does not answer, trying again: %s", with_public_addresses(repr(error)))
-        time.sleep(2.0)
+    retrying = Retrying(
+        retry=retry_if_exception(_is_away),
+        stop=stop_after_delay(_PATIENCE_SECONDS),
+        wait=wait_fixed(2.0),
+        before_sleep=_warn,
+        reraise=True,
+    )
+    return retrying(call)
+
+
+def _is_away(error: BaseException) -> bool:
+    refused = isinstance(error, httpx.HTTPStatusError) and error.response.status_code < _SERVER_ERROR
+    return isinstance(error, httpx.HTTPError) and not refused
+
+
+def _warn(state: RetryCallState) -> None:
+    assert state.outcome is not None, "a call has failed"
+    logger.warning("Prefect does not answer, trying again: %s", with_public_addresses(repr(state.outcome.exception())))
 
 
 def _limit() -> int | None:

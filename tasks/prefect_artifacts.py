@@ -24,7 +24,6 @@ from prefect.exceptions import ObjectNotFound, PrefectHTTPStatusError
 from rlhf.addresses import with_public_addresses
 from rlhf.metrics import describe
 from rlhf.references import GateVerdict, Spending, StageReport
-from rlhf.text.lines import lines_of
 from rlhf.text.markdown import escape
 from rlhf.text.safe_markdown import safe_markdown
 from rlhf.tracking.client import run_url
@@ -33,10 +32,6 @@ from rlhf.tracking.models import REGISTERED_MODEL
 logger = logging.getLogger("rlhf.display")
 PROMOTED_EVENT = "rlhf.policy.promoted"
 _PROGRESS_EVERY_SECONDS = 5.0
-_BLOCK = re.compile(r"\s*([-*+>|#]|\d+\.|```)")
-"""Begins something of its own: an item, a quotation, a row, a heading, code."""
-_ENDED = re.compile(r"\s*([|#]|```)")
-"""Is over with its line."""
 
 
 @contextmanager
@@ -58,27 +53,13 @@ def show_link(key: str, url: str, description: str) -> None:
 def show_card(readme: Path) -> None:
     """Show the model card, without the metadata block that only the hub reads, and without figures beside the file."""
     text = re.sub(r"\A---\n.*?\n---\n", "", readme.read_text(encoding="utf-8"), flags=re.DOTALL)
-    text = unwrapped(re.sub(r"^!\[[^]]*\]\((?!https?:)[^)]*\)\n", "", text, flags=re.MULTILINE))
+    text = re.sub(r"^!\[[^]]*\]\((?!https?:)[^)]*\)\n", "", text, flags=re.MULTILINE)
     _show_markdown(text, "model-card", "The model card")
 
 
 def _show_markdown(text: str, key: str, description: str) -> None:
     """Prefect's pages load the images and obey the HTML of what they show."""
     create_markdown_artifact(markdown=safe_markdown(text), key=key, description=description)
-
-
-def unwrapped(text: str) -> str:
-    """Markdown with a paragraph a line: Prefect's pages break lines wherever the text does."""
-    lines: list[str] = []
-    in_code = False
-    for line in lines_of(text):
-        goes_on = bool(lines and lines[-1] and line) and not (_BLOCK.match(line) or _ENDED.match(lines[-1]))
-        if goes_on and not in_code:
-            lines[-1] += f" {line.strip()}"
-        else:
-            lines.append(line)
-        in_code ^= line.startswith("```")
-    return "\n".join(lines) + "\n"
 
 
 @_best_effort()
@@ -107,7 +88,7 @@ def show_stages(stages: Sequence[StageReport]) -> None:
 @_best_effort()
 def show_group(summary: str) -> None:
     """Show what a recipe comes to over several seeds."""
-    _show_markdown(unwrapped(summary), "seeds", "Results over several seeds")
+    _show_markdown(summary, "seeds", "Results over several seeds")
 
 
 @_best_effort()

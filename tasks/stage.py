@@ -7,24 +7,22 @@ before the task is called. MLflow is the record of what has been made; Prefect's
 
 import functools
 import inspect
-import logging
 import shutil
 import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Concatenate, Generic, ParamSpec, TypeVar, get_type_hints
 
-from filelock import FileLock, Timeout
 from prefect import Task
 from prefect.client.schemas.objects import State, TaskRun
 from pydantic import BaseModel
 
 from rlhf.config.model import ModelConfig, Setup
 from rlhf.config.rl import PPOConfig
+from rlhf.files.locks import lock_of, locked
 from rlhf.modeling.hub import base_with_folder, source_with_folder
-from rlhf.paths import results_folder, stages_folder
+from rlhf.paths import local_folder
 from rlhf.progress import watching
 from rlhf.provenance.fingerprint import stage_fingerprint
 from rlhf.references import Reference, StageReport
@@ -38,7 +36,6 @@ from tasks.pipeline_run import current
 from tasks.prefect_artifacts import progress_artifact
 from tasks.stored_results import remove_if_foreign
 
-logger = logging.getLogger("rlhf.stage")
 P = ParamSpec("P")
 R = TypeVar("R", bound=Reference)
 AnyReference = TypeVar("AnyReference", bound=Reference)
@@ -134,10 +131,11 @@ def _run(adapted: _Stage[R], arguments: Mapping[str, Any]) -> R:
     # The adapter decides what the library is called with.
     decisive = {**arguments, "adapter": inspect.getsource(adapted.body)}
     fingerprint = stage_fingerprint(adapted.name, adapted.version, decisive, adapted.module)
-    with _lock(_folder(adapted, fingerprint)):
+    folder = _folder(adapted, fingerprint)
+    with locked(lock_of(folder), f"another run works on {folder.name}; this one waits for it"):
         found = artifacts.find_output(adapted.name, fingerprint, adapted.kind)
         call = _Call(adapted, arguments, fingerprint, found)
-        remove_if_foreign(results_folder() / fingerprint, adapted.kind)
+        remove_if_foreign(local_folder("results") / fingerprint, adapted.kind)
         reference: R = _task(call)(**arguments)
         if found is not None and reference != found:
             # Prefect's JSON is of an artifact that is gone, and was made again elsewhere.
@@ -171,7 +169,7 @@ def _task(call: _Call[R], *, refresh: bool = False) -> Task[..., R]:
         version=call.stage.version,
         cache_key_fn=lambda *_: call.fingerprint,
         persist_result=True,
-        result_storage=results_folder(),
+        result_storage=local_folder("results"),
         result_serializer="json",
         refresh_cache=refresh or call.found is None,
         # Prefect's log_prints replaces print, whose output dill reads when datasets hashes a function.
@@ -220,20 +218,4 @@ def _workspace(folder: Path, log: Callable[[Mapping[str, float], int | None], No
 
 
 def _folder(adapted: _Stage[Any], fingerprint: str) -> Path:
-    return stages_folder() / f"{adapted.name}-{fingerprint[:16]}"
-
-
-@contextmanager
-def _lock(folder: Path) -> Iterator[None]:
-    """Hold a stage's folder by a lock that dies with this process; wait for whoever holds it."""
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(folder.with_name(f"{folder.name}.lock"))
-    try:
-        lock.acquire(timeout=0)
-    except Timeout:
-        logger.warning("another run works on %s; this one waits for it", folder.name)
-        lock.acquire()
-    try:
-        yield
-    finally:
-        lock.release()
+    return local_folder("stages") / f"{adapted.name}-{fingerprint[:16]}"

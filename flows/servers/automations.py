@@ -1,4 +1,4 @@
-"""What the Prefect server does by itself: it tells runs whose process is gone, and calls a person's webhook."""
+"""Automations of the Prefect server: it marks runs whose process is gone, and calls a person's webhook."""
 
 from datetime import timedelta
 from uuid import UUID

@@ -1,4 +1,4 @@
-"""What the Prefect server is told at the start: work pool, limit on the cores, automations, deployments."""
+"""The setup of the Prefect server at the start: work pool, limit on the cores, automations, deployments."""
 
 import os
 import subprocess
@@ -19,7 +19,7 @@ from tasks.core_slots import CORES
 
 GIB = 2**30
 GIB_A_RUN = 1.0
-"""What a run holds while it waits for cores is half of it; one at a time computes, and holds more."""
+"""Memory per run: a run that waits for cores holds half of it; the run that computes holds more."""
 KEPT_FREE_GIB = 6.0
 """For the run that computes, and for all else on the machine."""
 
@@ -72,16 +72,16 @@ async def _set_up_pool(client: PrefectClient) -> None:
 
 
 def runs_at_a_time() -> int:
-    """How many runs the machine's free memory holds; the others wait, and hold nothing."""
+    """The number of runs that the machine's free memory holds; other runs wait, and hold nothing."""
     free = psutil.virtual_memory().available / GIB - KEPT_FREE_GIB
     return max(1, int(free / GIB_A_RUN))
 
 
 def _job_template() -> dict[str, Any]:
-    """How the worker starts a run. Whoever submits one chooses data and settings, and nothing of this.
+    """The way the worker starts a run. A person who submits a run chooses data and settings, and nothing of this.
 
     The worker's own template lets a submitter name a command, an environment and a working folder, each of which is a
-    way to run whatever one likes.
+    way to run anything.
     """
     return {
         "job_configuration": {

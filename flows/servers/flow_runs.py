@@ -1,7 +1,6 @@
-"""Flow runs that nobody works on any more, or shall not be worked on any longer."""
+"""Flow runs without a living process, and flow runs that are to be stopped."""
 
 import logging
-import time
 from collections.abc import Sequence
 from uuid import UUID
 
@@ -21,6 +20,7 @@ from prefect.client.schemas.objects import FlowRun, StateType
 from prefect.events import emit_event
 from prefect.states import Cancelled, Cancelling, Crashed
 
+from flows.servers.waiting import wait_until
 from rlhf.tracking.run_locks import is_alive
 
 logger = logging.getLogger("rlhf.servers")
@@ -52,9 +52,7 @@ def cancel_in_flight() -> None:
             pending = run.state_type == StateType.PENDING
             message = "The services were told to stop; Retry goes on from the last checkpoint."
             client.set_flow_run_state(run.id, (Cancelled if pending else Cancelling)(message=message))
-        deadline = time.monotonic() + CANCEL_SECONDS
-        while _in_flight(client, of_pool=True) and time.monotonic() < deadline:
-            time.sleep(0.5)
+        wait_until(lambda: not _in_flight(client, of_pool=True), CANCEL_SECONDS, every=0.5)
 
 
 def crash_in_flight() -> None:
@@ -68,14 +66,14 @@ def crash_in_flight() -> None:
 def _in_flight(client: SyncPrefectClient, *, of_pool: bool = False) -> Sequence[FlowRun]:
     states = FlowRunFilterState(type=FlowRunFilterStateType(any_=_IN_FLIGHT))
     pool = WorkPoolFilter(name=WorkPoolFilterName(any_=[POOL])) if of_pool else None
-    found: list[FlowRun] = []
+    runs: list[FlowRun] = []
     while True:
         page = client.read_flow_runs(
-            flow_run_filter=FlowRunFilter(state=states), work_pool_filter=pool, limit=_PAGE, offset=len(found)
+            flow_run_filter=FlowRunFilter(state=states), work_pool_filter=pool, limit=_PAGE, offset=len(runs)
         )
-        found += page
+        runs += page
         if len(page) < _PAGE:
-            return found
+            return runs
 
 
 def _crash(client: SyncPrefectClient, run: FlowRun, message: str) -> None:

@@ -26,7 +26,7 @@ def check_answers(url: str) -> None:
 
 
 def _problem() -> str | None:
-    """What is wrong with the server; None where Prefect's own client gets Prefect's answer."""
+    """The problem with the server; None where Prefect's own client gets Prefect's answer."""
     try:
         version = ask_within(ANSWER_SECONDS, _version)
     except Exception as error:  # noqa: BLE001  # whatever it is, the server is none that can be used

@@ -31,6 +31,11 @@ _RECIPES = {
     "hh": ("dialogues", "cpu", "Data of your own with a small base model, on a CPU. Name the model in model.base."),
     "gpu": ("gpu", "gpu", "Data of your own with a model of the hub, on one CUDA device."),
 }
+_SEEDS = (
+    "The demo with several seeds, one after the other, and what it comes to over them. Any recipe can be filled in."
+)
+_REPRODUCE = "Make a run again from its MLflow run id, and say whether it came out the same to the bit."
+_NIGHTLY = "Retrain where there is new data or feedback, and promote what is better. Ends at once where nothing is new."
 
 
 class _Dumper(yaml.SafeDumper):
@@ -45,64 +50,46 @@ def prefect_yaml() -> str:
     """The file's text."""
     folder = source_root() / "configs"
     recipes = {name: yaml.safe_load((folder / f"{name}.yaml").read_text(encoding="utf-8")) for name in _RECIPES}
+    commit = {"id": "commit", "script": "git describe --always --dirty", "stream_output": False}
     content = {
         "name": "rlhf-pipeline",
         "prefect-version": prefect.__version__,
-        "build": [
-            {
-                "prefect.deployments.steps.run_shell_script": {
-                    "id": "commit",
-                    "script": "git describe --always --dirty",
-                    "stream_output": False,
-                }
-            }
-        ],
+        "build": [{"prefect.deployments.steps.run_shell_script": commit}],
         "deployments": _deployments(recipes),
     }
     return _HEADER + yaml.dump(content, Dumper=_Dumper, sort_keys=False, width=120)
 
 
 def _deployments(recipes: dict[str, Any]) -> list[dict[str, Any]]:
-    found = [
-        _deployment(
-            name, description, "flows.pipeline.rlhf_pipeline", ["pipeline", device], {"config": recipes[recipe]}
-        )
-        for recipe, (name, device, description) in _RECIPES.items()
+    demo = recipes["demo"]
+    pipelines = [
+        _deployment(name, text, "pipeline.rlhf_pipeline", ["pipeline", device], {"config": recipes[recipe]})
+        for recipe, (name, device, text) in _RECIPES.items()
     ]
-    several = (
-        "The demo with several seeds, one after the other, and what it comes to over them. Any recipe can be filled in."
-    )
-    found.append(
-        _deployment("seeds", several, "flows.seeds.run_seeds", ["pipeline", "cpu"], {"config": recipes["demo"]})
-    )
-    for stage in pipeline_stages():
-        entrypoint = f"flows.stages.{stage.name}_stage"
-        parameters = {"config": recipes["demo"]}
-        found.append(_deployment(stage.command, stage.summary_alone, entrypoint, ["stage"], parameters))
-    again = "Make a run again from its MLflow run id, and say whether it came out the same to the bit."
-    found.append(_deployment("reproduce", again, "flows.reproduce.reproduce", ["reproduce"], {}))
-    nightly = (
-        "Retrain where there is new data or feedback, and promote what is better. Ends at once where nothing is new."
-    )
+    stages = [
+        _deployment(stage.command, stage.summary_alone, f"stages.{stage.name}_stage", ["stage"], {"config": demo})
+        for stage in pipeline_stages()
+    ]
+    nightly = _deployment("nightly", _NIGHTLY, "retrain.retrain", ["retrain"], {"config": demo, "retrain": {}}) | {
+        "schedules": [{"cron": "0 2 * * *", "timezone": "UTC", "active": True}],
+        "concurrency_limit": {"limit": 1, "collision_strategy": "CANCEL_NEW"},
+    }
     return [
-        *found,
-        _deployment(
-            "nightly", nightly, "flows.retrain.retrain", ["retrain"], {"config": recipes["demo"], "retrain": {}}
-        )
-        | {
-            "schedules": [{"cron": "0 2 * * *", "timezone": "UTC", "active": True}],
-            "concurrency_limit": {"limit": 1, "collision_strategy": "CANCEL_NEW"},
-        },
+        *pipelines,
+        _deployment("seeds", _SEEDS, "seeds.run_seeds", ["pipeline", "cpu"], {"config": demo}),
+        *stages,
+        _deployment("reproduce", _REPRODUCE, "reproduce.reproduce", ["reproduce"], {}),
+        nightly,
     ]
 
 
 def _deployment(
-    name: str, description: str, entrypoint: str, tags: list[str], parameters: dict[str, Any]
+    name: str, description: str, function: str, tags: list[str], parameters: dict[str, Any]
 ) -> dict[str, Any]:
     return {
         "name": name,
         "description": description,
-        "entrypoint": entrypoint,
+        "entrypoint": f"flows.{function}",
         "tags": tags,
         "version": _COMMIT,
         "work_pool": {"name": POOL},

@@ -3,14 +3,14 @@
 import os
 import subprocess
 import sys
-import time
 import xmlrpc.client
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from flows.servers.waiting import wait_until
 from rlhf.errors import RLHFError
 from rlhf.paths import source_root, umask
 from rlhf.services.settings import Services, services_folder, socket_path
@@ -69,8 +69,7 @@ class Supervisor:
     def start(self, name: str) -> None:
         """Start a program and wait until it has been up for three seconds."""
         try:
-            with self._rpc() as supervisord:
-                supervisord.startProcess(name)
+            self._call("startProcess", name)
         except xmlrpc.client.Fault as fault:
             raise ServiceError(
                 f"{name} does not start ({fault.faultString}); its last words:\n{last_words(name)}"
@@ -79,8 +78,7 @@ class Supervisor:
     def stop(self, name: str) -> None:
         """Stop a program, and wait for its end."""
         try:
-            with self._rpc() as supervisord:
-                supervisord.stopProcess(name)
+            self._call("stopProcess", name)
         except xmlrpc.client.Fault as fault:
             if "NOT_RUNNING" not in fault.faultString:
                 raise
@@ -88,50 +86,41 @@ class Supervisor:
     def restart(self, name: str) -> None:
         """Stop a program, by force where it does not listen, and start it. Where it does not start its log says why."""
         self.stop(name)
-        with self._rpc() as supervisord, suppress(xmlrpc.client.Fault):
-            supervisord.startProcess(name, False)
+        with suppress(xmlrpc.client.Fault):
+            self._call("startProcess", name, False)
 
     def state(self, name: str) -> str:
         """Supervisord's word for a program's state, such as RUNNING or FATAL."""
-        return str(dict(self._info(name))["statename"])
+        return str(self._call("getProcessInfo", name)["statename"])
 
     def pid(self, name: str) -> int:
-        """Of a program; 0 where it is not up."""
-        return int(str(self._info(name)["pid"]))
+        """The process id of a program; 0 where it is not up."""
+        return int(self._call("getProcessInfo", name)["pid"])
 
     def shut_down(self) -> None:
         """Stop all programs, the last started first."""
         try:
-            with self._rpc() as supervisord:
-                supervisord.shutdown()
+            self._call("shutdown")
         except (OSError, xmlrpc.client.Fault) as error:
             raise ServiceError(f"the services could not be told to stop: {error}") from error
 
     def is_up(self) -> bool:
         """Whether supervisord answers."""
         try:
-            with self._rpc() as supervisord:
-                supervisord.getState()
+            self._call("getState")
         except OSError:
             return False
         except xmlrpc.client.Fault:  # it answers, if only that it is shutting down
             return True
         return True
 
-    def _info(self, name: str) -> Mapping[str, object]:
-        with self._rpc() as supervisord:
-            answer = supervisord.getProcessInfo(name)
-        assert isinstance(answer, dict)
-        return answer
-
-    @contextmanager
-    def _rpc(self) -> Iterator[Any]:
+    def _call(self, method: str, *arguments: object) -> Any:
         from supervisor.xmlrpc import SupervisorTransport
 
         transport = SupervisorTransport(None, None, f"unix://{self.socket}")
         # The address is never looked at; the transport knows where the socket is.
         with xmlrpc.client.ServerProxy("http://127.0.0.1", transport=transport) as proxy:
-            yield proxy.supervisor
+            return getattr(proxy.supervisor, method)(*arguments)
 
 
 def supervisor() -> Supervisor:
@@ -200,9 +189,7 @@ def _escaped(value: object) -> str:
 
 
 def _wait_for_socket(process: "subprocess.Popen[bytes]") -> None:
-    deadline = time.monotonic() + START_SECONDS
-    while not supervisor().is_up():
-        if process.poll() is not None or time.monotonic() > deadline:
-            said = (services_folder() / "supervisord.out").read_text(errors="replace")
-            raise ServiceError(f"supervisord did not start: {said}")
-        time.sleep(0.1)
+    wait_until(lambda: supervisor().is_up() or process.poll() is not None, START_SECONDS, every=0.1)
+    if not supervisor().is_up():
+        said = (services_folder() / "supervisord.out").read_text(errors="replace")
+        raise ServiceError(f"supervisord did not start: {said}")

@@ -18,6 +18,7 @@ from pathlib import Path
 
 from flows.servers.given import check_answers
 from rlhf.errors import InputError
+from rlhf.files.locks import locked
 from rlhf.text.terminal import say
 
 _EPHEMERAL = {"PREFECT_UI_ENABLED": "0", "PREFECT__SERVER_EPHEMERAL": "1", "PREFECT__SERVER_FINAL": "1"}
@@ -56,12 +57,10 @@ def temporary_server() -> Iterator[str]:
 
 @contextlib.contextmanager
 def _process(log: Path, environment: dict[str, str]) -> Iterator[str]:
-    from filelock import FileLock
-
     log.parent.mkdir(parents=True, exist_ok=True)
-    with log.open("w") as errors, contextlib.ExitStack() as stack:
+    with log.open("w") as errors, contextlib.ExitStack() as starting:
         # Two servers that both migrate a new database break it.
-        starting = stack.enter_context(FileLock(log.with_suffix(".lock")))
+        starting.enter_context(locked(log.with_suffix(".lock")))
         process = subprocess.Popen(
             [sys.executable, "-m", "flows.servers.temporary"],
             stdin=subprocess.PIPE,
@@ -76,7 +75,7 @@ def _process(log: Path, environment: dict[str, str]) -> Iterator[str]:
                 # The server takes seconds to start; what every flow imports is imported meanwhile.
                 importlib.import_module("flows.pipeline")
                 url = _wait_until_up(process, log)
-                starting.release()
+                starting.close()
                 yield url
             finally:
                 _stop(process)
@@ -124,7 +123,7 @@ def _send_what_is_left() -> None:
 
 
 def _serve() -> None:
-    """What the process does: serve Prefect's application at a free port, until standard input ends."""
+    """The process itself: serve Prefect's application at a free port, until standard input ends."""
     import uvicorn
 
     listener = socket.create_server(("127.0.0.1", 0))

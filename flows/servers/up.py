@@ -1,4 +1,4 @@
-"""`rlhf up` and `rlhf down`: what a person needs on one machine, from start to end.
+"""`rlhf up` and `rlhf down`: all servers that a person needs on one machine, from start to end.
 
 The process is a client of its own servers: `Services.client_environment` is set before Prefect is imported.
 """
@@ -9,7 +9,6 @@ import os
 import socket
 import subprocess
 import sys
-import time
 from collections import Counter
 
 import httpx
@@ -18,6 +17,7 @@ import psutil
 from flows.servers import deployments
 from flows.servers import flow_runs as runs
 from flows.servers.supervision import START_SECONDS, ServiceError, Supervisor, last_words, started, supervisor
+from flows.servers.waiting import wait_until
 from rlhf.addresses import with_public_addresses
 from rlhf.errors import ConfigError
 from rlhf.services.postgresql import prepare_database
@@ -43,7 +43,8 @@ def up(services: Services) -> None:
     """Start servers and worker, print where they are, and hold them until Ctrl-C, SIGTERM or `rlhf down`.
 
     Raises:
-        ConfigError: a port is taken, the database does not answer, or the services are up already.
+        ConfigError: a port is taken, or the database does not answer.
+        LockedError: the services are up already.
         ServiceError: something does not start.
     """
     services.check()
@@ -78,11 +79,8 @@ def down() -> None:
         say("rlhf: the services are not up")
         return
     _stop_all(held)
-    deadline = time.monotonic() + DOWN_SECONDS
-    while held.is_up():
-        if time.monotonic() > deadline:
-            raise ServiceError(f"the services do not stop; see {services_folder()}")
-        time.sleep(0.2)
+    if not wait_until(lambda: not held.is_up(), DOWN_SECONDS, every=0.2):
+        raise ServiceError(f"the services do not stop; see {services_folder()}")
 
 
 def _check_free(host: str, port: int, name: str) -> None:
@@ -99,7 +97,7 @@ def _check_free(host: str, port: int, name: str) -> None:
 
 
 def _prepare_stores(services: Services) -> None:
-    """What must be there before the first server starts."""
+    """Stores and users, which must be there before the first server starts."""
     if services.database is not None:
         prepare_database(services.database, services.database_given)
     else:
@@ -140,14 +138,16 @@ def _hold(process: "subprocess.Popen[bytes]", services: Services) -> None:
 
 def _wait_until_healthy(services: Services, held: Supervisor) -> None:
     pages = _health_pages(services)
-    deadline = time.monotonic() + START_SECONDS
-    while pages:
-        for name, page in list(pages.items()):
-            if _answers(page):
-                del pages[name]
-            elif held.state(name) == "FATAL" or time.monotonic() > deadline:
-                raise ServiceError(f"{name} does not start; its last words:\n{last_words(name)}")
-        time.sleep(0.2)
+
+    def is_over() -> bool:
+        for name in [name for name, page in pages.items() if _answers(page)]:
+            del pages[name]
+        return not pages or any(held.state(name) == "FATAL" for name in pages)
+
+    wait_until(is_over, START_SECONDS, every=0.2)
+    failed = sorted(pages, key=lambda name: held.state(name) != "FATAL")
+    if failed:
+        raise ServiceError(f"{failed[0]} does not start; its last words:\n{last_words(failed[0])}")
 
 
 def _answers(page: str) -> bool:

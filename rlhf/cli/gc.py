@@ -12,8 +12,8 @@ from rlhf.text.console import TextConsole
 from rlhf.text.terminal import say
 
 if TYPE_CHECKING:
+    from rlhf.runs.gc.items import Removable
     from rlhf.runs.gc.plan import Plan
-    from rlhf.runs.gc.removal import NotRemoved
 
 _KEEP_DAYS = 30
 
@@ -59,7 +59,7 @@ def run(options: argparse.Namespace) -> int:
     return 0
 
 
-def _print(plan: "Plan", left: "list[NotRemoved]", removed: bool) -> None:
+def _print(plan: "Plan", left: "list[Removable]", removed: bool) -> None:
 
     from rlhf.runs.gc.plan import shown_bytes
 
@@ -77,6 +77,6 @@ def _print(plan: "Plan", left: "list[NotRemoved]", removed: bool) -> None:
     for note in (*plan.notes, *left):
         console.print(Text(f"note: {note}", style="yellow"))
     size = shown_bytes(plan.num_bytes - sum(item.num_bytes for item in left))
-    console.print(Text(f"Kept: {len(plan.kept)} runs, by {plan.kept_because()}"))
+    console.print(Text(f"Kept: {len(plan.needs.kept)} runs, by {plan.needs.because()}"))
     can_go = f"{size} can go; `rlhf gc --yes` removes it." if plan.items else "Nothing can go."
     console.print(Text(f"Removed {size}." if removed else can_go, style="bold"))

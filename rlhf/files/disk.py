@@ -1,4 +1,4 @@
-"""Room on the disk, asked for before hours of training and not after them, and what is to outlast a power cut."""
+"""Room on the disk, checked before hours of training and not after them, and files that outlast a power cut."""
 
 import errno
 import os
@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from rlhf.errors import DiskSpaceError
-from rlhf.paths import artifacts_folder, root
+from rlhf.paths import artifacts_folder, root, state_folder
 
 _FULL = (errno.ENOSPC, errno.EDQUOT)
 # Libraries that are not written in Python, servers and other processes say it in words.
@@ -38,15 +38,15 @@ def check_room(folder: Path, num_bytes: int, what: str) -> None:
 
 
 def is_full(error: BaseException) -> bool:
-    """Whether a disk was full, or somebody's share of it, be it that this error hides the one that says so."""
+    """Whether a disk or a user's share of it was full, as this error or an error behind it says."""
     return _told(error) is not None
 
 
 def full_disk(error: BaseException) -> str | None:
-    """The message about a disk that was full; None where that was not the matter.
+    """The message about a full disk; None where no disk was full.
 
     Args:
-        error: whatever a command ends by: servers tell nobody why they failed, so that the disks are looked at, too.
+        error: that a command ends by. Servers do not say why they failed, so the disks are looked at as well.
     """
     told = _told(error)
     full = _full_folder(told)
@@ -62,17 +62,17 @@ def full_disk(error: BaseException) -> str | None:
 
 
 def _told(error: BaseException) -> BaseException | None:
-    """The first error that says it, of this one and those that it was raised from or while."""
+    """The first error that says it: this error, or an error behind it."""
     seen: list[BaseException] = []
     queue: list[BaseException | None] = [error]
     while queue:
-        one = queue.pop(0)
-        if one is None or one in seen:
+        cause = queue.pop(0)
+        if cause is None or cause in seen:
             continue
-        seen.append(one)
-        queue += [one.__cause__, one.__context__, *(of for of in one.args if isinstance(of, BaseException))]
-    told = [one for one in seen if _says_it(one)]
-    return next((one for one in told if getattr(one, "filename", None)), next(iter(told), None))
+        seen.append(cause)
+        queue += [cause.__cause__, cause.__context__, *(of for of in cause.args if isinstance(of, BaseException))]
+    told = [cause for cause in seen if _says_it(cause)]
+    return next((cause for cause in told if getattr(cause, "filename", None)), next(iter(told), None))
 
 
 def _says_it(error: BaseException) -> bool:
@@ -82,7 +82,7 @@ def _says_it(error: BaseException) -> bool:
 
 
 def _full_folder(error: BaseException | None) -> Path | None:
-    """Where there is no room: the folder that the error names, or the fullest of those that are written to."""
+    """The folder without room: the folder that the error names, or the fullest folder that commands write to."""
     name = getattr(error, "filename", None)
     if isinstance(name, str | bytes | os.PathLike):
         path = Path(os.fsdecode(name)).absolute()
@@ -95,7 +95,7 @@ def _full_folder(error: BaseException | None) -> Path | None:
 def _written() -> Iterator[Path]:
     """The folders that commands write to, as far as they are there. Each may be on a disk of its own."""
     prefect = Path(os.environ.get("PREFECT_HOME", root() / ".prefect"))
-    folders = (root(), artifacts_folder(), root() / ".rlhf", root() / ".dvc" / "cache", root() / "data", prefect)
+    folders = (root(), artifacts_folder(), state_folder(), root() / ".dvc" / "cache", root() / "data", prefect)
     for folder in (*folders, Path(tempfile.gettempdir())):
         if folder.is_dir():
             yield folder

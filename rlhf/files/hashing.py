@@ -23,7 +23,7 @@ def dvc_md5(path: Path) -> str:
     """
     if not path.is_dir():
         return _hash_file(path, "md5")
-    entries = [{"md5": _hash_file(file, "md5"), "relpath": _name(file, path)} for file in _files(path)]
+    entries = [{"md5": _hash_file(file, "md5"), "relpath": name_below(file, path)} for file in _files(path)]
     manifest = json.dumps(sorted(entries, key=lambda entry: entry["relpath"]), sort_keys=True)
     return hashlib.md5(manifest.encode(), usedforsecurity=False).hexdigest() + ".dir"
 
@@ -43,28 +43,8 @@ def altered_files(folder: Path, digests: Mapping[str, str]) -> list[Path]:
     return [path for path, digest in paths.items() if not path.is_file() or sha256(path) != digest]
 
 
-def folder_manifest(folder: Path) -> str:
-    """A line `sha256  relative/path` for every file, sorted by path: what `sha256sum --check` reads.
-
-    Raises:
-        InputError: the name of a file is no text.
-    """
-    names = sorted(_name(path, folder) for path in folder.rglob("*") if path.is_file())
-    return "".join(f"{sha256(folder / name)}  {name}\n" for name in names)
-
-
-def folder_sha256(folder: Path) -> str:
-    """The sha256 of a folder: of its manifest."""
-    return manifest_sha256(folder_manifest(folder))
-
-
-def manifest_sha256(manifest: str) -> str:
-    """The sha256 that a folder with this manifest has."""
-    return hashlib.sha256(manifest.encode()).hexdigest()
-
-
-def _name(file: Path, folder: Path) -> str:
-    """Relative to the folder.
+def name_below(file: Path, folder: Path) -> str:
+    """A file's path relative to a folder, with `/` between its parts.
 
     Raises:
         InputError: the name is no text.

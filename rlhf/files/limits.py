@@ -1,4 +1,4 @@
-"""How much of a file from outside is taken into memory: a small file may unpack to more than there is.
+"""Limits on the memory that a file from outside takes: a small file may unpack to more than there is.
 
 One setting, the environment's RLHF_LIMITS, counts on the command line and in the worker that imports at night.
 """
@@ -37,7 +37,7 @@ class Limits:
     file: int = 20 * 10**9
 
     def unpacked(self, packed: int) -> int:
-        """What a packed file of so many bytes may unpack to."""
+        """The bytes that a packed file of this size may unpack to."""
         return min(self.file, max(self.whole, _MAX_RATIO * packed))
 
 
@@ -51,14 +51,14 @@ def limits() -> Limits:
     Raises:
         ConfigError: RLHF_LIMITS is something else.
     """
-    found = Limits()
+    sizes = Limits()
     for part in filter(None, os.environ.get(LIMITS_VARIABLE, "").split(",")):
         name, _, text = part.strip().partition("=")
         size = _SIZE.fullmatch(text)
-        if size is None or name not in vars(found):
+        if size is None or name not in vars(sizes):
             raise ConfigError(f"{LIMITS_VARIABLE}: got {part!r}, expected sizes such as row=64MB,whole=2GB,file=100GB")
-        found = replace(found, **{name: int(size["number"]) * _UNITS[size["unit"]]})
-    return found
+        sizes = replace(sizes, **{name: int(size["number"]) * _UNITS[size["unit"]]})
+    return sizes
 
 
 def too_large(where: str, what: str, limit: str, largest: int) -> DataError:

@@ -31,14 +31,14 @@ class PlainLoader(_Constructor, yaml.SafeLoader):
 
 
 class FastPlainLoader(_Constructor, getattr(yaml, "CSafeLoader", yaml.SafeLoader)):  # type: ignore[misc]
-    """The same in C, where that is installed."""
+    """The safe loader in C, where libyaml is installed."""
 
 
 Loader = type[PlainLoader] | type[FastPlainLoader]
 
 
 def load_yaml(text: str | bytes, kind: Loader = PlainLoader) -> Any:
-    """What a text says. None where it is empty.
+    """The value of a text in YAML; None where the text is empty.
 
     Args:
         text: from anywhere.
@@ -51,7 +51,7 @@ def load_yaml(text: str | bytes, kind: Loader = PlainLoader) -> Any:
 
 
 def open_yaml(text: str | bytes, kind: Loader = PlainLoader) -> tuple[yaml.Node | None, Any]:
-    """The same, with the text's nodes, which know their lines.
+    """The nodes of a text in YAML, which know their lines, and its value.
 
     Raises:
         yaml.YAMLError: it is no YAML, or one that is refused here.

@@ -5,12 +5,12 @@ Only what passed is kept: a model that was refused is looked at again the next t
 
 import hashlib
 import json
-import os
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from rlhf.paths import checked_models_folder
+from rlhf.files.atomic import write_file
+from rlhf.paths import local_folder
 
 
 def recall(kind: str, key: object) -> Any | None:
@@ -28,14 +28,10 @@ def recall(kind: str, key: object) -> Any | None:
 
 def keep(kind: str, key: object, verdict: object) -> None:
     """Keep the outcome of a check. Where that cannot be written, the check is made again the next time."""
-    path = _path(kind, key)
-    unfinished = path.with_name(f"{path.name}.{os.getpid()}.partial")
     with suppress(OSError):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        unfinished.write_text(json.dumps(verdict), encoding="utf-8")
-        unfinished.replace(path)
+        write_file(_path(kind, key), json.dumps(verdict))
 
 
 def _path(kind: str, key: object) -> Path:
     digest = hashlib.sha256(json.dumps([kind, key], sort_keys=True).encode()).hexdigest()
-    return checked_models_folder() / f"{kind}-{digest[:32]}.json"
+    return local_folder("models") / f"{kind}-{digest[:32]}.json"

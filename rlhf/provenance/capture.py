@@ -8,7 +8,7 @@ from pathlib import Path
 from rlhf.addresses import public_address
 from rlhf.config.pipeline import PipelineConfig
 from rlhf.config.rl import RewardSourceConfig
-from rlhf.files.hashing import folder_sha256
+from rlhf.files.manifest import folder_sha256
 from rlhf.paths import root, source_root
 from rlhf.provenance.code import GitState, Patch
 from rlhf.provenance.environment import lock_sha256, machine

@@ -2,12 +2,12 @@
 
 import hashlib
 import os
-import subprocess
 import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from rlhf.files.git import as_names, as_text, git, try_git
 from rlhf.provenance.credentials import holds_one, is_named_like_one
 
 MAX_FILE_BYTES = 1_000_000
@@ -51,16 +51,15 @@ class Patch:
 
 def git_state(folder: Path) -> GitState:
     """Commit and dirtiness of the git repository that `folder` is in."""
-    commit = git_answer(folder, "rev-parse", "HEAD")
-    lines = (git_answer(folder, "status", "--porcelain", "--no-renames", "-z") or "").split("\0")
-    return GitState(
-        commit, dirty=any(line and not _is_of_store(line.lstrip().partition(" ")[2].lstrip()) for line in lines)
-    )
+    commit = try_git(folder, "rev-parse", "HEAD")
+    lines = as_names(try_git(folder, "status", "--porcelain", "--no-renames", "-z") or b"")
+    dirty = any(not _is_of_store(line[len("XY ") :]) for line in lines)
+    return GitState(as_text(commit) if commit is not None else None, dirty)
 
 
 def has_commit(folder: Path, commit: str) -> bool:
     """Whether the clone that `folder` is in holds a commit."""
-    return git_answer(folder, "cat-file", "-e", f"{commit}^{{commit}}") is not None
+    return try_git(folder, "cat-file", "-e", f"{commit}^{{commit}}") is not None
 
 
 def working_patch(folder: Path) -> Patch:
@@ -84,11 +83,9 @@ def looks_like_a_credential(path: Path) -> bool:
 
 def _changed(folder: Path) -> Iterator[str]:
     """Tracked files that differ from the commit, then new ones below the packages, relative to the folder."""
-    tracked = _run(folder, "diff", "--name-only", "--no-renames", "--relative", "-z", "HEAD")
-    new = _run(folder, "ls-files", "--others", "--exclude-standard", "-z", "--", *_PACKAGES)
-    for name in (tracked + new).decode(errors="surrogateescape").split("\0"):
-        if name and not _is_of_store(name):
-            yield name
+    tracked = git(folder, "diff", "--name-only", "--no-renames", "--relative", "-z", "HEAD")
+    new = git(folder, "ls-files", "--others", "--exclude-standard", "-z", "--", *_PACKAGES)
+    return (name for name in as_names(tracked + new) if not _is_of_store(name))
 
 
 def _is_of_store(name: str) -> bool:
@@ -110,34 +107,18 @@ def _is_kept_back(folder: Path, name: str) -> bool:
 
 def _committed(folder: Path, name: str) -> bytes:
     """A file's content in the commit; nothing where it is not there."""
-    command = ["git", "cat-file", "blob", f"HEAD:./{name}"]
-    return subprocess.run(command, cwd=folder, capture_output=True, check=False).stdout
+    return try_git(folder, "cat-file", "blob", f"HEAD:./{name}") or b""
 
 
 def _diff(folder: Path, names: list[str]) -> bytes:
     """By an index of its own, since new files are in a diff only once they are in an index."""
     with tempfile.TemporaryDirectory(prefix="rlhf-") as scratch:
         index = Path(scratch) / "index"
-        paths = "\0".join(names).encode(errors="surrogateescape")
-        _run(folder, "read-tree", "HEAD", index=index)
-        _run(
-            folder, "add", "--all", "--force", "--pathspec-from-file=-", "--pathspec-file-nul", given=paths, index=index
-        )
+        paths = os.fsencode("\0".join(names))
+        git(folder, "read-tree", "HEAD", index=index)
+        # Pathspecs are names here, whatever characters they hold.
+        add = ("--literal-pathspecs", "add", "--all", "--force", "--pathspec-from-file=-", "--pathspec-file-nul")
+        git(folder, *add, given=paths, index=index)
         # Settings of the person's may not decide how it is written.
         form = ("--binary", "--no-color", "--no-renames", "--no-ext-diff", "--no-textconv", "--full-index")
-        return _run(folder, "diff", "--cached", *form, "--src-prefix=a/", "--dst-prefix=b/", "HEAD", index=index)
-
-
-def git_answer(folder: Path, *arguments: str) -> str | None:
-    """What git says in a folder; None where it refuses, or is not there."""
-    try:
-        return _run(folder, *arguments).decode().strip()
-    except (subprocess.CalledProcessError, FileNotFoundError):
-        return None
-
-
-def _run(folder: Path, *arguments: str, given: bytes = b"", index: Path | None = None) -> bytes:
-    # Pathspecs are names here, whatever characters they hold.
-    command = ["git", "--literal-pathspecs", *arguments]
-    environment = os.environ | ({"GIT_INDEX_FILE": str(index)} if index else {})
-    return subprocess.run(command, cwd=folder, capture_output=True, check=True, input=given, env=environment).stdout
+        return git(folder, "diff", "--cached", *form, "--src-prefix=a/", "--dst-prefix=b/", "HEAD", index=index)

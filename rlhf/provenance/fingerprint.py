@@ -13,7 +13,8 @@ from pydantic import BaseModel
 from rlhf.config.data import DataConfig
 from rlhf.config.model import ModelConfig
 from rlhf.config.rl import RewardSourceConfig
-from rlhf.files.hashing import folder_sha256, sha256
+from rlhf.files.hashing import sha256
+from rlhf.files.manifest import folder_sha256
 from rlhf.paths import root, source_root
 from rlhf.provenance import cpu, gpus, lock_sha256
 from rlhf.references import DataSource, Reference

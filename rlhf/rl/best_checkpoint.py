@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from rlhf.config.rl import PPOConfig
+from rlhf.files.atomic import new_folder
 from rlhf.modeling.models import save_model
-from rlhf.rl.checkpoint import TrainerState, explain_write_errors, latest_checkpoint, number_of, publish_folder
+from rlhf.rl.checkpoint import TrainerState, explain_write_errors, latest_checkpoint, number_of
 from rlhf.rl.checks import run_flags
 from rlhf.rl.objective import best_evaluation, paired_gain
 from rlhf.rl.validation import generations_path
@@ -25,11 +26,8 @@ def keep_candidate(checkpoints: Path, update: int, policy: Any, tokenizer: Any) 
         CheckpointError: it cannot be written, for instance because the disk is full.
     """
     final = _candidate(checkpoints, update)
-    temporary = final.with_suffix(".partial")
-    shutil.rmtree(temporary, ignore_errors=True)
-    with explain_write_errors(f"the policy {final}", checkpoints, temporary):
+    with explain_write_errors(f"the policy {final}", checkpoints), new_folder(final) as temporary:
         save_model(policy, tokenizer, temporary)
-        publish_folder(temporary, final)
 
 
 def remove_other_candidates(checkpoints: Path, evaluations: Sequence[Mapping[str, Any]], kl_budget: float) -> None:

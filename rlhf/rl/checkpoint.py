@@ -21,8 +21,9 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from rlhf.errors import ArtifactMismatchError, RLHFError
-from rlhf.files.disk import sync
-from rlhf.files.hashing import altered_files, sha256
+from rlhf.files.atomic import new_folder
+from rlhf.files.hashing import altered_files
+from rlhf.files.manifest import hash_files
 from rlhf.rl.context import Optimizers
 from rlhf.rl.models import Models, Parameters
 
@@ -75,16 +76,11 @@ def save_checkpoint(
         CheckpointError: it cannot be written, for instance because the disk is full; earlier ones are as they were.
     """
     final = folder / f"update_{state.next_update:06d}"
-    temporary = final.with_suffix(".partial")
-    shutil.rmtree(temporary, ignore_errors=True)
-    with explain_write_errors(f"the checkpoint {final}", folder, temporary):
-        temporary.mkdir(parents=True)
+    with explain_write_errors(f"the checkpoint {final}", folder), new_folder(final) as temporary:
         for name, tensors in _tensors(models, optimizers).items():
             save_file(tensors, temporary / name)
-        hashes = {path.name: sha256(path) for path in sorted(temporary.iterdir())}
-        words = {"state": asdict(state), "settings": settings, "sha256": hashes}
+        words = {"state": asdict(state), "settings": settings, "sha256": hash_files(temporary)}
         (temporary / _STATE).write_text(json.dumps(words | {"own_sha256": _words_sha256(words)}))
-        publish_folder(temporary, final)
     for old in sorted(folder.glob("update_??????"))[:-NUM_KEPT]:
         shutil.rmtree(old)
     return final
@@ -137,13 +133,12 @@ def load_checkpoint(path: Path, models: Models, optimizers: Optimizers, settings
 
 
 @contextmanager
-def explain_write_errors(what: str, folder: Path, temporary: Path | None = None) -> Iterator[None]:
-    """Write something of a run; where the disk takes no more, nothing half-written stays at `temporary`.
+def explain_write_errors(what: str, folder: Path) -> Iterator[None]:
+    """Write something of a run.
 
     Args:
         what: is written, for the message.
         folder: of all checkpoints.
-        temporary: the folder in which it is written at first.
 
     Raises:
         CheckpointError: it cannot be written.
@@ -151,22 +146,11 @@ def explain_write_errors(what: str, folder: Path, temporary: Path | None = None)
     try:
         yield
     except (OSError, SafetensorError) as error:
-        if temporary is not None:
-            shutil.rmtree(temporary, ignore_errors=True)
         last = latest_checkpoint(folder)
         kept = f"{last.name} is as it was, and a run goes on from there" if last else "there is no checkpoint yet"
         raise CheckpointError(
             f"{what} could not be written ({error}); {kept}. Make room on the disk and start again"
         ) from error
-
-
-def publish_folder(temporary: Path, final: Path) -> None:
-    """Sync a folder with all that is in it to the disk and give it its name, in one step."""
-    for path in (*temporary.rglob("*"), temporary):
-        sync(path)
-    shutil.rmtree(final, ignore_errors=True)
-    temporary.rename(final)
-    sync(final.parent)
 
 
 def _tensors(models: Models, optimizers: Optimizers) -> dict[str, dict[str, Tensor]]:

@@ -13,7 +13,7 @@ from rlhf.config.rl import LARGEST_KL_ERROR, PPOConfig
 from rlhf.data.preparation.splits import prompt_key
 from rlhf.errors import DataError, TrainingDivergedError
 from rlhf.files.disk import check_room
-from rlhf.files.hashing import folder_sha256
+from rlhf.files.manifest import folder_sha256
 from rlhf.modeling.context import StageContext, start_stage
 from rlhf.modeling.conversations import Conversation, encode_pairs, encode_prompts
 from rlhf.modeling.cpu.memory import trim_heap

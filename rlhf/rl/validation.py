@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from rlhf.config.rl import PPOConfig
-from rlhf.files.disk import sync
+from rlhf.files.atomic import write_file
 from rlhf.modeling.conversations import Conversation, decode_responses
 from rlhf.rl.context import PPOContext, Prompts
 from rlhf.rl.masking import masked_sum
@@ -135,13 +135,8 @@ def generations_path(checkpoints: Path, update: int) -> Path:
 
 def write_generations(checkpoints: Path, update: int, generations: Sequence[Generation]) -> None:
     """Keep the generations as JSON Lines; a file that bears its name is whole."""
-    path = generations_path(checkpoints, update)
-    path.parent.mkdir(parents=True, exist_ok=True)
     lines = (json.dumps(asdict(generation), ensure_ascii=False) + "\n" for generation in generations)
-    temporary = path.with_suffix(".partial")
-    temporary.write_text("".join(lines), encoding="utf-8")
-    sync(temporary)
-    temporary.replace(path)
+    write_file(generations_path(checkpoints, update), "".join(lines))
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""What stands before both servers: a request is answered only where it comes from the servers' own pages, or from none.
+"""The guard before both servers: a request is answered only from the servers' own pages, or from no page.
 
 A browser sends requests to this machine for any page that is open in it. It tells which page that was, and under which
 name the server was called, and neither can a page change.

@@ -43,7 +43,7 @@ def check_address(address: str, where: str) -> None:
             "%, /, @, :, ? or #; percent-encode it (% as %25, / as %2F, @ as %40), as in postgresql://me:50%25@HOST/NAME"
         )
     if not _is_host_and_port(host):
-        raise ConfigError(f"{where} is not of the form {_FORM}: host or port cannot be read; mend them")
+        raise ConfigError(f"{where} is not of the form {_FORM}: host or port cannot be read; correct them")
 
 
 def prepare_database(address: str, where: str) -> None:

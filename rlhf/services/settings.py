@@ -14,15 +14,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from filelock import FileLock, Timeout
-
 from rlhf.errors import ConfigError
-from rlhf.paths import artifacts_folder, root, tracking_database
+from rlhf.files.atomic import write_file
+from rlhf.files.locks import is_locked, locked
+from rlhf.paths import artifacts_folder, local_folder, root, tracking_database
 from rlhf.services.postgresql import DATABASE_VARIABLE, SCHEMAS, check_address, for_mlflow, for_prefect
 
 PASSWORD_VARIABLE = "RLHF_PASSWORD"
 NAMES_VARIABLE = "RLHF_SERVER_NAMES"
-"""By which `rlhf.services.own_site` is told of `Services.names`."""
+"""The variable that tells `rlhf.services.own_site` the names of `Services.names`."""
 HOSTS_VARIABLE = "RLHF_ALLOWED_HOSTS"
 """Further names, with commas between them, by which people reach the servers, such as that of a proxy."""
 USER = "rlhf"
@@ -38,7 +38,7 @@ LoginFrom = Literal["variable", "file", "none"]
 
 @dataclass(frozen=True)
 class Services:
-    """What a person chose.
+    """The choices of a person.
 
     Attributes:
         host: address that both servers listen at.
@@ -59,12 +59,12 @@ class Services:
 
     @property
     def prefect_url(self) -> str:
-        """Where Prefect's UI is."""
+        """The address of Prefect's UI."""
         return f"http://{self._reached_at}:{self.prefect_port}"
 
     @property
     def mlflow_url(self) -> str:
-        """Where MLflow's UI is, and what clients call."""
+        """The address of MLflow's UI, which clients call as well."""
         return f"http://{self._reached_at}:{self.mlflow_port}"
 
     @property
@@ -79,7 +79,7 @@ class Services:
 
     @property
     def password(self) -> str | None:
-        """What the servers ask for, as far as this process knows it; None where they ask for nothing."""
+        """The password of the servers, as far as this process knows it; None where they ask for none."""
         if self.login_from == "variable":
             return os.environ.get(PASSWORD_VARIABLE)
         file = password_file()
@@ -93,13 +93,13 @@ class Services:
 
     @property
     def names(self) -> list[str]:
-        """By which the servers may be called; a request for any other Host is one that a foreign page has sent."""
+        """The names of the servers; a request for any other Host comes from a foreign page."""
         own = [self.host]
         if self.host in _ANY:
             import psutil
 
-            found = psutil.net_if_addrs().values()
-            own = [socket.gethostname(), *(one.address.split("%")[0] for addresses in found for one in addresses)]
+            addresses = [address for interface in psutil.net_if_addrs().values() for address in interface]
+            own = [socket.gethostname(), *(address.address.split("%")[0] for address in addresses)]
         given = [name.strip() for name in os.environ.get(HOSTS_VARIABLE, "").split(",")]
         return list(dict.fromkeys(name.lower() for name in (*_LOOPBACK, *own, *given) if name))
 
@@ -137,7 +137,7 @@ class Services:
             )
 
     def client_environment(self) -> dict[str, str]:
-        """By which Prefect's and MLflow's clients find the servers, and are let in."""
+        """The variables by which Prefect's and MLflow's clients find the servers and log in."""
         environment = {"PREFECT_API_URL": f"{self.prefect_url}/api", "MLFLOW_TRACKING_URI": self.mlflow_url}
         password = self.password
         if password:
@@ -149,7 +149,7 @@ class Services:
         return environment
 
     def environment(self) -> dict[str, str]:
-        """Of the servers and of the worker. Secrets stand here and in no file."""
+        """The environment of the servers and of the worker. Secrets stand here and in no file."""
         environment = self.client_environment() | {
             # A machine has several names, and the UI asks where it came from.
             "PREFECT_SERVER_UI_API_URL": "/api",
@@ -201,11 +201,11 @@ class Services:
 
 def services_folder() -> Path:
     """Logs, socket and settings of what `rlhf up` has started."""
-    return root() / ".rlhf" / "services"
+    return local_folder("services")
 
 
 def password_file() -> Path:
-    """Where a password that was made at the first start is kept, for its owner alone."""
+    """The file of the password that was made at the first start, for its owner alone."""
     return services_folder() / "password"
 
 
@@ -221,7 +221,7 @@ def make_password() -> str:
 
 
 def socket_path() -> Path:
-    """By which the services' supervisor is spoken to."""
+    """The socket of the services' supervisor."""
     return services_folder() / "supervisor.sock"
 
 
@@ -230,34 +230,23 @@ def services_running(services: Services) -> Iterator[None]:
     """Let other commands of this project find the services while the block lasts.
 
     Raises:
-        ConfigError: they are up already.
+        LockedError: they are up already.
     """
-    folder = services_folder()
-    folder.mkdir(parents=True, exist_ok=True)
-    try:
-        with FileLock(folder / "up.lock", timeout=0):
-            file = folder / "up.json"
-            ports = [services.prefect_port, services.mlflow_port]
-            note = {"host": services.host, "ports": ports, "password": services.login_from}
-            file.write_text(json.dumps(note))
-            try:
-                yield
-            finally:
-                file.unlink()
-    except Timeout:
-        raise ConfigError(f"the services of {root()} are up already; `rlhf down` stops them") from None
+    busy = f"the services of {root()} are up already; `rlhf down` stops them"
+    with locked(services_folder() / "up.lock", busy, timeout=0):
+        file = services_folder() / "up.json"
+        ports = [services.prefect_port, services.mlflow_port]
+        write_file(file, json.dumps({"host": services.host, "ports": ports, "password": services.login_from}))
+        try:
+            yield
+        finally:
+            file.unlink()
 
 
 def running() -> Services | None:
     """The services of this project that are up; None where none are."""
     known = last_address()
-    if known is None:
-        return None
-    try:
-        with FileLock(services_folder() / "up.lock", timeout=0):
-            return None
-    except Timeout:
-        return known
+    return known if is_locked(services_folder() / "up.lock") else None
 
 
 def last_address() -> Services | None:

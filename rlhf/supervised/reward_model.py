@@ -27,6 +27,7 @@ from rlhf.config.model import ComputeConfig, Setup
 from rlhf.config.supervised import RewardModelConfig
 from rlhf.data.schema import Row, read_rows
 from rlhf.errors import DataError, ModelError, TrainingDivergedError
+from rlhf.files.atomic import new_folder
 from rlhf.modeling.context import StageContext, start_stage
 from rlhf.modeling.conversations import encode_pairs
 from rlhf.modeling.device import derive_seed
@@ -41,7 +42,6 @@ from rlhf.supervised.trainer import (
     run_trainer,
     trainer_settings,
     training_order,
-    write_manifest,
 )
 from rlhf.workspace import MetricLog, Workspace
 
@@ -143,17 +143,15 @@ def _train_to_end(
         logged.append((metrics, step))
         workspace.log_metrics(metrics, step)
 
-    unfinished = finished.with_name(f"{name}.partial")
-    shutil.rmtree(unfinished, ignore_errors=True)
-    num_steps = _train(context, name, pairs, inputs, workspace.checkpoints / name, log_metrics, unfinished / "model")
-    try:
-        metrics = _centre_and_validate(context, name, unfinished / "model", inputs)
-    except ScoringError as error:
-        raise TrainingDivergedError(num_steps, str(error), newest_checkpoint(workspace.checkpoints / name)) from error
-    log_metrics({f"{name}/{key}": value for key, value in metrics.items()}, None)
-    (unfinished / "metrics.json").write_text(json.dumps(logged))
-    write_manifest(unfinished)
-    unfinished.rename(finished)
+    checkpoints = workspace.checkpoints / name
+    with new_folder(finished) as folder:
+        num_steps = _train(context, name, pairs, inputs, checkpoints, log_metrics, folder / "model")
+        try:
+            metrics = _centre_and_validate(context, name, folder / "model", inputs)
+        except ScoringError as error:
+            raise TrainingDivergedError(num_steps, str(error), newest_checkpoint(checkpoints)) from error
+        log_metrics({f"{name}/{key}": value for key, value in metrics.items()}, None)
+        (folder / "metrics.json").write_text(json.dumps(logged))
 
 
 def _train(

@@ -1,6 +1,5 @@
 """Parts that the two supervised stages share: order of rows, trainer settings, checkpoints, watch over the loss."""
 
-import json
 import math
 import shutil
 import time
@@ -16,14 +15,13 @@ from transformers import PrinterCallback, Trainer, TrainerCallback
 
 from rlhf.config.supervised import TrainingSection
 from rlhf.errors import TrainingDivergedError
-from rlhf.files.disk import check_room, sync
-from rlhf.files.hashing import altered_files, sha256
+from rlhf.files.disk import check_room
+from rlhf.files.manifest import is_complete, write_manifest
 from rlhf.modeling.context import StageContext
 from rlhf.modeling.device import derive_seed
 from rlhf.workspace import MetricLog
 
 LOGGING_STEPS = 10
-_SEAL = "sealed.json"
 
 
 def training_order(lengths: Sequence[int], num_epochs: float, batch_size: int, seed: int) -> list[int]:
@@ -226,33 +224,14 @@ def refuse_divergent_weights(model: Any, step: int, folder: Path) -> None:
             refuse_divergence(weight.detach().sum(), f"the sum of {name}", step, folder)
 
 
-def write_manifest(checkpoint: Path) -> None:
-    """Bring a checkpoint to the disk, then note the sha256 of its files: only a sealed one is ever resumed from."""
-    files = sorted(path for path in checkpoint.rglob("*") if path.is_file())
-    for path in files:
-        sync(path)
-    note = checkpoint / f"{_SEAL}.partial"
-    note.write_text(json.dumps({path.relative_to(checkpoint).as_posix(): sha256(path) for path in files}, indent=1))
-    sync(note)
-    note.replace(checkpoint / _SEAL)
-    sync(checkpoint)
-
-
 def newest_checkpoint(folder: Path) -> Path | None:
     """The newest whole checkpoint. Torn ones are removed on the way, so that they do not count as kept ones."""
     checkpoints = sorted(folder.glob("checkpoint-*"), key=lambda path: int(path.name.rpartition("-")[2]), reverse=True)
     for checkpoint in checkpoints:
-        if _is_complete(checkpoint):
+        if is_complete(checkpoint):
             return checkpoint
         shutil.rmtree(checkpoint)
     return None
-
-
-def _is_complete(checkpoint: Path) -> bool:
-    seal_file = checkpoint / _SEAL
-    if not seal_file.is_file():
-        return False
-    return not altered_files(checkpoint, json.loads(seal_file.read_text()))
 
 
 def _checkpoint_bytes(trainer: Any) -> int:

@@ -1,17 +1,16 @@
 """Small files among a run's artifacts: in place where the store is a local folder, otherwise by way of MLflow."""
 
-import os
-import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from urllib.parse import unquote, urlparse
 
+from rlhf.files.atomic import write_file
 from rlhf.tracking.records import RunRecord
 
 
 def read_file(run: RunRecord, path: str) -> bytes | None:
     """The content of an artifact; None where the run has none of this name."""
-    folder = _local_folder(run)
+    folder = local_artifacts(run.artifact_uri)
     if folder is not None:
         return (folder / path).read_bytes() if (folder / path).is_file() else None
     from rlhf.tracking.files import read_bytes
@@ -27,24 +26,17 @@ def write_files(run: RunRecord, folder: str, files: Mapping[str, bytes]) -> None
         folder: of its artifacts.
         files: contents by name.
     """
-    local = _local_folder(run)
+    local = local_artifacts(run.artifact_uri)
     for name, content in files.items():
         if local is not None:
-            _write(local / folder / name, content)
+            write_file(local / folder / name, content)
         else:
             from rlhf.tracking.files import log_content
 
             log_content(run.run_id, content, f"{folder}/{name}")
 
 
-def _local_folder(run: RunRecord) -> Path | None:
-    uri = urlparse(run.artifact_uri)
+def local_artifacts(artifact_uri: str) -> Path | None:
+    """The folder that an artifact URI names; None where the store is not a local folder."""
+    uri = urlparse(artifact_uri)
     return Path(unquote(uri.path)) if uri.scheme in ("", "file") else None
-
-
-def _write(path: Path, content: bytes) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.NamedTemporaryFile(dir=path.parent, prefix=".", delete=False) as file:
-        file.write(content)
-    Path(file.name).chmod(0o644)
-    os.replace(file.name, path)  # noqa: PTH105

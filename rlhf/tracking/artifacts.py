@@ -12,14 +12,13 @@ from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TypeVar
-from urllib.parse import unquote, urlparse
 
 from rlhf.errors import ArtifactMismatchError, InputError
-from rlhf.files.hashing import folder_manifest, manifest_sha256
+from rlhf.files.manifest import folder_manifest, manifest_sha256, read_manifest
 from rlhf.files.names import below, check_relative
-from rlhf.paths import downloads_folder
+from rlhf.paths import local_folder
 from rlhf.references import Reference
-from rlhf.text.lines import lines_of
+from rlhf.tracking.artifact_files import local_artifacts
 from rlhf.tracking.client import client, retry_while_unavailable
 from rlhf.tracking.queries import finished_stages, tags_of
 from rlhf.tracking.run_details import delete_artifact
@@ -134,8 +133,8 @@ def as_stored(run_id: str, name: str) -> Iterator[Path | None]:
     if name not in {file.path for file in retry_while_unavailable(lambda: client().list_artifacts(run_id))}:
         yield None
         return
-    downloads_folder().mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=downloads_folder()) as temporary:
+    local_folder("artifacts").mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=local_folder("artifacts")) as temporary:
         yield Path(retry_while_unavailable(lambda: client().download_artifacts(run_id, name, temporary)))
 
 
@@ -163,7 +162,7 @@ def remove_output(run_id: str) -> None:
 
 def num_output_bytes(run_id: str, artifact_uri: str) -> int:
     """Bytes of a stage's output in the store, what a removal has left of it included."""
-    folder = _local(artifact_uri)
+    folder = local_artifacts(artifact_uri)
     if folder is None:
         return _num_stored_bytes(run_id, OUTPUT)
     files = [file for name in (OUTPUT, _GOING) for file in (folder / name).rglob("*")]
@@ -178,12 +177,7 @@ def stored_at(reference: Reference) -> Path | None:
 
 def _artifacts_of(run_id: str) -> Path | None:
     """The folder of a run's artifacts; None where the store is not a local folder."""
-    return _local(retry_while_unavailable(lambda: client().get_run(run_id)).info.artifact_uri)
-
-
-def _local(artifact_uri: str) -> Path | None:
-    uri = urlparse(artifact_uri)
-    return Path(unquote(uri.path)) if uri.scheme in ("", "file") else None
+    return local_artifacts(retry_while_unavailable(lambda: client().get_run(run_id)).info.artifact_uri)
 
 
 def _num_stored_bytes(run_id: str, path: str) -> int:
@@ -205,10 +199,12 @@ def _name_of(reference: Reference) -> str:
 
 
 def _download(reference: Reference) -> Path:
-    folder = below(downloads_folder(), reference.sha256, f"the sha256 of what MLflow run {reference.run_id} has left")
+    folder = below(
+        local_folder("artifacts"), reference.sha256, f"the sha256 of what MLflow run {reference.run_id} has left"
+    )
     if not folder.is_dir():
-        downloads_folder().mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=downloads_folder()) as temporary:
+        local_folder("artifacts").mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=local_folder("artifacts")) as temporary:
             name = _name_of(reference)
             retry_while_unavailable(lambda: client().download_artifacts(reference.run_id, name, temporary))
             try:
@@ -225,8 +221,8 @@ def _difference(reference: Reference, folder: Path, manifest: str) -> str:
     stored = folder.with_name(manifest_of(folder.name))
     expected = stored.read_text() if stored.is_file() else ""
     if manifest_sha256(expected) == reference.sha256:
-        changed = {line.partition("  ")[2] for line in set(lines_of(expected)) ^ set(lines_of(manifest))}
-        what = ", ".join(str(folder / name) for name in sorted(changed))
+        changed = read_manifest(expected).items() ^ read_manifest(manifest).items()
+        what = ", ".join(str(folder / name) for name in sorted({name for name, _ in changed}))
     else:
         what = str(folder)
     return (

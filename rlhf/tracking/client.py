@@ -4,21 +4,21 @@ import contextlib
 import functools
 import logging
 import sqlite3
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TypeVar
 
 import requests
-from filelock import FileLock
 from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
 from sqlalchemy.exc import DBAPIError, SQLAlchemyError
+from tenacity import RetryCallState, Retrying, retry_if_exception, stop_before_delay, wait_exponential
 
 from rlhf.addresses import ask_within, public_address
 from rlhf.errors import InputError, one_line
 from rlhf.files.disk import full_disk, is_full
+from rlhf.files.locks import lock_of, locked
 from rlhf.paths import artifacts_folder, tracking_database
 from rlhf.tracking.deleted import deleted_experiment
 from rlhf.tracking.records import store_address
@@ -112,21 +112,35 @@ def client() -> MlflowClient:
 
 def retry_while_unavailable(call: Callable[[], Result]) -> Result:
     """Call again while a server does not answer: it may be restarting, and training was long."""
-    deadline = time.monotonic() + PATIENCE_SECONDS
-    pause = 1.0
-    while True:
-        try:
-            return call()
-        except (MlflowException, requests.RequestException) as error:
-            if _refusal(error) or is_full(error):
-                raise UnusableStoreError(_explain(error)) from error
-            if full := full_disk(error):  # a server tells nobody that this is why it does not answer
-                raise UnusableStoreError(full) from error
-            if getattr(error, "error_code", "") in _FINAL or time.monotonic() + pause > deadline:
-                raise TrackingError(_explain(error)) from error
-            logger.warning("MLflow does not answer, trying again in %.0f s: %s", pause, one_line(error))
-        time.sleep(pause)
-        pause = min(2 * pause, 30.0)
+    retrying = Retrying(
+        retry=retry_if_exception(_may_pass),
+        stop=stop_before_delay(PATIENCE_SECONDS),
+        wait=wait_exponential(max=30),
+        before_sleep=_warn,
+        reraise=True,
+    )
+    try:
+        return retrying(call)
+    except (MlflowException, requests.RequestException) as error:
+        if _refusal(error) or is_full(error):
+            raise UnusableStoreError(_explain(error)) from error
+        if full := full_disk(error):  # a server tells nobody that this is why it does not answer
+            raise UnusableStoreError(full) from error
+        raise TrackingError(_explain(error)) from error
+
+
+def _may_pass(error: BaseException) -> bool:
+    """Whether a call that failed may succeed later."""
+    if not isinstance(error, MlflowException | requests.RequestException):
+        return False
+    final = getattr(error, "error_code", "") in _FINAL
+    return not (final or _refusal(error) or is_full(error) or full_disk(error))
+
+
+def _warn(state: RetryCallState) -> None:
+    error = state.outcome.exception() if state.outcome is not None else None
+    assert error is not None, "a call has failed"
+    logger.warning("MLflow does not answer, trying again in %.0f s: %s", state.upcoming_sleep, one_line(error))
 
 
 @contextmanager
@@ -148,10 +162,9 @@ def _client_of(uri: str) -> MlflowClient:
     if not uri.startswith("sqlite:///"):
         return MlflowClient(uri)
     database = Path(uri.removeprefix("sqlite:///"))
-    database.parent.mkdir(parents=True, exist_ok=True)
     try:
         # Two processes that both migrate an empty file break it.
-        with FileLock(f"{database}.lock"):
+        with locked(lock_of(database)):
             return MlflowClient(uri)
     except SQLAlchemyError as error:
         raise UnusableStoreError(_explain(error)) from error

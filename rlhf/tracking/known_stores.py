@@ -3,13 +3,13 @@
 from pathlib import Path
 
 from rlhf.addresses import public_address
-from rlhf.paths import root
+from rlhf.paths import local_folder
 from rlhf.tracking.client import client, experiment_id, retry_while_unavailable, tracking_uri
 
 
 def note_store() -> None:
     """Write down that runs of this project are in the store that is asked now."""
-    note = _folder() / _identity()
+    note = local_folder("stores") / _identity()
     if not note.is_file():
         note.parent.mkdir(parents=True, exist_ok=True)
         note.write_text(f"{public_address(tracking_uri())}\n", encoding="utf-8")
@@ -18,12 +18,8 @@ def note_store() -> None:
 def other_stores() -> dict[Path, str]:
     """Addresses of the stores that were noted and are not the one that is asked now, by the file of the note."""
     asked = _identity()
-    notes = sorted(_folder().glob("*")) if _folder().is_dir() else []
+    notes = sorted(local_folder("stores").glob("*")) if local_folder("stores").is_dir() else []
     return {note: note.read_text(encoding="utf-8").strip() for note in notes if note.name != asked}
-
-
-def _folder() -> Path:
-    return root() / ".rlhf" / "stores"
 
 
 def _identity() -> str:

@@ -13,6 +13,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from rlhf.errors import one_line
+from rlhf.files.atomic import write_file
 from rlhf.metrics import check_declared
 from rlhf.text.lines import read_json_lines
 
@@ -40,15 +41,8 @@ class MetricPoint:
 
 
 def write_points(file: Path, points: Sequence[MetricPoint]) -> None:
-    """Keep what could not be sent, a line a point. The file appears whole or not at all."""
-    file.parent.mkdir(parents=True, exist_ok=True)
-    part = file.with_name(f"{file.name}.part")
-    try:
-        part.write_text("".join(json.dumps(asdict(point)) + "\n" for point in points))
-        part.replace(file)
-    except OSError:
-        part.unlink(missing_ok=True)
-        raise
+    """Keep what could not be sent, a line per point. The file appears whole or not at all."""
+    write_file(file, "".join(json.dumps(asdict(point)) + "\n" for point in points))
     logger.warning("%d metrics could not be sent; they are in %s, and the next run sends them", len(points), file)
 
 

@@ -8,10 +8,9 @@ from mlflow.utils.search_utils import SearchUtils
 
 from rlhf.tracking.client import TrackingError, client, experiment_id, retry_while_unavailable
 from rlhf.tracking.models import REGISTERED_MODEL
-from rlhf.tracking.records import Condition, RunRecord
+from rlhf.tracking.records import Condition, RunRecord, is_finite
 from rlhf.tracking.tags import FINGERPRINT_TAG, KIND_TAG, STAGE_TAG
 
-_LARGEST = 1.7976931348623157e308  # MLflow's word for infinity
 _GONE = "RESOURCE_DOES_NOT_EXIST"
 _IDS_AT_ONCE = 500  # an answer has 1,000 runs at most
 
@@ -55,7 +54,7 @@ class ClientStore:
         found = {}
         for name in names:
             points = retry_while_unavailable(lambda name=name: client().get_metric_history(run_id, name))  # type: ignore[misc]
-            curve = [(point.step, point.value) for point in points if _is_finite(point.value)]
+            curve = [(point.step, point.value) for point in points if is_finite(point.value)]
             if curve:
                 found[name] = sorted(curve, key=lambda point: point[0])
         return found
@@ -99,13 +98,9 @@ def _record(run: Run) -> RunRecord:
         artifact_uri=run.info.artifact_uri,
         tags=run.data.tags,
         params=run.data.params,
-        metrics={name: value for name, value in run.data.metrics.items() if _is_finite(value)},
+        metrics={name: value for name, value in run.data.metrics.items() if is_finite(value)},
         inputs={one.dataset.name: one.dataset.digest for one in inputs},
     )
-
-
-def _is_finite(value: float) -> bool:
-    return math.isfinite(value) and abs(value) < _LARGEST
 
 
 def find(condition: str) -> list[Run]:

@@ -6,6 +6,7 @@ databases.
 """
 
 import os
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal, Protocol
@@ -17,6 +18,14 @@ PIPELINE = "pipeline"
 GROUP = "group"
 Kind = Literal["attribute", "tag", "metric"]
 Comparator = Literal["=", "!=", ">", ">=", "<", "<=", "LIKE"]
+
+_INFINITY = sys.float_info.max
+"""What MLflow stores in its place."""
+
+
+def is_finite(value: float) -> bool:
+    """Whether a metric's stored value is a number."""
+    return abs(value) < _INFINITY
 
 
 @dataclass(frozen=True)

@@ -10,11 +10,11 @@ from contextlib import contextmanager
 from datetime import UTC, datetime
 from typing import Any, Literal
 
-from filelock import FileLock
 from pydantic import BaseModel, ConfigDict, Field
 
 from rlhf.errors import ArtifactMismatchError, RLHFError
-from rlhf.paths import root
+from rlhf.files.locks import locked
+from rlhf.paths import state_folder
 from rlhf.references import Champion, ModelCardRef, RewardModelsRef
 from rlhf.tracking.artifacts import find_output, local_path, stored_at
 from rlhf.tracking.client import client, retry_while_unavailable
@@ -262,7 +262,5 @@ def _named(version: str | None) -> str:
 @contextmanager
 def _one_at_a_time() -> Iterator[None]:
     """Hold a lock that dies with its process: what is found pending under it was cut off."""
-    path = root() / ".rlhf" / "promotion.lock"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with FileLock(path):
+    with locked(state_folder() / "promotion.lock"):
         yield

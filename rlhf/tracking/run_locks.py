@@ -4,9 +4,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from filelock import FileLock, Timeout
-
-from rlhf.paths import pipelines_folder
+from rlhf.files.locks import LockedError, is_locked, locked
+from rlhf.paths import local_folder
 
 
 @contextmanager
@@ -17,22 +16,14 @@ def hold_run_lock(flow_run_id: str) -> Iterator[None]:
     written down, and `close_dead` looks after it.
     """
     path = _lock(flow_run_id)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with FileLock(path):
+    with locked(path):
         yield
         path.unlink()
 
 
 def is_alive(flow_run_id: str) -> bool:
     """Whether a process of this machine works on a flow run."""
-    path = _lock(flow_run_id)
-    if not path.exists():
-        return False
-    try:
-        with FileLock(path, timeout=0):
-            return False
-    except Timeout:
-        return True
+    return is_locked(_lock(flow_run_id))
 
 
 def close_dead(close: Callable[[str], bool]) -> list[str]:
@@ -45,16 +36,16 @@ def close_dead(close: Callable[[str], bool]) -> list[str]:
         The flow runs that were closed.
     """
     closed = []
-    for path in pipelines_folder().glob("*.lock"):
+    for path in local_folder("pipelines").glob("*.lock"):
         try:
-            with FileLock(path, timeout=0):
+            with locked(path, timeout=0):
                 if close(path.stem):
                     path.unlink()
                     closed.append(path.stem)
-        except Timeout:
+        except LockedError:
             continue
     return closed
 
 
 def _lock(flow_run_id: str) -> Path:
-    return pipelines_folder() / f"{flow_run_id}.lock"
+    return local_folder("pipelines") / f"{flow_run_id}.lock"

@@ -18,7 +18,7 @@ from rlhf.addresses import with_public_addresses
 from rlhf.config.flat import as_texts
 from rlhf.errors import one_line
 from rlhf.metrics import describe
-from rlhf.paths import unsent_folder
+from rlhf.paths import local_folder
 from rlhf.references import Reference
 from rlhf.tracking.client import TrackingError, client, experiment_id, reason, retry_while_unavailable, translated
 from rlhf.tracking.known_stores import note_store
@@ -161,7 +161,7 @@ def metric_log(run_id: str) -> Iterator[Callable[[Mapping[str, float], int | Non
 
 def _end(spool: Spool, run_id: str) -> None:
     if spool.unsent():
-        write_points(unsent_folder() / f"{run_id}.jsonl", spool.unsent())
+        write_points(local_folder("unsent") / f"{run_id}.jsonl", spool.unsent())
     elif spool.not_finite:
         set_tags(run_id, {NOT_FINITE_TAG: "; ".join(spool.not_finite.values())})
 
@@ -356,7 +356,7 @@ def _send(run_id: str, points: Sequence[MetricPoint]) -> None:
 
 
 def _send_unsent() -> None:
-    for file in sorted(unsent_folder().glob("*.jsonl")):
+    for file in sorted(local_folder("unsent").glob("*.jsonl")):
         try:
             for batch in read_points(file):
                 _send(file.stem, batch)

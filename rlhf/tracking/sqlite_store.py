@@ -14,11 +14,10 @@ from urllib.parse import quote
 from rlhf.errors import InputError
 from rlhf.paths import artifacts_folder
 from rlhf.tracking.deleted import deleted_experiment
-from rlhf.tracking.records import Condition, RunRecord
+from rlhf.tracking.records import Condition, RunRecord, is_finite
 
 _EXPERIMENT = "rlhf"
 _MODEL = "rlhf-policy"
-_LARGEST = 1.7976931348623157e308  # MLflow's word for infinity
 _IDS_AT_ONCE = 500
 _PATIENCE_SECONDS = 30.0
 _ATTRIBUTES = {"run_id": "run_uuid", "status": "status", "start_time": "start_time"}
@@ -83,7 +82,7 @@ class DatabaseStore:
         found = defaultdict(list)
         marks = ", ".join("?" * len(names))
         for key, step, value in self._rows(_POINTS.format(marks), [run_id, *names]):
-            if abs(value) < _LARGEST:
+            if is_finite(value):
                 found[key].append((int(step), float(value)))
         return dict(found)
 
@@ -115,7 +114,7 @@ class DatabaseStore:
                 artifact_uri=moved(uri),
                 tags=tags[run_id],
                 params=params[run_id],
-                metrics={key: value for key, value in metrics[run_id].items() if abs(value) < _LARGEST},
+                metrics={key: value for key, value in metrics[run_id].items() if is_finite(value)},
                 inputs=inputs[run_id],
             )
             for run_id, name, status, started, ended, uri in rows

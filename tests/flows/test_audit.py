@@ -10,7 +10,7 @@ from retraining_runs import config
 
 from flows.pipeline import rlhf_pipeline
 from rlhf.cli.main import main
-from rlhf.files.hashing import folder_manifest
+from rlhf.files.manifest import folder_manifest
 from rlhf.references import PolicyRef
 from rlhf.runs.audit.lineage import trace
 from rlhf.runs.audit.target import find_target

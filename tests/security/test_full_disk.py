@@ -128,9 +128,12 @@ def test_the_traceback_that_can_be_kept_nowhere(monkeypatch: pytest.MonkeyPatch)
     assert "please report it, with what you did" in failures.report_defect(ValueError("x"))
 
 
-def test_metrics_that_could_not_be_sent_are_written_whole_or_not_at_all(tmp_path: Path):
+def test_metrics_that_could_not_be_sent_are_written_whole_or_not_at_all(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
     """Row 11: the file of unsent metrics was cut off, and the next run could not read it."""
-    (tmp_path / "run.jsonl.part").symlink_to("/dev/full")
+    monkeypatch.setattr("rlhf.files.atomic.secrets.token_hex", lambda _: "0")
+    (tmp_path / ".0.partial").symlink_to("/dev/full")
     with pytest.raises(OSError, match="No space left"):
         write_points(tmp_path / "run.jsonl", POINTS)
     assert list(tmp_path.iterdir()) == []
@@ -238,7 +241,7 @@ def test_on_a_real_disk(room: int, arguments: list[str], embedded_project: Path,
         assert "Traceback" not in said
         assert f"{disk.folder}: the disk is full" in said
         assert said.count("rlhf: error: ") == 1
-        assert not [*disk.folder.rglob("*.part"), *disk.folder.rglob(".rlhf-new-data-*")]
+        assert not [*disk.folder.rglob("*.partial"), *disk.folder.rglob(".rlhf-new-data-*")]
         disk.make_room()
         code, said = rlhf()
         assert code == 0, said

@@ -16,7 +16,7 @@ from prefect.results import ResultRecord
 from rlhf.config.model import ArchitectureConfig, ModelConfig
 from rlhf.config.pipeline import PipelineConfig
 from rlhf.config.supervised import SFTConfig
-from rlhf.paths import results_folder
+from rlhf.paths import local_folder
 from rlhf.references import ModelRef, StageReport
 from tasks.pipeline_run import pipeline_run
 from tasks.stage import Attempt, stage
@@ -113,7 +113,7 @@ class TestTampered:
         self, tmp_path: Path, tamper: Tamper, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         trained = run_stage()
-        (file,) = results_folder().iterdir()
+        (file,) = local_folder("results").iterdir()
         sound = json.loads(file.read_bytes())
         marker = tmp_path / "owned"
         file.write_text(json.dumps(tamper(json.loads(file.read_bytes()), marker)))
@@ -136,7 +136,7 @@ class TestTampered:
     def test_a_link_and_what_is_no_json(self) -> None:
         for text in (None, "[" * 100_000, "not JSON", "", "[1]"):
             trained = run_stage()
-            (file,) = results_folder().iterdir()
+            (file,) = local_folder("results").iterdir()
             file.unlink()
             file.symlink_to("/etc/passwd") if text is None else file.write_text(text)
             assert run_stage().run_id == trained.run_id
@@ -145,7 +145,7 @@ class TestTampered:
 
     def test_an_own_result_stays(self, caplog: pytest.LogCaptureFixture) -> None:
         run_stage()
-        (file,) = results_folder().iterdir()
+        (file,) = local_folder("results").iterdir()
         before = file.stat().st_mtime_ns
         assert run_stage().state == "cached"
         assert file.stat().st_mtime_ns == before

@@ -3,50 +3,7 @@
 import pytest
 
 from rlhf.references import GateVerdict
-from tasks.prefect_artifacts import gate_row, unwrapped
-
-WRAPPED = """# A title
-Two lines of
-one paragraph.
-
-- an item that
-  goes on
-- another
-
-| a | b |
-|---|---|
-| 1 | 2 |
-After the table.
-
-```
-code stays
-as it is
-```
-> quoted
-"""
-SHOWN = """# A title
-Two lines of one paragraph.
-
-- an item that goes on
-- another
-
-| a | b |
-|---|---|
-| 1 | 2 |
-After the table.
-
-```
-code stays
-as it is
-```
-> quoted
-"""
-
-
-def test_a_paragraph_is_one_line_and_the_rest_stays():
-    assert unwrapped(WRAPPED) == SHOWN
-    assert unwrapped(SHOWN) == SHOWN
-
+from tasks.prefect_artifacts import gate_row
 
 RATE = {"gate": "safety:harm", "limit": 0.01, "at_least": False, "found": 0.0457, "held": False, "margin": -0.0357}
 

@@ -18,7 +18,7 @@ from rlhf.config.model import ArchitectureConfig, ModelConfig
 from rlhf.config.pipeline import PipelineConfig
 from rlhf.config.supervised import SFTConfig
 from rlhf.errors import ArtifactMismatchError, DataError, InputError
-from rlhf.paths import results_folder, stages_folder
+from rlhf.paths import local_folder
 from rlhf.progress import report_progress
 from rlhf.references import ModelRef, StageReport
 from rlhf.tracking import artifacts
@@ -120,7 +120,7 @@ def test_a_stage_is_trained_once(trainer: Trainer, client: MlflowClient):
     assert (first.state, second.state) == ("trained", "cached")
     assert trainer.runs == [first.run_id] == [second.run_id]
     assert second.trained_seconds == first.trained_seconds
-    assert not list(stages_folder().glob("sft-*/*"))
+    assert not list(local_folder("stages").glob("sft-*/*"))
 
 
 def test_the_parent_tells_of_a_cached_stage_as_of_a_trained_one(trainer: Trainer, client: MlflowClient):
@@ -182,7 +182,7 @@ def test_an_altered_artifact_is_an_error_that_names_the_file(trainer: Trainer, c
 @pytest.mark.parametrize("harm", [lambda file: file.unlink(), lambda file: file.write_text("{")])
 def test_prefects_own_record_is_not_needed(harm: Callable[[Path], None], trainer: Trainer):
     run_stage()
-    (file,) = results_folder().iterdir()
+    (file,) = local_folder("results").iterdir()
     harm(file)
     assert run_stage().state == "cached"
     run_stage()
@@ -239,7 +239,7 @@ def test_interrupted_it_is_cancelled_and_killed(trainer: Trainer, client: Mlflow
     state = last_flow_run().state
     assert state is not None
     assert state.is_cancelled()
-    assert list(stages_folder().glob("sft-*/checkpoints/step_1"))
+    assert list(local_folder("stages").glob("sft-*/checkpoints/step_1"))
 
 
 def test_only_a_silent_tracking_store_is_worth_a_retry():
@@ -264,9 +264,9 @@ def test_dead_pipelines_are_closed_by_the_next(client: MlflowClient):
     run_stage()
     dead = open_pipeline("dead", "0123-flow-run", {}, {})
     child = open_stage(dead, "sft", "f", {}, {})
-    from rlhf.paths import pipelines_folder
+    from rlhf.paths import local_folder
 
-    (pipelines_folder() / "0123-flow-run.lock").touch()
+    (local_folder("pipelines") / "0123-flow-run.lock").touch()
     run_stage()
     assert client.get_run(dead).info.status == client.get_run(child).info.status == "KILLED"
-    assert not list(pipelines_folder().iterdir())
+    assert not list(local_folder("pipelines").iterdir())

@@ -10,7 +10,7 @@ from pathlib import Path
 from rlhf.data.importing.detection import FORMATS
 from rlhf.data.importing.reading import RowReader, SourceOptions, open_rows
 from rlhf.data.schema import ALL_KINDS, DATASHEET, KINDS, Row, is_ranking
-from rlhf.files.atomic_folder import install, staged
+from rlhf.files.atomic import install, staged
 from rlhf.text.markdown import escape
 
 __all__ = ["FORMATS", "ImportReport", "Sources", "convert_dataset", "import_dataset", "to_json"]

@@ -40,7 +40,7 @@ class Addition:
 
 @dataclass(frozen=True)
 class AppendResult:
-    """What was added.
+    """The outcome of an addition.
 
     Attributes:
         counts: rows by kind, without those that were there already.
@@ -86,7 +86,7 @@ def import_version(
 
 
 def preview(sources: Sources) -> ImportReport:
-    """What an import would read; nothing is kept of it.
+    """The report of an import that keeps nothing.
 
     Raises:
         DataError: something cannot be read.
@@ -117,10 +117,7 @@ def add_version(
     """
     with new_version(root) as filled:
         resolve(DataConfig(embedded=marked(root)), root)
-        check_files(root / TRACKED)
-        # Files that DVC linked from its cache may be read-only, and must not be changed in place.
-        shutil.copytree(root / TRACKED, filled, dirs_exist_ok=True, copy_function=shutil.copyfile)
-        counts, notes, examples = add_rows(additions, filled)
+        counts, notes, examples = add_rows(additions, root, filled)
         tell((*notes, *examples))
         if dry_run or not counts.total():
             return AppendResult(counts, notes, examples, None)
@@ -128,12 +125,17 @@ def add_version(
     return AppendResult(counts, notes, examples, version)
 
 
-def add_rows(additions: Sequence[Addition], folder: Path) -> tuple[Counter[str], tuple[str, ...], tuple[str, ...]]:
-    """Append to the files of a data folder what they do not hold, and say so in its datasheet.
+def add_rows(
+    additions: Sequence[Addition], root: Path, folder: Path
+) -> tuple[Counter[str], tuple[str, ...], tuple[str, ...]]:
+    """Copy data/ to an empty folder, append what its files do not hold, and say so in the datasheet.
 
     Returns:
         Rows added by kind, a sentence a file, and lines that show a row of each.
     """
+    check_files(root / TRACKED)
+    # Files that DVC linked from its cache may be read-only, and must not be changed in place.
+    shutil.copytree(root / TRACKED, folder, dirs_exist_ok=True, copy_function=shutil.copyfile)
     counts: Counter[str] = Counter()
     notes: list[str] = []
     examples: list[str] = []

@@ -1,10 +1,11 @@
-"""What changed between two versions of data/, read line by line: of a row only its digests are ever kept."""
+"""Changes between two versions of data/, read line by line: of a row only its digests are kept."""
 
 import json
 from array import array
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
+from copy import deepcopy
 from dataclasses import dataclass, field
 from functools import lru_cache
 from hashlib import blake2b
@@ -45,7 +46,7 @@ _encode = json.JSONEncoder(sort_keys=True).encode
 
 @dataclass(frozen=True)
 class Side:
-    """One of the two versions.
+    """A version that is compared.
 
     Attributes:
         name: as the person gave it, or `data/`.
@@ -60,7 +61,7 @@ class Side:
 
 @dataclass
 class KindDiff:
-    """What changed among the rows of one kind.
+    """The changes among the rows of one kind.
 
     Attributes:
         old: rows before.
@@ -81,7 +82,7 @@ class KindDiff:
 
 @dataclass(frozen=True)
 class DataDiff:
-    """What changed between two versions.
+    """The changes between two versions.
 
     Attributes:
         old: the first version.
@@ -104,8 +105,8 @@ class DataDiff:
             "old": {"name": self.old.name, "md5": self.old.md5},
             "new": {"name": self.new.name, "md5": self.new.md5},
             "rows": {
-                kind: {name: dict(v) if isinstance(v, Counter) else v for name, v in vars(found).items()}
-                for kind, found in self.kinds.items()
+                kind: {name: dict(v) if isinstance(v, Counter) else v for name, v in vars(rows).items()}
+                for kind, rows in self.kinds.items()
             },
             "labels": {"old": old.figures(), "new": new.figures()},
             "datasheet_changed": self.datasheet_changed,
@@ -151,18 +152,18 @@ def compare_versions(root: Path, old: str, new: str | None = None) -> DataDiff:
 
 def _compare(old: Side, new: Side) -> DataDiff:
     kinds = [kind for kind in ALL_KINDS if kind in KINDS or f"{kind}.jsonl" in {*old.files, *new.files}]
-    found = {
+    compared = {
         kind: _compare_files(kind, old.files.get(f"{kind}.jsonl"), new.files.get(f"{kind}.jsonl")) for kind in kinds
     }
-    differences = {kind: rows for kind, (rows, _) in found.items()}
+    differences = {kind: rows for kind, (rows, _) in compared.items()}
     sheets = [side.files[DATASHEET].read_bytes() if DATASHEET in side.files else b"" for side in (old, new)]
-    return DataDiff(old, new, differences, found["preferences"][1], sheets[0] != sheets[1])
+    return DataDiff(old, new, differences, compared["preferences"][1], sheets[0] != sheets[1])
 
 
-def unmatched_rows(these: Digests, those: Digests) -> Mask:
-    """Which of these have no partner among those, where each is the partner of one alone."""
-    order = np.argsort(these, kind="stable")
-    ordered, others = these[order], np.sort(those)
+def unmatched_rows(left: Digests, right: Digests) -> Mask:
+    """The rows of the left without a partner on the right, where each is the partner of one row alone."""
+    order = np.argsort(left, kind="stable")
+    ordered, others = left[order], np.sort(right)
     rank = np.arange(len(ordered)) - np.searchsorted(ordered, ordered, "left")
     held = np.searchsorted(others, ordered, "right") - np.searchsorted(others, ordered, "left")
     mask = np.empty(len(ordered), dtype=np.bool_)
@@ -200,40 +201,40 @@ class _Rows:
 
 def _compare_files(kind: str, old: Path | None, new: Path | None) -> tuple[KindDiff, tuple[Labels, Labels]]:
     old_lines, new_lines = _line_digests(old), _line_digests(new)
-    gone, come = unmatched_rows(old_lines, new_lines), unmatched_rows(new_lines, old_lines)
-    before, after, labels = _Rows(kind), _Rows(kind), Labels()
+    old_only, new_only = unmatched_rows(old_lines, new_lines), unmatched_rows(new_lines, old_lines)
+    before, after, old_labels = _Rows(kind), _Rows(kind), Labels()
     is_labelled = kind == "preferences"
-    for number, row, is_gone in _read(old, gone, every=is_labelled):
-        takers = [*([labels.add] if is_labelled else []), *([before.add] if is_gone else [])]
-        _give(row, takers, kind, f"{old}:{number}")
-    now = labels.copy()
+    for number, row, is_old_only in _read(old, old_only, every=is_labelled):
+        counters = [*([old_labels.add] if is_labelled else []), *([before.add] if is_old_only else [])]
+        _count(row, counters, kind, f"{old}:{number}")
+    new_labels = deepcopy(old_labels)
     # What both versions have was counted once.
-    for _, row, _ in _read(old, gone) if is_labelled else ():
-        now.add(row, -1)
-    for number, row, _ in _read(new, come):
-        _give(row, [after.add, *([now.add] if is_labelled else [])], kind, f"{new}:{number}")
-    found = _compare_rows(before, after)
-    found.old, found.new = len(old_lines), len(new_lines)
-    return found, (labels, now)
+    for _, row, _ in _read(old, old_only) if is_labelled else ():
+        new_labels.add(row, -1)
+    for number, row, _ in _read(new, new_only):
+        _count(row, [after.add, *([new_labels.add] if is_labelled else [])], kind, f"{new}:{number}")
+    rows = _compare_rows(before, after)
+    rows.old, rows.new = len(old_lines), len(new_lines)
+    return rows, (old_labels, new_labels)
 
 
 def _compare_rows(before: _Rows, after: _Rows) -> KindDiff:
     # The same row may be another line: the order of its fields, or how its characters are written.
-    gone, come = unmatched_rows(before.digests(), after.digests()), unmatched_rows(after.digests(), before.digests())
-    old, new = np.flatnonzero(gone), np.flatnonzero(come)
+    old = np.flatnonzero(unmatched_rows(before.digests(), after.digests()))
+    new = np.flatnonzero(unmatched_rows(after.digests(), before.digests()))
     pairs_old, pairs_new = before.digests("pair")[old], after.digests("pair")[new]
     removed, added = unmatched_rows(pairs_old, pairs_new), unmatched_rows(pairs_new, pairs_old)
     # Both in the order of what they share, so that the first is the first one's other form.
-    was = old[~removed][np.argsort(pairs_old[~removed], kind="stable")]
-    now = new[~added][np.argsort(pairs_new[~added], kind="stable")]
+    old_changed = old[~removed][np.argsort(pairs_old[~removed], kind="stable")]
+    new_changed = new[~added][np.argsort(pairs_new[~added], kind="stable")]
     differing = {
-        name: int((before.digests(name)[was] != after.digests(name)[now]).sum())
+        name: int((before.digests(name)[old_changed] != after.digests(name)[new_changed]).sum())
         for name in OPTIONAL_FIELDS[before.kind]
     }
     return KindDiff(
         added=after.by_source(new[added]),
         removed=before.by_source(old[removed]),
-        changed=after.by_source(now),
+        changed=after.by_source(new_changed),
         fields=Counter({name: count for name, count in differing.items() if count}),
     )
 
@@ -259,10 +260,10 @@ def _read(path: Path | None, wanted: Mask, every: bool = False) -> Iterator[tupl
                 yield number, parse_line(line, f"{path}:{number}"), is_wanted
 
 
-def _give(row: Row, takers: Sequence[Callable[[Row], None]], kind: str, where: str) -> None:
+def _count(row: Row, counters: Sequence[Callable[[Row], None]], kind: str, where: str) -> None:
     try:
-        for take in takers:
-            take(row)
+        for count in counters:
+            count(row)
     except (AttributeError, IndexError, KeyError, TypeError):
         check_row(row, kind, where)  # says what is wrong with it
         raise
@@ -275,14 +276,14 @@ def _digest(text: bytes) -> bytes:
 
 @lru_cache(maxsize=10_000, typed=True)
 def _digest_of_value(value: str | float | None) -> bytes:
-    """Of a field whose values come again and again, such as the annotator."""
+    """The digest of a field whose values come again and again, such as the annotator."""
     return _digest(repr(value).encode(errors="surrogatepass"))
 
 
 def _recorded(name: str, root: Path) -> Side:
     md5 = find_version(name, root)
-    with stores(root) as found:
-        files = {file: Path(found.cache.path(digest)) for file, digest in fetch(md5, found).items()}
+    with stores(root) as dvc:
+        files = {file: Path(dvc.cache.path(digest)) for file, digest in fetch(md5, dvc).items()}
     return Side(name, md5, files)
 
 
@@ -295,15 +296,15 @@ def _working(root: Path) -> Side:
 
 def _by_source(kinds: Mapping[str, KindDiff]) -> str:
     rows = [
-        [kind, escape(source), f"+{found.added[source]}", f"-{found.removed[source]}", str(found.changed[source])]
-        for kind, found in kinds.items()
-        for source in sorted({*found.added, *found.removed, *found.changed})
+        [kind, escape(source), f"+{diff.added[source]}", f"-{diff.removed[source]}", str(diff.changed[source])]
+        for kind, diff in kinds.items()
+        for source in sorted({*diff.added, *diff.removed, *diff.changed})
     ]
     return table(["kind", "source", "added", "removed", "changed"], rows) if rows else "No row differs."
 
 
 def _moved(old: Mapping[str, Any], new: Mapping[str, Any]) -> Iterator[list[str]]:
-    """How each figure of the labels was and is."""
+    """The old and the new value of each figure of the labels."""
     for name in ("chosen_is_longer", "with_margin", "mean_margin", "annotators", "rankings"):
         yield [name.replace("_", " "), _shown(old[name]), _shown(new[name])]
     for title, name in (("source", "share_by_source"), ("criteria", "criteria")):

@@ -1,7 +1,6 @@
 """The versions of data/ that git's history records, found by revision, by tag or by md5."""
 
 import re
-import subprocess
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -11,6 +10,7 @@ from rlhf.data.schema import ALL_KINDS, KINDS
 from rlhf.data.versions.repository import DVC_FILE, check_repository, md5_in, parse_dvc_file
 from rlhf.data.versions.stores import Stores, manifest
 from rlhf.errors import DataError, check_name
+from rlhf.files.git import GitError, as_text, git, try_git
 from rlhf.text.lines import lines_of
 
 _SEPARATOR = "\x1f"
@@ -52,22 +52,21 @@ def history(root: Path, everywhere: bool = False) -> list[DataVersion]:
     check_repository(root)
     form = _SEPARATOR.join(("%H", "%cI", "%an", "%s"))
     # Without --all, an empty repository has no HEAD to begin from, and git refuses.
-    begin = ["--all"] if everywhere or git(root, "rev-parse", "--verify", "--quiet", "HEAD") is None else ["HEAD"]
-    said = git(root, "log", *begin, f"--format={form}", "--", DVC_FILE) or b""
-    lines = lines_of(said.decode(errors="replace"))
-    commits = [line.split(_SEPARATOR) for line in lines]
+    begin = ["--all"] if everywhere or try_git(root, "rev-parse", "--verify", "--quiet", "HEAD") is None else ["HEAD"]
+    log = try_git(root, "log", *begin, f"--format={form}", "--", DVC_FILE) or b""
+    commits = [line.split(_SEPARATOR) for line in lines_of(as_text(log))]
     files = _contents(root, [commit for commit, *_ in commits])
-    found = []
+    versions = []
     for (commit, date, author, subject), file in zip(commits, files, strict=True):
         try:
             content = parse_dvc_file(file or b"")
         except ValueError:
             continue
         described = content.get("desc")
-        found.append(
+        versions.append(
             DataVersion(commit, datetime.fromisoformat(date), author, subject, md5_in(content), described or None)
         )
-    return found
+    return versions
 
 
 def find_version(name: str, root: Path) -> str:
@@ -82,16 +81,16 @@ def find_version(name: str, root: Path) -> str:
     """
     check_name(name, "the name of a version")
     check_repository(root)
-    if git(root, "rev-parse", "--verify", "--quiet", "--end-of-options", f"{name}^{{commit}}") is not None:
+    if try_git(root, "rev-parse", "--verify", "--quiet", "--end-of-options", f"{name}^{{commit}}") is not None:
         return md5_at(name, root)
     if _MD5.fullmatch(name):
         return name.removesuffix(".dir") + ".dir"
     recorded = {version.md5 for version in history(root, everywhere=True)}
-    found = sorted(md5 for md5 in recorded if _MD5_PREFIX.fullmatch(name) and md5.startswith(name))
-    if len(found) == 1:
-        return found[0]
-    if found:
-        raise DataError(f"{name}: more than one version begins so ({', '.join(found)}); give more of it")
+    matches = sorted(md5 for md5 in recorded if _MD5_PREFIX.fullmatch(name) and md5.startswith(name))
+    if len(matches) == 1:
+        return matches[0]
+    if matches:
+        raise DataError(f"{name}: more than one version begins so ({', '.join(matches)}); give more of it")
     raise DataError(
         f"{name}: there is no such branch, tag, commit or md5 of data/ in this clone; look with `rlhf data log`, "
         "or bring it with `git fetch --tags` (with --unshallow in a shallow clone)"
@@ -107,37 +106,30 @@ def md5_at(revision: str, root: Path) -> str:
     """
     check_name(revision, "the name of a git revision")
     check_repository(root)
-    # A revision that begins with a dash would be an option.
-    command = ["git", "show", "--end-of-options", f"{revision}:./{DVC_FILE}"]
-    shown = subprocess.run(command, cwd=root, capture_output=True, check=False)
-    if shown.returncode:
-        reason = shown.stderr.decode(errors="replace").strip()
-        raise DataError(
-            f"{DVC_FILE} at the git revision {revision} cannot be read ({reason}); "
-            "fetch that revision, or name one that has it"
-        )
     try:
-        return md5_in(parse_dvc_file(shown.stdout))
+        # A revision that begins with a dash would be an option.
+        shown = git(root, "show", "--end-of-options", f"{revision}:./{DVC_FILE}")
+    except GitError as error:
+        raise DataError(
+            f"{DVC_FILE} at the git revision {revision} cannot be read ({error.reason}); "
+            "fetch that revision, or name one that has it"
+        ) from None
+    try:
+        return md5_in(parse_dvc_file(shown))
     except ValueError as error:
-        raise DataError(f"{DVC_FILE} at the git revision {revision} is not DVC's ({error}); mend it there") from None
+        raise DataError(f"{DVC_FILE} at the git revision {revision} is not DVC's ({error}); correct it there") from None
 
 
-def count_rows(md5: str, found: Stores) -> dict[str, int] | None:
+def count_rows(md5: str, dvc: Stores) -> dict[str, int] | None:
     """Rows by kind of a version that the cache holds whole; None for another."""
-    if found.cache.size(md5) is None:
+    if dvc.cache.size(md5) is None:
         return None
-    files = manifest(md5, found.cache)
+    files = manifest(md5, dvc.cache)
     present = [kind for kind in ALL_KINDS if kind in KINDS or f"{kind}.jsonl" in files]
     rows = {kind: files.get(f"{kind}.jsonl") for kind in present}
-    if any(file is None or found.cache.size(file) is None for file in rows.values()):
+    if any(file is None or dvc.cache.size(file) is None for file in rows.values()):
         return None
-    return {kind: _count_lines(Path(found.cache.path(file))) for kind, file in rows.items() if file is not None}
-
-
-def git(root: Path, *arguments: str) -> bytes | None:
-    """What a git command says; None where it fails."""
-    done = subprocess.run(["git", *arguments], cwd=root, capture_output=True, check=False)
-    return done.stdout if done.returncode == 0 else None
+    return {kind: _count_lines(Path(dvc.cache.path(file))) for kind, file in rows.items() if file is not None}
 
 
 def _count_lines(path: Path) -> int:
@@ -151,10 +143,9 @@ def _count_lines(path: Path) -> int:
 
 def _contents(root: Path, commits: Sequence[str]) -> Iterator[bytes | None]:
     """data.dvc as each commit has it; None where it has none. One process for all."""
-    prefix = (git(root, "rev-parse", "--show-prefix") or b"").decode().strip()
-    asked = "".join(f"{commit}:{prefix}{DVC_FILE}\n" for commit in commits).encode()
-    command = ["git", "cat-file", "--batch"]
-    answer = subprocess.run(command, cwd=root, input=asked, capture_output=True, check=True).stdout
+    prefix = (try_git(root, "rev-parse", "--show-prefix") or b"").rstrip(b"\n")
+    asked = b"".join(b"%s:%s%s\n" % (commit.encode(), prefix, DVC_FILE.encode()) for commit in commits)
+    answer = git(root, "cat-file", "--batch", given=asked)
     place = 0
     for _ in commits:
         end = answer.index(b"\n", place)

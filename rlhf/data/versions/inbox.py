@@ -1,20 +1,17 @@
 """New data for retraining: files of preferences that somebody put into an inbox, or the data of a git branch."""
 
 import logging
-import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
 from rlhf.config.data import DataConfig
-from rlhf.data.schema import check_files
 from rlhf.data.versions.append import Addition, add_rows
 from rlhf.data.versions.history import md5_at
 from rlhf.data.versions.repository import TRACKED
 from rlhf.data.versions.resolve import resolve, version_folder
-from rlhf.data.versions.stores import export_version, stores
+from rlhf.data.versions.stores import check_out
 from rlhf.data.versions.transaction import new_version, publish, track, writing
 from rlhf.errors import ConfigError, DataError
-from rlhf.files.atomic_folder import install, staged
 from rlhf.files.hashing import dvc_md5, sha256
 from rlhf.text.markdown import one_line
 
@@ -56,10 +53,7 @@ def import_inbox(inbox: str, root: Path) -> int:
 def _add_files(files: Sequence[Path], root: Path) -> int:
     with new_version(root) as filled:
         dirty = resolve(DataConfig(allow_dirty_data=True), root).dirty
-        check_files(root / TRACKED)
-        # Files that DVC linked from its cache may be read-only, and must not be changed in place.
-        shutil.copytree(root / TRACKED, filled, dirs_exist_ok=True, copy_function=shutil.copyfile)
-        counts, _, _ = add_rows([Addition(str(path)) for path in files], filled)
+        counts, _, _ = add_rows([Addition(str(path)) for path in files], root, filled)
         added = counts.total()
         desc = one_line(f"With feedback of {', '.join(path.name for path in files)}")
         if added and dirty:
@@ -88,9 +82,7 @@ def check_out_branch(branch: str, root: Path) -> str:
     md5 = md5_at(branch, root)
     folder = version_folder(md5, root)
     if not folder.is_dir() or dvc_md5(folder) != md5:
-        with stores(root) as found, staged(folder) as filled:
-            export_version(md5, found, filled)
-            install(filled, folder, replace=True)
+        check_out(md5, folder, root, replace=True)
     return folder.relative_to(root).as_posix()
 
 

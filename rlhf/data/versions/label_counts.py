@@ -1,4 +1,4 @@
-"""How the labels of preferences are distributed."""
+"""The distribution of the labels of preferences."""
 
 from collections import Counter
 from collections.abc import Mapping
@@ -10,7 +10,7 @@ from rlhf.data.schema import is_ranking
 
 @dataclass
 class Labels:
-    """What is counted over the rows of preferences. Rows can be taken away again.
+    """Counts over the rows of preferences. Rows can be taken away again.
 
     Attributes:
         rows: all.
@@ -47,19 +47,6 @@ class Labels:
             self.rankings += times
         else:
             self.longer += times * (len(row["chosen"][0]["content"]) > len(row["rejected"][0]["content"]))
-
-    def copy(self) -> "Labels":
-        """The same counts, to go on from."""
-        return Labels(
-            self.rows,
-            self.sources.copy(),
-            self.annotators.copy(),
-            self.criteria.copy(),
-            self.margins,
-            self.margin_sum,
-            self.longer,
-            self.rankings,
-        )
 
     def figures(self) -> dict[str, Any]:
         """Counts and shares; what there is no row for is None."""

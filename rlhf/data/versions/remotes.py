@@ -1,17 +1,16 @@
-"""Where the recorded version of data/ is, and how it gets to a remote and back."""
+"""The recorded version of data/: where it is, and its way to a remote and back."""
 
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from rlhf.config.data import DataConfig
-from rlhf.data.versions.history import git
 from rlhf.data.versions.repository import (
     DVC_FILE,
     TRACKED,
     check_left_to_dvc,
     check_repository,
+    committed_md5,
     md5_in,
-    parse_dvc_file,
     read_dvc_file,
 )
 from rlhf.data.versions.resolve import differs, marked, resolve
@@ -23,7 +22,7 @@ from rlhf.files.hashing import dvc_md5
 
 @dataclass(frozen=True)
 class Status:
-    """Where the data stands.
+    """The state of the data.
 
     Attributes:
         md5: the version that data.dvc names; None where there is no data.dvc.
@@ -58,11 +57,11 @@ def status(root: Path) -> Status:
         step = "record data/ with `dvc add data`" if present else "make data/ with `rlhf data import FILE`"
         return Status(None, present, False, False, False, {}, (f"{step}, then commit data.dvc",))
     md5 = md5_in(read_dvc_file(root))
-    with stores(root) as found:
-        cached = is_whole(md5, found.cache)
-        remotes = {store.remote or "": _answer(md5, store, found.cache) for store in found.remotes}
+    with stores(root) as dvc:
+        cached = is_whole(md5, dvc.cache)
+        remotes = {store.remote or "": _answer(md5, store, dvc.cache) for store in dvc.remotes}
     equal = present and not differs(root, md5)
-    known = Status(md5, present, equal, _committed(root) == md5, cached, remotes, ())
+    known = Status(md5, present, equal, committed_md5(root) == md5, cached, remotes, ())
     return replace(known, next=tuple(_next_steps(known, marked(root) is not None)))
 
 
@@ -88,16 +87,16 @@ def push(root: Path, remote: str | None = None) -> tuple[str, int]:
         DataError: there is no remote, it refuses, or the cache does not hold the version undamaged.
     """
     md5 = md5_in(read_dvc_file(root))
-    with stores(root) as found:
-        target = choose_remote(found, remote)
-        if not is_whole(md5, found.cache):
+    with stores(root) as dvc:
+        target = choose_remote(dvc, remote)
+        if not is_whole(md5, dvc.cache):
             raise DataError(
-                f"{found.cache} does not hold the version {md5} that data.dvc names; "
+                f"{dvc.cache} does not hold the version {md5} that data.dvc names; "
                 "bring it with `rlhf data pull`, or record data/ with `dvc add data`"
             )
-        files = [*dict.fromkeys(manifest(md5, found.cache).values()), md5]
-        missing = [file for file in files if not _is_held(file, target, found.cache)]
-        _send(missing, found.cache, target)
+        files = [*dict.fromkeys(manifest(md5, dvc.cache).values()), md5]
+        missing = [file for file in files if not _is_held(file, target, dvc.cache)]
+        _send(missing, dvc.cache, target)
     return str(target), len(missing)
 
 
@@ -125,33 +124,33 @@ def pull(root: Path, remote: str | None = None) -> bool:
         md5 = md5_in(read_dvc_file(root))
         if _is_there(md5, root):
             return False
-        with stores(root) as found:
+        with stores(root) as dvc:
             if remote is not None:
-                found = replace(found, remotes=(choose_remote(found, remote),))
-            _check_recorded(root, found)
-            export_version(md5, found, filled)
+                dvc = replace(dvc, remotes=(choose_remote(dvc, remote),))
+            _check_recorded(root, dvc)
+            export_version(md5, dvc, filled)
             restore(filled, root, md5)
     return True
 
 
-def choose_remote(found: Stores, name: str | None) -> Store:
+def choose_remote(dvc: Stores, name: str | None) -> Store:
     """The remote of that name, else the default one.
 
     Raises:
         DataError: there is no such remote, or none is the default.
     """
-    names = [store.remote for store in found.remotes]
+    names = [store.remote for store in dvc.remotes]
     if not names:
         raise DataError(
             "no remote is configured; name one with `dvc remote add --default NAME URL`, "
             "such as s3://BUCKET/PATH, ssh://HOST/PATH or a folder"
         )
-    wanted = name or found.repo.config["core"].get("remote") or (names[0] if len(names) == 1 else None)
+    wanted = name or dvc.repo.config["core"].get("remote") or (names[0] if len(names) == 1 else None)
     if wanted is None:
         raise DataError(f"none of the remotes {', '.join(map(str, names))} is the default; give --remote NAME")
     if wanted not in names:
         raise DataError(f"there is no remote {wanted}; give one of {', '.join(map(str, names))}")
-    return found.remotes[names.index(wanted)]
+    return dvc.remotes[names.index(wanted)]
 
 
 def _is_there(md5: str, root: Path) -> bool:
@@ -182,7 +181,7 @@ def _send(files: list[str], cache: Store, target: Store) -> None:
 
 
 def _check_sound(file: str, cache: Store) -> None:
-    """What is damaged here must not replace what is on a remote."""
+    """A damaged file here must not replace the file on a remote."""
     path = Path(cache.path(file))
     if dvc_md5(path) != file.removesuffix(".dir"):
         raise DataError(
@@ -191,10 +190,10 @@ def _check_sound(file: str, cache: Store) -> None:
         )
 
 
-def _check_recorded(root: Path, found: Stores) -> None:
-    """What is in data/ may go only where the cache can give it back."""
+def _check_recorded(root: Path, dvc: Stores) -> None:
+    """The content of data/ may go only where the cache can give it back."""
     folder = root / TRACKED
-    if folder.is_dir() and any(folder.iterdir()) and not is_whole(dvc_md5(folder), found.cache):
+    if folder.is_dir() and any(folder.iterdir()) and not is_whole(dvc_md5(folder), dvc.cache):
         raise DataError(
             "data/ holds changes that no version records, and they would be lost; record them "
             "(`git stash -- data.dvc` brings back the data.dvc of their time, then `dvc add data`), or remove data/"
@@ -208,29 +207,21 @@ def _answer(md5: str, store: Store, cache: Store) -> str:
         return str(error)
 
 
-def _committed(root: Path) -> str | None:
-    shown = git(root, "show", f"HEAD:./{DVC_FILE}")
-    try:
-        return md5_in(parse_dvc_file(shown)) if shown else None
-    except ValueError:
-        return None
-
-
-def _next_steps(found: Status, embedded: bool) -> list[str]:
+def _next_steps(status: Status, embedded: bool) -> list[str]:
     steps = []
-    if not found.present:
+    if not status.present:
         steps.append("bring data/ with `rlhf data pull`" + (", which generates it" if embedded else ""))
-    elif not found.equal:
+    elif not status.equal:
         steps.append(
             "data/ differs from data.dvc: record it with `dvc add data`, "
             "or bring the recorded version back with `dvc checkout data --force`"
         )
-    if not found.committed:
+    if not status.committed:
         steps.append(f"record data.dvc in git: `git add {DVC_FILE} .gitignore && git commit`")
     if embedded:
         return steps
-    if not found.remotes:
+    if not status.remotes:
         steps.append("name a remote, so that others can have the data: `dvc remote add --default NAME URL`")
-    elif "yes" not in found.remotes.values() and found.cached:
+    elif "yes" not in status.remotes.values() and status.cached:
         steps.append("copy the version to a remote with `rlhf data push`")
     return steps

@@ -1,9 +1,7 @@
 """The git and DVC repository that tracks data/: opened, and asked what data.dvc says."""
 
-import os
 import re
 import shlex
-import subprocess
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -12,6 +10,7 @@ from typing import Any
 import yaml
 
 from rlhf.errors import DataError, one_line
+from rlhf.files.git import as_names, try_git
 from rlhf.files.names import open_regular
 from rlhf.files.plain_yaml import MAX_BYTES, load_yaml
 
@@ -43,9 +42,7 @@ def check_left_to_dvc(root: Path) -> None:
     Raises:
         DataError: git tracks files of data/.
     """
-    command = ["git", "ls-files", "-z", "--", TRACKED]
-    listed = subprocess.run(command, cwd=root, capture_output=True, check=False).stdout
-    names = [os.fsdecode(name) for name in listed.split(b"\0") if name]
+    names = as_names(try_git(root, "ls-files", "-z", "--", TRACKED) or b"")
     if names:
         raise DataError(
             f"{root / TRACKED}: git tracks this folder ({len(names)} files, such as {names[0]}), so DVC cannot; take "
@@ -55,7 +52,7 @@ def check_left_to_dvc(root: Path) -> None:
 
 
 def _check_is_a_folder(folder: Path) -> None:
-    """What DVC would replace by a folder, or refuse once all the work is done."""
+    """Refuse what DVC would replace by a folder, or would refuse once all the work is done."""
     if folder.is_symlink():
         target = folder.readlink()
         if not folder.exists():
@@ -95,7 +92,7 @@ def read_dvc_file(root: Path) -> dict[str, Any]:
     try:
         return parse_dvc_file(text)
     except ValueError as error:
-        raise DataError(f"{root / DVC_FILE}: the file is not DVC's ({error}); {_how_to_mend(root)}") from None
+        raise DataError(f"{root / DVC_FILE}: the file is not DVC's ({error}); {_how_to_repair(root)}") from None
 
 
 def parse_dvc_file(text: bytes) -> dict[str, Any]:
@@ -120,12 +117,9 @@ def parse_dvc_file(text: bytes) -> dict[str, Any]:
 def _how_to_choose(root: Path, text: bytes) -> str:
     versions = list(dict.fromkeys(md5.decode() for md5 in _MD5_LINE.findall(text)))
     several = f"two branches recorded different versions ({', '.join(versions)})" if versions else "a merge is not over"
-    unmerged = subprocess.run(
-        ["git", "ls-files", "--unmerged", "--", DVC_FILE], cwd=root, capture_output=True, check=False
-    ).stdout
     choose = (
         f"`git checkout --ours {DVC_FILE}` or `git checkout --theirs {DVC_FILE}`, then `git add {DVC_FILE}`"
-        if unmerged
+        if try_git(root, "ls-files", "--unmerged", "--", DVC_FILE)
         else f"`git checkout COMMIT -- {DVC_FILE}`, with a commit of `git log -- {DVC_FILE}` that has it whole"
     )
     return (
@@ -134,11 +128,16 @@ def _how_to_choose(root: Path, text: bytes) -> str:
     )
 
 
-def _how_to_mend(root: Path) -> str:
-    shown = subprocess.run(["git", "show", f"HEAD:./{DVC_FILE}"], cwd=root, capture_output=True, check=False).stdout
+def committed_md5(root: Path) -> str | None:
+    """The md5 of data/ that the commit records; None where it has no data.dvc, or one that is not DVC's."""
     try:
-        parse_dvc_file(shown)
+        return md5_in(parse_dvc_file(try_git(root, "show", f"HEAD:./{DVC_FILE}") or b""))
     except ValueError:
+        return None
+
+
+def _how_to_repair(root: Path) -> str:
+    if committed_md5(root) is None:
         return f"remove it (`rm {DVC_FILE}`), then record data/ with `dvc add data`, or import it again"
     return f"get it back with `git checkout HEAD -- {DVC_FILE}`"
 

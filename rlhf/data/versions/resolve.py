@@ -1,4 +1,4 @@
-"""Which data a run reads: the folder that DVC tracks, checked against data.dvc, or something elsewhere."""
+"""The data that a run reads: the folder that DVC tracks, checked against data.dvc, or something elsewhere."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -11,9 +11,10 @@ from rlhf.data.versions.repository import TRACKED, md5_in, opened, read_dvc_file
 from rlhf.data.versions.stores import check_out
 from rlhf.data.versions.transaction import recover, track, writing
 from rlhf.errors import DataError
-from rlhf.files.atomic_folder import install, staged
+from rlhf.files.atomic import install, staged
 from rlhf.files.hashing import dvc_md5
 from rlhf.files.names import below, check_regular
+from rlhf.paths import local_folder
 from rlhf.references import DataSource
 
 __all__ = ["check_out", "marked", "resolve", "track"]
@@ -78,8 +79,8 @@ def _is_tracked(path: Path, root: Path) -> bool:
 
 
 def version_folder(md5: str, root: Path) -> Path:
-    """Where a version is put that DVC tracks, but not in data/ of this commit."""
-    return below(root / ".rlhf" / "data", md5.removesuffix(".dir"), "the md5 of a version")
+    """The folder of a version that DVC tracks, but not in data/ of this commit."""
+    return below(local_folder("data", root), md5.removesuffix(".dir"), "the md5 of a version")
 
 
 def marked(root: Path) -> EmbeddedName | None:
@@ -104,25 +105,25 @@ def _tracked(config: DataConfig, root: Path) -> DataSource:
         with writing(root):
             if not folder.exists():  # another run may have been faster
                 _generate(folder, md5) if config.embedded is not None else check_out(md5, folder, root)
-    found = dvc_md5(folder)
-    dirty = differs(root, md5, found)
+    actual = dvc_md5(folder)
+    dirty = differs(root, md5, actual)
     if dirty:
         _check_dirty_data(config, folder)
     return DataSource(
-        path=config.path, md5=found if dirty else md5, tracked=not dirty, dirty=dirty, embedded=config.embedded
+        path=config.path, md5=actual if dirty else md5, tracked=not dirty, dirty=dirty, embedded=config.embedded
     )
 
 
-def differs(root: Path, md5: str, found: str | None = None) -> bool:
+def differs(root: Path, md5: str, actual: str | None = None) -> bool:
     """Whether data/ is another version than the one with this md5.
 
     Args:
         root: the project's root.
         md5: of the version.
-        found: `dvc_md5` of data/, where it is known.
+        actual: `dvc_md5` of data/, where it is known.
     """
     # A .dvcignore changes DVC's hash, so DVC has the last word on a difference.
-    return (found or dvc_md5(root / TRACKED)) != md5 and _hash_by_dvc(root) != md5
+    return (actual or dvc_md5(root / TRACKED)) != md5 and _hash_by_dvc(root) != md5
 
 
 def _is_marked(dvc_file: Mapping[str, Any], embedded: str) -> bool:
@@ -139,16 +140,7 @@ def _generate(folder: Path, md5: str) -> None:
                 f"the generator of the embedded data makes {made}, and data.dvc says {md5}; "
                 "check out the commit that data.dvc was written at, or record the new data with `rlhf data import`"
             )
-        _install_unless_there(filled, folder)
-
-
-def _install_unless_there(filled: Path, folder: Path) -> None:
-    try:
         install(filled, folder)
-    except OSError:
-        # Another run was faster; what it made is checked by the caller.
-        if not folder.is_dir():
-            raise
 
 
 def _check_dirty_data(config: DataConfig, folder: Path) -> None:

@@ -1,4 +1,4 @@
-"""Where versions of data/ lie: DVC's cache on this machine and its remotes, asked file by file."""
+"""Stores of versions of data/: DVC's cache on this machine and its remotes, asked file by file."""
 
 import json
 import shutil
@@ -11,7 +11,7 @@ from typing import Any
 from rlhf.addresses import public_address
 from rlhf.data.versions.repository import is_md5, opened
 from rlhf.errors import DataError, one_line
-from rlhf.files.atomic_folder import install, staged
+from rlhf.files.atomic import install, staged
 from rlhf.files.hashing import dvc_md5
 from rlhf.files.names import below, check_relative
 
@@ -38,15 +38,15 @@ class Store:
         return f"{self.name} ({self.address})"
 
     def path(self, md5: str) -> str:
-        """Where it keeps the file of that md5, should it have it.
+        """The path of the file with that md5, whether it is there or not.
 
         Raises:
             DataError: it is no md5, and could lead anywhere.
         """
         if not is_md5(md5):
             raise DataError(f"{md5!r} is no md5 of DVC's, so {self} cannot have it; take it from data.dvc")
-        found: str = self.odb.oid_to_path(md5)
-        return found
+        path: str = self.odb.oid_to_path(md5)
+        return path
 
     def size(self, md5: str) -> int | None:
         """Bytes of a file; None where it does not have it.
@@ -74,9 +74,6 @@ class Stores:
         yield self.cache
         yield from self.remotes
 
-    def __str__(self) -> str:
-        return ", ".join(map(str, self))
-
 
 @contextmanager
 def stores(root: Path) -> Iterator[Stores]:
@@ -99,7 +96,7 @@ def _remote(repo: Any, name: str) -> Store:
 
 @contextmanager
 def translate_errors(store: Store) -> Iterator[None]:
-    """What a store answers in place of data becomes a DataError that names it."""
+    """An answer of a store in place of data becomes a DataError that names the store."""
     try:
         yield
     except _refusals() as error:
@@ -110,7 +107,7 @@ def translate_errors(store: Store) -> Iterator[None]:
 
 
 def _refusals() -> tuple[type[Exception], ...]:
-    """What the clients of S3, SSH and HTTP raise; most, but not all, of it are OSErrors."""
+    """The errors of the clients of S3, SSH and HTTP; most of them are OSErrors."""
     from aiohttp import ClientError
     from asyncssh import Error as SSHError
     from botocore.exceptions import BotoCoreError
@@ -121,7 +118,7 @@ def _refusals() -> tuple[type[Exception], ...]:
     return OSError, DvcException, ObjectDBError, ClientError, BotoCoreError, S3Error, SSHError
 
 
-def check_out(md5: str, destination: Path, root: Path) -> None:
+def check_out(md5: str, destination: Path, root: Path, replace: bool = False) -> None:
     """Fill a folder with a version of data/, from DVC's cache or any of its remotes. Every file's md5 is checked.
 
     What comes from a remote stays in the cache.
@@ -130,39 +127,40 @@ def check_out(md5: str, destination: Path, root: Path) -> None:
         md5: of the version, as data.dvc gives it: with `.dir` at its end.
         destination: the folder to make. It appears whole or not at all; it may hold this version already.
         root: the project's root, whose cache and remotes are asked.
+        replace: whether something else there may be lost.
 
     Raises:
-        DataError: no store has the version whole, or the destination holds something else.
+        DataError: no store has the version whole, or the destination holds something that may not be lost.
     """
-    with stores(root) as found, staged(destination) as filled:
-        export_version(md5, found, filled)
-        install(filled, destination)
+    with stores(root) as dvc, staged(destination) as filled:
+        export_version(md5, dvc, filled)
+        install(filled, destination, replace)
 
 
-def export_version(md5: str, found: Stores, folder: Path) -> None:
+def export_version(md5: str, dvc: Stores, folder: Path) -> None:
     """Copy the files of a version into an empty folder, from the remotes by way of the cache, and check them.
 
     Raises:
         DataError: no store has the version whole.
     """
-    files = fetch(md5, found)
+    files = fetch(md5, dvc)
     for name, file in files.items():
         path = below(folder, name, f"the list of files of version {md5}")
         path.parent.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(found.cache.path(file), path)
+        shutil.copyfile(dvc.cache.path(file), path)
     if dvc_md5(folder) != md5:
         raise DataError(
-            f"the version {md5} comes out of {found.cache} as {dvc_md5(folder)}, so a file there is damaged; "
+            f"the version {md5} comes out of {dvc.cache} as {dvc_md5(folder)}, so a file there is damaged; "
             f"remove that folder and bring the data again with `rlhf data pull`"
         )
 
 
-def fetch(md5: str, found: Stores) -> dict[str, str]:
-    """See to it that the cache holds a version.
+def fetch(md5: str, dvc: Stores) -> dict[str, str]:
+    """Bring a version into the cache.
 
     Args:
         md5: of the version.
-        found: the cache and the remotes that may be asked.
+        dvc: the cache and the remotes that may be asked.
 
     Returns:
         The md5 of every file, by its path in data/.
@@ -172,12 +170,12 @@ def fetch(md5: str, found: Stores) -> dict[str, str]:
     """
     if not md5.endswith(_FOLDER) or not is_md5(md5):
         raise DataError(f"{md5} is no version of a data folder, whose md5 ends with {_FOLDER}; take it from data.dvc")
-    with found.repo.lock:
-        holders = {md5: _holder(md5, md5, found)}
-        _into_cache(holders, found)
-        files = manifest(md5, found.cache)
-        holders = {file: _holder(file, md5, found) for file in files.values()}
-        _into_cache(holders, found)
+    with dvc.repo.lock:
+        holders = {md5: _holder(md5, md5, dvc)}
+        _into_cache(holders, dvc)
+        files = manifest(md5, dvc.cache)
+        holders = {file: _holder(file, md5, dvc) for file in files.values()}
+        _into_cache(holders, dvc)
     return files
 
 
@@ -193,10 +191,10 @@ def manifest(md5: str, store: Store) -> dict[str, str]:
     try:
         return parse_manifest(text, f"version {md5}")
     except ValueError as error:
-        mend = "push the version again" if store.remote else "put it back with `dvc add data` or `rlhf data pull`"
+        repair = "push the version again" if store.remote else "put it back with `dvc add data` or `rlhf data pull`"
         raise DataError(
             f"{store} has the list of files of version {md5} damaged ({one_line(error)}); remove {path} there, "
-            f"then {mend}"
+            f"then {repair}"
         ) from None
 
 
@@ -226,15 +224,15 @@ def parse_manifest(text: bytes, where: str) -> dict[str, str]:
     return files
 
 
-def _holder(file: str, md5: str, found: Stores) -> Store:
+def _holder(file: str, md5: str, dvc: Stores) -> Store:
     """The first store that has a file."""
     from dvc_objects.errors import ObjectFormatError
 
     answers = []
-    for store in found:
+    for store in dvc:
         try:
             if store.size(file) is not None:
-                if store is found.cache:
+                if store is dvc.cache:
                     store.odb.check(file)  # removes a file that is damaged
                 return store
             answers.append(f"{store} does not have it")
@@ -242,22 +240,22 @@ def _holder(file: str, md5: str, found: Stores) -> Store:
             answers.append(f"{store} had it damaged")
         except DataError as error:
             answers.append(str(error))
-    raise missing_everywhere(md5, answers, found)
+    raise missing_everywhere(md5, answers, dvc)
 
 
-def missing_everywhere(md5: str, answers: Sequence[str], found: Stores) -> DataError:
+def missing_everywhere(md5: str, answers: Sequence[str], dvc: Stores) -> DataError:
     """The error about a version that no store has, or that lacks a file in all of them."""
     what = (
         "push it with `rlhf data push` from a clone that has it, or name the remote that does with `dvc remote add`"
-        if found.remotes
+        if dvc.remotes
         else "no remote is configured; name the one that has it with `dvc remote add --default NAME URL`"
     )
     return DataError(f"the data of version {md5} cannot be had: {'; '.join(answers)}; {what}")
 
 
-def _into_cache(holders: Mapping[str, Store], found: Stores) -> None:
+def _into_cache(holders: Mapping[str, Store], dvc: Stores) -> None:
     """Copy files from remotes into the cache, where each appears whole or not at all."""
-    missing = {file: store for file, store in holders.items() if store is not found.cache}
+    missing = {file: store for file, store in holders.items() if store is not dvc.cache}
     if not missing:
         return
     from rlhf.data.versions.transfer import Progress
@@ -266,8 +264,8 @@ def _into_cache(holders: Mapping[str, Store], found: Stores) -> None:
     progress = Progress("data, MB", sum(sizes.values()))
     for file, store in missing.items():
         with translate_errors(store):
-            found.cache.odb.add(store.path(file), store.odb.fs, file, verify=True, callback=progress)
-        if found.cache.size(file) is None:
+            dvc.cache.odb.add(store.path(file), store.odb.fs, file, verify=True, callback=progress)
+        if dvc.cache.size(file) is None:
             raise DataError(
                 f"{store} has the file {file} damaged, as {store.path(file)}; "
                 "remove it there, then push again with `rlhf data push` from a clone that has it whole"

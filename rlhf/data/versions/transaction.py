@@ -9,8 +9,6 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock, Timeout
-
 from rlhf.data.versions.repository import (
     DVC_FILE,
     TRACKED,
@@ -21,18 +19,26 @@ from rlhf.data.versions.repository import (
     read_dvc_file,
 )
 from rlhf.errors import DataError
-from rlhf.files.atomic_folder import STAGED_PREFIX, is_taken, other_data, put_in_place, replaced_beside, staged
-from rlhf.files.disk import sync
+from rlhf.files.atomic import (
+    STAGED_PREFIX,
+    is_taken,
+    other_data,
+    put_in_place,
+    replaced_beside,
+    staged,
+    write_file,
+)
 from rlhf.files.hashing import dvc_md5
+from rlhf.files.locks import locked
 
 logger = logging.getLogger(__name__)
 _JOURNAL = "version.json"
-_BEGUN = f"{STAGED_PREFIX}{TRACKED}-*"
+_STARTED = f"{STAGED_PREFIX}{TRACKED}-*"
 
 
 @dataclass(frozen=True)
 class Version:
-    """What is to become data/.
+    """A version that is to become data/.
 
     Attributes:
         md5: of the folder.
@@ -49,7 +55,7 @@ class Version:
 def writing(root: Path) -> Iterator[None]:
     """Hold the right to write data/, waited for while another process has it. May be nested.
 
-    What a process that was killed had begun is finished first, and what it left is removed.
+    The work of a process that was killed is finished first, and what it left is removed.
 
     Raises:
         DataError: the root is no git and DVC repository, or git tracks data/.
@@ -58,20 +64,10 @@ def writing(root: Path) -> Iterator[None]:
     check_left_to_dvc(root)
     # Beside DVC's own lock, where neither git nor DVC looks.
     path = root / ".dvc" / "tmp" / "rlhf-data.lock"
-    path.parent.mkdir(exist_ok=True)
-    # One for all of this process, so that the holder may call what takes it again.
-    lock = FileLock(path, is_singleton=True)
-    try:
-        lock.acquire(timeout=0)
-    except Timeout:
-        logger.warning("another process writes %s; waiting for it", root / TRACKED)
-        lock.acquire()
-    try:
-        if lock.lock_counter == 1:
+    with locked(path, f"another process writes {root / TRACKED}; waiting for it", nested=True) as times:
+        if times == 1:
             _recover(root)
         yield
-    finally:
-        lock.release()
 
 
 @contextmanager
@@ -109,7 +105,7 @@ def publish(
     if taken and not same and not replace:
         raise other_data(destination)
     before = dvc_file.read_bytes() if dvc_file.is_file() else None
-    _begin(filled.parent, version)
+    _write_journal(filled.parent, version)
     try:
         if not same:
             put_in_place(filled, destination)
@@ -123,7 +119,7 @@ def publish(
 
 def restore(filled: Path, root: Path, md5: str) -> None:
     """Make a folder of `new_version` data/, where data.dvc names that version already."""
-    _begin(filled.parent, Version(md5))
+    _write_journal(filled.parent, Version(md5))
     put_in_place(filled, root / TRACKED)
 
 
@@ -155,18 +151,14 @@ def track(root: Path, meta: Mapping[str, Any] | None = None, desc: str | None = 
 
 def recover(root: Path) -> None:
     """Let a version that is being put in place, or that a kill cut off, come to its end."""
-    if any(root.glob(f"{_BEGUN}/{_JOURNAL}")):
+    if any(root.glob(f"{_STARTED}/{_JOURNAL}")):
         with writing(root):
             pass
 
 
-def _begin(folder: Path, version: Version) -> None:
+def _write_journal(folder: Path, version: Version) -> None:
     """Write down what is about to be done, so that it can be finished by another process."""
-    path = folder / _JOURNAL
-    temporary = path.with_suffix(".new")
-    temporary.write_text(json.dumps(asdict(version)), encoding="utf-8")
-    sync(temporary)
-    temporary.rename(path)
+    write_file(folder / _JOURNAL, json.dumps(asdict(version)))
 
 
 def _take_back(filled: Path, destination: Path) -> None:
@@ -180,12 +172,12 @@ def _restore(path: Path, content: bytes | None) -> None:
     if content is None:
         path.unlink(missing_ok=True)
     else:
-        path.write_bytes(content)
+        write_file(path, content)
 
 
 def _recover(root: Path) -> None:
-    """Finish what killed writers had begun. The caller holds the lock, so whoever left something is dead."""
-    for folder in root.glob(f"{_BEGUN}/"):
+    """Finish the work of killed writers. The caller holds the lock, so no writer of what is left lives."""
+    for folder in root.glob(f"{_STARTED}/"):
         if (folder / _JOURNAL).is_file():
             _finish(folder, root)
         shutil.rmtree(folder)
@@ -200,7 +192,7 @@ def _finish(folder: Path, root: Path) -> None:
         filled.rename(destination)
     if destination.is_dir() and _tracked_md5(root) != version.md5 and dvc_md5(destination) == version.md5:
         track(root, version.meta, version.desc)
-        logger.warning("%s: finished what a process that was killed had begun, %s", destination, version.desc)
+        logger.warning("%s: finished the work of a process that was killed, %s", destination, version.desc)
 
 
 def _tracked_md5(root: Path) -> str | None:

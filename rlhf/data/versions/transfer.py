@@ -1,4 +1,4 @@
-"""How far a transfer by DVC is, told to whoever watches."""
+"""The progress of a transfer by DVC, as watchers are told."""
 
 from typing import Any
 
@@ -24,8 +24,8 @@ class Progress(Callback):  # type: ignore[misc]  # fsspec has no types
         self._done = 0
 
     def branched(self, path_1: Any, path_2: Any, **kwargs: Any) -> Callback:
-        """What DVC tells of one file's bytes."""
-        return _File(self)
+        """The callback for the bytes of one file."""
+        return Callback(hooks={"report": lambda size, moved, **_: self.report(moved)})
 
     def report(self, moved: int = 0) -> None:
         """Tell how far it is.
@@ -39,12 +39,3 @@ class Progress(Callback):  # type: ignore[misc]  # fsspec has no types
         """A file has arrived."""
         self._done += size
         self.report()
-
-
-class _File(Callback):  # type: ignore[misc]
-    def __init__(self, progress: Progress) -> None:
-        super().__init__()
-        self._progress = progress
-
-    def call(self, *args: Any, **kwargs: Any) -> None:
-        self._progress.report(self.value)

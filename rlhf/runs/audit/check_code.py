@@ -1,6 +1,6 @@
 """Is what a run has read from outside still there: a commit, a base model."""
 
-from rlhf.files.hashing import manifest_sha256
+from rlhf.files.manifest import files_sha256
 from rlhf.paths import root, source_root
 from rlhf.provenance.code import has_commit
 from rlhf.provenance.record import BaseRecord
@@ -23,5 +23,4 @@ def check_base(ledger: Ledger, setting: str, base: BaseRecord) -> None:
     if not folder.is_dir():
         ledger.notes.append(f"{setting}: the folder {base.name} is not here, so it was not looked at")
         return
-    manifest = "".join(f"{sha256}  {name}\n" for name, sha256 in ledger.files(folder).items())
-    ledger.compare("files", setting, base.name, base.sha256, manifest_sha256(manifest))
+    ledger.compare("files", setting, base.name, base.sha256, files_sha256(ledger.files(folder)))

@@ -7,13 +7,12 @@ from typing import Any
 import yaml
 from pydantic import ValidationError
 
-from rlhf.files.hashing import manifest_sha256
+from rlhf.files.manifest import files_sha256, manifest_sha256, read_manifest
 from rlhf.files.plain_yaml import load_yaml
 from rlhf.metrics import METRICS
 from rlhf.provenance.record import StageRecord
 from rlhf.references import Reference
 from rlhf.runs.audit.findings import Finding, Ledger
-from rlhf.text.lines import lines_of
 from rlhf.tracking.artifacts import OUTPUT, REPORT, as_stored, manifest_of
 from rlhf.tracking.files import read_bytes
 from rlhf.tracking.run_details import RunFacts
@@ -80,14 +79,13 @@ def check_artifact(ledger: Ledger, run_id: str, where: str, name: str, recorded:
             ledger.compare("files", where, name, f"a folder with the sha256 {recorded}", None)
             return
         hashes = ledger.files(folder)
-    actual = manifest_sha256("".join(f"{sha256}  {file}\n" for file, sha256 in hashes.items()))
     if listed is None or manifest_sha256(listed.decode(errors="replace")) != recorded:
         list_sha256 = None if listed is None else manifest_sha256(listed.decode(errors="replace"))
         ledger.compare("files", where, manifest_of(name), recorded, list_sha256)
-        ledger.compare("files", where, f"{name} (all files)", recorded, actual)
+        ledger.compare("files", where, f"{name} (all files)", recorded, files_sha256(hashes))
         return
     ledger.checked["files"] += 1
-    compare_files(ledger, where, f"{name}/", files_in(listed.decode()), hashes)
+    compare_files(ledger, where, f"{name}/", read_manifest(listed.decode()), hashes)
 
 
 def compare_files(
@@ -98,12 +96,6 @@ def compare_files(
         should_be = f"sha256 {expected[file]}" if file in expected else "no such file"
         is_now = f"sha256 {hashes[file]}" if file in hashes else None
         ledger.compare("files", where, prefix + file, should_be, is_now)
-
-
-def files_in(manifest: str) -> dict[str, str]:
-    """The sha256 of each file that a manifest lists."""
-    parts = (line.partition("  ") for line in lines_of(manifest))
-    return {name: sha256 for sha256, _, name in parts}
 
 
 def read_settings(ledger: Ledger, run: RunFacts) -> Mapping[str, Any] | None:

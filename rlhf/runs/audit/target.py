@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from rlhf.errors import InputError
-from rlhf.files.hashing import folder_sha256
+from rlhf.files.manifest import folder_sha256
 from rlhf.provenance.record import RECORD_FILE, ProvenanceRecord
 from rlhf.tracking.queries import pipeline_runs, tags_of
 from rlhf.tracking.run_details import VersionFacts, versions

@@ -13,7 +13,7 @@ from pydantic import ValidationError
 
 from rlhf.config.flat import flatten
 from rlhf.errors import InputError
-from rlhf.files.hashing import manifest_sha256
+from rlhf.files.manifest import files_sha256, read_manifest
 from rlhf.provenance.record import RECORD_FILE, DataRecord, ProvenanceRecord, canonical_sha256
 from rlhf.provenance.storage import LOCK, PATCH, RECORD, read_record
 from rlhf.references import Reference
@@ -25,7 +25,6 @@ from rlhf.runs.audit.check_stages import (
     check_parameters,
     check_stage,
     compare_files,
-    files_in,
     read_settings,
 )
 from rlhf.runs.audit.findings import Ledger
@@ -209,10 +208,9 @@ def _differences(own: ProvenanceRecord, record: ProvenanceRecord) -> Iterator[tu
 def _check_copy(ledger: Ledger, where: str, folder: Path, card: RunFacts, run: RunFacts) -> None:
     """A copy of the policy, file by file, against what the store has listed."""
     hashes = ledger.files(folder)
-    actual = manifest_sha256("".join(f"{sha256}  {name}\n" for name, sha256 in hashes.items()))
-    if not ledger.compare("files", where, "the whole folder", run.tags.get(POLICY_TAG), actual):
-        listed = read_bytes(card.run_id, manifest_of(OUTPUT))
-        compare_files(ledger, where, "", files_in(listed.decode(errors="replace")) if listed else {}, hashes)
+    if not ledger.compare("files", where, "the whole folder", run.tags.get(POLICY_TAG), files_sha256(hashes)):
+        listed = read_bytes(card.run_id, manifest_of(OUTPUT)) or b""
+        compare_files(ledger, where, "", read_manifest(listed.decode(errors="replace")), hashes)
 
 
 def _check_version(

@@ -1,9 +1,9 @@
 """The difference between the code of two runs: commits, and patches of working trees that were dirty."""
 
-import subprocess
 from dataclasses import dataclass
 from pathlib import Path
 
+from rlhf.files.git import as_names, as_text, git, try_git
 from rlhf.provenance.code import has_commit
 from rlhf.runs.comparison.run_view import RunView
 from rlhf.text.lines import lines_of
@@ -94,8 +94,8 @@ def compare_code(first: RunView, second: RunView, repository: Path) -> CodeDiffe
     if comparable and commits[0] != commits[1]:
         a, b = str(commits[0]), str(commits[1])
         only = (_log(repository, b, a), _log(repository, a, b))
-        changes = _git(repository, "diff", "--shortstat", a, b).strip()
-        files = len(_git(repository, "diff", "--name-only", a, b, "--", *_PACKAGES).split())
+        changes = as_text(git(repository, "diff", "--shortstat", a, b))
+        files = len(as_names(git(repository, "diff", "--name-only", "-z", a, b, "--", *_PACKAGES)))
     return CodeDifference(
         commits=commits,
         only=only,
@@ -122,21 +122,15 @@ def _stat(side: RunView, patch: bytes | None, repository: Path) -> PatchStat | N
     if patch is None:
         return None
     code = side.record().get("code", {})
-    numbers = _numstat(patch, repository) if patch else ""
+    # Nothing where it is no patch.
+    numbers = try_git(repository, "apply", "--numstat", "-z", "-", given=patch) if patch else None
     known = bool(numbers) or (not patch and "patch_sha256" in code and code["patch_sha256"] is None)
-    files = [line.split("\t", 2) for line in numbers.split("\0") if line]
+    files = [line.split("\t", 2) for line in as_names(numbers or b"")]
     return PatchStat(
         files=tuple((name, _number(added), _number(removed)) for added, removed, name in files),
         left_out=tuple(code.get("left_out", ())),
         known=known,
     )
-
-
-def _numstat(patch: bytes, repository: Path) -> str:
-    """Nothing where it is no patch."""
-    command = ["git", "apply", "--numstat", "-z", "-"]
-    done = subprocess.run(command, cwd=repository, input=patch, capture_output=True)
-    return done.stdout.decode(errors="replace") if done.returncode == 0 else ""
 
 
 def _number(text: str) -> int | None:
@@ -159,11 +153,7 @@ def _missing(sides: tuple[RunView, RunView], commits: tuple[str | None, str | No
 
 def _log(repository: Path, without: str, of: str) -> Commits:
     span = f"{without}..{of}"
-    lines = lines_of(_git(repository, "log", "--oneline", "--no-decorate", f"--max-count={MAX_COMMITS}", span))
-    number = len(lines) if len(lines) < MAX_COMMITS else int(_git(repository, "rev-list", "--count", span))
+    log = git(repository, "log", "--oneline", "--no-decorate", f"--max-count={MAX_COMMITS}", span)
+    lines = lines_of(as_text(log))
+    number = len(lines) if len(lines) < MAX_COMMITS else int(git(repository, "rev-list", "--count", span))
     return Commits(tuple(lines), number)
-
-
-def _git(repository: Path, *arguments: str) -> str:
-    done = subprocess.run(["git", *arguments], cwd=repository, capture_output=True, check=True)
-    return done.stdout.decode(errors="replace")

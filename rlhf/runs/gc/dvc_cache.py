@@ -1,15 +1,15 @@
-"""What can go of DVC's cache, and of a remote: files that no commit, no kept run and no working tree names."""
+"""Removable files of DVC's cache and of a remote: no commit, no kept run and no working tree names them."""
 
+import os
 import re
-import subprocess
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from rlhf.data.versions.stores import Store, Stores, manifest, stores, translate_errors
 from rlhf.errors import InputError
+from rlhf.files.git import as_names, git, try_git
 from rlhf.paths import root
 from rlhf.runs.gc.items import Removable
-from rlhf.text.lines import lines_of
 
 _MD5 = re.compile(rb"\b[0-9a-f]{32}(?:\.dir)?\b")
 _FILES = (":(glob)**/*.dvc", ":(glob)**/dvc.lock")
@@ -17,7 +17,7 @@ _FOLDER = ".dir"
 
 
 def find_data_versions(kept: Iterable[str], remote: str | None) -> tuple[list[Removable], list[str]]:
-    """What can go of the cache, and of one remote.
+    """The removable files of the cache, and of one remote.
 
     Args:
         kept: md5s of versions that kept runs have read.
@@ -30,20 +30,20 @@ def find_data_versions(kept: Iterable[str], remote: str | None) -> tuple[list[Re
         InputError: there is no such remote.
         DataError: DVC's configuration cannot be used, or the remote refuses.
     """
-    if not (root() / ".dvc").is_dir() or _git("rev-parse", "HEAD") is None:
+    if not (root() / ".dvc").is_dir() or try_git(root(), "rev-parse", "HEAD") is None:
         return [], ["this is no git and DVC repository with a commit, so versions of the data were left alone"]
-    if _git("rev-parse", "--is-shallow-repository") == b"true\n":
+    if try_git(root(), "rev-parse", "--is-shallow-repository") == b"true\n":
         return [], ["this clone is shallow, so which versions of the data commits need is not known; they stay"]
-    with stores(root()) as found, found.repo.lock:
+    with stores(root()) as dvc, dvc.repo.lock:
         needed = needed_md5s(kept)
         items: list[Removable] = []
         notes: list[str] = []
-        if Path(found.cache.odb.path).resolve().is_relative_to(root().resolve()):
-            items += list(_unneeded(found.cache, needed, found, notes))
+        if Path(dvc.cache.odb.path).resolve().is_relative_to(root().resolve()):
+            items += list(_unneeded(dvc.cache, needed, dvc, notes))
         else:
-            notes.append(f"{found.cache} lies outside the project, and other clones may need what it holds; it stays")
+            notes.append(f"{dvc.cache} lies outside the project, and other clones may need what it holds; it stays")
         if remote is not None:
-            items += list(_unneeded(_named(remote, found), needed, found, notes))
+            items += list(_unneeded(_named(remote, dvc), needed, dvc, notes))
     return items, notes
 
 
@@ -55,10 +55,10 @@ def remove_objects(item: Removable, kept: Iterable[str]) -> list[int]:
     Returns:
         The sizes of the files that stayed.
     """
-    with stores(root()) as found, found.repo.lock:
-        store = found.cache if item.remote is None else _named(item.remote, found)
+    with stores(root()) as dvc, dvc.repo.lock:
+        store = dvc.cache if item.remote is None else _named(item.remote, dvc)
         needed = needed_md5s(kept)
-        files = _expanded(needed, store, found)[0]
+        files = _expanded(needed, store, dvc)[0]
         going = [md5 for md5 in item.objects if md5 not in files]
         with translate_errors(store):
             for md5 in sorted(going, key=lambda md5: md5.endswith(_FOLDER)):
@@ -76,40 +76,39 @@ def needed_md5s(kept: Iterable[str]) -> set[str]:
 
     All branches, tags, stashes and reflogs count, and the working trees of all worktrees.
     """
-    listed = _git("rev-list", "--objects", "--full-history", "--all", "--reflog", "--indexed-objects", "--", *_FILES)
-    assert listed is not None, "a repository with a commit"
+    everything = ("--objects", "--full-history", "--all", "--reflog", "--indexed-objects")
+    listed = git(root(), "rev-list", *everything, "--", *_FILES)
     names = [line.partition(b" ")[0] for line in listed.split(b"\n") if b" " in line]
-    contents = _git("cat-file", "--batch", given=b"\n".join(names) + b"\n") if names else b""
-    found = {match.decode() for match in _MD5.findall(contents or b"")}
+    contents = git(root(), "cat-file", "--batch", given=b"\n".join(names) + b"\n") if names else b""
+    md5s = {match.decode() for match in _MD5.findall(contents)}
     for file in _working_files():
-        found |= {match.decode() for match in _MD5.findall(file.read_bytes())}
-    return found | set(kept)
+        md5s |= {match.decode() for match in _MD5.findall(file.read_bytes())}
+    return md5s | set(kept)
 
 
 def _working_files() -> Iterator[Path]:
     """The files by which DVC tracks, as they stand in this working tree and in those of the other worktrees."""
-    trees = {root()}
-    for line in lines_of((_git("worktree", "list", "--porcelain") or b"").decode()):
-        if line.startswith("worktree ") and Path(line.removeprefix("worktree ")).is_dir():
-            trees.add(Path(line.removeprefix("worktree ")))
-    for tree in trees:
-        listed = _git("ls-files", "-z", "--cached", "--others", "--exclude-standard", "--", *_FILES, folder=tree)
-        paths = [tree / name for name in (listed or b"").decode().split("\0") if name]
-        yield from (path for path in {*paths, *tree.glob("*.dvc")} if path.is_file())
+    prefix = b"worktree "
+    lines = git(root(), "worktree", "list", "--porcelain").split(b"\n")
+    others = (Path(os.fsdecode(line.removeprefix(prefix))) for line in lines if line.startswith(prefix))
+    for tree in {root(), *(tree for tree in others if tree.is_dir())}:
+        listed = try_git(tree, "ls-files", "-z", "--cached", "--others", "--exclude-standard", "--", *_FILES)
+        paths = {*(tree / name for name in as_names(listed or b"")), *tree.glob("*.dvc")}
+        yield from (path for path in paths if path.is_file())
 
 
-def _unneeded(store: Store, needed: set[str], found: Stores, notes: list[str]) -> Iterator[Removable]:
+def _unneeded(store: Store, needed: set[str], dvc: Stores, notes: list[str]) -> Iterator[Removable]:
     """Folders with those of their files that nothing else needs, then files that no folder lists."""
-    files, unknown = _expanded(needed, store, found)
+    files, unknown = _expanded(needed, store, dvc)
     with translate_errors(store):
         there = set(store.odb.all())
     left = there - files
     where = f", {store.name}" if store.remote else ""
-    for md5 in sorted(one for one in left if one.endswith(_FOLDER)):
+    for md5 in sorted(md5 for md5 in left if md5.endswith(_FOLDER)):
         objects = ({*manifest(md5, store).values()} & left) | {md5}
         left -= objects
         why = "no commit, no kept run and no working tree names it"
-        size = sum(store.size(one) or 0 for one in objects)
+        size = sum(store.size(md5) or 0 for md5 in objects)
         yield Removable(
             "data versions", f"version {md5}{where}", why, size, objects=tuple(sorted(objects)), remote=store.remote
         )
@@ -120,16 +119,16 @@ def _unneeded(store: Store, needed: set[str], found: Stores, notes: list[str]) -
         )
     elif left:
         why = "no version lists them"
-        size = sum(store.size(one) or 0 for one in left)
+        size = sum(store.size(md5) or 0 for md5 in left)
         name = f"{len(left)} files{where}"
         yield Removable("data versions", name, why, size, objects=tuple(sorted(left)), remote=store.remote)
 
 
-def _expanded(needed: set[str], store: Store, found: Stores) -> tuple[set[str], list[str]]:
-    """What is needed with the files of folders; and the folders whose list is neither in the store nor the cache."""
+def _expanded(needed: set[str], store: Store, dvc: Stores) -> tuple[set[str], list[str]]:
+    """Needed files with the files of folders; and folders whose list is neither in the store nor in the cache."""
     files, unknown = set(needed), []
-    for md5 in sorted(one for one in needed if one.endswith(_FOLDER)):
-        holder = next((one for one in (store, found.cache) if one.size(md5) is not None), None)
+    for md5 in sorted(md5 for md5 in needed if md5.endswith(_FOLDER)):
+        holder = next((held for held in (store, dvc.cache) if held.size(md5) is not None), None)
         if holder is None:
             unknown.append(md5)
         else:
@@ -137,15 +136,9 @@ def _expanded(needed: set[str], store: Store, found: Stores) -> tuple[set[str], 
     return files, unknown
 
 
-def _named(remote: str, found: Stores) -> Store:
-    for store in found.remotes:
+def _named(remote: str, dvc: Stores) -> Store:
+    for store in dvc.remotes:
         if store.remote == remote:
             return store
-    known = ", ".join(str(store.remote) for store in found.remotes) or "none at all"
+    known = ", ".join(str(store.remote) for store in dvc.remotes) or "none at all"
     raise InputError(f"--remote {remote}: DVC has no remote of that name; those that there are: {known}")
-
-
-def _git(*arguments: str, given: bytes = b"", folder: Path | None = None) -> bytes | None:
-    command = ["git", *arguments]
-    done = subprocess.run(command, cwd=folder or root(), capture_output=True, input=given, check=False)
-    return done.stdout if done.returncode == 0 else None

@@ -13,12 +13,13 @@ Kind = Literal[
     "results",
     "reproductions",
     "environments",
+    "model checks",
     "data versions",
     "leftovers",
 ]
 KINDS: tuple[Kind, ...] = get_args(Kind)
 SHARED: tuple[Kind, ...] = ("stage outputs", "downloads", "data copies", "results")
-"""What a run that is under way may ask for although nothing says so yet."""
+"""Kinds that a run which is under way may ask for although nothing says so yet."""
 REMOVED_PREFIX = ".removed-"
 """A folder that is on its way out has this before its name, so that nobody takes what is left of it for whole."""
 
@@ -30,7 +31,7 @@ class Removable:
     Attributes:
         kind: of what.
         name: where it is, for people.
-        why: nobody needs it.
+        why: no run needs it, or it stays after all.
         num_bytes: that it takes.
         path: the file or folder; None for what is in a store.
         run_id: the stage's run whose output it is.
@@ -46,6 +47,9 @@ class Removable:
     run_id: str | None = None
     objects: tuple[str, ...] = field(default=(), repr=False)
     remote: str | None = None
+
+    def __str__(self) -> str:
+        return f"{self.name}: {self.why}"
 
     def as_dict(self) -> dict[str, object]:
         """For JSON."""

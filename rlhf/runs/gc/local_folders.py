@@ -1,13 +1,13 @@
-"""What can go of the project's own folders below `.rlhf`."""
+"""Removable files in the project's own folders below `.rlhf`."""
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import get_args
 
-from filelock import FileLock, Timeout
-
-from rlhf.paths import downloads_folder, results_folder, root, stages_folder
+from rlhf.files.locks import is_locked, lock_of
+from rlhf.paths import LocalFolder, local_folder, root
 from rlhf.runs.gc.items import REMOVED_PREFIX, Kind, Removable, num_bytes
 from rlhf.runs.gc.retention import Needs
 from rlhf.tracking.run_details import RunFacts
@@ -18,75 +18,42 @@ _SHA256 = re.compile(r"[0-9a-f]{64}")
 _DAY = timedelta(days=1)
 
 
-def data_folder() -> Path:
-    """Copies of versions of the data, by md5."""
-    return root() / ".rlhf" / "data"
-
-
-def reproductions_folder() -> Path:
-    """Working trees in which runs were made again."""
-    return root() / ".rlhf" / "reproductions"
-
-
-def environments_folder() -> Path:
-    """Virtual environments of lock files."""
-    return root() / ".rlhf" / "environments"
-
-
 def find_in_folders(needs: Needs, runs: Sequence[RunFacts], keep_days: int) -> Iterator[Removable]:
     """Everything below `.rlhf` that no kept run needs."""
     recent = datetime.now(UTC) - timedelta(days=keep_days)
-    yield from _checkpoints(needs, runs, recent)
-    yield from _downloads(needs)
-    yield from _data_copies(needs)
-    yield from _results(needs, recent)
-    yield from _reproductions(needs, runs, recent)
-    yield from _environments(needs)
-    for folder in (stages_folder(), downloads_folder(), data_folder(), reproductions_folder(), environments_folder()):
-        yield from _leftovers(folder)
-
-
-def is_locked(folder: Path) -> bool:
-    """Whether a process works in a folder that has a lock of its name beside it."""
-    lock = folder.with_name(f"{folder.name}.lock")
-    if not lock.exists():
-        return False
-    try:
-        with FileLock(lock, timeout=0):
-            return False
-    except Timeout:
-        return True
+    for find in FINDERS.values():
+        yield from find(needs, runs, recent)
+    for name in get_args(LocalFolder):
+        yield from _leftovers(local_folder(name))
 
 
 def _checkpoints(needs: Needs, runs: Sequence[RunFacts], recent: datetime) -> Iterator[Removable]:
     known = {
         f"{run.tags.get(STAGE_TAG)}-{run.tags[FINGERPRINT_TAG][:16]}" for run in runs if FINGERPRINT_TAG in run.tags
     }
-    for folder in _folders(stages_folder()):
+    for folder in _folders(local_folder("stages")):
         unknown = folder.name not in known and _changed(folder) >= recent
-        if not (folder.name in needs.checkpoints or unknown or is_locked(folder)):
+        if not (folder.name in needs.checkpoints or unknown or is_locked(lock_of(folder))):
             yield _item("checkpoints", folder, "no kept run can go on from it")
 
 
-def _downloads(needs: Needs) -> Iterator[Removable]:
-    for folder in _folders(downloads_folder()):
+def _downloads(needs: Needs, *_: object) -> Iterator[Removable]:
+    for folder in _folders(local_folder("artifacts")):
         if _SHA256.fullmatch(folder.name) and folder.name not in needs.sha256s:
             yield _item("downloads", folder, "a copy of what no kept run needs")
 
 
-def _data_copies(needs: Needs) -> Iterator[Removable]:
+def _data_copies(needs: Needs, *_: object) -> Iterator[Removable]:
     wanted = {md5.removesuffix(".dir") for md5 in needs.data}
     yesterday = datetime.now(UTC) - _DAY
-    for folder in _folders(data_folder()):
+    for folder in _folders(local_folder("data")):
         # A run that is about to begin has its copy before it is on record.
         if folder.name not in wanted and _changed(folder) < yesterday:
             yield _item("data copies", folder, "a version that no kept run has read")
 
 
-def _results(needs: Needs, recent: datetime) -> Iterator[Removable]:
-    for file in sorted(results_folder().glob("*")):
-        if not file.is_file():
-            continue
+def _results(needs: Needs, _: object, recent: datetime) -> Iterator[Removable]:
+    for file in _files(local_folder("results")):
         named = set(_OUTPUT.findall(file.read_text(encoding="utf-8", errors="replace")))
         if not named & needs.outputs and (named or _changed(file) < recent):
             yield _item("results", file, "Prefect's word for an output that no kept run needs")
@@ -96,20 +63,26 @@ def _reproductions(needs: Needs, runs: Sequence[RunFacts], recent: datetime) -> 
     """The name of a tree ends with the beginning of its own run's id."""
     kept = {run.run_id[:6] for run in runs if run.tags.get(KIND_TAG) == "reproduction" and run.run_id in needs.kept}
     known = {run.run_id[:6] for run in runs if run.tags.get(KIND_TAG) == "reproduction"}
-    for folder in _folders(reproductions_folder()):
+    for folder in _folders(local_folder("reproductions")):
         own = folder.name.rpartition("-")[2]
         if own not in kept and (own in known or _changed(folder) < recent):
             yield _item("reproductions", folder, "the reproduction is over")
 
 
-def _environments(needs: Needs) -> Iterator[Removable]:
-    for folder in _folders(environments_folder()):
-        if folder.name.partition("-")[0] not in needs.locks and not is_locked(folder):
+def _environments(needs: Needs, *_: object) -> Iterator[Removable]:
+    for folder in _folders(local_folder("environments")):
+        if folder.name.partition("-")[0] not in needs.locks and not is_locked(lock_of(folder)):
             yield _item("environments", folder, "no kept run has this lock file")
 
 
+def _model_checks(_: object, __: object, recent: datetime) -> Iterator[Removable]:
+    for file in _files(local_folder("models")):
+        if _changed(file) < recent:
+            yield _item("model checks", file, "old, and made again where the model is used")
+
+
 def _leftovers(parent: Path) -> Iterator[Removable]:
-    """What a kill has left of a removal, a download or a copy."""
+    """The rests of a removal, a download or a copy that a kill has cut off."""
     yesterday = datetime.now(UTC) - _DAY
     for path in sorted(parent.glob("*")) if parent.is_dir() else ():
         going = path.name.startswith(REMOVED_PREFIX)
@@ -123,9 +96,26 @@ def _folders(parent: Path) -> list[Path]:
     return [path for path in paths if path.is_dir() and not path.name.startswith((".", "tmp"))]
 
 
+def _files(parent: Path) -> list[Path]:
+    return [path for path in sorted(parent.glob("*")) if path.is_file()]
+
+
 def _changed(path: Path) -> datetime:
     return datetime.fromtimestamp(path.stat().st_mtime, UTC)
 
 
 def _item(kind: Kind, path: Path, why: str) -> Removable:
     return Removable(kind, path.relative_to(root()).as_posix(), why, num_bytes(path), path=path)
+
+
+FINDERS: Mapping[LocalFolder, Callable[[Needs, Sequence[RunFacts], datetime], Iterator[Removable]]] = {
+    "stages": _checkpoints,
+    "artifacts": _downloads,
+    "data": _data_copies,
+    "results": _results,
+    "reproductions": _reproductions,
+    "environments": _environments,
+    "models": _model_checks,
+}
+STAYS: tuple[LocalFolder, ...] = ("errors", "pipelines", "services", "stores", "unsent")
+"""People read these, or later runs do; of them only what was cut off goes."""

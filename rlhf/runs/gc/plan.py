@@ -1,6 +1,6 @@
-"""What can go, and what stays because of whom. Nothing is touched here."""
+"""The plan of a removal: what can go, and what stays because of which runs. Nothing is touched here."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
@@ -21,7 +21,7 @@ _MOST_DAYS = 36_500
 
 @dataclass(frozen=True)
 class Plan:
-    """What can go.
+    """The plan of a removal.
 
     Attributes:
         items: all of it.
@@ -38,23 +38,14 @@ class Plan:
     made: datetime
 
     @property
-    def kept(self) -> Mapping[str, str]:
-        """Why runs are kept, by their ids."""
-        return self.needs.kept
-
-    @property
     def num_bytes(self) -> int:
-        """Of all that can go."""
+        """The bytes of all that can go."""
         return sum(item.num_bytes for item in self.items)
-
-    def kept_because(self) -> str:
-        """Why runs are kept, counted."""
-        return self.needs.because()
 
     def by_kind(self) -> dict[Kind, list[Removable]]:
         """The items of each kind that there is."""
-        found = {kind: [item for item in self.items if item.kind == kind] for kind in KINDS}
-        return {kind: items for kind, items in found.items() if items}
+        kinds = {kind: [item for item in self.items if item.kind == kind] for kind in KINDS}
+        return {kind: items for kind, items in kinds.items() if items}
 
     def as_dict(self) -> dict[str, Any]:
         """For JSON."""
@@ -63,7 +54,7 @@ class Plan:
             "items": [item.as_dict() for item in self.items],
             "bytes": self.num_bytes,
             "bytes_by_kind": totals,
-            "kept": dict(self.kept),
+            "kept": dict(self.needs.kept),
             "notes": list(self.notes),
         }
 

@@ -1,14 +1,12 @@
 """Carrying a plan out. A kill at any moment leaves a store in which every kept run is whole."""
 
 import shutil
-import subprocess
-from dataclasses import dataclass
+from dataclasses import replace
 from pathlib import Path
 
-from filelock import FileLock, Timeout
-
-from rlhf.errors import InputError
-from rlhf.paths import root, source_root
+from rlhf.files.git import try_git
+from rlhf.files.locks import LockedError, lock_of, locked
+from rlhf.paths import source_root, state_folder
 from rlhf.runs.gc.dvc_cache import remove_objects
 from rlhf.runs.gc.items import REMOVED_PREFIX, Kind, Removable
 from rlhf.runs.gc.plan import Plan
@@ -18,84 +16,58 @@ from rlhf.tracking.tags import KIND_TAG
 
 _LOCKED: tuple[Kind, ...] = ("checkpoints", "environments")
 _NOBODY_ASKS: tuple[Kind, ...] = ("checkpoints", "leftovers")
-"""What a run that has just begun takes nothing of: it locks its checkpoints, and leftovers are nobody's."""
+"""Kinds that a run which has just started does not need: it locks its checkpoints, and leftovers belong to no run."""
 
 
-@dataclass(frozen=True)
-class NotRemoved:
-    """Something that stayed after all.
-
-    Attributes:
-        name: what.
-        why: it stayed.
-        num_bytes: that it takes.
-    """
-
-    name: str
-    why: str
-    num_bytes: int
-
-    def __str__(self) -> str:
-        return f"{self.name}: {self.why}"
-
-
-def carry_out(plan: Plan) -> list[NotRemoved]:
+def carry_out(plan: Plan) -> list[Removable]:
     """Remove what a plan lists.
 
     Returns:
-        What was left after all, and why.
+        The items that stayed after all, each with the reason as its `why`.
 
     Raises:
-        InputError: another process clears up.
+        LockedError: another process clears up.
     """
-    lock = root() / ".rlhf" / "gc.lock"
-    lock.parent.mkdir(parents=True, exist_ok=True)
-    try:
-        with FileLock(lock, timeout=0):
-            left = [one for item in plan.items if (one := _remove(item, plan)) is not None]
-    except Timeout:
-        raise InputError(f"another `rlhf gc` is at work ({lock} is held); wait until it is over") from None
+    lock = state_folder() / "gc.lock"
+    with locked(lock, f"another `rlhf gc` is at work ({lock} is held); wait until it is over", timeout=0):
+        left = [rest for item in plan.items if (rest := _remove(item, plan)) is not None]
     if plan.by_kind().get("reproductions"):
-        subprocess.run(["git", "worktree", "prune"], cwd=source_root(), capture_output=True, check=False)
+        try_git(source_root(), "worktree", "prune")
     return left
 
 
-def _remove(item: Removable, plan: Plan) -> NotRemoved | None:
+def _remove(item: Removable, plan: Plan) -> Removable | None:
     """Remove one thing. Returns what stayed of it, where something did."""
-    begun = _begun_since(plan) if item.kind not in _NOBODY_ASKS else None
-    if begun is not None:
-        return _left(item, f"run {begun} has begun meanwhile and may ask for it, so it stays")
+    started = _started_since(plan) if item.kind not in _NOBODY_ASKS else None
+    if started is not None:
+        return replace(item, why=f"run {started} has started meanwhile and may ask for it, so it stays")
     if item.run_id is not None:
         remove_output(item.run_id)
         return None
     if item.objects:
         sizes = remove_objects(item, plan.needs.data)
-        return NotRemoved(item.name, f"{len(sizes)} files are needed by now, and stay", sum(sizes)) if sizes else None
+        why = f"{len(sizes)} files are needed by now, and stay"
+        return replace(item, why=why, num_bytes=sum(sizes)) if sizes else None
     assert item.path is not None, "an item is an output, files of DVC, or a path"
     return _remove_path(item, item.path)
 
 
-def _left(item: Removable, why: str) -> NotRemoved:
-    return NotRemoved(item.name, why, item.num_bytes)
-
-
-def _begun_since(plan: Plan) -> str | None:
+def _started_since(plan: Plan) -> str | None:
     """A run of a pipeline, or a reproduction, that was not there when the plan was made; it may be over by now."""
     since = int(plan.made.timestamp() * 1000)
-    found = search_runs(f"attributes.start_time >= {since} and tags.`{KIND_TAG}` != 'stage'")
-    return found[0].run_id if found else None
+    runs = search_runs(f"attributes.start_time >= {since} and tags.`{KIND_TAG}` != 'stage'")
+    return runs[0].run_id if runs else None
 
 
-def _remove_path(item: Removable, path: Path) -> NotRemoved | None:
+def _remove_path(item: Removable, path: Path) -> Removable | None:
     if path.is_file():
         path.unlink()
     elif path.is_dir() and item.kind in _LOCKED:
         try:
-            # The lock file stays: another process may be waiting for it.
-            with FileLock(path.with_name(f"{path.name}.lock"), timeout=0):
+            with locked(lock_of(path), timeout=0):
                 _remove_folder(path)
-        except Timeout:
-            return _left(item, "a process works in it by now, so it stays")
+        except LockedError:
+            return replace(item, why="a process works in it by now, so it stays")
     elif path.is_dir():
         _remove_folder(path)
     return None

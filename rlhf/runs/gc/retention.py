@@ -1,4 +1,4 @@
-"""Which runs are kept, and what they need: their own outputs, and those of earlier runs that they came from."""
+"""The runs that are kept, and their needs: their own outputs, and outputs of earlier runs that they came from."""
 
 import json
 from collections import Counter
@@ -34,7 +34,7 @@ _UNDER_WAY = ("RUNNING", "SCHEDULED")
 
 @dataclass(frozen=True)
 class Needs:
-    """What must stay.
+    """The things that must stay.
 
     Attributes:
         kept: why a run is kept, by its id.
@@ -61,7 +61,7 @@ class Needs:
 
 
 def find_needs(runs: Sequence[RunFacts], versions: Sequence[VersionFacts], keep_days: int) -> Needs:
-    """What the champion, the candidate, versions with an alias, runs in flight and runs of the last days need.
+    """The needs of the champion, the candidate, versions with an alias, runs in flight and runs of the last days.
 
     Args:
         runs: all that there are.
@@ -72,10 +72,10 @@ def find_needs(runs: Sequence[RunFacts], versions: Sequence[VersionFacts], keep_
     held = [version for version in versions if version.aliases or version.version in _being_promoted()]
     kept = dict(_kept(runs, by_id, held, keep_days))
     own = {run.run_id for run in runs if run.tags.get(PARENT_TAG) in kept}
-    linked = {run_id for one in kept for run_id in stage_runs(by_id[one].tags).values()}
+    linked = {stage for run_id in kept for stage in stage_runs(by_id[run_id].tags).values()}
     outputs = _with_inputs(own | linked | {version.run_id for version in held}, by_id)
     references = [_reference(by_id[run_id]) for run_id in outputs if run_id in by_id]
-    versions_of_data = {by_id[one].tags.get(DATA_TAG) for one in kept}
+    versions_of_data = {by_id[run_id].tags.get(DATA_TAG) for run_id in kept}
     versions_of_data |= {version.tags.get(DATA_TAG) for version in held}
     versions_of_data |= {reference["source"]["md5"] for reference in references if "source" in reference}
     return Needs(
@@ -84,7 +84,7 @@ def find_needs(runs: Sequence[RunFacts], versions: Sequence[VersionFacts], keep_
         sha256s=frozenset(reference["sha256"] for reference in references if "sha256" in reference),
         checkpoints=frozenset(_checkpoints(runs, kept)),
         data=frozenset(md5 for md5 in versions_of_data if md5),
-        locks=frozenset(by_id[one].tags.get(LOCK_TAG, "")[:16] for one in kept),
+        locks=frozenset(by_id[run_id].tags.get(LOCK_TAG, "")[:16] for run_id in kept),
         working=tuple(run.run_id for run in runs if is_working(run)),
     )
 
@@ -134,14 +134,14 @@ def _being_promoted() -> set[str | None]:
 
 def _with_inputs(run_ids: Iterable[str], by_id: Mapping[str, RunFacts]) -> set[str]:
     """The runs, and all that they came from."""
-    found: set[str] = set()
+    reached: set[str] = set()
     left = set(run_ids)
     while left:
         run_id = left.pop()
-        if run_id not in found and run_id in by_id:
-            found.add(run_id)
-            left |= {one.uri.split("/")[1] for one in by_id[run_id].inputs if one.uri.startswith("runs:/")}
-    return found
+        if run_id not in reached and run_id in by_id:
+            reached.add(run_id)
+            left |= {source.uri.split("/")[1] for source in by_id[run_id].inputs if source.uri.startswith("runs:/")}
+    return reached
 
 
 def _reference(run: RunFacts) -> dict[str, Any]:

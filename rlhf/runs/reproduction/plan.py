@@ -8,10 +8,12 @@ from typing import Any
 import yaml
 
 from rlhf.errors import ArtifactMismatchError, DataError, InputError
-from rlhf.files.hashing import dvc_md5, folder_sha256
+from rlhf.files.git import try_git
+from rlhf.files.hashing import dvc_md5
+from rlhf.files.manifest import folder_sha256
 from rlhf.files.plain_yaml import load_yaml
 from rlhf.paths import root, source_root
-from rlhf.provenance.code import git_answer, has_commit
+from rlhf.provenance.code import has_commit
 from rlhf.provenance.record import ProvenanceRecord, canonical_sha256
 from rlhf.provenance.storage import CONFIG, LOCK, PATCH, read_record
 from rlhf.stages import STAGES
@@ -167,10 +169,10 @@ def _missing_code(record: ProvenanceRecord) -> Iterator[str]:
             "in a folder that is a link; commit what the code needs, and run it anew"
         )
     clone = source_root()
-    if git_answer(clone, "rev-parse", "--git-dir") is None:
+    if try_git(clone, "rev-parse", "--git-dir") is None:
         yield f"{clone} is no git clone, so commit {code.commit} cannot be checked out; run this in a clone"
     elif not has_commit(clone, code.commit):
-        shallow = git_answer(clone, "rev-parse", "--is-shallow-repository") == "true"
+        shallow = try_git(clone, "rev-parse", "--is-shallow-repository") == b"true\n"
         how = "the clone is shallow: `git fetch --unshallow`" if shallow else "`git fetch --all` may bring it"
         yield f"commit {code.commit} is not in the clone {clone}; {how}"
 

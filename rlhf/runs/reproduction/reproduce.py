@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from rlhf.errors import InputError
-from rlhf.paths import in_project, root
+from rlhf.paths import in_project, local_folder
 from rlhf.provenance.record import ProvenanceRecord
 from rlhf.provenance.storage import read_record
 from rlhf.references import Reference
@@ -114,7 +114,7 @@ def _logged(plan: ReproductionPlan, flow_run_id: str) -> Iterator[str]:
 def _tree(plan: ReproductionPlan, own_run: str) -> Iterator[Path]:
     """The working tree. It stays where the run failed, so that a person can see why."""
     at = datetime.now(UTC).strftime("%Y%m%d-%H%M%S")
-    folder = root() / ".rlhf" / "reproductions" / f"{plan.run_id[:8]}-{at}-{own_run[:6]}"
+    folder = local_folder("reproductions") / f"{plan.run_id[:8]}-{at}-{own_run[:6]}"
     try:
         yield make_tree(plan, folder)
     except RunAgainError:

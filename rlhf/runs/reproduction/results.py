@@ -3,9 +3,8 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from rlhf.files.hashing import manifest_sha256
+from rlhf.files.manifest import files_sha256, read_manifest
 from rlhf.metrics import describe
-from rlhf.text.lines import lines_of
 from rlhf.tracking.files import read_bytes
 from rlhf.tracking.queries import ClientStore, metrics_of, tags_of
 from rlhf.tracking.tags import KIND_TAG, STAGE_TAG, stage_runs
@@ -36,7 +35,7 @@ class StageResult:
     def weights(self) -> str | None:
         """The sha256 over all weights; None where the stage makes none."""
         weights = {name: sha256 for name, sha256 in self.files.items() if name.endswith(_WEIGHTS)}
-        return manifest_sha256("".join(f"{weights[name]}  {name}\n" for name in sorted(weights))) if weights else None
+        return files_sha256(weights) if weights else None
 
 
 def results_of(run_id: str) -> dict[str, StageResult]:
@@ -59,5 +58,4 @@ def _result(stage: str, run_id: str) -> StageResult:
 
 
 def _files(run_id: str) -> dict[str, str]:
-    lines = lines_of((read_bytes(run_id, "output.sha256") or b"").decode())
-    return {name: sha256 for sha256, _, name in (line.partition("  ") for line in lines)}
+    return read_manifest((read_bytes(run_id, "output.sha256") or b"").decode())

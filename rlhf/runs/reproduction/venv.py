@@ -7,9 +7,8 @@ import subprocess
 import sys
 from pathlib import Path
 
-from filelock import FileLock
-
-from rlhf.paths import root
+from rlhf.files.locks import lock_of, locked
+from rlhf.paths import local_folder
 from rlhf.provenance import lock_sha256, machine
 from rlhf.runs.reproduction.plan import NotReproducibleError, ReproductionPlan
 
@@ -28,9 +27,8 @@ def interpreter(plan: ReproductionPlan) -> Path:
         return Path(sys.executable)
     python = _python(plan)
     name = f"{plan.record.lock_sha256[:16]}-{python.name}"
-    folder = root() / ".rlhf" / "environments" / name
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    with FileLock(folder.with_name(f"{name}.lock")):
+    folder = local_folder("environments") / name
+    with locked(lock_of(folder)):
         if not (folder / _COMPLETE).is_file():
             _make(folder, python, plan)
     return folder / "bin" / "python"

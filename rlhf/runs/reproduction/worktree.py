@@ -2,14 +2,13 @@
 
 import logging
 import shutil
-import subprocess
 from pathlib import Path
 from typing import Any
 
 import yaml
 
 from rlhf.data.embedded import MADE_BY_RUNS
-from rlhf.errors import RLHFError
+from rlhf.files.git import GitError, git
 from rlhf.files.hashing import dvc_md5
 from rlhf.paths import root, source_root
 from rlhf.runs.reproduction.plan import NotReproducibleError, ReproductionPlan, bases_of, is_elsewhere, reads_data
@@ -33,7 +32,7 @@ def make_tree(plan: ReproductionPlan, folder: Path) -> Path:
         DataError: the data cannot be had.
     """
     folder.parent.mkdir(parents=True, exist_ok=True)
-    _git("worktree", "add", "--quiet", "--detach", str(folder), plan.commit)
+    git(source_root(), "worktree", "add", "--quiet", "--detach", str(folder), plan.commit)
     if plan.patch:
         _apply(plan, folder)
     settings = _with_models(plan, folder)
@@ -48,23 +47,16 @@ def make_tree(plan: ReproductionPlan, folder: Path) -> Path:
 def remove_tree(folder: Path) -> None:
     """Remove a tree and all that was made in it."""
     shutil.rmtree(folder)
-    _git("worktree", "prune")
-
-
-def _git(*arguments: str) -> None:
-    done = subprocess.run(["git", *arguments], cwd=source_root(), capture_output=True, text=True, check=False)
-    if done.returncode:
-        raise RLHFError(f"`git {' '.join(arguments)}` failed in {source_root()}: {done.stderr.strip()}")
+    git(source_root(), "worktree", "prune")
 
 
 def _apply(plan: ReproductionPlan, folder: Path) -> None:
-    command = ["git", "apply", "--binary", "--whitespace=nowarn", "-"]
-    done = subprocess.run(command, cwd=folder, input=plan.patch, capture_output=True, check=False)
-    if done.returncode:
+    try:
+        git(folder, "apply", "--binary", "--whitespace=nowarn", "-", given=plan.patch)
+    except GitError as error:
         raise NotReproducibleError(
-            f"the patch of MLflow run {plan.run_id} does not apply to commit {plan.commit}: "
-            f"{done.stderr.decode(errors='replace').strip()}"
-        )
+            f"the patch of MLflow run {plan.run_id} does not apply to commit {plan.commit}: {error.reason}"
+        ) from None
 
 
 def _with_models(plan: ReproductionPlan, folder: Path) -> dict[str, Any]:

@@ -13,7 +13,7 @@ from rlhf.config.data import DataConfig
 from rlhf.config.model import ModelConfig, Setup
 from rlhf.config.pipeline import PipelineConfig
 from rlhf.config.rl import PPOConfig
-from rlhf.files.hashing import folder_manifest, folder_sha256
+from rlhf.files.manifest import folder_manifest, folder_sha256
 from rlhf.paths import source_root
 from rlhf.provenance import GitState, environment, git_state
 from rlhf.provenance import fingerprint as fingerprints

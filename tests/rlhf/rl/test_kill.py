@@ -29,7 +29,7 @@ MOMENTS = {
     "in the backward passes of a minibatch": "rlhf.rl.optimization:policy_loss:9",
     "between a checkpoint's files": "rlhf.rl.checkpoint:save_file:15",
     "as a checkpoint's files are synced": "os:fsync:29",
-    "before a checkpoint has its name": "rlhf.rl.checkpoint:publish_folder:4",
+    "before a checkpoint has its name": "rlhf.files.atomic:put_in_place:4",
     "before superfluous policies are removed": "rlhf.rl.trainer:remove_other_candidates:3",
     "between a checkpoint and the next update": "rlhf.rl.trainer:trim_heap:3",
     "as generations are written": "rlhf.rl.validation:generations_path:3",

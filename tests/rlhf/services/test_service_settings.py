@@ -7,6 +7,7 @@ import pytest
 from mlflow.server.security_utils import is_allowed_host_header
 
 from rlhf.errors import ConfigError
+from rlhf.files.locks import LockedError
 from rlhf.services.settings import (
     HOSTS_VARIABLE,
     PASSWORD_VARIABLE,
@@ -104,7 +105,7 @@ def test_services_that_are_up_are_found_and_only_then(project_root: Path):
     chosen = Services(prefect_port=4300, mlflow_port=5300)
     with services_running(chosen):
         assert running() == chosen
-        with pytest.raises(ConfigError, match="are up already"), services_running(chosen):
+        with pytest.raises(LockedError, match="are up already"), services_running(chosen):
             pass
         assert running() == chosen
     assert running() is None

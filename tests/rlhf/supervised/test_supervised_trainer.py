@@ -4,6 +4,7 @@ import torch
 from rlhf.config.model import ArchitectureConfig, ComputeConfig, ModelConfig, Setup
 from rlhf.config.supervised import SFTConfig
 from rlhf.errors import TrainingDivergedError
+from rlhf.files.manifest import write_manifest
 from rlhf.modeling.context import StageContext
 from rlhf.supervised.trainer import (
     newest_checkpoint,
@@ -11,7 +12,6 @@ from rlhf.supervised.trainer import (
     refuse_divergent_weights,
     trainer_settings,
     training_order,
-    write_manifest,
 )
 
 
@@ -98,7 +98,7 @@ def _lose_a_file(folder):
 
 
 def _never_sealed(folder):
-    (folder / "sealed.json").unlink()
+    (folder / "manifest.sha256").unlink()
 
 
 @pytest.mark.parametrize("harm", [_truncate, _flip, _lose_a_file, _never_sealed])

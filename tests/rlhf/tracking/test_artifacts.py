@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from rlhf.files.hashing import folder_manifest, manifest_sha256
-from rlhf.paths import downloads_folder
+from rlhf.files.manifest import folder_manifest, manifest_sha256
+from rlhf.paths import local_folder
 from rlhf.references import Reference
 from rlhf.tracking import artifacts
 
@@ -17,7 +17,7 @@ class SlowServer:
         self.sha256 = sha256
 
     def download_artifacts(self, run_id: str, name: str, folder: str) -> str:
-        for parent in (Path(folder) / name, downloads_folder() / self.sha256):
+        for parent in (Path(folder) / name, local_folder("artifacts") / self.sha256):
             parent.mkdir()
             (parent / "weights").write_text("the same")
         return folder
@@ -31,5 +31,5 @@ def test_two_runs_that_need_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(artifacts, "client", lambda: SlowServer(sha256))
     monkeypatch.setattr(artifacts, "stored_at", lambda reference: None)
     reference = Reference(run_id="r", uri="runs:/r/output", sha256=sha256)
-    assert artifacts.local_path(reference) == downloads_folder() / sha256
-    assert list(downloads_folder().glob("tmp*")) == []
+    assert artifacts.local_path(reference) == local_folder("artifacts") / sha256
+    assert list(local_folder("artifacts").glob("tmp*")) == []

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from rlhf.paths import pipelines_folder
+from rlhf.paths import local_folder
 from rlhf.tracking import run_locks as living
 
 HOLDER = """
@@ -40,12 +40,12 @@ def test_a_run_that_ends_leaves_nothing(project_root: Path):
         assert living.is_alive("one")
         assert dead() == []
     assert not living.is_alive("one")
-    assert list(pipelines_folder().iterdir()) == []
+    assert list(local_folder("pipelines").iterdir()) == []
 
 
 def test_nothing_known_is_not_alive(project_root: Path):
     assert not living.is_alive("unheard-of")
-    assert not pipelines_folder().exists()
+    assert not local_folder("pipelines").exists()
 
 
 def test_a_run_that_failed_is_looked_after_until_its_books_are_closed(project_root: Path):

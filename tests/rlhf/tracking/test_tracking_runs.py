@@ -17,7 +17,7 @@ from tracking_server import Server
 
 from rlhf.errors import ArtifactMismatchError, InputError
 from rlhf.metrics import UndeclaredMetricError, describe
-from rlhf.paths import unsent_folder
+from rlhf.paths import local_folder
 from rlhf.references import ModelCardRef, ModelRef
 from rlhf.tracking import artifacts
 from rlhf.tracking import client as tracking_client
@@ -276,12 +276,12 @@ def test_metrics_of_a_store_that_was_gone_are_sent_by_the_next_run(
         log({"sft/loss": 1.0}, 1)
         hidden = database.read_bytes()
         database.write_bytes(b"not a database" * 1000)
-    assert [record.message for record in caplog.records if str(unsent_folder()) in record.message]
+    assert [record.message for record in caplog.records if str(local_folder("unsent")) in record.message]
     database.write_bytes(hidden)
     open_pipeline("demo", None, {}, {})
     (point,) = client.get_metric_history(pipeline, "sft/loss")
     assert (point.step, point.value) == (1, 1.0)
-    assert not list(unsent_folder().iterdir())
+    assert not list(local_folder("unsent").iterdir())
 
 
 @pytest.fixture

@@ -14,7 +14,8 @@ from rlhf.data.versions.append import import_version
 from rlhf.data.versions.remotes import status
 from rlhf.data.versions.resolve import check, resolve
 from rlhf.errors import DataError, InputError
-from rlhf.files.hashing import dvc_md5, folder_manifest
+from rlhf.files.hashing import dvc_md5
+from rlhf.files.manifest import folder_manifest
 
 ALL = (["status"], ["log"], ["diff", "HEAD"], ["push"], ["pull"], ["add", "{rows}"], ["import", "{rows}", "--replace"])
 RECIPE = DataConfig()

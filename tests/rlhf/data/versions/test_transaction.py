@@ -25,7 +25,7 @@ WRITER = """
 import sys, time
 from pathlib import Path
 from rlhf.data.versions import transaction
-from rlhf.files import atomic_folder
+from rlhf.files import atomic
 from rlhf.data.versions.append import Addition, add_version
 
 def stop(*arguments, **named):
@@ -45,9 +45,9 @@ if moment == "filling":
     rlhf.data.versions.append.publish = stop
 elif moment == "between the renames":
     transaction.put_in_place = lambda filled, destination: (
-        destination.rename(atomic_folder.replaced_beside(filled)), stop())
+        destination.rename(atomic.replaced_beside(filled)), stop())
 elif moment == "before the tracking":
-    transaction.put_in_place = after(atomic_folder.put_in_place)
+    transaction.put_in_place = after(atomic.put_in_place)
 elif moment == "after the tracking":
     transaction.track = after(transaction.track)
 add_version(Path(root), [Addition(path)])

@@ -8,7 +8,7 @@ from recorded_runs import age, commit, make_data, record_run
 from tracking_server import Server
 
 from rlhf.config.pipeline import PipelineConfig
-from rlhf.paths import downloads_folder
+from rlhf.paths import local_folder
 from rlhf.references import ModelRef
 from rlhf.runs.audit.target import find_target
 from rlhf.runs.audit.verify import verify
@@ -44,7 +44,7 @@ def test_verify_and_clear_up(served: Path):
     weights.write_bytes(b"other")
     assert [finding.what for finding in verify(find_target(run.run_id)).findings] == ["output/policy/model.safetensors"]
     weights.write_bytes(content)
-    assert list(downloads_folder().glob("tmp*")) == []
+    assert list(local_folder("artifacts").glob("tmp*")) == []
 
     client().set_registered_model_alias(REGISTERED_MODEL, "candidate", "1")
     age(100, run.run_id, lost.run_id)

@@ -15,7 +15,8 @@ from rlhf.cli.main import main
 from rlhf.config.pipeline import PipelineConfig
 from rlhf.data.versions.resolve import track
 from rlhf.errors import InputError
-from rlhf.files.hashing import dvc_md5, folder_manifest, manifest_sha256
+from rlhf.files.hashing import dvc_md5
+from rlhf.files.manifest import folder_manifest, manifest_sha256
 from rlhf.provenance.record import DataRecord, ProvenanceRecord, record_bytes
 from rlhf.runs.audit.check_data import check_data
 from rlhf.runs.audit.findings import Ledger

@@ -93,7 +93,7 @@ def test_outputs_that_no_kept_run_came_from(runs: dict[str, Recorded]):
     plan = make_plan(30)
     going = {one.run_id for stage, one in first.outputs.items() if stage not in REUSED}
     assert outputs_of(plan) == going | {one.run_id for one in lost.outputs.values()}
-    assert dict(plan.kept) == {
+    assert dict(plan.needs.kept) == {
         champion.run_id: "with an alias in the registry",
         recent.run_id: "with an alias in the registry",  # the candidate
     }
@@ -141,7 +141,7 @@ def test_what_a_group_keeps(runs: dict[str, Recorded]):
     group, _ = open_group("two seeds", "key", "flow of the group", {}, {})
     set_tags(lost.run_id, {GROUP_TAG: group})
     assert not going & outputs_of(make_plan(0))
-    assert make_plan(0).kept[lost.run_id] == "of a group that is in flight"
+    assert make_plan(0).needs.kept[lost.run_id] == "of a group that is in flight"
     # Between two seeds no pipeline run is under way, and the next one may ask for any output.
     with hold_run_lock("flow of the group"):
         plan = make_plan(0)
@@ -185,7 +185,7 @@ def test_a_run_that_begins_in_between(runs: dict[str, Recorded]):
     open_pipeline("begins", None, {}, {})
     left = carry_out(plan)
     assert len(left) == len(outputs_of(plan))
-    assert "has begun meanwhile" in left[0].why
+    assert "has started meanwhile" in left[0].why
     assert is_sound(runs["lost"])
 
 

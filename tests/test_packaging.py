@@ -1,0 +1,42 @@
+"""How the project is installed: from a clone, in place."""
+
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import pytest
+
+_ROOT = Path(__file__).resolve().parent.parent
+
+
+@pytest.fixture
+def tree(tmp_path: Path) -> Path:
+    """A project like ours, with packages that are empty."""
+    for name in ("setup.py", "pyproject.toml", "README.md", "LICENSE"):
+        (tmp_path / name).write_bytes((_ROOT / name).read_bytes())
+    for name in ("rlhf", "tasks", "flows"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "__init__.py").touch()
+    return tmp_path
+
+
+def _build(tree: Path, what: str) -> "subprocess.CompletedProcess[str]":
+    code = f"from setuptools import build_meta; build_meta.{what}('.')"
+    return subprocess.run([sys.executable, "-c", code], cwd=tree, capture_output=True, text=True)
+
+
+def test_a_wheel_is_refused_with_what_to_do(tree: Path) -> None:
+    done = _build(tree, "build_wheel")
+    assert done.returncode != 0
+    assert "install it from a clone with `make demo`, or `pip install --editable .`" in done.stderr
+    assert not list(tree.glob("*.whl"))
+
+
+def test_an_editable_install_finds_all_packages_in_the_clone(tree: Path) -> None:
+    done = _build(tree, "build_editable")
+    assert done.returncode == 0, done.stderr
+    with zipfile.ZipFile(next(tree.glob("*.whl"))) as wheel:
+        finder = next(name for name in wheel.namelist() if name.endswith("_finder.py"))
+        text = wheel.read(finder).decode()
+    assert [name for name in ("rlhf", "tasks", "flows") if str(tree / name) in text] == ["rlhf", "tasks", "flows"]
