@@ -4,14 +4,14 @@ import os
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
-from urllib.parse import unquote, urlparse
 
+from rlhf.tracking.locations import local_folder
 from rlhf.tracking.records import RunRecord
 
 
 def read_file(run: RunRecord, path: str) -> bytes | None:
     """The content of an artifact; None where the run has none of this name."""
-    folder = _local_folder(run)
+    folder = local_folder(run.artifact_uri)
     if folder is not None:
         return (folder / path).read_bytes() if (folder / path).is_file() else None
     from rlhf.tracking.files import read_bytes
@@ -27,7 +27,7 @@ def write_files(run: RunRecord, folder: str, files: Mapping[str, bytes]) -> None
         folder: of its artifacts.
         files: contents by name.
     """
-    local = _local_folder(run)
+    local = local_folder(run.artifact_uri)
     for name, content in files.items():
         if local is not None:
             _write(local / folder / name, content)
@@ -35,11 +35,6 @@ def write_files(run: RunRecord, folder: str, files: Mapping[str, bytes]) -> None
             from rlhf.tracking.files import log_content
 
             log_content(run.run_id, content, f"{folder}/{name}")
-
-
-def _local_folder(run: RunRecord) -> Path | None:
-    uri = urlparse(run.artifact_uri)
-    return Path(unquote(uri.path)) if uri.scheme in ("", "file") else None
 
 
 def _write(path: Path, content: bytes) -> None:

@@ -3,7 +3,6 @@
 import contextlib
 import functools
 import logging
-import sqlite3
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -13,6 +12,8 @@ from typing import TypeVar
 import requests
 from filelock import FileLock
 from mlflow.exceptions import MlflowException
+from mlflow.store.artifact.artifact_repository_registry import get_registered_artifact_repositories
+from mlflow.store.artifact.local_artifact_repo import LocalArtifactRepository
 from mlflow.tracking import MlflowClient
 from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 
@@ -21,7 +22,9 @@ from rlhf.errors import InputError, one_line
 from rlhf.files.disk import full_disk, is_full
 from rlhf.paths import artifacts_folder, tracking_database
 from rlhf.tracking.deleted import deleted_experiment
+from rlhf.tracking.locations import seen_from_here
 from rlhf.tracking.records import store_address
+from rlhf.tracking.sqlite_store import has_known_schema, recorded_location
 from rlhf.tracking.ui_view import KEY, TAG, shared_view
 
 logger = logging.getLogger(__name__)
@@ -36,14 +39,6 @@ _FINAL = ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE", "RESOURCE_ALREAD
 _REFUSED = {"UNAUTHENTICATED": 401, "CUSTOMER_UNAUTHORIZED": 401, "PERMISSION_DENIED": 403}
 _STATEMENT = " [SQL: "
 _DEFAULT_UI = "http://127.0.0.1:5000"
-_MOVE = (
-    "UPDATE experiments SET artifact_location = :now || substr(artifact_location, :start)"
-    " WHERE substr(artifact_location, 1, :length) = :before",
-    "UPDATE runs SET artifact_uri = :now || substr(artifact_uri, :start)"
-    " WHERE substr(artifact_uri, 1, :length) = :before",
-    "UPDATE model_versions SET storage_location = :now || substr(storage_location, :start)"
-    " WHERE substr(storage_location, 1, :length) = :before",
-)
 
 
 class TrackingError(InputError):
@@ -145,6 +140,7 @@ def experiment_id() -> str:
 
 @functools.cache
 def _client_of(uri: str) -> MlflowClient:
+    open_folders_where_they_are()
     if not uri.startswith("sqlite:///"):
         return MlflowClient(uri)
     database = Path(uri.removeprefix("sqlite:///"))
@@ -153,7 +149,7 @@ def _client_of(uri: str) -> MlflowClient:
         # Two processes that both migrate an empty file break it.
         with FileLock(f"{database}.lock"):
             return MlflowClient(uri)
-    except SQLAlchemyError as error:
+    except (SQLAlchemyError, MlflowException) as error:  # the second: tables of another version of MLflow
         raise UnusableStoreError(_explain(error)) from error
 
 
@@ -172,8 +168,11 @@ def _experiment_of(uri: str) -> str:
         )
     if experiment.lifecycle_stage != "active":
         raise UnusableStoreError(deleted_experiment(uri, experiment.experiment_id))
-    if location and uri == _own_store() and experiment.artifact_location != location:
-        _move(experiment.artifact_location, location)
+    if uri == _own_store() and not experiment.artifact_location.startswith("file:"):
+        raise UnusableStoreError(
+            f"the MLflow store {uri} was made by a server that keeps its artifacts at {experiment.artifact_location}, "
+            "which only that server can reach; start it again and set MLFLOW_TRACKING_URI to it"
+        )
     if experiment.tags.get(TAG) != shared_view():
         client.set_experiment_tag(experiment.experiment_id, TAG, shared_view())
     return str(experiment.experiment_id)
@@ -183,13 +182,29 @@ def _own_store() -> str:
     return f"sqlite:///{tracking_database()}"
 
 
-def _move(before: str, now: str) -> None:
-    """After the project's folder was moved or copied: MLflow wrote down where artifacts are, and cannot change it."""
-    logger.info("the MLflow store was at %s and is at %s", before, now)
-    values = {"now": now, "start": len(before) + 1, "length": len(before), "before": before}
-    with contextlib.closing(sqlite3.connect(tracking_database())) as database, database:
-        for statement in _MOVE:
-            database.execute(statement, values)
+class FolderOfArtifacts(LocalArtifactRepository):  # type: ignore[misc]
+    """A folder of artifacts as MLflow's client and server open it: where the project is now."""
+
+    def __init__(self, artifact_uri: str, tracking_uri: str | None = None, registry_uri: str | None = None) -> None:
+        known = not tracking_database().is_file() or has_known_schema(tracking_database())
+        uri = seen_from_here(artifact_uri, recorded_location if known else _location_by_client)
+        super().__init__(uri, tracking_uri, registry_uri)
+
+
+def open_folders_where_they_are() -> None:
+    """Have MLflow open folders of artifacts by `FolderOfArtifacts`. An artifact's scheme chooses the class."""
+    get_registered_artifact_repositories()["file"] = FolderOfArtifacts  # type: ignore[assignment]
+
+
+def _location_by_client(run_id: str) -> str | None:
+    """The same as `recorded_location`, of a SQLite file whose tables are not known here."""
+    own = _client_of(_own_store())
+    try:
+        return str(own.get_experiment(own.get_run(run_id).info.experiment_id).artifact_location)
+    except MlflowException as error:
+        if error.error_code == "RESOURCE_DOES_NOT_EXIST":
+            return None
+        raise
 
 
 def is_server(uri: str) -> bool:

@@ -1,21 +1,24 @@
 """The project's own store of runs, MLflow's SQLite file, read without MLflow.
 
-The tables are those of MLflow 3.17; tests hold what is read here against what MLflow's client says.
+The tables are those of the schemas in `KNOWN_SCHEMAS`, which `rlhf.tracking.stores.open_store` asks for first; tests
+hold what is read here against what MLflow's client says.
 """
 
 import contextlib
 import sqlite3
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
 from rlhf.errors import InputError
-from rlhf.paths import artifacts_folder
+from rlhf.paths import tracking_database
 from rlhf.tracking.deleted import deleted_experiment
 from rlhf.tracking.records import Condition, RunRecord
 
+KNOWN_SCHEMAS = {"dc11669786a5": "MLflow 3.17"}
+"""Heads of MLflow's migrations, by which a database says what its tables are, with the first version that has them."""
 _EXPERIMENT = "rlhf"
 _MODEL = "rlhf-policy"
 _LARGEST = 1.7976931348623157e308  # MLflow's word for infinity
@@ -34,6 +37,10 @@ _POINTS = (
 )
 _EXPERIMENTS = "SELECT experiment_id, lifecycle_stage FROM experiments WHERE name = ?"
 _DELETED = "SELECT run_uuid FROM runs WHERE lifecycle_stage = 'deleted' AND run_uuid LIKE ? ORDER BY run_uuid"
+_LOCATION = (
+    "SELECT e.artifact_location FROM experiments e JOIN runs r ON r.experiment_id = e.experiment_id"
+    " WHERE r.run_uuid = ? AND e.name = ?"
+)
 _DATASETS = (
     "SELECT i.destination_id, d.name, d.digest FROM inputs i JOIN datasets d ON d.dataset_uuid = i.source_id"
     " WHERE i.source_type = 'DATASET' AND i.destination_type = 'RUN' AND i.destination_id IN ({})"
@@ -104,7 +111,6 @@ class DatabaseStore:
             for table in ("tags", "params", "(SELECT * FROM latest_metrics WHERE NOT is_nan)")
         )
         inputs = _by_run(self._of(_DATASETS, ids))
-        moved = self._move()
         return [
             RunRecord(
                 run_id=run_id,
@@ -112,7 +118,7 @@ class DatabaseStore:
                 status=status,
                 started=started,
                 ended=ended,
-                artifact_uri=moved(uri),
+                artifact_uri=uri,
                 tags=tags[run_id],
                 params=params[run_id],
                 metrics={key: value for key, value in metrics[run_id].items() if abs(value) < _LARGEST},
@@ -120,12 +126,6 @@ class DatabaseStore:
             )
             for run_id, name, status, started, ended, uri in rows
         ]
-
-    def _move(self) -> Callable[[str], str]:
-        """After the project's folder was moved or copied: MLflow wrote down where artifacts were."""
-        rows = self._rows("SELECT artifact_location FROM experiments WHERE name = ?", [_EXPERIMENT])
-        before, now = (rows[0][0] if rows else ""), artifacts_folder().as_uri()
-        return lambda uri: now + uri.removeprefix(before) if before and uri.startswith(f"{before}/") else uri
 
     def _of(self, query: str, run_ids: Sequence[str]) -> list[Any]:
         found: list[Any] = []
@@ -135,15 +135,34 @@ class DatabaseStore:
         return found
 
     def _rows(self, query: str, values: Sequence[Any] = ()) -> list[Any]:
-        address = f"file:{quote(str(self._path))}?mode=ro"
-        try:
-            with contextlib.closing(sqlite3.connect(address, uri=True, timeout=_PATIENCE_SECONDS)) as database:
-                return database.execute(query, values).fetchall()
-        except sqlite3.Error as error:
-            raise InputError(
-                f"{self._path}: cannot be read as MLflow's store ({error}); `mlflow db upgrade sqlite:///{self._path}` "
-                "brings an old one up to date"
-            ) from error
+        return _read(self._path, query, values)
+
+
+def has_known_schema(path: Path) -> bool:
+    """Whether the tables of a SQLite file of MLflow are those that are read here.
+
+    Raises:
+        InputError: the file is not MLflow's.
+    """
+    return {head for (head,) in _read(path, "SELECT version_num FROM alembic_version")} <= KNOWN_SCHEMAS.keys()
+
+
+def recorded_location(run_id: str) -> str | None:
+    """Where the project's SQLite file has the artifacts of all runs; None where it does not have this run."""
+    rows = _read(tracking_database(), _LOCATION, [run_id, _EXPERIMENT])
+    return str(rows[0][0]) if rows else None
+
+
+def _read(path: Path, query: str, values: Sequence[Any] = ()) -> list[Any]:
+    address = f"file:{quote(str(path))}?mode=ro"
+    try:
+        with contextlib.closing(sqlite3.connect(address, uri=True, timeout=_PATIENCE_SECONDS)) as database:
+            return database.execute(query, values).fetchall()
+    except sqlite3.Error as error:
+        raise InputError(
+            f"{path}: cannot be read as MLflow's store ({error}); `mlflow db upgrade sqlite:///{path}` "
+            "brings an old one up to date"
+        ) from error
 
 
 def _where(conditions: Sequence[Condition]) -> tuple[str, list[Any]]:

@@ -1,0 +1,43 @@
+"""Folders of artifacts: where they are from here, though the project was moved, copied or is mounted elsewhere.
+
+MLflow writes the whole path of a folder into the row of each run, and the path of the project's first place stays there
+(docs/adr/0019). So a path is looked up when it is used, and no row is ever changed.
+"""
+
+import re
+from collections.abc import Callable
+from pathlib import Path
+from urllib.parse import unquote, urlparse
+
+from rlhf.paths import artifacts_folder, tracking_database
+from rlhf.tracking.sqlite_store import has_known_schema, recorded_location
+
+_RUN = re.compile(r"/([0-9a-f]{32})/artifacts(?:/|$)")
+
+
+def local_folder(artifact_uri: str) -> Path | None:
+    """The folder that an address of artifacts stands for; None where MLflow must be asked for its content.
+
+    Args:
+        artifact_uri: as MLflow has it.
+    """
+    if urlparse(artifact_uri).scheme not in ("", "file"):
+        return None
+    if tracking_database().is_file() and not has_known_schema(tracking_database()):
+        return None
+    return Path(unquote(urlparse(seen_from_here(artifact_uri, recorded_location)).path))
+
+
+def seen_from_here(artifact_uri: str, recorded: Callable[[str], str | None]) -> str:
+    """The address of a folder of artifacts as it is from here. Runs of other projects' stores keep theirs.
+
+    Args:
+        artifact_uri: as MLflow has it.
+        recorded: takes the id of a run, and says where the project's own SQLite file has the artifacts of all runs;
+            None for a run that is not in the file.
+    """
+    run = _RUN.search(artifact_uri)
+    location = recorded(run[1]) if run and tracking_database().is_file() else None
+    if location is None or not artifact_uri.startswith(f"{location}/"):
+        return artifact_uri
+    return artifacts_folder().as_uri() + artifact_uri.removeprefix(location)
