@@ -23,6 +23,7 @@ from pydantic import BaseModel
 
 from rlhf.config.model import ModelConfig, Setup
 from rlhf.config.rl import PPOConfig
+from rlhf.files.tidying import tidy_up
 from rlhf.modeling.hub import base_with_folder, source_with_folder
 from rlhf.paths import results_folder, stages_folder
 from rlhf.progress import watching
@@ -199,7 +200,7 @@ def _attempt(call: _Call[R]) -> R:
         seconds = time.monotonic() - started
         log_metrics(run_id, {f"{name}/seconds": seconds, f"{name}/trained_seconds": seconds})
         finish_stage(run_id, reference)
-    shutil.rmtree(call.folder)
+    tidy_up(call.folder)
     return reference
 
 

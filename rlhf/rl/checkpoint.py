@@ -23,6 +23,7 @@ from torch.optim import Optimizer
 from rlhf.errors import ArtifactMismatchError, RLHFError
 from rlhf.files.disk import sync
 from rlhf.files.hashing import altered_files, sha256
+from rlhf.files.tidying import tidy_up
 from rlhf.rl.models import Models, Parameters
 from rlhf.rl.optimization import Optimizers
 
@@ -86,7 +87,7 @@ def save_checkpoint(
         (temporary / _STATE).write_text(json.dumps(words | {"own_sha256": _words_sha256(words)}))
         publish(temporary, final)
     for old in sorted(folder.glob("update_??????"))[:-NUM_KEPT]:
-        shutil.rmtree(old)
+        tidy_up(old)
     return final
 
 
