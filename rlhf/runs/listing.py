@@ -126,7 +126,7 @@ def _row(run: RunRecord, stages: Mapping[str, RunRecord], aliases: Mapping[str, 
     reproducible = run.tags.get(REPRODUCIBLE_TAG)
     return Row(
         run_id=run.run_id,
-        started=datetime.fromtimestamp(run.started / 1000, UTC),
+        started=run.started,
         recipe=run.tags.get(RECIPE_TAG, ""),
         seed=run.tags.get(SEEDS_TAG) or run.params.get("seed", ""),
         commit=run.tags.get(COMMIT_TAG) or None,

@@ -4,14 +4,17 @@ import os
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
+from urllib.parse import unquote, urlparse
 
-from rlhf.tracking.locations import local_folder
+from rlhf.paths import tracking_database
+from rlhf.tracking.locations import seen_from_here
 from rlhf.tracking.records import RunRecord
+from rlhf.tracking.sqlite_store import has_known_schema, recorded_location
 
 
 def read_file(run: RunRecord, path: str) -> bytes | None:
     """The content of an artifact; None where the run has none of this name."""
-    folder = local_folder(run.artifact_uri)
+    folder = local_artifacts(run.artifact_uri)
     if folder is not None:
         return (folder / path).read_bytes() if (folder / path).is_file() else None
     from rlhf.tracking.files import read_bytes
@@ -27,7 +30,7 @@ def write_files(run: RunRecord, folder: str, files: Mapping[str, bytes]) -> None
         folder: of its artifacts.
         files: contents by name.
     """
-    local = local_folder(run.artifact_uri)
+    local = local_artifacts(run.artifact_uri)
     for name, content in files.items():
         if local is not None:
             _write(local / folder / name, content)
@@ -35,6 +38,15 @@ def write_files(run: RunRecord, folder: str, files: Mapping[str, bytes]) -> None
             from rlhf.tracking.files import log_content
 
             log_content(run.run_id, content, f"{folder}/{name}")
+
+
+def local_artifacts(artifact_uri: str) -> Path | None:
+    """The folder that an artifact URI names, as it is from here; None where MLflow must be asked for what is in it."""
+    if urlparse(artifact_uri).scheme not in ("", "file"):
+        return None
+    if tracking_database().is_file() and not has_known_schema(tracking_database()):
+        return None
+    return Path(unquote(urlparse(seen_from_here(artifact_uri, recorded_location)).path))
 
 
 def _write(path: Path, content: bytes) -> None:

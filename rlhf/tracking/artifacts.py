@@ -19,8 +19,8 @@ from rlhf.files.names import below, check_relative
 from rlhf.paths import downloads_folder
 from rlhf.references import Reference
 from rlhf.text.lines import lines_of
+from rlhf.tracking.artifact_files import local_artifacts
 from rlhf.tracking.client import client, retry_while_unavailable
-from rlhf.tracking.locations import local_folder
 from rlhf.tracking.queries import finished_stages, tags_of
 from rlhf.tracking.run_details import delete_artifact
 from rlhf.tracking.runs import set_tags
@@ -163,7 +163,7 @@ def remove_output(run_id: str) -> None:
 
 def num_output_bytes(run_id: str, artifact_uri: str) -> int:
     """Bytes of a stage's output in the store, what a removal has left of it included."""
-    folder = local_folder(artifact_uri)
+    folder = local_artifacts(artifact_uri)
     if folder is None:
         return _num_stored_bytes(run_id, OUTPUT)
     files = [file for name in (OUTPUT, _GOING) for file in (folder / name).rglob("*")]
@@ -178,7 +178,7 @@ def stored_at(reference: Reference) -> Path | None:
 
 def _artifacts_of(run_id: str) -> Path | None:
     """The folder of a run's artifacts; None where the store is not a local folder."""
-    return local_folder(retry_while_unavailable(lambda: client().get_run(run_id)).info.artifact_uri)
+    return local_artifacts(retry_while_unavailable(lambda: client().get_run(run_id)).info.artifact_uri)
 
 
 def _num_stored_bytes(run_id: str, path: str) -> int:

@@ -6,26 +6,10 @@ MLflow writes the whole path of a folder into the row of each run, and the path 
 
 import re
 from collections.abc import Callable
-from pathlib import Path
-from urllib.parse import unquote, urlparse
 
 from rlhf.paths import artifacts_folder, tracking_database
-from rlhf.tracking.sqlite_store import has_known_schema, recorded_location
 
 _RUN = re.compile(r"/([0-9a-f]{32})/artifacts(?:/|$)")
-
-
-def local_folder(artifact_uri: str) -> Path | None:
-    """The folder that an address of artifacts stands for; None where MLflow must be asked for its content.
-
-    Args:
-        artifact_uri: as MLflow has it.
-    """
-    if urlparse(artifact_uri).scheme not in ("", "file"):
-        return None
-    if tracking_database().is_file() and not has_known_schema(tracking_database()):
-        return None
-    return Path(unquote(urlparse(seen_from_here(artifact_uri, recorded_location)).path))
 
 
 def seen_from_here(artifact_uri: str, recorded: Callable[[str], str | None]) -> str:

@@ -8,7 +8,7 @@ from mlflow.utils.search_utils import SearchUtils
 
 from rlhf.tracking.client import TrackingError, client, experiment_id, retry_while_unavailable
 from rlhf.tracking.models import REGISTERED_MODEL
-from rlhf.tracking.records import Condition, RunRecord
+from rlhf.tracking.records import Condition, Input, RunRecord, time_of
 from rlhf.tracking.tags import FINGERPRINT_TAG, KIND_TAG, STAGE_TAG
 
 _LARGEST = 1.7976931348623157e308  # MLflow's word for infinity
@@ -21,7 +21,7 @@ class ClientStore:
 
     def search(self, conditions: Sequence[Condition], limit: int) -> list[RunRecord]:
         """The runs that meet all conditions, the newest first."""
-        return [_record(run) for run in self._page(conditions, limit, 0)]
+        return [record_of(run) for run in self._page(conditions, limit, 0)]
 
     def count(self, conditions: Sequence[Condition]) -> int:
         """How many runs meet all conditions: MLflow does not say, so the end is looked for by halves."""
@@ -39,7 +39,7 @@ class ClientStore:
         found: dict[str, RunRecord] = {}
         for start in range(0, len(run_ids), _IDS_AT_ONCE):
             listed = ", ".join(f"'{run_id}'" for run_id in run_ids[start : start + _IDS_AT_ONCE])
-            found |= {run.info.run_id: _record(run) for run in find(f"attributes.run_id IN ({listed})")}
+            found |= {run.info.run_id: record_of(run) for run in find(f"attributes.run_id IN ({listed})")}
         return found
 
     def deleted(self, prefix: str) -> list[str]:
@@ -88,19 +88,22 @@ class ClientStore:
         return list(runs)
 
 
-def _record(run: Run) -> RunRecord:
-    inputs = run.inputs.dataset_inputs if run.inputs else []
+def record_of(run: Run) -> RunRecord:
+    """A run as MLflow's client has it."""
+    datasets = [entry.dataset for entry in run.inputs.dataset_inputs] if run.inputs else []
+    metrics = run.data.metrics
     return RunRecord(
         run_id=run.info.run_id,
-        name=run.info.run_name,
+        name=run.info.run_name or "",
         status=run.info.status,
-        started=run.info.start_time,
-        ended=run.info.end_time,
+        started=time_of(run.info.start_time),
+        ended=time_of(run.info.end_time) if run.info.end_time else None,
         artifact_uri=run.info.artifact_uri,
         tags=run.data.tags,
         params=run.data.params,
-        metrics={name: value for name, value in run.data.metrics.items() if _is_finite(value)},
-        inputs={one.dataset.name: one.dataset.digest for one in inputs},
+        metrics={name: value for name, value in metrics.items() if _is_finite(value)},
+        not_finite=frozenset(name for name, value in metrics.items() if not _is_finite(value)),
+        inputs={dataset.name: Input.from_dataset(dataset.source, dataset.digest) for dataset in datasets},
     )
 
 

@@ -5,9 +5,11 @@ takes over two seconds to import and to open; and `rlhf.tracking.queries`, MLflo
 databases.
 """
 
+import json
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from typing import Literal, Protocol
 
 from rlhf.paths import in_other_project, tracking_database
@@ -52,6 +54,29 @@ IS_GROUP = Condition("tag", KIND_TAG, "=", GROUP)
 
 
 @dataclass(frozen=True)
+class Input:
+    """What a run has read.
+
+    Attributes:
+        uri: `runs:/RUN_ID/output` for what a stage made; otherwise a path.
+        digest: the first characters of its hash, 36 at most.
+    """
+
+    uri: str
+    digest: str
+
+    @classmethod
+    def from_dataset(cls, source: str, digest: str) -> "Input":
+        """From a data set of MLflow's, whose source is JSON."""
+        return cls(json.loads(source).get("uri", ""), digest)
+
+    @property
+    def made_by(self) -> str | None:
+        """The run whose output it is."""
+        return self.uri.split("/")[1] if self.uri.startswith("runs:/") else None
+
+
+@dataclass(frozen=True)
 class RunRecord:
     """A run, as the store has it.
 
@@ -59,25 +84,27 @@ class RunRecord:
         run_id: its id.
         name: its name.
         status: RUNNING, SCHEDULED, FINISHED, FAILED or KILLED.
-        started: milliseconds since 1970.
-        ended: the same; None while it is under way.
-        artifact_uri: where its artifacts are.
+        started: when it began.
+        ended: when it ended; None while it is under way.
+        artifact_uri: where its artifacts are, as MLflow has it; see `rlhf.tracking.locations`.
         tags: by their names.
         params: by their names.
-        metrics: the last finite value of each.
-        inputs: digests of the data sets and artifacts that it reads, 36 characters at most, by their names.
+        metrics: the last value of each, where it is finite.
+        not_finite: names of the other metrics.
+        inputs: the data sets and artifacts that it reads, by their names.
     """
 
     run_id: str
     name: str
     status: str
-    started: int
-    ended: int | None
+    started: datetime
+    ended: datetime | None
     artifact_uri: str
     tags: Mapping[str, str] = field(default_factory=dict)
     params: Mapping[str, str] = field(default_factory=dict)
     metrics: Mapping[str, float] = field(default_factory=dict)
-    inputs: Mapping[str, str] = field(default_factory=dict)
+    not_finite: frozenset[str] = frozenset()
+    inputs: Mapping[str, Input] = field(default_factory=dict)
 
     @property
     def is_pipeline(self) -> bool:
@@ -113,6 +140,11 @@ class RunStore(Protocol):
 
     def version_run(self, version: str) -> str | None:
         """The run that made a version of the registered policy; None where there is no such version."""
+
+
+def time_of(milliseconds: int) -> datetime:
+    """MLflow's time, which counts from 1970."""
+    return datetime.fromtimestamp(milliseconds / 1000, UTC)
 
 
 def store_address() -> str:

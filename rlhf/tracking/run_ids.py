@@ -2,7 +2,6 @@
 
 import difflib
 import re
-from datetime import UTC, datetime
 
 from rlhf.errors import InputError
 from rlhf.tracking.deleted import deleted_run
@@ -137,6 +136,5 @@ def _look_alikes(store: RunStore, text: str) -> list[RunRecord]:
 
 
 def _described(run: RunRecord) -> str:
-    day = datetime.fromtimestamp(run.started / 1000, UTC).strftime("%Y-%m-%d %H:%M")
     what = run.tags.get(RECIPE_TAG) or run.tags.get(STAGE_TAG) or run.name
-    return f"{run.run_id} ({what}, {day})"
+    return f"{run.run_id} ({what}, {run.started:%Y-%m-%d %H:%M})"

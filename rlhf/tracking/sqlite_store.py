@@ -15,7 +15,7 @@ from urllib.parse import quote
 from rlhf.errors import InputError
 from rlhf.paths import tracking_database
 from rlhf.tracking.deleted import deleted_experiment
-from rlhf.tracking.records import Condition, RunRecord
+from rlhf.tracking.records import Condition, Input, RunRecord, time_of
 
 KNOWN_SCHEMAS = {"dc11669786a5": "MLflow 3.17"}
 """Heads of MLflow's migrations, by which a database says what its tables are, with the first version that has them."""
@@ -37,12 +37,15 @@ _POINTS = (
 )
 _EXPERIMENTS = "SELECT experiment_id, lifecycle_stage FROM experiments WHERE name = ?"
 _DELETED = "SELECT run_uuid FROM runs WHERE lifecycle_stage = 'deleted' AND run_uuid LIKE ? ORDER BY run_uuid"
+_FINITE = "(SELECT * FROM latest_metrics WHERE NOT is_nan AND abs(value) < 1.7976931348623157e308)"
+_NOT_FINITE = "(SELECT * FROM latest_metrics WHERE is_nan OR abs(value) >= 1.7976931348623157e308)"
 _LOCATION = (
     "SELECT e.artifact_location FROM experiments e JOIN runs r ON r.experiment_id = e.experiment_id"
     " WHERE r.run_uuid = ? AND e.name = ?"
 )
 _DATASETS = (
-    "SELECT i.destination_id, d.name, d.digest FROM inputs i JOIN datasets d ON d.dataset_uuid = i.source_id"
+    "SELECT i.destination_id, d.name, d.dataset_source, d.digest"
+    " FROM inputs i JOIN datasets d ON d.dataset_uuid = i.source_id"
     " WHERE i.source_type = 'DATASET' AND i.destination_type = 'RUN' AND i.destination_id IN ({})"
 )
 
@@ -106,22 +109,24 @@ class DatabaseStore:
 
     def _complete(self, rows: Sequence[Any]) -> list[RunRecord]:
         ids = [row[0] for row in rows]
-        tags, params, metrics = (
+        tags, params, finite, not_finite = (
             _by_run(self._of(f"SELECT run_uuid, key, value FROM {table} WHERE run_uuid IN ({{}})", ids))  # noqa: S608
-            for table in ("tags", "params", "(SELECT * FROM latest_metrics WHERE NOT is_nan)")
+            for table in ("tags", "params", _FINITE, _NOT_FINITE)
         )
-        inputs = _by_run(self._of(_DATASETS, ids))
+        datasets = self._of(_DATASETS, ids)
+        inputs = _by_run([(run_id, name, Input.from_dataset(*read)) for run_id, name, *read in datasets])
         return [
             RunRecord(
                 run_id=run_id,
                 name=name,
                 status=status,
-                started=started,
-                ended=ended,
+                started=time_of(started),
+                ended=time_of(ended) if ended else None,
                 artifact_uri=uri,
                 tags=tags[run_id],
                 params=params[run_id],
-                metrics={key: value for key, value in metrics[run_id].items() if abs(value) < _LARGEST},
+                metrics=finite[run_id],
+                not_finite=frozenset(not_finite[run_id]),
                 inputs=inputs[run_id],
             )
             for run_id, name, status, started, ended, uri in rows

@@ -126,17 +126,15 @@ class _Walk:
         return self._enter(node, found)
 
     def _inputs(self, run: RunFacts, found: Ledger) -> Iterator[str]:
-        for one in run.inputs:
-            if not one.uri.startswith("runs:/"):
-                continue
-            made_by = one.uri.split("/")[1]
+        for name, read in run.inputs.items():
+            made_by = read.made_by
             # The card tells of measurements too, but the weights did not come from them.
-            if not _is_ancestor(self._stage_of(made_by)):
+            if made_by is None or not _is_ancestor(self._stage_of(made_by)):
                 continue
             node = self.nodes[self.stage(made_by)]
             if self.check and node.hash is not None:
-                digest = node.hash[: len(one.digest)]
-                found.compare("inputs", place_of(run), f"input {one.name}, of run {made_by}", one.digest, digest)
+                digest = node.hash[: len(read.digest)]
+                found.compare("inputs", place_of(run), f"input {name}, of run {made_by}", read.digest, digest)
             yield node.id
 
     def _stage_of(self, run_id: str) -> str:

@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from datetime import UTC, datetime
 from typing import Any
 
 from rlhf.errors import InputError
@@ -151,4 +150,4 @@ def _facts(side: RunView) -> dict[str, Any]:
 
 def started(side: RunView) -> str:
     """When a run began, for people."""
-    return datetime.fromtimestamp(side.run.started / 1000, UTC).strftime("%Y-%m-%d %H:%M UTC")
+    return f"{side.run.started:%Y-%m-%d %H:%M} UTC"

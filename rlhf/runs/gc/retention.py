@@ -145,7 +145,7 @@ def _with_inputs(run_ids: Iterable[str], by_id: Mapping[str, RunFacts]) -> set[s
         run_id = left.pop()
         if run_id not in found and run_id in by_id:
             found.add(run_id)
-            left |= {one.uri.split("/")[1] for one in by_id[run_id].inputs if one.uri.startswith("runs:/")}
+            left |= {read.made_by for read in by_id[run_id].inputs.values() if read.made_by}
     return found
 
 

@@ -156,7 +156,7 @@ def test_both_readers_see_the_same(pipeline: str, card: ModelCardRef):
         [Condition("metric", "evaluation/win_rate", ">=", 0.75)],
         [Condition("metric", "evaluation/win_rate", "<", 0.75)],
         [Condition("attribute", "status", "=", "FINISHED")],
-        [Condition("attribute", "start_time", ">", client.runs([pipeline])[pipeline].started)],
+        [Condition("attribute", "start_time", ">", client.runs([pipeline])[pipeline].started.timestamp() * 1000)],
         [Condition("attribute", "run_id", "LIKE", f"__{other[2:9]}%")],
     ]
     for question in questions:
