@@ -183,7 +183,7 @@ def _artifacts_of(run_id: str) -> Path | None:
 
 def _num_stored_bytes(run_id: str, path: str) -> int:
     files = retry_while_unavailable(lambda: client().list_artifacts(run_id, path))
-    return sum(_num_stored_bytes(run_id, one.path) if one.is_dir else int(one.file_size or 0) for one in files)
+    return sum(_num_stored_bytes(run_id, file.path) if file.is_dir else int(file.file_size or 0) for file in files)
 
 
 def _is_there(reference: Reference) -> bool:

@@ -182,7 +182,7 @@ def _own_store() -> str:
     return f"sqlite:///{tracking_database()}"
 
 
-class FolderOfArtifacts(LocalArtifactRepository):  # type: ignore[misc]
+class FolderOfArtifacts(LocalArtifactRepository):
     """A folder of artifacts as MLflow's client and server open it: where the project is now."""
 
     def __init__(self, artifact_uri: str, tracking_uri: str | None = None, registry_uri: str | None = None) -> None:
@@ -230,10 +230,10 @@ def _explain(error: Exception) -> str:
             "`rlhf up` was started with, or MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD to those of your own"
         )
     if tracking_uri() == _own_store():
-        mend = "look whether that file may be read and written, and is MLflow's"
+        hint = "look whether that file may be read and written, and is MLflow's"
     else:
-        mend = "look whether it runs, set MLFLOW_TRACKING_URI to another one (http://..., sqlite:///FILE), or unset it"
-    return f"the MLflow store {where} failed: {reason(error)}; {mend}"
+        hint = "look whether it runs, set MLFLOW_TRACKING_URI to another one (http://..., sqlite:///FILE), or unset it"
+    return f"the MLflow store {where} failed: {reason(error)}; {hint}"
 
 
 def reason(error: Exception) -> str:

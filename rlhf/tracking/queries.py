@@ -1,4 +1,4 @@
-"""What runs say of themselves."""
+"""Runs and their tags and metrics, by MLflow's client."""
 
 import math
 from collections.abc import Sequence
@@ -36,11 +36,11 @@ class ClientStore:
 
     def runs(self, run_ids: Sequence[str]) -> dict[str, RunRecord]:
         """Those of these runs that there are, by id."""
-        found: dict[str, RunRecord] = {}
+        records: dict[str, RunRecord] = {}
         for start in range(0, len(run_ids), _IDS_AT_ONCE):
             listed = ", ".join(f"'{run_id}'" for run_id in run_ids[start : start + _IDS_AT_ONCE])
-            found |= {run.info.run_id: record_of(run) for run in find(f"attributes.run_id IN ({listed})")}
-        return found
+            records |= {run.info.run_id: record_of(run) for run in find(f"attributes.run_id IN ({listed})")}
+        return records
 
     def deleted(self, prefix: str) -> list[str]:
         """Ids of deleted runs that begin so."""
@@ -52,13 +52,13 @@ class ClientStore:
 
     def curves(self, run_id: str, names: Sequence[str]) -> dict[str, list[tuple[int, float]]]:
         """Steps and finite values of metrics of a run, by rising step; without the metrics that it has not."""
-        found = {}
+        curves = {}
         for name in names:
             points = retry_while_unavailable(lambda name=name: client().get_metric_history(run_id, name))  # type: ignore[misc]
             curve = [(point.step, point.value) for point in points if _is_finite(point.value)]
             if curve:
-                found[name] = sorted(curve, key=lambda point: point[0])
-        return found
+                curves[name] = sorted(curve, key=lambda point: point[0])
+        return curves
 
     def aliases(self) -> dict[str, str]:
         """Versions of the registered policy, by their aliases."""
@@ -78,11 +78,11 @@ class ClientStore:
 
     @staticmethod
     def _page(conditions: Sequence[Condition], limit: int, offset: int) -> list[Run]:
-        condition = " and ".join(one.as_filter for one in conditions)
+        conditions_as_text = " and ".join(condition.as_filter for condition in conditions)
         token = SearchUtils.create_page_token(offset) if offset else None  # type: ignore[no-untyped-call]
         runs = retry_while_unavailable(
             lambda: client().search_runs(
-                [experiment_id()], condition, max_results=limit, order_by=["start_time DESC"], page_token=token
+                [experiment_id()], conditions_as_text, max_results=limit, order_by=["start_time DESC"], page_token=token
             )
         )
         return list(runs)

@@ -270,8 +270,8 @@ def _set_version_tag(version: str, key: str, value: str) -> None:
 
 def _registered_model() -> Any:
     """The registered model with its tags and aliases; None before a first version was registered."""
-    found = retry_while_unavailable(lambda: client().search_registered_models(f"name = '{REGISTERED_MODEL}'"))
-    return found[0] if found else None
+    models = retry_while_unavailable(lambda: client().search_registered_models(f"name = '{REGISTERED_MODEL}'"))
+    return models[0] if models else None
 
 
 def _named(version: str | None) -> str:

@@ -1,4 +1,4 @@
-"""Whole runs and versions as they stand in the store, for those who check them or clear up after them."""
+"""Whole runs and versions as they stand in the store, for checks and garbage collection."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -50,11 +50,11 @@ def get_run(run_id: str) -> RunRecord | None:
 def search_runs(condition: str = "") -> list[RunRecord]:
     """All runs that meet a condition, the newest first, however many there are."""
     page = _page(condition, None)
-    found = [record_of(run) for run in page]
+    runs = [record_of(run) for run in page]
     while page.token:
         page = _page(condition, page.token)
-        found += map(record_of, page)
-    return sorted(found, key=lambda run: run.started, reverse=True)
+        runs += map(record_of, page)
+    return sorted(runs, key=lambda run: run.started, reverse=True)
 
 
 def versions() -> list[VersionFacts]:
@@ -65,21 +65,21 @@ def versions() -> list[VersionFacts]:
     aliases: dict[str, list[str]] = {}
     for alias, version in models[0].aliases.items():
         aliases.setdefault(str(version), []).append(alias)
-    found = retry_while_unavailable(
+    registered = retry_while_unavailable(
         lambda: client().search_model_versions(f"name = '{REGISTERED_MODEL}'", max_results=10_000)
     )
     facts = [
         VersionFacts(
-            version=str(one.version),
-            run_id=str(one.run_id or ""),
-            uri=str(one.source or ""),
-            created=time_of(one.creation_timestamp),
-            tags=dict(one.tags),
-            aliases=tuple(sorted(aliases.get(str(one.version), ()))),
+            version=str(version.version),
+            run_id=str(version.run_id or ""),
+            uri=str(version.source or ""),
+            created=time_of(version.creation_timestamp),
+            tags=dict(version.tags),
+            aliases=tuple(sorted(aliases.get(str(version.version), ()))),
         )
-        for one in found
+        for version in registered
     ]
-    return sorted(facts, key=lambda one: int(one.version), reverse=True)
+    return sorted(facts, key=lambda version: int(version.version), reverse=True)
 
 
 def delete_artifact(run_id: str, path: str) -> None:

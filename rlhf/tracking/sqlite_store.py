@@ -90,12 +90,12 @@ class DatabaseStore:
 
     def curves(self, run_id: str, names: Sequence[str]) -> dict[str, list[tuple[int, float]]]:
         """Steps and finite values of metrics of a run, by rising step; without the metrics that it has not."""
-        found = defaultdict(list)
+        curves = defaultdict(list)
         marks = ", ".join("?" * len(names))
         for key, step, value in self._rows(_POINTS.format(marks), [run_id, *names]):
             if abs(value) < _LARGEST:
-                found[key].append((int(step), float(value)))
-        return dict(found)
+                curves[key].append((int(step), float(value)))
+        return dict(curves)
 
     def aliases(self) -> dict[str, str]:
         """Versions of the registered policy, by their aliases."""
@@ -133,11 +133,11 @@ class DatabaseStore:
         ]
 
     def _of(self, query: str, run_ids: Sequence[str]) -> list[Any]:
-        found: list[Any] = []
+        rows: list[Any] = []
         for start in range(0, len(run_ids), _IDS_AT_ONCE):
             ids = run_ids[start : start + _IDS_AT_ONCE]
-            found += self._rows(query.format(", ".join("?" * len(ids))), ids)
-        return found
+            rows += self._rows(query.format(", ".join("?" * len(ids))), ids)
+        return rows
 
     def _rows(self, query: str, values: Sequence[Any] = ()) -> list[Any]:
         return _read(self._path, query, values)
@@ -174,18 +174,18 @@ def _where(conditions: Sequence[Condition]) -> tuple[str, list[Any]]:
     """Of the runs of this project that nobody has deleted."""
     clauses = ["lifecycle_stage = 'active'", "experiment_id IN (SELECT experiment_id FROM experiments WHERE name = ?)"]
     values: list[Any] = [_EXPERIMENT]
-    for one in conditions:
-        if one.kind == "attribute":
-            clauses.append(f"{_ATTRIBUTES[one.name]} {one.comparator} ?")
-            values.append(one.value)
+    for condition in conditions:
+        if condition.kind == "attribute":
+            clauses.append(f"{_ATTRIBUTES[condition.name]} {condition.comparator} ?")
+            values.append(condition.value)
         else:
-            clauses.append(_HAS[one.kind].format(one.comparator))
-            values += [one.name, one.value]
+            clauses.append(_HAS[condition.kind].format(condition.comparator))
+            values += [condition.name, condition.value]
     return " AND ".join(clauses), values
 
 
 def _by_run(rows: Sequence[Any]) -> dict[str, dict[str, Any]]:
-    found: dict[str, dict[str, Any]] = defaultdict(dict)
+    by_run: dict[str, dict[str, Any]] = defaultdict(dict)
     for run_id, name, value in rows:
-        found[run_id][name] = value
-    return found
+        by_run[run_id][name] = value
+    return by_run

@@ -41,13 +41,13 @@ def computes_alike(module: nn.Module, forward: Pass, dtype: torch.dtype, attenti
             expected = _outputs(module, module.forward, dtype, masked=attention is not None)
         with _attention_of(module, attention):
             got = _outputs(module, MethodType(forward, module), dtype, masked=attention is not None)
-        errors = [float((left - right).norm()) for left, right in zip(got, expected, strict=True)]
+        differences = [float((left - right).norm()) for left, right in zip(got, expected, strict=True)]
     except (AttributeError, RuntimeError, TypeError, ValueError) as error:
         return _left_alone(module, f"fails ({one_line(error)})")
-    for error, right in zip(errors, expected, strict=True):
+    for difference, right in zip(differences, expected, strict=True):
         norm = float(right.norm())
-        if not error <= TOLERANCES[dtype] * norm:
-            off = f"{error / norm:.1%}" if norm else "all"
+        if not difference <= TOLERANCES[dtype] * norm:
+            off = f"{difference / norm:.1%}" if norm else "all"
             return _left_alone(module, f"is off by {off}, with {TOLERANCES[dtype]:.2%} allowed in {dtype}")
     return True
 
