@@ -75,7 +75,7 @@ _SIGNALS = (
 
 @dataclass
 class Membership:
-    """That a pipeline run belongs to a group.
+    """The membership of a pipeline run in a group.
 
     Attributes:
         group: MLflow run of the group.

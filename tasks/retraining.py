@@ -1,4 +1,4 @@
-"""What retraining does before and after it trains: look whether there is something new, and judge the candidate."""
+"""Retraining before and after it trains: whether there is something new, and the judgement of the candidate."""
 
 import json
 import logging
@@ -32,7 +32,7 @@ from tasks.retrain_outcome import end
 
 @dataclass(frozen=True)
 class Start:
-    """What there is to do.
+    """The start of a retraining run: what there is to do.
 
     Attributes:
         config: the recipe, with the data that is to be read.

@@ -1,4 +1,4 @@
-"""What all tasks have in common: fingerprint, cache, lock, tracking, artifacts.
+"""The parts that all tasks have in common: fingerprint, cache, lock, tracking, artifacts.
 
 A stage's Prefect task has the stage's fingerprint as its cache key. Prefect knows only its own JSON of a result and
 swallows errors inside a cache key function, so the fingerprint is computed, and the artifact that it names verified,
@@ -66,11 +66,11 @@ class Attempt:
         return base_with_folder(model)
 
     def setup(self, setup: Setup) -> Setup:
-        """The same within a setup."""
+        """A setup with a base model's folder resolved."""
         return setup.model_copy(update={"model": self.model(setup.model)})
 
     def ppo(self, config: PPOConfig) -> PPOConfig:
-        """The same for the reward models that PPO's settings name."""
+        """PPO's settings with the folders of reward models resolved."""
         return config.model_copy(update={"rewards": tuple(map(source_with_folder, config.rewards))})
 
     def save(self, kind: type[AnyReference], **more: object) -> AnyReference:

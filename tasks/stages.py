@@ -18,13 +18,13 @@ AnyReference = TypeVar("AnyReference", bound=Reference)
 
 
 class Outputs:
-    """What the stages have made by now, each by the kind of its reference."""
+    """The outputs of stages so far, each by the kind of its reference."""
 
     def __init__(self) -> None:
         self._made: dict[type[Reference], Reference] = {}
 
     def add(self, reference: Reference) -> None:
-        """Of the next stage."""
+        """Add the output of the next stage."""
         self._made[type(reference)] = reference
 
     def __getitem__(self, kind: type[AnyReference]) -> AnyReference:

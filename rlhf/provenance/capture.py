@@ -20,7 +20,7 @@ _REMOTE = re.compile(r"""'?remote "(?P<name>.*)"'?""")
 
 
 def begin_record(config: PipelineConfig, git: GitState, patch: Patch) -> ProvenanceRecord:
-    """What is known when a run starts.
+    """The record of a run at its start.
 
     Args:
         config: resolved, with models of the hub at commits.

@@ -1,4 +1,4 @@
-"""What stages leave: stored in MLflow's artifact store, found again by fingerprint, verified by sha256.
+"""Outputs of stages: stored in MLflow's artifact store, found again by fingerprint, verified by sha256.
 
 A stage's output is the artifact folder `output` of its run, beside `output.sha256`, which lists the files; its tables
 and figures are the folder `report`, with a list of their own. A finished run with a fingerprint is the record that the

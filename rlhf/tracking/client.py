@@ -1,4 +1,4 @@
-"""Which MLflow store there is, and how it is asked: again and again, while a server is away."""
+"""The MLflow store of this project, and its client, which asks again while a server is away."""
 
 import contextlib
 import functools
@@ -7,7 +7,8 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
+from urllib.parse import urlsplit
 
 import requests
 from filelock import FileLock
@@ -55,13 +56,13 @@ def tracking_uri() -> str:
 
 
 def run_url(run_id: str) -> str:
-    """Where a run is seen in MLflow's UI. Without the parameter the UI shows a page about traces."""
+    """The address of a run in MLflow's UI. Without the parameter the UI shows a page about traces."""
     base = public_address(tracking_uri()).rstrip("/") if is_server(tracking_uri()) else _DEFAULT_UI
     return f"{base}/#/experiments/{experiment_id()}/runs/{run_id}?workflowType=machine_learning"
 
 
 def runs_url() -> str:
-    """Where the table of pipeline runs is seen in MLflow's UI."""
+    """The address of the table of pipeline runs in MLflow's UI."""
     base = public_address(tracking_uri()).rstrip("/") if is_server(tracking_uri()) else _DEFAULT_UI
     view = f"workflowType=machine_learning&viewStateShareKey={KEY}"
     return f"{base}/#/experiments/{experiment_id()}/runs?{view}"
@@ -168,10 +169,10 @@ def _experiment_of(uri: str) -> str:
         )
     if experiment.lifecycle_stage != "active":
         raise UnusableStoreError(deleted_experiment(uri, experiment.experiment_id))
-    if uri == _own_store() and not experiment.artifact_location.startswith("file:"):
+    if uri == _own_store() and urlsplit(experiment.artifact_location).scheme not in ("", "file"):
         raise UnusableStoreError(
             f"the MLflow store {uri} was made by a server that keeps its artifacts at {experiment.artifact_location}, "
-            "which only that server can reach; start it again and set MLFLOW_TRACKING_URI to it"
+            "which is no folder; start that server again and set MLFLOW_TRACKING_URI to it"
         )
     if experiment.tags.get(TAG) != shared_view():
         client.set_experiment_tag(experiment.experiment_id, TAG, shared_view())
@@ -192,12 +193,13 @@ class FolderOfArtifacts(LocalArtifactRepository):
 
 
 def open_folders_where_they_are() -> None:
-    """Have MLflow open folders of artifacts by `FolderOfArtifacts`. An artifact's scheme chooses the class."""
-    get_registered_artifact_repositories()["file"] = FolderOfArtifacts  # type: ignore[assignment]
+    """Have MLflow open folders of artifacts by `FolderOfArtifacts`. The scheme of an address chooses the class."""
+    repositories: Any = get_registered_artifact_repositories()
+    repositories.update(dict.fromkeys(("", "file"), FolderOfArtifacts))
 
 
 def _location_by_client(run_id: str) -> str | None:
-    """The same as `recorded_location`, of a SQLite file whose tables are not known here."""
+    """The location of artifacts as `recorded_location` gives it, from a SQLite file whose tables are not known here."""
     own = _client_of(_own_store())
     try:
         return str(own.get_experiment(own.get_run(run_id).info.experiment_id).artifact_location)
@@ -237,7 +239,7 @@ def _explain(error: Exception) -> str:
 
 
 def reason(error: Exception) -> str:
-    """Of a request that failed, what the network said; of a database, what it said and not the statement."""
+    """An error's reason: what the network said, or what the database said, without the statement."""
     if isinstance(error, DBAPIError):
         error = error.orig or error  # type: ignore[assignment]
     failed = getattr(error.args[0] if error.args else None, "reason", None)

@@ -9,6 +9,7 @@ from collections.abc import Callable
 
 from rlhf.paths import artifacts_folder, tracking_database
 
+_PLACE = "/mlruns/artifacts"
 _RUN = re.compile(r"/([0-9a-f]{32})/artifacts(?:/|$)")
 
 
@@ -22,6 +23,7 @@ def seen_from_here(artifact_uri: str, recorded: Callable[[str], str | None]) -> 
     """
     run = _RUN.search(artifact_uri)
     location = recorded(run[1]) if run and tracking_database().is_file() else None
-    if location is None or not artifact_uri.startswith(f"{location}/"):
+    # One that ends otherwise was chosen by a person, and did not move with the project.
+    if location is None or not (location.endswith(_PLACE) and artifact_uri.startswith(f"{location}/")):
         return artifact_uri
     return artifacts_folder().as_uri() + artifact_uri.removeprefix(location)

@@ -24,7 +24,7 @@ class ClientStore:
         return [record_of(run) for run in self._page(conditions, limit, 0)]
 
     def count(self, conditions: Sequence[Condition]) -> int:
-        """How many runs meet all conditions: MLflow does not say, so the end is looked for by halves."""
+        """The number of runs that meet all conditions: MLflow does not say, so the end is looked for by halves."""
         beyond = 1
         while self._page(conditions, 1, beyond - 1):
             beyond *= 2
@@ -35,7 +35,7 @@ class ClientStore:
         return least
 
     def runs(self, run_ids: Sequence[str]) -> dict[str, RunRecord]:
-        """Those of these runs that there are, by id."""
+        """The runs with these ids, by id; ids without a run are left out."""
         records: dict[str, RunRecord] = {}
         for start in range(0, len(run_ids), _IDS_AT_ONCE):
             listed = ", ".join(f"'{run_id}'" for run_id in run_ids[start : start + _IDS_AT_ONCE])

@@ -1,4 +1,4 @@
-"""What is asked of a store of runs by those who look at runs: few of them, and soon.
+"""Runs as people look them up: a few of them, and at once.
 
 Two stores answer: `rlhf.tracking.sqlite_store`, the project's SQLite file, in milliseconds and without MLflow, which
 takes over two seconds to import and to open; and `rlhf.tracking.queries`, MLflow's client, for servers and other
@@ -23,7 +23,7 @@ Comparator = Literal["=", "!=", ">", ">=", "<", "<=", "LIKE"]
 
 @dataclass(frozen=True)
 class Condition:
-    """What a run must meet.
+    """A condition on a run.
 
     Attributes:
         kind: where the name stands.
@@ -55,7 +55,7 @@ IS_GROUP = Condition("tag", KIND_TAG, "=", GROUP)
 
 @dataclass(frozen=True)
 class Input:
-    """What a run has read.
+    """An input that a run has read.
 
     Attributes:
         uri: `runs:/RUN_ID/output` for what a stage made; otherwise a path.
@@ -124,10 +124,10 @@ class RunStore(Protocol):
         """The runs that meet all conditions, the newest first."""
 
     def count(self, conditions: Sequence[Condition]) -> int:
-        """How many runs meet all conditions."""
+        """The number of runs that meet all conditions."""
 
     def runs(self, run_ids: Sequence[str]) -> dict[str, RunRecord]:
-        """Those of these runs that there are, by id."""
+        """The runs with these ids, by id; ids without a run are left out."""
 
     def deleted(self, prefix: str) -> list[str]:
         """Ids of deleted runs that begin so."""
@@ -148,6 +148,6 @@ def time_of(milliseconds: int) -> datetime:
 
 
 def store_address() -> str:
-    """Of the store that this project's runs are in: MLFLOW_TRACKING_URI, else the SQLite file of the project."""
+    """The address of this project's store of runs: MLFLOW_TRACKING_URI, else the SQLite file of the project."""
     own = f"sqlite:///{tracking_database()}"
     return own if in_other_project() else os.environ.get("MLFLOW_TRACKING_URI") or own

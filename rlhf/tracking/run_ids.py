@@ -1,4 +1,4 @@
-"""Which pipeline run a person means by an id, its beginning, or a name of the registered policy."""
+"""Pipeline runs by an id, the beginning of one, or a name of the registered policy."""
 
 import difflib
 import re

@@ -1,4 +1,4 @@
-"""What is written down of runs: their settings, metrics, tags and ends."""
+"""Runs as they are written to MLflow: settings, metrics, tags and ends."""
 
 import functools
 import json

@@ -74,13 +74,13 @@ class DatabaseStore:
         return self._complete(rows)
 
     def count(self, conditions: Sequence[Condition]) -> int:
-        """How many runs meet all conditions."""
+        """The number of runs that meet all conditions."""
         where, values = _where(conditions)
         ((number,),) = self._rows(f"SELECT COUNT(*) FROM runs WHERE {where}", values)  # noqa: S608
         return int(number)
 
     def runs(self, run_ids: Sequence[str]) -> dict[str, RunRecord]:
-        """Those of these runs that there are, by id."""
+        """The runs with these ids, by id; ids without a run are left out."""
         active = f"SELECT {_COLUMNS} FROM runs WHERE lifecycle_stage = 'active' AND run_uuid IN ({{}})"  # noqa: S608
         return {run.run_id: run for run in self._complete(self._of(active, run_ids))}
 
@@ -153,7 +153,7 @@ def has_known_schema(path: Path) -> bool:
 
 
 def recorded_location(run_id: str) -> str | None:
-    """Where the project's SQLite file has the artifacts of all runs; None where it does not have this run."""
+    """The folder in which the project's SQLite file has the artifacts of all runs; None where it lacks this run."""
     rows = _read(tracking_database(), _LOCATION, [run_id, _EXPERIMENT])
     return str(rows[0][0]) if rows else None
 
@@ -171,7 +171,7 @@ def _read(path: Path, query: str, values: Sequence[Any] = ()) -> list[Any]:
 
 
 def _where(conditions: Sequence[Condition]) -> tuple[str, list[Any]]:
-    """Of the runs of this project that nobody has deleted."""
+    """The clause and values for runs of this project that are not deleted."""
     clauses = ["lifecycle_stage = 'active'", "experiment_id IN (SELECT experiment_id FROM experiments WHERE name = ?)"]
     values: list[Any] = [_EXPERIMENT]
     for condition in conditions:

@@ -21,7 +21,7 @@ from rlhf.errors import one_line
 logger = logging.getLogger(__name__)
 
 TOLERANCES = {torch.bfloat16: 0.03, torch.float32: 1e-4}
-"""How far output and gradients may be off, by their norm and that of transformers' own: some roundings of the dtype."""
+"""The largest difference of output and gradients, by norm and relative to transformers' own: a few roundings."""
 
 _B, _T = 2, 4
 Pass = Callable[..., Any]
@@ -58,7 +58,7 @@ def _left_alone(module: nn.Module, why: str) -> bool:
 
 
 def _outputs(module: nn.Module, forward: Pass, dtype: torch.dtype, *, masked: bool) -> list[Tensor]:
-    """What comes out, and the gradients of what goes in and of the layer's very own weights, which a norm has."""
+    """The output, and the gradients of the input and of the layer's very own weights, which a norm has."""
     weight = next(module.parameters())
     hidden = _waves(_B, _T, weight.shape[-1]).to(weight.device).requires_grad_()
     own = [parameter for parameter in module.parameters(recurse=False) if parameter.requires_grad]

@@ -24,7 +24,7 @@ from rlhf.tracking.artifact_files import read_file, write_files
 from rlhf.tracking.client import UnusableStoreError, client, experiment_id
 from rlhf.tracking.files import read_bytes
 from rlhf.tracking.run_details import delete_artifact
-from rlhf.tracking.runs import finish_stage, open_stage
+from rlhf.tracking.runs import finish_stage, open_pipeline, open_stage
 from rlhf.tracking.stores import open_store
 
 ROWS = (
@@ -133,9 +133,16 @@ def test_runs_of_another_store_keep_their_place(project: Path, tmp_path: Path):
     assert get_artifact_repository(tmp_path.as_uri()).artifact_uri == tmp_path.as_uri()
 
 
+@pytest.mark.parametrize("scheme", ["file://", ""])
+def test_a_folder_that_somebody_chose_stays(project_root: Path, tmp_path: Path, scheme: str):
+    client().create_experiment("rlhf", artifact_location=f"{scheme}{tmp_path / 'chosen'}")
+    reference = save(open_pipeline("demo", None, {}, {}), "f", tmp_path)
+    assert artifacts.local_path(reference).is_relative_to(tmp_path / "chosen")
+
+
 def test_a_store_that_a_server_has_made(project_root: Path):
     client().create_experiment("rlhf", artifact_location="mlflow-artifacts:/1")
-    with pytest.raises(UnusableStoreError, match=r"keeps its artifacts at mlflow-artifacts:/1, which only that server"):
+    with pytest.raises(UnusableStoreError, match=r"keeps its artifacts at mlflow-artifacts:/1, which is no folder"):
         experiment_id()
 
 
