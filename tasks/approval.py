@@ -93,7 +93,7 @@ def _expired(question: ApprovalRequest) -> str:
 
 
 def _description(question: ApprovalRequest) -> str:
-    """What is shown above the form."""
+    """The text above the form."""
     proposal = question.proposal
     rows = [gate_row(gate) for gate in proposal.gates]
     sentences = [proposal.spending.sentence] if proposal.spending else []

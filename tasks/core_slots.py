@@ -39,7 +39,7 @@ def reserve_cores(arguments: Mapping[str, Any]) -> Iterator[None]:
 
 @contextmanager
 def all_cores_held() -> Iterator[None]:
-    """The same for all cores."""
+    """Wait for all cores, and hold them."""
     with _locked(os.cpu_count() or 1):
         yield
 
@@ -103,7 +103,7 @@ def _warn(state: RetryCallState) -> None:
 
 
 def _limit() -> int | None:
-    """How many slots there are; None where nobody set a limit."""
+    """The number of slots; None where nobody set a limit."""
     with get_client(sync_client=True) as client:
         try:
             return client.read_global_concurrency_limit_by_name(CORES).limit

@@ -50,8 +50,10 @@ from rlhf.tracking.tags import (
     DATA_DIRTY_TAG,
     DATA_PATH_TAG,
     DATA_TAG,
+    DIRTY_TAG,
     FLOW_RUN_PAGE_TAG,
     GROUP_TAG,
+    LOCK_TAG,
     NOTE_TAG,
     PARENT_TAG,
     POLICY_TAG,
@@ -74,7 +76,7 @@ _SIGNALS = (
 
 @dataclass
 class Membership:
-    """That a pipeline run belongs to a group.
+    """The membership of a pipeline run in a group.
 
     Attributes:
         group: MLflow run of the group.
@@ -152,11 +154,11 @@ class Pipeline:
         return reference
 
     def _note_inputs_of(self, stage: str, reference: Reference) -> None:
-        """Take over what is on record of the stages that a used one came from."""
+        """Take over what is on record of the stages that a used one came from; `finish_stage` writes it."""
         pipeline = tags_of(reference.run_id).get(PARENT_TAG, "")
         known = read_record(pipeline).stages if has_record(pipeline) else {}
         upstream = {name: known[name] for name in STAGES[stage].inputs if name in known}
-        self._note(self.record.model_copy(update={"stages": upstream | self.record.stages}))
+        self.record = self.record.model_copy(update={"stages": upstream | self.record.stages})
 
     def report(self, card: ModelCardRef) -> PipelineReport:
         """Register the policy as the candidate, and say what has come of the run."""
@@ -246,22 +248,21 @@ def cancel_on_signal(flow: Flow[..., Any], flow_run: FlowRun, state: State[Any])
 
 def _open(config: PipelineConfig) -> Pipeline:
     git = provenance.git_state(source_root())
-    facts = provenance.machine() | {"lock_sha256": provenance.lock_sha256(), "git_dirty": str(git.dirty).lower()}
-    tags = {f"rlhf.{name}": value for name, value in facts.items()}
+    patch = working_patch(source_root()) if git.commit and git.dirty else Patch(b"", ())
+    record = begin_record(config, git, patch)
+    tags = {f"rlhf.{name}": value for name, value in record.machine.items()}
     tags |= {
+        LOCK_TAG: record.lock_sha256,
+        DIRTY_TAG: str(git.dirty).lower(),
         COMMIT_TAG: git.commit or "",
         SOURCE_TAG: "flows.pipeline",
         RECIPE_TAG: config.name,
+        **page_tags(),
     }
-    flow_run_id = this_flow_run.id
-    tags |= page_tags()
     membership = _membership.get()
     if membership is not None:
         tags[GROUP_TAG] = membership.group
-    settings = config.model_dump(mode="json")
-    patch = working_patch(source_root()) if git.commit and git.dirty else Patch(b"", ())
-    record = begin_record(config, git, patch)
-    run_id = open_pipeline(flow_run_name(), flow_run_id, settings, tags)
+    run_id = open_pipeline(flow_run_name(), this_flow_run.id, config.model_dump(mode="json"), tags)
     if membership is not None:
         membership.run_id = run_id
     with closing_run(run_id):

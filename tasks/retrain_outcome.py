@@ -1,4 +1,4 @@
-"""How a retraining run ends: shown in Prefect, in the run's name too, and kept in MLflow."""
+"""The end of a retraining run: shown in Prefect, in the run's name too, and kept in MLflow."""
 
 from prefect.runtime import flow_run as this_flow_run
 

@@ -1,4 +1,4 @@
-"""What retraining does before and after it trains: look whether there is something new, and judge the candidate."""
+"""Retraining before and after it trains: whether there is something new, and the judgement of the candidate."""
 
 import json
 import logging
@@ -32,7 +32,7 @@ from tasks.retrain_outcome import end
 
 @dataclass(frozen=True)
 class Start:
-    """What there is to do.
+    """The start of a retraining run: what there is to do.
 
     Attributes:
         config: the recipe, with the data that is to be read.
@@ -79,10 +79,10 @@ def propose(run: Pipeline, comparison: ComparisonRef, champion: Champion | None,
         retrain: the gates.
     """
     assert run.source is not None, "the data stage has noted its source"
-    found = json.loads((artifacts.local_path(comparison) / "comparison.json").read_text(encoding="utf-8"))
+    compared = json.loads((artifacts.local_path(comparison) / "comparison.json").read_text(encoding="utf-8"))
     version = champion.version if champion else None
     spending = retraining.spending_of(retrain, version, comparison)
-    gates = apply_gates(retrain, gate_inputs(found), spending.level if spending else ORDINARY_LEVEL)
+    gates = apply_gates(retrain, gate_inputs(compared), spending.level if spending else ORDINARY_LEVEL)
     show_gates(gates, spending)
     proposal = Proposal(
         run_id=run.run_id,
@@ -102,8 +102,8 @@ def enough_prompts(
     """The check that prepared data has gate prompts enough for the gates, to be made before anything is trained."""
 
     def check(data: DatasetRef) -> None:
-        found = gate_prompts(artifacts.local_path(data), config.evaluation).prompts
-        number, version = len(set(map(prompt_key, found))), champion.version if champion else None
+        prompts = gate_prompts(artifacts.local_path(data), config.evaluation).prompts
+        number, version = len(set(map(prompt_key, prompts))), champion.version if champion else None
         retraining.check_number_of_prompts(number, retrain, version, of_settings=False)
 
     return check

@@ -1,4 +1,4 @@
-"""What all tasks have in common: fingerprint, cache, lock, tracking, artifacts.
+"""The parts that all tasks have in common: fingerprint, cache, lock, tracking, artifacts.
 
 A stage's Prefect task has the stage's fingerprint as its cache key. Prefect knows only its own JSON of a result and
 swallows errors inside a cache key function, so the fingerprint is computed, and the artifact that it names verified,
@@ -21,6 +21,7 @@ from pydantic import BaseModel
 from rlhf.config.model import ModelConfig, Setup
 from rlhf.config.rl import PPOConfig
 from rlhf.files.locks import lock_of, locked
+from rlhf.files.tidying import tidy_up
 from rlhf.modeling.hub import base_with_folder, source_with_folder
 from rlhf.paths import local_folder
 from rlhf.progress import watching
@@ -62,11 +63,11 @@ class Attempt:
         return base_with_folder(model)
 
     def setup(self, setup: Setup) -> Setup:
-        """The same within a setup."""
+        """A setup with a base model's folder resolved."""
         return setup.model_copy(update={"model": self.model(setup.model)})
 
     def ppo(self, config: PPOConfig) -> PPOConfig:
-        """The same for the reward models that PPO's settings name."""
+        """PPO's settings with the folders of reward models resolved."""
         return config.model_copy(update={"rewards": tuple(map(source_with_folder, config.rewards))})
 
     def save(self, kind: type[AnyReference], **more: object) -> AnyReference:
@@ -197,7 +198,7 @@ def _attempt(call: _Call[R]) -> R:
         seconds = time.monotonic() - started
         log_metrics(run_id, {f"{name}/seconds": seconds, f"{name}/trained_seconds": seconds})
         finish_stage(run_id, reference)
-    shutil.rmtree(call.folder)
+    tidy_up(call.folder)
     return reference
 
 

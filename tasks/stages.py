@@ -18,13 +18,13 @@ AnyReference = TypeVar("AnyReference", bound=Reference)
 
 
 class Outputs:
-    """What the stages have made by now, each by the kind of its reference."""
+    """The outputs of stages so far, each by the kind of its reference."""
 
     def __init__(self) -> None:
         self._made: dict[type[Reference], Reference] = {}
 
     def add(self, reference: Reference) -> None:
-        """Of the next stage."""
+        """Add the output of the next stage."""
         self._made[type(reference)] = reference
 
     def __getitem__(self, kind: type[AnyReference]) -> AnyReference:
@@ -32,29 +32,21 @@ class Outputs:
         return cast("AnyReference", self._made[kind])
 
 
-def _prepare_data(config: PipelineConfig, made: Outputs) -> Reference:
-    return prepare_data(config.data, config.model, config.ppo.max_response_tokens, config.compute)
-
-
-def _train_sft(config: PipelineConfig, made: Outputs) -> Reference:
-    return train_sft(config.sft, config.setup, made[DatasetRef])
-
-
-def _train_reward_models(config: PipelineConfig, made: Outputs) -> Reference:
-    return train_reward_models(config.reward_model, config.setup, made[DatasetRef], start=made[ModelRef])
-
-
-def _evaluate_reward_models(config: PipelineConfig, made: Outputs) -> Reference:
-    return evaluate_reward_models(config.reward_audit, config.setup, made[DatasetRef], made[RewardModelsRef])
-
-
-def _train_ppo(config: PipelineConfig, made: Outputs) -> Reference:
-    data, reward_models = made[DatasetRef], made[RewardModelsRef]
-    return train_ppo(config.ppo, config.setup, data, start=made[ModelRef], reward_models=reward_models)
-
-
-def _evaluate_policy(config: PipelineConfig, made: Outputs) -> Reference:
-    return evaluate_policy(
+STAGE_TASKS: Mapping[str, Callable[[PipelineConfig, Outputs], Reference]] = {
+    "data": lambda config, made: prepare_data(
+        config.data, config.model, config.ppo.max_response_tokens, config.compute
+    ),
+    "sft": lambda config, made: train_sft(config.sft, config.setup, made[DatasetRef]),
+    "reward_model": lambda config, made: train_reward_models(
+        config.reward_model, config.setup, made[DatasetRef], start=made[ModelRef]
+    ),
+    "reward_audit": lambda config, made: evaluate_reward_models(
+        config.reward_audit, config.setup, made[DatasetRef], made[RewardModelsRef]
+    ),
+    "ppo": lambda config, made: train_ppo(
+        config.ppo, config.setup, made[DatasetRef], start=made[ModelRef], reward_models=made[RewardModelsRef]
+    ),
+    "evaluation": lambda config, made: evaluate_policy(
         config.evaluation,
         config.setup,
         config.ppo.max_response_tokens,
@@ -62,21 +54,10 @@ def _evaluate_policy(config: PipelineConfig, made: Outputs) -> Reference:
         made[PolicyRef],
         baseline=made[ModelRef],
         reward_models=made[RewardModelsRef],
-    )
-
-
-def _write_model_card(config: PipelineConfig, made: Outputs) -> Reference:
-    return write_model_card(config, made[DatasetRef], made[AuditRef], made[EvaluationRef], made[PolicyRef])
-
-
-STAGE_TASKS: Mapping[str, Callable[[PipelineConfig, Outputs], Reference]] = {
-    "data": _prepare_data,
-    "sft": _train_sft,
-    "reward_model": _train_reward_models,
-    "reward_audit": _evaluate_reward_models,
-    "ppo": _train_ppo,
-    "evaluation": _evaluate_policy,
-    "model_card": _write_model_card,
+    ),
+    "model_card": lambda config, made: write_model_card(
+        config, made[DatasetRef], made[AuditRef], made[EvaluationRef], made[PolicyRef]
+    ),
 }
 
 

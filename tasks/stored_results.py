@@ -1,4 +1,4 @@
-"""What Prefect has stored of a stage, looked at before Prefect reads it.
+"""Prefect's stored result of a stage, looked at before Prefect reads it.
 
 A result file says itself by which serializer it is to be read, pickle among them, and its JSON names classes that
 Prefect imports and calls. Whoever can write the file would run code, so one that is not as this project writes it is

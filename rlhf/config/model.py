@@ -29,6 +29,10 @@ class ComputeConfig(Section):
     """Threads of one process on the CPU. Pinned, because another number gives other bits."""
     dtype: Literal["bf16", "fp32"] = "bf16"
     """Precision of matrix products. Weights, optimizer state, log-probabilities and losses are fp32 either way."""
+    fused_layers: bool = True
+    """Let layers of this project stand in for those of transformers that they know, which is quicker and takes less
+    memory. Each kind is held against transformers' own when a model is loaded, and not used where it differs; false
+    uses none."""
     num_processes: Count = 1
     """Processes that share the rows of each PPO step, each with num_threads threads on the CPU or a CUDA device of its
     own. Other stages run in one. Must divide the episodes of a minibatch."""

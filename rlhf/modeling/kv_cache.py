@@ -13,7 +13,7 @@ from torch import Tensor
 from transformers import Cache, DynamicCache
 from transformers.cache_utils import DynamicLayer
 
-from rlhf.modeling.cpu.layers import uses_attention_interface
+from rlhf.modeling.cpu.attention import uses_attention_interface
 
 logger = logging.getLogger(__name__)
 

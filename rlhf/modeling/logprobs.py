@@ -14,7 +14,7 @@ from torch import Tensor
 
 from rlhf.config.model import ComputeConfig
 from rlhf.modeling.batches import SequenceBatch, batches_by_length, pad_sequences
-from rlhf.modeling.cpu.layers import taking
+from rlhf.modeling.needed_positions import select_positions
 from rlhf.modeling.precision import autocast
 
 # Logits that are fp32 at one time: the full softmax of a batch is never in memory.
@@ -23,8 +23,8 @@ _CHUNK_ELEMENTS = 2**20
 
 def response_logits(model: Any, batch: SequenceBatch) -> Tensor:
     """Logits that the response's tokens were drawn from, before the temperature, [B, R, V]; of no other position."""
-    with taking(model, batch.before_responses) as is_taken:
-        if is_taken:
+    with select_positions(model, batch.before_responses) as is_selected:
+        if is_selected:
             needed: Tensor = model(input_ids=batch.context, use_cache=False).logits
             return needed
 

@@ -25,19 +25,15 @@ from rlhf.modeling.architecture import (
 )
 from rlhf.modeling.batches import positions
 from rlhf.modeling.checks import check_loaded_finite
-from rlhf.modeling.cpu.layers import (
-    prepare_last_block,
-    register_attention,
-    takes_plain_attention,
-    taking,
-    use_fused_layers,
-)
+from rlhf.modeling.cpu.attention import register_attention, takes_plain_attention
+from rlhf.modeling.cpu.layers import use_fused_layers
 from rlhf.modeling.cpu.onednn import multiply_by_onednn
 from rlhf.modeling.device import derive_seed
 from rlhf.modeling.files import local_files, readable
 from rlhf.modeling.headers import Role, read_weights
 from rlhf.modeling.hub import check_model_folder
 from rlhf.modeling.lm_head import compute_head_in_fp32
+from rlhf.modeling.needed_positions import prepare_last_block, select_positions
 from rlhf.modeling.precision import in_fp32
 from rlhf.modeling.special_tokens import num_ids
 
@@ -101,10 +97,10 @@ def score(reward_model: Any, input_ids: Tensor, attention_mask: Tensor) -> Tenso
     def at_the_end(hidden: Tensor) -> Tensor:
         return hidden[torch.arange(mask.shape[0], device=mask.device)[:, None], last]
 
-    with taking(reward_model.base_model, at_the_end) as is_taken:
+    with select_positions(reward_model.base_model, at_the_end) as is_selected:
         hidden = reward_model.base_model(input_ids=input_ids, use_cache=False, **where).last_hidden_state
     with in_fp32(mask.device.type):
-        scores: Tensor = reward_model.score((hidden if is_taken else at_the_end(hidden)).float()).flatten()
+        scores: Tensor = reward_model.score((hidden if is_selected else at_the_end(hidden)).float()).flatten()
     return scores - float(getattr(reward_model.config, "score_offset", 0.0))
 
 
@@ -174,12 +170,15 @@ def _load(role: Role, name: str, compute: ComputeConfig, revision: str | None = 
         check_loaded_finite(name, revision)
     if _wants_own_attention(compute) and takes_plain_attention(model):
         model.set_attn_implementation(register_attention())
-    return prepare_last_block(multiply_by_onednn(use_fused_layers(model) if compute.dtype == "bf16" else model))
+    if compute.fused_layers:
+        model = use_fused_layers(model) if compute.dtype == "bf16" else model
+        model = prepare_last_block(model, torch.bfloat16 if compute.dtype == "bf16" else torch.float32)
+    return multiply_by_onednn(model)
 
 
 def _wants_own_attention(compute: ComputeConfig) -> bool:
     """Where bf16 meets the CPU: the backward pass of the fused attention is many times slower there."""
-    return compute.device == "cpu" and compute.dtype == "bf16"
+    return compute.device == "cpu" and compute.dtype == "bf16" and compute.fused_layers
 
 
 def _check_context(config: Any, setup: Setup) -> None:

@@ -20,7 +20,7 @@ _REMOTE = re.compile(r"""'?remote "(?P<name>.*)"'?""")
 
 
 def begin_record(config: PipelineConfig, git: GitState, patch: Patch) -> ProvenanceRecord:
-    """What is known when a run starts.
+    """The record of a run at its start.
 
     Args:
         config: resolved, with models of the hub at commits.
@@ -50,14 +50,14 @@ def begin_record(config: PipelineConfig, git: GitState, patch: Patch) -> Provena
 
 def with_data(record: ProvenanceRecord, source: DataSource) -> ProvenanceRecord:
     """The record once the data is known."""
-    found = []
+    obstacles = []
     if source.dirty:
-        found.append("data/ differs from data.dvc")
+        obstacles.append("data/ differs from data.dvc")
     elif not source.tracked and source.embedded is None:
-        found.append("the data is not tracked by DVC; import it with `rlhf data import`")
+        obstacles.append("the data is not tracked by DVC; import it with `rlhf data import`")
     facts = source.model_dump() | {"path": _portable(source.path)}
     data = DataRecord(**facts, remote=default_remote(root()))
-    return record.model_copy(update={"data": data, "obstacles": (*record.obstacles, *found)})
+    return record.model_copy(update={"data": data, "obstacles": (*record.obstacles, *obstacles)})
 
 
 def with_stage(record: ProvenanceRecord, name: str, stage: StageRecord) -> ProvenanceRecord:
@@ -71,8 +71,8 @@ def default_remote(folder: Path) -> str | None:
     config.read([folder / ".dvc" / "config", folder / ".dvc" / "config.local"], encoding="utf-8")
     name = config.get("core", "remote", fallback=None)
     for section in config.sections():
-        found = _REMOTE.fullmatch(section)
-        if found and found["name"] == name:
+        remote = _REMOTE.fullmatch(section)
+        if remote and remote["name"] == name:
             url = config.get(section, "url", fallback=None)
             return public_address(url) if url else None
     return None

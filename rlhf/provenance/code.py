@@ -32,7 +32,7 @@ class GitState:
 
 @dataclass(frozen=True)
 class Patch:
-    """What makes the commit the code that ran.
+    """The patch that makes the commit the code that ran.
 
     Attributes:
         content: what `git apply` reads; empty where nothing that counts has changed.

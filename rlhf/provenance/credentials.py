@@ -57,7 +57,7 @@ _LONGEST_LINE = 4000
 def is_named_like_one(name: str) -> bool:
     """Whether a file's name is that of a file of secrets. Code may speak of secrets in its name."""
     path = PurePath(name)
-    return path.suffix != ".py" and any(fnmatch.fnmatch(path.name.lower(), one) for one in _NAMES)
+    return path.suffix != ".py" and any(fnmatch.fnmatch(path.name.lower(), pattern) for pattern in _NAMES)
 
 
 def holds_one(content: bytes, name: str) -> bool:
@@ -86,8 +86,8 @@ def _findings(text: str) -> Iterator[tuple[str, str]]:
         for line in lines_of(text):
             for start in range(0, len(line), _LONGEST_LINE):
                 # What is cut in two by that is found in neither part, so that parts overlap.
-                for found in scan_line(line[max(0, start - 200) : start + _LONGEST_LINE]):
-                    yield found.type, found.secret_value or ""
+                for secret in scan_line(line[max(0, start - 200) : start + _LONGEST_LINE]):
+                    yield secret.type, secret.secret_value or ""
 
 
 def _is_secret(kind: str, value: str) -> bool:

@@ -1,4 +1,4 @@
-"""Where a run takes place: the machine, and the versions of what runs on it."""
+"""The machine of a run, and the versions of what runs on it."""
 
 import hashlib
 import importlib.metadata
@@ -22,7 +22,7 @@ def lock_sha256() -> str:
 
 
 def machine() -> dict[str, str]:
-    """Where a run took place and with which libraries, for people who wonder why bits differ."""
+    """The machine and the libraries of a run, for people who wonder why bits differ."""
     versions = {f"version.{name}": importlib.metadata.version(name) for name in _LIBRARIES}
     return {
         "python": platform.python_version(),

@@ -107,7 +107,7 @@ def _files_of(module: str) -> tuple[Path, ...]:
 
 
 def _canonical(value: object) -> object:
-    """What of an argument decides a result, as JSON: where something lies and which run made it does not."""
+    """The part of an argument that decides a result, as JSON: a place, and the run that made something, do not."""
     if isinstance(value, Reference):
         return value.sha256
     if isinstance(value, DataSource):
@@ -133,7 +133,7 @@ def _content(model: str | None) -> str | None:
 
 
 def _reward_code(source: RewardSourceConfig) -> dict[str, object] | None:
-    """Of a reward function: which package has it, and the sources of that package. They are read, not imported."""
+    """A reward function's package and the sources of that package, which are read and not imported."""
     if source.kind != "function":
         return None
     point = reward_functions.find_function(source.name)

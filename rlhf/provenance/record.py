@@ -59,7 +59,7 @@ class BaseRecord(_Record):
 
 
 class StageRecord(_Record):
-    """What a stage made."""
+    """The output of a stage."""
 
     fingerprint: str
     sha256: str
@@ -67,7 +67,7 @@ class StageRecord(_Record):
 
 
 class ProvenanceRecord(_Record):
-    """All that decides the results of a run, and their hashes. It names no run and no time, so equals are equal."""
+    """The record of all that decides a run's results, by hashes. It names no run and no time, so equals are equal."""
 
     recipe: str
     seed: int

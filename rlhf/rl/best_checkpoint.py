@@ -9,6 +9,7 @@ from typing import Any
 
 from rlhf.config.rl import PPOConfig
 from rlhf.files.atomic import new_folder
+from rlhf.files.tidying import tidy_up
 from rlhf.modeling.models import save_model
 from rlhf.rl.checkpoint import TrainerState, explain_write_errors, latest_checkpoint, number_of
 from rlhf.rl.checks import run_flags
@@ -39,7 +40,7 @@ def remove_other_candidates(checkpoints: Path, evaluations: Sequence[Mapping[str
         kept.add(_candidate(checkpoints, best_evaluation(then, kl_budget)["update"]))
     for folder in (checkpoints / "candidates").iterdir():
         if folder not in kept:
-            shutil.rmtree(folder)
+            tidy_up(folder)
 
 
 def write_results(workspace: Workspace, state: TrainerState, stopped_because: str, config: PPOConfig) -> None:

@@ -7,7 +7,6 @@ part of it.
 
 import hashlib
 import json
-import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
@@ -24,6 +23,7 @@ from rlhf.errors import ArtifactMismatchError, RLHFError
 from rlhf.files.atomic import new_folder
 from rlhf.files.hashing import altered_files
 from rlhf.files.manifest import hash_files
+from rlhf.files.tidying import tidy_up
 from rlhf.rl.context import Optimizers
 from rlhf.rl.models import Models, Parameters
 
@@ -82,7 +82,7 @@ def save_checkpoint(
         words = {"state": asdict(state), "settings": settings, "sha256": hash_files(temporary)}
         (temporary / _STATE).write_text(json.dumps(words | {"own_sha256": _words_sha256(words)}))
     for old in sorted(folder.glob("update_??????"))[:-NUM_KEPT]:
-        shutil.rmtree(old)
+        tidy_up(old)
     return final
 
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from rlhf.modeling.batches import SequenceBatch
-from rlhf.modeling.cpu.layers import takes, taking
+from rlhf.modeling.needed_positions import select_positions, supports_position_selection
 from rlhf.modeling.precision import in_fp32
 
 
@@ -23,9 +23,9 @@ class ValueModel(nn.Module):
 
     def forward(self, batch: SequenceBatch) -> Tensor:
         """Values of the states before each response token, [B, R], fp32."""
-        with taking(self.backbone, batch.before_responses) as is_taken:
+        with select_positions(self.backbone, batch.before_responses) as is_selected:
             hidden = self.backbone(input_ids=batch.context, use_cache=False).last_hidden_state
-        return head_values(self.head, hidden if is_taken else batch.before_responses(hidden))
+        return head_values(self.head, hidden if is_selected else batch.before_responses(hidden))
 
 
 class TrunkValueHead(nn.Module):
@@ -35,14 +35,14 @@ class TrunkValueHead(nn.Module):
         super().__init__()
         self.head = zero_head(output_size(policy))
         self._hidden: Tensor | None = None
-        self._is_taken = takes(policy)
+        self._is_selected = supports_position_selection(policy)
         # Not where the backbone hands it out: OPT's language model calls a part of its backbone past the whole.
         policy.get_output_embeddings().register_forward_pre_hook(self._keep)
 
     def forward(self, batch: SequenceBatch, *, learn_backbone: bool = True) -> Tensor:
         """Values [B, R] from the pass of the policy over the same batch just before; what it kept is let go."""
         assert self._hidden is not None, "the policy has not been called"
-        hidden = self._hidden if self._is_taken else batch.before_responses(self._hidden)
+        hidden = self._hidden if self._is_selected else batch.before_responses(self._hidden)
         self._hidden = None
         return head_values(self.head, hidden if learn_backbone else hidden.detach())
 

@@ -129,7 +129,7 @@ def _row(run: RunRecord, stages: Mapping[str, RunRecord], aliases: Mapping[str, 
     return Row(
         run_id=run.run_id,
         name=run.name,
-        started=datetime.fromtimestamp(run.started / 1000, UTC),
+        started=run.started,
         recipe=run.tags.get(RECIPE_TAG, ""),
         seed=run.tags.get(SEEDS_TAG) or run.params.get("seed", ""),
         commit=run.tags.get(COMMIT_TAG) or None,

@@ -5,7 +5,10 @@ from pathlib import Path
 from urllib.parse import unquote, urlparse
 
 from rlhf.files.atomic import write_file
+from rlhf.paths import tracking_database
+from rlhf.tracking.locations import seen_from_here
 from rlhf.tracking.records import RunRecord
+from rlhf.tracking.sqlite_store import has_known_schema, recorded_location
 
 
 def read_file(run: RunRecord, path: str) -> bytes | None:
@@ -37,6 +40,9 @@ def write_files(run: RunRecord, folder: str, files: Mapping[str, bytes]) -> None
 
 
 def local_artifacts(artifact_uri: str) -> Path | None:
-    """The folder that an artifact URI names; None where the store is not a local folder."""
-    uri = urlparse(artifact_uri)
-    return Path(unquote(uri.path)) if uri.scheme in ("", "file") else None
+    """The folder that an artifact URI names, as it is from here; None where MLflow must be asked for what is in it."""
+    if urlparse(artifact_uri).scheme not in ("", "file"):
+        return None
+    if tracking_database().is_file() and not has_known_schema(tracking_database()):
+        return None
+    return Path(unquote(urlparse(seen_from_here(artifact_uri, recorded_location)).path))

@@ -1,4 +1,4 @@
-"""What stages leave: stored in MLflow's artifact store, found again by fingerprint, verified by sha256.
+"""Outputs of stages: stored in MLflow's artifact store, found again by fingerprint, verified by sha256.
 
 A stage's output is the artifact folder `output` of its run, beside `output.sha256`, which lists the files; its tables
 and figures are the folder `report`, with a list of their own. A finished run with a fingerprint is the record that the
@@ -182,7 +182,7 @@ def _artifacts_of(run_id: str) -> Path | None:
 
 def _num_stored_bytes(run_id: str, path: str) -> int:
     files = retry_while_unavailable(lambda: client().list_artifacts(run_id, path))
-    return sum(_num_stored_bytes(run_id, one.path) if one.is_dir else int(one.file_size or 0) for one in files)
+    return sum(_num_stored_bytes(run_id, file.path) if file.is_dir else int(file.file_size or 0) for file in files)
 
 
 def _is_there(reference: Reference) -> bool:

@@ -1,16 +1,18 @@
-"""Which MLflow store there is, and how it is asked: again and again, while a server is away."""
+"""The MLflow store of this project, and its client, which asks again while a server is away."""
 
 import contextlib
 import functools
 import logging
-import sqlite3
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
+from urllib.parse import urlsplit
 
 import requests
 from mlflow.exceptions import MlflowException
+from mlflow.store.artifact.artifact_repository_registry import get_registered_artifact_repositories
+from mlflow.store.artifact.local_artifact_repo import LocalArtifactRepository
 from mlflow.tracking import MlflowClient
 from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 from tenacity import RetryCallState, Retrying, retry_if_exception, stop_before_delay, wait_exponential
@@ -21,7 +23,9 @@ from rlhf.files.disk import full_disk, is_full
 from rlhf.files.locks import lock_of, locked
 from rlhf.paths import artifacts_folder, tracking_database
 from rlhf.tracking.deleted import deleted_experiment
+from rlhf.tracking.locations import seen_from_here
 from rlhf.tracking.records import store_address
+from rlhf.tracking.sqlite_store import has_known_schema, recorded_location
 from rlhf.tracking.ui_view import KEY, TAG, shared_view
 
 logger = logging.getLogger(__name__)
@@ -36,14 +40,6 @@ _FINAL = ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE", "RESOURCE_ALREAD
 _REFUSED = {"UNAUTHENTICATED": 401, "CUSTOMER_UNAUTHORIZED": 401, "PERMISSION_DENIED": 403}
 _STATEMENT = " [SQL: "
 _DEFAULT_UI = "http://127.0.0.1:5000"
-_MOVE = (
-    "UPDATE experiments SET artifact_location = :now || substr(artifact_location, :start)"
-    " WHERE substr(artifact_location, 1, :length) = :before",
-    "UPDATE runs SET artifact_uri = :now || substr(artifact_uri, :start)"
-    " WHERE substr(artifact_uri, 1, :length) = :before",
-    "UPDATE model_versions SET storage_location = :now || substr(storage_location, :start)"
-    " WHERE substr(storage_location, 1, :length) = :before",
-)
 
 
 class TrackingError(InputError):
@@ -60,13 +56,13 @@ def tracking_uri() -> str:
 
 
 def run_url(run_id: str) -> str:
-    """Where a run is seen in MLflow's UI. Without the parameter the UI shows a page about traces."""
+    """The address of a run in MLflow's UI. Without the parameter the UI shows a page about traces."""
     base = public_address(tracking_uri()).rstrip("/") if is_server(tracking_uri()) else _DEFAULT_UI
     return f"{base}/#/experiments/{experiment_id()}/runs/{run_id}?workflowType=machine_learning"
 
 
 def runs_url() -> str:
-    """Where the table of pipeline runs is seen in MLflow's UI."""
+    """The address of the table of pipeline runs in MLflow's UI."""
     base = public_address(tracking_uri()).rstrip("/") if is_server(tracking_uri()) else _DEFAULT_UI
     view = f"workflowType=machine_learning&viewStateShareKey={KEY}"
     return f"{base}/#/experiments/{experiment_id()}/runs?{view}"
@@ -159,6 +155,7 @@ def experiment_id() -> str:
 
 @functools.cache
 def _client_of(uri: str) -> MlflowClient:
+    open_folders_where_they_are()
     if not uri.startswith("sqlite:///"):
         return MlflowClient(uri)
     database = Path(uri.removeprefix("sqlite:///"))
@@ -166,7 +163,7 @@ def _client_of(uri: str) -> MlflowClient:
         # Two processes that both migrate an empty file break it.
         with locked(lock_of(database)):
             return MlflowClient(uri)
-    except SQLAlchemyError as error:
+    except (SQLAlchemyError, MlflowException) as error:  # the second: tables of another version of MLflow
         raise UnusableStoreError(_explain(error)) from error
 
 
@@ -185,8 +182,11 @@ def _experiment_of(uri: str) -> str:
         )
     if experiment.lifecycle_stage != "active":
         raise UnusableStoreError(deleted_experiment(uri, experiment.experiment_id))
-    if location and uri == _own_store() and experiment.artifact_location != location:
-        _move(experiment.artifact_location, location)
+    if uri == _own_store() and urlsplit(experiment.artifact_location).scheme not in ("", "file"):
+        raise UnusableStoreError(
+            f"the MLflow store {uri} was made by a server that keeps its artifacts at {experiment.artifact_location}, "
+            "which is no folder; start that server again and set MLFLOW_TRACKING_URI to it"
+        )
     if experiment.tags.get(TAG) != shared_view():
         client.set_experiment_tag(experiment.experiment_id, TAG, shared_view())
     return str(experiment.experiment_id)
@@ -196,13 +196,30 @@ def _own_store() -> str:
     return f"sqlite:///{tracking_database()}"
 
 
-def _move(before: str, now: str) -> None:
-    """After the project's folder was moved or copied: MLflow wrote down where artifacts are, and cannot change it."""
-    logger.info("the MLflow store was at %s and is at %s", before, now)
-    values = {"now": now, "start": len(before) + 1, "length": len(before), "before": before}
-    with contextlib.closing(sqlite3.connect(tracking_database())) as database, database:
-        for statement in _MOVE:
-            database.execute(statement, values)
+class FolderOfArtifacts(LocalArtifactRepository):
+    """A folder of artifacts as MLflow's client and server open it: where the project is now."""
+
+    def __init__(self, artifact_uri: str, tracking_uri: str | None = None, registry_uri: str | None = None) -> None:
+        known = not tracking_database().is_file() or has_known_schema(tracking_database())
+        uri = seen_from_here(artifact_uri, recorded_location if known else _location_by_client)
+        super().__init__(uri, tracking_uri, registry_uri)
+
+
+def open_folders_where_they_are() -> None:
+    """Have MLflow open folders of artifacts by `FolderOfArtifacts`. The scheme of an address chooses the class."""
+    repositories: Any = get_registered_artifact_repositories()
+    repositories.update(dict.fromkeys(("", "file"), FolderOfArtifacts))
+
+
+def _location_by_client(run_id: str) -> str | None:
+    """The location of artifacts as `recorded_location` gives it, from a SQLite file whose tables are not known here."""
+    own = _client_of(_own_store())
+    try:
+        return str(own.get_experiment(own.get_run(run_id).info.experiment_id).artifact_location)
+    except MlflowException as error:
+        if error.error_code == "RESOURCE_DOES_NOT_EXIST":
+            return None
+        raise
 
 
 def is_server(uri: str) -> bool:
@@ -228,14 +245,14 @@ def _explain(error: Exception) -> str:
             "`rlhf up` was started with, or MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD to those of your own"
         )
     if tracking_uri() == _own_store():
-        mend = "look whether that file may be read and written, and is MLflow's"
+        hint = "look whether that file may be read and written, and is MLflow's"
     else:
-        mend = "look whether it runs, set MLFLOW_TRACKING_URI to another one (http://..., sqlite:///FILE), or unset it"
-    return f"the MLflow store {where} failed: {reason(error)}; {mend}"
+        hint = "look whether it runs, set MLFLOW_TRACKING_URI to another one (http://..., sqlite:///FILE), or unset it"
+    return f"the MLflow store {where} failed: {reason(error)}; {hint}"
 
 
 def reason(error: Exception) -> str:
-    """Of a request that failed, what the network said; of a database, what it said and not the statement."""
+    """An error's reason: what the network said, or what the database said, without the statement."""
     if isinstance(error, DBAPIError):
         error = error.orig or error  # type: ignore[assignment]
     failed = getattr(error.args[0] if error.args else None, "reason", None)

@@ -1,4 +1,4 @@
-"""What somebody has deleted in MLflow, which keeps it until `mlflow gc`: says so, and how to have it back."""
+"""Messages about what somebody has deleted in MLflow, which keeps it until `mlflow gc`, and how to restore it."""
 
 import shlex
 import sys

@@ -1,4 +1,4 @@
-"""Which stores hold runs of this project, so that none of them is taken for the only one."""
+"""Notes of the stores that hold runs of this project, so that none of them is taken for the only one."""
 
 from pathlib import Path
 
@@ -23,6 +23,6 @@ def other_stores() -> dict[Path, str]:
 
 
 def _identity() -> str:
-    """The same by whichever address the store is reached, and another for a store that was made anew."""
+    """The store's identity: equal under every address of the store, and another for a store that was made anew."""
     experiment = retry_while_unavailable(lambda: client().get_experiment(experiment_id()))
     return f"{experiment.creation_time}-{experiment.experiment_id}"

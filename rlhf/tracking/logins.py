@@ -4,12 +4,12 @@ from mlflow.server.auth.sqlalchemy_store import SqlAlchemyStore
 
 
 def set_password(database: str, user: str, password: str) -> None:
-    """Give a user a password, so that the one of before lets nobody in any more. Other logins stay as they are.
+    """Give a user a password, which replaces the earlier one. Other logins stay as they are.
 
     Args:
         database: address of the store of users, which is there.
         user: of whom MLflow makes the login itself where it is missing.
-        password: the new one, or the one of before.
+        password: the new password, or the present one.
     """
     store = SqlAlchemyStore()
     store.init_db(database)  # type: ignore[no-untyped-call]

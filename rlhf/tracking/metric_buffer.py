@@ -99,7 +99,7 @@ class Spool:
             self._points += points
 
     def unsent(self) -> list[MetricPoint]:
-        """What has been logged and not been sent."""
+        """The points that were logged and not sent."""
         with self._lock:
             return list(self._points)
 

@@ -1,4 +1,4 @@
-"""What runs say of themselves."""
+"""Runs and their tags and metrics, by MLflow's client."""
 
 import math
 from collections.abc import Sequence
@@ -8,7 +8,7 @@ from mlflow.utils.search_utils import SearchUtils
 
 from rlhf.tracking.client import TrackingError, client, experiment_id, retry_while_unavailable
 from rlhf.tracking.models import REGISTERED_MODEL
-from rlhf.tracking.records import Condition, RunRecord, is_finite
+from rlhf.tracking.records import Condition, Input, RunRecord, is_finite, time_of
 from rlhf.tracking.tags import FINGERPRINT_TAG, KIND_TAG, STAGE_TAG
 
 _GONE = "RESOURCE_DOES_NOT_EXIST"
@@ -20,10 +20,10 @@ class ClientStore:
 
     def search(self, conditions: Sequence[Condition], limit: int) -> list[RunRecord]:
         """The runs that meet all conditions, the newest first."""
-        return [_record(run) for run in self._page(conditions, limit, 0)]
+        return [record_of(run) for run in self._page(conditions, limit, 0)]
 
     def count(self, conditions: Sequence[Condition]) -> int:
-        """How many runs meet all conditions: MLflow does not say, so the end is looked for by halves."""
+        """The number of runs that meet all conditions: MLflow does not say, so the end is looked for by halves."""
         beyond = 1
         while self._page(conditions, 1, beyond - 1):
             beyond *= 2
@@ -34,12 +34,12 @@ class ClientStore:
         return least
 
     def runs(self, run_ids: Sequence[str]) -> dict[str, RunRecord]:
-        """Those of these runs that there are, by id."""
-        found: dict[str, RunRecord] = {}
+        """The runs with these ids, by id; ids without a run are left out."""
+        records: dict[str, RunRecord] = {}
         for start in range(0, len(run_ids), _IDS_AT_ONCE):
             listed = ", ".join(f"'{run_id}'" for run_id in run_ids[start : start + _IDS_AT_ONCE])
-            found |= {run.info.run_id: _record(run) for run in find(f"attributes.run_id IN ({listed})")}
-        return found
+            records |= {run.info.run_id: record_of(run) for run in find(f"attributes.run_id IN ({listed})")}
+        return records
 
     def deleted(self, prefix: str) -> list[str]:
         """Ids of deleted runs that begin so."""
@@ -51,13 +51,13 @@ class ClientStore:
 
     def curves(self, run_id: str, names: Sequence[str]) -> dict[str, list[tuple[int, float]]]:
         """Steps and finite values of metrics of a run, by rising step; without the metrics that it has not."""
-        found = {}
+        curves = {}
         for name in names:
             points = retry_while_unavailable(lambda name=name: client().get_metric_history(run_id, name))  # type: ignore[misc]
             curve = [(point.step, point.value) for point in points if is_finite(point.value)]
             if curve:
-                found[name] = sorted(curve, key=lambda point: point[0])
-        return found
+                curves[name] = sorted(curve, key=lambda point: point[0])
+        return curves
 
     def aliases(self) -> dict[str, str]:
         """Versions of the registered policy, by their aliases."""
@@ -77,29 +77,32 @@ class ClientStore:
 
     @staticmethod
     def _page(conditions: Sequence[Condition], limit: int, offset: int) -> list[Run]:
-        condition = " and ".join(one.as_filter for one in conditions)
+        conditions_as_text = " and ".join(condition.as_filter for condition in conditions)
         token = SearchUtils.create_page_token(offset) if offset else None  # type: ignore[no-untyped-call]
         runs = retry_while_unavailable(
             lambda: client().search_runs(
-                [experiment_id()], condition, max_results=limit, order_by=["start_time DESC"], page_token=token
+                [experiment_id()], conditions_as_text, max_results=limit, order_by=["start_time DESC"], page_token=token
             )
         )
         return list(runs)
 
 
-def _record(run: Run) -> RunRecord:
-    inputs = run.inputs.dataset_inputs if run.inputs else []
+def record_of(run: Run) -> RunRecord:
+    """A run as MLflow's client has it."""
+    datasets = [entry.dataset for entry in run.inputs.dataset_inputs] if run.inputs else []
+    metrics = run.data.metrics
     return RunRecord(
         run_id=run.info.run_id,
-        name=run.info.run_name,
+        name=run.info.run_name or "",
         status=run.info.status,
-        started=run.info.start_time,
-        ended=run.info.end_time,
+        started=time_of(run.info.start_time),
+        ended=time_of(run.info.end_time) if run.info.end_time else None,
         artifact_uri=run.info.artifact_uri,
         tags=run.data.tags,
         params=run.data.params,
-        metrics={name: value for name, value in run.data.metrics.items() if is_finite(value)},
-        inputs={one.dataset.name: one.dataset.digest for one in inputs},
+        metrics={name: value for name, value in metrics.items() if is_finite(value)},
+        not_finite=frozenset(name for name, value in metrics.items() if not is_finite(value)),
+        inputs={dataset.name: Input.from_dataset(dataset.source, dataset.digest) for dataset in datasets},
     )
 
 

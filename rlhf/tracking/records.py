@@ -1,14 +1,16 @@
-"""What is asked of a store of runs by those who look at runs: few of them, and soon.
+"""Runs as people look them up: a few of them, and at once.
 
 Two stores answer: `rlhf.tracking.sqlite_store`, the project's SQLite file, in milliseconds and without MLflow, which
 takes over two seconds to import and to open; and `rlhf.tracking.queries`, MLflow's client, for servers and other
 databases.
 """
 
+import json
 import os
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from typing import Literal, Protocol
 
 from rlhf.paths import in_other_project, tracking_database
@@ -30,7 +32,7 @@ def is_finite(value: float) -> bool:
 
 @dataclass(frozen=True)
 class Condition:
-    """What a run must meet.
+    """A condition on a run.
 
     Attributes:
         kind: where the name stands.
@@ -61,6 +63,29 @@ IS_GROUP = Condition("tag", KIND_TAG, "=", GROUP)
 
 
 @dataclass(frozen=True)
+class Input:
+    """An input that a run has read.
+
+    Attributes:
+        uri: `runs:/RUN_ID/output` for what a stage made; otherwise a path.
+        digest: the first characters of its hash, 36 at most.
+    """
+
+    uri: str
+    digest: str
+
+    @classmethod
+    def from_dataset(cls, source: str, digest: str) -> "Input":
+        """From a data set of MLflow's, whose source is JSON."""
+        return cls(json.loads(source).get("uri", ""), digest)
+
+    @property
+    def made_by(self) -> str | None:
+        """The run whose output it is."""
+        return self.uri.split("/")[1] if self.uri.startswith("runs:/") else None
+
+
+@dataclass(frozen=True)
 class RunRecord:
     """A run, as the store has it.
 
@@ -68,25 +93,27 @@ class RunRecord:
         run_id: its id.
         name: its name.
         status: RUNNING, SCHEDULED, FINISHED, FAILED or KILLED.
-        started: milliseconds since 1970.
-        ended: the same; None while it is under way.
-        artifact_uri: where its artifacts are.
+        started: when it began.
+        ended: when it ended; None while it is under way.
+        artifact_uri: where its artifacts are, as MLflow has it; see `rlhf.tracking.locations`.
         tags: by their names.
         params: by their names.
-        metrics: the last finite value of each.
-        inputs: digests of the data sets and artifacts that it reads, 36 characters at most, by their names.
+        metrics: the last value of each, where it is finite.
+        not_finite: names of the other metrics.
+        inputs: the data sets and artifacts that it reads, by their names.
     """
 
     run_id: str
     name: str
     status: str
-    started: int
-    ended: int | None
+    started: datetime
+    ended: datetime | None
     artifact_uri: str
     tags: Mapping[str, str] = field(default_factory=dict)
     params: Mapping[str, str] = field(default_factory=dict)
     metrics: Mapping[str, float] = field(default_factory=dict)
-    inputs: Mapping[str, str] = field(default_factory=dict)
+    not_finite: frozenset[str] = frozenset()
+    inputs: Mapping[str, Input] = field(default_factory=dict)
 
     @property
     def is_pipeline(self) -> bool:
@@ -106,10 +133,10 @@ class RunStore(Protocol):
         """The runs that meet all conditions, the newest first."""
 
     def count(self, conditions: Sequence[Condition]) -> int:
-        """How many runs meet all conditions."""
+        """The number of runs that meet all conditions."""
 
     def runs(self, run_ids: Sequence[str]) -> dict[str, RunRecord]:
-        """Those of these runs that there are, by id."""
+        """The runs with these ids, by id; ids without a run are left out."""
 
     def deleted(self, prefix: str) -> list[str]:
         """Ids of deleted runs that begin so."""
@@ -124,7 +151,12 @@ class RunStore(Protocol):
         """The run that made a version of the registered policy; None where there is no such version."""
 
 
+def time_of(milliseconds: int) -> datetime:
+    """MLflow's time, which counts from 1970."""
+    return datetime.fromtimestamp(milliseconds / 1000, UTC)
+
+
 def store_address() -> str:
-    """Of the store that this project's runs are in: MLFLOW_TRACKING_URI, else the SQLite file of the project."""
+    """The address of this project's store of runs: MLFLOW_TRACKING_URI, else the SQLite file of the project."""
     own = f"sqlite:///{tracking_database()}"
     return own if in_other_project() else os.environ.get("MLFLOW_TRACKING_URI") or own

@@ -1,7 +1,9 @@
 """The registered model: which version is the champion, and how another one becomes it.
 
 A promotion is written down in MLflow before anything is done, and moves the alias last. Whatever ends the process on
-the way, there is one champion, and the next start can tell whether the promotion was over.
+the way, there is one champion, and the next start can tell whether the promotion was over. A lock keeps the promotions
+of one machine apart. Other machines may share the registry, so what a promotion rests on is read again just before the
+alias moves; MLflow has no write that compares.
 """
 
 import logging
@@ -28,7 +30,7 @@ CHAMPION = "champion"
 
 
 class ChampionChangedError(RLHFError):
-    """The champion is another one than the candidate was compared with."""
+    """The champion is another one than the candidate was compared with, or is about to be."""
 
 
 class Promotion(BaseModel):
@@ -183,23 +185,21 @@ def promote(to: str, instead_of: str | None, flow_run_id: str, tags: Mapping[str
         tags: what the version shall say of itself as the champion.
 
     Raises:
-        ChampionChangedError: the champion is another one by now. Nothing was changed.
+        ChampionChangedError: the champion is another one by now, or another promotion has begun. The alias was left.
         ArtifactMismatchError: the version's artifact is gone or altered. The champion is the one that it was.
     """
     with _one_at_a_time():
-        now = champion_version()
-        if now != instead_of:
-            raise ChampionChangedError(
-                f"version {to} was compared with {_named(instead_of)}, and now {_named(now)} is the champion; "
-                "run the retraining again, so that it is compared with that one"
-            )
+        _check_champion(to, instead_of)
         at = datetime.now(UTC).isoformat(timespec="seconds")
-        plan = Promotion(state="pending", champion=now, to=to, flow_run_id=flow_run_id, at=at)
+        plan = Promotion(state="pending", champion=instead_of, to=to, flow_run_id=flow_run_id, at=at)
         _write(plan)
         try:
             _do_what_can_fail(to, tags)
+            _check_champion(to, instead_of)
+            _check_unchanged(plan)
         except RLHFError:
-            _write(plan.model_copy(update={"state": "undone"}))
+            if promotion() == plan:
+                _write(plan.model_copy(update={"state": "undone"}))
             raise
         _move_alias(to)
         _write(plan.model_copy(update={"state": "done"}))
@@ -226,9 +226,28 @@ def recover() -> Promotion | None:
 
 def _input_of(run_id: str, name: str) -> str:
     """The run whose output a run has read under a name; empty where it is not known."""
-    facts = get_run(run_id)
-    found = [one.uri.split("/")[1] for one in facts.inputs if one.name == name] if facts else []
-    return found[0] if found else ""
+    run = get_run(run_id)
+    read = run.inputs.get(name) if run else None
+    return (read and read.made_by) or ""
+
+
+def _check_champion(to: str, instead_of: str | None) -> None:
+    now = champion_version()
+    if now != instead_of:
+        raise ChampionChangedError(
+            f"version {to} was compared with {_named(instead_of)}, and now {_named(now)} is the champion; "
+            "run the retraining again, so that it is compared with that one"
+        )
+
+
+def _check_unchanged(plan: Promotion) -> None:
+    last = promotion()
+    if last != plan:
+        what = f"version {last.to}, {last.state}, flow run {last.flow_run_id}" if last else "it is gone"
+        raise ChampionChangedError(
+            f"version {plan.to} was not promoted: another machine has changed the record of the promotion meanwhile "
+            f"({what}); run the retraining again once no other promotion is under way"
+        )
 
 
 def _write(plan: Promotion) -> None:
@@ -251,8 +270,8 @@ def _set_version_tag(version: str, key: str, value: str) -> None:
 
 def _registered_model() -> Any:
     """The registered model with its tags and aliases; None before a first version was registered."""
-    found = retry_while_unavailable(lambda: client().search_registered_models(f"name = '{REGISTERED_MODEL}'"))
-    return found[0] if found else None
+    models = retry_while_unavailable(lambda: client().search_registered_models(f"name = '{REGISTERED_MODEL}'"))
+    return models[0] if models else None
 
 
 def _named(version: str | None) -> str:

@@ -1,8 +1,7 @@
-"""Which pipeline run a person means by an id, its beginning, or a name of the registered policy."""
+"""Pipeline runs by an id, the beginning of one, or a name of the registered policy."""
 
 import difflib
 import re
-from datetime import UTC, datetime
 
 from rlhf.errors import InputError
 from rlhf.tracking.deleted import deleted_run
@@ -41,27 +40,27 @@ def find_in(store: RunStore, text: str) -> str:
 
 
 def _of_prefix(store: RunStore, text: str) -> str:
-    found = store.search([Condition("attribute", "run_id", "LIKE", f"{text}%")], _NUM_LOOKED_AT)
-    if not found:
+    runs = store.search([Condition("attribute", "run_id", "LIKE", f"{text}%")], _NUM_LOOKED_AT)
+    if not runs:
         deleted = store.deleted(text)
         if deleted:
             raise InputError(deleted_run(store_address(), deleted[0]))
         raise InputError(f"there is no run {text}; {_nearest(store, text)}")
-    pipelines = {_pipeline_of(run) for run in found}
-    group = next((run for run in found if run.is_group), None)
+    pipelines = {_pipeline_of(run) for run in runs}
+    group = next((run for run in runs if run.is_group), None)
     if len(pipelines) > 1:
-        several = ", ".join(_described(run) for run in found[:_NUM_NEAREST])
-        more = ", ..." if len(found) > _NUM_NEAREST else ""
-        raise InputError(f"{text} stands for {len(found)} runs ({several}{more}); give more characters of the id")
+        several = ", ".join(_described(run) for run in runs[:_NUM_NEAREST])
+        more = ", ..." if len(runs) > _NUM_NEAREST else ""
+        raise InputError(f"{text} stands for {len(runs)} runs ({several}{more}); give more characters of the id")
     (pipeline,) = pipelines
     if group is not None:
         raise InputError(
             f"run {group.run_id} is a group of several seeds ({group.tags.get(SEEDS_TAG)}), and one pipeline run is "
-            f"asked for: `rlhf runs --group {group.run_id[:8]}` lists those of the group"
+            f"asked for: `rlhf runs --group {group.run_id[:8]}` lists the runs of the group"
         )
     if pipeline is None:
         raise InputError(
-            f"run {found[0].run_id} is no run of a pipeline or of one of its stages; {_nearest(store, text)}"
+            f"run {runs[0].run_id} is no run of a pipeline or of one of its stages; {_nearest(store, text)}"
         )
     return pipeline
 
@@ -122,21 +121,20 @@ def _nearest(store: RunStore, text: str) -> str:
 
 def _look_alikes(store: RunStore, text: str) -> list[RunRecord]:
     """Pipeline runs that share a half or a quarter of the text, the most like it first."""
-    found: dict[str, RunRecord] = {}
+    alike: dict[str, RunRecord] = {}
     for pieces in (2, 4):
         size = max(2, len(text) // pieces)
         for start in range(0, len(text) - size + 1, size):
             pattern = f"{'_' * start}{text[start : start + size]}%"
             like = [IS_PIPELINE, Condition("attribute", "run_id", "LIKE", pattern)]
-            found |= {run.run_id: run for run in store.search(like, _NUM_LOOKED_AT)}
-        if len(found) >= _NUM_NEAREST:
+            alike |= {run.run_id: run for run in store.search(like, _NUM_LOOKED_AT)}
+        if len(alike) >= _NUM_NEAREST:
             break
-    ids = {run_id[: len(text)]: run_id for run_id in found}
+    ids = {run_id[: len(text)]: run_id for run_id in alike}
     close = difflib.get_close_matches(text, ids, n=_NUM_NEAREST, cutoff=0.6)
-    return [found[ids[one]] for one in close]
+    return [alike[ids[beginning]] for beginning in close]
 
 
 def _described(run: RunRecord) -> str:
-    day = datetime.fromtimestamp(run.started / 1000, UTC).strftime("%Y-%m-%d %H:%M")
     what = run.tags.get(RECIPE_TAG) or run.tags.get(STAGE_TAG) or run.name
-    return f"{run.run_id} ({what}, {day})"
+    return f"{run.run_id} ({what}, {run.started:%Y-%m-%d %H:%M})"

@@ -1,4 +1,4 @@
-"""Which flow runs have a process that lives: each holds a locked file, and the lock dies with the process."""
+"""Locks of flow runs: each process holds a locked file, and the lock dies with the process."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager

@@ -1,4 +1,4 @@
-"""What is written down of runs: their settings, metrics, tags and ends."""
+"""Runs as they are written to MLflow: settings, metrics, tags and ends."""
 
 import functools
 import json
@@ -67,9 +67,9 @@ def open_pipeline(name: str, flow_run_id: str | None, settings: Mapping[str, Any
         experiment_id()
     note_store()
     _send_unsent()
-    found = find(f"tags.`{FLOW_RUN_TAG}` = '{flow_run_id}'") if flow_run_id else []
-    if found:
-        run_id: str = found[0].info.run_id
+    runs = find(f"tags.`{FLOW_RUN_TAG}` = '{flow_run_id}'") if flow_run_id else []
+    if runs:
+        run_id: str = runs[0].info.run_id
         retry_while_unavailable(lambda: client().update_run(run_id, status="RUNNING"))
     else:
         run_id = _create(name, {KIND_TAG: "pipeline", FLOW_RUN_TAG: flow_run_id or "", **tags})
@@ -298,7 +298,7 @@ def close_killed_runs() -> list[str]:
 def _running(flow_run_id: str) -> list[str]:
     """The runs of a flow run that have no end, stages first."""
     pipelines = find(f"tags.`{FLOW_RUN_TAG}` = '{flow_run_id}'")
-    stages = [run for one in pipelines for run in find(f"tags.`{PARENT_TAG}` = '{one.info.run_id}'")]
+    stages = [run for pipeline in pipelines for run in find(f"tags.`{PARENT_TAG}` = '{pipeline.info.run_id}'")]
     return [run.info.run_id for run in (*stages, *pipelines) if run.info.status == "RUNNING"]
 
 

@@ -1,21 +1,24 @@
 """The project's own store of runs, MLflow's SQLite file, read without MLflow.
 
-The tables are those of MLflow 3.17; tests hold what is read here against what MLflow's client says.
+The tables are those of the schemas in `KNOWN_SCHEMAS`, which `rlhf.tracking.stores.open_store` asks for first; tests
+hold what is read here against what MLflow's client says.
 """
 
 import contextlib
 import sqlite3
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
 from rlhf.errors import InputError
-from rlhf.paths import artifacts_folder
+from rlhf.paths import tracking_database
 from rlhf.tracking.deleted import deleted_experiment
-from rlhf.tracking.records import Condition, RunRecord, is_finite
+from rlhf.tracking.records import Condition, Input, RunRecord, is_finite, time_of
 
+KNOWN_SCHEMAS = {"dc11669786a5": "MLflow 3.17"}
+"""Heads of MLflow's migrations, by which a database says what its tables are, with the first version that has them."""
 _EXPERIMENT = "rlhf"
 _MODEL = "rlhf-policy"
 _IDS_AT_ONCE = 500
@@ -33,8 +36,15 @@ _POINTS = (
 )
 _EXPERIMENTS = "SELECT experiment_id, lifecycle_stage FROM experiments WHERE name = ?"
 _DELETED = "SELECT run_uuid FROM runs WHERE lifecycle_stage = 'deleted' AND run_uuid LIKE ? ORDER BY run_uuid"
+_FINITE = "(SELECT * FROM latest_metrics WHERE NOT is_nan AND abs(value) < 1.7976931348623157e308)"
+_NOT_FINITE = "(SELECT * FROM latest_metrics WHERE is_nan OR abs(value) >= 1.7976931348623157e308)"
+_LOCATION = (
+    "SELECT e.artifact_location FROM experiments e JOIN runs r ON r.experiment_id = e.experiment_id"
+    " WHERE r.run_uuid = ? AND e.name = ?"
+)
 _DATASETS = (
-    "SELECT i.destination_id, d.name, d.digest FROM inputs i JOIN datasets d ON d.dataset_uuid = i.source_id"
+    "SELECT i.destination_id, d.name, d.dataset_source, d.digest"
+    " FROM inputs i JOIN datasets d ON d.dataset_uuid = i.source_id"
     " WHERE i.source_type = 'DATASET' AND i.destination_type = 'RUN' AND i.destination_id IN ({})"
 )
 
@@ -63,13 +73,13 @@ class DatabaseStore:
         return self._complete(rows)
 
     def count(self, conditions: Sequence[Condition]) -> int:
-        """How many runs meet all conditions."""
+        """The number of runs that meet all conditions."""
         where, values = _where(conditions)
         ((number,),) = self._rows(f"SELECT COUNT(*) FROM runs WHERE {where}", values)  # noqa: S608
         return int(number)
 
     def runs(self, run_ids: Sequence[str]) -> dict[str, RunRecord]:
-        """Those of these runs that there are, by id."""
+        """The runs with these ids, by id; ids without a run are left out."""
         active = f"SELECT {_COLUMNS} FROM runs WHERE lifecycle_stage = 'active' AND run_uuid IN ({{}})"  # noqa: S608
         return {run.run_id: run for run in self._complete(self._of(active, run_ids))}
 
@@ -79,12 +89,12 @@ class DatabaseStore:
 
     def curves(self, run_id: str, names: Sequence[str]) -> dict[str, list[tuple[int, float]]]:
         """Steps and finite values of metrics of a run, by rising step; without the metrics that it has not."""
-        found = defaultdict(list)
+        curves = defaultdict(list)
         marks = ", ".join("?" * len(names))
         for key, step, value in self._rows(_POINTS.format(marks), [run_id, *names]):
             if is_finite(value):
-                found[key].append((int(step), float(value)))
-        return dict(found)
+                curves[key].append((int(step), float(value)))
+        return dict(curves)
 
     def aliases(self) -> dict[str, str]:
         """Versions of the registered policy, by their aliases."""
@@ -98,69 +108,83 @@ class DatabaseStore:
 
     def _complete(self, rows: Sequence[Any]) -> list[RunRecord]:
         ids = [row[0] for row in rows]
-        tags, params, metrics = (
+        tags, params, finite, not_finite = (
             _by_run(self._of(f"SELECT run_uuid, key, value FROM {table} WHERE run_uuid IN ({{}})", ids))  # noqa: S608
-            for table in ("tags", "params", "(SELECT * FROM latest_metrics WHERE NOT is_nan)")
+            for table in ("tags", "params", _FINITE, _NOT_FINITE)
         )
-        inputs = _by_run(self._of(_DATASETS, ids))
-        moved = self._move()
+        datasets = self._of(_DATASETS, ids)
+        inputs = _by_run([(run_id, name, Input.from_dataset(*read)) for run_id, name, *read in datasets])
         return [
             RunRecord(
                 run_id=run_id,
                 name=name,
                 status=status,
-                started=started,
-                ended=ended,
-                artifact_uri=moved(uri),
+                started=time_of(started),
+                ended=time_of(ended) if ended else None,
+                artifact_uri=uri,
                 tags=tags[run_id],
                 params=params[run_id],
-                metrics={key: value for key, value in metrics[run_id].items() if is_finite(value)},
+                metrics=finite[run_id],
+                not_finite=frozenset(not_finite[run_id]),
                 inputs=inputs[run_id],
             )
             for run_id, name, status, started, ended, uri in rows
         ]
 
-    def _move(self) -> Callable[[str], str]:
-        """After the project's folder was moved or copied: MLflow wrote down where artifacts were."""
-        rows = self._rows("SELECT artifact_location FROM experiments WHERE name = ?", [_EXPERIMENT])
-        before, now = (rows[0][0] if rows else ""), artifacts_folder().as_uri()
-        return lambda uri: now + uri.removeprefix(before) if before and uri.startswith(f"{before}/") else uri
-
     def _of(self, query: str, run_ids: Sequence[str]) -> list[Any]:
-        found: list[Any] = []
+        rows: list[Any] = []
         for start in range(0, len(run_ids), _IDS_AT_ONCE):
             ids = run_ids[start : start + _IDS_AT_ONCE]
-            found += self._rows(query.format(", ".join("?" * len(ids))), ids)
-        return found
+            rows += self._rows(query.format(", ".join("?" * len(ids))), ids)
+        return rows
 
     def _rows(self, query: str, values: Sequence[Any] = ()) -> list[Any]:
-        address = f"file:{quote(str(self._path))}?mode=ro"
-        try:
-            with contextlib.closing(sqlite3.connect(address, uri=True, timeout=_PATIENCE_SECONDS)) as database:
-                return database.execute(query, values).fetchall()
-        except sqlite3.Error as error:
-            raise InputError(
-                f"{self._path}: cannot be read as MLflow's store ({error}); `mlflow db upgrade sqlite:///{self._path}` "
-                "brings an old one up to date"
-            ) from error
+        return _read(self._path, query, values)
+
+
+def has_known_schema(path: Path) -> bool:
+    """Whether the tables of a SQLite file of MLflow are those that are read here.
+
+    Raises:
+        InputError: the file is not MLflow's.
+    """
+    return {head for (head,) in _read(path, "SELECT version_num FROM alembic_version")} <= KNOWN_SCHEMAS.keys()
+
+
+def recorded_location(run_id: str) -> str | None:
+    """The folder in which the project's SQLite file has the artifacts of all runs; None where it lacks this run."""
+    rows = _read(tracking_database(), _LOCATION, [run_id, _EXPERIMENT])
+    return str(rows[0][0]) if rows else None
+
+
+def _read(path: Path, query: str, values: Sequence[Any] = ()) -> list[Any]:
+    address = f"file:{quote(str(path))}?mode=ro"
+    try:
+        with contextlib.closing(sqlite3.connect(address, uri=True, timeout=_PATIENCE_SECONDS)) as database:
+            return database.execute(query, values).fetchall()
+    except sqlite3.Error as error:
+        raise InputError(
+            f"{path}: cannot be read as MLflow's store ({error}); `mlflow db upgrade sqlite:///{path}` "
+            "brings an old one up to date"
+        ) from error
 
 
 def _where(conditions: Sequence[Condition]) -> tuple[str, list[Any]]:
-    """Of the runs of this project that nobody has deleted."""
+    """The clause and values for runs of this project that are not deleted."""
     clauses = ["lifecycle_stage = 'active'", "experiment_id IN (SELECT experiment_id FROM experiments WHERE name = ?)"]
     values: list[Any] = [_EXPERIMENT]
-    for one in conditions:
-        if one.kind == "attribute":
-            clauses.append(f"{_ATTRIBUTES[one.name]} {one.comparator} ?")
-            values.append(one.value)
+    for condition in conditions:
+        if condition.kind == "attribute":
+            clauses.append(f"{_ATTRIBUTES[condition.name]} {condition.comparator} ?")
+            values.append(condition.value)
         else:
-            clauses.append(_HAS[one.kind].format(one.comparator))
-            values += [one.name, one.value]
+            clauses.append(_HAS[condition.kind].format(condition.comparator))
+            values += [condition.name, condition.value]
     return " AND ".join(clauses), values
 
 
 def _by_run(rows: Sequence[Any]) -> dict[str, dict[str, Any]]:
-    found: dict[str, dict[str, Any]] = defaultdict(dict)
+    by_run: dict[str, dict[str, Any]] = defaultdict(dict)
     for run_id, name, value in rows:
-        found[run_id][name] = value
-    return found
+        by_run[run_id][name] = value
+    return by_run

@@ -1,11 +1,15 @@
 """The store that this project's runs are in, opened for those who look at runs."""
 
+import logging
 import os
 
 from rlhf.errors import InputError
 from rlhf.paths import tracking_database
 from rlhf.tracking.records import RunStore
 from rlhf.tracking.run_ids import find_in
+from rlhf.tracking.sqlite_store import DatabaseStore, has_known_schema
+
+logger = logging.getLogger(__name__)
 
 
 def open_store() -> RunStore:
@@ -19,9 +23,14 @@ def open_store() -> RunStore:
 
         return ClientStore()
     check_own_store()
-    from rlhf.tracking.sqlite_store import DatabaseStore
+    if has_known_schema(tracking_database()):
+        return DatabaseStore(tracking_database())
+    from rlhf.tracking.queries import ClientStore
 
-    return DatabaseStore(tracking_database())
+    logger.warning(
+        "%s: the tables are of a version of MLflow that is not known here; MLflow reads them", tracking_database()
+    )
+    return ClientStore()
 
 
 def check_own_store() -> None:

@@ -1,4 +1,4 @@
-"""What MLflow's table of runs shows when a link of this project opens it: pipelines, with the columns that matter.
+"""The view of MLflow's table of runs that links of this project open: pipelines, with the columns that matter.
 
 The table has no metric columns until somebody picks them. A view that was saved in the UI is a tag of the experiment,
 and this writes such a tag (MLflow 3.16 and later).

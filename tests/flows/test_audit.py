@@ -17,7 +17,6 @@ from rlhf.runs.audit.target import find_target
 from rlhf.runs.audit.verify import verify
 from rlhf.runs.gc.plan import make_plan
 from rlhf.tracking import artifacts
-from rlhf.tracking.client import experiment_id
 from rlhf.tracking.queries import tags_of
 
 pytestmark = pytest.mark.slow
@@ -37,7 +36,6 @@ def ppo_output(project: Path) -> Path:
 
 
 def test_the_tampering_that_there_may_be(project: Path):
-    experiment_id()  # sees that the store was moved
     assert changed() == []
 
     weights = ppo_output(project) / "policy" / "model.safetensors"
@@ -68,7 +66,6 @@ def test_the_tampering_that_there_may_be(project: Path):
 
 
 def test_lineage_and_clearing_up_across_runs(project: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
-    experiment_id()  # sees that the store was moved
     first = find_target("candidate").run_id
     second = rlhf_pipeline(config(**{"ppo.kl_coef": 0.2})).run_id
     lineage = trace(find_target("candidate"))

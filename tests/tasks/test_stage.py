@@ -1,5 +1,6 @@
 """The adapter between stages, Prefect and MLflow, with a stage of the test's own."""
 
+import errno
 import shutil
 import time
 from collections.abc import Callable
@@ -18,9 +19,12 @@ from rlhf.config.model import ArchitectureConfig, ModelConfig
 from rlhf.config.pipeline import PipelineConfig
 from rlhf.config.supervised import SFTConfig
 from rlhf.errors import ArtifactMismatchError, DataError, InputError
+from rlhf.files import tidying
 from rlhf.paths import local_folder
 from rlhf.progress import report_progress
 from rlhf.references import ModelRef, StageReport
+from rlhf.runs.gc.plan import make_plan
+from rlhf.runs.gc.removal import carry_out
 from rlhf.tracking import artifacts
 from rlhf.tracking.client import EXPERIMENT, TrackingError, tracking_uri
 from rlhf.tracking.runs import open_pipeline, open_stage
@@ -270,3 +274,29 @@ def test_dead_pipelines_are_closed_by_the_next(client: MlflowClient):
     run_stage()
     assert client.get_run(dead).info.status == client.get_run(child).info.status == "KILLED"
     assert not list(local_folder("pipelines").iterdir())
+
+
+def test_a_folder_that_cannot_be_removed_fails_no_stage(
+    trainer: Trainer, client: MlflowClient, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+):
+    rmtree = shutil.rmtree
+
+    def refuse(folder: Path, *arguments: object, **options: object) -> None:
+        if Path(folder).parent == local_folder("stages"):
+            (folder / "report" / "table.md").unlink()
+            raise OSError(errno.EBUSY, "Device or resource busy", str(folder))
+        rmtree(folder, *arguments, **options)  # type: ignore[arg-type]
+
+    with monkeypatch.context() as patch:
+        patch.setattr(tidying.shutil, "rmtree", refuse)
+        first = run_stage()
+    (left,) = local_folder("stages").glob("sft-*[0-9a-f]")
+    assert task_states(last_flow_run().id) == ["Completed"]
+    assert client.get_run(first.run_id).info.status == parents(client)[0].info.status == "FINISHED"
+    assert f"{left} is needed no more and could not be removed ([Errno 16] Device or resource busy" in caplog.text
+    assert run_stage().state == "cached"
+
+    (item,) = [item for item in make_plan(0).items if item.kind == "checkpoints"]
+    assert item.path == left
+    assert carry_out(make_plan(0)) == []
+    assert not left.exists()

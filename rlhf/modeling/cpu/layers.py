@@ -1,176 +1,66 @@
-"""Layers that compute what transformers' own do, and keep less for the backward pass.
+"""Norms and feed-forwards that compute what transformers' own do, and keep less for the backward pass.
 
 Under autocast a norm's fp32 output is rounded to bf16 once for every product that reads it, and each copy is kept; the
 gated feed-forward keeps its activation although gate and up say what it was. Here the norm hands out bf16 itself, and
-the activation is computed again. Attention's queries and keys are rotated in fp32 and rounded once, in the layout that
-products want. Results agree to bf16's rounding; docs/experiment-log.md has the figures.
+the activation is computed again. Results agree to bf16's rounding; docs/experiment-log.md has the figures.
 
-Shapes: N tokens, H hidden size, F feed-forward size; B rows, T new positions, S all positions, D head size.
+Shapes: N tokens, H hidden size, F feed-forward size.
 """
 
 import functools
 import logging
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable
 from types import MethodType
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
-from transformers import AttentionInterface
-from transformers.masking_utils import AttentionMaskInterface, eager_mask
+from transformers.activations import ACT2FN
 
-from rlhf.errors import ModelError
-from rlhf.modeling.precision import in_fp32
+from rlhf.modeling.cpu.attention import attention_forward, register_attention
+from rlhf.modeling.cpu.self_check import computes_alike
 
 logger = logging.getLogger(__name__)
-
-ATTENTION = "rlhf_lean"
-"""Name of the attention under which transformers finds `attend`."""
-
-# 8 MB in fp32. Larger pieces leave the caches, smaller ones are not worth their calls.
-_PIECE_SCORES = 2**21
 
 _NORMS = {"LlamaRMSNorm", "MistralRMSNorm", "Qwen2RMSNorm", "Qwen3RMSNorm"}
 _FEED_FORWARDS = {"LlamaMLP", "MistralMLP", "Qwen2MLP", "Qwen3MLP"}
 _ATTENTIONS = {"LlamaAttention", "MistralAttention", "Qwen2Attention", "Qwen3Attention"}
-_BLOCKS = {"LlamaDecoderLayer", "MistralDecoderLayer", "Qwen2DecoderLayer", "Qwen3DecoderLayer"}
-
-Taken = Callable[[Tensor], Tensor]
-"""Takes the hidden states [B, R, H] that somebody reads of all [B, T, H]."""
+_SILU = (nn.SiLU, type(ACT2FN["silu"]))
 
 
 def use_fused_layers(model: Any) -> Any:
     """Replace the forward passes of the layers that are known; a model without any stays as it is, which is said once.
 
-    Weights, their names and what is saved do not change.
+    Weights, their names and what is saved do not change. A kind of layer that `computes_alike` finds to differ stays.
     """
-    num_replaced = 0
-    for name, module in model.named_modules():
-        kind = type(module).__name__
-        # The norms of a block only: what the last one hands out goes to heads that want fp32.
-        if kind in _NORMS and ".layers." in f".{name}":
-            module.forward = MethodType(_norm_forward, module)
-            num_replaced += 1
-        elif kind in _FEED_FORWARDS and isinstance(module.act_fn, nn.SiLU | _silu_classes()):
-            module.forward = MethodType(_feed_forward, module)
-            num_replaced += 1
-        elif kind in _ATTENTIONS:
-            module.forward = MethodType(_attention_forward, module)
-            num_replaced += 1
-    if not num_replaced:
+    forwards = [(module, _fused_forward(name, module)) for name, module in model.named_modules()]
+    known = [(module, forward) for module, forward in forwards if forward is not None]
+    if not known:
         _log_once(model.config.model_type)
+    first = {type(module): (module, forward) for module, forward in reversed(known)}
+    alike = {kind for kind, (module, forward) in first.items() if _is_alike(module, forward)}
+    for module, forward in known:
+        if type(module) in alike:
+            module.forward = MethodType(forward, module)
+    if any(kind.__name__ in _ATTENTIONS for kind in first.keys() - alike):
+        model.set_attn_implementation("sdpa")
     return model
 
 
-def uses_attention_interface(model: Any) -> bool:
-    """Whether a model takes its attention and its masks from transformers' registries; older ones have their own.
-
-    Args:
-        model: of transformers, or a role on a shared one.
-    """
-    return bool(getattr(getattr(model, "part", model), "_supports_attention_backend", False))
-
-
-def takes_plain_attention(model: Any) -> bool:
-    """Whether `attend` computes what a model's own attention does: nothing caps its scores or adds to their softmax."""
-    return uses_attention_interface(model) and bool(model._supports_sdpa)
+def _fused_forward(name: str, module: Any) -> Callable[..., Any] | None:
+    kind = type(module).__name__
+    # The norms of a block only: what the last one hands out goes to heads that want fp32.
+    if kind in _NORMS and ".layers." in f".{name}":
+        return _norm_forward
+    if kind in _FEED_FORWARDS and isinstance(module.act_fn, _SILU):
+        return _feed_forward
+    return attention_forward if kind in _ATTENTIONS else None
 
 
-def prepare_last_block(model: Any) -> Any:
-    """Let the last block of a known family skip, after its attention, the positions that nobody reads (`taking`)."""
-    blocks = [module for module in model.modules() if type(module).__name__ in _BLOCKS]
-    if blocks:
-        blocks[-1].taken = None
-        blocks[-1].forward = MethodType(_last_block_forward, blocks[-1])
-    return model
-
-
-def takes(model: Any) -> bool:
-    """Whether a model's last block was prepared."""
-    return _last_block(model) is not None
-
-
-@contextmanager
-def taking(model: Any, taken: Taken) -> Iterator[bool]:
-    """Inside, a model's last hidden states are those that `taken` takes, and its logits are theirs.
-
-    Yields whether that is so; of a model whose last block was not prepared, all positions come out as ever.
-    """
-    block = _last_block(model)
-    if block is None:
-        yield False
-        return
-    block.taken = taken
-    try:
-        yield True
-    finally:
-        block.taken = None
-
-
-def attend(
-    module: nn.Module,
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    attention_mask: Tensor | None,
-    scaling: float | None = None,
-    dropout: float = 0.0,
-    **kwargs: Any,
-) -> tuple[Tensor, None]:
-    """Attention by plain products, whose backward pass is the fast one in bf16 on a CPU. Dropout is refused.
-
-    Args:
-        module: the attention layer; its key and value heads may be fewer than its query heads.
-        query: [B, heads, T, D].
-        key: [B, key-value heads, S, D].
-        value: as `key`.
-        attention_mask: added to the scores, [B, 1, T, S].
-        scaling: multiplies the scores.
-        dropout: must be 0.
-        kwargs: what other kinds of attention use.
-
-    Raises:
-        ModelError: there is dropout.
-    """
-    if dropout:
-        raise ModelError(
-            f"{type(module).__name__}: attention dropout of {dropout} is asked for, and attention in bf16 on a CPU has "
-            f"none; switch it off (switch_dropout_off of rlhf.supervised.trainer, or .eval()), or set compute.dtype "
-            "to fp32"
-        )
-    assert kwargs.get("softcap") is None, "models that cap their scores keep their own attention"
-    scale = query.shape[-1] ** -0.5 if scaling is None else scaling
-    if torch.is_autocast_enabled(query.device.type):
-        with in_fp32(query.device.type):
-            output = _Attention.apply(  # type: ignore[no-untyped-call]
-                query.bfloat16(), key.bfloat16(), value.bfloat16(), attention_mask, scale
-            )
-        return output.transpose(1, 2).contiguous(), None
-    scores = _of_groups(query, key).matmul(key.transpose(2, 3)).view(*query.shape[:3], -1)
-    scores = scores * scale if attention_mask is None else torch.add(attention_mask, scores, alpha=scale)
-    output = _of_groups(scores.softmax(-1), key).matmul(value).view(query.shape)
-    return output.transpose(1, 2).contiguous(), None
-
-
-def register_attention() -> str:
-    """Make `attend` known to transformers; returns its name."""
-    AttentionInterface.register(ATTENTION, attend)
-    AttentionMaskInterface.register(ATTENTION, _mask)
-    return ATTENTION
-
-
-def _mask(dtype: torch.dtype = torch.float32, device: torch.device | str = "cpu", **kwargs: Any) -> Tensor:
-    """The mask that `attend` adds, made once for all layers, in the precision of its scores."""
-    autocast_to = torch.bfloat16 if torch.is_autocast_enabled(torch.device(device).type) else dtype
-    mask: Tensor = eager_mask(dtype=autocast_to, device=device, **kwargs)
-    return mask
-
-
-def _of_groups(of_heads: Tensor, key: Tensor) -> Tensor:
-    """[B, heads, T, ...] as [B, key-value heads, heads that share one * T, ...], so that no key needs a copy."""
-    return of_heads.reshape(*key.shape[:2], -1, of_heads.shape[-1])
+def _is_alike(module: Any, forward: Callable[..., Any]) -> bool:
+    attention = register_attention() if forward is attention_forward else None
+    return computes_alike(module, forward, torch.bfloat16, attention)
 
 
 class _Norm(torch.autograd.Function):
@@ -187,121 +77,12 @@ class _Norm(torch.autograd.Function):
         hidden, scale, weight = ctx.saved_tensors
         gradient = gradient.float()
         normalized = hidden * scale
-        of_weight = None
+        grad_weight = None
         if ctx.needs_input_grad[1]:
-            of_weight = (gradient * normalized).flatten(0, -2).sum(0)
+            grad_weight = (gradient * normalized).flatten(0, -2).sum(0)
         inner = gradient * weight
         shared = (inner * normalized).mean(-1, keepdim=True)
-        return inner.sub_(normalized.mul_(shared)).mul_(scale), of_weight, None
-
-
-class _Attention(torch.autograd.Function):
-    """softmax(query key^T * scale + mask) value in bf16, [B, heads, T, D]; keeps the probabilities in bf16 alone.
-
-    The scores of all rows and heads are far larger than what goes in and comes out, and every operation on them would
-    bring them from memory anew; so a piece of the rows, or of one row's heads, goes through all of it at a time.
-    """
-
-    @staticmethod
-    def forward(ctx: Any, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, scale: float) -> Tensor:
-        grouped = _of_groups(query, key)
-        ctx.pieces = _pieces(len(key), key.shape[1], grouped.shape[2] * key.shape[2])
-        mask = None if mask is None else mask.expand(len(key), -1, -1, -1)
-        outputs, probabilities = [], []
-        for rows, heads in ctx.pieces:
-            scores = torch.matmul(grouped[rows, heads], key[rows, heads].transpose(2, 3))
-            of_rows = None if mask is None else mask[rows, :, None]
-            probabilities.append(_to_probabilities(scores, of_rows, query.shape[2], scale))
-            outputs.append(torch.matmul(probabilities[-1], value[rows, heads]))
-        ctx.save_for_backward(grouped, key, value, *probabilities)
-        ctx.scale = scale
-        return _joined(outputs).view(query.shape)
-
-    @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor, Tensor, None, None]:
-        query, key, value, *probabilities = ctx.saved_tensors
-        of_heads, gradient = gradient.shape, _of_groups(gradient, key)
-        of_query, of_key, of_value = [], [], []
-        for at, given in zip(ctx.pieces, probabilities, strict=True):
-            of_value.append(torch.matmul(given.transpose(2, 3), gradient[at]))
-            of_probabilities = torch.matmul(gradient[at], value[at].transpose(2, 3))
-            of_scores = torch.ops.aten._softmax_backward_data(of_probabilities, given, -1, torch.bfloat16)
-            of_scores.mul_(ctx.scale)
-            of_query.append(torch.matmul(of_scores, key[at]))
-            of_key.append(torch.matmul(of_scores.transpose(2, 3), query[at]))
-        return (
-            _joined(of_query).view(of_heads),
-            _joined(of_key).view(key.shape),
-            _joined(of_value).view(value.shape),
-            None,
-            None,
-        )
-
-
-def _pieces(num_rows: int, num_heads: int, num_scores: int) -> list[tuple[slice, slice]]:
-    """Rows and heads, in order, so many at a time that their scores stay in a processor's cache.
-
-    Args:
-        num_rows: of the batch.
-        num_heads: key-value heads.
-        num_scores: of one row and head.
-    """
-    at_a_time = max(1, _PIECE_SCORES // num_scores)
-    if at_a_time >= num_heads:
-        step = at_a_time // num_heads
-        return [(slice(row, row + step), slice(None)) for row in range(0, num_rows, step)]
-    heads = [slice(head, head + at_a_time) for head in range(0, num_heads, at_a_time)]
-    return [(slice(row, row + 1), of_row) for row in range(num_rows) for of_row in heads]
-
-
-def _to_probabilities(scores: Tensor, mask: Tensor | None, num_queries: int, scale: float) -> Tensor:
-    """softmax(scores * scale + mask) in the place of the scores, which are kept and so leave no hole behind.
-
-    The softmax is in fp32, which both is more exact and takes half of the time that torch's softmax of bf16 does.
-
-    Args:
-        scores: [b, key-value heads, heads that share one * T, S], in bf16.
-        mask: [b, 1, 1, T, S].
-        num_queries: T.
-        scale: multiplies the scores.
-    """
-    if mask is None:
-        scores.mul_(scale)
-    else:
-        of_heads = scores.unflatten(2, (-1, num_queries))
-        torch.add(mask, of_heads, alpha=scale, out=of_heads)
-    return scores.copy_(scores.float().softmax(-1))
-
-
-def _joined(pieces: Sequence[Tensor]) -> Tensor:
-    """Pieces [b, h, ...] one after another, [B * H, ...]; one alone as it is."""
-    return pieces[0] if len(pieces) == 1 else torch.cat([piece.flatten(0, 1) for piece in pieces])
-
-
-class _Rotation(torch.autograd.Function):
-    """Rotary position embedding (2104.09864) of x [B, T, heads, D]: bf16 [B, heads, T, D], computed in fp32."""
-
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-        ctx.save_for_backward(cos, sin)
-        return _rotated(x.transpose(1, 2), cos, sin)
-
-    @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:
-        cos, sin = ctx.saved_tensors
-        return _rotated(gradient, cos, -sin).transpose(1, 2), None, None
-
-
-def _rotated(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    """Turn pairs (i, i + D/2) of x [B, heads, T, D] by angles whose cos and sin are [B, T, D]; contiguous, bf16."""
-    cos, sin = cos.unsqueeze(1), sin.unsqueeze(1)
-    x = x.to(torch.float32, memory_format=torch.contiguous_format)
-    (first, second), (sin_first, sin_second) = x.chunk(2, -1), sin.chunk(2, -1)
-    turned = x * cos
-    turned_first, turned_second = turned.chunk(2, -1)
-    turned_first.addcmul_(second, sin_first, value=-1)
-    turned_second.addcmul_(first, sin_second)
-    return turned.bfloat16()
+        return inner.sub_(normalized.mul_(shared)).mul_(scale), grad_weight, None
 
 
 class _GatedSiLU(torch.autograd.Function):
@@ -315,8 +96,8 @@ class _GatedSiLU(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor]:
         gate, up = ctx.saved_tensors
-        of_gate = torch.ops.aten.silu_backward(gradient * up, gate)
-        return of_gate, functional.silu(gate).mul_(gradient)
+        grad_gate = torch.ops.aten.silu_backward(gradient * up, gate)
+        return grad_gate, functional.silu(gate).mul_(gradient)
 
 
 def _norm_forward(self: Any, hidden_states: Tensor) -> Tensor:
@@ -326,55 +107,9 @@ def _norm_forward(self: Any, hidden_states: Tensor) -> Tensor:
     return type(self).forward(self, hidden_states)  # type: ignore[no-any-return]
 
 
-def _last_block_forward(self: Any, hidden_states: Tensor, **kwargs: Any) -> Tensor:
-    attended, _ = self.self_attn(hidden_states=self.input_layernorm(hidden_states), **kwargs)
-    hidden_states = hidden_states + attended
-    if self.taken is not None:
-        hidden_states = self.taken(hidden_states)
-    output: Tensor = hidden_states + self.mlp(self.post_attention_layernorm(hidden_states))
-    return output
-
-
-def _last_block(model: Any) -> Any:
-    """The prepared block of a model, or of the part of one that a role calls."""
-    modules = getattr(model, "part", model).modules()
-    return next((module for module in modules if "taken" in module.__dict__), None)
-
-
 def _feed_forward(self: Any, x: Tensor) -> Tensor:
     output: Tensor = self.down_proj(_GatedSiLU.apply(self.gate_proj(x), self.up_proj(x)))  # type: ignore[no-untyped-call]
     return output
-
-
-def _attention_forward(
-    self: Any,
-    hidden_states: Tensor,
-    position_embeddings: tuple[Tensor, Tensor],
-    attention_mask: Tensor | None = None,
-    past_key_values: Any = None,
-    **kwargs: Any,
-) -> tuple[Tensor, None]:
-    if self.config._attn_implementation != ATTENTION or not torch.is_autocast_enabled(hidden_states.device.type):
-        return type(self).forward(  # type: ignore[no-any-return]
-            self, hidden_states, position_embeddings, attention_mask, past_key_values, **kwargs
-        )
-    of_heads = (*hidden_states.shape[:-1], -1, self.head_dim)
-    query, key, value = (layer(hidden_states).view(of_heads) for layer in (self.q_proj, self.k_proj, self.v_proj))
-    if hasattr(self, "q_norm"):
-        query, key = self.q_norm(query), self.k_norm(key)
-    query, key = (_Rotation.apply(x, *position_embeddings) for x in (query, key))  # type: ignore[no-untyped-call]
-    value = value.transpose(1, 2)
-    if past_key_values is not None:
-        key, value = past_key_values.update(key, value, self.layer_idx)
-    output, _ = attend(self, query, key, value, attention_mask, self.scaling)
-    return self.o_proj(output.flatten(2)), None
-
-
-def _silu_classes() -> type[nn.Module]:
-    from transformers.activations import ACT2FN
-
-    kind: type[nn.Module] = type(ACT2FN["silu"])
-    return kind
 
 
 @functools.cache

@@ -1,4 +1,4 @@
-"""What glibc keeps of freed memory, so that the next forward pass need not ask the system for it."""
+"""Freed memory that glibc keeps, so that the next forward pass need not ask the system for it."""
 
 import ctypes
 import platform

@@ -1,5 +1,6 @@
 """Is what a stage has left as it was stored: its output and report file by file, its tags, its parameters."""
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -127,11 +128,12 @@ def check_parameters(ledger: Ledger, run: RunFacts, settings: Mapping[str, Any] 
 
 def check_metrics(ledger: Ledger, stage: RunFacts, pipeline: RunFacts) -> None:
     """Hold the metrics that a pipeline's run has of a stage against those of the stage's own run."""
-    for name, value in sorted(stage.metrics.items()):
+    own, copied = ({**run.metrics, **dict.fromkeys(run.not_finite, math.nan)} for run in (stage, pipeline))
+    for name, value in sorted(own.items()):
         declared = METRICS.get(name)
-        if declared is not None and declared.summary and not name.endswith("/seconds") and name in pipeline.metrics:
+        if declared is not None and declared.summary and not name.endswith("/seconds") and name in copied:
             where = f"pipeline, MLflow run {pipeline.run_id}"
-            ledger.compare("metrics", where, f"metric {name}", value, pipeline.metrics[name])
+            ledger.compare("metrics", where, f"metric {name}", value, copied[name])
 
 
 def _reference(ledger: Ledger, run: RunFacts) -> Reference | None:

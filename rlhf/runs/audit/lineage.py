@@ -125,17 +125,15 @@ class _Walk:
         return self._enter(node, ledger)
 
     def _inputs(self, run: RunFacts, ledger: Ledger) -> Iterator[str]:
-        for given in run.inputs:
-            if not given.uri.startswith("runs:/"):
-                continue
-            made_by = given.uri.split("/")[1]
+        for name, read in run.inputs.items():
+            made_by = read.made_by
             # The card tells of measurements too, but the weights did not come from them.
-            if not _is_ancestor(self._stage_of(made_by)):
+            if made_by is None or not _is_ancestor(self._stage_of(made_by)):
                 continue
             node = self.nodes[self.stage(made_by)]
             if self.check and node.hash is not None:
-                digest = node.hash[: len(given.digest)]
-                ledger.compare("inputs", place_of(run), f"input {given.name}, of run {made_by}", given.digest, digest)
+                digest = node.hash[: len(read.digest)]
+                ledger.compare("inputs", place_of(run), f"input {name}, of run {made_by}", read.digest, digest)
             yield node.id
 
     def _stage_of(self, run_id: str) -> str:

@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from datetime import UTC, datetime
 from typing import Any
 
 from rlhf.errors import InputError
@@ -156,4 +155,4 @@ def _facts(side: RunView) -> dict[str, Any]:
 
 def started_at(side: RunView) -> str:
     """When a run began, for people."""
-    return datetime.fromtimestamp(side.run.started / 1000, UTC).strftime("%Y-%m-%d %H:%M UTC")
+    return f"{side.run.started:%Y-%m-%d %H:%M} UTC"

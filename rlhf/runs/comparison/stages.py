@@ -65,7 +65,8 @@ def _compare(stage: str, first: RunView, second: RunView, code: CodeDifference) 
 
 def _reasons(stage: str, first: RunView, second: RunView, code: CodeDifference) -> Iterator[str]:
     a, b = first.stages[stage], second.stages[stage]
-    inputs = sorted(name for name in {*a.inputs, *b.inputs} if a.inputs.get(name) != b.inputs.get(name))
+    read = [{name: value.digest for name, value in run.inputs.items()} for run in (a, b)]
+    inputs = sorted(name for name in {*a.inputs, *b.inputs} if read[0].get(name) != read[1].get(name))
     if inputs:
         yield f"input {', '.join(inputs)}"
     settings = [

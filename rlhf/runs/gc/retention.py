@@ -140,7 +140,7 @@ def _with_inputs(run_ids: Iterable[str], by_id: Mapping[str, RunFacts]) -> set[s
         run_id = left.pop()
         if run_id not in reached and run_id in by_id:
             reached.add(run_id)
-            left |= {source.uri.split("/")[1] for source in by_id[run_id].inputs if source.uri.startswith("runs:/")}
+            left |= {read.made_by for read in by_id[run_id].inputs.values() if read.made_by}
     return reached
 
 

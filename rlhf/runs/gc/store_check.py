@@ -7,7 +7,7 @@ from rlhf.paths import tracking_database
 from rlhf.tracking.client import tracking_uri
 from rlhf.tracking.known_stores import other_stores
 from rlhf.tracking.run_details import RunFacts, search_runs
-from rlhf.tracking.sqlite_store import DatabaseStore
+from rlhf.tracking.sqlite_store import DatabaseStore, has_known_schema
 from rlhf.tracking.stores import check_own_store
 
 _ALL = 1_000_000_000
@@ -41,6 +41,11 @@ def _check_own_file(runs: Sequence[RunFacts]) -> None:
     """Refuse where the project's SQLite file has runs that the store which was asked does not know."""
     if not tracking_database().is_file():
         return
+    if not has_known_schema(tracking_database()):
+        raise InputError(
+            f"{tracking_database()}: its tables are of an MLflow that is not known here, {_NOTHING_GOES}; "
+            "clear up by the version of rlhf that these tables are from"
+        )
     known = {run.run_id for run in runs}
     unknown = [run.run_id for run in DatabaseStore(tracking_database()).search([], _ALL) if run.run_id not in known]
     # A run that has begun since is in the file, and was not in the answer.

@@ -1,18 +1,20 @@
 """Finding runs: by id, by its beginning, by a name of the registered policy; in a real store, by both readers of it."""
 
 import contextlib
-import shutil
 import sqlite3
+import subprocess
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
+from rlhf.cli.main import main
 from rlhf.errors import InputError, RLHFError
 from rlhf.paths import tracking_database
 from rlhf.references import ModelCardRef
-from rlhf.tracking import artifacts
+from rlhf.tracking import artifacts, sqlite_store
 from rlhf.tracking import client as tracking_client
 from rlhf.tracking.client import experiment_id
 from rlhf.tracking.groups import open_group
@@ -154,7 +156,7 @@ def test_both_readers_see_the_same(pipeline: str, card: ModelCardRef):
         [Condition("metric", "evaluation/win_rate", ">=", 0.75)],
         [Condition("metric", "evaluation/win_rate", "<", 0.75)],
         [Condition("attribute", "status", "=", "FINISHED")],
-        [Condition("attribute", "start_time", ">", client.runs([pipeline])[pipeline].started)],
+        [Condition("attribute", "start_time", ">", client.runs([pipeline])[pipeline].started.timestamp() * 1000)],
         [Condition("attribute", "run_id", "LIKE", f"__{other[2:9]}%")],
     ]
     for question in questions:
@@ -204,12 +206,40 @@ def test_a_file_that_is_no_store(project_root: Path):
         open_store().aliases()
 
 
-def test_after_the_project_was_copied_its_artifacts_are_those_of_the_copy(
-    pipeline: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def change_store(*statements: str) -> None:
+    with contextlib.closing(sqlite3.connect(tracking_database())) as database, database:
+        for statement in statements:
+            database.execute(statement)
+
+
+@pytest.mark.parametrize("column", ["name", "title"])
+def test_tables_of_another_mlflow_are_refused(pipeline: str, column: str):
+    other = ["ALTER TABLE runs RENAME COLUMN name TO title"] if column == "title" else []
+    change_store("UPDATE alembic_version SET version_num = 'ffffffffffff'", *other)
+    # In a process of its own: MLflow keeps what it has opened.
+    commands = [["runs"], ["verify", pipeline], ["gc", "--yes"]]
+    script = f"from rlhf.cli.main import main; print(*map(main, {commands}))"
+    done = subprocess.run([sys.executable, "-c", script], check=True, capture_output=True, text=True)
+    assert done.stdout.split() == ["2", "2", "2"]
+    assert done.stderr.count("out-of-date database schema (found version ffffffffffff") == len(commands)
+
+
+def test_known_tables_whose_columns_differ(pipeline: str):
+    change_store("ALTER TABLE runs RENAME COLUMN name TO title")
+    with pytest.raises(InputError, match=r"cannot be read as MLflow's store \(no such column: name\)"):
+        open_store().runs([pipeline])
+
+
+def test_tables_that_only_mlflow_knows_are_read_through_it(
+    pipeline: str, card: ModelCardRef, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ):
-    before = DatabaseStore(tracking_database()).runs([pipeline])[pipeline].artifact_uri
-    (tmp_path / "copy" / "mlruns").mkdir(parents=True)
-    shutil.copy(tracking_database(), tmp_path / "copy" / "mlruns")
-    monkeypatch.setenv("RLHF_ROOT", str(tmp_path / "copy"))
-    now = DatabaseStore(tracking_database()).runs([pipeline])[pipeline].artifact_uri
-    assert now == before.replace("/project/", "/copy/") != before
+    known = open_store().runs([pipeline, card.run_id])
+    monkeypatch.setattr(sqlite_store, "KNOWN_SCHEMAS", {"ffffffffffff": "MLflow 9"})
+    store = open_store()
+    assert isinstance(store, ClientStore)
+    assert store.runs([pipeline, card.run_id]) == known
+    assert main(["runs", "--json"]) == 0
+    assert pipeline in capsys.readouterr().out
+    assert main(["gc", "--yes"]) == 2
+    assert "mlflow.db: its tables are of an MLflow that is not known here" in capsys.readouterr().err
+    assert (artifacts.stored_at(card), artifacts.local_path(card).is_dir()) == (None, True)

@@ -12,7 +12,7 @@ from rlhf.errors import ArtifactMismatchError
 from rlhf.references import ModelCardRef, PolicyRef, Reference, RewardModelsRef
 from rlhf.runs.gc.retention import find_needs
 from rlhf.tracking import artifacts, registry
-from rlhf.tracking.client import client
+from rlhf.tracking.client import client, tracking_uri
 from rlhf.tracking.models import REGISTERED_MODEL, register_policy
 from rlhf.tracking.registry import ChampionChangedError
 from rlhf.tracking.run_details import search_runs
@@ -225,3 +225,44 @@ def test_the_first_champion_cut_off_leaves_none():
     found = registry.recover()
     assert found is not None
     assert (found.state, found.champion, registry.champion_version()) == ("undone", None, None)
+
+
+@pytest.mark.parametrize("meanwhile", ["by hand", "promoted", "begun", "cleared up"])
+def test_two_machines_share_a_registry(
+    versions: list[ModelCardRef], meanwhile: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """The lock is one machine's; the second machine comes between the first one's decision and its write."""
+    register(tmp_path / "made", 3)
+    promote("1", None)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", tracking_uri())
+    do_what_can_fail = registry._do_what_can_fail
+
+    def interrupted(to: str, tags: dict[str, str]) -> None:
+        do_what_can_fail(to, tags)
+        monkeypatch.setattr(registry, "_do_what_can_fail", do_what_can_fail)
+        monkeypatch.setenv("RLHF_ROOT", str(tmp_path / "second machine"))
+        if meanwhile == "by hand":
+            client().set_registered_model_alias(REGISTERED_MODEL, registry.CHAMPION, "3")
+        elif meanwhile == "promoted":
+            promote("3", "1")
+        elif meanwhile == "begun":
+            registry._write(theirs)
+        else:
+            registry.recover()  # it does not know that the first machine is at it
+
+    theirs = registry.Promotion(state="pending", champion="1", to="3", flow_run_id="theirs", at="2026-01-01")
+    monkeypatch.setattr(registry, "_do_what_can_fail", interrupted)
+    with pytest.raises(ChampionChangedError) as error:
+        promote("2", "1")
+    last = registry.promotion()
+    assert last is not None
+    taken = meanwhile in ("by hand", "promoted")
+    assert registry.champion_version() == ("3" if taken else "1")
+    states = {"by hand": ("2", "undone"), "promoted": ("3", "done"), "begun": ("3", "pending")}
+    assert (last.to, last.state) == states.get(meanwhile, ("2", "undone"))
+    said = (
+        "compared with version 1, and now version 3 is the champion"
+        if taken
+        else "another machine has changed the record"
+    )
+    assert said in str(error.value)

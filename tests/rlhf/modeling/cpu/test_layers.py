@@ -17,14 +17,19 @@ from transformers import (
     Qwen3Config,
     Qwen3ForCausalLM,
 )
-from transformers.models.llama.modeling_llama import apply_rotary_pos_emb
+from transformers.models.llama.modeling_llama import LlamaAttention, LlamaDecoderLayer, apply_rotary_pos_emb
 
+from rlhf.config.model import ComputeConfig
 from rlhf.errors import ModelError
+from rlhf.modeling import models
 from rlhf.modeling.batches import pad_sequences
-from rlhf.modeling.cpu import layers as lean
-from rlhf.modeling.cpu.layers import attend, prepare_last_block, takes, taking, use_fused_layers
+from rlhf.modeling.cpu import attention as lean
+from rlhf.modeling.cpu import layers
+from rlhf.modeling.cpu.attention import attend
+from rlhf.modeling.cpu.layers import use_fused_layers
 from rlhf.modeling.kv_cache import decoding_cache
 from rlhf.modeling.logprobs import response_logits
+from rlhf.modeling.needed_positions import prepare_last_block, select_positions, supports_position_selection
 
 SHAPE = {"hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2, "num_attention_heads": 4}
 SHAPE |= {"num_key_value_heads": 2, "vocab_size": 50, "tie_word_embeddings": False}
@@ -92,7 +97,7 @@ def test_another_activation_is_left_alone():
 
 def test_a_model_without_known_layers_says_so_once(caplog):
     model = GPT2LMHeadModel(GPT2Config(n_embd=32, n_layer=1, n_head=2, vocab_size=50))
-    lean._log_once.cache_clear()
+    layers._log_once.cache_clear()
     with caplog.at_level("INFO"):
         assert use_fused_layers(use_fused_layers(model)) is model
     assert [record.message for record in caplog.records if record.name == "rlhf.modeling.cpu.layers"] == [
@@ -237,7 +242,7 @@ def test_after_an_error_all_positions_come_out_again():
     policy = prepare_last_block(model_of())
 
     def answer(first):
-        with taking(policy, lambda hidden: hidden[:, :first]):
+        with select_positions(policy, lambda hidden: hidden[:, :first]):
             assert policy(IDS).logits.shape[1] == 1
             raise RuntimeError("not now")
 
@@ -250,7 +255,85 @@ def test_a_family_that_is_not_known_reads_all_positions():
     torch.manual_seed(0)
     config = GPT2Config(n_embd=64, n_layer=2, n_head=4, vocab_size=50)
     policy = prepare_last_block(GPT2LMHeadModel(config).eval())
-    assert not takes(policy)
-    with taking(policy, lambda hidden: hidden[:, :1]) as is_taken:
-        assert not is_taken
+    assert not supports_position_selection(policy)
+    with select_positions(policy, lambda hidden: hidden[:, :1]) as is_selected:
+        assert not is_selected
         assert policy(IDS).logits.shape[1] == 9
+
+
+def own_forward_of(module, change):
+    """Have a layer compute otherwise, as after a release of transformers."""
+    forward = type(module).forward
+    return lambda self, *args, **kwargs: change(forward(self, *args, **kwargs))
+
+
+CHANGES = {
+    "input_layernorm": lambda output: 1.05 * output,
+    "mlp": lambda output: output.detach() + 0.95 * (output - output.detach()),  # the gradient alone
+    "self_attn": lambda output: (output[0].roll(1, 1), output[1]),
+}
+
+
+@pytest.mark.parametrize("layer", CHANGES)
+def test_a_layer_that_computes_otherwise_is_left_alone(layer, monkeypatch, caplog):
+    own = model_of()
+    block = own.model.layers[0]
+    kind = type(getattr(block, layer))
+    monkeypatch.setattr(kind, "forward", own_forward_of(getattr(block, layer), CHANGES[layer]))
+    state = torch.get_rng_state()
+    fused = use_fused_layers(copy.deepcopy(own))
+    assert torch.equal(torch.get_rng_state(), state)
+    replaced = {name for name in CHANGES if "forward" in vars(getattr(fused.model.layers[1], name))}
+    assert replaced == CHANGES.keys() - {layer}
+    assert f"{kind.__name__} stays as transformers has it: what would stand in for it is off by" in caplog.text
+    assert len(caplog.records) == 1
+    torch.testing.assert_close(gradients(fused, "bf16")[0], gradients(own, "bf16")[0], rtol=0.03, atol=0.01)
+
+
+def test_a_layer_that_takes_other_arguments_is_left_alone(monkeypatch, caplog):
+    monkeypatch.setattr(LlamaAttention, "forward", lambda self, hidden_states, rotary, **kwargs: (hidden_states, None))
+    model = use_fused_layers(model_of())
+    assert "forward" not in vars(model.model.layers[0].self_attn)
+    assert model.config._attn_implementation == "sdpa"
+    assert "LlamaAttention stays as transformers has it: what would stand in for it fails (" in caplog.text
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
+def test_a_block_that_computes_otherwise_skips_nothing(dtype, monkeypatch, caplog):
+    forward = own_forward_of(model_of().model.layers[0], lambda output: 0.5 * output)
+    monkeypatch.setattr(LlamaDecoderLayer, "forward", forward)
+    assert not supports_position_selection(prepare_last_block(model_of(), dtype))
+    assert "LlamaDecoderLayer stays as transformers has it" in caplog.text
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_known_layers_pass_and_nothing_changes(kind, caplog):
+    model = model_of(*kind)
+    model.config._attn_implementation = lean.register_attention()
+    weights = {name: weight.clone() for name, weight in model.state_dict().items()}
+    state = torch.get_rng_state()
+    assert supports_position_selection(prepare_last_block(use_fused_layers(model)))
+    assert supports_position_selection(prepare_last_block(model, torch.float32))
+    assert not caplog.records
+    assert torch.equal(torch.get_rng_state(), state)
+    assert model.config._attn_implementation == lean.ATTENTION
+    assert all(torch.equal(weights[name], weight) for name, weight in model.state_dict().items())
+    assert all(parameter.grad is None for parameter in model.parameters())
+
+
+def test_one_switch_turns_all_of_them_off(tmp_path):
+    model_of().save_pretrained(tmp_path)
+    (tmp_path / "tokenizer_config.json").write_text("{}")
+    loaded = [models._load("policy", str(tmp_path), ComputeConfig(fused_layers=fused)) for fused in (True, False)]
+    last = [model.model.layers[-1] for model in loaded]
+    kinds = ("input_layernorm", "mlp", "self_attn")
+    assert [["forward" in vars(getattr(layer, name)) for name in kinds] for layer in last] == [
+        [True] * 3,
+        [False] * 3,
+    ]
+    assert [supports_position_selection(model) for model in loaded] == [True, False]
+    assert [model.config._attn_implementation for model in loaded] == [lean.ATTENTION, "sdpa"]
+    ours, theirs = (gradients(model, "bf16") for model in loaded)
+    torch.testing.assert_close(ours[0], theirs[0], rtol=0.03, atol=0.01)
+    for name, gradient in theirs[1].items():
+        assert relative(ours[1][name], gradient) < 0.05, name
