@@ -102,17 +102,17 @@ def _table(*names: str) -> str:
 
 
 def _settings_tables() -> str:
-    sections: dict[str, str] = {"": f"## The whole run\n\n{_table('setting', 'meaning', 'values', 'default')}"}
+    head = _table("setting", "meaning", "values", "default")
+    sections = {"": f"## The whole run\n\n{head}"}
     for setting in settings().values():
-        section = setting.name.rpartition(".")[0]
+        section, _, key = setting.name.rpartition(".")
         if setting.kind == "section":
-            sections[setting.name] = f"\n## {setting.name}\n\n{setting.help}"
-            if setting.optional:
-                sections[setting.name] += " Not set by default; `none` clears the section."
-            sections[setting.name] += f"\n\n{_table('setting', 'meaning', 'values', 'default')}"
+            optional = " Not set by default; `none` clears the section." if setting.optional else ""
+            sections[setting.name] = f"\n## {setting.name}\n\n{setting.help}{optional}\n\n{head}"
             continue
         default = "none" if setting.default is None else shown(setting.default)
-        sections[section] += _row(f"`{setting.name}`", setting.help, setting.expected, f"`{default}`")
+        values = re.sub(r"(that matches )(\S+)", r"\1`\2`", setting.expected)
+        sections[section] += _row(f"`{key}`", setting.help, values, f"`{default}`")
     return "".join(sections.values())
 
 
