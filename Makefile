@@ -5,7 +5,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check --require-virtualenv
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo up down test test-slow test-services pictures docs soak check format lock clean bench bench-learning bench-optimum bench-scaling bench-services bench-coverage bench-promotion bench-gpu
+.PHONY: help demo up down test test-slow test-services pictures tutorial docs soak check format lock clean bench bench-learning bench-optimum bench-scaling bench-services bench-coverage bench-promotion bench-gpu
 
 help: ## Say what there is.
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -35,8 +35,11 @@ test-slow: .venv/installed-dev ## Tests of whole pipelines, of crashes and of se
 test-services: .venv/installed-dev ## Tests on real servers, through a real browser, with real crashes: about 15 minutes.
 	$(BIN)/pytest -m services --reruns 1 $(SHARED_OUT)
 
-pictures: .venv/installed-dev ## Take the pictures of docs/operating.md anew.
+pictures: .venv/installed-dev ## Take the pictures of docs/operating.md anew, of runs of the demo.
 	RLHF_PICTURES=docs/pictures $(BIN)/pytest -m services tests/flows/test_user_interface.py tests/flows/test_approval_form.py
+
+tutorial: .venv/installed-dev ## Run the commands of docs/tutorial.md, and write what they print into it.
+	RLHF_TUTORIAL=1 $(BIN)/pytest -m slow tests/docs/test_tutorial.py
 
 docs: .venv/installed-dev ## Build the documentation in .site/html; a broken link, anchor or page is an error.
 	$(BIN)/python docs/build_site.py
