@@ -27,6 +27,7 @@ OUTSIDE = {
 """What the site has beside docs/: path in the repository, and path on the site."""
 _NO_PAGES = {"build_site.py", "zensical.toml", "__pycache__"}
 _LINK = re.compile(r"(?P<text>!?\[[^\]]*\])\((?P<target>[^)\s#]+)(?P<anchor>#[^)\s]*)?\)")
+_LIST_AFTER_TEXT = re.compile(r"^(?![-|#\s]|\d+\. )(.+)\n(?=- |\d+\. )", re.MULTILINE)
 _MADE = re.compile(r"<!-- made: (\w+) -->")
 _ASKS_ELSEWHERE = re.compile(r"""<(?:script|link|img|iframe|source)\b[^>]*\b(?:src|href)=["']?(?:https?:)?//[^>]*>""")
 
@@ -82,7 +83,10 @@ def _page(source: Path, places: Mapping[Path, str]) -> str:
             return f"{text}({os.path.relpath(places[file], here)}{anchor})"
         return text[1:-1]  # a file of the code, which the site does not have
 
-    text = _LINK.sub(link, source.read_text(encoding="utf-8"))
+    parts = _LINK.sub(link, source.read_text(encoding="utf-8")).split("```")
+    # GitHub lets a list follow a paragraph at once, Zensical wants an empty line between them.
+    parts[::2] = [_LIST_AFTER_TEXT.sub(r"\1\n\n", part) for part in parts[::2]]
+    text = "```".join(parts)
     return _MADE.sub(lambda match: _TABLES[match[1]](), text)
 
 

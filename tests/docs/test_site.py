@@ -82,6 +82,6 @@ def test_pictures_are_drawn_without_a_network(site: Path, page: Page):
 
 def test_references_are_those_of_the_code(site: Path):
     reference = site / "reference"
-    assert "ppo.kl_coef" in (reference / "settings.html").read_text()
+    assert "kl_coef" in (reference / "settings.html").read_text()
     assert "evaluation/gold_gain" in (reference / "metrics.html").read_text()
     assert "rlhf data import" in (reference / "commands.html").read_text()
