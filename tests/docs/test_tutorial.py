@@ -3,6 +3,7 @@
 `RLHF_TUTORIAL=1` writes what they print into the page, which is how the page gets its figures.
 """
 
+import difflib
 import os
 import re
 import shutil
@@ -72,17 +73,16 @@ def test_commands_print_what_the_page_says(project_root: Path, migrated_prefect:
         return done.stdout
 
     printed: list[str] = []
-    differ = []
+    differ: list[str] = []
     for block in _CONSOLE.findall(text):
         shown = ""
         for command, said in commands(block):
             output = run(command)
             shown += f"$ {command}\n{output.rstrip()}\n"
-            if masked(output) != masked(said):
-                differ.append((command, masked(said), masked(output)))
+            differ += difflib.unified_diff(masked(said), masked(output), "the page", command, n=0, lineterm="")
         printed.append(shown.replace(str(Path(sys.executable).parent), ".venv/bin"))
     if "RLHF_TUTORIAL" in os.environ:
         blocks = iter(printed)
         PAGE.write_text(_CONSOLE.sub(lambda _: f"```console\n{next(blocks)}```", text))
     else:
-        assert differ == []
+        assert not differ, "\n".join(differ)
