@@ -27,3 +27,9 @@ class Section(BaseModel):
         if isinstance(value, str) and "\0" in value:
             raise ValueError(f"{value!r} holds a NUL; remove it")
         return value
+
+    def _check_multiple(self, name: str, divisor: str) -> None:
+        """A setting that must be a multiple of another one; an empty divisor is no bound."""
+        value, by = getattr(self, name), getattr(self, divisor)
+        if by is not None and value % by:
+            raise ValueError(f"{name} ({value}) is not a multiple of {divisor} ({by}); change one of the two")

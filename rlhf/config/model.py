@@ -48,11 +48,7 @@ class ArchitectureConfig(Section):
 
     @model_validator(mode="after")
     def _heads_divide(self) -> Self:
-        if self.hidden_size % self.num_heads:
-            raise ValueError(
-                f"hidden_size ({self.hidden_size}) is not a multiple of num_heads ({self.num_heads}); change one of "
-                f"the two"
-            )
+        self._check_multiple("hidden_size", "num_heads")
         return self
 
 

@@ -226,16 +226,8 @@ class PPOConfig(Section):
 
     @model_validator(mode="after")
     def _sizes_divide(self) -> Self:
-        if self.rollout_size % self.num_responses_per_prompt:
-            raise ValueError(
-                f"rollout_size ({self.rollout_size}) is not a multiple of num_responses_per_prompt "
-                f"({self.num_responses_per_prompt}); change one of the two"
-            )
-        if self.rollout_size % self.num_minibatches:
-            raise ValueError(
-                f"rollout_size ({self.rollout_size}) is not a multiple of num_minibatches ({self.num_minibatches}); "
-                f"change one of the two"
-            )
+        self._check_multiple("rollout_size", "num_responses_per_prompt")
+        self._check_multiple("rollout_size", "num_minibatches")
         if self.micro_batch_size is not None and self.minibatch_size % self.micro_batch_size:
             raise ValueError(
                 f"a minibatch of {self.minibatch_size} rows is not a multiple of micro_batch_size "

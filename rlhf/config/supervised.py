@@ -32,11 +32,7 @@ class TrainingSection(Section):
 
     @model_validator(mode="after")
     def _micro_batches_divide(self) -> Self:
-        if self.micro_batch_size is not None and self.batch_size % self.micro_batch_size:
-            raise ValueError(
-                f"batch_size ({self.batch_size}) is not a multiple of micro_batch_size ({self.micro_batch_size}); "
-                f"change one of the two"
-            )
+        self._check_multiple("batch_size", "micro_batch_size")
         return self
 
 
