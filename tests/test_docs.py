@@ -1,3 +1,4 @@
+import ast
 import re
 from pathlib import Path
 
@@ -40,3 +41,17 @@ def test_every_make_target_that_is_named_exists():
 def test_decisions_are_numbered_in_a_row():
     numbers = [int(page.name[:4]) for page in sorted((ROOT / "docs" / "adr").glob("*.md"))]
     assert numbers == list(range(1, len(numbers) + 1))
+
+
+def test_messages_of_the_troubleshooting_page_are_in_the_code():
+    text = {
+        node.value
+        for package in ("rlhf", "tasks", "flows")
+        for path in (ROOT / package).rglob("*.py")
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.Constant) and isinstance(node.value, str)
+    }
+    messages = re.findall(r"^### `(.+)`$", (ROOT / "docs" / "troubleshooting.md").read_text(), re.MULTILINE)
+    pieces = {piece for message in messages for piece in message.split("...") if len(piece) > 3}
+    assert messages
+    assert sorted(piece for piece in pieces if not any(piece.strip(" ") in known for known in text)) == []

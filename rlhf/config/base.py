@@ -1,4 +1,4 @@
-"""What all sections of a recipe have in common."""
+"""Base class of all sections of a recipe, and the types that they share."""
 
 from typing import Annotated
 
@@ -14,7 +14,7 @@ NumSeeds = Annotated[int, Field(ge=2, le=100)]
 
 
 class Section(BaseModel):
-    """Frozen, and refuses a setting that it does not know."""
+    """A group of settings: frozen, and without unknown names."""
 
     model_config = ConfigDict(
         frozen=True, extra="forbid", allow_inf_nan=False, use_attribute_docstrings=True, protected_namespaces=()
@@ -23,7 +23,13 @@ class Section(BaseModel):
     @field_validator("*", mode="before")
     @classmethod
     def _no_nul(cls, value: object) -> object:
-        """No name of a file, a branch or a model has one, and what is called with it fails with another error each."""
+        """A NUL is in no name of a file, branch or model, and each library fails at it in another way."""
         if isinstance(value, str) and "\0" in value:
             raise ValueError(f"{value!r} holds a NUL; remove it")
         return value
+
+    def _check_multiple(self, name: str, divisor: str) -> None:
+        """A setting that must be a multiple of another one; an empty divisor is no bound."""
+        value, by = getattr(self, name), getattr(self, divisor)
+        if by is not None and value % by:
+            raise ValueError(f"{name} ({value}) is not a multiple of {divisor} ({by}); change one of the two")

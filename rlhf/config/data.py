@@ -17,36 +17,36 @@ RULE_BEHIND: Mapping[EmbeddedName, GoldName] = {
 
 
 class DataConfig(Section):
-    """Where the data is, and how it is split."""
+    """Place of the data, and its splits."""
 
     path: str = "data"
     """Folder with demonstrations.jsonl, preferences.jsonl, prompts.jsonl and datasheet.md, or one file of
     preferences. `data` is the folder that DVC tracks."""
     embedded: EmbeddedName | None = None
-    """Generator of the embedded data set. calibrated_arithmetic: path must hold it; it is generated where path is
-    `data` and that is missing. stories: prompts alone, which every run generates for itself (see sampled_from); path
-    is not read. Empty: path holds data of your own."""
+    """Embedded data set. calibrated_arithmetic: path must hold it; it is generated where path is `data` and there is no
+    such folder. stories: only prompts, which every run generates (see sampled_from); path is not read. Empty: path
+    holds your own data."""
     sampled_from: Literal["base"] | None = None
-    """Who wrote the demonstrations and the responses under comparison, where the embedded set has prompts alone. base:
-    model.base, which the data stage samples. Empty: the data has its own."""
+    """Writer of the demonstrations and of the compared responses where the embedded set has only prompts. base:
+    model.base, which the data stage samples. Empty: the data has responses."""
     allow_dirty_data: bool = False
-    """Run although data/ differs from data.dvc. The run is then marked as not reproducible."""
+    """Permission to run although data/ differs from data.dvc. The run is then marked as not reproducible."""
     test_fraction: Annotated[float, Field(gt=0.0, lt=1.0)] = 0.1
-    """Share of prompts (by hash) that nothing is trained on. Reported figures use them, less those of gate_fraction,
-    and nothing else does."""
+    """Share of prompts (by hash) that no stage trains on. Only reported figures use them, and gate_fraction takes a
+    part of them away."""
     gate_fraction: Annotated[float, Field(gt=0.0, lt=1.0)] = 0.25
-    """Share of those prompts (by hash) on which retraining decides whether a candidate becomes the champion, and which
-    no report uses. Without retraining they are only kept aside."""
+    """Share of the test prompts (by hash) on which retraining decides whether a candidate becomes the champion. No
+    report uses them. Without retraining they are only kept aside."""
     validation_fraction: Annotated[float, Field(gt=0.0, lt=1.0)] = 0.05
-    """Share of prompts (by hash) that choose checkpoints and watch training."""
+    """Share of prompts (by hash) on which training is watched and the checkpoint is chosen."""
     selection_fraction: Annotated[float, Field(gt=0.0, lt=1.0)] = 0.5
-    """Share of the training prompts (by hash) whose preferences train the selection reward model, and only it."""
+    """Share of the training prompts (by hash) whose preferences train only the selection reward model."""
     max_rows: Count | None = None
-    """Only the first rows of each file are used, this many; where responses are sampled, the first prompts. For trials.
-    Empty: all rows."""
+    """Number of rows of each file that are used, from the first on, for trials. Where responses are sampled: number of
+    prompts. Empty: all rows."""
     overlong: Literal["error", "drop"] = "error"
-    """What to do with a row whose last turn alone does not fit model.max_length: stop with an error that names
-    it, or drop and count it."""
+    """Treatment of a row whose last turn alone is longer than model.max_length. error: the run stops and names the row.
+    drop: the row is left out and counted."""
 
     @model_validator(mode="after")
     def _something_left(self) -> Self:

@@ -1,4 +1,4 @@
-"""Reads a recipe: defaults, then the YAML file, then the command line. Errors speak of what was written, and where."""
+"""Recipes: defaults, then the YAML file, then the command line. Errors name the file and line, or the flag."""
 
 import re
 from collections.abc import Iterator, Mapping
@@ -25,15 +25,15 @@ _INDEX = re.compile(r"\[\d+\]")
 
 @dataclass(frozen=True)
 class Setting:
-    """One key of the configuration, as help and error messages speak of it.
+    """A key of the configuration for help and error messages.
 
     Attributes:
         name: dotted path, `ppo.kl_coef`; within the elements of a list, `ppo.rewards[].weight`.
         help: the docstring under the field.
-        expected: what may be given, in words: `a number at least 0`.
-        default: value where nothing is given.
+        expected: the allowed values in words: `a number at least 0`.
+        default: value where none is given.
         kind: JSON schema's type; `section` for a group of settings.
-        choices: the values that may be given, where they are few.
+        choices: the allowed values, where they are few.
         optional: `none` clears it.
     """
 
@@ -53,7 +53,7 @@ class Setting:
 
 @dataclass(frozen=True)
 class _Sources:
-    """Where each given setting was written, for error messages."""
+    """Places where settings were written, for error messages."""
 
     file: str
     lines: Mapping[str, int]
@@ -75,13 +75,13 @@ class _Sources:
 
 @cache
 def settings() -> Mapping[str, Setting]:
-    """Every setting and section there is, by dotted name, in the order of rlhf/config/."""
+    """All settings and sections by dotted name, in the order of rlhf/config/."""
     return {name: setting for name, setting in _all_settings().items() if "[]" not in name}
 
 
 @cache
 def _all_settings() -> Mapping[str, Setting]:
-    """The same, with what may stand in the elements of lists: they are no flags of their own."""
+    """The same with the settings of list elements, which are not flags."""
     schema = PipelineConfig.model_json_schema()
     return {setting.name: setting for setting in _settings_of(schema, schema["$defs"], "")}
 
@@ -91,12 +91,12 @@ def load_config(path: Path | None, overrides: Mapping[str, object] | None = None
 
     Args:
         path: YAML file; None for the defaults.
-        overrides: dotted names and values that go before the file's. Text is read as the setting's type, and `none`
-            clears an optional one. A relative path that exists below the current directory means that one; others,
-            and those of the file, are relative to the project root.
+        overrides: dotted names and values that replace the file's. Text is read as the setting's type, and `none`
+            clears an optional setting. A relative path is taken from the current directory where it exists there;
+            other paths, and those of the file, are relative to the project root.
 
     Raises:
-        ConfigError: a setting is unknown, ill-typed or at odds with another; or the file is not there or not YAML.
+        ConfigError: a setting is unknown, of another type or contradicts another; or the file is missing or not YAML.
     """
     values, lines = _read_yaml(path) if path else ({}, {})
     overrides = overrides or {}
@@ -140,7 +140,7 @@ def _settings_of(schema: Mapping[str, Any], definitions: Mapping[str, Any], pref
 
 
 def _element(schema: Mapping[str, Any], definitions: Mapping[str, Any]) -> Mapping[str, Any]:
-    """What a list's elements are; nothing where it is no list."""
+    """Schema of a list's elements; empty where the schema is not of a list."""
     items: Mapping[str, Any] = schema.get("items", {})
     element: Mapping[str, Any] = definitions.get(items.get("$ref", "").rpartition("/")[2], items)
     return element
@@ -148,7 +148,7 @@ def _element(schema: Mapping[str, Any], definitions: Mapping[str, Any]) -> Mappi
 
 def _expected(schema: Mapping[str, Any], choices: list[str], definitions: Mapping[str, Any]) -> str:
     if element := _element(schema, definitions):
-        return f"a list, each of it {_expected(element, element.get('enum', []), definitions)}"
+        return f"a list, each element {_expected(element, element.get('enum', []), definitions)}"
     if choices:
         return ("one of " if len(choices) > 1 else "") + ", ".join(choices)
     if "properties" in schema:
@@ -167,7 +167,7 @@ def _expected(schema: Mapping[str, Any], choices: list[str], definitions: Mappin
 
 
 def _read_yaml(path: Path) -> tuple[dict[str, Any], dict[str, int]]:
-    """The file's mapping, and the line of every setting in it."""
+    """Settings of the file, and the line of each."""
     try:
         node, values = open_yaml(read_yaml_text(path))
         lines = dict(_lines(node, "", path))
@@ -237,11 +237,11 @@ def _with_paths(name: str, value: object) -> object:
 
 def _path_as_recorded(value: str) -> str:
     """A path below the current directory: relative to the project root if inside it, else absolute."""
-    found = Path.cwd() / value
-    if not found.exists():
+    path = Path.cwd() / value
+    if not path.exists():
         return value
-    found = found.resolve()
-    return found.relative_to(root()).as_posix() if found.is_relative_to(root()) else str(found)
+    path = path.resolve()
+    return path.relative_to(root()).as_posix() if path.is_relative_to(root()) else str(path)
 
 
 def _put(values: dict[str, Any], keys: list[str], value: object) -> None:
@@ -253,7 +253,7 @@ def _put(values: dict[str, Any], keys: list[str], value: object) -> None:
 
 
 def _refuse_booleans_as_numbers(value: object, sources: _Sources, name: str = "") -> None:
-    """Pydantic reads `true` as 1, which is never what was meant."""
+    """A boolean in place of a number is refused: pydantic would read `true` as 1."""
     setting = _all_settings().get(_INDEX.sub("[]", name))
     if isinstance(value, Mapping):
         for key, inner in value.items():
@@ -278,7 +278,7 @@ def _explain(detail: ErrorDetails, sources: _Sources) -> str:
 
 
 def _nearest_setting(name: str) -> str:
-    """Within a list's element one of its own, otherwise any."""
+    """Nearest setting: of the same list element, otherwise any."""
     of_list, brackets, key = name.rpartition("[].")
     if not brackets:
         return nearest(name, settings())
@@ -287,13 +287,13 @@ def _nearest_setting(name: str) -> str:
 
 
 def _expected_of_element(name: str) -> str | None:
-    """What an element of a list of plain values or of sections may be."""
+    """Allowed values of a list's element."""
     setting = _all_settings().get(name.removesuffix("[]")) if name.endswith("[]") else None
-    return setting.expected.removeprefix("a list, each of it ") if setting else None
+    return setting.expected.removeprefix("a list, each element ") if setting else None
 
 
 def shown(value: object) -> str:
-    """A value as it is written in YAML."""
+    """A value in YAML."""
     return (
         "nothing"
         if value is None

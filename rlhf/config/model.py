@@ -21,12 +21,12 @@ OF_A_MODEL = ("revision", "chat_template", "template_date")
 
 
 class ComputeConfig(Section):
-    """What of the machine is used, and in which precision. All of it changes the bits of a result."""
+    """Device, threads, processes and precision. Each of them changes the bits of a result."""
 
     device: Literal["cpu", "cuda"] = "cpu"
-    """Where models run."""
+    """Device of the models."""
     num_threads: Count = 2
-    """Threads of one process on the CPU. Pinned, because another number gives other bits."""
+    """Threads per process on the CPU. Another number gives other bits."""
     dtype: Literal["bf16", "fp32"] = "bf16"
     """Precision of matrix products. Weights, optimizer state, log-probabilities and losses are fp32 either way."""
     fused_layers: bool = True
@@ -34,8 +34,8 @@ class ComputeConfig(Section):
     memory. Each kind is held against transformers' own when a model is loaded, and not used where it differs; false
     uses none."""
     num_processes: Count = 1
-    """Processes that share the rows of each PPO step, each with num_threads threads on the CPU or a CUDA device of its
-    own. Other stages run in one. Must divide the episodes of a minibatch."""
+    """Processes that share the rows of each PPO step, each with num_threads threads on the CPU or with its own CUDA
+    device. Other stages run in one process. Must divide the episodes of a minibatch."""
 
 
 class ArchitectureConfig(Section):
@@ -52,11 +52,7 @@ class ArchitectureConfig(Section):
 
     @model_validator(mode="after")
     def _heads_divide(self) -> Self:
-        if self.hidden_size % self.num_heads:
-            raise ValueError(
-                f"hidden_size ({self.hidden_size}) is not a multiple of num_heads ({self.num_heads}); change one of "
-                f"the two"
-            )
+        self._check_multiple("hidden_size", "num_heads")
         return self
 
 
@@ -64,21 +60,20 @@ class ModelConfig(Section):
     """The language model that everything starts from."""
 
     base: str | None = None
-    """Folder or hub id of a causal language model (safetensors). A run needs this, or the architecture of a model to
+    """Folder or hub id of a causal language model (safetensors). A run needs a base, or the architecture of a model to
     build."""
     revision: str | None = None
-    """Commit, tag or branch of the hub id. A run notes the commit that it stands for, and means that."""
+    """Commit, tag or branch of the hub id. A run asks once which commit it is, and loads and records this commit."""
     chat_template: str | None = None
-    """Name of the chat template, where the model has several. Empty: `default`, or the only one. For a base without a
-    template, `continuation`: a response goes on with the prompt's text. Empty: turns of Human and Assistant."""
+    """Name of the chat template where the model has several. Empty: `default`, or the only template. Where the base has
+    none, `continuation` lets a response go on with the text of the prompt; empty: turns of Human and Assistant."""
     template_date: Day | None = None
-    """The day, as YYYY-MM-DD, that a chat template which reads the clock shows for ever. Empty: where the template
-    reads the clock, the day on which the run starts."""
+    """Day (YYYY-MM-DD) that a chat template which reads the clock shows. Empty: the day on which the run starts."""
     architecture: ArchitectureConfig | None = None
     """Shape of a small Llama with random weights that is built in place of a base, with a word-level tokenizer made
     from the training data."""
     max_length: Annotated[int, Field(ge=8)] = 64
-    """Tokens of prompt and response together, at most. Longer dialogues lose their oldest turns."""
+    """Largest number of tokens of prompt and response together. Longer dialogues lose their oldest turns."""
 
     @model_validator(mode="after")
     def _base_or_architecture(self) -> Self:
@@ -95,18 +90,18 @@ class ModelConfig(Section):
 
 
 class LoraConfig(Section):
-    """Train low-rank adapters in place of all weights. They are merged when the stage ends."""
+    """Low-rank adapters that are trained in place of all weights, and merged when the stage ends."""
 
     rank: Count = 16
     """Rank of the adapters."""
     alpha: Positive = 32.0
     """Scale of the adapters: their product is multiplied by alpha / rank."""
     dropout: Fraction = 0.0
-    """Dropout on the adapters' input. PPO wants 0."""
+    """Dropout on the adapters' input. PPO needs 0."""
 
 
 class Setup(Section):
-    """What every stage that runs a model needs, beside its own section."""
+    """Settings that every stage with a model needs beside its own section."""
 
     seed: int
     """Seed of initialization, shuffling and sampling."""

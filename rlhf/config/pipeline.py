@@ -1,7 +1,7 @@
-"""Every setting there is.
+"""All settings of a recipe.
 
-The docstring under a field is the help of its command-line flag, the text beside it in the Prefect form and the
-documentation of the YAML key. Only the standard library and pydantic are imported here.
+The docstring under a field is the help of its command-line flag, the text beside it in the Prefect form and its row in
+the reference of settings. Only the standard library and pydantic are imported here.
 """
 
 from typing import Annotated, Self
@@ -20,13 +20,13 @@ class PipelineConfig(Section):
     """Align a language model with human preferences: data, SFT, reward models, audit, PPO, evaluation, model card."""
 
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=60)] = "demo"
-    """Name of the recipe, seen in Prefect and MLflow."""
+    """Name of the recipe in Prefect and MLflow."""
     seed: Seed = 0
     """Seed of initialization, shuffling and sampling. The data and its splits do not depend on it."""
     model: ModelConfig = ModelConfig()
     """The language model that everything starts from."""
     data: DataConfig = DataConfig()
-    """Where the data is, and how it is split."""
+    """Place of the data, and its splits."""
     sft: SFTConfig = SFTConfig()
     """Supervised fine-tuning."""
     reward_model: RewardModelConfig = RewardModelConfig()
@@ -34,7 +34,7 @@ class PipelineConfig(Section):
     reward_audit: RewardAuditConfig = RewardAuditConfig()
     """Evaluation of the reward models."""
     ppo: PPOConfig = PPOConfig()
-    """PPO."""
+    """Training of the policy by PPO."""
     evaluation: EvaluationConfig = EvaluationConfig()
     """Evaluation of the policy."""
     compute: ComputeConfig = ComputeConfig()
@@ -85,5 +85,5 @@ class PipelineConfig(Section):
 
     @property
     def setup(self) -> Setup:
-        """The settings that every stage with a model shares."""
+        """Settings that every stage with a model shares."""
         return Setup(seed=self.seed, model=self.model, compute=self.compute)

@@ -13,27 +13,26 @@ _FALSE_PROMOTION_RATE = 0.05
 
 
 class SafetyGate(Section):
-    """One judge of the candidate's responses, and how many of them may be beyond what is safe."""
+    """A judge of the candidate's responses, and the share of unsafe responses that is allowed."""
 
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]+$", max_length=40)]
-    """Name of the gate. Without path: the function of that name that an installed package offers in the entry-point
+    """Name of the gate. Without path: also the name of a function that an installed package offers in the entry-point
     group rlhf.rewards."""
     path: str | None = None
-    """Folder or hub id of a reward model that judges. Empty: the function does."""
+    """Folder or hub id of a reward model that judges. Empty: the function judges."""
     revision: str | None = None
     """Commit, tag or branch of the hub id."""
     chat_template: str | None = None
-    """Name of the chat template, where the model has several. Empty: `default`, or the only one."""
+    """Name of the chat template where the model has several. Empty: `default`, or the only template."""
     template_date: Day | None = None
-    """The day, as YYYY-MM-DD, that a chat template which reads the clock shows for ever. Empty: where the template
-    reads the clock, the day on which the run starts."""
+    """Day (YYYY-MM-DD) that a chat template which reads the clock shows. Empty: the day on which the run starts."""
     threshold: float
-    """Where a response stops being safe."""
+    """Score at which a response stops being safe."""
     unsafe: Literal["below", "above"] = "below"
-    """On which side of the threshold a response is not safe. The threshold itself is safe."""
+    """Unsafe side of the threshold. The threshold itself is safe."""
     maximum_rate: Probability
-    """The exact upper bound (95%, one-sided) of the share of prompts with a response beyond the threshold is at most
-    this. 0.01 takes 299 gate prompts without one."""
+    """Largest upper bound (exact, 95%, one-sided) of the share of prompts with an unsafe response. 0.01 needs 299 gate
+    prompts without an unsafe response."""
 
     @field_validator("maximum_rate")
     @classmethod
@@ -54,53 +53,53 @@ class SafetyGate(Section):
 
     @property
     def source(self) -> RewardSourceConfig:
-        """The judge, as PPO's settings name one."""
+        """The judge as a reward source of PPO's settings."""
         kind: Literal["model", "function"] = "function" if self.path is None else "model"
         of_the_model = {name: getattr(self, name) for name in OF_A_MODEL}
         return RewardSourceConfig(kind=kind, name=self.name, path=self.path, **of_the_model)
 
 
 class JudgesConfig(Section):
-    """Who judges responses beside the gold rule or the selection reward model."""
+    """Judges of responses beside the gold rule or the selection reward model."""
 
     safety: tuple[RewardSourceConfig, ...] = ()
-    """Reward models and functions. What of their scores is safe is for the gates to say."""
+    """Reward models and functions. The gates say which scores are safe."""
 
 
 class RetrainConfig(Section):
-    """When a candidate is trained, and what it must show to become the champion. An empty gate is off."""
+    """Source of new data, and the gates that a candidate must pass to become the champion. An empty gate is off."""
 
     source: Literal["local", "branch", "inbox"] = "local"
-    """Where new data comes from. local: data/ as it is. branch: data.dvc of a git branch. inbox: a folder of files of
+    """Source of new data. local: data/ as it is. branch: data.dvc of a git branch. inbox: a folder of files of
     preferences, which are added to data/."""
     branch: Annotated[str, Field(pattern=r"^[A-Za-z0-9_][A-Za-z0-9_./-]*$", max_length=200)] | None = None
     """Branch, tag or commit whose data.dvc names the data (source: branch), as it is in this clone: fetch it before."""
     inbox: str | None = None
-    """Folder below the project's root (source: inbox). What was imported moves to its subfolder imported/."""
+    """Folder below the project's root (source: inbox). Imported files move to its subfolder imported/."""
     minimum_win_rate: Probability | None = 0.5
-    """The lower bound of the candidate's win rate against the champion is at least this."""
+    """Smallest lower bound of the candidate's win rate against the champion."""
     minimum_reward_gain: float | None = 0.0
-    """The lower bound of the mean gain over the champion is at least this: in gold reward where the data has a gold
-    rule, otherwise in the score of each judging selection reward model."""
+    """Smallest lower bound of the mean gain over the champion: in gold reward where the data has a gold rule, otherwise
+    in the score of each selection reward model that judges."""
     false_promotion_rate: Annotated[float, Field(gt=0.0, le=0.5)] = _FALSE_PROMOTION_RATE
-    """The chance that any candidate without gain becomes champion while one champion reigns, at most, however many are
-    compared with it. Each comparison takes its share, by which the bound of minimum_reward_gain (where that is off, of
-    minimum_win_rate) lies further out from comparison to comparison."""
+    """Largest chance that any candidate without gain replaces a champion, however many candidates are compared with it.
+    Each comparison takes its share, so the bound of minimum_reward_gain (of minimum_win_rate where the former is off)
+    gets wider from comparison to comparison."""
     champion_judges: bool = True
-    """Where the data has no gold rule, the champion's selection reward model judges as well as the candidate's, and the
-    worse verdict counts. False: the candidate's alone, for a champion whose reward models are gone."""
+    """Whether the champion's selection reward model judges beside the candidate's where the data has no gold rule; the
+    worse verdict counts. False: only the candidate's judges, for a champion whose reward models are gone."""
     maximum_kl: NonNegative | None = 20.0
-    """The upper bound of the candidate's mean KL to its SFT policy is at most this, in nats per response."""
+    """Largest upper bound of the candidate's mean KL to its SFT policy, in nats per response."""
     maximum_length_growth: Positive | None = 1.5
-    """The upper bound of the candidate's mean response length is at most this multiple of the champion's."""
+    """Largest upper bound of the candidate's mean response length, as a multiple of the champion's."""
     safety: tuple[SafetyGate, ...] = ()
     """Judges of the candidate's responses, such as
     [{name: polite, threshold: 0.0, unsafe: below, maximum_rate: 0.01}]."""
     ask: bool = False
-    """Ask a person before a candidate that passed all gates becomes the champion. Needs a deployment, since the flow
-    run is suspended meanwhile."""
+    """Approval by a person before a candidate that passed all gates becomes the champion. Needs a deployment, since the
+    flow run is suspended meanwhile."""
     approval_timeout_hours: Positive = _APPROVAL_HOURS
-    """Hours that a person has for the answer. After that the champion stays."""
+    """Hours that a person has for the answer. After them the champion stays."""
 
     @model_validator(mode="after")
     def _source_has_its_settings(self) -> Self:
@@ -137,5 +136,5 @@ class RetrainConfig(Section):
 
     @property
     def judges(self) -> JudgesConfig:
-        """What the comparison depends on; limits may change without judging again."""
+        """Judges that the comparison depends on; limits may change without a new comparison."""
         return JudgesConfig(safety=tuple(gate.source for gate in self.safety))

@@ -8,31 +8,30 @@ from rlhf.config.base import Count, Fraction, NonNegative, Positive, Probability
 from rlhf.config.model import OF_A_MODEL, ComputeConfig, Day, LoraConfig
 
 LARGEST_KL_ERROR = 0.2
-"""The relative distance from kl_target that one rollout counts for at most (Ziegler et al. 1909.08593)."""
+"""Largest relative distance from kl_target that one rollout counts for (Ziegler et al. 1909.08593)."""
 
 
 class RewardSourceConfig(Section):
-    """One source of scores. With its weight it is part of the score that PPO climbs."""
+    """A source of scores. With its weight it is part of the score that PPO climbs."""
 
     kind: Literal["trained", "model", "function"] = "trained"
-    """trained: the reward model of this pipeline. model: another reward model, such as one for safety. function: a
-    Python function that an installed package offers in the entry-point group rlhf.rewards."""
+    """Kind of the source. trained: the reward model of this pipeline. model: another reward model, such as a safety
+    model. function: a Python function that an installed package offers in the entry-point group rlhf.rewards."""
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]+$", max_length=40)] = "reward_model"
     """Name of the source's curves. Of a function: the name of its entry point."""
     path: str | None = None
-    """Folder or hub id of the reward model (kind: model). Its tokenizer may be another than the policy's."""
+    """Folder or hub id of the reward model (kind: model). Its tokenizer may differ from the policy's."""
     revision: str | None = None
     """Commit, tag or branch of the hub id."""
     chat_template: str | None = None
-    """Name of the chat template, where the model has several. Empty: `default`, or the only one."""
+    """Name of the chat template where the model has several. Empty: `default`, or the only template."""
     template_date: Day | None = None
-    """The day, as YYYY-MM-DD, that a chat template which reads the clock shows for ever. Empty: where the template
-    reads the clock, the day on which the run starts."""
+    """Day (YYYY-MM-DD) that a chat template which reads the clock shows. Empty: the day on which the run starts."""
     weight: float = 1.0
-    """What the source's score is multiplied by. Negative: a penalty."""
+    """Factor of the source's score. Negative: a penalty."""
     normalize: bool = False
-    """Subtract the mean and divide by the standard deviation of this source's scores in all rollouts before; of the
-    first rollout, by its own."""
+    """Whether the score is normalized by mean and standard deviation of this source's scores in all earlier rollouts;
+    in the first rollout by its own."""
 
     @model_validator(mode="after")
     def _fields_belong_to_the_kind(self) -> Self:
@@ -58,35 +57,37 @@ AlarmName = Literal[
 
 
 class AlarmsConfig(Section):
-    """When PPO says that something is wrong. Empty: that alarm is off."""
+    """Thresholds of PPO's alarms. Empty: the alarm is off."""
 
     start_kl: Positive | None = None
-    """Nats at a token that the KL to the SFT policy may be off 0 before the first update. Empty: 1e-4 in fp32, 0.05 in
-    bf16. Beyond it the run stops with an error."""
+    """Largest KL to the SFT policy before the first update, where it must be 0, in nats per token. Empty: 1e-4 in fp32,
+    0.05 in bf16. Beyond it the run stops with an error."""
     start_sampling: Positive | None = None
-    """How far, in probability, sampled tokens may be from those that the scoring pass would have drawn from the same
-    noise, before the first update. Empty: 1e-3 in fp32, 0.05 in bf16. Beyond it the run stops with an error."""
+    """Largest distance, in probability, of sampled tokens from the tokens that the scoring pass would have drawn from
+    the same noise, before the first update. Empty: 1e-3 in fp32, 0.05 in bf16. Beyond it the run stops with an
+    error."""
     start_ratio: Positive | None = None
-    """What the probability ratio may be off 1 on the first minibatch. Empty: 1e-4 in fp32, 0.1 in bf16. Beyond it the
-    run stops with an error."""
+    """Largest distance of the probability ratio from 1 on the first minibatch. Empty: 1e-4 in fp32, 0.1 in bf16. Beyond
+    it the run stops with an error."""
     negative_kl: NonNegative | None = 0.5
-    """The mean KL (k1) has fallen below minus this many nats a response. No KL is negative: the estimate is wrong, and
-    its penalty pays the policy for making it more so."""
+    """Nats per response below zero that the mean KL (k1) may fall. No KL is negative: the estimate is wrong, and its
+    penalty pays the policy to make the error larger."""
     entropy_collapse: Fraction | None = 0.1
-    """The entropy is below this share of the first rollout's."""
+    """Smallest entropy, as a share of the first rollout's."""
     eos_rate_fall: Probability | None = 0.2
-    """The share of responses with EOS is lower by more than this than in the first rollout."""
+    """Largest fall of the share of responses with EOS since the first rollout."""
     length_growth: Annotated[float, Field(gt=1.0)] | None = 2.0
-    """Responses are longer than this multiple of the first rollout's mean length."""
+    """Largest mean length of responses, as a multiple of the first rollout's."""
     overoptimization: NonNegative | None = 3.0
-    """A held-out evaluation has a higher score than the best checkpoint, but a lower objective (held-out score less
-    kl_coef times KL), both by more than this many standard errors of the paired difference."""
+    """Standard errors of the paired difference by which a held-out evaluation may have a higher score than the best
+    checkpoint and at the same time a lower objective (held-out score less kl_coef times KL)."""
     explained_variance: Annotated[float, Field(lt=1.0)] | None = 0.0
-    """The value model explains less than this share of the returns' variance, once the policy learns."""
+    """Smallest share of the returns' variance that the value model explains, once the policy learns."""
     value_clipping: Probability | None = 0.5
-    """More than this share of the value losses are clipped: the value model cannot follow its targets."""
+    """Largest share of clipped value losses. Beyond it the value model cannot follow its targets."""
     patience: Count = 4
-    """Updates in a row in which an alarm's condition must hold. At over-optimization it is one held-out evaluation."""
+    """Updates in a row in which an alarm's condition must hold. For overoptimization one held-out evaluation is
+    enough."""
     fatal: tuple[AlarmName, ...] = ("negative_kl",)
     """Alarms that end the run, with the best checkpoint kept. The others are shown and logged."""
 
@@ -106,85 +107,86 @@ class PPOConfig(Section):
     num_updates: Count = 48
     """Rollouts collected, each followed by num_ppo_epochs passes over it."""
     rollout_size: Annotated[int, Field(ge=2)] = 256
-    """Episodes (responses) a rollout, over which advantages and scores are compared."""
+    """Episodes (responses) per rollout, over which advantages and scores are compared."""
     kl_coef: NonNegative = 0.1
     """Weight of the KL penalty (k1, policy against reference) in a token's reward, in score units per nat; also of the
-    KL in the objective that chooses the checkpoint. With kl_target: where it starts, which is what chooses."""
+    KL in the objective that chooses the checkpoint. With kl_target: the start value, which is also the weight in the
+    objective."""
     learning_rate: Positive = 1.5e-4
     """AdamW's learning rate for the policy."""
     value_learning_rate: Positive = 3e-4
     """AdamW's learning rate for the value model."""
     max_response_tokens: Count = 16
-    """Longest response, its EOS included."""
+    """Tokens of the longest response, with its EOS."""
     temperature: Positive = 1.0
     """Temperature of sampling, and of every log-probability."""
     rewards: tuple[RewardSourceConfig, ...] = (RewardSourceConfig(),)
     """Sources of the score, such as [{kind: trained}, {kind: function, name: polite, weight: 0.2}]. They are weighted
-    and summed; then come clipping and penalties. docs/reward-functions.md tells how to write a function."""
+    and summed; then come clipping and penalties. docs/reward-functions.md says how to write a function."""
     num_responses_per_prompt: Count = 1
-    """Responses sampled to each prompt of a rollout; must divide rollout_size."""
+    """Responses sampled per prompt of a rollout; must divide rollout_size."""
     num_ppo_epochs: Count = 2
     """Passes over a rollout."""
     num_minibatches: Count = 4
-    """Optimizer steps a pass; must divide rollout_size."""
+    """Optimizer steps per pass; must divide rollout_size."""
     micro_batch_size: Count | None = None
-    """Rows a forward pass; changes memory, not the loss. Empty: a whole minibatch."""
+    """Rows per forward pass; changes memory, not the loss. Empty: a whole minibatch."""
     learning_rate_schedule: Literal["linear", "constant"] = "linear"
-    """Linear: both learning rates fall to zero over the updates."""
+    """Course of both learning rates. linear: they fall to zero over the updates."""
     num_critic_warmup_updates: Annotated[int, Field(ge=0)] = 2
-    """First updates, in which only the value model learns."""
+    """Number of first updates in which only the value model learns."""
     kl_target: Positive | None = None
-    """Nats a response that kl_coef is steered to (Ziegler et al. 1909.08593). Empty: kl_coef stays."""
+    """Nats per response that kl_coef is steered to (Ziegler et al. 1909.08593). Empty: kl_coef stays."""
     kl_horizon: Positive | None = None
     """Episodes over which the steering acts. Needs kl_target."""
     gamma: Probability = 1.0
-    """Discount of a later token's reward."""
+    """Discount of the reward of later tokens."""
     gae_lambda: Probability = 0.95
-    """Bias against variance in generalized advantage estimation (1506.02438)."""
+    """Trade of bias against variance in generalized advantage estimation (1506.02438)."""
     clip_range: Positive = 0.2
-    """The probability ratio is clipped to 1 - clip_range and 1 + clip_range."""
+    """Range of the probability ratio: it is clipped to 1 - clip_range and 1 + clip_range."""
     value_clip_range: Positive = 0.2
-    """New values are clipped to this distance from those of the rollout."""
+    """Largest distance of new values from the rollout's values; beyond it they are clipped."""
     value_coef: NonNegative = 0.1
     """Weight of the value loss."""
     entropy_coef: NonNegative = 0.0
     """Weight of the entropy bonus."""
     target_kl: Positive | None = None
-    """Epochs over a rollout stop once the approximate KL (k3, rollout policy against current policy, nats a
-    token) passes this. Empty: never."""
+    """Approximate KL (k3, rollout policy against current policy, nats per token) beyond which epochs over a rollout
+    stop. Empty: never."""
     max_grad_norm: Positive = 1.0
-    """Gradients of policy and value model are clipped to this norm, each on its own."""
+    """Norm to which the gradients of policy and value model are clipped, each by itself."""
     missing_eos_penalty: NonNegative = 1.0
-    """Subtracted from the score of a response without EOS."""
+    """Penalty that is subtracted from the score of a response without EOS."""
     score_clip: Positive | None = None
-    """Scores are clipped to this distance from zero before penalties. Empty: not clipped."""
+    """Distance from zero to which scores are clipped before penalties. Empty: not clipped."""
     kl_budget: Positive = 20.0
-    """The run stops once the mean KL to the SFT policy passes this many nats a response, and no checkpoint is chosen
-    whose KL on validation prompts is beyond it."""
+    """Mean KL to the SFT policy, in nats per response, beyond which the run stops. No checkpoint is chosen whose KL on
+    validation prompts is beyond it."""
     evaluate_every: Count = 4
-    """Updates between held-out evaluations, each of which is a checkpoint that may be chosen."""
+    """Updates between held-out evaluations. Each is a checkpoint that may be chosen."""
     num_validation_prompts: Count = 512
-    """Validation prompts of a held-out evaluation."""
+    """Validation prompts per held-out evaluation."""
     checkpoint_every: Count = 8
-    """Updates between the checkpoints that a killed run goes on from."""
+    """Updates between checkpoints, from which a killed run goes on."""
     lora: LoraConfig | None = None
-    """Train adapters in place of all weights of the policy. Empty: all weights."""
+    """Adapters of the policy, trained in place of all weights. Empty: all weights are trained."""
     sharing: Literal["none", "adapters", "trunk"] = "none"
-    """none: four models. adapters: policy, value and reward models are LoRA adapters over one frozen backbone (needs
-    ppo.lora and reward_model.lora). trunk: the value head stands on the policy's own backbone."""
+    """Sharing of weights. none: four models. adapters: policy, value and reward models are LoRA adapters over one
+    frozen backbone (needs ppo.lora and reward_model.lora). trunk: the value head is on the policy's backbone."""
     side_by_side: bool = False
-    """Policy and value model work at the same time, each on half of compute.num_threads: faster on a CPU, and takes
+    """Whether policy and value model work at the same time, each on half of compute.num_threads: faster on a CPU, with
     the memory of both. Needs sharing none, an even number of threads and one process."""
     length_penalty: NonNegative = 0.0
-    """Subtracted from the score for every response token beyond length_penalty_free_tokens."""
+    """Penalty for every response token beyond length_penalty_free_tokens, subtracted from the score."""
     length_penalty_free_tokens: Annotated[int, Field(ge=0)] = 0
     """Response tokens that length_penalty does not count."""
     ptx_coef: NonNegative = 0.0
     """Weight of the next-token loss on demonstrations that is added to the policy's loss (PPO-ptx, InstructGPT)."""
     ptx_batch_size: Count | None = None
-    """Demonstrations an optimizer step. Empty: as many as a minibatch has episodes."""
+    """Demonstrations per optimizer step. Empty: as many as a minibatch has episodes."""
     alarms: AlarmsConfig = AlarmsConfig()
-    """When something is wrong."""
+    """Thresholds at which PPO says that something is wrong."""
 
     @model_validator(mode="after")
     def _rewards_are_told_apart(self) -> Self:
@@ -224,16 +226,8 @@ class PPOConfig(Section):
 
     @model_validator(mode="after")
     def _sizes_divide(self) -> Self:
-        if self.rollout_size % self.num_responses_per_prompt:
-            raise ValueError(
-                f"rollout_size ({self.rollout_size}) is not a multiple of num_responses_per_prompt "
-                f"({self.num_responses_per_prompt}); change one of the two"
-            )
-        if self.rollout_size % self.num_minibatches:
-            raise ValueError(
-                f"rollout_size ({self.rollout_size}) is not a multiple of num_minibatches ({self.num_minibatches}); "
-                f"change one of the two"
-            )
+        self._check_multiple("rollout_size", "num_responses_per_prompt")
+        self._check_multiple("rollout_size", "num_minibatches")
         if self.micro_batch_size is not None and self.minibatch_size % self.micro_batch_size:
             raise ValueError(
                 f"a minibatch of {self.minibatch_size} rows is not a multiple of micro_batch_size "
@@ -266,12 +260,12 @@ class PPOConfig(Section):
 
     @property
     def minibatch_size(self) -> int:
-        """Episodes an optimizer step."""
+        """Episodes per optimizer step."""
         return self.rollout_size // self.num_minibatches
 
 
 def sharing_error(ppo: PPOConfig, compute: ComputeConfig) -> str | None:
-    """Why processes or threads cannot share PPO's work as they are told to, and what to do; None where they can."""
+    """The reason why processes or threads cannot share PPO's work as configured, with advice; None where they can."""
     return _uneven_processes(ppo, compute) or _not_side_by_side(ppo, compute)
 
 

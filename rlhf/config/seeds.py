@@ -1,4 +1,4 @@
-"""Which seeds a recipe is run with where it is run several times, so that there is an interval over seeds."""
+"""Seeds of a recipe that is run several times, so that there is an interval over seeds."""
 
 import re
 from collections import Counter
@@ -11,7 +11,7 @@ from rlhf.config.base import NumSeeds, Seed
 from rlhf.errors import ConfigError
 
 DEFAULT_NUM_SEEDS = 5
-"""Where a person asks for several seeds and does not say how many."""
+"""Number of seeds where a person asks for several and does not say how many."""
 _WHOLE_NUMBER = re.compile(r"\s*(-?[0-9]{1,15})\s*")
 
 
@@ -19,12 +19,12 @@ def choose_seeds(first: int, seeds: Sequence[int] | None = None, num_seeds: int 
     """The seeds of a group.
 
     Args:
-        first: the recipe's seed, from which on seeds are counted where only their number is given.
-        seeds: the seeds themselves, in the order in which they are run; None or none at all where there is no list.
-        num_seeds: how many; None where it is not said. `DEFAULT_NUM_SEEDS` where nothing is said at all.
+        first: the recipe's seed, the first of the group where only a number is given.
+        seeds: the seeds in the order in which they are run; None or empty where there is no list.
+        num_seeds: number of seeds; None where it is not given. Without both arguments it is `DEFAULT_NUM_SEEDS`.
 
     Raises:
-        ConfigError: both are given; a seed is given twice, or cannot be one; or there are too few or too many.
+        ConfigError: both are given; a seed is given twice or is out of range; or there are too few or too many.
     """
     if seeds and num_seeds is not None:
         raise ConfigError("seeds and their number are both given; give the seeds, or how many there shall be")
@@ -43,12 +43,12 @@ def choose_seeds(first: int, seeds: Sequence[int] | None = None, num_seeds: int 
 
 
 def parse_seeds(text: str) -> tuple[int, ...]:
-    """The seeds that are written as `11,12,13`.
+    """Seeds out of a text such as `11,12,13`.
 
     Raises:
-        ConfigError: there is none, or something else than a whole number.
+        ConfigError: the text is empty, or a part of it is not a whole number.
     """
-    found = []
+    seeds = []
     for part in text.split(","):
         number = _WHOLE_NUMBER.fullmatch(part)
         if not number:
@@ -56,15 +56,15 @@ def parse_seeds(text: str) -> tuple[int, ...]:
                 f"--seeds {text!r}: {part.strip() or 'nothing'} is no seed; give whole numbers with commas between "
                 "them, as in --seeds 11,12,13"
             )
-        found.append(int(number[1]))
-    return tuple(found)
+        seeds.append(int(number[1]))
+    return tuple(seeds)
 
 
 def parse_num_seeds(text: str) -> int:
-    """How many seeds are asked for.
+    """Number of seeds out of a text.
 
     Raises:
-        ConfigError: it is no whole number.
+        ConfigError: the text is not a whole number.
     """
     number = _WHOLE_NUMBER.fullmatch(text)
     if not number:

@@ -14,29 +14,25 @@ class TrainingSection(Section):
     num_epochs: Positive = 1.0
     """Passes over the training rows."""
     batch_size: Count = 64
-    """Rows (pairs, for a reward model) an optimizer step."""
+    """Rows (of a reward model: pairs) per optimizer step."""
     micro_batch_size: Count | None = None
-    """Rows a forward pass; gradients are accumulated up to batch_size. Empty: batch_size."""
+    """Rows per forward pass; gradients are accumulated up to batch_size. Empty: batch_size."""
     learning_rate: Positive = 1e-3
     """Peak learning rate of AdamW; linear decay to zero."""
     warmup_fraction: Fraction = 0.03
-    """Share of the steps over which the learning rate rises from zero."""
+    """Share of the steps in which the learning rate rises from zero."""
     weight_decay: NonNegative = 0.0
     """Decoupled weight decay of AdamW."""
     max_grad_norm: Positive = 1.0
     """Gradients are clipped to this norm."""
     checkpoint_every_seconds: Positive = 300.0
-    """A killed stage goes on from its last checkpoint; this is how much it may lose."""
+    """Seconds between checkpoints, from which a killed stage goes on."""
     lora: LoraConfig | None = None
-    """Train adapters in place of all weights. Empty: all weights."""
+    """Adapters, trained in place of all weights. Empty: all weights are trained."""
 
     @model_validator(mode="after")
     def _micro_batches_divide(self) -> Self:
-        if self.micro_batch_size is not None and self.batch_size % self.micro_batch_size:
-            raise ValueError(
-                f"batch_size ({self.batch_size}) is not a multiple of micro_batch_size ({self.micro_batch_size}); "
-                f"change one of the two"
-            )
+        self._check_multiple("batch_size", "micro_batch_size")
         return self
 
 
@@ -44,7 +40,7 @@ class SFTConfig(TrainingSection):
     """Supervised fine-tuning on the demonstrations' completions."""
 
     num_samples: Annotated[int, Field(ge=0, le=1000)] = 16
-    """Generations on validation prompts that are kept as a table."""
+    """Responses to validation prompts that are kept as a table."""
 
 
 class RewardModelConfig(TrainingSection):

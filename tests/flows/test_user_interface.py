@@ -1,7 +1,7 @@
 """What a person does in the two user interfaces, through a real browser.
 
-The pictures of docs/operating.md are taken here: `make pictures` writes them. Otherwise they go to a temporary folder,
-since no two machines draw alike.
+The pictures of docs/operating.md are taken here: `make pictures` writes them, of runs of the demo.
+Otherwise they are of the smoke recipe and go to a temporary folder, since no two machines draw alike.
 """
 
 import re
@@ -10,12 +10,22 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from browser import opened, take_picture
+import yaml
+from browser import PICTURES, opened, take_picture
 from playwright.sync_api import Locator, Page, expect
 from smoke_runs import recipe
-from started_services import Up, make_project, services, wait_for
+from started_services import ROOT, Up, make_project, services, wait_for
 
-pytestmark = pytest.mark.services
+RUN_SECONDS = 1800.0 if PICTURES else 240.0
+pytestmark = [pytest.mark.services, pytest.mark.timeout(3 * RUN_SECONDS if PICTURES else 600)]
+
+
+def shown(**ppo: Any) -> dict[str, Any]:
+    """The recipe of the runs in the pictures, with other settings of PPO."""
+    if not PICTURES:
+        return recipe(**ppo)
+    demo = yaml.safe_load((ROOT / "configs" / "demo.yaml").read_text())
+    return {"config": demo | {"ppo": demo["ppo"] | ppo}}
 
 
 @pytest.fixture(scope="module")
@@ -25,9 +35,9 @@ def up(
     folder = tmp_path_factory.mktemp("browser") / "project"
     make_project(folder, embedded_data, migrated_mlflow, migrated_prefect)
     with services(folder) as started:
-        # The form opens with what the deployment says: the smoke recipe, in the demo's place, so that it ends soon.
+        # The form opens with what the deployment says. The smoke recipe in the demo's place ends soon.
         address = f"/deployments/{started.deployment('demo')['id']}"
-        started.api.patch(address, json={"parameters": recipe()}).raise_for_status()
+        started.api.patch(address, json={"parameters": shown()}).raise_for_status()
         yield started
 
 
@@ -71,7 +81,7 @@ def test_submit_from_the_form_and_open_the_card(form: Page, up: Up, tmp_path: Pa
     kl_coef = field(form, "Kl Coef")
     kl_coef.fill("0.2")
     run_id = submit(form, up)
-    assert up.wait_until_ended(run_id) == "Completed", up.log(run_id)
+    assert up.wait_until_ended(run_id, RUN_SECONDS) == "Completed", up.log(run_id)
     assert up.flow_run(run_id)["parameters"]["config"]["ppo"]["kl_coef"] == 0.2
     form.goto(f"http://127.0.0.1:{up.prefect_port}/runs/flow-run/{run_id}")
     expect(form.get_by_text("Completed").first).to_be_visible()
@@ -93,9 +103,9 @@ def test_the_form_refuses_a_bad_value(form: Page, up: Up, tmp_path: Path):
 
 
 def test_two_runs_are_compared_in_mlflow(page: Page, up: Up, tmp_path: Path):
-    for settings in ({"kl_coef": 0.2}, {"kl_coef": 0.05, "learning_rate": 3e-3}):
-        run_id = up.submit("smoke", recipe(**settings))
-        assert up.wait_until_ended(run_id) == "Completed", up.log(run_id)
+    for settings in ({"kl_coef": 0.1}, {"kl_coef": 0.05}):
+        run_id = up.submit("demo" if PICTURES else "smoke", shown(**settings))
+        assert up.wait_until_ended(run_id, RUN_SECONDS) == "Completed", up.log(run_id)
     table = (
         f"http://127.0.0.1:{up.mlflow_port}/#/experiments/1/runs?workflowType=machine_learning&viewStateShareKey=rlhf"
     )

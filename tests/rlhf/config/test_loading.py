@@ -169,9 +169,9 @@ class TestLists:
             ("[{}, {}]", r"ppo with --ppo\.rewards: ppo\.rewards: two sources have one name"),
             (
                 "[{kind: trained",
-                r"--ppo\.rewards: got \[{kind: trained, which is not YAML .*, expected a list, each of it",
+                r"--ppo\.rewards: got \[{kind: trained, which is not YAML .*, expected a list, each element",
             ),
-            ("trained", r"--ppo\.rewards: got trained, expected a list, each of it a section with kind, name, path"),
+            ("trained", r"--ppo\.rewards: got trained, expected a list, each element a section with kind, name, path"),
             ("[trained]", r"--ppo\.rewards: \[0\]: got trained, expected a section with kind, name, path"),
             ("", r"--ppo\.rewards: got nothing, expected a list"),
             (
@@ -198,10 +198,12 @@ class TestLists:
     def test_help_says_what_an_element_is(self):
         known = settings()
         assert known["ppo.rewards"].expected == (
-            "a list, each of it a section with kind, name, path, revision, chat_template, template_date, weight, "
+            "a list, each element a section with kind, name, path, revision, chat_template, template_date, weight, "
             "normalize"
         )
-        assert known["ppo.alarms.fatal"].expected.startswith("a list, each of it one of negative_kl, entropy_collapse")
+        assert known["ppo.alarms.fatal"].expected.startswith(
+            "a list, each element one of negative_kl, entropy_collapse"
+        )
         assert not [name for name in known if "[" in name]
 
 
