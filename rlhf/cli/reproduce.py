@@ -1,12 +1,14 @@
 """`rlhf reproduce`: a run again, from its id."""
 
 import argparse
+import json
 import uuid
 from typing import TYPE_CHECKING
 
 from rich.table import Table
 
 from rlhf.cli.environment import use_the_store
+from rlhf.errors import InputError
 from rlhf.stages import repeatable_stages
 from rlhf.text.console import TextConsole
 from rlhf.text.terminal import say
@@ -28,6 +30,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--threads", type=int, metavar="N", help="threads in place of those of the run")
     parser.add_argument("--keep", action="store_true", help="keep the working tree even where all is identical")
+    parser.add_argument("--dry-run", action="store_true", help="say what would be brought back, and run nothing")
     parser.add_argument("--json", action="store_true", help="print one JSON object, and all else on standard error")
 
 
@@ -40,6 +43,8 @@ def run(options: argparse.Namespace) -> int:
     from rlhf.tracking.stores import find_pipeline
 
     run_id = find_pipeline(options.run)
+    if options.dry_run:
+        return _print_plan(run_id, options)
     flow_run_id = str(uuid.uuid4())
     with hold_run_lock(flow_run_id):
         result = reproduce(
@@ -55,6 +60,25 @@ def run(options: argparse.Namespace) -> int:
     else:
         _print(result)
     return 1 if result.verdict == "different" else 0
+
+
+def _print_plan(run_id: str, options: argparse.Namespace) -> int:
+    from rlhf.runs.reproduction.plan import plan_reproduction
+    from rlhf.runs.reproduction.report import plan_rows
+
+    if options.keep:
+        raise InputError("--dry-run makes no working tree, so there is none to --keep; leave one of the two away")
+    rows = plan_rows(plan_reproduction(run_id, options.stage, options.threads))
+    if options.json:
+        say(json.dumps({"run_id": run_id, **rows}))
+        return 0
+    table = Table(show_header=False, box=None)
+    for name, value in rows.items():
+        table.add_row(name, value)
+    console = TextConsole(soft_wrap=True)
+    console.print(f"Nothing is missing. `rlhf reproduce {run_id}` would bring back and run:")
+    console.print(table)
+    return 0
 
 
 def _print(result: "Reproduction") -> None:

@@ -1,5 +1,8 @@
 """The report of a reproduction, for MLflow and for a person."""
 
+from rlhf.runs.reproduction.plan import ReproductionPlan, reads_data
+from rlhf.runs.reproduction.results import results_of
+from rlhf.runs.reproduction.venv import is_this_one
 from rlhf.runs.reproduction.verdict import Reproduction, StageComparison
 from rlhf.text.markdown import table
 from rlhf.tracking.files import log_content
@@ -17,6 +20,24 @@ def log_reproduction(run_id: str, result: Reproduction) -> None:
     set_tags(run_id, {VERDICT_TAG: result.verdict, REASON_TAG: result.reason})
     said = f"{result.verdict}, run {result.reproduction_run}"
     set_tags(result.run_id, {REPRODUCED_TAG: said})
+
+
+def plan_rows(plan: ReproductionPlan) -> dict[str, str]:
+    """The parts that a run is made again from, by name."""
+    record = plan.record
+    code = plan.commit + (f" and a patch of {len(plan.patch)} bytes" if plan.patch else "")
+    data = (
+        f"{record.data.path}, md5 {record.data.md5}" if record.data and reads_data(plan.stage) else "recorded outputs"
+    )
+    models = [f"{setting} {base.name}, {base.revision or base.sha256}" for setting, base in record.bases.items()]
+    return {
+        "code": code,
+        "data": f"{read.path}, md5 {read.md5}" if read else "the recorded outputs of earlier stages",
+        "models": "; ".join(models) or "none from outside",
+        "environment": "this one" if is_this_one(plan) else f"made from its lock, sha256 {record.lock_sha256}",
+        "threads": str(plan.num_threads or record.compute["num_threads"]),
+        "stages": ", ".join([plan.stage] if plan.stage else results_of(plan.run_id)),
+    }
 
 
 def as_markdown(result: Reproduction) -> str:

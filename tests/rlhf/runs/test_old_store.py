@@ -71,7 +71,14 @@ def test_lineage_goes_back_to_the_data(capsys: pytest.CaptureFixture[str]):
 def test_reproduction_is_planned(capsys: pytest.CaptureFixture[str]):
     if not has_commit(source_root(), COMMIT):
         pytest.skip(f"this clone lacks commit {COMMIT}: `git fetch --unshallow`")
+    assert main(["reproduce", FIRST, "--dry-run", "--json"]) == 0
+    plan = json.loads(capsys.readouterr().out)
+    assert plan["run_id"] == FIRST
+    assert plan["code"].startswith(COMMIT)
+    assert plan["data"] == "data, md5 906accf5844eb8419b324b9871980696.dir"
+    assert plan["environment"].startswith("made from its lock, sha256 ")
+    assert plan["stages"] == "data, sft, reward_model, reward_audit, ppo, evaluation, model_card"
     assert main(["reproduce", FIRST, "--dry-run"]) == 0
-    said = capsys.readouterr().out
-    assert COMMIT in said
-    assert "906accf5844eb8419b324b9871980696.dir" in said
+    assert COMMIT in capsys.readouterr().out
+    assert main(["reproduce", FIRST, "--dry-run", "--keep"]) == 2
+    assert "leave one of the two away" in capsys.readouterr().err
