@@ -26,9 +26,7 @@ def plan_rows(plan: ReproductionPlan) -> dict[str, str]:
     """The parts that a run is made again from, by name."""
     record = plan.record
     code = plan.commit + (f" and a patch of {len(plan.patch)} bytes" if plan.patch else "")
-    data = (
-        f"{record.data.path}, md5 {record.data.md5}" if record.data and reads_data(plan.stage) else "recorded outputs"
-    )
+    read = record.data if reads_data(plan.stage) else None
     models = [f"{setting} {base.name}, {base.revision or base.sha256}" for setting, base in record.bases.items()]
     return {
         "code": code,
