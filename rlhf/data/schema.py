@@ -91,10 +91,10 @@ def read_rows(path: Path, kind: str) -> Iterator[tuple[int, Row]]:
     """
     if not path.is_file():
         raise DataError(f"{path}: there is no such file; make it with `rlhf data import FILE`")
-    line = 0
+    name, line = path.name, 0
     with open_regular(path) as file:
-        for line, raw in enumerate(lines_within(file, path.name), start=1):
-            where = f"{path.name}:{line}"
+        for line, raw in enumerate(lines_within(file, name), start=1):
+            where = f"{name}:{line}"
             row = parse_line(raw, where)
             check_row(row, kind, where)
             yield line, row
@@ -218,7 +218,7 @@ def _check_messages(messages: object, field: str) -> None:
     if not messages:
         raise DataError(f'"{field}" is an empty list; {MESSAGES}')
     for number, message in enumerate(messages, start=1):
-        if not isinstance(message, dict) or message.keys() != {"role", "content"}:
+        if not isinstance(message, dict) or len(message) != 2 or "role" not in message or "content" not in message:
             keys = f"has the keys {_quoted(message)}" if isinstance(message, dict) else f"is {type_of(message)}"
             raise DataError(f'message {number} of "{field}" {keys}; {MESSAGES}')
         if message["role"] not in ROLES:

@@ -10,12 +10,12 @@ from rlhf.data.importing.dialogues import NOT_MESSAGES, RowDroppedError, are_mes
 from rlhf.data.schema import Row
 from rlhf.errors import DataError
 
-# Columns that are lists by their meaning, so that a text there that is a list is one.
+# Columns whose meaning is a list: a text there that spells a list is read as a list.
 _LISTS = frozenset({"responses", "ranks", "answers", "completions"})
 # LMSYS's competition has a list of turns in each of these, as JSON.
 _BY_TURN = frozenset({"prompt", "response_a", "response_b"})
 _PRINTED = re.compile(r"""\s*(array\(|\[)?\s*\[?\s*\{\s*['"](role|content|from|value)['"]\s*:""")
-# What a parser spends on a cell that only looks like a list is bounded.
+# Longest cell that is parsed: the work for a cell that only looks like a list has a limit.
 _MAX_CHARACTERS = 1_000_000
 
 

@@ -208,7 +208,7 @@ class GivenColumns:
     def role_of(self, name: str) -> str:
         """The name that a column is read under."""
         role = next((role for role, column in self.columns.items() if column == name), name)
-        # A column that happens to be called as a role is, and is not the one that was given for it.
+        # A column may bear the name of a role for which the person gave another column.
         return f"{name} of the file" if role == name and self.columns.get(name, name) != name else role
 
     def check(self, names: Iterable[str], source: str) -> None:
@@ -235,7 +235,7 @@ class GivenColumns:
         if not self.columns and not self.ignored:
             return row
         roles = {column: role for role, column in self.columns.items()}
-        # What is called as a role that another column was given for is not read, as `role_of` has it.
+        # A column with the name of a role for which another column was given is not read (see `role_of`).
         unread = {*roles, *self.columns, *self.ignored}
         renamed = {name: value for name, value in row.items() if name not in unread}
         return renamed | {roles[name]: value for name, value in row.items() if name in roles}

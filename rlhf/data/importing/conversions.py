@@ -41,7 +41,7 @@ def find_pairs(survey: Survey, given: GivenColumns, source: str, format_name: st
     if names is None or points_at_answers(survey, names[0]):
         return None
     prompt = find_prompt(survey, source, format_name, taken=names)
-    # Answers beside a dialogue as prompt are texts, also where a person says that the format is hh.
+    # Next to a prompt that is a dialogue, answers are plain texts, even where a person says that the format is hh.
     told = "auto" if prompt and format_name == "hh" else format_name
     marked = all(holds_dialogues(survey, name, source, told, else_unread=prompt is None) for name in names)
     if prompt is None and not marked and not all(survey[name].types & {list, dict} for name in names):

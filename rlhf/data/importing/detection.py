@@ -54,7 +54,7 @@ def find_mixed(survey: Survey, given: GivenColumns, source: str, format_name: st
     return Form(pairs.format, "preferences", pairs.read | rankings.read, convert, pairs.known | rankings.known)
 
 
-# The special ones first: the first of two that read as many columns is taken.
+# Special forms first: of two forms that read equally many columns the first is taken.
 _FINDERS: Sequence[Callable[[Survey, GivenColumns, str, str], Form | None]] = (
     *(find_mixed, find_trees, find_label_studio, find_argilla, find_compared, find_rated, find_self_instruct),
     *(find_rankings, find_judged, find_pairs, find_answers),
@@ -115,7 +115,7 @@ def check_column(form: Form, name: str, source: str) -> None:
 def _suspicious(form: Form, survey: Survey, given: GivenColumns) -> list[str]:
     understood = form.read | form.known
     names = [name for name, column in survey.items() if name not in understood and looks_like_verdict(name, column)]
-    # What an unread column holds is looked into as well; of a column that is read, its messages are.
+    # Fields of unread columns are checked too; in columns that are read only the fields of messages are.
     looked_into = [name for name, column in survey.items() if name not in understood or column.num_messages]
     inner = [field for name in looked_into for field in doubtful_fields(name, survey[name])]
     return [*names, *(field for field in inner if field not in given.ignored)]

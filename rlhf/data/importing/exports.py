@@ -113,7 +113,7 @@ def find_argilla(survey: Survey, given: GivenColumns, source: str, format_name: 
 
     stem = question.removesuffix(".responses")
     known = {name for name in survey if name.startswith((f"{stem}-suggestion", f"{stem}.")) or name == "metadata"}
-    # Of the record, not of its answers, unless it says "rejected".
+    # The status of the record, not of its answers, unless it says "rejected".
     if "status" in survey and survey["status"].scalars <= {"completed", "pending", "submitted", "draft"}:
         known.add("status")
     read = {*names, *prompt.read, question}

@@ -130,7 +130,7 @@ def convert_dataset(
 def _write_rows(folder: Path, main: RowReader, extras: dict[str, RowReader]) -> tuple[dict[str, int], int]:
     """Write the files; gives the rows by kind, and how many preferences stand there more than once."""
     counts = dict.fromkeys((kind for kind in ALL_KINDS if kind in KINDS or kind in extras), 0)
-    # Of a million hashes of 64 bits two are the same once in 37 million files; they only count.
+    # Among a million hashes of 64 bits two collide once in 37 million files, and the hashes only count duplicates.
     seen: set[int] = set()
     with ExitStack() as stack:
         paths = {kind: folder / f"{kind}.jsonl" for kind in counts}

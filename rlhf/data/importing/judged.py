@@ -30,7 +30,7 @@ _STEMS = word_set(
 )
 _MARKS = (("1", "2"), ("0", "1"), ("a", "b"), ("left", "right"), ("first", "second"))
 _SIGNS: Mapping[str, Outcome] = {str(n): "first" if n < 0 else "second" if n else "tie" for n in range(-3, 4)}
-# HelpSteer's, beside the overall preference: what each person said, of which it was made.
+# HelpSteer's columns with the statements of each person, from which the overall preference was made.
 _OF_HELPSTEER = (
     "preference_(statement|elaboration)|three_most_similar_preferences|all_preferences_unprocessed|"
     "individual_preference"
@@ -43,7 +43,7 @@ _SPECIAL: Sequence[tuple[str, Sequence[str], Mapping[str, Outcome], str]] = (
     ("helpsteer", ["preference_strength"], _SIGNS, _OF_HELPSTEER),
     ("helpsteer", ["overall_preference"], _SIGNS, _OF_HELPSTEER),
 )
-# Chatbot Arena's, beside who has won: whether the models were hidden, and what moderation says of the dialogue.
+# Chatbot Arena's columns that do not change who won: whether the models were hidden, and moderation of the dialogue.
 _OF_ARENAS = frozenset(["anony", "toxic_chat_tag", "openai_moderation"])
 _ONE_HOT: Sequence[tuple[str, Outcome]] = (
     ("winner_model_a", "first"),
@@ -165,7 +165,7 @@ def _find_judgment(
         return _Judgment(lambda row: [(row, _one_hot(row, readers))], readers, "arena")
     taken = {*names, *chain(*scores), *prompt}
     marks = {words_of(name)[-1] for name in names}
-    # What is said of one of the answers, such as rank_b, is no choice between the two.
+    # A column about one answer, such as rank_b, is no choice between the two answers.
     free = [
         name for name in survey if name not in taken and (_JUDGE.fullmatch(name) or not marks & set(words_of(name)))
     ]
@@ -177,7 +177,7 @@ def _find_judgment(
     if columns and not judges:
         columns = [max(columns, key=lambda name: Verdicts(name, names).share_known(survey[name].scalars))]
     if columns:
-        # Beside a column "chosen" that names an answer, "rejected" names the other one.
+        # If the column "chosen" names an answer, the column "rejected" names the other answer.
         known |= {"rejected"} if columns == ["chosen"] else set()
         return _of_judges([Verdicts(name, names) for name in columns], not judges, "", known)
     return _Judgment(lambda row: [(row, _ranks_of_scores(row, *scores[0]))]) if scores else None

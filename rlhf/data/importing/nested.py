@@ -29,7 +29,7 @@ from rlhf.data.schema import Row, type_of
 
 _LISTS = ("responses", "answers", "completions", "candidates", "outputs", "output")
 _TEXTS = ("answer", "text", "response", "content", "completion", "output", "generation")
-# The first that all answers have decides; -1 where the greatest is the best.
+# The first field that all answers have decides; -1 where the greatest value is the best.
 _ORDERS = {"rank": 1, "fine-grained_score": -1, "overall_score": -1, "score": -1, "rating": -1, "pm_score": -1}
 _PREDICTION = re.compile(r"prediction \d+")
 
@@ -138,7 +138,7 @@ def find_compared(survey: Survey, given: GivenColumns, source: str, format_name:
         worse = [losers.count(number) for number in range(len(names))]
         if all(v == (0 if worse[i] == worse[j] else 1 if worse[i] < worse[j] else 2) for (i, j), v in said.items()):
             return [comparison(row, prompt, answers, worse)]
-        # What contradicts itself is no ranking, and each verdict still is what a person said.
+        # Verdicts that contradict each other make no ranking, but each verdict is still a comparison by a person.
         ranks = {0: (1, 1), 1: (1, 2), 2: (2, 1)}
         return [
             comparison(row, prompt, (answers[i], answers[j]), ranks[verdict])
@@ -232,5 +232,5 @@ def _tree(root: object) -> list[Row]:
 
 def _is_kept(reply: Mapping[str, Any]) -> bool:
     """Whether a reply was neither deleted nor refused by the reviewers."""
-    # In a table these are texts.
+    # In a table the flags are texts.
     return str(reply.get("deleted")).casefold() != "true" and str(reply.get("review_result")).casefold() != "false"

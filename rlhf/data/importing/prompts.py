@@ -114,7 +114,7 @@ def holds_dialogues(
         else_unread: as plain texts they could not be read, so that the greater part decides.
 
     Raises:
-        DataError: some are and some are not, and nobody but their owner can tell.
+        DataError: some are and some are not, and only their owner knows which is meant.
     """
     column = survey[name]
     if str not in column.types or format_name in _PLAIN_FORMATS:

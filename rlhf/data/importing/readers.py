@@ -24,11 +24,10 @@ from rlhf.files.names import check_regular, open_regular
 Rows = Iterator[tuple[int, Row | RowDroppedError]]
 
 _KNOWN = ".jsonl, .ndjson, .json, .csv or .tsv, each also with .gz, or .parquet"
-# Characters of a table that its delimiter is told from.
+# Characters at the start of a table from which its delimiter is recognized.
 _CSV_HEAD = 4_000_000
 _DELIMITERS = (",", ";", "\t", "|")
-# Rows of Parquet that are unpacked at a time, so many times in a row, and bytes that a library's reader
-# needs beside them.
+# Rows of Parquet in a batch, batches that are unpacked together, and bytes that a library's reader needs in addition.
 _BATCH_ROWS, _BATCHES = 64, 16
 _LIBRARY_BYTES = 2**30
 _HUB_ID = re.compile(r"(?P<name>[\w.-]+/[\w.-]+)(@(?P<revision>[\w./-]+))?")
@@ -285,7 +284,7 @@ def _parquet_rows(path: Path) -> Rows:
 
     check_regular(path)
     longest, left = limits().row, limits().unpacked(path.stat().st_size)
-    # The reader holds a group of rows as it is packed, and takes what a few bytes of it say that they stand for.
+    # The reader holds a packed group of rows, and allocates as much memory as a few bytes in it claim to need.
     needed = path.stat().st_size + _BATCH_ROWS * longest + _LIBRARY_BYTES
     number = 0
     try:

@@ -28,14 +28,14 @@ _STEMS = ("model", "response", "answer", "output", "assistant")
 _OTHER: Mapping[Outcome, Outcome] = {"first": "second", "second": "first", "tie": "tie"}
 _PLACES = ("first", "left", "second", "right")
 _IN_ORDER = (("0", "1"), ("1", "2"), ("a", "b"), ("left", "right"), ("first", "second"))
-# Share of numbers such as 99, for "not judged", beside verdicts that are understood.
+# Largest share of other numbers, such as 99 for "not judged", among verdicts that are understood.
 _MAX_STRANGE = 0.05
 _TIES = ("tie", "ties", "tied", "equal", "same", "draw", "both", "neither", "bothgood", "bothbad", "tiebothbad")
-# Columns whose numbers name an answer, where "label: 1" may as well say that the first one is better.
+# Words of columns whose numbers name an answer; "label: 1" may also say that the first answer is better.
 _NAMING = word_set(
     "best better choice chosen id ids idx index prefer preference preferences preferred selected selection winner"
 )
-# Columns that name or measure what is worse: "loser: A", "toxicity_score_a: 0.9".
+# Words of columns that name the worse answer or measure how bad an answer is: "loser: A", "toxicity_score_a: 0.9".
 _OF_THE_WORSE = word_set(
     """
     bad bias biased cost dislike disliked dispreferred distance error errors fail failed flagged harm harmful hate
@@ -117,7 +117,7 @@ class Verdicts:
         return len(known) / len(values) if values else 0.0
 
     def check(self, source: str) -> None:
-        """Refuse a numbering that nobody but its owner can tell.
+        """Refuse a numbering whose meaning only its owner knows.
 
         Raises:
             DataError: the numbers may mean one thing or its opposite.

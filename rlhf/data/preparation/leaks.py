@@ -12,7 +12,7 @@ Leak = Literal["prompt", "first_turn", "13_gram"]
 
 NGRAM_WORDS = 13
 # As in GPT-3 (2005.14165, appendix C), a run of words in more training texts than this is boilerplate, such as a common
-# instruction. In a large file even a hundredth of the prompts may share one with an evaluation prompt and be leaks.
+# instruction. In a large file even a hundredth of the prompts may share a run with an evaluation prompt and be leaks.
 BOILERPLATE_PROMPTS = 10
 BOILERPLATE_SHARE = 0.01
 

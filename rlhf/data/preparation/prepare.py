@@ -15,7 +15,7 @@ from rlhf.data.preparation.leaks import find_leaks
 from rlhf.data.preparation.report import Counts, build_report, check_left_out, empty_split, metrics, render
 from rlhf.data.preparation.splits import is_for_selection, prompt_key, split_of
 from rlhf.data.preparation.text_changes import turn_markers
-from rlhf.data.preparation.truncation import Context, Fitted, NumberedRow, check_roles, fit
+from rlhf.data.preparation.truncation import Context, Fitted, NumberedRow, check_roles, fit_rows
 from rlhf.data.schema import (
     DATASHEET,
     KINDS,
@@ -228,7 +228,7 @@ def _cut(splits: Splits, context: Context, config: DataConfig, counts: Counts) -
     """Cut prompts at a turn until prompt and response fit, and leave out what teaches nothing in token ids."""
     for (kind, split), rows in splits.items():
         kept = []
-        for numbered, fitted in zip(rows, fit(kind, rows, context), strict=True):
+        for numbered, fitted in zip(rows, fit_rows(kind, rows, context), strict=True):
             if isinstance(fitted, Fitted):
                 kept.append(_count_fitted(kind, numbered, fitted, counts))
             elif isinstance(fitted, str):

@@ -59,7 +59,7 @@ def build_report(source: DataSource, splits: Mapping[tuple[str, str], int], coun
     return {
         **vars(counts),
         "gold": RULE_BEHIND[source.embedded] if source.embedded else None,
-        # What decides the output: the same data in another place, or tracked by now, is the same data.
+        # Only what decides the output: the same data in another place, or tracked by now, is the same data.
         "source": source.model_dump(include={"md5", "embedded"}),
         "splits": {f"{kind}/{split}": count for (kind, split), count in sorted(splits.items())},
         "left_out_in_tokens": _named(counts.left_out_in_tokens),

@@ -14,7 +14,7 @@ OTHER_TEXT = "the tokens of a message read as another text (letters, blanks or c
 MARKER = "a message holds text that marks a turn in the chat template"
 NO_EOS = "the chat template ends no answer with EOS; it was added"
 _REWRITINGS = {"trimmed": TRIMMED, "cut": CUT}
-# Dialogues in which a template writes all that it writes before a turn.
+# Dialogues in which a template writes every mark that it puts before a turn.
 _DIALOGUES = (("user",), ("user", "assistant", "user"), ("system", "user", "assistant", "user"))
 
 
@@ -65,7 +65,7 @@ def _markers(tokenizer: Any, roles: Sequence[str], asks: bool) -> list[str]:
     # A user's turn comes again further on; what begins a dialogue may be more than the mark of its first turn.
     first = [head.rstrip().rpartition("\n")[2]] if roles[0] == "system" else []
     for piece in [*first, *(pieces if asks else pieces[:-1])]:
-        # They mark where a text starts or ends, and not whose turn it is.
+        # BOS and EOS mark where a text starts or ends, and not whose turn it is.
         for token in (tokenizer.bos_token, tokenizer.eos_token):
             piece = piece.replace(token, "") if token else piece
         tokens = chat_of(tokenizer).tokens

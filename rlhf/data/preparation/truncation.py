@@ -10,7 +10,7 @@ from rlhf.errors import DataError, one_line
 from rlhf.modeling.chat import chat_of
 from rlhf.modeling.conversations import EncodedRow, cut_to_fit, encode_prompts, encode_rows
 
-# Rows whose ids are in memory at once.
+# Rows whose token ids are in memory at once.
 _BATCH = 4096
 
 
@@ -57,7 +57,7 @@ class Fitted:
     changes: tuple[str, ...] = ()
 
 
-def fit(kind: str, rows: Sequence[NumberedRow], context: Context) -> list[Fitted | str | DataError]:
+def fit_rows(kind: str, rows: Sequence[NumberedRow], context: Context) -> list[Fitted | str | DataError]:
     """Encode rows, and cut the prompts that are too long.
 
     Returns:
