@@ -5,7 +5,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check --require-virtualenv
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo up down test test-slow test-services test-all pictures tutorial docs soak check format lock clean bench bench-learning bench-optimum bench-scaling bench-services bench-coverage bench-promotion bench-gpu
+.PHONY: help demo up down test test-slow test-services test-all coverage pictures tutorial docs soak check format lock clean bench bench-learning bench-optimum bench-scaling bench-services bench-coverage bench-promotion bench-gpu
 
 help: ## Say what there is.
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -38,6 +38,10 @@ test-services: .venv/installed-dev ## Tests on real servers, through a real brow
 test-all: PROCESSES = 3
 test-all: .venv/installed-dev ## The three above as one, which takes less time: what CI runs.
 	$(BIN)/pytest -m "not soak" --durations 25 $(SHARED_OUT)
+
+coverage: PROCESSES = 3
+coverage: .venv/installed-dev ## Say which lines no test reaches, processes that tests start included.
+	$(BIN)/pytest -m "not soak" --cov $(SHARED_OUT)
 
 pictures: .venv/installed-dev ## Take the pictures of docs/operating.md anew, of runs of the demo.
 	RLHF_PICTURES=docs/pictures $(BIN)/pytest -m services tests/flows/test_user_interface.py tests/flows/test_approval_form.py
@@ -94,7 +98,7 @@ bench-gpu: .venv/installed ## 160M and 1B parameters on a CUDA device.
 	$(BIN)/python -m benchmarks.gpu $(ARGS)
 
 clean: ## Remove what can be made again: environment, caches, stages' working folders. Never data/ or mlruns/.
-	rm -rf .venv .rlhf .site *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache .coverage
+	rm -rf .venv .rlhf .site *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache .coverage .coverage.*
 	find . -name __pycache__ -type d -not -path './data/*' -not -path './mlruns/*' -prune -exec rm -rf {} +
 
 # The environment. requirements-dev.lock holds all of requirements.lock at the same versions, so `make test` makes what
