@@ -140,7 +140,12 @@ def _generate(folder: Path, md5: str) -> None:
                 f"the generator of the embedded data makes {made}, and data.dvc says {md5}; "
                 "check out the commit that data.dvc was written at, or record the new data with `rlhf data import`"
             )
-        install(filled, folder)
+        try:
+            install(filled, folder)
+        except OSError:
+            # Another process was faster; what it made is checked by the caller.
+            if not folder.is_dir():
+                raise
 
 
 def _check_dirty_data(config: DataConfig, folder: Path) -> None:
