@@ -121,18 +121,17 @@ def _settings_tables() -> str:
 
 
 def _metrics_tables() -> str:
-    text, last = "", ""
+    head = _table("metric", "unit", "better", "interval", "in the pipeline run")
+    sections: dict[str, str] = {}
     for name, metric in {**METRICS, **{f"{prefix}NAME": metric for prefix, metric in FAMILIES.items()}}.items():
-        prefix = name.partition("/")[0]
         if name.startswith(GROUP) or name.endswith(("_low", "_high", "/seconds", "/trained_seconds")):
             continue
-        if prefix != last:
-            text += f"\n## {prefix}\n\n{_table('metric', 'unit', 'better', 'interval', 'in the pipeline run')}"
-            last = prefix
-        kept = "last value" * metric.summary + ", " * (metric.summary and metric.curve) + "curve" * metric.curve
+        stage = name.partition("/")[0]
+        kept = [kind for kind, is_kept in (("last value", metric.summary), ("curve", metric.curve)) if is_kept]
         interval = "95%" if f"{name}_low" in METRICS else ""
-        text += _row(f"`{name}`", metric.unit or "share or ratio", metric.better, interval, kept)
-    return text
+        row = _row(f"`{name}`", metric.unit or "share or ratio", metric.better, interval, ", ".join(kept))
+        sections[stage] = sections.get(stage, f"\n## {stage}\n\n{head}") + row
+    return "".join(sections.values())
 
 
 def _commands_text() -> str:
