@@ -17,9 +17,6 @@ from rlhf.tracking.records import RunRecord, time_of
 _PAGE = 1000
 
 
-RunFacts = RunRecord
-
-
 @dataclass(frozen=True)
 class VersionFacts:
     """A version of the registered model.

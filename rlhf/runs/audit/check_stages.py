@@ -16,7 +16,7 @@ from rlhf.references import Reference
 from rlhf.runs.audit.findings import Finding, Ledger
 from rlhf.tracking.artifacts import OUTPUT, REPORT, as_stored, manifest_of
 from rlhf.tracking.files import read_bytes
-from rlhf.tracking.run_details import RunFacts
+from rlhf.tracking.records import RunRecord
 from rlhf.tracking.runs import parameters
 from rlhf.tracking.tags import FINGERPRINT_TAG, OUTPUT_REMOVED_TAG, OUTPUT_TAG, PARENT_TAG, REPORT_TAG, STAGE_TAG
 
@@ -41,7 +41,7 @@ class Expected:
         return cls(record.fingerprint, record.sha256) if record else cls()
 
 
-def check_stage(ledger: Ledger, run: RunFacts, expected: Expected) -> None:
+def check_stage(ledger: Ledger, run: RunRecord, expected: Expected) -> None:
     """Hold a stage's run, its output and its report against what is on record.
 
     Args:
@@ -67,7 +67,7 @@ def check_stage(ledger: Ledger, run: RunFacts, expected: Expected) -> None:
     check_parameters(ledger, run, read_settings(ledger, run))
 
 
-def place_of(run: RunFacts) -> str:
+def place_of(run: RunRecord) -> str:
     """A stage's run in words."""
     return f"stage {run.tags.get(STAGE_TAG, run.name)}, MLflow run {run.run_id}"
 
@@ -99,7 +99,7 @@ def compare_files(
         ledger.compare("files", where, prefix + file, should_be, is_now)
 
 
-def read_settings(ledger: Ledger, run: RunFacts) -> Mapping[str, Any] | None:
+def read_settings(ledger: Ledger, run: RunRecord) -> Mapping[str, Any] | None:
     """A run's config.yaml; None where it is gone or no YAML, which is a finding."""
     content = read_bytes(run.run_id, CONFIG)
     where = place_of(run)
@@ -116,7 +116,7 @@ def read_settings(ledger: Ledger, run: RunFacts) -> Mapping[str, Any] | None:
     return settings
 
 
-def check_parameters(ledger: Ledger, run: RunFacts, settings: Mapping[str, Any] | None) -> None:
+def check_parameters(ledger: Ledger, run: RunRecord, settings: Mapping[str, Any] | None) -> None:
     """Hold a run's parameters in the store against its config.yaml."""
     if settings is None:
         return
@@ -126,7 +126,7 @@ def check_parameters(ledger: Ledger, run: RunFacts, settings: Mapping[str, Any] 
         ledger.compare("parameters", place_of(run), f"parameter {name}", should_be, run.params.get(name))
 
 
-def check_metrics(ledger: Ledger, stage: RunFacts, pipeline: RunFacts) -> None:
+def check_metrics(ledger: Ledger, stage: RunRecord, pipeline: RunRecord) -> None:
     """Hold the metrics that a pipeline's run has of a stage against those of the stage's own run."""
     own, copied = ({**run.metrics, **dict.fromkeys(run.not_finite, math.nan)} for run in (stage, pipeline))
     for name, value in sorted(own.items()):
@@ -136,7 +136,7 @@ def check_metrics(ledger: Ledger, stage: RunFacts, pipeline: RunFacts) -> None:
             ledger.compare("metrics", where, f"metric {name}", value, copied[name])
 
 
-def _reference(ledger: Ledger, run: RunFacts) -> Reference | None:
+def _reference(ledger: Ledger, run: RunRecord) -> Reference | None:
     text = run.tags.get(OUTPUT_TAG)
     try:
         return Reference.model_validate_json(text or "", extra="ignore")
@@ -145,7 +145,7 @@ def _reference(ledger: Ledger, run: RunFacts) -> Reference | None:
         return None
 
 
-def _check_output(ledger: Ledger, run: RunFacts, recorded: str) -> None:
+def _check_output(ledger: Ledger, run: RunRecord, recorded: str) -> None:
     removed = run.tags.get(OUTPUT_REMOVED_TAG)
     if removed is None:
         check_artifact(ledger, run.run_id, place_of(run), OUTPUT, recorded)

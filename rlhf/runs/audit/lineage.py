@@ -20,7 +20,8 @@ from rlhf.runs.audit.findings import Finding, Ledger
 from rlhf.runs.audit.lineage_graph import Lineage, Node
 from rlhf.runs.audit.target import Target
 from rlhf.stages import STAGES
-from rlhf.tracking.run_details import RunFacts, get_run
+from rlhf.tracking.records import RunRecord
+from rlhf.tracking.run_details import get_run
 from rlhf.tracking.tags import COMMIT_TAG, OUTPUT_TAG, PARENT_TAG, STAGE_TAG, stage_runs
 
 _BASE_OF = {"model.base": "sft"}
@@ -52,7 +53,7 @@ def trace(named: Target, *, check: bool = True) -> Lineage:
 class _Walk:
     """The way back; a node is entered once what it was made from is."""
 
-    asked_for: RunFacts
+    asked_for: RunRecord
     check: bool
     nodes: dict[str, Node] = field(default_factory=dict)
     ledger: Ledger = field(default_factory=Ledger)
@@ -77,7 +78,7 @@ class _Walk:
         )
         return self._enter(node, ledger)
 
-    def unfinished(self, run: RunFacts) -> str:
+    def unfinished(self, run: RunRecord) -> str:
         """A run without a policy: what its stages have made by now."""
         made = [self.stage(stage_run) for stage, stage_run in stage_runs(run.tags).items() if _is_ancestor(stage)]
         if not made:
@@ -124,7 +125,7 @@ class _Walk:
         )
         return self._enter(node, ledger)
 
-    def _inputs(self, run: RunFacts, ledger: Ledger) -> Iterator[str]:
+    def _inputs(self, run: RunRecord, ledger: Ledger) -> Iterator[str]:
         for name, read in run.inputs.items():
             made_by = read.made_by
             # The card tells of measurements too, but the weights did not come from them.
@@ -140,7 +141,7 @@ class _Walk:
         run = get_run(run_id)
         return run.tags.get(STAGE_TAG, "") if run else ""
 
-    def _sources(self, run: RunFacts, stage: str, record: ProvenanceRecord | None) -> Iterator[str]:
+    def _sources(self, run: RunRecord, stage: str, record: ProvenanceRecord | None) -> Iterator[str]:
         if stage == "data":
             source = _source_of(run)
             if source is not None:
@@ -216,14 +217,14 @@ def _read(pipeline: str, ledger: Ledger) -> ProvenanceRecord | None:
         return None
 
 
-def _sha256_of(run: RunFacts) -> str | None:
+def _sha256_of(run: RunRecord) -> str | None:
     try:
         return Reference.model_validate_json(run.tags.get(OUTPUT_TAG, ""), extra="ignore").sha256
     except ValidationError:
         return None
 
 
-def _source_of(run: RunFacts) -> DataSource | None:
+def _source_of(run: RunRecord) -> DataSource | None:
     try:
         return DatasetRef.model_validate_json(run.tags.get(OUTPUT_TAG, "")).source
     except ValidationError:

@@ -31,7 +31,8 @@ from rlhf.runs.audit.findings import Ledger
 from rlhf.runs.audit.target import CARD, Target, read_card_record
 from rlhf.tracking.artifacts import OUTPUT, as_stored, manifest_of
 from rlhf.tracking.files import read_bytes
-from rlhf.tracking.run_details import RunFacts, VersionFacts, get_run
+from rlhf.tracking.records import RunRecord
+from rlhf.tracking.run_details import VersionFacts, get_run
 from rlhf.tracking.tags import (
     COMMIT_TAG,
     DATA_TAG,
@@ -83,7 +84,7 @@ def verify(named: Target) -> Ledger:
     return ledger
 
 
-def check_stages(ledger: Ledger, run: RunFacts, record: ProvenanceRecord) -> dict[str, RunFacts]:
+def check_stages(ledger: Ledger, run: RunRecord, record: ProvenanceRecord) -> dict[str, RunRecord]:
     """Look at each stage that a pipeline run has used. Returns the stages' runs."""
     used = stage_runs(run.tags)
     looked_at = {}
@@ -107,11 +108,11 @@ def check_stages(ledger: Ledger, run: RunFacts, record: ProvenanceRecord) -> dic
     return looked_at
 
 
-def _place(run: RunFacts) -> str:
+def _place(run: RunRecord) -> str:
     return f"pipeline, MLflow run {run.run_id}"
 
 
-def _record(ledger: Ledger, run: RunFacts) -> ProvenanceRecord | None:
+def _record(ledger: Ledger, run: RunRecord) -> ProvenanceRecord | None:
     """The record, its digest held against the tag. Without a record and a tag there is nothing to hold against."""
     tag = run.tags.get(RECORD_TAG)
     content = read_bytes(run.run_id, RECORD)
@@ -128,7 +129,7 @@ def _record(ledger: Ledger, run: RunFacts) -> ProvenanceRecord | None:
     return record
 
 
-def _check_code(ledger: Ledger, run: RunFacts, record: ProvenanceRecord) -> None:
+def _check_code(ledger: Ledger, run: RunRecord, record: ProvenanceRecord) -> None:
     where = _place(run)
     patch, lock = read_bytes(run.run_id, PATCH), read_bytes(run.run_id, LOCK)
     if record.code.patch_sha256 is not None or patch is not None:
@@ -147,7 +148,7 @@ def _check_code(ledger: Ledger, run: RunFacts, record: ProvenanceRecord) -> None
         ledger.compare("tags", where, f"tag {tag}", value, run.tags.get(tag))
 
 
-def _check_settings(ledger: Ledger, run: RunFacts, record: ProvenanceRecord) -> Mapping[str, Any]:
+def _check_settings(ledger: Ledger, run: RunRecord, record: ProvenanceRecord) -> Mapping[str, Any]:
     """Returns the settings, where they are those on record."""
     settings = read_settings(ledger, run)
     same = settings is not None and ledger.compare(
@@ -164,7 +165,7 @@ def _data_path(settings: Mapping[str, Any], data: DataRecord) -> str:
     return path if isinstance(path, str) else data.path
 
 
-def _check_card(ledger: Ledger, run: RunFacts, card: RunFacts, record: ProvenanceRecord, named: Target) -> None:
+def _check_card(ledger: Ledger, run: RunRecord, card: RunRecord, record: ProvenanceRecord, named: Target) -> None:
     """The policy's folder, in the store and where a copy lies: its record, its card, and what the registry says."""
     where = f"policy, MLflow run {card.run_id}"
     with as_stored(card.run_id, OUTPUT) as folder:
@@ -205,7 +206,7 @@ def _differences(own: ProvenanceRecord, record: ProvenanceRecord) -> Iterator[tu
             yield name, then.get(name, "nothing"), f"{now.get(name, 'nothing')} in the store"
 
 
-def _check_copy(ledger: Ledger, where: str, folder: Path, card: RunFacts, run: RunFacts) -> None:
+def _check_copy(ledger: Ledger, where: str, folder: Path, card: RunRecord, run: RunRecord) -> None:
     """A copy of the policy, file by file, against what the store has listed."""
     hashes = ledger.files(folder)
     if not ledger.compare("files", where, "the whole folder", run.tags.get(POLICY_TAG), files_sha256(hashes)):
@@ -214,7 +215,7 @@ def _check_copy(ledger: Ledger, where: str, folder: Path, card: RunFacts, run: R
 
 
 def _check_version(
-    ledger: Ledger, run: RunFacts, card: RunFacts, version: str, registered: VersionFacts | None
+    ledger: Ledger, run: RunRecord, card: RunRecord, version: str, registered: VersionFacts | None
 ) -> None:
     where = f"version {version} of rlhf-policy"
     if registered is None or registered.version != version:
@@ -231,7 +232,7 @@ def _check_version(
             check_stage(ledger, earlier, Expected())
 
 
-def _sha256_of_output(run: RunFacts) -> str | None:
+def _sha256_of_output(run: RunRecord) -> str | None:
     """The sha256 that a stage's run gives for its output."""
     try:
         return Reference.model_validate_json(run.tags.get(OUTPUT_TAG, ""), extra="ignore").sha256

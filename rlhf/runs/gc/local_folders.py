@@ -10,7 +10,7 @@ from rlhf.files.locks import is_locked, lock_of
 from rlhf.paths import LocalFolder, local_folder, root
 from rlhf.runs.gc.items import REMOVED_PREFIX, Kind, Removable, num_bytes
 from rlhf.runs.gc.retention import Needs
-from rlhf.tracking.run_details import RunFacts
+from rlhf.tracking.records import RunRecord
 from rlhf.tracking.tags import FINGERPRINT_TAG, KIND_TAG, STAGE_TAG
 
 _OUTPUT = re.compile(r"runs:/([0-9a-f]{32})/output")
@@ -18,7 +18,7 @@ _SHA256 = re.compile(r"[0-9a-f]{64}")
 _DAY = timedelta(days=1)
 
 
-def find_in_folders(needs: Needs, runs: Sequence[RunFacts], keep_days: int) -> Iterator[Removable]:
+def find_in_folders(needs: Needs, runs: Sequence[RunRecord], keep_days: int) -> Iterator[Removable]:
     """Everything below `.rlhf` that no kept run needs."""
     recent = datetime.now(UTC) - timedelta(days=keep_days)
     for find in FINDERS.values():
@@ -27,7 +27,7 @@ def find_in_folders(needs: Needs, runs: Sequence[RunFacts], keep_days: int) -> I
         yield from _leftovers(local_folder(name))
 
 
-def _checkpoints(needs: Needs, runs: Sequence[RunFacts], recent: datetime) -> Iterator[Removable]:
+def _checkpoints(needs: Needs, runs: Sequence[RunRecord], recent: datetime) -> Iterator[Removable]:
     known = {
         f"{run.tags.get(STAGE_TAG)}-{run.tags[FINGERPRINT_TAG][:16]}" for run in runs if FINGERPRINT_TAG in run.tags
     }
@@ -59,7 +59,7 @@ def _results(needs: Needs, _: object, recent: datetime) -> Iterator[Removable]:
             yield _item("results", file, "Prefect's word for an output that no kept run needs")
 
 
-def _reproductions(needs: Needs, runs: Sequence[RunFacts], recent: datetime) -> Iterator[Removable]:
+def _reproductions(needs: Needs, runs: Sequence[RunRecord], recent: datetime) -> Iterator[Removable]:
     """The name of a tree ends with the beginning of its own run's id."""
     kept = {run.run_id[:6] for run in runs if run.tags.get(KIND_TAG) == "reproduction" and run.run_id in needs.kept}
     known = {run.run_id[:6] for run in runs if run.tags.get(KIND_TAG) == "reproduction"}
@@ -108,7 +108,7 @@ def _item(kind: Kind, path: Path, why: str) -> Removable:
     return Removable(kind, path.relative_to(root()).as_posix(), why, num_bytes(path), path=path)
 
 
-FINDERS: Mapping[LocalFolder, Callable[[Needs, Sequence[RunFacts], datetime], Iterator[Removable]]] = {
+FINDERS: Mapping[LocalFolder, Callable[[Needs, Sequence[RunRecord], datetime], Iterator[Removable]]] = {
     "stages": _checkpoints,
     "artifacts": _downloads,
     "data": _data_copies,

@@ -12,7 +12,8 @@ from rlhf.runs.gc.local_folders import find_in_folders
 from rlhf.runs.gc.retention import Needs, find_needs
 from rlhf.runs.gc.store_check import runs_of_the_project
 from rlhf.tracking.artifacts import num_output_bytes
-from rlhf.tracking.run_details import RunFacts, versions
+from rlhf.tracking.records import RunRecord
+from rlhf.tracking.run_details import versions
 from rlhf.tracking.tags import KIND_TAG, OUTPUT_REMOVED_TAG, STAGE_TAG
 
 __all__ = ["Plan", "make_plan", "shown_bytes"]
@@ -88,7 +89,7 @@ def make_plan(keep_days: int, remote: str | None = None) -> Plan:
     return Plan(tuple(items), needs, tuple(notes), keep_days, made)
 
 
-def _outputs(needs: Needs, runs: Sequence[RunFacts]) -> Iterator[Removable]:
+def _outputs(needs: Needs, runs: Sequence[RunRecord]) -> Iterator[Removable]:
     for run in runs:
         if run.tags.get(KIND_TAG) != "stage" or run.run_id in needs.outputs:
             continue

@@ -8,9 +8,9 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from rlhf.tracking.client import is_server, tracking_uri
-from rlhf.tracking.records import GROUP, PIPELINE
+from rlhf.tracking.records import GROUP, PIPELINE, RunRecord
 from rlhf.tracking.registry import promotion
-from rlhf.tracking.run_details import RunFacts, VersionFacts
+from rlhf.tracking.run_details import VersionFacts
 from rlhf.tracking.run_locks import is_alive
 from rlhf.tracking.tags import (
     DATA_TAG,
@@ -60,7 +60,7 @@ class Needs:
         return ", ".join(f"{number} {why}" for why, number in counts.most_common()) or "nothing"
 
 
-def find_needs(runs: Sequence[RunFacts], versions: Sequence[VersionFacts], keep_days: int) -> Needs:
+def find_needs(runs: Sequence[RunRecord], versions: Sequence[VersionFacts], keep_days: int) -> Needs:
     """The needs of the champion, the candidate, versions with an alias, runs in flight and runs of the last days.
 
     Args:
@@ -89,7 +89,7 @@ def find_needs(runs: Sequence[RunFacts], versions: Sequence[VersionFacts], keep_
     )
 
 
-def is_working(run: RunFacts) -> bool:
+def is_working(run: RunRecord) -> bool:
     """Whether a run has a process that may ask for any output: one that lives here, or perhaps elsewhere.
 
     Between two seeds of a group there is no pipeline run, and the next one will ask.
@@ -101,7 +101,7 @@ def is_working(run: RunFacts) -> bool:
 
 
 def _kept(
-    runs: Sequence[RunFacts], by_id: Mapping[str, RunFacts], held: Sequence[VersionFacts], keep_days: int
+    runs: Sequence[RunRecord], by_id: Mapping[str, RunRecord], held: Sequence[VersionFacts], keep_days: int
 ) -> Iterator[tuple[str, str]]:
     """Runs and why; what comes later in this order has the last word."""
     since = datetime.now(UTC) - timedelta(days=keep_days)
@@ -132,7 +132,7 @@ def _being_promoted() -> set[str | None]:
     return {plan.champion, plan.to} if plan is not None and plan.state == "pending" else set()
 
 
-def _with_inputs(run_ids: Iterable[str], by_id: Mapping[str, RunFacts]) -> set[str]:
+def _with_inputs(run_ids: Iterable[str], by_id: Mapping[str, RunRecord]) -> set[str]:
     """The runs, and all that they came from."""
     reached: set[str] = set()
     left = set(run_ids)
@@ -144,12 +144,12 @@ def _with_inputs(run_ids: Iterable[str], by_id: Mapping[str, RunFacts]) -> set[s
     return reached
 
 
-def _reference(run: RunFacts) -> dict[str, Any]:
+def _reference(run: RunRecord) -> dict[str, Any]:
     text = run.tags.get(OUTPUT_TAG)
     return dict(json.loads(text)) if text else {}
 
 
-def _checkpoints(runs: Sequence[RunFacts], kept: Mapping[str, str]) -> Iterator[str]:
+def _checkpoints(runs: Sequence[RunRecord], kept: Mapping[str, str]) -> Iterator[str]:
     """Attempts of kept runs that no run has brought to an end since."""
     ended: dict[str, datetime] = {}
     for run in runs:

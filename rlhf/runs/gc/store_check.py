@@ -6,7 +6,8 @@ from rlhf.errors import InputError
 from rlhf.paths import tracking_database
 from rlhf.tracking.client import tracking_uri
 from rlhf.tracking.known_stores import other_stores
-from rlhf.tracking.run_details import RunFacts, search_runs
+from rlhf.tracking.records import RunRecord
+from rlhf.tracking.run_details import search_runs
 from rlhf.tracking.sqlite_store import DatabaseStore, has_known_schema
 from rlhf.tracking.stores import check_own_store
 
@@ -14,7 +15,7 @@ _ALL = 1_000_000_000
 _NOTHING_GOES = "so what is needed is not known, and nothing is removed"
 
 
-def runs_of_the_project() -> list[RunFacts]:
+def runs_of_the_project() -> list[RunRecord]:
     """All runs that there are.
 
     Raises:
@@ -37,7 +38,7 @@ def runs_of_the_project() -> list[RunFacts]:
     return runs
 
 
-def _check_own_file(runs: Sequence[RunFacts]) -> None:
+def _check_own_file(runs: Sequence[RunRecord]) -> None:
     """Refuse where the project's SQLite file has runs that the store which was asked does not know."""
     if not tracking_database().is_file():
         return
