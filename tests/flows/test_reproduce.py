@@ -11,6 +11,9 @@ from typing import Any
 
 import pytest
 
+from rlhf.paths import in_project
+from rlhf.tracking.client import client, experiment_id
+
 REPOSITORY = Path(__file__).parents[2]
 STAGES = ["data", "sft", "reward_model", "reward_audit", "ppo", "evaluation", "model_card"]
 
@@ -143,17 +146,14 @@ def test_one_stage_from_the_recorded_outputs(made: tuple[Project, dict[str, str]
 
 
 def test_a_reproduction_is_a_run_that_names_the_original(made: tuple[Project, dict[str, str]]):
-    from mlflow.tracking import MlflowClient
-
     clone, runs = made
-    client = MlflowClient(f"sqlite:///{clone.root / 'mlruns' / 'mlflow.db'}")
-    experiment = client.get_experiment_by_name("rlhf")
-    assert experiment is not None
-    which = f"tags.`rlhf.reproduces` = '{runs['other data and settings']}'"
-    (run,) = client.search_runs([experiment.experiment_id], which)
-    assert (run.info.status, run.data.tags["rlhf.verdict"]) == ("FINISHED", "identical")
-    assert {file.path for file in client.list_artifacts(run.info.run_id)} == {"reproduction.json", "reproduction.md"}
-    original = client.get_run(runs["other data and settings"])
+    with in_project(clone.root):
+        own = client()
+        which = f"tags.`rlhf.reproduces` = '{runs['other data and settings']}'"
+        (run,) = own.search_runs([experiment_id()], which)
+        assert (run.info.status, run.data.tags["rlhf.verdict"]) == ("FINISHED", "identical")
+        assert {file.path for file in own.list_artifacts(run.info.run_id)} == {"reproduction.json", "reproduction.md"}
+        original = own.get_run(runs["other data and settings"])
     assert original.data.tags["rlhf.reproduction"] == f"identical, run {run.info.run_id}"
 
 
