@@ -34,8 +34,6 @@ test-slow: .venv/installed-dev ## Tests of whole pipelines, of crashes and of se
 test-services: .venv/installed-dev ## Tests on real servers, through a real browser, with real crashes: about 15 minutes.
 	$(BIN)/pytest -m services $(SHARED_OUT)
 
-# One process more than there are cores, for those on servers wait much of their time.
-test-all: PROCESSES = 3
 test-all: .venv/installed-dev ## The three above as one, which takes less time: what CI runs.
 	$(BIN)/pytest -m "not soak" --durations 25 $(SHARED_OUT)
 

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 from made_once import made_once
 from second_tries import KNOWN
 
@@ -43,6 +44,11 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 def pytest_sessionfinish() -> None:
     """Remove the stores."""
     shutil.rmtree(_SESSION, ignore_errors=True)
+
+
+# A machine that does other work besides makes any example slow.
+settings.register_profile("any machine", deadline=None)
+settings.load_profile("any machine")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -60,6 +60,7 @@ def test_a_run_that_fails_says_why(tiny):
 
 
 def test_a_phase_within_a_phase_is_counted_once():
+    start = time.perf_counter()
     clock = PhaseClock()
     with clock.phase("outer"):
         time.sleep(0.02)
@@ -67,9 +68,12 @@ def test_a_phase_within_a_phase_is_counted_once():
             time.sleep(0.03)
         with clock.pause():
             time.sleep(0.05)
-    assert clock.seconds["inner"] == pytest.approx(0.03, abs=0.01)
-    assert clock.seconds["outer"] == pytest.approx(0.02, abs=0.01)
-    assert clock.elapsed() == pytest.approx(0.05, abs=0.02)
+    counted = clock.elapsed()
+    without_pause = time.perf_counter() - start - 0.05
+    # A busy machine lets each of them take longer, and all of them together no longer than the whole.
+    assert clock.seconds["inner"] >= 0.03
+    assert clock.seconds["outer"] >= 0.02
+    assert clock.seconds["inner"] + clock.seconds["outer"] <= counted <= without_pause
 
 
 def test_watched_functions_go_on_doing_what_they_did():

@@ -315,7 +315,7 @@ def test_the_command_prints_writes_and_keeps(
         "comparison.json",
         "comparison.md",
     ]  # no page was asked for
-    assert {stat.S_IMODE(path.stat().st_mode) for path in folder.iterdir()} == {0o644}
+    assert {stat.S_IMODE(path.stat().st_mode) for path in folder.iterdir()} == {0o600}
 
 
 @pytest.mark.parametrize(
