@@ -121,7 +121,7 @@ def test_a_run_that_is_of_no_pipeline(store: RunStore):
 
 def test_a_group_is_told_from_a_run(store: RunStore):
     group, _ = open_group("demo, 2 seeds", "key", "flow", {}, {"recipe": "demo", SEEDS_TAG: "7,11"})
-    message = rf"run {group} is a group of several seeds \(7,11\).* `rlhf runs --group {group[:8]}` lists the runs of the group"
+    message = rf"run {group} is a group of several seeds \(7,11\).* `rlhf runs --group {group[:8]}` lists the runs of"
     with pytest.raises(InputError, match=message):
         find_in(store, group[:8])
 
