@@ -6,7 +6,6 @@ training leaves the base about where it is and teaches where a response ends; th
 All draws are keyed by fixed seeds, by the prompt and by the sample: data is the same for all seeds of a run.
 """
 
-import json
 import random
 import re
 from collections.abc import Iterator, Sequence
@@ -18,7 +17,7 @@ from typing import Any
 from rlhf.config.data import RULE_BEHIND, DataConfig
 from rlhf.config.model import ComputeConfig, ModelConfig, Setup
 from rlhf.data.embedded import generate
-from rlhf.data.schema import DATASHEET, Row, read_rows, write_rows
+from rlhf.data.schema import DATASHEET, Row, json_lines, read_rows, write_rows
 from rlhf.errors import DataError
 from rlhf.files.atomic import write_file
 from rlhf.gold.registered import gold_rule
@@ -130,7 +129,7 @@ def _responses(
                 setup = Setup(seed=_SEED, model=model, compute=compute)
                 base = start_policy(setup, tokenizer).to(compute.device).eval()
             texts = _sample(base, tokenizer, chunk, start, max_response_tokens, compute)
-            _write(path, texts)
+            write_file(path, "".join(json_lines(texts)))
         yield from read_json_lines(path)
 
 
@@ -159,10 +158,6 @@ def _pair(rng: random.Random, prompt: Conversation, first: tuple[str, float], se
 
 def _answer(text: str) -> list[dict[str, str]]:
     return [{"role": "assistant", "content": text}]
-
-
-def _write(path: Path, rows: Sequence[Any]) -> None:
-    write_file(path, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
 
 
 def _name(model: ModelConfig) -> str:

@@ -105,7 +105,12 @@ def read_rows(path: Path, kind: str) -> Iterator[tuple[int, Row]]:
 def write_rows(path: Path, rows: Iterable[Any]) -> None:
     """Write JSON Lines, a row at a time, as UTF-8."""
     with path.open("w", encoding="utf-8", newline="\n") as file:
-        file.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+        file.writelines(json_lines(rows))
+
+
+def json_lines(rows: Iterable[Any]) -> Iterator[str]:
+    """The rows as JSON Lines."""
+    return (json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
 
 
 def parse_line(raw: bytes, where: str) -> Row:

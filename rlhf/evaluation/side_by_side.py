@@ -1,9 +1,9 @@
 """Answers of two models to the same prompts, for people: as rows of JSON, and as a table."""
 
-import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from rlhf.data.schema import json_lines
 from rlhf.evaluation.answers import CHAMPIONS_JUDGE, OWN_JUDGE, JudgedAnswers
 from rlhf.modeling.conversations import Conversation
 from rlhf.text.markdown import escape, table
@@ -38,7 +38,7 @@ def side_by_side(prompts: Sequence[Conversation], models: Mapping[str, JudgedAns
 
 def as_json_lines(samples: Samples) -> str:
     """Whole texts."""
-    return "".join(json.dumps(sample, ensure_ascii=False) + "\n" for sample in samples)
+    return "".join(json_lines(samples))
 
 
 def as_table(samples: Samples, titles: Mapping[str, str], split: str) -> str:

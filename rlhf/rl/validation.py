@@ -4,7 +4,6 @@ The score that PPO climbs goes up whatever happens. What counts is the same scor
 place of the trained one, on validation prompts, less kl_coef times the KL (`rlhf.rl.objective`).
 """
 
-import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -14,6 +13,7 @@ import torch
 from torch import Tensor
 
 from rlhf.config.rl import PPOConfig
+from rlhf.data.schema import json_lines
 from rlhf.files.atomic import write_file
 from rlhf.modeling.conversations import Conversation, decode_responses
 from rlhf.rl.context import PPOContext, Prompts
@@ -135,7 +135,7 @@ def generations_path(checkpoints: Path, update: int) -> Path:
 
 def write_generations(checkpoints: Path, update: int, generations: Sequence[Generation]) -> None:
     """Keep the generations as JSON Lines; a file that bears its name is whole."""
-    lines = (json.dumps(asdict(generation), ensure_ascii=False) + "\n" for generation in generations)
+    lines = json_lines(asdict(generation) for generation in generations)
     write_file(generations_path(checkpoints, update), "".join(lines))
 
 

@@ -1,6 +1,5 @@
 """Supervised fine-tuning on the completions of demonstrations, with TRL's SFTTrainer."""
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -15,7 +14,7 @@ from trl import SFTTrainer
 
 from rlhf.config.model import ComputeConfig, Setup
 from rlhf.config.supervised import SFTConfig
-from rlhf.data.schema import Row, read_rows
+from rlhf.data.schema import Row, json_lines, read_rows
 from rlhf.modeling.batches import batches_by_length, pad_sequences
 from rlhf.modeling.context import StageContext, start_stage
 from rlhf.modeling.conversations import decode_responses, encode_pairs, encode_prompts
@@ -195,7 +194,7 @@ def _write_samples(
         {"prompt": prompt, "response": text, "ended": ids[-1:] == [tokenizer.eos_token_id]}
         for prompt, text, ids in zip(chosen, texts, responses, strict=True)
     ]
-    lines = "".join(json.dumps(sample, ensure_ascii=False) + "\n" for sample in samples)
+    lines = "".join(json_lines(samples))
     (workspace.report / "samples.jsonl").write_text(lines, encoding="utf-8")
     (workspace.report / "samples.md").write_text(_table(samples), encoding="utf-8")
 
