@@ -3,6 +3,7 @@
 import contextlib
 import functools
 import logging
+import sqlite3
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -25,7 +26,7 @@ from rlhf.paths import artifacts_folder, tracking_database
 from rlhf.tracking.deleted import deleted_experiment
 from rlhf.tracking.locations import seen_from_here
 from rlhf.tracking.records import store_address
-from rlhf.tracking.sqlite_store import has_known_schema, recorded_location
+from rlhf.tracking.sqlite_store import has_known_schema, open_database, recorded_location
 from rlhf.tracking.ui_view import KEY, TAG, shared_view
 
 logger = logging.getLogger(__name__)
@@ -162,8 +163,9 @@ def _client_of(uri: str) -> MlflowClient:
     try:
         # Two processes that both migrate an empty file break it.
         with locked(lock_of(database)):
+            open_database(database)
             return MlflowClient(uri)
-    except (SQLAlchemyError, MlflowException) as error:  # the second: tables of another version of MLflow
+    except (sqlite3.Error, SQLAlchemyError, MlflowException) as error:  # the last: tables of another version of MLflow
         raise UnusableStoreError(_explain(error)) from error
 
 

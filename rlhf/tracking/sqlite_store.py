@@ -151,16 +151,29 @@ def has_known_schema(path: Path) -> bool:
     return {head for (head,) in _read(path, "SELECT version_num FROM alembic_version")} <= KNOWN_SCHEMAS.keys()
 
 
+def open_database(path: Path) -> None:
+    """Open a file as SQLite's, for MLflow tries for a hundred seconds to open another one.
+
+    Raises:
+        sqlite3.DatabaseError: it is something else.
+    """
+    with contextlib.suppress(sqlite3.OperationalError), contextlib.closing(_connect(path)) as database:
+        database.execute("PRAGMA schema_version")
+
+
 def recorded_location(run_id: str) -> str | None:
     """The folder in which the project's SQLite file has the artifacts of all runs; None where it lacks this run."""
     rows = _read(tracking_database(), _LOCATION, [run_id, _EXPERIMENT])
     return str(rows[0][0]) if rows else None
 
 
+def _connect(path: Path) -> sqlite3.Connection:
+    return sqlite3.connect(f"file:{quote(str(path))}?mode=ro", uri=True, timeout=_PATIENCE_SECONDS)
+
+
 def _read(path: Path, query: str, values: Sequence[Any] = ()) -> list[Any]:
-    address = f"file:{quote(str(path))}?mode=ro"
     try:
-        with contextlib.closing(sqlite3.connect(address, uri=True, timeout=_PATIENCE_SECONDS)) as database:
+        with contextlib.closing(_connect(path)) as database:
             return database.execute(query, values).fetchall()
     except sqlite3.Error as error:
         raise InputError(
