@@ -129,7 +129,7 @@ def check_loaded(model: Any, info: Mapping[str, Any], name: str, role: Role) -> 
         )
     if missing:
         raise ModelError(
-            f"{name}: {_some(missing)} that config.json asks for {'are' if len(missing) > 1 else 'is'} in none of the "
+            f"{name}: {_named(missing)} that config.json asks for {'are' if len(missing) > 1 else 'is'} in none of the "
             f"files{_but_found(extra)}; download or save the model again, or give the config.json of these weights"
         )
     if info["mismatched_keys"]:
@@ -239,12 +239,12 @@ def _left_over(model: Any, extra: Sequence[str], name: str) -> list[str]:
     inner = [weight for weight in extra if _is_of_backbone(model, weight)]
     if inner:
         raise ModelError(
-            f"{name}: its files have {_some(inner)} that config.json has no place for, so the model would not be the "
+            f"{name}: its files have {_named(inner)} that config.json has no place for, so the model would not be the "
             f"one that was saved; give the config.json that belongs to these weights, or download the model again"
         )
     if not extra:
         return []
-    return [f"{name}: {_some(extra)} of its files {'are' if len(extra) > 1 else 'is'} not used"]
+    return [f"{name}: {_named(extra)} of its files {'are' if len(extra) > 1 else 'is'} not used"]
 
 
 def _is_of_backbone(model: Any, weight: str) -> bool:
@@ -254,10 +254,10 @@ def _is_of_backbone(model: Any, weight: str) -> bool:
 
 
 def _but_found(extra: Sequence[str]) -> str:
-    return f", which have {_some(extra)} that it does not ask for" if extra else ""
+    return f", which have {_named(extra)} that it does not ask for" if extra else ""
 
 
-def _some(names: Sequence[str]) -> str:
+def _named(names: Sequence[str]) -> str:
     """How many, and the first of them."""
     listed = ", ".join(names[:_NUM_NAMED])
     more = f", and {len(names) - _NUM_NAMED} more" if len(names) > _NUM_NAMED else ""
@@ -276,7 +276,7 @@ def _odd(weights: Iterable[str]) -> str:
         for number, there in numbered.items()
         for part in set().union(*numbered.values()) - there
     )
-    return f"; {_some(missing)} may be missing" if missing else ""
+    return f"; {_named(missing)} may be missing" if missing else ""
 
 
 def _in_order(names: Iterable[str]) -> list[str]:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from rlhf.files.git import as_names, as_text, git, try_git
-from rlhf.provenance.credentials import holds_one, is_named_like_one
+from rlhf.provenance.credentials import has_secret_name, holds_secret
 
 MAX_FILE_BYTES = 1_000_000
 """A changed file that is larger is not code, and stays out of the patch."""
@@ -76,9 +76,9 @@ def working_patch(folder: Path) -> Patch:
     return Patch(_diff(folder, wanted) if wanted else b"", left_out)
 
 
-def looks_like_a_credential(path: Path) -> bool:
+def looks_like_credential(path: Path) -> bool:
     """Whether a file's name or content is that of a key, a token or a password."""
-    return is_named_like_one(path.name) or (path.is_file() and holds_one(path.read_bytes(), path.name))
+    return has_secret_name(path.name) or (path.is_file() and holds_secret(path.read_bytes(), path.name))
 
 
 def _changed(folder: Path) -> Iterator[str]:
@@ -98,11 +98,11 @@ def _is_kept_back(folder: Path, name: str) -> bool:
     if any((folder / parent).is_symlink() for parent in Path(name).parents):
         return True
     before = _committed(folder, name)
-    if len(before) > MAX_FILE_BYTES or holds_one(before, name):
+    if len(before) > MAX_FILE_BYTES or holds_secret(before, name):
         return True
     if path.is_symlink() or not path.is_file():
-        return is_named_like_one(path.name)
-    return path.stat().st_size > MAX_FILE_BYTES or looks_like_a_credential(path)
+        return has_secret_name(path.name)
+    return path.stat().st_size > MAX_FILE_BYTES or looks_like_credential(path)
 
 
 def _committed(folder: Path, name: str) -> bytes:

@@ -54,13 +54,13 @@ _NAME_OF_A_VARIABLE = re.compile(r"[A-Z][A-Z0-9]*(_[A-Z0-9]+)+")
 _LONGEST_LINE = 4000
 
 
-def is_named_like_one(name: str) -> bool:
+def has_secret_name(name: str) -> bool:
     """Whether a file's name is that of a file of secrets. Code may speak of secrets in its name."""
     path = PurePath(name)
     return path.suffix != ".py" and any(fnmatch.fnmatch(path.name.lower(), pattern) for pattern in _NAMES)
 
 
-def holds_one(content: bytes, name: str) -> bool:
+def holds_secret(content: bytes, name: str) -> bool:
     """Whether a file holds what looks like a key, a token or a password.
 
     Args:

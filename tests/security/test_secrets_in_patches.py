@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from rlhf.provenance.code import MAX_FILE_BYTES, working_patch
-from rlhf.provenance.credentials import holds_one, is_named_like_one
+from rlhf.provenance.credentials import has_secret_name, holds_secret
 
 ROOT = Path(__file__).resolve().parents[2]
 # In two parts, so that this file holds none.
@@ -95,7 +95,7 @@ def test_a_secret_is_in_no_patch(tree: Path, name: str, parts: tuple[str, str]):
 @pytest.mark.parametrize("name", ["rlhf/loss.py", "demo.yaml"])
 def test_what_is_none_is_in_the_patch(text: str, name: str):
     """Row 5: a file that is held back wrongly makes a run that cannot be repeated."""
-    assert not holds_one(text.encode(), name)
+    assert not holds_secret(text.encode(), name)
 
 
 def test_nothing_of_this_project_is_taken_for_one():
@@ -103,20 +103,20 @@ def test_nothing_of_this_project_is_taken_for_one():
     folders = ("rlhf", "flows", "tasks", "configs", "docs", "tests/security", "*.lock", "*.md", "*.toml", "Makefile")
     listed = subprocess.run(["git", "ls-files", "-z", *folders], cwd=ROOT, check=True, capture_output=True, text=True)
     files = [ROOT / name for name in listed.stdout.split("\0") if name]
-    assert [path.name for path in files if is_named_like_one(path.name)] == []
+    assert [path.name for path in files if has_secret_name(path.name)] == []
     text = [path for path in files if path.suffix != ".png"]
-    assert [path.name for path in text if holds_one(path.read_bytes(), path.name)] == []
+    assert [path.name for path in text if holds_secret(path.read_bytes(), path.name)] == []
 
 
 @pytest.mark.parametrize("text", ['{"text": "', "password token: ", '"password": ' + "'", "a1B"])
 def test_a_long_line_takes_seconds_at_most(text: str):
     """Row 5: patterns that go back and forth over a line could hold up a run."""
     begun = time.monotonic()
-    holds_one((text * MAX_FILE_BYTES)[:MAX_FILE_BYTES].encode(), "rows.json")
+    holds_secret((text * MAX_FILE_BYTES)[:MAX_FILE_BYTES].encode(), "rows.json")
     assert time.monotonic() - begun < 20
 
 
 def test_what_is_cut_in_two_is_found(tree: Path):
     """Row 5: long lines are looked at in parts."""
     secret = "".join(QUOTED["Stripe"])
-    assert all(holds_one(b" " * length + secret.encode(), "rows.json") for length in range(3970, 4010))
+    assert all(holds_secret(b" " * length + secret.encode(), "rows.json") for length in range(3970, 4010))

@@ -36,13 +36,13 @@ def find_label_studio(survey: Survey, given: GivenColumns, source: str, format_n
             ranks = RANKS[reader.read((result.get("value") or {}).get("selected"))]
             answers = [answer_of(data[name], name) for name in shown]
             made.append(comparison({"annotator": who}, prompt, answers, ranks))
-        return _some(made, "annotation")
+        return _refuse_none(made, "annotation")
 
     known = {name for name in survey if _OF_TASKS.fullmatch(name)}
     return Form("label_studio", "preferences", {"data", "annotations"}, convert, known, [reader])
 
 
-def _some(made: list[Row], what: str) -> list[Row]:
+def _refuse_none(made: list[Row], what: str) -> list[Row]:
     if not made:
         raise RowDroppedError(NO_VERDICT, f"no {what} that was submitted", is_fault=False)
     return made
@@ -109,7 +109,7 @@ def find_argilla(survey: Survey, given: GivenColumns, source: str, format_name: 
         for who, value in _responses(row, question):
             ranks = _ranks(value, names, reader)
             made.append(comparison({"annotator": who}, prompt.of(row), answers, ranks))
-        return _some(made, "response")
+        return _refuse_none(made, "response")
 
     stem = question.removesuffix(".responses")
     known = {name for name in survey if name.startswith((f"{stem}-suggestion", f"{stem}.")) or name == "metadata"}

@@ -2,7 +2,7 @@
 
 from rlhf.runs.reproduction.plan import ReproductionPlan, reads_data
 from rlhf.runs.reproduction.results import results_of
-from rlhf.runs.reproduction.venv import is_this_one
+from rlhf.runs.reproduction.venv import is_this_environment
 from rlhf.runs.reproduction.verdict import Reproduction, StageComparison
 from rlhf.text.markdown import table
 from rlhf.tracking.files import log_content
@@ -32,7 +32,7 @@ def plan_rows(plan: ReproductionPlan) -> dict[str, str]:
         "code": code,
         "data": f"{read.path}, md5 {read.md5}" if read else "the recorded outputs of earlier stages",
         "models": "; ".join(models) or "none from outside",
-        "environment": "this one" if is_this_one(plan) else f"made from its lock, sha256 {record.lock_sha256}",
+        "environment": "this one" if is_this_environment(plan) else f"made from its lock, sha256 {record.lock_sha256}",
         "threads": str(plan.num_threads or record.compute["num_threads"]),
         "stages": ", ".join([plan.stage] if plan.stage else results_of(plan.run_id)),
     }

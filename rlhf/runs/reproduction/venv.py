@@ -23,7 +23,7 @@ def interpreter(plan: ReproductionPlan) -> Path:
     Raises:
         NotReproducibleError: the lock file does not resolve any more.
     """
-    if is_this_one(plan):
+    if is_this_environment(plan):
         return Path(sys.executable)
     python = _python(plan)
     name = f"{plan.record.lock_sha256[:16]}-{python.name}"
@@ -34,7 +34,7 @@ def interpreter(plan: ReproductionPlan) -> Path:
     return folder / "bin" / "python"
 
 
-def is_this_one(plan: ReproductionPlan) -> bool:
+def is_this_environment(plan: ReproductionPlan) -> bool:
     """Whether the lock is that of this checkout, and the libraries that are installed are those of the run."""
     now, then = machine(), plan.record.machine
     libraries = [name for name in then if name.startswith("version.")]

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from rlhf.provenance.code import MAX_FILE_BYTES, git_state, looks_like_a_credential, working_patch
+from rlhf.provenance.code import MAX_FILE_BYTES, git_state, looks_like_credential, working_patch
 
 
 def git(folder: Path, *arguments: str) -> str:
@@ -134,7 +134,7 @@ def test_what_is_too_large_is_left_out_and_named(tree: Path):
 
 def test_code_that_speaks_of_secrets_is_code():
     own = Path(__file__).parents[3] / "rlhf"
-    assert [path.name for path in own.rglob("*.py") if looks_like_a_credential(path)] == []
+    assert [path.name for path in own.rglob("*.py") if looks_like_credential(path)] == []
 
 
 def test_a_folder_without_git_has_no_commit(tmp_path: Path):
