@@ -83,6 +83,11 @@ def local_folder(name: LocalFolder, project: Path | None = None) -> Path:
     return state_folder(project) / name
 
 
+def stage_folder(stage: str, fingerprint: str) -> Path:
+    """The working folder of a stage's attempts with one fingerprint, and of their checkpoints."""
+    return local_folder("stages") / f"{stage}-{fingerprint[:16]}"
+
+
 def run_environment() -> dict[str, str]:
     """The environment of every process of a run: quiet libraries, and no telemetry."""
     return {

@@ -23,7 +23,7 @@ from rlhf.config.rl import PPOConfig
 from rlhf.files.locks import lock_of, locked
 from rlhf.files.tidying import tidy_up
 from rlhf.modeling.hub import base_with_folder, source_with_folder
-from rlhf.paths import local_folder
+from rlhf.paths import local_folder, stage_folder
 from rlhf.progress import watching
 from rlhf.provenance.fingerprint import stage_fingerprint
 from rlhf.references import Reference, StageReport
@@ -98,7 +98,7 @@ class _Call(Generic[R]):
 
     @property
     def folder(self) -> Path:
-        return _folder(self.stage, self.fingerprint)
+        return stage_folder(self.stage.name, self.fingerprint)
 
 
 def stage(name: str, version: str, module: str) -> Callable[[Callable[Concatenate[Attempt, P], R]], Callable[P, R]]:
@@ -132,7 +132,7 @@ def _run(adapted: _Stage[R], arguments: Mapping[str, Any]) -> R:
     # The adapter decides what the library is called with.
     decisive = {**arguments, "adapter": inspect.getsource(adapted.body)}
     fingerprint = stage_fingerprint(adapted.name, adapted.version, decisive, adapted.module)
-    folder = _folder(adapted, fingerprint)
+    folder = stage_folder(adapted.name, fingerprint)
     with locked(lock_of(folder), f"another run works on {folder.name}; this one waits for it"):
         found = artifacts.find_output(adapted.name, fingerprint, adapted.kind)
         call = _Call(adapted, arguments, fingerprint, found)
@@ -216,7 +216,3 @@ def _workspace(folder: Path, log: Callable[[Mapping[str, float], int | None], No
     for name in ("output", "report", "checkpoints"):
         (folder / name).mkdir(parents=True, exist_ok=True)
     return Workspace(folder / "output", folder / "report", folder / "checkpoints", log)
-
-
-def _folder(adapted: _Stage[Any], fingerprint: str) -> Path:
-    return local_folder("stages") / f"{adapted.name}-{fingerprint[:16]}"

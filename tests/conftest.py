@@ -7,6 +7,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
+from datetime import datetime
 from pathlib import Path
 
 import pytest
@@ -44,6 +45,13 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 def pytest_sessionfinish() -> None:
     """Remove the stores."""
     shutil.rmtree(_SESSION, ignore_errors=True)
+
+
+def pytest_runtest_logreport(report: pytest.TestReport) -> None:
+    """Name a failure at once: pytest tells at the end alone, and a run that is cut off has none."""
+    if report.failed and "PYTEST_XDIST_WORKER" not in os.environ:
+        reason = report.longreprtext.splitlines()[-1:]
+        print(f"\n{datetime.now():%T} {report.nodeid}, {report.when}: {' '.join(reason)}", flush=True)
 
 
 # A machine that does other work besides makes any example slow.

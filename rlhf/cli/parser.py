@@ -16,6 +16,7 @@ COMMANDS = {
     "run": "run all stages of a recipe",
     "stage": "run one stage on the outputs of earlier runs",
     "reproduce": "make a run again from its MLflow run id, and compare",
+    "chat": "talk to a policy, and judge its answers",
     "runs": "list pipeline runs, with what came of them",
     "compare": "say what differs between runs",
     "verify": "find what was changed in a run after it was logged",

@@ -4,6 +4,7 @@ import hashlib
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Literal
 
 import torch
 
@@ -15,6 +16,11 @@ from rlhf.modeling.precision import autocast, in_fp32
 
 # oneDNN makes a kernel for every shape and keeps 1,024 of them, half a megabyte each; a pass of one width has about 40.
 _KEPT_KERNELS = "64"
+
+
+def best_device() -> Literal["cpu", "cuda"]:
+    """The quickest device that is there, for what is not compared with anything."""
+    return "cuda" if torch.cuda.is_available() else "cpu"
 
 
 def configure(compute: ComputeConfig) -> torch.device:

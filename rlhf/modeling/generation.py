@@ -4,7 +4,7 @@ Shapes: B rows, V vocabulary. Every row draws from noise of its own, keyed by wh
 stands in a batch, so that batch size, order and early endings do not change what is sampled.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -74,6 +74,7 @@ def sample(
     compute: ComputeConfig,
     temperature: float,
     prompt_batch_size: int | None = None,
+    on_tokens: Callable[[list[int]], None] | None = None,
 ) -> list[list[int]]:
     """Sample one batch of responses; rows that ended leave the computation, some at a time.
 
@@ -85,6 +86,7 @@ def sample(
         compute: device and precision.
         temperature: divides the logits.
         prompt_batch_size: prompts read at a time, which takes far more memory than decoding; None is all.
+        on_tokens: called at each step with the new token ids of the rows that are still computed.
     """
     ids, mask = pad_left(prompts, tokenizer.pad_token_id, compute.device)
     num_steps = noise.shape[1]
@@ -103,6 +105,8 @@ def sample(
                 logits = _next_logits(policy, cache, ids, seen, position)
             sampled = sample_tokens(logits.float() / temperature, uniform[rows, step])
             tokens[rows, step] = sampled
+            if on_tokens is not None:
+                on_tokens(sampled.tolist())
             alive &= sampled != tokenizer.eos_token_id
             num_alive = int(alive.sum())
             if num_alive == 0:

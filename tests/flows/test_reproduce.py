@@ -25,6 +25,7 @@ class Project:
     """A repository with the project's own code, and its command line."""
 
     root: Path
+    server: dict[str, str]
 
     def git(self, *arguments: str) -> str:
         done = subprocess.run(["git", *arguments], cwd=self.root, check=True, capture_output=True, text=True)
@@ -37,7 +38,7 @@ class Project:
     def rlhf(self, *arguments: str) -> "subprocess.CompletedProcess[str]":
         own = {"PYTHONPATH": str(self.root), "OMP_NUM_THREADS": "2"}
         left_out = ("RLHF_ROOT", "PREFECT_HOME")
-        environment = {name: value for name, value in os.environ.items() if name not in left_out} | own
+        environment = {name: value for name, value in os.environ.items() if name not in left_out} | own | self.server
         command = [sys.executable, "-m", "rlhf.cli", *arguments]
         return subprocess.run(command, cwd=self.root, env=environment, capture_output=True, text=True, check=False)
 
@@ -53,7 +54,7 @@ class Project:
         return result
 
 
-def make_project(folder: Path, remote: Path) -> Project:
+def make_project(folder: Path, remote: Path, server: dict[str, str]) -> Project:
     """The project as it is in this working tree, with a history of its own and a DVC remote."""
     listed = ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"]
     names = subprocess.run(listed, cwd=REPOSITORY, check=True, capture_output=True).stdout.decode().split("\0")
@@ -61,7 +62,7 @@ def make_project(folder: Path, remote: Path) -> Project:
         if name and (REPOSITORY / name).is_file():
             (folder / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copy2(REPOSITORY / name, folder / name)
-    project = Project(folder)
+    project = Project(folder, server)
     project.git("init", "--quiet", "--initial-branch=main")
     (folder / ".dvc" / "config").write_text(f"[core]\n    remote = here\n['remote \"here\"']\n    url = {remote}\n")
     return project
@@ -75,10 +76,12 @@ def feedback(root: Path, file: Path, number: int) -> Path:
 
 
 @pytest.fixture(scope="module")
-def made(tmp_path_factory: pytest.TempPathFactory) -> tuple[Project, dict[str, str]]:
+def made(
+    tmp_path_factory: pytest.TempPathFactory, client_environment: dict[str, str]
+) -> tuple[Project, dict[str, str]]:
     """A fresh clone, and the runs that were made elsewhere: at one commit, at a second, and at a changed tree."""
     folder = tmp_path_factory.mktemp("reproduce")
-    project = make_project(folder / "project", folder / "remote")
+    project = make_project(folder / "project", folder / "remote", client_environment)
     project.commit("One")
     runs = {"first commit": project.run()}
 
@@ -97,7 +100,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> tuple[Project, dict[str, s
     (project.root / "notes.txt").write_text("of no concern\n")
     runs["changed tree"] = project.run("--data.embedded", "none")
 
-    clone = Project(folder / "clone")
+    clone = Project(folder / "clone", client_environment)
     subprocess.run(["git", "clone", "--quiet", str(project.root), str(clone.root)], check=True)
     shutil.copytree(project.root / "mlruns", clone.root / "mlruns", dirs_exist_ok=True)
     shutil.rmtree(project.root)

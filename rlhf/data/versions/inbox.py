@@ -38,7 +38,7 @@ def import_inbox(inbox: str, root: Path) -> int:
         DataError: it is not there, its `imported` is a link, a file cannot be read, or data/ differs from data.dvc or
             lacks a file.
     """
-    folder = _inbox(inbox, root)
+    folder = _existing(inbox_folder(inbox, root))
     with writing(root):  # also while files are looked for and moved: another import may be at the same inbox
         _check_imported(folder / IMPORTED)
         files = _usable_files(folder)
@@ -86,10 +86,24 @@ def check_out_branch(branch: str, root: Path) -> str:
     return folder.relative_to(root).as_posix()
 
 
-def _inbox(inbox: str, root: Path) -> Path:
+def inbox_folder(inbox: str, root: Path, setting: str = "retrain.inbox") -> Path:
+    """The folder of an inbox, which need not be there yet.
+
+    Args:
+        inbox: folder below the project's root.
+        root: the project's root.
+        setting: that names it, for the message.
+
+    Raises:
+        ConfigError: it is not below the root.
+    """
     folder = (root / inbox).resolve()
     if folder == root.resolve() or not folder.is_relative_to(root.resolve()):
-        raise ConfigError(f"retrain.inbox: {inbox} is not a folder below {root}; name one that is")
+        raise ConfigError(f"{setting}: {inbox} is not a folder below {root}; name one that is")
+    return folder
+
+
+def _existing(folder: Path) -> Path:
     if not folder.is_dir():
         raise DataError(f"{folder}: there is no such folder; make it, or set retrain.inbox to the one that is there")
     return folder

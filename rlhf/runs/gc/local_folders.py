@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import get_args
 
 from rlhf.files.locks import is_locked, lock_of
-from rlhf.paths import LocalFolder, local_folder, root
+from rlhf.paths import LocalFolder, local_folder, root, stage_folder
 from rlhf.runs.gc.items import REMOVED_PREFIX, Kind, Removable, num_bytes
 from rlhf.runs.gc.retention import Needs
 from rlhf.tracking.records import RunRecord
@@ -29,7 +29,9 @@ def find_in_folders(needs: Needs, runs: Sequence[RunRecord], keep_days: int) -> 
 
 def _checkpoints(needs: Needs, runs: Sequence[RunRecord], recent: datetime) -> Iterator[Removable]:
     known = {
-        f"{run.tags.get(STAGE_TAG)}-{run.tags[FINGERPRINT_TAG][:16]}" for run in runs if FINGERPRINT_TAG in run.tags
+        stage_folder(run.tags.get(STAGE_TAG, ""), run.tags[FINGERPRINT_TAG]).name
+        for run in runs
+        if FINGERPRINT_TAG in run.tags
     }
     for folder in _folders(local_folder("stages")):
         unknown = folder.name not in known and _changed(folder) >= recent

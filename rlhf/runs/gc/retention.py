@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
+from rlhf.paths import stage_folder
 from rlhf.tracking.client import is_server, tracking_uri
 from rlhf.tracking.records import GROUP, PIPELINE, RunRecord
 from rlhf.tracking.registry import promotion
@@ -161,4 +162,4 @@ def _checkpoints(runs: Sequence[RunRecord], kept: Mapping[str, str]) -> Iterator
         fingerprint = run.tags.get(FINGERPRINT_TAG, "")
         over = fingerprint in ended and ended[fingerprint] >= run.started
         if fingerprint and run.tags.get(PARENT_TAG) in kept and not over:
-            yield f"{run.tags.get(STAGE_TAG)}-{fingerprint[:16]}"
+            yield stage_folder(run.tags.get(STAGE_TAG, ""), fingerprint).name
