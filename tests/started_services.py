@@ -301,6 +301,13 @@ def make_project(folder: Path, data: Path, mlflow: Path | None, prefect: Path) -
     return folder
 
 
+def continue_project(folder: Path, trained: Path, prefect: Path) -> Path:
+    """A copy of a project in which all stages were run, so that a run computes what its settings change."""
+    shutil.copytree(trained, folder, symlinks=True)
+    shutil.copytree(prefect, folder / ".prefect")
+    return folder
+
+
 @contextmanager
 def services(root: Path, *flags: str, with_password: bool = False, **variables: str) -> Iterator[Up]:
     """Start `rlhf up`, without a password unless one is asked for, and leave nothing of it behind."""

@@ -7,7 +7,7 @@ import pytest
 import yaml
 from browser import opened, take_picture
 from playwright.sync_api import Page
-from started_services import ROOT, Up, make_project, services, wait_for
+from started_services import ROOT, Up, continue_project, services, wait_for
 
 pytestmark = pytest.mark.services
 SMOKE = yaml.safe_load((ROOT / "configs" / "smoke.yaml").read_text())
@@ -15,8 +15,8 @@ GATES = dict.fromkeys(("minimum_win_rate", "minimum_reward_gain", "maximum_lengt
 
 
 @pytest.fixture
-def up(project_folder: Path, migrated_mlflow: Path, migrated_prefect: Path, embedded_data: Path) -> Iterator[Up]:
-    with services(make_project(project_folder, embedded_data, migrated_mlflow, migrated_prefect)) as started:
+def up(project_folder: Path, trained: Path, migrated_prefect: Path) -> Iterator[Up]:
+    with services(continue_project(project_folder, trained, migrated_prefect)) as started:
         yield started
 
 
@@ -40,7 +40,7 @@ def test_a_form_is_filled_in_and_the_candidate_becomes_the_champion(up: Up, tmp_
     with opened(width=1300, height=900) as page:
         page.goto(f"http://127.0.0.1:{up.prefect_port}/runs/flow-run/{run_id}")
         page.get_by_role("button", name="Resume").first.click()
-        page.get_by_text("Version 1 passed all gates against its own SFT policy").wait_for()
+        page.get_by_text("Version 2 passed all gates against its own SFT policy").wait_for()
         page.get_by_role("dialog").locator("textarea").fill("reads well")
         # By key: a click that also moves the focus opens the list and closes it again.
         page.get_by_role("dialog").locator(".p-select-button__control").press("Space")
@@ -51,6 +51,6 @@ def test_a_form_is_filled_in_and_the_candidate_becomes_the_champion(up: Up, tmp_
     assert up.wait_until_ended(run_id) == "Completed", up.log(run_id)
     assert up.flow_run(run_id)["name"].endswith(": promoted")
     version = up.mlflow().get_model_version_by_alias("rlhf-policy", "champion")
-    assert (str(version.version), version.tags["rlhf.approval"]) == ("1", "approve")
+    assert (str(version.version), version.tags["rlhf.approval"]) == ("2", "approve")
     parent = up.mlflow_runs(run_id)[0]
     assert (parent.info.status, parent.data.tags["rlhf.approval_reason"]) == ("FINISHED", "reads well")

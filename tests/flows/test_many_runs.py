@@ -11,7 +11,7 @@ import psutil
 import pytest
 from postgresql_server import postgresql
 from smoke_runs import recipe
-from started_services import Up, services
+from started_services import Up, continue_project, services
 
 LEFT = 4 * 10**9
 """Bytes of memory that stay free for whatever else the machine does."""
@@ -36,13 +36,13 @@ def least_memory() -> Iterator[list[int]]:
         looking.join()
 
 
-def submit_and_wait(up: Up, count: int) -> None:
-    """Runs of `smoke` that share no stage with one another."""
+def submit_and_wait(up: Up, count: int, *, from_data: bool = True) -> None:
+    """Runs of `smoke` that share no stage with one another, or that differ from PPO on."""
     begun = time.monotonic()
     with least_memory() as least:
         for seed in range(count):
-            parameters = recipe()
-            parameters["config"]["seed"] = seed
+            parameters = recipe() if from_data else recipe(kl_budget=21 + seed)
+            parameters["config"]["seed"] = seed if from_data else 0
             up.submit("smoke", parameters)
         submitted = time.monotonic() - begun
         states: Counter[str] = Counter()
@@ -58,7 +58,7 @@ def submit_and_wait(up: Up, count: int) -> None:
     assert experiment is not None
     runs = client.search_runs([experiment.experiment_id], max_results=count * 10)
     assert Counter(run.info.status for run in runs).keys() == {"FINISHED"}
-    assert sum("mlflow.parentRunId" not in run.data.tags for run in runs) == count
+    assert sum("mlflow.parentRunId" not in run.data.tags for run in runs) == count + (0 if from_data else 1)
 
 
 @pytest.mark.soak
@@ -69,14 +69,17 @@ def test_forty_on_postgresql(embedded_project: Path):
         up.stop()
 
 
-@pytest.mark.parametrize(
-    "count",
-    [
-        pytest.param(4, marks=[pytest.mark.services, pytest.mark.timeout(900)]),
-        pytest.param(20, marks=[pytest.mark.soak, pytest.mark.timeout(7200)]),
-    ],
-)
-def test_on_sqlite(embedded_project: Path, count: int):
+@pytest.mark.soak
+@pytest.mark.timeout(7200)
+def test_twenty_on_sqlite(embedded_project: Path):
     with services(embedded_project) as up:
-        submit_and_wait(up, count)
+        submit_and_wait(up, 20)
+        up.stop()
+
+
+@pytest.mark.services
+@pytest.mark.timeout(900)
+def test_four_on_sqlite(project_folder: Path, trained: Path, migrated_prefect: Path):
+    with services(continue_project(project_folder, trained, migrated_prefect)) as up:
+        submit_and_wait(up, 4, from_data=False)
         up.stop()

@@ -47,17 +47,14 @@ def soak(tmp_path_factory: pytest.TempPathFactory, migrated_prefect: Path, embed
 
 
 @pytest.mark.services
-def test_four_runs_at_once_all_complete(embedded_project: Path, database: Server):
+def test_two_runs_at_once_share_what_they_can(embedded_project: Path, database: Server):
     with services(embedded_project, "--database", database.url) as up:
-        # Two of them share the data stage and SFT, so one trains what the other finds.
-        settings = [recipe(kl_budget=budget) for budget in (20, 21, 20, 22)]
-        for number, parameters in enumerate(settings):
-            parameters["config"]["seed"] = number // 2
+        # They share the stages before PPO, so one trains what the other finds.
+        settings = [recipe(kl_budget=budget) for budget in (20, 21)]
         runs = [up.submit("smoke", parameters) for parameters in settings]
-        assert [up.wait_until_ended(run, 480) for run in runs] == ["Completed"] * 4, [up.log(run) for run in runs]
+        assert [up.wait_until_ended(run, 480) for run in runs] == ["Completed"] * 2, [up.log(run) for run in runs]
         trained = [name for run in runs for name, state in stages_of(up, run).items() if state == "trained"]
-        # One data set, two of SFT and of the reward models, one PPO a run.
-        assert [trained.count(name) for name in ("data", "sft", "reward_model", "ppo")] == [1, 2, 2, 4]
+        assert [trained.count(name) for name in ("data", "sft", "reward_model", "ppo")] == [1, 1, 1, 2]
         for name in ("prefect", "mlflow", "worker"):
             log = (embedded_project / ".rlhf" / "services" / f"{name}.log").read_text(errors="replace")
             assert "database is locked" not in log

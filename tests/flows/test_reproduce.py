@@ -129,7 +129,7 @@ def test_a_run_on_a_fresh_clone_is_identical(made: tuple[Project, dict[str, str]
 
 def test_with_other_threads_it_is_not_called_identical_and_told_why(made: tuple[Project, dict[str, str]]):
     clone, runs = made
-    done = clone.rlhf("reproduce", "--json", runs["first commit"], "--threads", "1")
+    done = clone.rlhf("reproduce", "--json", runs["first commit"], "--threads", "1", "--stage", "ppo")
     result = json.loads(done.stdout)
     assert done.returncode == (1 if result["verdict"] == "different" else 0)
     assert result["verdict"] != "identical"

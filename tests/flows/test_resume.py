@@ -17,14 +17,16 @@ from mlflow.tracking import MlflowClient
 from rlhf.tracking.client import tracking_uri
 
 SMOKE = Path(__file__).parents[2] / "configs" / "smoke.yaml"
-COMMAND = [sys.executable, "-m", "rlhf.cli", "run", str(SMOKE), "--json", "--compute.num-threads", "1"]
+# As in the fixture `project`, in which the stages before PPO were run.
+SETTINGS = ["--compute.num-threads", "1", "--data.embedded", "none"]
+COMMAND = [sys.executable, "-m", "rlhf.cli", "run", str(SMOKE), "--json", *SETTINGS]
 UPDATES = ["--ppo.num-updates", "16"]
 CLOCKS = {"ppo/episodes_per_second"}
 
 
 @pytest.fixture
-def environment(embedded_project: Path, migrated_prefect: Path) -> dict[str, str]:
-    home = embedded_project / ".prefect"
+def environment(project: Path, migrated_prefect: Path) -> dict[str, str]:
+    home = project / ".prefect"
     shutil.copytree(migrated_prefect, home)
     return os.environ | {"PREFECT_HOME": str(home)}
 
@@ -74,10 +76,10 @@ def weights(report: dict[str, Any]) -> bytes:
 
 
 @pytest.mark.slow
-def test_killed_in_ppo_the_pipeline_goes_on_from_the_checkpoint(embedded_project: Path, environment: dict[str, str]):
+def test_killed_in_ppo_the_pipeline_goes_on_from_the_checkpoint(project: Path, environment: dict[str, str]):
     whole = run(environment)
     # The budget is never reached: another fingerprint for the same numbers.
-    stages = embedded_project / ".rlhf" / "stages"
+    stages = project / ".rlhf" / "stages"
     checkpoint = kill_in_ppo(environment, stages, "--ppo.kl-budget", "21")
     again = run(environment, "--ppo.kl-budget", "21")
     states = {stage["name"]: stage["state"] for stage in again["stages"]}

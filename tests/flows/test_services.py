@@ -19,7 +19,7 @@ from prefect.blocks.webhook import Webhook
 from prefect.settings import PREFECT_API_URL, temporary_settings
 from pydantic import SecretStr
 from smoke_runs import FLOW, LONG, long_run, policy, recipe, stages_of
-from started_services import ROOT, Up, command_line, make_project, services, wait_for, wait_until_gone
+from started_services import ROOT, Up, command_line, continue_project, services, wait_for, wait_until_gone
 
 from flows.servers.supervision import Supervisor
 
@@ -30,11 +30,8 @@ NEVER_REACHED = itertools.count(21)
 
 
 @pytest.fixture(scope="module")
-def root(
-    tmp_path_factory: pytest.TempPathFactory, migrated_mlflow: Path, migrated_prefect: Path, embedded_data: Path
-) -> Path:
-    folder = tmp_path_factory.mktemp("up") / "project"
-    return make_project(folder, embedded_data, migrated_mlflow, migrated_prefect)
+def root(tmp_path_factory: pytest.TempPathFactory, trained: Path, migrated_prefect: Path) -> Path:
+    return continue_project(tmp_path_factory.mktemp("up") / "project", trained, migrated_prefect)
 
 
 @pytest.fixture(scope="module")
