@@ -155,7 +155,7 @@ def progress_artifact(stage: str) -> Callable[[str, int, int], None]:
 
     def show(reporting: str, done: int, total: int) -> None:
         nonlocal artifact, due
-        if reporting != stage or time.monotonic() < due:
+        if reporting != stage or (time.monotonic() < due and done < total):
             return
         due = time.monotonic() + _PROGRESS_EVERY_SECONDS
         percent = 100.0 * done / max(total, 1)

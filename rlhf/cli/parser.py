@@ -10,7 +10,7 @@ from itertools import zip_longest
 from typing import Any, NoReturn
 
 from rlhf.errors import ConfigError, check_name, nearest
-from rlhf.text.terminal import printable
+from rlhf.text.terminal import printable, say
 
 COMMANDS = {
     "run": "run all stages of a recipe",
@@ -52,8 +52,19 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     for argument in arguments:
         check_name(argument, "on the command line")
     named = next((argument for argument in arguments if not argument.startswith("-")), "")
-    switches = command_module("recipe").switches() if named in ("run", "stage") else ()
-    options, unknown = _parser(named).parse_known_args(_in_kebab_case(arguments, switches))
+    if named and named not in COMMANDS:
+        raise ConfigError(f"{named} is not a command; the nearest known one is {nearest(named, COMMANDS)}")
+    parser = _parser(named)
+    if not arguments:
+        parser.print_help()
+        parser.exit()
+    switches: Collection[str] = ()
+    if named in ("run", "stage"):
+        recipe = command_module("recipe")
+        switches = recipe.switches()
+        arguments, section = recipe.asked_section(arguments)
+        recipe.shorten_help(parser, section)
+    options, unknown = parser.parse_known_args(_in_kebab_case(arguments, switches))
     flags = [argument.partition("=")[0] for argument in unknown if argument.startswith("--")]
     if flags:
         known = [flag for action in options.parser._actions for flag in action.option_strings if flag.startswith("--")]
@@ -62,6 +73,20 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     if unknown:
         options.parser.error(f"unrecognized arguments: {' '.join(unknown)}")
     return options
+
+
+class _Version(argparse.Action):
+    """Prints the version. Only then is it looked up."""
+
+    def __init__(self, option_strings: Sequence[str], dest: str) -> None:
+        super().__init__(option_strings, argparse.SUPPRESS, nargs=0, help="print the version")
+
+    def __call__(self, parser: argparse.ArgumentParser, *_: object) -> None:
+        """Print, and exit."""
+        from importlib.metadata import version
+
+        say(f"rlhf {version('rlhf-pipeline')}")
+        parser.exit()
 
 
 class _Parser(argparse.ArgumentParser):
@@ -75,6 +100,7 @@ class _Parser(argparse.ArgumentParser):
 def _parser(named: str | None = None) -> argparse.ArgumentParser:
     """All commands, and the arguments of the one that is named, or of all of them."""
     parser: argparse.ArgumentParser = _Parser(prog="rlhf", description="Align a language model with human preferences.")
+    parser.add_argument("--version", action=_Version)
     commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
     for name, summary in COMMANDS.items():
         command = commands.add_parser(name, help=summary, allow_abbrev=False)

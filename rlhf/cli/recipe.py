@@ -6,13 +6,14 @@ import logging
 import math
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence, Set
 from contextlib import contextmanager, nullcontext, redirect_stdout
 from pathlib import Path
 
 from rlhf.cli.environment import be_client_of
 from rlhf.config.loading import Setting, load_config, settings, shown
 from rlhf.config.pipeline import PipelineConfig
+from rlhf.errors import ConfigError, nearest
 from rlhf.paths import configure_environment
 from rlhf.references import PipelineReport, StageReport
 from rlhf.services.settings import running
@@ -61,6 +62,53 @@ def _add_setting(group: argparse._ArgumentGroup, setting: Setting) -> None:
 def switches() -> set[str]:
     """The flags that mean true where no value follows."""
     return {setting.flag for setting in settings().values() if setting.kind == "boolean"} | set(_ALIASES)
+
+
+def asked_section(arguments: Sequence[str]) -> tuple[list[str], str]:
+    """Take the section out of `--help SECTION`.
+
+    Args:
+        arguments: of a command line.
+
+    Returns:
+        The other arguments, and the section: `all` for every setting, nothing for none.
+
+    Raises:
+        ConfigError: there is no such section.
+    """
+    given = list(arguments)
+    at = next((index for index, argument in enumerate(given[:-1], start=1) if argument in ("-h", "--help")), None)
+    if at is None or not given[at].isidentifier():
+        return given, ""
+    section = given.pop(at)
+    if section not in (known := [*sections(), "all"]):
+        raise ConfigError(f"{section} is not a section of a recipe; the nearest known one is {nearest(section, known)}")
+    return given, section
+
+
+def shorten_help(parser: argparse.ArgumentParser, section: str) -> None:
+    """Leave the settings of one section in the help; of none, the sections with what each is about.
+
+    Args:
+        parser: of `rlhf`, with the arguments of `rlhf run` or `rlhf stage`.
+        section: `all` leaves every setting.
+    """
+    for action in parser._actions:
+        if isinstance(action, argparse._SubParsersAction):
+            for inner in action.choices.values():
+                shorten_help(inner, section)
+        elif "." in action.dest and section not in ("all", action.dest.partition(".")[0]):
+            action.help = argparse.SUPPRESS
+    if section in sections():
+        titles = {group.title for group in parser._action_groups} & (sections() - {section})
+        parser._action_groups = [group for group in parser._action_groups if group.title not in titles]
+    if any(action.dest == "config" for action in parser._actions):
+        parser.epilog = "--help SECTION shows the settings of a section, such as ppo; --help all shows every setting."
+
+
+def sections() -> Set[str]:
+    """The sections of a recipe that are not within others."""
+    return {setting.name for setting in settings().values() if setting.kind == "section" and "." not in setting.name}
 
 
 def read_recipe(options: argparse.Namespace) -> PipelineConfig:

@@ -14,7 +14,7 @@ from pydantic_core import ErrorDetails
 from rlhf.config.pipeline import PipelineConfig
 from rlhf.errors import ConfigError, nearest, one_line
 from rlhf.files.plain_yaml import RefusedYAMLError, load_yaml, open_yaml, read_yaml_text
-from rlhf.paths import root
+from rlhf.paths import root, source_root
 
 PATH_SETTINGS = ("model.base", "data.path", "ppo.rewards[].path")
 _NOTHING = ("none", "null")
@@ -172,7 +172,7 @@ def _read_yaml(path: Path) -> tuple[dict[str, Any], dict[str, int]]:
         node, values = open_yaml(read_yaml_text(path))
         lines = dict(_lines(node, "", path))
     except OSError as error:
-        raise ConfigError(f"{path}: cannot be read ({error.strerror}); the project's recipes are in configs/") from None
+        raise ConfigError(f"{path}: cannot be read ({error.strerror}); {_nearest_recipe(path)}") from None
     except UnicodeDecodeError as error:
         raise ConfigError(f"{path}: byte {error.start} is not UTF-8; save the file as UTF-8") from None
     except yaml.MarkedYAMLError as error:
@@ -185,6 +185,15 @@ def _read_yaml(path: Path) -> tuple[dict[str, Any], dict[str, int]]:
     if not isinstance(values, dict):
         raise ConfigError(f"{path}: expected settings (`name: value`), got {shown(values)}")
     return values, lines
+
+
+def _nearest_recipe(path: Path) -> str:
+    """The recipe that may be meant, and where recipes are."""
+    recipes = {recipe.stem: recipe for recipe in sorted((source_root() / "configs").glob("*.yaml"))}
+    if not recipes:
+        return "give the file of a recipe"
+    recipe = recipes[nearest(path.stem, recipes)].relative_to(source_root())
+    return f"did you mean {recipe}? The project's recipes are in configs/"
 
 
 def _lines(node: yaml.Node | None, prefix: str, path: Path) -> Iterator[tuple[str, int]]:

@@ -253,7 +253,7 @@ def test_libraries_are_not_imported_to_ask_for_their_errors():
 
 @pytest.mark.skipif(not hasattr(os, "setsid"), reason="wants a shell of Unix")
 def test_a_reader_that_has_gone_is_no_error(project_root: Path):
-    script = f"{sys.executable} -m rlhf.cli run --help | true; echo ${{PIPESTATUS[0]}}"
+    script = f"{sys.executable} -m rlhf.cli run --help all | true; echo ${{PIPESTATUS[0]}}"
     environment = os.environ | {"PYTHONPATH": str(Path(__file__).resolve().parents[2])}
     done = subprocess.run(["bash", "-c", script], capture_output=True, text=True, check=True, env=environment)
     assert "Traceback" not in done.stderr

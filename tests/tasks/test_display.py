@@ -1,9 +1,12 @@
 """What is shown in Prefect's UI."""
 
 import pytest
+from prefect import flow
+from prefect.client.orchestration import get_client
+from prefect.client.schemas.filters import ArtifactFilter, ArtifactFilterKey
 
 from rlhf.references import GateVerdict
-from tasks.prefect_artifacts import gate_row
+from tasks.prefect_artifacts import gate_row, progress_artifact
 
 RATE = {"gate": "safety:harm", "limit": 0.01, "at_least": False, "found": 0.0457, "held": False, "margin": -0.0357}
 
@@ -33,3 +36,19 @@ def test_a_gate_of_before_there_were_bounds():
 )
 def test_a_level_has_the_digits_that_tell_it_from_1(confidence: float, shown: str):
     assert gate_row(GateVerdict(**RATE, confidence=confidence))["bound"] == f"0.0457 ({shown})"
+
+
+@pytest.mark.usefixtures("prefect_server")
+def test_the_last_progress_of_a_stage_is_shown_though_it_comes_soon():
+    @flow
+    def reporting() -> None:
+        show = progress_artifact("toy_stage")
+        for done in (1, 2, 4):
+            show("toy_stage", done, 4)
+        show("another", 1, 4)
+
+    reporting()
+    with get_client(sync_client=True) as client:
+        wanted = ArtifactFilter(key=ArtifactFilterKey(any_=["toy-stage"]))
+        (artifact,) = client.read_artifacts(artifact_filter=wanted)
+    assert artifact.data == 100

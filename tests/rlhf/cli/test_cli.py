@@ -5,6 +5,7 @@ import re
 import shutil
 import subprocess
 import sys
+from importlib.metadata import version
 from pathlib import Path
 
 import pytest
@@ -64,7 +65,7 @@ def test_every_command_is_there_and_has_help(command, capsys):
 def test_help_shows_every_setting_with_its_docstring_default_and_bounds(capsys, monkeypatch):
     monkeypatch.setenv("COLUMNS", "10000")
     with pytest.raises(SystemExit) as end:
-        main(["run", "--help"])
+        main(["run", "--help", "all"])
     shown = capsys.readouterr().out
     assert end.value.code == 0
     for setting in settings().values():
@@ -76,11 +77,40 @@ def test_help_shows_every_setting_with_its_docstring_default_and_bounds(capsys, 
     assert "[a number at least 0 and at most 1; default: 0.95]" in shown
 
 
+def test_without_a_command_the_help_is_shown(capsys):
+    with pytest.raises(SystemExit, match="0"):
+        main([])
+    assert capsys.readouterr().out.startswith("usage: rlhf ")
+
+
+def test_version(capsys):
+    with pytest.raises(SystemExit, match="0"):
+        main(["--version"])
+    assert capsys.readouterr().out == f"rlhf {version('rlhf-pipeline')}\n"
+
+
+@pytest.mark.parametrize("command", [["run"], ["stage", "ppo"]])
+def test_help_is_short_and_has_a_section_on_demand(capsys, monkeypatch, command):
+    monkeypatch.setenv("COLUMNS", "80")
+    with pytest.raises(SystemExit, match="0"):
+        main([*command, "--help"])
+    short = capsys.readouterr().out
+    assert "--ppo.clip-range" not in short
+    assert "\nppo:\n" in short
+    assert "--seed N" in short
+    assert "--help SECTION shows the settings of a section" in short
+    assert len(short.splitlines()) < 75
+    with pytest.raises(SystemExit, match="0"):
+        main([*command, "--help", "ppo"])
+    section = capsys.readouterr().out
+    assert "--ppo.clip-range" in section
+    assert "--sft." not in section
+    assert "\nsft:\n" not in section
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ([], "the following arguments are required: COMMAND"),
-        (["rnu"], "invalid choice: 'rnu'"),
         (["run"], "the following arguments are required: CONFIG"),
         (["run", "a.yaml", "b.yaml"], "unrecognized arguments: b.yaml"),
         (["run", "a.yaml", "--seed"], "argument --seed: expected one argument"),
@@ -96,7 +126,10 @@ def test_mistake_in_the_form_of_the_command(capsys, arguments, message):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
+        (["rnu"], "rnu is not a command; the nearest known one is run"),
         (["run", "nowhere.yaml"], "nowhere.yaml: cannot be read (No such file or directory)"),
+        (["run", "demo"], "demo: cannot be read (No such file or directory); did you mean configs/demo.yaml? "),
+        (["run", "--help", "pppo"], "pppo is not a section of a recipe; the nearest known one is ppo"),
         (
             ["run", "x.yaml", "--ppo.kl-coeff", "1"],
             "--ppo.kl-coeff is not a setting; the nearest known one is --ppo.kl-coef",

@@ -3,8 +3,9 @@ import sys
 from pathlib import Path
 
 import pytest
+from rich.progress import Progress
 
-from rlhf.cli.console import print_group, print_report, print_ui_commands, progress_bars
+from rlhf.cli.console import TimeRemaining, print_group, print_report, print_ui_commands, progress_bars
 from rlhf.progress import report_progress
 from rlhf.references import GroupReport, PipelineReport, SeedReport, SeedStatistics, StageReport
 
@@ -120,6 +121,18 @@ def test_progress_on_a_terminal_is_a_bar(capsys, monkeypatch):
     assert "sft" in shown.err
     assert "2/2" in shown.err
     assert "of" not in shown.err
+
+
+def test_steps_of_minutes_have_a_time_remaining():
+    """rich's own column forgets steps after 30 seconds."""
+    clock = [0.0]
+    progress = Progress(TimeRemaining(), get_time=lambda: clock[0])
+    task = progress.add_task("ppo", total=48, completed=14, first=14)
+    assert progress.columns[0].render(progress.tasks[0]).plain == "-:--:--"
+    for done in (15, 16, 17, 18):
+        clock[0] += 40
+        progress.update(task, completed=done)
+    assert progress.columns[0].render(progress.tasks[0]).plain == "0:20:00"
 
 
 def test_warnings_of_the_project_are_shown_and_its_chatter_is_not(capsys, caplog):
