@@ -13,6 +13,7 @@ from rlhf.errors import ConfigError, check_name, nearest
 from rlhf.text.terminal import printable, say
 
 COMMANDS = {
+    "init": "write a recipe for your own data and model",
     "run": "run all stages of a recipe",
     "stage": "run one stage on the outputs of earlier runs",
     "reproduce": "make a run again from its MLflow run id, and compare",
