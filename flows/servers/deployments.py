@@ -13,8 +13,11 @@ from prefect.exceptions import ObjectNotFound
 
 from flows.servers.automations import set_up_automations
 from flows.servers.flow_runs import POOL
+from flows.servers.prefect_yaml import own_recipes, prefect_yaml
 from flows.servers.supervision import ServiceError
-from rlhf.paths import run_environment, source_root
+from rlhf.files.atomic import write_file
+from rlhf.paths import local_folder, run_environment, source_root
+from rlhf.text.terminal import say
 from tasks.core_slots import CORES
 
 GIB = 2**30
@@ -39,14 +42,16 @@ async def pause_pool(*, paused: bool) -> None:
 
 
 def deploy() -> None:
-    """Register all deployments of prefect.yaml.
+    """Register all deployments: those of prefect.yaml, and every further recipe of configs/.
 
     Raises:
-        ServiceError: the file is gone, or Prefect refuses it.
+        ServiceError: Prefect refuses one.
     """
-    file = source_root() / "prefect.yaml"
-    if not file.is_file():
-        raise ServiceError(f"{file}: there is no such file; run from a checkout of the project")
+    own, errors = own_recipes()
+    for error in errors:
+        say(f"not registered: {error}", file=sys.stderr)
+    file = local_folder("services") / "prefect.yaml"
+    write_file(file, prefect_yaml(own))
     program = str(Path(sys.executable).parent / "prefect")
     done = subprocess.run(
         [program, "--no-prompt", "deploy", "--all", "--prefect-file", str(file)],

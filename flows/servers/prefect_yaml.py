@@ -1,14 +1,20 @@
 """prefect.yaml, made from the recipes in configs/ and the table of stages: `make prefect.yaml` writes it.
 
 `rlhf up` registers what the file says, and so does `prefect deploy --all` where PREFECT_API_URL names a server.
+Recipes that a person adds to configs/ are deployments of `rlhf up` too, and change no file of the project.
 """
 
+from collections.abc import Mapping
+from itertools import starmap
 from typing import Any
 
 import prefect
 import yaml
 
 from flows.servers.flow_runs import POOL
+from rlhf.config.loading import load_config
+from rlhf.config.pipeline import PipelineConfig
+from rlhf.errors import ConfigError
 from rlhf.paths import source_root
 from rlhf.stages import pipeline_stages
 
@@ -19,7 +25,7 @@ _HEADER = """\
 # again.
 """
 _COMMIT = "{{ commit.stdout }}"
-# The deployment of a recipe has the recipe's name, but for `hh`.
+# The project's own recipes: the deployment of one has the recipe's name, but for `hh`.
 _RECIPES = {
     "demo": ("demo", "cpu", "Align the embedded default, calibrated arithmetic: minutes on two cores."),
     "smoke": ("smoke", "cpu", "Every stage in seconds, to see that all is in place. Nothing is learned."),
@@ -31,6 +37,8 @@ _RECIPES = {
     "hh": ("dialogues", "cpu", "Data of your own with a small base model, on a CPU. Name the model in model.base."),
     "gpu": ("gpu", "gpu", "Data of your own with a model of the hub, on one CUDA device."),
 }
+_TAKEN = {"seeds", "reproduce", "nightly", "dialogues", *(stage.command for stage in pipeline_stages())}
+"""Names of other deployments."""
 _SEEDS = (
     "The demo with several seeds, one after the other, and what it comes to over them. Any recipe can be filled in."
 )
@@ -46,8 +54,12 @@ class _Dumper(yaml.SafeDumper):
         return next(str(value.value) for key, value in node.value if key.value == "name")
 
 
-def prefect_yaml() -> str:
-    """The file's text."""
+def prefect_yaml(own: Mapping[str, PipelineConfig] | None = None) -> str:
+    """The file's text.
+
+    Args:
+        own: recipes of a person, by the names of their files.
+    """
     folder = source_root() / "configs"
     recipes = {name: yaml.safe_load((folder / f"{name}.yaml").read_text(encoding="utf-8")) for name in _RECIPES}
     commit = {"id": "commit", "script": "git describe --always --dirty", "stream_output": False}
@@ -55,9 +67,34 @@ def prefect_yaml() -> str:
         "name": "rlhf-pipeline",
         "prefect-version": prefect.__version__,
         "build": [{"prefect.deployments.steps.run_shell_script": commit}],
-        "deployments": _deployments(recipes),
+        "deployments": [*_deployments(recipes), *starmap(_own_deployment, (own or {}).items())],
     }
     return _HEADER + yaml.dump(content, Dumper=_Dumper, sort_keys=False, width=120)
+
+
+def own_recipes() -> tuple[dict[str, PipelineConfig], list[ConfigError]]:
+    """The recipes that a person has put into configs/, and what is wrong with others."""
+    found, errors = {}, []
+    for file in sorted((source_root() / "configs").glob("*.yaml")):
+        if file.stem not in _RECIPES:
+            try:
+                found[file.stem] = load_config(file)
+            except ConfigError as error:
+                errors.append(error)
+    return found, errors
+
+
+def _own_deployment(name: str, config: PipelineConfig) -> dict[str, Any]:
+    device = "gpu" if config.compute.device == "cuda" else "cpu"
+    settings = config.model_dump(mode="json", exclude_unset=True)
+    text = f"The recipe configs/{name}.yaml."
+    return _deployment(
+        f"{name}-recipe" if name in _TAKEN else name,
+        text,
+        "pipeline.rlhf_pipeline",
+        ["pipeline", device],
+        {"config": settings},
+    )
 
 
 def _deployments(recipes: dict[str, Any]) -> list[dict[str, Any]]:
