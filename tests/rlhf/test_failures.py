@@ -180,9 +180,7 @@ def refused(project_root: Path, capsys: pytest.CaptureFixture[str], monkeypatch:
     """Run a command in the middle of which something is raised, and return its one line."""
 
     def run(failing: Callable[[], object], exit_code: int = 2) -> str:
-        from rlhf.data.versions import remotes
-
-        monkeypatch.setattr(remotes, "status", lambda root: failing())
+        monkeypatch.setattr("rlhf.cli.data.status", lambda root: failing())
         assert main(["data", "status"]) == exit_code
         shown = capsys.readouterr()
         assert shown.out == ""

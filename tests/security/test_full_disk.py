@@ -90,7 +90,7 @@ def test_it_is_one_line(
     capsys: pytest.CaptureFixture[str],
 ):
     """Row 11: it was a traceback of 60 to 140 lines, or a line about something else."""
-    monkeypatch.setattr("rlhf.data.versions.remotes.status", lambda root: failing(tmp_path))
+    monkeypatch.setattr("rlhf.cli.data.status", lambda root: failing(tmp_path))
     assert main(["data", "status"]) == 2
     said = capsys.readouterr().err
     assert said.count("\n") == 1

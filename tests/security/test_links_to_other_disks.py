@@ -80,7 +80,7 @@ def test_what_git_says_where_it_refuses(
     def refuse(root: Path) -> None:
         subprocess.run(["git", "add", "no-such-file"], cwd=project_root, check=True, capture_output=True)
 
-    monkeypatch.setattr("rlhf.data.versions.remotes.status", refuse)
+    monkeypatch.setattr("rlhf.cli.data.status", refuse)
     assert main(["data", "status"]) == 2
     assert "pathspec 'no-such-file' did not match any files" in capsys.readouterr().err
 

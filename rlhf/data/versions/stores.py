@@ -4,7 +4,7 @@ import json
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -31,7 +31,7 @@ class Store:
 
     name: str
     address: str
-    odb: Any
+    odb: Any = field(repr=False)  # knows the password of its address
     remote: str | None = None
 
     def __str__(self) -> str:
@@ -66,7 +66,7 @@ class Store:
 class Stores:
     """The cache, and the remotes in the order in which they are asked: DVC's default one first."""
 
-    repo: Any
+    repo: Any = field(repr=False)
     cache: Store
     remotes: tuple[Store, ...]
 
