@@ -29,6 +29,8 @@ from rlhf.references import DatasetRef, DataSource, ModelCardRef, PipelineReport
 from rlhf.rewards.functions import check_installed
 from rlhf.rl.launchers import drop_launcher_variables
 from rlhf.runs.names import run_name
+from rlhf.runs.report.collect import collect
+from rlhf.runs.report.documents import as_markdown
 from rlhf.stages import STAGES, stage_of
 from rlhf.tracking import artifacts
 from rlhf.tracking.client import check_reachable, run_url
@@ -45,6 +47,7 @@ from rlhf.tracking.runs import (
     open_pipeline,
     set_tags,
 )
+from rlhf.tracking.stores import open_store
 from rlhf.tracking.tags import (
     COMMIT_TAG,
     DATA_DIRTY_TAG,
@@ -62,12 +65,14 @@ from rlhf.tracking.tags import (
     USED_RUN,
     VERSION_TAG,
 )
-from tasks.prefect_artifacts import show_card, show_link, show_metrics, show_stages
+from tasks.prefect_artifacts import show_card, show_link, show_report, show_stages
 
 logger = logging.getLogger("rlhf.pipeline")
 AnyReference = TypeVar("AnyReference", bound=Reference)
 _current: ContextVar["Pipeline"] = ContextVar("pipeline")
 _membership: ContextVar["Membership | None"] = ContextVar("membership", default=None)
+_LONGEST_DESCRIPTION = 7500
+"""Characters; MLflow takes 8,000 of a tag."""
 _SIGNALS = (
     "Execution was aborted by an interrupt signal.",
     "Execution was aborted by a termination signal.",
@@ -166,7 +171,7 @@ class Pipeline:
         set_tags(self.run_id, {VERSION_TAG: version, POLICY_TAG: card.sha256})
         folder = artifacts.stored_at(card)
         policy = str(folder) if folder else card.uri
-        show_metrics(self.metrics)
+        self._show_report()
         show_card(artifacts.local_path(card) / "README.md")
         return PipelineReport(
             run_id=self.run_id,
@@ -175,6 +180,14 @@ class Pipeline:
             policy_path=policy,
             model_card=f"{policy}/README.md",
         )
+
+    def _show_report(self) -> None:
+        """What the run came to, in MLflow as the description of its page, and in Prefect as an artifact."""
+        report = collect(open_store(), self.run_id)
+        page = tags_of(self.run_id).get(FLOW_RUN_PAGE_TAG)
+        link = f"[The flow run in Prefect]({page})\n\n" if page else ""
+        set_tags(self.run_id, {NOTE_TAG: link + as_markdown(report, _LONGEST_DESCRIPTION - len(link))})
+        show_report(as_markdown(report))
 
 
 def current() -> Pipeline:

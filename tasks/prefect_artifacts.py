@@ -4,7 +4,7 @@ import logging
 import math
 import re
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from uuid import UUID
@@ -22,7 +22,6 @@ from prefect.events import emit_event
 from prefect.exceptions import ObjectNotFound, PrefectHTTPStatusError
 
 from rlhf.addresses import with_public_addresses
-from rlhf.metrics import describe
 from rlhf.references import GateVerdict, Spending, StageReport
 from rlhf.text.markdown import escape
 from rlhf.text.safe_markdown import safe_markdown
@@ -63,14 +62,9 @@ def _show_markdown(text: str, key: str, description: str) -> None:
 
 
 @_best_effort()
-def show_metrics(metrics: Mapping[str, float]) -> None:
-    """Show what the evaluation measured, with units."""
-    rows = [
-        {"metric": name, "value": f"{value:.4g}", "unit": describe(name).unit, "better": describe(name).better}
-        for name, value in sorted(metrics.items())
-        if name.startswith(("evaluation/", "reward_audit/"))
-    ]
-    create_table_artifact(table=rows, key="evaluation", description="Results on held-out data")
+def show_report(text: str) -> None:
+    """Show what the run came to."""
+    _show_markdown(text, "report", "What the run came to")
 
 
 @_best_effort()

@@ -13,7 +13,7 @@ def write_model_card(
     return _write(config, current().record.digest, data, audit, evaluation, policy)
 
 
-@stage("model_card", version="1", module="rlhf.model_card.card")
+@stage("model_card", version="2", module="rlhf.model_card.card")
 def _write(
     attempt: Attempt,
     config: PipelineConfig,

@@ -16,6 +16,7 @@ from rich.text import Text
 
 from rlhf.cli.environment import use_the_store
 from rlhf.errors import ConfigError, DataError
+from rlhf.headline import KEPT_SFT
 from rlhf.paths import root
 from rlhf.text.console import TextConsole
 from rlhf.text.terminal import printable, say
@@ -120,7 +121,7 @@ class _Session:
                 file=sys.stderr,
             )
         if self.speakers[0].policy.is_sft:
-            say("No checkpoint was better than the SFT policy, so the policy is the SFT policy.", file=sys.stderr)
+            say(KEPT_SFT, file=sys.stderr)
         if self.scorer is None:
             say("No run here has made this model, so there are no reward models to score its answers.", file=sys.stderr)
         if self.typed:

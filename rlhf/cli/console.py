@@ -25,24 +25,12 @@ from rich.table import Table
 from rich.text import Text
 
 from rlhf.addresses import public_address
+from rlhf.headline import ROWS, figure, verdict
 from rlhf.progress import watching
 from rlhf.references import GroupReport, PipelineReport, SeedReport, StageReport
 from rlhf.services.settings import Services
 from rlhf.text.console import TextConsole
 from rlhf.text.terminal import say
-
-# What people compare runs by: words, metric, and how it is written. Intervals are found by the suffixes _low and _high.
-_HEADLINES = (
-    ("gold reward, policy", "evaluation/policy_gold", "{:.3f}"),
-    ("gold reward, SFT policy", "evaluation/baseline_gold", "{:.3f}"),
-    ("gold reward, gain", "evaluation/gold_gain", "{:+.3f}"),
-    ("win rate against SFT", "evaluation/win_rate", "{:.1%}"),
-    ("the same, by the reward model that PPO climbed", "evaluation/score_win_rate", "{:.1%}"),
-    ("hedged, easy questions", "evaluation/policy_hedging_easy", "{:.1%}"),
-    ("hedged, hard questions", "evaluation/policy_hedging_hard", "{:.1%}"),
-    ("KL to the SFT policy, nats/response", "evaluation/kl", "{:.2f}"),
-    ("reward model, held-out accuracy", "reward_audit/accuracy", "{:.1%}"),
-)
 
 _WIDTH = 120
 """Columns on something that is no terminal."""
@@ -73,6 +61,9 @@ def print_report(report: PipelineReport) -> None:
     """Stages, the few numbers that matter, the card, and how to see more, on standard output."""
     console = TextConsole(soft_wrap=True)
     print_stages(report.stages)
+    said = verdict(report.metrics)
+    if said is not None:
+        console.print(said, style="bold")
     console.print(_metric_table(report.metrics))
     for note in _notes(report.metrics):
         console.print(note, style="yellow")
@@ -105,7 +96,7 @@ def _seed_table(report: GroupReport) -> Table:
 
 def _statistics_table(report: GroupReport) -> Table:
     table = Table("measured on held-out data", "mean over seeds", "95% over seeds (t)", "sd", "seeds")
-    for words, name, form in _HEADLINES:
+    for words, name, form in ROWS:
         over = report.statistics.get(name)
         if over is not None and over.low is not None and over.high is not None and over.std is not None:
             cells = [form.format(over.mean), f"{form.format(over.low)} to {form.format(over.high)}"]
@@ -117,9 +108,9 @@ def _table_by_seed(seeds: Sequence[SeedReport]) -> Table:
     table = Table("one seed, 95% over test prompts")
     for seed in seeds:
         table.add_column(f"seed {seed.seed}")
-    for words, name, form in _HEADLINES:
+    for words, name, form in ROWS:
         if any(name in seed.metrics for seed in seeds):
-            table.add_row(words, *("\n".join(filter(None, _figure(seed.metrics, name, form))) for seed in seeds))
+            table.add_row(words, *("\n".join(filter(None, figure(seed.metrics, name, form))) for seed in seeds))
     return table
 
 
@@ -157,22 +148,14 @@ def print_stages(stages: Sequence[StageReport]) -> None:
 
 def _metric_table(metrics: Mapping[str, float]) -> Table:
     table = Table("measured on held-out data", "value", "95% interval")
-    for words, name, form in _HEADLINES:
+    for words, name, form in ROWS:
         if name in metrics:
-            table.add_row(words, *_figure(metrics, name, form))
+            table.add_row(words, *figure(metrics, name, form))
     return table
-
-
-def _figure(metrics: Mapping[str, float], name: str, form: str) -> tuple[str, str]:
-    """A metric's value, and its interval; nothing where there is none."""
-    ends = [form.format(metrics[end]) for end in (f"{name}_low", f"{name}_high") if end in metrics]
-    return form.format(metrics[name]) if name in metrics else "", " to ".join(ends)
 
 
 def _notes(metrics: Mapping[str, float]) -> Iterator[str]:
     """Notes without which the figures of a run cannot be read."""
-    if metrics.get("ppo/chosen_update") == 0:
-        yield "No checkpoint was better than the SFT policy on held-out evidence, so the policy is the SFT policy."
     num_alarms = int(metrics.get("ppo/num_alarms", 0))
     if num_alarms:
         yield f"{num_alarms} alarm{'s' if num_alarms > 1 else ''} went off in PPO; the model card says which."

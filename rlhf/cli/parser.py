@@ -19,6 +19,7 @@ COMMANDS = {
     "reproduce": "make a run again from its MLflow run id, and compare",
     "chat": "talk to a policy, and judge its answers",
     "runs": "list pipeline runs, with what came of them",
+    "report": "show what a run came to, on one page",
     "compare": "say what differs between runs",
     "verify": "find what was changed in a run after it was logged",
     "lineage": "draw what a policy came from, and verify it",

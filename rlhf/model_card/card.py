@@ -17,6 +17,7 @@ from pydantic import BaseModel
 from rlhf.config.pipeline import PipelineConfig
 from rlhf.config.rl import PPOConfig
 from rlhf.data.preparation.report import in_tokens_table, tokenizer_sentences
+from rlhf.headline import verdict
 from rlhf.model_card.lineage import lineage_markdown
 from rlhf.model_card.metadata import card_metadata
 from rlhf.model_card.tables import (
@@ -158,6 +159,7 @@ def _texts(config: PipelineConfig, facts: CardFacts, measured: _Measured, datash
         "num_parameters": count_text(measured.num_parameters),
         "base": _base(config),
         "base_differences": [escape(sentence) for sentence in measured.report.get("base", [])],
+        "verdict": _verdict(measured),
         "on_prompts": _on_prompts(evaluation),
         "judge": JUDGES[evaluation["judge"]],
         "win_rate": share_text(evaluation["win_rate"]["rate"]),
@@ -186,6 +188,19 @@ def _texts(config: PipelineConfig, facts: CardFacts, measured: _Measured, datash
         "data_path": as_code(str(portable(facts.data_source.path))),
         "licence": _licence(datasheet),
     }
+
+
+def _verdict(measured: _Measured) -> str | None:
+    """The run's verdict, from what the stages wrote."""
+    intervals = {
+        "evaluation/gold_gain": measured.evaluation["gains"].get("gold"),
+        "evaluation/win_rate": measured.evaluation["win_rate"]["rate"],
+    }
+    metrics = {"ppo/chosen_update": measured.ppo["chosen_update"]}
+    for name, interval in intervals.items():
+        if interval is not None:
+            metrics |= {name: interval["value"], f"{name}_low": interval["low"], f"{name}_high": interval["high"]}
+    return verdict(metrics)
 
 
 def _on_prompts(evaluation: Mapping[str, Any]) -> str:

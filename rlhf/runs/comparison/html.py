@@ -48,7 +48,7 @@ _NO_METADATA: Any = dict.fromkeys(("Creator", "Date", "Format", "Type"))
 def as_html(comparison: Comparison) -> str:
     """The report with the curves over one another, for a browser, in light or dark as the reader has set it."""
     environment = Environment(
-        loader=FileSystemLoader(Path(__file__).parent),
+        loader=FileSystemLoader([Path(__file__).parent, Path(__file__).parents[1]]),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,

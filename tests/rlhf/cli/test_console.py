@@ -45,18 +45,20 @@ def test_report_shows_stages_measures_and_places(report, tmp_path, monkeypatch, 
 
 
 @pytest.mark.parametrize(
-    ("metrics", "notes"),
+    ("metrics", "verdict", "notes"),
     [
-        ({"ppo/chosen_update": 8.0, "ppo/num_alarms": 0.0}, []),
-        ({"ppo/chosen_update": 0.0, "ppo/num_alarms": 0.0}, ["No checkpoint was better than the SFT policy"]),
-        ({"ppo/chosen_update": 8.0, "ppo/num_alarms": 1.0}, ["1 alarm went off in PPO"]),
-        ({"ppo/chosen_update": 0.0, "ppo/num_alarms": 2.0}, ["No checkpoint was better", "2 alarms went off in PPO"]),
+        ({"ppo/chosen_update": 8.0, "ppo/num_alarms": 0.0}, "The policy is better than the SFT policy", []),
+        ({"ppo/chosen_update": 0.0, "ppo/num_alarms": 0.0}, "No checkpoint was better than the SFT policy", []),
+        ({"ppo/num_alarms": 1.0}, "The policy is better", ["1 alarm went off in PPO"]),
+        ({"ppo/chosen_update": 0.0, "ppo/num_alarms": 2.0}, "No checkpoint", ["2 alarms went off in PPO"]),
     ],
 )
-def test_report_says_what_the_figures_cannot_be_read_without(report, metrics, notes, capsys):
+def test_report_says_what_the_figures_cannot_be_read_without(report, metrics, verdict, notes, capsys):
     print_report(report.model_copy(update={"metrics": report.metrics | metrics}))
     lines = capsys.readouterr().out.splitlines()
-    after = lines[1 + max(number for number, line in enumerate(lines) if line.startswith("└")) :]
+    first, last = (number for number, line in enumerate(lines) if line.startswith("└"))
+    assert lines[first + 1].startswith(verdict)
+    after = lines[last + 1 :]
     said = after[: next(number for number, line in enumerate(after) if line.startswith("Model card"))]
     assert len(said) == len(notes)
     assert all(line.startswith(note) for line, note in zip(said, notes, strict=True))

@@ -1,0 +1,48 @@
+"""The figures that people compare runs by, and a run's verdict: the same words wherever a result is shown."""
+
+from collections.abc import Mapping
+
+ROWS = (
+    ("gold reward, policy", "evaluation/policy_gold", "{:.3f}"),
+    ("gold reward, SFT policy", "evaluation/baseline_gold", "{:.3f}"),
+    ("gold reward, gain", "evaluation/gold_gain", "{:+.3f}"),
+    ("win rate against SFT", "evaluation/win_rate", "{:.1%}"),
+    ("the same, by the reward model that PPO climbed", "evaluation/score_win_rate", "{:.1%}"),
+    ("hedged, easy questions", "evaluation/policy_hedging_easy", "{:.1%}"),
+    ("hedged, hard questions", "evaluation/policy_hedging_hard", "{:.1%}"),
+    ("KL to the SFT policy, nats/response", "evaluation/kl", "{:.2f}"),
+    ("reward model, held-out accuracy", "reward_audit/accuracy", "{:.1%}"),
+)
+"""Words, metric, and how it is written. Intervals are found by the suffixes _low and _high."""
+KEPT_SFT = "No checkpoint was better than the SFT policy on held-out evidence, so the policy is the SFT policy."
+
+
+def figure(metrics: Mapping[str, float], name: str, form: str) -> tuple[str, str]:
+    """A metric's value, and its 95% interval; nothing where there is none."""
+    ends = [form.format(metrics[end]) for end in (f"{name}_low", f"{name}_high") if end in metrics]
+    return form.format(metrics[name]) if name in metrics else "", " to ".join(ends)
+
+
+def verdict(metrics: Mapping[str, float]) -> str | None:
+    """What a run came to, in one sentence; None where nothing was measured.
+
+    Args:
+        metrics: of a run's stages, by their names.
+    """
+    if metrics.get("ppo/chosen_update") == 0:
+        return KEPT_SFT
+    for name, form, even, words in (
+        ("evaluation/gold_gain", "{:+.3f}", 0.0, "its gain in gold reward is"),
+        ("evaluation/win_rate", "{:.1%}", 0.5, "its win rate is"),
+    ):
+        if not {name, f"{name}_low", f"{name}_high"} <= metrics.keys():
+            continue
+        value, interval = figure(metrics, name, form)
+        if metrics[f"{name}_low"] > even:
+            said = "is better than"
+        elif metrics[f"{name}_high"] < even:
+            said = "is worse than"
+        else:
+            said = "cannot be told from"
+        return f"The policy {said} the SFT policy: {words} {value} ({interval})."
+    return None

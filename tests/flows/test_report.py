@@ -1,0 +1,91 @@
+"""A run's report: the same words in the terminal, in MLflow, in Prefect, on the card and as a page."""
+
+import re
+from pathlib import Path
+
+import pytest
+from browser import opened
+from markdown_it import MarkdownIt
+from retraining_runs import config, last_flow_run, shown_in
+
+from flows.pipeline import rlhf_pipeline
+from rlhf.chat.policies import find_policy
+from rlhf.cli.main import main
+from rlhf.headline import KEPT_SFT
+from rlhf.runs.report.collect import RunReport, Sample, collect
+from rlhf.runs.report.documents import as_html, as_markdown
+from rlhf.tracking.queries import tags_of
+from rlhf.tracking.runs import open_pipeline
+from rlhf.tracking.stores import open_store
+
+HOSTILE = "<script>alert(1)</script> ![x](http://elsewhere/x.png) **bold** | cell"
+
+
+@pytest.fixture
+def made(tmp_path: Path) -> RunReport:
+    sample = Sample(HOSTILE, "before", "after " * 200)
+    return RunReport(
+        "a" * 32, "mine, seed 0", "The policy is better.", [("win rate", "60%", "55% to 65%")], [("SFT", 61.0)],
+        ["Only `18.3%` end."], [sample] * 10, 2, None,
+    )  # fmt: skip
+
+
+def test_the_same_words_everywhere(project: Path, capsys: pytest.CaptureFixture[str], tmp_path: Path):
+    report = rlhf_pipeline(config(**{"name": "smoke"}))
+    run_id = report.run_id
+    assert main(["report", run_id[:8]]) == 0
+    printed = capsys.readouterr().out
+    assert printed.startswith(f"**{KEPT_SFT}**\n\n| measured on held-out data | value | 95% interval |\n")
+    assert "| win rate against SFT | 50.0% |" in printed
+    assert "### Before and after\n\nThe first 4 test prompts, not picked." in printed
+    assert "- No PPO checkpoint was chosen: the weights are those of SFT." in printed
+    assert re.search(r"Computed in \d+ s; the longest stage, .*, took \d+ s\.", printed)
+    described = tags_of(run_id)["mlflow.note.content"]
+    assert described.endswith(printed)
+    assert KEPT_SFT in Path(report.model_card).read_text().split("## Use")[0]
+    assert KEPT_SFT in shown_in(last_flow_run())["report"]
+
+    page = tmp_path / "report.html"
+    assert main(["report", run_id, "--html", str(page)]) == 0
+    text = page.read_text()
+    assert KEPT_SFT in text
+    assert text.count("<article>") == 4
+    assert "data:image/png;base64," in text
+    assert not re.search(r'(src|href)="(?!data:)', text), "it asks nobody for anything"
+
+
+def test_what_people_wrote_is_text_on_every_page(made: RunReport):
+    markdown, html = as_markdown(made), as_html(made)
+    shown = MarkdownIt("gfm-like", {"linkify": False}).render(markdown)
+    assert not re.search(r"<(script|img|a)\b", shown + html)
+    assert "<strong>bold" not in shown
+    assert "<code>18.3%</code>" in html
+    assert "2 alarms went off in PPO." in markdown
+
+
+def test_a_description_holds_as_many_samples_as_fit(made: RunReport):
+    whole, short = as_markdown(made), as_markdown(made, 4000)
+    assert len(short) <= 4001 < len(whole)
+    assert "The first 2 test prompts" in short
+    assert "### Limitations" in as_markdown(made, 400)
+
+
+def test_a_run_that_has_come_to_nothing(project: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    run_id = open_pipeline("smoke", None, {"name": "smoke"}, {})
+    assert main(["report", run_id]) == 2
+    assert "has no output of the stage evaluation" in capsys.readouterr().err
+    assert main(["report", run_id, "--html", str(tmp_path)]) == 2
+    assert "it is a folder; give a file" in capsys.readouterr().err
+    assert collect(open_store(), find_policy(None).run_id or "").samples
+
+
+@pytest.mark.services
+def test_the_page_in_light_and_dark_fits_a_phone(made: RunReport, tmp_path: Path):
+    file = tmp_path / "report.html"
+    file.write_text(as_html(made))
+    with opened(width=390, height=800) as page:
+        page.goto(file.as_uri())
+        assert page.evaluate("document.documentElement.scrollWidth") <= 390
+        light = page.evaluate("getComputedStyle(document.body).backgroundColor")
+        page.emulate_media(color_scheme="dark")
+        assert page.evaluate("getComputedStyle(document.body).backgroundColor") != light
