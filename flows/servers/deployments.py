@@ -15,8 +15,11 @@ from flows.servers.automations import set_up_automations
 from flows.servers.flow_runs import POOL
 from flows.servers.prefect_yaml import own_recipes, prefect_yaml
 from flows.servers.supervision import ServiceError
+from rlhf.config.loading import load_config
+from rlhf.errors import ConfigError
 from rlhf.files.atomic import write_file
 from rlhf.paths import local_folder, run_environment, source_root
+from rlhf.services.schedule import Schedule, read_schedule
 from rlhf.text.terminal import say
 from tasks.core_slots import CORES
 
@@ -51,7 +54,7 @@ def deploy() -> None:
     for error in errors:
         say(f"not registered: {error}", file=sys.stderr)
     file = local_folder("services") / "prefect.yaml"
-    write_file(file, prefect_yaml(own))
+    write_file(file, prefect_yaml(own, _schedule()))
     program = str(Path(sys.executable).parent / "prefect")
     done = subprocess.run(
         [program, "--no-prompt", "deploy", "--all", "--prefect-file", str(file)],
@@ -63,6 +66,18 @@ def deploy() -> None:
     if done.returncode:
         last = "\n".join(f"  {line}" for line in f"{done.stdout}{done.stderr}".splitlines()[-20:])
         raise ServiceError(f"{file}: a deployment could not be registered:\n{last}")
+
+
+def _schedule() -> Schedule | None:
+    """The schedule, where its recipe can be used; the services start without it otherwise."""
+    try:
+        schedule = read_schedule()
+        if schedule is not None:
+            load_config(Path(schedule.recipe))
+    except ConfigError as error:
+        say(f"nothing is scheduled: {error}", file=sys.stderr)
+        return None
+    return schedule
 
 
 async def _set_up_pool(client: PrefectClient) -> None:

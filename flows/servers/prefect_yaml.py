@@ -6,6 +6,7 @@ Recipes that a person adds to configs/ are deployments of `rlhf up` too, and cha
 
 from collections.abc import Mapping
 from itertools import starmap
+from pathlib import Path
 from typing import Any
 
 import prefect
@@ -16,6 +17,7 @@ from rlhf.config.loading import load_config
 from rlhf.config.pipeline import PipelineConfig
 from rlhf.errors import ConfigError
 from rlhf.paths import source_root
+from rlhf.services.schedule import Schedule
 from rlhf.stages import pipeline_stages
 
 _HEADER = """\
@@ -54,11 +56,15 @@ class _Dumper(yaml.SafeDumper):
         return next(str(value.value) for key, value in node.value if key.value == "name")
 
 
-def prefect_yaml(own: Mapping[str, PipelineConfig] | None = None) -> str:
+def prefect_yaml(own: Mapping[str, PipelineConfig] | None = None, schedule: Schedule | None = None) -> str:
     """The file's text.
 
     Args:
         own: recipes of a person, by the names of their files.
+        schedule: when to retrain, and with which recipe; None for never.
+
+    Raises:
+        ConfigError: the scheduled recipe cannot be read.
     """
     folder = source_root() / "configs"
     recipes = {name: yaml.safe_load((folder / f"{name}.yaml").read_text(encoding="utf-8")) for name in _RECIPES}
@@ -67,7 +73,7 @@ def prefect_yaml(own: Mapping[str, PipelineConfig] | None = None) -> str:
         "name": "rlhf-pipeline",
         "prefect-version": prefect.__version__,
         "build": [{"prefect.deployments.steps.run_shell_script": commit}],
-        "deployments": [*_deployments(recipes), *starmap(_own_deployment, (own or {}).items())],
+        "deployments": [*_deployments(recipes, schedule), *starmap(_own_deployment, (own or {}).items())],
     }
     return _HEADER + yaml.dump(content, Dumper=_Dumper, sort_keys=False, width=120)
 
@@ -97,7 +103,7 @@ def _own_deployment(name: str, config: PipelineConfig) -> dict[str, Any]:
     )
 
 
-def _deployments(recipes: dict[str, Any]) -> list[dict[str, Any]]:
+def _deployments(recipes: dict[str, Any], schedule: Schedule | None) -> list[dict[str, Any]]:
     demo = recipes["demo"]
     pipelines = [
         _deployment(name, text, "pipeline.rlhf_pipeline", ["pipeline", device], {"config": recipes[recipe]})
@@ -108,9 +114,14 @@ def _deployments(recipes: dict[str, Any]) -> list[dict[str, Any]]:
         for stage in pipeline_stages()
     ]
     nightly = _deployment("nightly", _NIGHTLY, "retrain.retrain", ["retrain"], {"config": demo, "retrain": {}}) | {
-        "schedules": [{"cron": "0 2 * * *", "timezone": "UTC", "active": True}],
+        # Off until `rlhf schedule` names a recipe and a time.
+        "schedules": [{"cron": "0 2 * * *", "timezone": "UTC", "active": False}],
         "concurrency_limit": {"limit": 1, "collision_strategy": "CANCEL_NEW"},
     }
+    if schedule is not None:
+        settings = load_config(Path(schedule.recipe)).model_dump(mode="json", exclude_unset=True)
+        nightly["parameters"] = {"config": settings, "retrain": schedule.retrain}
+        nightly["schedules"] = [{"cron": schedule.cron, "timezone": schedule.timezone, "active": True}]
     return [
         *pipelines,
         _deployment("seeds", _SEEDS, "seeds.run_seeds", ["pipeline", "cpu"], {"config": demo}),

@@ -26,6 +26,7 @@ COMMANDS = {
     "gc": "list, and with --yes remove, what no run needs any more",
     "data": "import, check, compare and share data",
     "up": "start Prefect, MLflow and a worker, with all deployments",
+    "schedule": "retrain every day at a time",
     "down": "stop what `rlhf up` has started",
     "ui": "say where Prefect's and MLflow's user interfaces are, and what opens them",
 }

@@ -160,10 +160,32 @@ def test_the_mlflow_server_may_go_and_come_back(up: Up):
     assert [point.step for point in points] == list(range(1, LONG + 1))
 
 
+def test_a_schedule_is_taken_by_services_that_are_up(up: Up):
+    def schedule(*arguments: str) -> str:
+        done = subprocess.run(
+            up.command("schedule", *arguments), env=up.environment, cwd=ROOT, capture_output=True, text=True, check=True
+        )
+        return done.stdout
+
+    said = schedule("configs/stories.yaml", "--at", "3:05", "--timezone", "Europe/Berlin")
+    assert said.startswith(f"Every day at 3:05 Europe/Berlin: {ROOT / 'configs' / 'stories.yaml'}, where there is new")
+    nightly = up.deployment("nightly")
+    (found,) = nightly["schedules"]
+    assert (found["schedule"]["cron"], found["schedule"]["timezone"], found["active"]) == (
+        "5 3 * * *",
+        "Europe/Berlin",
+        True,
+    )
+    assert nightly["parameters"]["config"]["name"] == "stories"
+    assert schedule("--off").startswith("Nothing is scheduled")
+    assert [one["active"] for one in up.deployment("nightly")["schedules"]] == [False]
+
+
 def test_nightly_retraining_fires_and_a_second_is_refused_meanwhile(up: Up):
     deployment = up.deployment("nightly")
     address = f"/deployments/{deployment['id']}"
     assert [one["schedule"]["cron"] for one in deployment["schedules"]] == ["0 2 * * *"]
+    assert [one["active"] for one in deployment["schedules"]] == [False], "nobody has named a recipe"
     every_minute = [{"schedule": {"cron": "* * * * *"}, "active": True}]
     parameters = long_run(num_updates=2000) | {"retrain": {}}
     up.api.patch(address, json={"schedules": every_minute, "parameters": parameters}).raise_for_status()
