@@ -1,7 +1,6 @@
 """The schedule of retraining: kept, shown, and refused where it would do nothing."""
 
 from pathlib import Path
-from typing import Any
 
 import pytest
 import yaml
