@@ -190,6 +190,13 @@ class Pipeline:
         show_report(as_markdown(report))
 
 
+def read_data(source: DataSource) -> None:
+    """Note which data the run reads, where there is a run."""
+    pipeline = _current.get(None)
+    if pipeline is not None:
+        pipeline.read_data(source)
+
+
 def current() -> Pipeline:
     """The pipeline run that a stage belongs to."""
     return _current.get()

@@ -4,7 +4,7 @@ from rlhf.config.data import DataConfig
 from rlhf.config.model import ComputeConfig, ModelConfig
 from rlhf.paths import root
 from rlhf.references import DatasetRef, DataSource
-from tasks.pipeline_run import current
+from tasks.pipeline_run import read_data
 from tasks.stage import Attempt, stage
 
 
@@ -15,7 +15,7 @@ def prepare_data(
     from rlhf.data.versions.resolve import resolve
 
     source = resolve(config, root())
-    current().read_data(source)
+    read_data(source)
     # Where no model is run, data is the same whatever it would be run on.
     return _prepare(config, model, max_response_tokens, source, compute if config.sampled_from else None)
 

@@ -9,7 +9,9 @@ import functools
 import inspect
 import shutil
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Concatenate, Generic, ParamSpec, TypeVar, get_type_hints
@@ -20,6 +22,7 @@ from pydantic import BaseModel
 
 from rlhf.config.model import ModelConfig, Setup
 from rlhf.config.rl import PPOConfig
+from rlhf.errors import RLHFError
 from rlhf.files.locks import lock_of, locked
 from rlhf.files.tidying import tidy_up
 from rlhf.modeling.hub import base_with_folder, source_with_folder
@@ -40,6 +43,33 @@ from tasks.stored_results import remove_if_foreign
 P = ParamSpec("P")
 R = TypeVar("R", bound=Reference)
 AnyReference = TypeVar("AnyReference", bound=Reference)
+
+
+_planning: ContextVar[bool] = ContextVar("planning", default=False)
+
+
+class NotMadeError(RLHFError):
+    """A stage that is asked for its output, and has yet to compute it.
+
+    Attributes:
+        folder: the working folder of its attempts.
+        settings: with which it would be called, nested.
+    """
+
+    def __init__(self, folder: Path, settings: Mapping[str, Any]) -> None:
+        super().__init__(f"{folder.name} is not made yet")
+        self.folder = folder
+        self.settings = settings
+
+
+@contextmanager
+def planning() -> Iterator[None]:
+    """Within the block a call of a stage finds its output, or raises `NotMadeError`, and computes nothing."""
+    token = _planning.set(True)
+    try:
+        yield
+    finally:
+        _planning.reset(token)
 
 
 @dataclass(frozen=True)
@@ -133,6 +163,11 @@ def _run(adapted: _Stage[R], arguments: Mapping[str, Any]) -> R:
     decisive = {**arguments, "adapter": inspect.getsource(adapted.body)}
     fingerprint = stage_fingerprint(adapted.name, adapted.version, decisive, adapted.module)
     folder = stage_folder(adapted.name, fingerprint)
+    if _planning.get():
+        made = artifacts.find_output(adapted.name, fingerprint, adapted.kind)
+        if made is None:
+            raise NotMadeError(folder, _settings(arguments))
+        return made
     with locked(lock_of(folder), f"another run works on {folder.name}; this one waits for it"):
         found = artifacts.find_output(adapted.name, fingerprint, adapted.kind)
         call = _Call(adapted, arguments, fingerprint, found)

@@ -27,6 +27,14 @@ class Outputs:
         """Add the output of the next stage."""
         self._made[type(reference)] = reference
 
+    def __contains__(self, kind: type[Reference]) -> bool:
+        """Whether there is an output of this kind."""
+        return kind in self._made
+
+    def get(self, kind: type[AnyReference]) -> AnyReference | None:
+        """The output of this kind; None where there is none."""
+        return cast("AnyReference | None", self._made.get(kind))
+
     def __getitem__(self, kind: type[AnyReference]) -> AnyReference:
         """The output of this kind."""
         return cast("AnyReference", self._made[kind])

@@ -14,6 +14,7 @@ from rlhf.text.terminal import printable, say
 
 COMMANDS = {
     "init": "write a recipe for your own data and model",
+    "plan": "say what a run of a recipe would find, compute and cost",
     "run": "run all stages of a recipe",
     "stage": "run one stage on the outputs of earlier runs",
     "reproduce": "make a run again from its MLflow run id, and compare",
@@ -62,7 +63,7 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
         parser.print_help()
         parser.exit()
     switches: Collection[str] = ()
-    if named in ("run", "stage"):
+    if named in ("plan", "run", "stage"):
         recipe = command_module("recipe")
         switches = recipe.switches()
         arguments, section = recipe.asked_section(arguments)

@@ -112,6 +112,12 @@ def needed_memory(model: ModelSurvey, *, lora: bool) -> float:
     return model.parameters * float(_ADAPTER_BYTES if lora else _FULL_BYTES)
 
 
+def discernible_win_rate(prompts: int) -> float | None:
+    """The win rate whose 95% interval begins at one half, with this number of prompts; None where there is none."""
+    half_width = 1.96 * 0.5 / math.sqrt(max(prompts, 1))
+    return None if half_width >= 0.5 else 0.5 + half_width
+
+
 def _needs_lora(model: ModelSurvey, machine: Machine) -> bool:
     room = _WEIGHTS_SHARE * machine.memory
     if needed_memory(model, lora=False) <= room:
@@ -182,10 +188,8 @@ def _test_prompts(data: DataSurvey) -> tuple[float, int]:
 
 
 def _tells(prompts: int) -> str:
-    half_width = 1.96 * 0.5 / math.sqrt(max(prompts, 1))
-    if half_width >= 0.5:
-        return "too few to tell anything"
-    return f"a win rate above {0.5 + half_width:.0%} can be told from 50%"
+    rate = discernible_win_rate(prompts)
+    return "too few to tell anything" if rate is None else f"a win rate above {rate:.0%} can be told from 50%"
 
 
 def _up(number: int, multiple: int) -> int:
