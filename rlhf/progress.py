@@ -1,10 +1,67 @@
-"""How far a stage is, told to whoever watches in this process: the command line's bars, Prefect's progress artifact."""
+"""How far a run is, told to whoever watches in this process: the command line's view, Prefect's progress artifact."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass
 
 Watcher = Callable[[str, int, int], None]
+
+
+@dataclass(frozen=True)
+class StageBegan:
+    """A stage of a run is looked for, and computed where it is not found."""
+
+    stage: str
+
+
+@dataclass(frozen=True)
+class StageEnded:
+    """A stage has its output.
+
+    Attributes:
+        stage: its name.
+        state: trained or cached.
+        seconds: that it took this time.
+    """
+
+    stage: str
+    state: str
+    seconds: float
+
+
+@dataclass(frozen=True)
+class Measured:
+    """A stage that is under way has measured something.
+
+    Attributes:
+        stage: its name.
+        metrics: by their names.
+    """
+
+    stage: str
+    metrics: Mapping[str, float]
+
+
+Event = StageBegan | StageEnded | Measured
+Listener = Callable[[Event], None]
 _watchers: list[Watcher] = []
+_listeners: list[Listener] = []
+
+
+def tell(event: Event) -> None:
+    """Tell all listeners."""
+    for listener in _listeners:
+        listener(event)
+
+
+@contextmanager
+def listening(listener: Listener) -> Iterator[None]:
+    """Call `listener(event)` on every event within the block."""
+    _listeners.append(listener)
+    try:
+        yield
+    finally:
+        _listeners.remove(listener)
 
 
 def report_progress(stage: str, done: int, total: int) -> None:

@@ -27,7 +27,7 @@ from rlhf.files.locks import lock_of, locked
 from rlhf.files.tidying import tidy_up
 from rlhf.modeling.hub import base_with_folder, source_with_folder
 from rlhf.paths import local_folder, stage_folder
-from rlhf.progress import watching
+from rlhf.progress import Measured, StageBegan, StageEnded, tell, watching
 from rlhf.provenance.fingerprint import stage_fingerprint
 from rlhf.references import Reference, StageReport
 from rlhf.tracking import artifacts
@@ -168,6 +168,7 @@ def _run(adapted: _Stage[R], arguments: Mapping[str, Any]) -> R:
         if made is None:
             raise NotMadeError(folder, _settings(arguments))
         return made
+    tell(StageBegan(adapted.name))
     with locked(lock_of(folder), f"another run works on {folder.name}; this one waits for it"):
         found = artifacts.find_output(adapted.name, fingerprint, adapted.kind)
         call = _Call(adapted, arguments, fingerprint, found)
@@ -185,6 +186,7 @@ def _run(adapted: _Stage[R], arguments: Mapping[str, Any]) -> R:
         trained_seconds=trained_seconds,
     )
     current().finish_stage(report, reference, fingerprint)
+    tell(StageEnded(report.name, report.state, report.seconds))
     return reference
 
 
@@ -229,12 +231,20 @@ def _attempt(call: _Call[R]) -> R:
     started = time.monotonic()
     with closing_run(run_id):
         with metric_log(run_id) as log, watching(progress_artifact(name)):
-            reference = call.stage.body(Attempt(run_id, _workspace(call.folder, log)), **call.arguments)
+            told = functools.partial(_log_and_tell, name, log)
+            reference = call.stage.body(Attempt(run_id, _workspace(call.folder, told)), **call.arguments)
         seconds = time.monotonic() - started
         log_metrics(run_id, {f"{name}/seconds": seconds, f"{name}/trained_seconds": seconds})
         finish_stage(run_id, reference)
     tidy_up(call.folder)
     return reference
+
+
+def _log_and_tell(
+    stage: str, log: Callable[[Mapping[str, float], int | None], None], metrics: Mapping[str, float], step: int | None
+) -> None:
+    log(metrics, step)
+    tell(Measured(stage, metrics))
 
 
 def _settings(arguments: Mapping[str, Any]) -> dict[str, Any]:

@@ -1,32 +1,15 @@
 """The command line's output for a person: progress while a run is under way, a short table once it is done."""
 
-import logging
 import os
 import shlex
 import sys
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, field
-from datetime import timedelta
 from pathlib import Path
 
-from rich.logging import RichHandler
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    Progress,
-    ProgressColumn,
-    Task,
-    TaskID,
-    TextColumn,
-    TimeElapsedColumn,
-)
 from rich.table import Table
-from rich.text import Text
 
 from rlhf.addresses import public_address
 from rlhf.headline import ROWS, figure, verdict
-from rlhf.progress import watching
 from rlhf.references import GroupReport, PipelineReport, SeedReport, StageReport
 from rlhf.services.settings import Services
 from rlhf.text.console import TextConsole
@@ -35,26 +18,6 @@ from rlhf.text.terminal import say
 _WIDTH = 120
 """Columns on something that is no terminal."""
 _SEEDS_SIDE_BY_SIDE = 4
-
-
-@contextmanager
-def progress_bars() -> Iterator[None]:
-    """A bar for each stage on standard error; on something that is no terminal, a line at every tenth of a stage."""
-    console = TextConsole(stderr=True)
-    with _warnings_shown(console):
-        if not console.is_terminal:
-            with watching(_Lines().show):
-                yield
-            return
-        columns = (
-            TextColumn("{task.description:14}", markup=False),
-            BarColumn(),
-            MofNCompleteColumn(),
-            TimeElapsedColumn(),
-            TimeRemaining(),
-        )
-        with Progress(*columns, console=console) as progress, watching(_Bars(progress).show):
-            yield
 
 
 def print_report(report: PipelineReport) -> None:
@@ -164,53 +127,3 @@ def _notes(metrics: Mapping[str, float]) -> Iterator[str]:
 def _from_here(path: str) -> str:
     """A path as it is typed in the current directory; an address stays as it is."""
     return str(Path(path).relative_to(Path.cwd())) if Path(path).is_relative_to(Path.cwd()) else path
-
-
-class TimeRemaining(ProgressColumn):
-    """By the mean of all steps that were seen; rich's own forgets those of more than 30 seconds ago."""
-
-    def render(self, task: Task) -> Text:
-        """Hours, minutes and seconds."""
-        steps = task.completed - task.fields["first"]
-        if steps <= 0 or task.total is None or task.elapsed is None:
-            return Text("-:--:--", style="progress.remaining")
-        seconds = task.elapsed / steps * (task.total - task.completed)
-        return Text(str(timedelta(seconds=round(seconds))), style="progress.remaining")
-
-
-@dataclass(frozen=True)
-class _Bars:
-    """A bar for each stage, made at its first report."""
-
-    progress: Progress
-    tasks: dict[str, TaskID] = field(default_factory=dict)
-
-    def show(self, stage: str, done: int, total: int) -> None:
-        if stage not in self.tasks:
-            self.tasks[stage] = self.progress.add_task(stage, total=total, first=done)
-        self.progress.update(self.tasks[stage], completed=done, total=total)
-
-
-@dataclass(frozen=True)
-class _Lines:
-    """A line at every tenth of a stage, for logs."""
-
-    tenths: dict[str, int] = field(default_factory=dict)
-
-    def show(self, stage: str, done: int, total: int) -> None:
-        tenth = done * 10 // max(total, 1)
-        if tenth != self.tenths.get(stage):
-            self.tenths[stage] = tenth
-            # Not print, which Prefect turns into a log line within a flow.
-            sys.stderr.write(f"{stage}: {done} of {total}\n")
-
-
-@contextmanager
-def _warnings_shown(console: TextConsole) -> Iterator[None]:
-    """Print this project's warnings above the bars. What the libraries say is in Prefect's log."""
-    handler = RichHandler(logging.WARNING, console, show_time=False, show_path=False)
-    logging.getLogger("rlhf").addHandler(handler)
-    try:
-        yield
-    finally:
-        logging.getLogger("rlhf").removeHandler(handler)

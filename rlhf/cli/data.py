@@ -241,19 +241,19 @@ def _diff(options: argparse.Namespace) -> None:
 
 
 def _push(options: argparse.Namespace) -> None:
-    from rlhf.cli.console import progress_bars
+    from rlhf.cli.progress_view import progress_view
 
     _quiet_dvc()
-    with progress_bars():
+    with progress_view():
         target, count = push(root(), options.remote)
     say(f"{target}: {count} files copied" if count else f"{target} has all of it already")
 
 
 def _pull(options: argparse.Namespace) -> None:
-    from rlhf.cli.console import progress_bars
+    from rlhf.cli.progress_view import progress_view
 
     _quiet_dvc()
-    with progress_bars():
+    with progress_view():
         changed = pull(root(), options.remote)
     say("data/ is the version that data.dvc names" + ("" if changed else ", and was before"))
 

@@ -17,6 +17,7 @@ from rlhf.errors import ConfigError, nearest
 from rlhf.paths import configure_environment
 from rlhf.references import PipelineReport, StageReport
 from rlhf.services.settings import running
+from rlhf.stages import pipeline_stages
 from rlhf.text.terminal import say
 
 _ALIASES = {"--allow-dirty-data": "--data.allow-dirty-data"}
@@ -140,10 +141,11 @@ def flow_environment(options: argparse.Namespace) -> Iterator[None]:
     logging.raiseExceptions = False  # what becomes of a log line that Prefect does not take is nothing for the terminal
     with redirect_stdout(sys.stderr) if options.json else nullcontext():
         from flows.servers.temporary import temporary_server
-        from rlhf.cli.console import progress_bars
+        from rlhf.cli.progress_view import progress_view
         from rlhf.runs.names import started_from
 
-        with temporary_server(), progress_bars(), started_from(options.config):
+        stages = [spec.name for spec in pipeline_stages()] if options.command == "run" else []
+        with temporary_server(), progress_view(stages), started_from(options.config):
             yield
 
 

@@ -13,8 +13,8 @@ import pytest
 from rich.table import Table
 from rich.text import Text
 
-from rlhf.cli.console import progress_bars
 from rlhf.cli.main import main
+from rlhf.cli.progress_view import progress_view
 from rlhf.text.console import TextConsole
 from rlhf.text.terminal import printable, say
 from rlhf.tracking.runs import close_run, open_pipeline, set_tags
@@ -146,7 +146,7 @@ def test_arguments_that_are_too_many(capsys: pytest.CaptureFixture[str]):
 
 def test_warnings(capfd: pytest.CaptureFixture[str]):
     """Row 13: log lines of this project, above the bars and where nobody has made a handler."""
-    with progress_bars():
+    with progress_view():
         logging.getLogger("rlhf.test").warning("of a server: %s", HOSTILE)
     said = "".join(capfd.readouterr())
     assert "\\u001b]0;PWNTITLE" in said.replace("\n", "")

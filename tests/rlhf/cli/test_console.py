@@ -1,12 +1,9 @@
-import logging
 import sys
 from pathlib import Path
 
 import pytest
-from rich.progress import Progress
 
-from rlhf.cli.console import TimeRemaining, print_group, print_report, print_ui_commands, progress_bars
-from rlhf.progress import report_progress
+from rlhf.cli.console import print_group, print_report, print_ui_commands
 from rlhf.references import GroupReport, PipelineReport, SeedReport, SeedStatistics, StageReport
 
 
@@ -101,52 +98,6 @@ def test_report_elsewhere_has_whole_paths(report, tmp_path, monkeypatch, capsys)
     monkeypatch.chdir(tmp_path / "deep")
     print_report(report)
     assert f"Policy:     {tmp_path}/policy\n" in capsys.readouterr().out
-
-
-def test_progress_in_a_log_is_a_line_at_every_tenth(capsys):
-    with progress_bars():
-        for done in range(41):
-            report_progress("ppo", done, 40)
-    shown = capsys.readouterr()
-    assert shown.out == ""
-    assert shown.err.splitlines() == [f"ppo: {done} of 40" for done in range(0, 41, 4)]
-
-
-def test_progress_on_a_terminal_is_a_bar(capsys, monkeypatch):
-    monkeypatch.setenv("FORCE_COLOR", "1")
-    monkeypatch.setenv("COLUMNS", "100")
-    with progress_bars():
-        report_progress("sft", 1, 2)
-        report_progress("sft", 2, 2)
-    shown = capsys.readouterr()
-    assert shown.out == ""
-    assert "sft" in shown.err
-    assert "2/2" in shown.err
-    assert "of" not in shown.err
-
-
-def test_steps_of_minutes_have_a_time_remaining():
-    """rich's own column forgets steps after 30 seconds."""
-    clock = [0.0]
-    progress = Progress(TimeRemaining(), get_time=lambda: clock[0])
-    task = progress.add_task("ppo", total=48, completed=14, first=14)
-    assert progress.columns[0].render(progress.tasks[0]).plain == "-:--:--"
-    for done in (15, 16, 17, 18):
-        clock[0] += 40
-        progress.update(task, completed=done)
-    assert progress.columns[0].render(progress.tasks[0]).plain == "0:20:00"
-
-
-def test_warnings_of_the_project_are_shown_and_its_chatter_is_not(capsys, caplog):
-    caplog.set_level(logging.INFO, "rlhf")
-    before = list(logging.getLogger("rlhf").handlers)
-    with progress_bars():
-        logging.getLogger("rlhf.rl").warning("half of the values are clipped")
-        logging.getLogger("rlhf.rl").info("update 3")
-    shown = capsys.readouterr().err
-    assert "half of the values are clipped" in shown
-    assert "update 3" not in shown
-    assert logging.getLogger("rlhf").handlers == before
 
 
 def test_ui_commands_of_local_stores(tmp_path, monkeypatch, capsys):

@@ -1,0 +1,179 @@
+"""A run as a person watches it: a table of its stages, and beside PPO's bar what it measures.
+
+On something that is no terminal there is a line at every tenth of a stage.
+"""
+
+import logging
+import sys
+import time
+from collections import deque
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from datetime import timedelta
+
+from rich.console import Group, RenderableType
+from rich.live import Live
+from rich.logging import RichHandler
+from rich.progress_bar import ProgressBar
+from rich.table import Table
+from rich.text import Text
+
+from rlhf.progress import Event, Measured, StageBegan, StageEnded, listening, watching
+from rlhf.text.console import TextConsole
+
+_FIGURES = (
+    ("score", "ppo/score_mean", "{:+.2f}"),
+    ("KL", "ppo/kl_mean", "{:.2f}"),
+    ("length", "ppo/response_tokens_mean", "{:.0f}"),
+    ("entropy", "ppo/entropy", "{:.2f}"),
+)
+"""Words, metric, and how it is written."""
+_BLOCKS = "▁▂▃▄▅▆▇█"
+_SHOWN_VALUES = 10
+_REFRESHES_PER_SECOND = 4
+
+
+@contextmanager
+def progress_view(stages: Sequence[str] = ()) -> Iterator[None]:
+    """Show on standard error how far a run is, and this project's warnings above it.
+
+    Args:
+        stages: of the run, which are shown from the beginning; others once they report.
+    """
+    console = TextConsole(stderr=True)
+    with _warnings_shown(console):
+        if not console.is_terminal:
+            with watching(_Lines().show):
+                yield
+            return
+        view = View({stage: StageRow() for stage in stages})
+        live = Live(console=console, get_renderable=view.render, refresh_per_second=_REFRESHES_PER_SECOND)
+        with live, watching(view.show), listening(view.hear):
+            yield
+            view.ended = True
+
+
+@dataclass
+class StageRow:
+    """What is known of a stage.
+
+    Attributes:
+        state: waiting, running, trained or cached.
+        since: when it began, by the monotonic clock; None before that.
+        seconds: that it took; None before its end.
+        done: steps behind it.
+        total: all steps; None where it does not count any.
+        first: step and time of its first report.
+    """
+
+    state: str = "waiting"
+    since: float | None = None
+    seconds: float | None = None
+    done: int = 0
+    total: int | None = None
+    first: tuple[int, float] | None = None
+
+    def remaining(self, now: float) -> float | None:
+        """Seconds, by the mean of all steps that were seen; None where that cannot be said."""
+        if self.total is None or self.first is None or self.done <= self.first[0]:
+            return None
+        return (now - self.first[1]) / (self.done - self.first[0]) * (self.total - self.done)
+
+
+@dataclass
+class View:
+    """The table of stages, with what PPO measures below it.
+
+    Attributes:
+        rows: by the stages' names, in their order.
+        values: the last values of each metric.
+        ended: the run is over.
+    """
+
+    rows: dict[str, StageRow]
+    values: dict[str, deque[float]] = field(default_factory=dict)
+    ended: bool = False
+
+    def show(self, stage: str, done: int, total: int) -> None:
+        """A watcher for `rlhf.progress`."""
+        row = self.rows.setdefault(stage, StageRow())
+        now = time.monotonic()
+        row.state, row.since = "running", row.since if row.since is not None else now
+        row.done, row.total = done, total
+        row.first = row.first or (done, now)
+
+    def hear(self, event: Event) -> None:
+        """A listener for `rlhf.progress`."""
+        if isinstance(event, Measured):
+            for _, name, _ in _FIGURES:
+                if name in event.metrics:
+                    self.values.setdefault(name, deque(maxlen=_SHOWN_VALUES)).append(event.metrics[name])
+            return
+        if isinstance(event, StageBegan):
+            if self.rows.get(event.stage, StageRow()).state not in ("waiting", "running"):  # another seed's run
+                self.rows = {stage: StageRow() for stage in self.rows}
+                self.values.clear()
+            row = self.rows.setdefault(event.stage, StageRow())
+            row.state, row.since = "running", time.monotonic()
+        elif isinstance(event, StageEnded):
+            row = self.rows.setdefault(event.stage, StageRow())
+            row.state, row.seconds = event.state, event.seconds
+
+    def render(self) -> RenderableType:
+        """The view as it is now. Nothing stays of it at the end: the run's own tables follow."""
+        if self.ended or not self.rows:
+            return Text("")
+        table = Table.grid(padding=(0, 2))
+        now = time.monotonic()
+        for stage, row in self.rows.items():
+            table.add_row(*_cells(stage, row, now))
+        figures = [_figure(words, self.values[name], form) for words, name, form in _FIGURES if name in self.values]
+        return Group(table, Text("   ".join(figures))) if figures else table
+
+
+def _cells(stage: str, row: StageRow, now: float) -> list[RenderableType]:
+    style = {"running": "bold", "waiting": "dim"}.get(row.state, "")
+    elapsed = row.seconds if row.seconds is not None else now - row.since if row.since is not None else None
+    cells: list[RenderableType] = [Text(stage, style=style), Text(row.state, style=style), Text(_time(elapsed))]
+    if row.state != "running" or row.total is None:
+        return [*cells, "", "", ""]
+    remaining = row.remaining(now)
+    left = f"{_time(remaining)} left" if remaining is not None else ""
+    bar = ProgressBar(total=row.total, completed=row.done, width=20)
+    return [*cells, bar, Text(f"{row.done}/{row.total}"), Text(left)]
+
+
+def _figure(words: str, values: Sequence[float], form: str) -> str:
+    low, high = min(values), max(values)
+    steps = [round((value - low) / (high - low) * (len(_BLOCKS) - 1)) if high > low else 0 for value in values]
+    return f"{words} {''.join(_BLOCKS[step] for step in steps)} {form.format(values[-1])}"
+
+
+def _time(seconds: float | None) -> str:
+    return "" if seconds is None else str(timedelta(seconds=round(seconds)))
+
+
+@dataclass(frozen=True)
+class _Lines:
+    """A line at every tenth of a stage, for logs."""
+
+    tenths: dict[str, int] = field(default_factory=dict)
+
+    def show(self, stage: str, done: int, total: int) -> None:
+        tenth = done * 10 // max(total, 1)
+        if tenth != self.tenths.get(stage):
+            self.tenths[stage] = tenth
+            # Not print, which Prefect turns into a log line within a flow.
+            sys.stderr.write(f"{stage}: {done} of {total}\n")
+
+
+@contextmanager
+def _warnings_shown(console: TextConsole) -> Iterator[None]:
+    """Print this project's warnings above the view. What the libraries say is in Prefect's log."""
+    handler = RichHandler(logging.WARNING, console, show_time=False, show_path=False)
+    logging.getLogger("rlhf").addHandler(handler)
+    try:
+        yield
+    finally:
+        logging.getLogger("rlhf").removeHandler(handler)

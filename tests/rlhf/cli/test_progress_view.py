@@ -1,0 +1,110 @@
+"""What a person sees of a run that is under way."""
+
+import io
+import logging
+from typing import Any
+
+import pytest
+
+from rlhf.cli import progress_view as shown_by
+from rlhf.cli.progress_view import StageRow, View, progress_view
+from rlhf.progress import Measured, StageBegan, StageEnded, report_progress, tell
+from rlhf.text.console import TextConsole
+
+STAGES = ("data", "sft", "ppo")
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    now = [1000.0]
+    monkeypatch.setattr(shown_by.time, "monotonic", lambda: now[0])
+    return now
+
+
+@pytest.fixture
+def view() -> View:
+    return View({stage: StageRow() for stage in STAGES})
+
+
+def seen(view: View) -> list[list[str]]:
+    """The words of each line, in 80 columns."""
+    console = TextConsole(width=80)
+    console.file = io.StringIO()
+    console.print(view.render())
+    return [line.split() for line in console.file.getvalue().splitlines()]
+
+
+def test_all_stages_are_there_at_once(view: View, clock: list[float]):
+    assert seen(view) == [[stage, "waiting"] for stage in STAGES]
+    view.hear(StageBegan("data"))
+    clock[0] += 5
+    assert seen(view)[0] == ["data", "running", "0:00:05"]
+    view.hear(StageEnded("data", "cached", 1.2))
+    assert seen(view)[0] == ["data", "cached", "0:00:01"]
+
+
+def test_steps_of_minutes_have_a_time_remaining(view: View, clock: list[float]):
+    """rich's own bar forgets steps after 30 seconds."""
+    view.hear(StageBegan("ppo"))
+    view.show("ppo", 14, 48)
+    assert seen(view)[2][-1] == "14/48"
+    for done in (15, 16, 17, 18):
+        clock[0] += 40
+        view.show("ppo", done, 48)
+    assert seen(view)[2][-3:] == ["18/48", "0:20:00", "left"]
+    assert all(len(" ".join(line)) < 80 for line in seen(view))
+
+
+def test_what_ppo_measures_is_drawn(view: View, clock: list[float]):
+    for score, kl in ((0.0, 0.1), (0.5, 0.1), (1.0, 0.1)):
+        view.hear(Measured("ppo", {"ppo/score_mean": score, "ppo/kl_mean": kl, "ppo/ratio_error": 0.0}))
+    assert seen(view)[-1] == ["score", "▁▅█", "+1.00", "KL", "▁▁▁", "0.10"]
+
+
+def test_the_next_seed_begins_anew(view: View, clock: list[float]):
+    for stage in STAGES:
+        view.hear(StageBegan(stage))
+        view.hear(StageEnded(stage, "trained", 3))
+    view.hear(Measured("ppo", {"ppo/score_mean": 1.0}))
+    view.hear(StageBegan("data"))
+    assert [line[1] for line in seen(view)] == ["running", "waiting", "waiting"]
+
+
+def test_a_stage_alone_is_shown_once_it_reports(clock: list[float]):
+    view = View({})
+    assert seen(view) == [[]]
+    view.show("push", 1, 2)
+    assert seen(view)[0][0] == "push"
+
+
+def test_in_a_log_it_is_a_line_at_every_tenth(capsys: pytest.CaptureFixture[str]):
+    with progress_view(STAGES):
+        for done in range(41):
+            report_progress("ppo", done, 40)
+    shown = capsys.readouterr()
+    assert shown.out == ""
+    assert shown.err.splitlines() == [f"ppo: {done} of 40" for done in range(0, 41, 4)]
+
+
+def test_on_a_terminal_nothing_of_it_is_left(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    monkeypatch.setenv("COLUMNS", "100")
+    with progress_view(STAGES):
+        tell(StageBegan("sft"))
+        report_progress("sft", 1, 2)
+    shown = capsys.readouterr()
+    assert shown.out == ""
+    assert " of " not in shown.err
+    assert shown.err.rstrip().endswith("\x1b[?25h"), "the cursor is there again"
+
+
+def test_warnings_of_the_project_are_shown_and_its_chatter_is_not(capsys: Any, caplog: pytest.LogCaptureFixture):
+    caplog.set_level(logging.INFO, "rlhf")
+    before = list(logging.getLogger("rlhf").handlers)
+    with progress_view():
+        logging.getLogger("rlhf.rl").warning("half of the values are clipped")
+        logging.getLogger("rlhf.rl").info("update 3")
+    shown = capsys.readouterr().err
+    assert "half of the values are clipped" in shown
+    assert "update 3" not in shown
+    assert logging.getLogger("rlhf").handlers == before
