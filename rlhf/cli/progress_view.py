@@ -30,7 +30,7 @@ _FIGURES = (
 )
 """Words, metric, and how it is written."""
 _BLOCKS = "▁▂▃▄▅▆▇█"
-_SHOWN_VALUES = 10
+_SHOWN_VALUES = 7
 _REFRESHES_PER_SECOND = 4
 
 
@@ -129,7 +129,7 @@ class View:
         for stage, row in self.rows.items():
             table.add_row(*_cells(stage, row, now))
         figures = [_figure(words, self.values[name], form) for words, name, form in _FIGURES if name in self.values]
-        return Group(table, Text("   ".join(figures))) if figures else table
+        return Group(table, Text("  ".join(figures))) if figures else table
 
 
 def _cells(stage: str, row: StageRow, now: float) -> list[RenderableType]:
