@@ -57,14 +57,13 @@ class ReportSection:
 
 
 def report_sections(comparison: Comparison) -> list[ReportSection]:
-    """The report, from what people ask first."""
+    """The report: first the settings that differ, last the environment."""
     sides = comparison.sides
-    parts = [_runs(sides)]
+    labels = tuple(side.label for side in sides)
+    parts = [_values("Configuration", "setting", labels, comparison.settings), _runs(sides)]
     for pair in comparison.pairs:
         of = f", {pair.second} against {pair.first}" if len(comparison.pairs) > 1 else ""
         parts += [_results(pair, of, comparison.seed_note), _stages(pair, of), _code(pair, of), _data(pair, of)]
-    labels = tuple(side.label for side in sides)
-    parts.append(_values("Configuration", "setting", labels, comparison.settings))
     parts.append(_values("Environment", "what", labels, comparison.environment))
     return parts
 
