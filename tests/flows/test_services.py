@@ -73,7 +73,7 @@ def test_a_run_through_the_worker_and_the_same_again(up: Up):
     first = up.submit("smoke", recipe())
     assert up.wait_until_ended(first) == "Completed", up.log(first)
     assert set(stages_of(up, first)) == FLOW
-    assert up.flow_run(first)["name"] == "smoke, num_threads 1, seed 0"
+    assert up.flow_run(first)["name"] == "smoke, embedded none, num_threads 1, seed 0"
     again = up.submit("smoke", recipe())
     assert up.wait_until_ended(again) == "Completed"
     cached = {name for name, state in stages_of(up, again).items() if state == "cached"}
