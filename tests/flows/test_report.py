@@ -1,6 +1,8 @@
 """A run's report: the same words in the terminal, in MLflow, in Prefect, on the card and as a page."""
 
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -52,6 +54,17 @@ def test_the_same_words_everywhere(project: Path, capsys: pytest.CaptureFixture[
     assert text.count("<article>") == 4
     assert "data:image/png;base64," in text
     assert not re.search(r'(src|href)="(?!data:)', text), "it asks nobody for anything"
+
+
+def test_the_cards_code_runs_as_it_stands(project: Path):
+    folder = find_policy(None).folder
+    (code,) = re.findall(r"^```python\n(.*?)^```", (folder / "README.md").read_text(), re.MULTILINE | re.DOTALL)
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=folder, capture_output=True, text=True, check=False, timeout=300
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.strip()
+    assert "{" not in done.stdout, "an answer, and no tensor"
 
 
 def test_what_people_wrote_is_text_on_every_page(made: RunReport):
