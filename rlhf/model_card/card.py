@@ -133,7 +133,6 @@ def write_model_card(
     texts |= {
         "figures": figures,
         "samples": _samples(evaluation / "side_by_side.jsonl"),
-        "example": _example(evaluation / "side_by_side.jsonl"),
         "config_has_placeholders": PLACEHOLDER in recipe,
     }
     metadata = card_metadata(config, facts.data_source, measured.audit, measured.evaluation)
@@ -267,13 +266,6 @@ def _samples(path: Path) -> list[dict[str, str]]:
         }
         for row in islice(read_json_lines(path), _NUM_SAMPLES)
     ]
-
-
-def _example(path: Path) -> str:
-    """A question as Python writes it; no backtick in it ends the block of code that it stands in."""
-    row = next(iter(read_json_lines(path)), None)
-    question = row["prompt"][-1]["content"] if row else "How are you?"
-    return json.dumps(question[:_MAX_SAMPLE_CHARACTERS], ensure_ascii=False).replace("`", "\\u0060")
 
 
 def _copy_figures(folders: Sequence[Path], target: Path) -> list[str]:
