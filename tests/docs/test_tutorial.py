@@ -27,6 +27,7 @@ _FIGURES = (
     (r"with a patch, sha256 \w+, |the tree was dirty, |Both working trees differed.*", ""),
     (r"within noise|more than noise", "noise"),
     (r"(better|worse) \(", "("),
+    (r"is better than|is worse than|cannot be told from", "stands to"),
     (r"\S*/bin/rlhf", "rlhf"),
     (r"\b[0-9a-f]{6,}\b\+?", "#"),
     (r"[+-]?\d[\d,.:-]*%?", "#"),
