@@ -1,13 +1,11 @@
 """The smoke recipe, submitted to `rlhf up`, and what a run of it ended with."""
 
 import hashlib
-import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import yaml
-from mlflow.tracking import MlflowClient
 from started_services import ROOT, Up
 
 SMOKE = yaml.safe_load((ROOT / "configs" / "smoke.yaml").read_text())
@@ -38,11 +36,10 @@ def stages_of(up: Up, run_id: str) -> Mapping[str, str]:
 
 def policy(up: Up, run_id: str) -> str:
     """sha256 of the weights that a run ended with."""
-    return weights(up.mlflow(), up.mlflow_runs(run_id)[-1].info.run_id)
+    return weights(up.root, up.mlflow_runs(run_id)[-1].info.run_id)
 
 
-def weights(client: MlflowClient, card: str) -> str:
-    """sha256 of the weights beside a model card, by its run in MLflow."""
-    with tempfile.TemporaryDirectory() as folder:
-        file = client.download_artifacts(card, "output/model.safetensors", folder)
-        return hashlib.sha256(Path(file).read_bytes()).hexdigest()
+def weights(root: Path, card: str) -> str:
+    """sha256 of the weights beside a model card in a project, by the card's run in MLflow."""
+    file = root / "mlruns" / "artifacts" / card / "artifacts" / "output" / "model.safetensors"
+    return hashlib.sha256(file.read_bytes()).hexdigest()

@@ -18,7 +18,6 @@ from pathlib import Path
 import pytest
 import yaml
 from crashing import KNOBS, SECONDS, config, crash, undisturbed
-from mlflow.tracking import MlflowClient
 from small_disk import SmallDisk, small_disk
 from smoke_runs import weights
 from started_services import ROOT, Up, make_project, services, wait_for
@@ -128,7 +127,7 @@ def fill_the_projects_disk(project: Path, folder: Path, stage: str, expected: st
         with closing(sqlite3.connect(store)) as database:
             assert database.execute("SELECT count(*) FROM runs WHERE status = 'RUNNING'").fetchone() == (0,)
         card = next(run_id for run_id, status in stages(store)["model_card"] if status == "FINISHED")
-        assert weights(MlflowClient(f"sqlite:///{store}"), card) == expected
+        assert weights(disk.folder, card) == expected
 
 
 @pytest.mark.services
