@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import matplotlib as mpl
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
@@ -17,6 +16,7 @@ from rlhf.metrics import METRICS
 from rlhf.runs.comparison.compare import CURVES, Comparison
 from rlhf.runs.comparison.report import report_sections
 from rlhf.runs.comparison.run_view import RunView
+from rlhf.runs.pages import page_template
 
 _COLOURS = (BLUE, VERMILION, GREEN, ORANGE, PURPLE, GREY)
 _MAX_POINTS = 500
@@ -47,20 +47,13 @@ _NO_METADATA: Any = dict.fromkeys(("Creator", "Date", "Format", "Type"))
 
 def as_html(comparison: Comparison) -> str:
     """The report with the curves over one another, for a browser, in light or dark as the reader has set it."""
-    environment = Environment(
-        loader=FileSystemLoader([Path(__file__).parent, Path(__file__).parents[1]]),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
     sides = list(zip(comparison.sides, _COLOURS, strict=False))
     charts = [
         (metric, METRICS[metric].unit, draw_curves(metric, curves))
         for metric in CURVES
         if (curves := [(side, colour) for side, colour in sides if metric in side.curves])
     ]
-    return environment.get_template("report.html.jinja").render(
+    return page_template(Path(__file__).parent, "report.html.jinja").render(
         title=comparison.title, sides=sides, sections=report_sections(comparison), charts=charts
     )
 

@@ -3,10 +3,10 @@
 import base64
 from pathlib import Path
 
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markdown_it import MarkdownIt
 from markupsafe import Markup
 
+from rlhf.runs.pages import page_template
 from rlhf.runs.report.collect import RunReport
 from rlhf.text.markdown import escape, table
 
@@ -38,16 +38,9 @@ def as_markdown(report: RunReport, max_characters: int | None = None) -> str:
 
 def as_html(report: RunReport) -> str:
     """The report for a browser, in light or dark as the reader has set it."""
-    environment = Environment(
-        loader=FileSystemLoader([Path(__file__).parent, Path(__file__).parents[1]]),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
     limitations = [_inline(sentence) for sentence in report.limitations]
     picture = base64.b64encode(report.figure.read_bytes()).decode() if report.figure else None
-    template = environment.get_template("run.html.jinja")
+    template = page_template(Path(__file__).parent, "run.html.jinja")
     return template.render(report=report, limitations=limitations, picture=picture, cost=_cost(report))
 
 
