@@ -16,7 +16,7 @@ from flows.servers.flow_runs import POOL
 from rlhf.config.loading import load_config
 from rlhf.config.pipeline import PipelineConfig
 from rlhf.errors import ConfigError
-from rlhf.paths import source_root
+from rlhf.paths import root, source_root
 from rlhf.services.schedule import Schedule
 from rlhf.stages import pipeline_stages
 
@@ -80,9 +80,11 @@ def prefect_yaml(own: Mapping[str, PipelineConfig] | None = None, schedule: Sche
 
 def own_recipes() -> tuple[dict[str, PipelineConfig], list[ConfigError]]:
     """The recipes that a person has put into configs/, and what is wrong with others."""
-    found, errors = {}, []
-    for file in sorted((source_root() / "configs").glob("*.yaml")):
-        if file.stem not in _RECIPES:
+    found: dict[str, PipelineConfig] = {}
+    errors: list[ConfigError] = []
+    folders = dict.fromkeys(folder / "configs" for folder in (root(), source_root()))
+    for file in (file for folder in folders for file in sorted(folder.glob("*.yaml"))):
+        if file.stem not in {*_RECIPES, *found}:
             try:
                 found[file.stem] = load_config(file)
             except ConfigError as error:

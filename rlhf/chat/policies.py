@@ -11,7 +11,7 @@ from rlhf.references import ModelCardRef, ModelRef, PolicyRef, Reference, Reward
 from rlhf.runs.audit.target import find_target
 from rlhf.runs.filters import Filters
 from rlhf.runs.listing import list_runs
-from rlhf.tracking.artifacts import local_path, output_of
+from rlhf.tracking.artifacts import OutputRemovedError, local_path, output_of
 from rlhf.tracking.records import Condition
 from rlhf.tracking.stores import open_store
 from rlhf.tracking.tags import FINGERPRINT_TAG, PARENT_TAG, STAGE_TAG
@@ -137,6 +137,8 @@ def _output(run_id: str, stage: str, kind: type[Reference]) -> Path | None:
     """The verified output of a stage; None while there is none."""
     try:
         reference, _ = output_of(run_id, stage, kind)
+    except OutputRemovedError:
+        raise
     except InputError as error:
         logger.info("%s", error)
         return None

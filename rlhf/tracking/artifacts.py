@@ -40,6 +40,10 @@ REPORT = "report"
 _GOING = "output.removed"
 
 
+class OutputRemovedError(InputError):
+    """An output that was there, and was removed to make room."""
+
+
 def save_output(run_id: str, folder: Path) -> tuple[str, str]:
     """Store what a stage made as the run's `output`.
 
@@ -89,6 +93,7 @@ def output_of(run_id: str, stage: str, kind: type[AnyReference]) -> tuple[AnyRef
 
     Raises:
         InputError: there is no such run, or it has no such output.
+        OutputRemovedError: it had one.
     """
     tags = tags_of(run_id)
     if tags.get(KIND_TAG) == "pipeline":
@@ -99,7 +104,7 @@ def output_of(run_id: str, stage: str, kind: type[AnyReference]) -> tuple[AnyRef
             "give the id of a finished pipeline run, or of a finished run of that stage"
         )
     if OUTPUT_REMOVED_TAG in tags:
-        raise InputError(
+        raise OutputRemovedError(
             f"the output of the stage {stage} in MLflow run {run_id} was removed on {tags[OUTPUT_REMOVED_TAG]} to make "
             f"room; `rlhf reproduce {tags.get(PARENT_TAG, run_id)}` makes it again"
         )

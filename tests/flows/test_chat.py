@@ -35,7 +35,8 @@ from rlhf.paths import stage_folder
 from rlhf.references import ModelRef, RewardModelsRef
 from rlhf.rewards.scoring import score_rows_once
 from rlhf.tracking.artifacts import local_path, output_of
-from rlhf.tracking.runs import close_run, open_pipeline, open_stage
+from rlhf.tracking.queries import tags_of
+from rlhf.tracking.runs import close_run, open_pipeline, open_stage, set_tags
 
 CPU = ComputeConfig(dtype="fp32", num_threads=1)
 QUESTION = [{"role": "user", "content": "What is 3 + 4 ?"}]
@@ -84,6 +85,14 @@ def test_a_run_under_way_answers_with_its_best_policy_so_far(project: Path, capl
     assert (policy.title, policy.folder) == ("policy, best so far", kept / "update_0012")
     assert Speaker(policy, CPU, Sampling(0)).max_response_tokens == 5
     close_run(run_id, "KILLED")
+
+
+def test_a_policy_that_was_removed_is_told_with_the_way_back(project: Path):
+    run_id = find_policy(None).run_id or ""
+    card = tags_of(run_id)["rlhf.run.model_card"]
+    set_tags(card, {"rlhf.output_removed": "2026-11-29"})
+    with pytest.raises(InputError, match=f"was removed on 2026-11-29 to make room; `rlhf reproduce {run_id}` makes it"):
+        find_policy(None)
 
 
 def test_answers_are_those_of_the_sampler_and_scores_those_of_the_run(project: Path):
