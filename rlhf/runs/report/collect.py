@@ -114,4 +114,4 @@ def _sample(row: Mapping[str, Any]) -> Sample:
 def _limitations(card: Path) -> list[str]:
     """The card's own, which are Markdown and safe to show."""
     section = _LIMITATIONS.search(card.read_text(encoding="utf-8"))
-    return [line.removeprefix("- ") for line in section[1].splitlines() if line.startswith("- ")] if section else []
+    return [line.removeprefix("- ") for line in section[1].split("\n") if line.startswith("- ")] if section else []
