@@ -65,7 +65,8 @@ def test_two_runs_at_once_share_what_they_can(embedded_project: Path, database: 
         up.stop()
 
 
-@pytest.mark.services
+@pytest.mark.soak
+@pytest.mark.timeout(900)
 def test_the_database_may_be_killed_and_come_back(embedded_project: Path, database: Server):
     with services(embedded_project, "--database", database.url) as up:
         run_id = up.submit("smoke", long_run())

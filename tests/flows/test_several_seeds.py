@@ -195,7 +195,8 @@ def kill_in_the_second_seed(project: Path) -> Run:
     return group
 
 
-@pytest.mark.slow
+@pytest.mark.soak
+@pytest.mark.timeout(900)
 def test_killed_in_its_second_seed_a_retry_in_prefect_goes_on(
     embedded_project: Path, client_environment: dict[str, str], monkeypatch: pytest.MonkeyPatch
 ):

@@ -93,6 +93,29 @@ def stages(store: Path) -> dict[str, list[tuple[str, str]]]:
     return found
 
 
+@pytest.fixture(scope="module")
+def expected(project: Path, tmp_path_factory: pytest.TempPathFactory) -> str:
+    """The policy of a run whose disk had room."""
+    folder = tmp_path_factory.mktemp("expected")
+    here = Path(shutil.copytree(project, folder / "project", symlinks=True))
+    recipe = folder / "recipe.yaml"
+    recipe.write_text(yaml.safe_dump(config()["config"]))
+    subprocess.run([sys.executable, "-m", "rlhf.cli", "run", str(recipe)], env=environment(here), cwd=ROOT, check=True)
+    return policy_of(here)
+
+
+def environment(project: Path) -> dict[str, str]:
+    """Of a command whose stores are all of the project."""
+    kept = {k: v for k, v in os.environ.items() if k not in ("PREFECT_API_URL", "MLFLOW_TRACKING_URI")}
+    return kept | {"RLHF_ROOT": str(project), "PREFECT_HOME": str(project / ".prefect")}
+
+
+def policy_of(project: Path) -> str:
+    """sha256 of the weights that the newest run of a project ended with."""
+    cards = stages(project / "mlruns" / "mlflow.db")["model_card"]
+    return weights(project, next(run_id for run_id, status in cards if status == "FINISHED"))
+
+
 def fill_the_projects_disk(project: Path, folder: Path, stage: str, expected: str) -> None:
     """`rlhf run` in a terminal, where project, results, MLflow's and Prefect's databases are on one disk."""
     recipe = folder / "recipe.yaml"
@@ -100,13 +123,13 @@ def fill_the_projects_disk(project: Path, folder: Path, stage: str, expected: st
     with small_disk(folder / "disk", MEGABYTES) as disk:
         shutil.copytree(project, disk.folder, dirs_exist_ok=True, symlinks=True)
         store = disk.folder / "mlruns" / "mlflow.db"
-        kept = {k: v for k, v in os.environ.items() if k not in ("PREFECT_API_URL", "MLFLOW_TRACKING_URI")}
-        own = {"RLHF_ROOT": str(disk.folder), "PREFECT_HOME": str(disk.folder / ".prefect")}
         command = [sys.executable, "-m", "rlhf.cli", "run", str(recipe)]
 
         def start() -> subprocess.Popen[str]:
             pipe = subprocess.PIPE
-            return subprocess.Popen(command, env=kept | own, cwd=ROOT, stdout=pipe, stderr=pipe, text=True)
+            return subprocess.Popen(
+                command, env=environment(disk.folder), cwd=ROOT, stdout=pipe, stderr=pipe, text=True
+            )
 
         run = start()
         wait_for(lambda: stage in stages(store) or run.poll() is not None, 300, every=0.02)
@@ -126,18 +149,12 @@ def fill_the_projects_disk(project: Path, folder: Path, stage: str, expected: st
         assert again.returncode == 0, said
         with closing(sqlite3.connect(store)) as database:
             assert database.execute("SELECT count(*) FROM runs WHERE status = 'RUNNING'").fetchone() == (0,)
-        card = next(run_id for run_id, status in stages(store)["model_card"] if status == "FINISHED")
-        assert weights(disk.folder, card) == expected
+        assert policy_of(disk.folder) == expected
 
 
 @pytest.mark.services
-def test_the_disk_of_mlflows_server_is_full(served: Served):
-    fill_mlflows_disk(served, "sft")
-
-
-@pytest.mark.services
-def test_the_disk_of_a_project_is_full(served: Served, project: Path, tmp_path: Path):
-    fill_the_projects_disk(project, tmp_path, "ppo", served.expected)
+def test_the_disk_of_a_project_is_full(expected: str, project: Path, tmp_path: Path):
+    fill_the_projects_disk(project, tmp_path, "ppo", expected)
 
 
 @pytest.mark.soak
@@ -150,5 +167,5 @@ def test_the_disk_of_mlflows_server_is_full_in_every_stage(served: Served, stage
 @pytest.mark.soak
 @pytest.mark.timeout(900)
 @pytest.mark.parametrize("stage", KNOBS)
-def test_the_disk_of_a_project_is_full_in_every_stage(served: Served, project: Path, tmp_path: Path, stage: str):
-    fill_the_projects_disk(project, tmp_path, stage, served.expected)
+def test_the_disk_of_a_project_is_full_in_every_stage(expected: str, project: Path, tmp_path: Path, stage: str):
+    fill_the_projects_disk(project, tmp_path, stage, expected)
