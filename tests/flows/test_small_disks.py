@@ -1,6 +1,6 @@
 """The disk of a project, or that of MLflow's server, is full in a stage; with room again all ends with the same bits.
 
-One stage of each is in CI, all of them in `make soak`.
+A project's disk in one stage is in CI, both disks in all stages in `make soak`.
 """
 
 import os
