@@ -7,7 +7,7 @@ from typing import Any
 
 from rlhf.chat.policies import ChatPolicy
 from rlhf.config.model import ComputeConfig
-from rlhf.errors import ModelError
+from rlhf.errors import ConfigError, ModelError
 from rlhf.modeling.conversations import Conversation, cut_to_fit, decode_responses, encode_dialogues, encode_prompts
 from rlhf.modeling.generation import sample, sampling_noise
 from rlhf.modeling.models import load_policy, load_reward_model
@@ -61,6 +61,7 @@ class Speaker:
 
         Raises:
             ModelError: it cannot be loaded.
+            ConfigError: the longest answer leaves no room for a question.
         """
         self.policy = policy
         self._tokenizer = load_tokenizer(policy.folder)
@@ -74,6 +75,11 @@ class Speaker:
         )
         context = getattr(self._model.config, "max_position_embeddings", None)
         self._max_length = int(recorded.get("model.max_length", context or 4 * self.max_response_tokens))
+        if self.max_response_tokens >= self._max_length:
+            raise ConfigError(
+                f"--max-response-tokens is {self.max_response_tokens}, and {policy.title} reads {self._max_length} "
+                "tokens with the question; make it smaller"
+            )
 
     def answer(
         self, dialogue: Conversation, draw: Sequence[str | int], on_text: Callable[[str], None] = lambda _: None

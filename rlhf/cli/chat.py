@@ -50,6 +50,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--beside", metavar="POLICY", help="who answers too: sft, or as above")
     parser.add_argument("--inbox", metavar="DIR", default="inbox", help="where judgments go, below the project's root")
     parser.add_argument("--annotator", metavar="NAME", help="who judges; your login name by default")
+    parser.add_argument(
+        "--no-scores", action="store_true", help="leave the reward models out, and with them their memory"
+    )
     parser.add_argument("--system", metavar="TEXT", help="a system message at the beginning of each dialogue")
     parser.add_argument("--temperature", metavar="X", type=float, help="default: that of the run's evaluation")
     parser.add_argument("--max-response-tokens", metavar="N", type=int, help="longest answer; default: the run's")
@@ -77,7 +80,8 @@ def run(options: argparse.Namespace) -> int:
     sampling = Sampling(options.seed, options.temperature, options.max_response_tokens)
     say(f"Loading {' and '.join(policy.title for policy in policies)} ...", file=sys.stderr, flush=True)
     speakers = [Speaker(policy, compute, sampling) for policy in policies]
-    scorer = Scorer(policy.reward_models, policy.folder, compute) if policy.reward_models is not None else None
+    reward_models = None if options.no_scores else policy.reward_models
+    scorer = Scorer(reward_models, policy.folder, compute) if reward_models is not None else None
     system = [{"role": "system", "content": options.system}] if options.system else []
     session = _Session(speakers, scorer, inbox, system)
     session.introduce()
@@ -122,7 +126,7 @@ class _Session:
             )
         if self.speakers[0].policy.is_sft:
             say(KEPT_SFT, file=sys.stderr)
-        if self.scorer is None:
+        if self.speakers[0].policy.reward_models is None:
             say("No run here has made this model, so there are no reward models to score its answers.", file=sys.stderr)
         if self.typed:
             say("/help lists the commands; Ctrl-D ends.", file=sys.stderr)

@@ -173,6 +173,7 @@ def test_what_cannot_be_judged(tmp_path: Path):
         (["nobody"], "nobody"),
         (["--temperature", "0"], "--temperature is 0.0; give a number above 0"),
         (["--max-response-tokens", "0"], "--max-response-tokens is 0; give a number of at least 1"),
+        (["--max-response-tokens", "48"], "--max-response-tokens is 48, and policy reads 48 tokens with the question"),
         (["--inbox", "../elsewhere"], "--inbox: ../elsewhere is not a folder below"),
         (["--beside", "v9"], "the registered policy has no version 9; candidate is v1"),
     ],
