@@ -51,7 +51,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--inbox", metavar="DIR", default="inbox", help="where judgments go, below the project's root")
     parser.add_argument("--annotator", metavar="NAME", help="who judges; your login name by default")
     parser.add_argument(
-        "--no-scores", action="store_true", help="leave the reward models out, and with them their memory"
+        "--no-scores", action="store_true", help="leave the reward models, and their memory, out"
     )
     parser.add_argument("--system", metavar="TEXT", help="a system message at the beginning of each dialogue")
     parser.add_argument("--temperature", metavar="X", type=float, help="default: that of the run's evaluation")
