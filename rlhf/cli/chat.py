@@ -50,9 +50,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--beside", metavar="POLICY", help="who answers too: sft, or as above")
     parser.add_argument("--inbox", metavar="DIR", default="inbox", help="where judgments go, below the project's root")
     parser.add_argument("--annotator", metavar="NAME", help="who judges; your login name by default")
-    parser.add_argument(
-        "--no-scores", action="store_true", help="leave the reward models, and their memory, out"
-    )
+    parser.add_argument("--no-scores", action="store_true", help="leave the reward models, and their memory, out")
     parser.add_argument("--system", metavar="TEXT", help="a system message at the beginning of each dialogue")
     parser.add_argument("--temperature", metavar="X", type=float, help="default: that of the run's evaluation")
     parser.add_argument("--max-response-tokens", metavar="N", type=int, help="longest answer; default: the run's")
