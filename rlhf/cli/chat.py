@@ -5,7 +5,6 @@ import contextlib
 import getpass
 import sys
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
@@ -219,8 +218,7 @@ class _Session:
     def _shown_as_they_come(self, dialogue: list[dict[str, str]]) -> "list[ChatAnswer]":
         texts, notes = ["" for _ in self.speakers], ["" for _ in self.speakers]
         answers = []
-        with ExitStack() as stack:
-            live = stack.enter_context(Live(console=self.console, refresh_per_second=10))
+        with Live(console=self.console, refresh_per_second=10) as live:
             for at, speaker in enumerate(self.speakers):
 
                 def show(text: str, at: int = at) -> None:
