@@ -3,6 +3,7 @@
 import subprocess
 import sys
 import zipfile
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -40,3 +41,9 @@ def test_an_editable_install_finds_all_packages_in_the_clone(tree: Path) -> None
         finder = next(name for name in wheel.namelist() if name.endswith("_finder.py"))
         text = wheel.read(finder).decode()
     assert [name for name in ("rlhf", "tasks", "flows") if str(tree / name) in text] == ["rlhf", "tasks", "flows"]
+
+
+def test_pytest_tells_our_test_files_apart() -> None:
+    """It imports each by its name alone, so two of one name cannot be collected in one run."""
+    names = Counter(file.name for file in (_ROOT / "tests").rglob("test_*.py"))
+    assert [name for name, count in names.items() if count > 1] == []
