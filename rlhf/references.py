@@ -28,7 +28,7 @@ class DataSource(FrozenModel):
     """The data set that a run reads, before anything is done to it."""
 
     path: str
-    """Folder or file, as configured."""
+    """Folder or file, as configured; of an embedded set `embedded/NAME`."""
     md5: str
     """DVC's hash of it, or the same kind of hash where DVC does not track it."""
     tracked: bool

@@ -95,7 +95,7 @@ def _plan_stage(spec: StageSpec, config: PipelineConfig, made: Outputs, store: R
     missing = [STAGES[name].title for name in spec.inputs if STAGES[name].output not in made]
     if missing:
         why = f"behind {missing[0]}"
-    elif spec.output is DatasetRef and config.data.embedded != "stories" and not (root() / config.data.path).exists():
+    elif spec.output is DatasetRef and config.data.embedded is None and not (root() / config.data.path).exists():
         why = f"{config.data.path} is not here yet"
     elif store is None:
         why = "nothing was run yet"

@@ -313,22 +313,30 @@ class TestTrackedData:
         return embedded_project
 
     def test_changed_since_dvc_add(self, changed, refused):
-        message = refused("run", SMOKE)
+        message = refused("run", SMOKE, "--data.embedded", "none")
         assert "data/ has changed since `dvc add`" in message
         assert "--allow-dirty-data" in message
 
     def test_allowed_and_then_marked(self, changed, capsys):
-        assert main(["stage", "data", SMOKE, "--allow-dirty-data", "--json"]) == 0
+        assert main(["stage", "data", SMOKE, "--data.embedded", "none", "--allow-dirty-data", "--json"]) == 0
         shown = json.loads(capsys.readouterr().out)
         (parent,) = [run for run in mlflow_runs() if run.data.tags["rlhf.kind"] == "pipeline"]
         assert shown["state"] == "trained"
         assert parent.data.tags["rlhf.data_dirty"] == "true"
         assert parent.data.tags["rlhf.reproducible"] == "false"
 
-    def test_data_of_another_kind_under_the_demo(self, data, project_root, refused, monkeypatch, capsys):
-        monkeypatch.chdir(project_root)
-        assert main(["data", "import", str(data / "preferences.jsonl")]) == 0
-        assert "not the embedded set calibrated_arithmetic" in refused("run", SMOKE)
+    def test_the_demo_does_not_care(self, changed, capsys):
+        assert main(["stage", "data", SMOKE, "--json"]) == 0
+        (parent,) = [run for run in mlflow_runs() if run.data.tags["rlhf.kind"] == "pipeline"]
+        assert parent.data.tags["rlhf.reproducible"] == "true"
+
+    def test_the_demo_is_never_dirty(self, changed, refused):
+        assert "so allow_dirty_data would be ignored; drop it" in refused("run", SMOKE, "--allow-dirty-data")
+
+    def test_an_embedded_set_that_was_changed(self, project_root, refused):
+        folder = project_root / "embedded" / "calibrated_arithmetic"
+        folder.mkdir(parents=True)
+        assert "this is not the embedded set calibrated_arithmetic" in refused("run", SMOKE)
 
 
 class TestLibraries:

@@ -21,11 +21,10 @@ class DataConfig(Section):
 
     path: str = "data"
     """Folder with demonstrations.jsonl, preferences.jsonl, prompts.jsonl and datasheet.md, or one file of
-    preferences. `data` is the folder that DVC tracks."""
+    preferences. `data` is the folder that DVC tracks. Not read where embedded names a set."""
     embedded: EmbeddedName | None = None
-    """Embedded data set. calibrated_arithmetic: path must hold it; it is generated where path is `data` and there is no
-    such folder. stories: only prompts, which every run generates (see sampled_from); path is not read. Empty: path
-    holds your own data."""
+    """Embedded data set, generated into `embedded/NAME` where that folder is missing. calibrated_arithmetic: sums, with
+    demonstrations and preferences. stories: only prompts (see sampled_from). Empty: path holds your own data."""
     sampled_from: Literal["base"] | None = None
     """Writer of the demonstrations and of the compared responses where the embedded set has only prompts. base:
     model.base, which the data stage samples. Empty: the data has responses."""
@@ -66,9 +65,18 @@ class DataConfig(Section):
                 f"sampled_from is {self.sampled_from}, but the data ({self.embedded or self.path}) has responses of "
                 f"its own, which would be ignored; drop sampled_from, or set embedded to stories"
             )
-        if self.embedded == "stories" and self.path != type(self).model_fields["path"].default:
+        return self
+
+    @model_validator(mode="after")
+    def _embedded_data_is_generated(self) -> Self:
+        if self.embedded is not None and self.path != type(self).model_fields["path"].default:
             raise ValueError(
-                f"embedded is stories, which every run generates for itself, so path ({self.path}) would be ignored; "
-                f"drop one of the two"
+                f"embedded is {self.embedded}, which is generated into embedded/{self.embedded}, so path ({self.path}) "
+                f"would be ignored; drop path, or, for data of your own, set embedded to none"
+            )
+        if self.embedded is not None and self.allow_dirty_data:
+            raise ValueError(
+                f"embedded is {self.embedded}, whose folder is what its generator makes or is refused, so "
+                f"allow_dirty_data would be ignored; drop it, or, for data/ of your own, set embedded to none"
             )
         return self

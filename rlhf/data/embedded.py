@@ -7,8 +7,8 @@ from pathlib import Path
 
 from rlhf.config.data import EmbeddedName
 
-MADE_BY_RUNS: EmbeddedName = "stories"
-"""The set that lies in no folder: every run generates it for itself."""
+EMBEDDED_FOLDER = "embedded"
+"""Holds a folder per embedded set, and beside it the set's .dvc file."""
 
 
 def generate(name: EmbeddedName, folder: Path) -> None:

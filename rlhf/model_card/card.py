@@ -236,7 +236,7 @@ def _limitations(config: PipelineConfig, facts: CardFacts, measured: _Measured) 
             "The prompts are generated and the responses under comparison are the base's own: the data says nothing "
             "about other tasks."
         )
-    if not facts.data_source.tracked and facts.data_source.embedded != "stories":
+    if not facts.data_source.tracked:
         limits.append("DVC does not track the data, so the run can be repeated only once the data is imported.")
     if facts.data_source.dirty:
         limits.append(

@@ -53,7 +53,7 @@ def with_data(record: ProvenanceRecord, source: DataSource) -> ProvenanceRecord:
     obstacles = []
     if source.dirty:
         obstacles.append("data/ differs from data.dvc")
-    elif not source.tracked and source.embedded is None:
+    elif not source.tracked:
         obstacles.append("the data is not tracked by DVC; import it with `rlhf data import`")
     facts = source.model_dump() | {"path": _portable(source.path)}
     data = DataRecord(**facts, remote=default_remote(root()))

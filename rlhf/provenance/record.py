@@ -34,7 +34,7 @@ class DataRecord(_Record):
     """The data set that was read."""
 
     path: str
-    """As configured."""
+    """As configured; of an embedded set `embedded/NAME` (`data` in runs of before that folder)."""
     md5: str
     """DVC's."""
     tracked: bool

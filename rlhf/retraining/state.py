@@ -68,10 +68,10 @@ def check_settings(config: PipelineConfig, retrain: RetrainConfig) -> None:
             f"retrain.source is {retrain.source}, which decides where the data is, so data.path ({config.data.path}) "
             f"would be ignored; drop data.path, or set retrain.source to local"
         )
-    if retrain.source == "inbox" and config.data.embedded is not None:
+    if retrain.source != "local" and config.data.embedded is not None:
         raise ConfigError(
-            f"retrain.source is inbox, which adds to data/, and data.embedded ({config.data.embedded}) says that data/ "
-            f"is what a generator made; set data.embedded to none"
+            f"retrain.source is {retrain.source}, which is about versions of data/, and the recipe reads "
+            f"embedded/{config.data.embedded}, which has one version; set data.embedded to none"
         )
     try:
         reward_functions.check_installed(retrain.judges.safety)

@@ -68,7 +68,7 @@ def test_from_a_base_to_a_card(project_root: Path, tmp_path: Path):
         assert said in card
     record = read_record(report.run_id)
     assert record.data is not None
-    assert (record.data.embedded, record.data.path) == ("stories", "stories")
+    assert (record.data.embedded, record.data.path) == ("stories", "embedded/stories")
     assert verify(find_target(report.run_id)).findings == []
 
     # Another seed has the same data, another base has other data.

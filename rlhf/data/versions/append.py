@@ -15,7 +15,7 @@ from rlhf.data.importing.reading import RowReader, SourceOptions, open_rows
 from rlhf.data.row_hash import identity
 from rlhf.data.schema import ALL_KINDS, DATASHEET, check_files, read_rows
 from rlhf.data.versions.repository import TRACKED, check_repository
-from rlhf.data.versions.resolve import marked, resolve
+from rlhf.data.versions.resolve import resolve
 from rlhf.data.versions.transaction import Version, new_version, publish
 from rlhf.errors import DataError
 from rlhf.text.markdown import escape, one_line
@@ -116,7 +116,7 @@ def add_version(
         DataError: a file cannot be read, data/ cannot be had, differs from data.dvc or lacks a file, or DVC refuses.
     """
     with new_version(root) as filled:
-        resolve(DataConfig(embedded=marked(root)), root)
+        resolve(DataConfig(), root)
         counts, notes, examples = add_rows(additions, root, filled)
         tell((*notes, *examples))
         if dry_run or not counts.total():

@@ -117,7 +117,7 @@ def pull(root: Path, remote: str | None = None) -> bool:
     if _is_there(md5_in(read_dvc_file(root)), root):
         return False
     if not (root / TRACKED).exists() and marked(root) is not None:
-        resolve(DataConfig(embedded=marked(root)), root)
+        resolve(DataConfig(), root)
         return True
     with new_version(root) as filled:
         # Another process may have made a version, or brought this one, until the right to write was had.

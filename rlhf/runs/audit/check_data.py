@@ -5,7 +5,7 @@ from contextlib import contextmanager
 from itertools import zip_longest
 from pathlib import Path
 
-from rlhf.data.embedded import MADE_BY_RUNS, generated
+from rlhf.data.embedded import generated
 from rlhf.data.versions.repository import TRACKED, is_md5, md5_in, opened, read_dvc_file
 from rlhf.data.versions.stores import parse_manifest
 from rlhf.errors import DataError
@@ -29,16 +29,16 @@ def check_data(ledger: Ledger, data: DataRecord, path: str) -> None:
         data: what the run has on record.
         path: where it was read; the record of a folder elsewhere holds its name alone.
     """
-    if data.embedded == MADE_BY_RUNS:
+    folder = root() / path
+    if data.embedded is not None and not folder.exists():
         with generated(data.embedded) as made:
             ledger.checked["data"] += 1
             if dvc_md5(made) != data.md5:
                 ledger.notes.append(
-                    f"the generator of {data.embedded} in this clone makes other prompts than version {data.md5}; that "
-                    f"of the run's commit makes them"
+                    f"the generator of {data.embedded} in this clone makes other data than version {data.md5}; that of "
+                    f"the run's commit makes it"
                 )
         return
-    folder = root() / path
     if not folder.exists():
         ledger.notes.append(f"{path} is not here, so only what DVC's cache holds of version {data.md5} was looked at")
         _check_cached(ledger, data)

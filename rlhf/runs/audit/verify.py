@@ -12,6 +12,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from rlhf.config.flat import flatten
+from rlhf.data.embedded import EMBEDDED_FOLDER
 from rlhf.errors import InputError
 from rlhf.files.manifest import files_sha256, read_manifest
 from rlhf.provenance.record import RECORD_FILE, DataRecord, ProvenanceRecord, canonical_sha256
@@ -160,6 +161,8 @@ def _check_settings(ledger: Ledger, run: RunRecord, record: ProvenanceRecord) ->
 
 def _data_path(settings: Mapping[str, Any], data: DataRecord) -> str:
     """The path of the data: the record does not tell the whole path of a folder elsewhere, the settings do."""
+    if data.embedded is not None and data.path.startswith(EMBEDDED_FOLDER):
+        return data.path
     section = settings.get("data")
     path = section.get("path") if isinstance(section, Mapping) else None
     return path if isinstance(path, str) else data.path

@@ -7,7 +7,7 @@ from typing import Any
 
 import yaml
 
-from rlhf.data.embedded import MADE_BY_RUNS
+from rlhf.data.versions.repository import TRACKED
 from rlhf.files.git import GitError, git
 from rlhf.files.hashing import dvc_md5
 from rlhf.paths import root, source_root
@@ -91,8 +91,8 @@ def _put_data(plan: ReproductionPlan, folder: Path) -> str:
     """Bring the data that the run read into the tree. Returns what `data.path` has to be there."""
     data = plan.record.data
     assert data is not None, "a plan without data was refused"
-    if data.embedded == MADE_BY_RUNS:
-        return str(plan.settings["data"]["path"])  # which is not read
+    if data.embedded is not None and data.path != TRACKED and not is_elsewhere(plan.record, plan.settings):
+        return str(plan.settings["data"]["path"])  # which is not read: the run generates its data
     if is_elsewhere(plan.record, plan.settings):
         return str((root() / plan.settings["data"]["path"]).resolve())
     destination = folder / "data"

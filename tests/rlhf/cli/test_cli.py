@@ -159,12 +159,10 @@ def test_a_run_without_a_model_is_refused(capsys):
 
 @pytest.mark.parametrize("path", ["nope.jsonl", "no/where"])
 def test_a_mistyped_data_path_is_refused_and_not_filled(capsys, embedded_project, path):
-    assert main(["run", str(SMOKE), "--data.path", path]) == 2
+    assert main(["run", str(SMOKE), "--data.embedded", "none", "--data.path", path]) == 2
     first, last = capsys.readouterr().err.splitlines()
     assert first.startswith("base model: none; a Llama with random weights is built, ")
-    assert last.startswith(
-        f"rlhf: error: {embedded_project / path}: there is no such file or folder, and the embedded set"
-    )
+    assert last.startswith(f"rlhf: error: {embedded_project / path}: there is no such file or folder; set data.path")
     assert not (embedded_project / path).exists()
 
 

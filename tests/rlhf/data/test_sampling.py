@@ -63,12 +63,12 @@ class TestPrompts:
         assert max(len(text.split()) for text in texts) < NGRAM_WORDS
         assert not [text for text in texts if " a old" in text or "{" in text]
 
-    def test_lie_in_no_folder(self, tmp_path: Path) -> None:
+    def test_are_generated_at_the_first_run(self, tmp_path: Path) -> None:
         check(CONFIG, tmp_path)
         found = resolve(CONFIG, tmp_path)
-        assert (found.path, found.embedded, found.tracked, found.dirty) == ("stories", "stories", False, False)
+        assert (found.path, found.embedded, found.tracked, found.dirty) == ("embedded/stories", "stories", True, False)
         assert found == resolve(CONFIG, tmp_path)
-        assert list(tmp_path.iterdir()) == []
+        assert sorted(path.name for path in (tmp_path / found.path).iterdir()) == ["datasheet.md", "prompts.jsonl"]
 
 
 class TestLabels:

@@ -74,6 +74,7 @@ class TestSettings:
                 {"source": "inbox", "inbox": "inbox"},
                 "set data.embedded to none",
             ),
+            ({"embedded": "calibrated_arithmetic"}, {"source": "branch", "branch": "b"}, "which has one version"),
             ({}, {"safety": (POLITE,)}, "^retrain.safety: no installed package offers a reward function 'polite'"),
         ],
     )

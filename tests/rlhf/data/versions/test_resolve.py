@@ -4,21 +4,24 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import get_args
 
 import pytest
 import yaml
 from data_rows import preference, user, write_folder, write_lines
 
-from rlhf.config.data import DataConfig
+from rlhf.config.data import DataConfig, EmbeddedName
 from rlhf.data.importing.formats import import_dataset
+from rlhf.data.versions import resolve as versions_resolve
 from rlhf.data.versions.repository import git_commands
-from rlhf.data.versions.resolve import resolve, track
+from rlhf.data.versions.resolve import marked, resolve, track
 from rlhf.errors import DataError
 from rlhf.files.hashing import dvc_md5
 from rlhf.references import DataSource
 
 OWN = DataConfig()
 EMBEDDED = DataConfig(embedded="calibrated_arithmetic")
+Contents = Callable[[Path], dict[str, bytes]]
 DIRTY = DataConfig(allow_dirty_data=True)
 
 
@@ -158,17 +161,62 @@ class TestOwnData:
 
 
 class TestEmbeddedData:
-    def test_is_known_by_its_mark(self, embedded_repository: Path) -> None:
-        found = resolve(EMBEDDED, embedded_repository)
-        assert (found.tracked, found.embedded) == (True, "calibrated_arithmetic")
+    @pytest.mark.parametrize("name", get_args(EmbeddedName))
+    def test_is_generated_beside_the_data(self, own_repository: Path, contents: Contents, name: EmbeddedName) -> None:
+        before = contents(own_repository / "data")
+        found = resolve(DataConfig(embedded=name, sampled_from="base" if name == "stories" else None), own_repository)
+        md5 = dvc_md5(own_repository / "embedded" / name)
+        assert found == DataSource(path=f"embedded/{name}", md5=md5, tracked=True, embedded=name)
+        assert contents(own_repository / "data") == before
+        assert resolve(OWN, own_repository).path == "data"
 
-    def test_is_generated_where_it_is_missing(
-        self, embedded_repository: Path, contents: Callable[[Path], dict[str, bytes]]
+    def test_needs_no_data(self, repository: Path) -> None:
+        assert resolve(EMBEDDED, repository).tracked
+        assert not (repository / "data").exists()
+
+    def test_that_was_changed_is_refused_until_it_is_removed(self, repository: Path) -> None:
+        folder = repository / resolve(EMBEDDED, repository).path
+        (folder / "prompts.jsonl").write_text("")
+        with pytest.raises(DataError, match="embedded/calibrated_arithmetic: this is not .* remove the folder"):
+            resolve(EMBEDDED, repository)
+        shutil.rmtree(folder)
+        assert resolve(EMBEDDED, repository).tracked
+
+    def test_an_empty_folder_is_not_filled(self, repository: Path) -> None:
+        folder = repository / "embedded" / "calibrated_arithmetic"
+        folder.mkdir(parents=True)
+        with pytest.raises(DataError, match="this is not the embedded set"):
+            resolve(EMBEDDED, repository)
+        assert list(folder.iterdir()) == []
+
+    @pytest.mark.parametrize(
+        ("content", "says"),
+        [
+            (None, r"No such file or directory.*; get it back with `git checkout HEAD -- embedded/calibrated_arith"),
+            ("outs: nonsense\n", r"it has no `outs` with the md5.*; get it back with `git checkout HEAD -- embedded/"),
+            (f"outs: [{{md5: {'0' * 32}.dir}}]", r"the generator of the embedded set calibrated_arithmetic makes d13b"),
+        ],
+    )
+    def test_must_be_what_its_dvc_file_says(
+        self, repository: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, content: str | None, says: str
     ) -> None:
+        monkeypatch.setattr(versions_resolve, "source_root", lambda: tmp_path)
+        (tmp_path / "embedded").mkdir()
+        if content is not None:
+            (tmp_path / "embedded" / "calibrated_arithmetic.dvc").write_text(content)
+        with pytest.raises(DataError, match=says):
+            resolve(EMBEDDED, repository)
+        assert not (repository / "embedded" / "calibrated_arithmetic").exists()
+
+
+class TestAFreshClone:
+    """There data.dvc names an embedded set, which data/ holds until the first import."""
+
+    def test_generates_what_is_missing(self, embedded_repository: Path, contents: Contents) -> None:
         before = contents(embedded_repository / "data")
         shutil.rmtree(embedded_repository / "data")
         shutil.rmtree(embedded_repository / ".dvc" / "cache")
-        assert resolve(EMBEDDED, embedded_repository).tracked
+        assert resolve(OWN, embedded_repository).tracked
         assert contents(embedded_repository / "data") == before
 
     def test_must_agree_with_data_dvc(self, embedded_repository: Path) -> None:
@@ -176,65 +224,17 @@ class TestEmbeddedData:
         md5 = dvc_md5(embedded_repository / "data")
         path.write_text(path.read_text().replace(md5, "0" * 32 + ".dir"))
         shutil.rmtree(embedded_repository / "data")
-        with pytest.raises(DataError, match=rf"the generator of the embedded data makes {md5}, and data.dvc says 0000"):
-            resolve(EMBEDDED, embedded_repository)
+        with pytest.raises(DataError, match=rf"the generator of the embedded set .* makes {md5}, and the .dvc file"):
+            resolve(OWN, embedded_repository)
         assert not (embedded_repository / "data").exists()
-
-    def test_is_not_what_somebody_imported(
-        self, embedded_repository: Path, tmp_path: Path, contents: Callable[[Path], dict[str, bytes]]
-    ) -> None:
-        pairs = write_lines(tmp_path / "pairs.jsonl", [preference()])
-        data = embedded_repository / "data"
-        import_dataset(str(pairs), data, replace=True)
-        before = contents(data)
-        with pytest.raises(DataError, match=r"data/ has changed since `dvc add`"):
-            resolve(EMBEDDED, embedded_repository)
-        with pytest.raises(DataError, match=r"this is not the embedded set calibrated_arithmetic; choose another"):
-            resolve(EMBEDDED.model_copy(update={"allow_dirty_data": True}), embedded_repository)
-        track(embedded_repository)
-        with pytest.raises(DataError, match=r"data.dvc tracks data that is not the embedded set"):
-            resolve(EMBEDDED, embedded_repository)
-        assert contents(data) == before
 
     def test_is_not_what_a_stale_mark_says(self, embedded_repository: Path, tmp_path: Path) -> None:
         pairs = write_lines(tmp_path / "pairs.jsonl", [preference()])
         import_dataset(str(pairs), embedded_repository / "data", replace=True)
+        assert marked(embedded_repository) == "calibrated_arithmetic"
         subprocess.run([sys.executable, "-m", "dvc", "add", "-q", "data"], cwd=embedded_repository, check=True)
         assert "generator" in (embedded_repository / "data.dvc").read_text()
-        with pytest.raises(DataError, match=r"data.dvc tracks data that is not the embedded set"):
-            resolve(EMBEDDED, embedded_repository)
-
-    def test_may_be_edited_where_that_is_allowed(self, embedded_repository: Path) -> None:
-        change(embedded_repository)
-        found = resolve(EMBEDDED.model_copy(update={"allow_dirty_data": True}), embedded_repository)
-        assert (found.tracked, found.dirty, found.embedded) == (False, True, "calibrated_arithmetic")
-
-    def test_needs_data_dvc(self, repository: Path) -> None:
-        with pytest.raises(DataError, match=r"data.dvc: the file is missing"):
-            resolve(EMBEDDED, repository)
-        assert not (repository / "data").exists()
-
-    def test_may_be_copied_elsewhere(self, embedded_repository: Path, tmp_path: Path) -> None:
-        copy = Path(shutil.copytree(embedded_repository / "data", tmp_path / "elsewhere"))
-        config = EMBEDDED.model_copy(update={"path": str(copy)})
-        found = resolve(config, embedded_repository)
-        assert (found.tracked, found.embedded) == (False, "calibrated_arithmetic")
-        (copy / "prompts.jsonl").write_text("")
-        with pytest.raises(DataError, match="elsewhere: this is not the embedded set calibrated_arithmetic"):
-            resolve(config, embedded_repository)
-
-    @pytest.mark.parametrize("name", ["nope.jsonl", "nope", "deep/er/nope"])
-    def test_is_not_generated_elsewhere(self, embedded_repository: Path, name: str) -> None:
-        config = EMBEDDED.model_copy(update={"path": name})
-        with pytest.raises(DataError, match=rf"{name}: there is no such file or folder, and the embedded set"):
-            resolve(config, embedded_repository)
-        assert not (embedded_repository / name.split("/")[0]).exists()
-
-    def test_an_empty_folder_is_not_filled(self, embedded_repository: Path) -> None:
-        (embedded_repository / "empty").mkdir()
-        with pytest.raises(DataError, match="empty: this is not the embedded set"):
-            resolve(EMBEDDED.model_copy(update={"path": "empty"}), embedded_repository)
-        assert list((embedded_repository / "empty").iterdir()) == []
+        assert marked(embedded_repository) is None
 
 
 class TestElsewhere:
@@ -266,17 +266,16 @@ def test_the_usual_case_does_not_import_dvc(own_repository: Path) -> None:
     subprocess.run([sys.executable, "-c", code, str(own_repository)], check=True)
 
 
-def test_two_at_once_make_one_data_folder(embedded_repository: Path) -> None:
+def test_two_at_once_make_one_folder(repository: Path) -> None:
     """Two runs on a fresh clone: neither sees half a folder of the other."""
-    shutil.rmtree(embedded_repository / "data")
     code = (
         "import sys; from pathlib import Path; "
         "from rlhf.config.pipeline import DataConfig; from rlhf.data.versions.resolve import resolve;"
         "assert resolve(DataConfig(embedded='calibrated_arithmetic'), Path(sys.argv[1])).tracked"
     )
-    runs = [subprocess.Popen([sys.executable, "-c", code, str(embedded_repository)]) for _ in range(2)]
+    runs = [subprocess.Popen([sys.executable, "-c", code, str(repository)]) for _ in range(2)]
     assert [run.wait() for run in runs] == [0, 0]
-    assert sorted(path.name for path in (embedded_repository / "data").iterdir()) == [
+    assert sorted(path.name for path in (repository / "embedded" / "calibrated_arithmetic").iterdir()) == [
         "datasheet.md",
         "demonstrations.jsonl",
         "preferences.jsonl",
@@ -284,9 +283,8 @@ def test_two_at_once_make_one_data_folder(embedded_repository: Path) -> None:
     ]
 
 
-def test_another_run_was_faster(embedded_repository: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_another_run_was_faster(repository: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The other run's folder appears between the look and the rename."""
-    shutil.rmtree(embedded_repository / "data")
     rename = Path.rename
 
     def rename_late(self: Path, target: Path) -> Path:
@@ -294,8 +292,8 @@ def test_another_run_was_faster(embedded_repository: Path, monkeypatch: pytest.M
         return rename(self, target)
 
     monkeypatch.setattr(Path, "rename", rename_late)
-    assert resolve(EMBEDDED, embedded_repository).tracked
-    assert [path.name for path in embedded_repository.iterdir() if path.name.startswith(".data")] == []
+    assert resolve(EMBEDDED, repository).tracked
+    assert [path.name for path in (repository / "embedded").iterdir()] == ["calibrated_arithmetic"]
 
 
 def test_other_data_in_the_way_of_a_fresh_clone(repository: Path, data_folder: Path) -> None:

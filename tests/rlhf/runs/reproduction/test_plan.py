@@ -55,8 +55,9 @@ def test_a_run_of_which_all_is_there(project_root: Path):
     assert plan.lock == (source_root() / "requirements.lock").read_bytes()
 
 
-def test_prompts_that_every_run_generates_are_never_missing(project_root: Path):
-    stories = DataSource(path="stories", md5="2" * 32 + ".dir", tracked=False, embedded="stories")
+@pytest.mark.parametrize("path", ["stories", "embedded/stories"])
+def test_what_a_run_generates_is_never_missing(project_root: Path, path: str):
+    stories = DataSource(path=path, md5="2" * 32 + ".dir", tracked=False, embedded="stories")
     run_id, record = a_run(stories, data={"embedded": "stories", "sampled_from": "base"})
     assert plan_reproduction(run_id).record.data == record.data
 
