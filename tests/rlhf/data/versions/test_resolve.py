@@ -177,7 +177,7 @@ class TestEmbeddedData:
     def test_that_was_changed_is_refused_until_it_is_removed(self, repository: Path) -> None:
         folder = repository / resolve(EMBEDDED, repository).path
         (folder / "prompts.jsonl").write_text("")
-        with pytest.raises(DataError, match="embedded/calibrated_arithmetic: this is not .* remove the folder"):
+        with pytest.raises(DataError, match=r"embedded/calibrated_arithmetic: this is not .* remove the folder"):
             resolve(EMBEDDED, repository)
         shutil.rmtree(folder)
         assert resolve(EMBEDDED, repository).tracked
