@@ -29,10 +29,10 @@ test: .venv/installed-dev ## Run the tests, but for those that are long by natur
 	$(BIN)/pytest $(SHARED_OUT)
 
 test-slow: .venv/installed-dev ## Tests of whole pipelines, of crashes and of several processes.
-	$(BIN)/pytest -m slow $(SHARED_OUT)
+	$(BIN)/pytest -m "slow and not soak" $(SHARED_OUT)
 
 test-services: .venv/installed-dev ## Tests on real servers, through a real browser, with real crashes: about 15 minutes.
-	$(BIN)/pytest -m services $(SHARED_OUT)
+	$(BIN)/pytest -m "services and not soak" $(SHARED_OUT)
 
 test-all: .venv/installed-dev ## The three above as one, which takes less time: what CI runs.
 	$(BIN)/pytest -m "not soak" --durations 25 $(SHARED_OUT)
@@ -42,7 +42,7 @@ coverage: .venv/installed-dev ## Say which lines no test reaches, processes that
 	$(BIN)/pytest -m "not soak" --cov $(SHARED_OUT)
 
 pictures: .venv/installed-dev ## Take the pictures of docs/operating.md anew, of runs of the demo.
-	RLHF_PICTURES=docs/pictures $(BIN)/pytest -m services tests/flows/test_user_interface.py tests/flows/test_approval_form.py
+	RLHF_PICTURES=docs/pictures $(BIN)/pytest -m services tests/flows/test_user_interface.py
 
 tutorial: .venv/installed-dev ## Run the commands of docs/tutorial.md, and write what they print into it.
 	RLHF_TUTORIAL=1 $(BIN)/pytest -m slow tests/docs/test_tutorial.py
@@ -50,8 +50,8 @@ tutorial: .venv/installed-dev ## Run the commands of docs/tutorial.md, and write
 docs: .venv/installed-dev ## Build the documentation in .site/html; a broken link, anchor or page is an error.
 	$(BIN)/python docs/build_site.py
 
-soak: .venv/installed-dev ## Crashes, hangs and full disks in every stage, and forty runs at once: hours.
-	RLHF_HANG_SECONDS=300 $(BIN)/pytest -m soak tests/flows
+soak: .venv/installed-dev ## Crashes, hangs and full disks in every stage, forty runs at once, whole matrices: hours.
+	RLHF_HANG_SECONDS=300 $(BIN)/pytest -m soak
 	RLHF_FILES=12000 RLHF_FILES_SEED=$$(date +%s) $(BIN)/pytest tests/rlhf/data/importing/test_forms.py
 
 check: .venv/installed-dev ## Formatting, lint, types, and the contracts between the layers.

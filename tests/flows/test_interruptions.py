@@ -74,7 +74,7 @@ def mlflow_states() -> list[str]:
     return [run.info.status for run in client.search_runs([experiment.experiment_id], order_by=["start_time ASC"])]
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [pytest.param(signal.SIGINT, marks=pytest.mark.soak), signal.SIGTERM])
 def test_told_to_stop_it_is_cancelled_and_goes_on_later(
     number: signal.Signals, start: Start, file: Path, project_root: Path
 ):

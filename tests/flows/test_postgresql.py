@@ -49,12 +49,9 @@ def soak(tmp_path_factory: pytest.TempPathFactory, migrated_prefect: Path, embed
 @pytest.mark.services
 def test_two_runs_at_once_share_what_they_can(embedded_project: Path, database: Server):
     with services(embedded_project, "--database", database.url) as up:
-        # They share the stages before PPO, so one trains what the other finds.
-        settings = [recipe(kl_budget=budget) for budget in (20, 21)]
-        runs = [up.submit("smoke", parameters) for parameters in settings]
+        runs = [up.submit("data", recipe()) for _ in range(2)]
         assert [up.wait_until_ended(run, 480) for run in runs] == ["Completed"] * 2, [up.log(run) for run in runs]
-        trained = [name for run in runs for name, state in stages_of(up, run).items() if state == "trained"]
-        assert [trained.count(name) for name in ("data", "sft", "reward_model", "ppo")] == [1, 1, 1, 2]
+        assert sorted(stages_of(up, run)["data"] for run in runs) == ["cached", "trained"]
         for name in ("prefect", "mlflow", "worker"):
             log = (embedded_project / ".rlhf" / "services" / f"{name}.log").read_text(errors="replace")
             assert "database is locked" not in log

@@ -1,4 +1,7 @@
-"""Runs made again from their ids, on a fresh clone that has only the MLflow store and the DVC remote."""
+"""Runs made again from their ids, on a fresh clone that has only the MLflow store and the DVC remote.
+
+`make test-services` makes the hardest of three again (own data, other settings, a tree with changes), `make soak` all.
+"""
 
 import json
 import os
@@ -18,6 +21,8 @@ REPOSITORY = Path(__file__).parents[2]
 STAGES = ["data", "sft", "reward_model", "reward_audit", "ppo", "evaluation", "model_card"]
 
 pytestmark = [pytest.mark.services, pytest.mark.timeout(1200)]
+CHANGED = "changed tree"
+Made = tuple["Project", dict[str, str]]
 
 
 @dataclass(frozen=True)
@@ -35,12 +40,15 @@ class Project:
         self.git("add", "--all")
         self.git("commit", "--quiet", "--message", message)
 
-    def rlhf(self, *arguments: str) -> "subprocess.CompletedProcess[str]":
+    @property
+    def environment(self) -> dict[str, str]:
         own = {"PYTHONPATH": str(self.root), "OMP_NUM_THREADS": "2"}
         left_out = ("RLHF_ROOT", "PREFECT_HOME")
-        environment = {name: value for name, value in os.environ.items() if name not in left_out} | own | self.server
+        return {name: value for name, value in os.environ.items() if name not in left_out} | own | self.server
+
+    def rlhf(self, *arguments: str) -> "subprocess.CompletedProcess[str]":
         command = [sys.executable, "-m", "rlhf.cli", *arguments]
-        return subprocess.run(command, cwd=self.root, env=environment, capture_output=True, text=True, check=False)
+        return subprocess.run(command, cwd=self.root, env=self.environment, capture_output=True, text=True, check=False)
 
     def run(self, *arguments: str) -> str:
         done = self.rlhf("run", "configs/smoke.yaml", "--json", *arguments)
@@ -76,21 +84,35 @@ def feedback(root: Path, file: Path, number: int) -> Path:
 
 
 @pytest.fixture(scope="module")
-def made(
-    tmp_path_factory: pytest.TempPathFactory, client_environment: dict[str, str]
-) -> tuple[Project, dict[str, str]]:
-    """A fresh clone, and the runs that were made elsewhere: at one commit, at a second, and at a changed tree."""
-    folder = tmp_path_factory.mktemp("reproduce")
-    project = make_project(folder / "project", folder / "remote", client_environment)
-    project.commit("One")
-    runs = {"first commit": project.run()}
+def made(tmp_path_factory: pytest.TempPathFactory, client_environment: dict[str, str]) -> Made:
+    """A fresh clone, and a run that was made elsewhere, of a changed tree."""
+    return make_runs(tmp_path_factory.mktemp("reproduce"), client_environment, {CHANGED})
 
+
+@pytest.fixture(scope="module")
+def all_made(tmp_path_factory: pytest.TempPathFactory, client_environment: dict[str, str]) -> Made:
+    """A fresh clone, and runs that were made elsewhere: at one commit, at a second, and of a changed tree."""
+    wanted = {"first commit", "other data and settings", CHANGED}
+    return make_runs(tmp_path_factory.mktemp("reproduce"), client_environment, wanted)
+
+
+def make_runs(folder: Path, server: dict[str, str], wanted: set[str]) -> Made:
+    project = make_project(folder / "project", folder / "remote", server)
+    project.commit("One")
+    runs = {}
+
+    def run(name: str, *arguments: str) -> None:
+        if name in wanted:
+            runs[name] = project.run(*arguments)
+
+    run("first commit")
+    assert project.rlhf("data", "pull").returncode == 0
     given = feedback(project.root, folder / "given.jsonl", 900)
     imported = project.rlhf("data", "import", str(given), "--replace")
     assert imported.returncode == 0, imported.stderr
     project.commit("Other data")
     subprocess.run([sys.executable, "-m", "dvc", "push", "--quiet"], cwd=project.root, check=True)
-    runs["other data and settings"] = project.run("--data.embedded", "none", "--ppo.kl-coef", "0.3", "--seed", "1")
+    run("other data and settings", "--data.embedded", "none", "--ppo.kl-coef", "0.3", "--seed", "1")
 
     loss = project.root / "rlhf" / "rl" / "loss.py"
     loss.write_text(loss.read_text() + "\nfrom rlhf.rl import new_code  # noqa: E402, F401\n")
@@ -98,18 +120,26 @@ def made(
     smoke = project.root / "rlhf" / "config" / "rl.py"
     smoke.write_text(smoke.read_text().replace("gae_lambda: Probability = 0.95", "gae_lambda: Probability = 0.9"))
     (project.root / "notes.txt").write_text("of no concern\n")
-    runs["changed tree"] = project.run("--data.embedded", "none")
+    run(CHANGED, "--data.embedded", "none", "--seed", "2")
 
-    clone = Project(folder / "clone", client_environment)
+    clone = Project(folder / "clone", server)
     subprocess.run(["git", "clone", "--quiet", str(project.root), str(clone.root)], check=True)
     shutil.copytree(project.root / "mlruns", clone.root / "mlruns", dirs_exist_ok=True)
     shutil.rmtree(project.root)
     return clone, runs
 
 
-@pytest.mark.parametrize("which", ["first commit", "other data and settings", "changed tree"])
-def test_a_run_on_a_fresh_clone_is_identical(made: tuple[Project, dict[str, str]], which: str):
-    clone, runs = made
+def test_a_run_on_a_fresh_clone_is_identical(made: Made):
+    check_identical(*made, CHANGED)
+
+
+@pytest.mark.soak
+@pytest.mark.parametrize("which", ["first commit", "other data and settings", CHANGED])
+def test_any_run_on_a_fresh_clone_is_identical(all_made: Made, which: str):
+    check_identical(*all_made, which)
+
+
+def check_identical(clone: Project, runs: dict[str, str], which: str) -> None:
     result = clone.reproduce(runs[which])
     assert result["verdict"] == "identical", result["reason"]
     assert [stage["name"] for stage in result["stages"]] == STAGES
@@ -127,8 +157,9 @@ def test_a_run_on_a_fresh_clone_is_identical(made: tuple[Project, dict[str, str]
     assert not (clone.root / "data").exists(), "the clone's own data is left alone"
 
 
-def test_with_other_threads_it_is_not_called_identical_and_told_why(made: tuple[Project, dict[str, str]]):
-    clone, runs = made
+@pytest.mark.soak
+def test_with_other_threads_it_is_not_called_identical_and_told_why(all_made: Made):
+    clone, runs = all_made
     done = clone.rlhf("reproduce", "--json", runs["first commit"], "--threads", "1", "--stage", "ppo")
     result = json.loads(done.stdout)
     assert done.returncode == (1 if result["verdict"] == "different" else 0)
@@ -141,26 +172,27 @@ def test_with_other_threads_it_is_not_called_identical_and_told_why(made: tuple[
     assert same == (result["kept_in"] is None)
 
 
-def test_one_stage_from_the_recorded_outputs(made: tuple[Project, dict[str, str]]):
+def test_one_stage_from_the_recorded_outputs(made: Made):
     clone, runs = made
-    result = clone.reproduce(runs["changed tree"], "--stage", "ppo")
+    result = clone.reproduce(runs[CHANGED], "--stage", "ppo")
     assert result["verdict"] == "identical", result["reason"]
     assert [stage["name"] for stage in result["stages"]] == ["ppo"]
 
 
-def test_a_reproduction_is_a_run_that_names_the_original(made: tuple[Project, dict[str, str]]):
+def test_a_reproduction_is_a_run_that_names_the_original(made: Made):
+    """That of the first test."""
     clone, runs = made
     with in_project(clone.root):
         own = client()
-        which = f"tags.`rlhf.reproduces` = '{runs['other data and settings']}'"
-        (run,) = own.search_runs([experiment_id()], which)
+        which = f"tags.`rlhf.reproduces` = '{runs[CHANGED]}'"
+        run = own.search_runs([experiment_id()], which, order_by=["start_time ASC"])[0]
         assert (run.info.status, run.data.tags["rlhf.verdict"]) == ("FINISHED", "identical")
         assert {file.path for file in own.list_artifacts(run.info.run_id)} == {"reproduction.json", "reproduction.md"}
-        original = own.get_run(runs["other data and settings"])
-    assert original.data.tags["rlhf.reproduction"] == f"identical, run {run.info.run_id}"
+        original = own.get_run(runs[CHANGED])
+    assert original.data.tags["rlhf.reproduction"].startswith("identical, run ")
 
 
-def test_what_is_missing_is_named_before_anything_is_done(made: tuple[Project, dict[str, str]]):
+def test_what_is_missing_is_named_before_anything_is_done(made: Made):
     clone, runs = made
     config = clone.root / ".dvc" / "config"
     before = config.read_text()
@@ -168,7 +200,7 @@ def test_what_is_missing_is_named_before_anything_is_done(made: tuple[Project, d
         shutil.rmtree(folder, ignore_errors=True)
     config.write_text(before.replace("remote\n", "moved\n"))
     try:
-        done = clone.rlhf("reproduce", runs["other data and settings"])
+        done = clone.rlhf("reproduce", runs[CHANGED])
     finally:
         config.write_text(before)
     assert done.returncode == 2

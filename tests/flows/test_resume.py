@@ -75,7 +75,7 @@ def weights(report: dict[str, Any]) -> bytes:
     return (Path(report["policy_path"]) / "model.safetensors").read_bytes()
 
 
-@pytest.mark.slow
+@pytest.mark.soak  # test_services has a killed run that is tried again in Prefect
 def test_killed_in_ppo_the_pipeline_goes_on_from_the_checkpoint(project: Path, environment: dict[str, str]):
     whole = run(environment)
     # The budget is never reached: another fingerprint for the same numbers.

@@ -214,7 +214,8 @@ def test_killed_in_its_second_seed_a_retry_in_prefect_goes_on(
     assert len(runs_of("group")) == 1
 
 
-@pytest.mark.slow
+@pytest.mark.soak
+@pytest.mark.timeout(900)
 def test_killed_in_its_second_seed_the_same_command_goes_on(
     embedded_project: Path, migrated_prefect: Path, monkeypatch: pytest.MonkeyPatch
 ):

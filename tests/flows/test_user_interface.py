@@ -14,7 +14,7 @@ import yaml
 from browser import PICTURES, opened, take_picture
 from playwright.sync_api import Locator, Page, expect
 from smoke_runs import recipe
-from started_services import ROOT, Up, make_project, services, wait_for
+from started_services import ROOT, Up, continue_project, make_project, services, wait_for
 
 RUN_SECONDS = 1800.0 if PICTURES else 240.0
 pytestmark = [pytest.mark.services, pytest.mark.timeout(3 * RUN_SECONDS if PICTURES else 600)]
@@ -30,10 +30,17 @@ def shown(**ppo: Any) -> dict[str, Any]:
 
 @pytest.fixture(scope="module")
 def up(
-    tmp_path_factory: pytest.TempPathFactory, migrated_mlflow: Path, migrated_prefect: Path, embedded_data: Path
+    tmp_path_factory: pytest.TempPathFactory,
+    migrated_mlflow: Path,
+    migrated_prefect: Path,
+    embedded_data: Path,
+    trained: Path,
 ) -> Iterator[Up]:
     folder = tmp_path_factory.mktemp("browser") / "project"
-    make_project(folder, embedded_data, migrated_mlflow, migrated_prefect)
+    if PICTURES:
+        make_project(folder, embedded_data, migrated_mlflow, migrated_prefect)
+    else:
+        continue_project(folder, trained, migrated_prefect)
     with services(folder) as started:
         # The form opens with what the deployment says. The smoke recipe in the demo's place ends soon.
         address = f"/deployments/{started.deployment('demo')['id']}"
@@ -130,3 +137,41 @@ def test_two_runs_are_compared_in_mlflow(page: Page, up: Up, tmp_path: Path):
     page.get_by_placeholder("Search metric charts").fill("ppo/(kl_mean|score_mean|entropy)$")
     expect(page.get_by_text("ppo/kl_mean").first).to_be_visible()
     take_picture(page, "mlflow-curves", tmp_path)
+
+
+def resumed(page: Page) -> bool:
+    """With SQLite the server may be busy with other writes, and the form then stays for another try."""
+    page.get_by_role("button", name="Submit").click()
+    page.wait_for_timeout(2000)
+    return page.get_by_role("dialog").count() == 0
+
+
+def test_a_form_is_filled_in_and_the_candidate_becomes_the_champion(up: Up, tmp_path: Path):
+    """A worker asks, a browser answers, a worker goes on."""
+    gates = dict.fromkeys(("minimum_win_rate", "minimum_reward_gain", "maximum_length_growth"))
+    run_id = up.submit("nightly", recipe() | {"retrain": {"ask": True, **gates}})
+    wait_for(lambda: up.state(run_id) in ("Suspended", "Failed", "Crashed"), 240)
+    assert up.state(run_id) == "Suspended", up.log(run_id)
+    # Nothing waits but the page.
+    wait_for(lambda: not up.works_on_a_flow(), 60)
+    assert up.flow_run(run_id)["name"].endswith(": waiting for approval")
+    assert up.mlflow_runs(run_id)[0].info.status == "SCHEDULED"
+
+    with opened(width=1300, height=900) as page:
+        page.goto(f"http://127.0.0.1:{up.prefect_port}/runs/flow-run/{run_id}")
+        page.get_by_role("button", name="Resume").first.click()
+        said = page.get_by_text(re.compile(r"Version \d+ passed all gates against its own SFT policy")).first
+        candidate = said.inner_text().split()[1]
+        page.get_by_role("dialog").locator("textarea").fill("reads well")
+        # By key: a click that also moves the focus opens the list and closes it again.
+        page.get_by_role("dialog").locator(".p-select-button__control").press("Space")
+        page.locator(".p-select-option__text", has_text="approve").click()
+        take_picture(page, "prefect-approval", tmp_path)
+        wait_for(lambda: resumed(page), 60)
+
+    assert up.wait_until_ended(run_id) == "Completed", up.log(run_id)
+    assert up.flow_run(run_id)["name"].endswith(": promoted")
+    version = up.mlflow().get_model_version_by_alias("rlhf-policy", "champion")
+    assert (str(version.version), version.tags["rlhf.approval"]) == (candidate, "approve")
+    parent = up.mlflow_runs(run_id)[0]
+    assert (parent.info.status, parent.data.tags["rlhf.approval_reason"]) == ("FINISHED", "reads well")

@@ -148,7 +148,7 @@ def test_one_process_finds_about_the_same(whole, world, tmp_path):
         assert run.logged[step] == pytest.approx(metrics, rel=2e-3, abs=1e-4)
 
 
-@pytest.mark.slow
+@pytest.mark.soak
 @pytest.mark.parametrize("dtype", ["fp32", "bf16"])
 def test_whole_runs_agree_within_the_spread_of_the_seeds(world, tmp_path, dtype):
     """Seen: in fp32 no curve differs by more than 1e-6. In bf16 a product's rounding depends on its number of rows."""
@@ -183,7 +183,14 @@ def test_an_interrupted_run_goes_on_to_the_same_bits(whole, world, tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("launcher", LAUNCHERS)
+@pytest.mark.parametrize(
+    "launcher",
+    [
+        "torchrun",
+        "accelerate",
+        *(pytest.param(one, marks=pytest.mark.soak) for one in ("accelerate on the CPU", "by itself")),
+    ],
+)
 def test_any_launcher_gives_the_same_bits(whole, world, tmp_path, launcher):
     run, _, _ = whole
     by_hand = Run(world, tmp_path / "by hand")
@@ -195,7 +202,10 @@ def test_any_launcher_gives_the_same_bits(whole, world, tmp_path, launcher):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("killed_by", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize(
+    "killed_by",
+    [signal.SIGKILL, *(pytest.param(one, marks=pytest.mark.soak) for one in (signal.SIGTERM, signal.SIGINT))],
+)
 def test_a_parent_that_is_killed_takes_its_processes_along(whole, world, tmp_path, killed_by):
     run, _, _ = whole
     broken = Run(world, tmp_path / "broken")
