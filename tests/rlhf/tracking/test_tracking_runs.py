@@ -391,6 +391,8 @@ def test_a_store_that_cannot_be(uri: str, what: str, monkeypatch: pytest.MonkeyP
     uri = uri.replace("FOLDER", str(tmp_path))
     (tmp_path / "x.db").write_text("hello, and no database" * 100)
     monkeypatch.setattr("rlhf.tracking.client.ANSWER_SECONDS", 3.0)
+    # MLflow goes on trying, for a hundred seconds, and no other store can be opened meanwhile.
+    monkeypatch.setattr("mlflow.store.db.utils.MAX_RETRY_COUNT", 2)
     monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
     with pytest.raises((TrackingError, OSError), match=what) as error:
         check_reachable()
