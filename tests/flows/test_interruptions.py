@@ -107,6 +107,7 @@ def test_killed_it_leaves_no_server_and_the_next_run_closes_its_books(start: Sta
     assert mlflow_states() == ["KILLED", "KILLED", "FINISHED", "FINISHED"]
 
 
+@pytest.mark.soak  # test_many_runs has four
 def test_of_two_runs_one_trains_and_the_other_waits(start: Start, file: Path, project_root: Path):
     first = start()
     assert read_line(first) == "waiting"

@@ -281,6 +281,7 @@ def _not_under_nohup() -> Iterator[None]:
     signal.signal(signal.SIGHUP, before)
 
 
+@pytest.mark.soak
 @pytest.mark.usefixtures("_not_under_nohup")
 def test_a_terminal_that_is_closed_stops_all(project_root: Path):
     with services(project_root) as up:
