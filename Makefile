@@ -5,7 +5,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check --require-virtualenv
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo up down test test-slow test-services test-all coverage pictures tutorial docs soak check format lock clean bench bench-learning bench-optimum bench-scaling bench-services bench-coverage bench-promotion bench-gpu
+.PHONY: help demo up down test test-slow test-services test-all test-export coverage pictures tutorial docs soak check format lock clean bench bench-learning bench-optimum bench-scaling bench-services bench-coverage bench-promotion bench-gpu
 
 help: ## Say what there is.
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -36,6 +36,9 @@ test-services: .venv/installed-dev ## Tests on real servers, through a real brow
 
 test-all: .venv/installed-dev ## The three above as one, which takes less time: what CI runs.
 	$(BIN)/pytest -m "not soak" --durations 25 $(SHARED_OUT)
+
+test-export: .venv/installed-dev ## Export by llama.cpp's own tools. LLAMA_CPP=DIR, a checkout with llama-server built.
+	LLAMA_CPP=$(LLAMA_CPP) $(BIN)/pytest -s -m soak tests/flows/test_export.py
 
 coverage: PROCESSES = 3
 coverage: .venv/installed-dev ## Say which lines no test reaches, processes that tests start included.

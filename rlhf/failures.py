@@ -57,6 +57,7 @@ _LIBRARIES = (
     ("datasets.exceptions", "DatasetsError", "a data set of the hub", "look whether the id and the split are right"),
     ("huggingface_hub.errors", "HfHubHTTPError", "the Hugging Face hub", "try again, or give a folder"),
     ("httpx", "HTTPError", "a server", "look whether it runs and can be reached"),
+    ("httpx2", "HTTPError", "a server", "look whether it runs and can be reached"),
     ("requests", "RequestException", "a server", "look whether it runs and can be reached"),
     ("filelock", "Timeout", "a lock", "wait until the other command has ended"),
 )

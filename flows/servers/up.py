@@ -6,7 +6,6 @@ The process is a client of its own servers: `Services.client_environment` is set
 import asyncio
 import logging
 import os
-import socket
 import subprocess
 import sys
 from collections import Counter
@@ -20,6 +19,7 @@ from flows.servers.supervision import START_SECONDS, ServiceError, Supervisor, l
 from flows.servers.waiting import wait_until
 from rlhf.addresses import with_public_addresses
 from rlhf.errors import ConfigError
+from rlhf.services.ports import check_port_is_free
 from rlhf.services.postgresql import prepare_database
 from rlhf.services.settings import USER, Services, services_folder, services_running
 from rlhf.text.terminal import say
@@ -52,7 +52,7 @@ def up(services: Services) -> None:
         if supervisor().is_up():
             raise ConfigError("the services outlived the `rlhf up` that started them; `rlhf down` stops them")
         for name, port in (("prefect", services.prefect_port), ("mlflow", services.mlflow_port)):
-            _check_free(services.host, port, name)
+            check_port_is_free(services.host, port, name, f"--{name}-port")
         say(f"Starting Prefect, MLflow and a worker; their logs are in {services_folder()}", flush=True)
         _prepare_stores(services)
         with started(services) as process:
@@ -81,19 +81,6 @@ def down() -> None:
     _stop_all(held)
     if not wait_until(lambda: not held.is_up(), DOWN_SECONDS, every=0.2):
         raise ServiceError(f"the services do not stop; see {services_folder()}")
-
-
-def _check_free(host: str, port: int, name: str) -> None:
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    with socket.socket(family) as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind((host, port))
-        except OSError as error:
-            raise ConfigError(
-                f"{name} cannot listen at {host}:{port} ({error.strerror}); give another --{name}-port, "
-                "or stop what listens there"
-            ) from None
 
 
 def _prepare_stores(services: Services) -> None:

@@ -15,7 +15,7 @@ from rlhf.modeling.tokenizer import load_tokenizer
 from rlhf.rewards.scoring import score_rows
 
 REWARD_MODELS = {"reward_model": "reward model", "selection_reward_model": "selection model"}
-_MAX_RESPONSE_TOKENS = 256
+MAX_RESPONSE_TOKENS = 256
 """Of a model that no run here has made."""
 
 
@@ -71,7 +71,7 @@ class Speaker:
         recorded = policy.settings
         self.temperature = sampling.temperature or float(recorded.get("evaluation.temperature", 1))
         self.max_response_tokens = sampling.max_response_tokens or int(
-            recorded.get("ppo.max_response_tokens", _MAX_RESPONSE_TOKENS)
+            recorded.get("ppo.max_response_tokens", MAX_RESPONSE_TOKENS)
         )
         context = getattr(self._model.config, "max_position_embeddings", None)
         self._max_length = int(recorded.get("model.max_length", context or 4 * self.max_response_tokens))

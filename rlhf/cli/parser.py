@@ -19,6 +19,8 @@ COMMANDS = {
     "stage": "run one stage on the outputs of earlier runs",
     "reproduce": "make a run again from its MLflow run id, and compare",
     "chat": "talk to a policy, and judge its answers",
+    "serve": "let other tools talk to a policy, as to OpenAI's models",
+    "export": "take a policy elsewhere: a folder, a hub, llama.cpp",
     "runs": "list pipeline runs, with what came of them",
     "report": "show what a run came to, on one page",
     "compare": "say what differs between runs",

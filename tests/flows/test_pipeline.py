@@ -140,7 +140,7 @@ def check_stages_alone(report: PipelineReport) -> None:
 
 def test_data_that_is_not_there_is_one_error(project_root: Path):
     with pytest.raises(DataError, match=r"data\.dvc: the file is missing"):
-        rlhf_pipeline(config())
+        rlhf_pipeline(config(**{"data.embedded": None}))
     client = MlflowClient(tracking_uri())
     (parent,) = client.search_runs(["1"])
     assert parent.info.status == "FAILED"
@@ -149,13 +149,13 @@ def test_data_that_is_not_there_is_one_error(project_root: Path):
 
 @pytest.mark.parametrize("by_hand", [True, False])
 def test_a_run_is_named_in_prefect_and_mlflow_by_what_differs_from_its_recipe(project_root: Path, by_hand: bool):
-    given = config(seed=7, **{"ppo.kl_coef": 0.05})
+    given = config(seed=7, **{"ppo.kl_coef": 0.05, "data.embedded": None})
     with pytest.raises(DataError):
         # A form sends the settings as JSON, and those that were left as they are may be missing.
         rlhf_pipeline(given if by_hand else given.model_dump(mode="json", exclude_defaults=True))
     with get_client(sync_client=True) as prefect:
         run = prefect.read_flow_runs(sort=FlowRunSort.START_TIME_DESC, limit=1)[0]
-    assert run.name == "smoke, kl_coef 0.05, num_threads 1, seed 7"
+    assert run.name == "smoke, embedded none, kl_coef 0.05, num_threads 1, seed 7"
     (parent,) = MlflowClient(tracking_uri()).search_runs(["1"])
     assert parent.info.run_name == run.name
     assert json.loads(json.dumps(run.parameters))["config"]["seed"] == 7

@@ -61,7 +61,7 @@ def test_the_command_for_people_and_for_programs(project: Path, capsys: pytest.C
 
 def test_before_any_run_and_without_data(project_root: Path, capsys: pytest.CaptureFixture[str]):
     (project_root / "mlruns" / "mlflow.db").unlink()
-    assert main(["plan", str(SMOKE), "--data.path", "nowhere"]) == 2
+    assert main(["plan", str(SMOKE), "--data.embedded", "none", "--data.path", "nowhere"]) == 2
     assert "there is no such file or folder" in capsys.readouterr().err
     assert not (project_root / "mlruns" / "mlflow.db").exists()
 

@@ -171,7 +171,7 @@ def test_seeds_that_are_no_group_leave_no_run(project_root: Path):
 @pytest.mark.usefixtures("prefect_server")
 def test_a_mistake_that_all_seeds_meet_is_told_of_each(project_root: Path):
     with pytest.raises(SeedsFailedError, match="2 of 2 seeds failed") as end:
-        run_seeds(config(), num_seeds=2)
+        run_seeds(config(**{"data.embedded": None}), num_seeds=2)
     assert end.value.exit_code == 2
     assert all("data.dvc: the file is missing" in (seed.error or "") for seed in end.value.report.seeds)
     assert [run.info.status for run in runs_of("pipeline")] == ["FAILED", "FAILED"]

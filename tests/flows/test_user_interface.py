@@ -146,7 +146,7 @@ def resumed(page: Page) -> bool:
     return page.get_by_role("dialog").count() == 0
 
 
-def test_a_form_is_filled_in_and_the_candidate_becomes_the_champion(up: Up, tmp_path: Path):
+def test_a_form_is_filled_in_and_the_candidate_becomes_the_champion(page: Page, up: Up, tmp_path: Path):
     """A worker asks, a browser answers, a worker goes on."""
     gates = dict.fromkeys(("minimum_win_rate", "minimum_reward_gain", "maximum_length_growth"))
     run_id = up.submit("nightly", recipe() | {"retrain": {"ask": True, **gates}})
@@ -157,17 +157,17 @@ def test_a_form_is_filled_in_and_the_candidate_becomes_the_champion(up: Up, tmp_
     assert up.flow_run(run_id)["name"].endswith(": waiting for approval")
     assert up.mlflow_runs(run_id)[0].info.status == "SCHEDULED"
 
-    with opened(width=1300, height=900) as page:
-        page.goto(f"http://127.0.0.1:{up.prefect_port}/runs/flow-run/{run_id}")
-        page.get_by_role("button", name="Resume").first.click()
-        said = page.get_by_text(re.compile(r"Version \d+ passed all gates against its own SFT policy")).first
-        candidate = said.inner_text().split()[1]
-        page.get_by_role("dialog").locator("textarea").fill("reads well")
-        # By key: a click that also moves the focus opens the list and closes it again.
-        page.get_by_role("dialog").locator(".p-select-button__control").press("Space")
-        page.locator(".p-select-option__text", has_text="approve").click()
-        take_picture(page, "prefect-approval", tmp_path)
-        wait_for(lambda: resumed(page), 60)
+    page.set_viewport_size({"width": 1300, "height": 900})
+    page.goto(f"http://127.0.0.1:{up.prefect_port}/runs/flow-run/{run_id}")
+    page.get_by_role("button", name="Resume").first.click()
+    said = page.get_by_text(re.compile(r"Version \d+ passed all gates against its own SFT policy")).first
+    candidate = said.inner_text().split()[1]
+    page.get_by_role("dialog").locator("textarea").fill("reads well")
+    # By key: a click that also moves the focus opens the list and closes it again.
+    page.get_by_role("dialog").locator(".p-select-button__control").press("Space")
+    page.locator(".p-select-option__text", has_text="approve").click()
+    take_picture(page, "prefect-approval", tmp_path)
+    wait_for(lambda: resumed(page), 60)
 
     assert up.wait_until_ended(run_id) == "Completed", up.log(run_id)
     assert up.flow_run(run_id)["name"].endswith(": promoted")

@@ -85,6 +85,14 @@ INTERFACES: dict[str, Callable[[], object]] = {
     ),
     "TORCHELASTIC_USE_AGENT_STORE": lambda: "TORCHELASTIC_USE_AGENT_STORE" in source("torch.distributed.rendezvous"),
     # transformers
+    "transformers.cli.serving: what an endpoint is built of": lambda: (
+        takes(of("transformers.cli.serving.server", "build_server"), "systemone_handler", "generation_state")
+        and takes(of("transformers.cli.serving.model_manager", "ModelManager"), "device", "dtype", "force_model")
+        and all(
+            takes(of(f"transformers.cli.serving.{module}", name, "_build_generation_config"), "body", "use_cb")
+            for module, name in (("chat_completion", "ChatCompletionHandler"), ("completion", "CompletionHandler"))
+        )
+    ),
     **{
         f"{family}: names of layers and their parts": lambda family=family: (
             {f"{family}RMSNorm", f"{family}MLP", f"{family}Attention", f"{family}DecoderLayer"}

@@ -1,0 +1,1 @@
+"""Taking a policy elsewhere: as a folder, to a hub, as a file of llama.cpp."""
