@@ -77,16 +77,18 @@ def build_app(name: str, defaults: Defaults, key: str, hosts: list[str], device:
     manager = ModelManager(device=device, dtype="float32" if device == "cpu" else "auto", force_model=name)
     state = GenerationState()
 
-    class Chat(ChatCompletionHandler):
+    class Chat(ChatCompletionHandler):  # type: ignore[misc]
         def _build_generation_config(self, body: Any, model_generation_config: Any, use_cb: bool = False) -> Any:
             return defaults.fill(body, super()._build_generation_config(body, model_generation_config, use_cb))
 
-    class Completion(CompletionHandler):
+    class Completion(CompletionHandler):  # type: ignore[misc]
         def _build_generation_config(self, body: Any, model_generation_config: Any, use_cb: bool = False) -> Any:
             return defaults.fill(body, super()._build_generation_config(body, model_generation_config, use_cb))
 
     nothing: Any = None
-    app = build_server(manager, Chat(manager, state), Completion(manager, state), nothing, nothing, nothing, state)
+    app: FastAPI = build_server(
+        manager, Chat(manager, state), Completion(manager, state), nothing, nothing, nothing, state
+    )
     app.router.routes[:] = [route for route in app.router.routes if getattr(route, "path", "") in _PATHS]
 
     @app.get("/v1/models")
