@@ -9,9 +9,15 @@ Watcher = Callable[[str, int, int], None]
 
 @dataclass(frozen=True)
 class StageBegan:
-    """A stage of a run is looked for, and computed where it is not found."""
+    """A stage of a run is looked for, and computed where it is not found.
+
+    Attributes:
+        stage: its name.
+        goes_on_from: the step of the checkpoint that a killed attempt has left; None where there is none.
+    """
 
     stage: str
+    goes_on_from: int | None = None
 
 
 @dataclass(frozen=True)
@@ -42,7 +48,24 @@ class Measured:
     metrics: Mapping[str, float]
 
 
-Event = StageBegan | StageEnded | Measured
+@dataclass(frozen=True)
+class Sampled:
+    """A stage that is under way has answered a held-out prompt.
+
+    Attributes:
+        stage: its name.
+        step: after how many steps.
+        prompt: the last message.
+        response: the answer.
+    """
+
+    stage: str
+    step: int
+    prompt: str
+    response: str
+
+
+Event = StageBegan | StageEnded | Measured | Sampled
 Listener = Callable[[Event], None]
 _watchers: list[Watcher] = []
 _listeners: list[Listener] = []

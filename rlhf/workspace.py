@@ -22,3 +22,13 @@ class Workspace:
     report: Path
     checkpoints: Path
     log_metrics: MetricLog
+
+
+def newest_step(folder: Path) -> int | None:
+    """The step of the newest checkpoint that a stage's killed attempt has left; None where there is none.
+
+    Args:
+        folder: the working folder of the stage's attempts.
+    """
+    steps = [path.name.rpartition("_")[2] for path in folder.glob("checkpoints/*_??????")]
+    return max((int(step) for step in steps if step.isdigit()), default=None)

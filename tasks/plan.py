@@ -14,6 +14,7 @@ from rlhf.stages import STAGES, StageSpec, pipeline_stages
 from rlhf.tracking.records import Condition, RunRecord, RunStore
 from rlhf.tracking.runs import parameters
 from rlhf.tracking.tags import STAGE_TAG
+from rlhf.workspace import newest_step
 from tasks.stage import NotMadeError, planning
 from tasks.stages import STAGE_TASKS, Outputs
 
@@ -70,12 +71,13 @@ class Plan:
         return [stage.title for stage in self.stages if not stage.cached and stage.seconds is None]
 
 
-def plan_run(config: PipelineConfig, store: RunStore | None) -> Plan:
+def plan_run(config: PipelineConfig, store: RunStore | None, *, verified: bool = True) -> Plan:
     """What a run of a recipe would find, and what it would compute. Nothing is computed or written.
 
     Args:
         config: the recipe.
         store: where runs are; None where nothing was run yet.
+        verified: whether the files of outputs that were made are read.
 
     Raises:
         DataError: the data is not what the recipe says.
@@ -84,7 +86,7 @@ def plan_run(config: PipelineConfig, store: RunStore | None) -> Plan:
     config = settled(at_commits(config))
     made = Outputs()
     specs = [spec for spec in pipeline_stages() if spec.output is not ModelCardRef]
-    with planning():
+    with planning(verified=verified):
         stages = tuple(_plan_stage(spec, config, made, store) for spec in specs)
     return Plan(stages, made.get(DatasetRef))
 
@@ -104,7 +106,8 @@ def _plan_stage(spec: StageSpec, config: PipelineConfig, made: Outputs, store: R
             made.add(STAGE_TASKS[spec.name](config, made))
         except NotMadeError as error:
             settings = parameters(error.settings)
-            begun = ", goes on from its checkpoint" if any(error.folder.glob("checkpoints/*_??????")) else ""
+            step = newest_step(error.folder)
+            begun = f", goes on from step {step}" if step is not None else ""
             why = _reason(spec.name, newest, settings) + begun
         else:
             return PlannedStage(spec.name, spec.title, True, "", None)

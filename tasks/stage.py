@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Concatenate, Generic, ParamSpec, TypeVar, get_type_hints
+from typing import Any, Concatenate, Generic, Literal, ParamSpec, TypeVar, get_type_hints
 
 from prefect import Task
 from prefect.client.schemas.objects import State, TaskRun
@@ -27,14 +27,15 @@ from rlhf.files.locks import lock_of, locked
 from rlhf.files.tidying import tidy_up
 from rlhf.modeling.hub import base_with_folder, source_with_folder
 from rlhf.paths import local_folder, stage_folder
-from rlhf.progress import Measured, StageBegan, StageEnded, tell, watching
+from rlhf.progress import Measured, Sampled, StageBegan, StageEnded, tell, watching
 from rlhf.provenance.fingerprint import stage_fingerprint
 from rlhf.references import Reference, StageReport
+from rlhf.text.lines import read_json_lines
 from rlhf.tracking import artifacts
 from rlhf.tracking.client import TrackingError, UnusableStoreError
 from rlhf.tracking.queries import metrics_of
 from rlhf.tracking.runs import closing_run, finish_stage, log_metrics, metric_log, open_stage
-from rlhf.workspace import Workspace
+from rlhf.workspace import Workspace, newest_step
 from tasks.core_slots import reserve_cores
 from tasks.pipeline_run import current
 from tasks.prefect_artifacts import progress_artifact
@@ -45,7 +46,7 @@ R = TypeVar("R", bound=Reference)
 AnyReference = TypeVar("AnyReference", bound=Reference)
 
 
-_planning: ContextVar[bool] = ContextVar("planning", default=False)
+_planning: ContextVar[Literal["verified", "unverified"] | None] = ContextVar("planning", default=None)
 
 
 class NotMadeError(RLHFError):
@@ -63,9 +64,13 @@ class NotMadeError(RLHFError):
 
 
 @contextmanager
-def planning() -> Iterator[None]:
-    """Within the block a call of a stage finds its output, or raises `NotMadeError`, and computes nothing."""
-    token = _planning.set(True)
+def planning(*, verified: bool) -> Iterator[None]:
+    """Within the block a call of a stage finds its output, or raises `NotMadeError`, and computes nothing.
+
+    Args:
+        verified: whether the files of an output are read, which for large models takes a while.
+    """
+    token = _planning.set("verified" if verified else "unverified")
     try:
         yield
     finally:
@@ -104,6 +109,7 @@ class Attempt:
         """Store what the stage made, and return the reference to it."""
         artifacts.save_report(self.run_id, self.workspace.report)
         uri, sha256 = artifacts.save_output(self.run_id, self.workspace.output)
+        artifacts.save_answers(self.run_id, self.workspace.output)
         return kind.model_validate({"run_id": self.run_id, "uri": uri, "sha256": sha256, **more})
 
 
@@ -163,12 +169,13 @@ def _run(adapted: _Stage[R], arguments: Mapping[str, Any]) -> R:
     decisive = {**arguments, "adapter": inspect.getsource(adapted.body)}
     fingerprint = stage_fingerprint(adapted.name, adapted.version, decisive, adapted.module)
     folder = stage_folder(adapted.name, fingerprint)
-    if _planning.get():
-        made = artifacts.find_output(adapted.name, fingerprint, adapted.kind)
+    planned = _planning.get()
+    if planned is not None:
+        made = artifacts.find_output(adapted.name, fingerprint, adapted.kind, verified=planned == "verified")
         if made is None:
             raise NotMadeError(folder, _settings(arguments))
         return made
-    tell(StageBegan(adapted.name))
+    tell(StageBegan(adapted.name, newest_step(folder)))
     with locked(lock_of(folder), f"another run works on {folder.name}; this one waits for it"):
         found = artifacts.find_output(adapted.name, fingerprint, adapted.kind)
         call = _Call(adapted, arguments, fingerprint, found)
@@ -231,7 +238,7 @@ def _attempt(call: _Call[R]) -> R:
     started = time.monotonic()
     with closing_run(run_id):
         with metric_log(run_id) as log, watching(progress_artifact(name)):
-            told = functools.partial(_log_and_tell, name, log)
+            told = _Told(name, log, call.folder / "checkpoints")
             reference = call.stage.body(Attempt(run_id, _workspace(call.folder, told)), **call.arguments)
         seconds = time.monotonic() - started
         log_metrics(run_id, {f"{name}/seconds": seconds, f"{name}/trained_seconds": seconds})
@@ -240,11 +247,32 @@ def _attempt(call: _Call[R]) -> R:
     return reference
 
 
-def _log_and_tell(
-    stage: str, log: Callable[[Mapping[str, float], int | None], None], metrics: Mapping[str, float], step: int | None
-) -> None:
-    log(metrics, step)
-    tell(Measured(stage, metrics))
+@dataclass
+class _Told:
+    """Logs metrics, and tells whoever watches of them, and of answers that were sampled meanwhile.
+
+    Attributes:
+        stage: its name.
+        log: where metrics go.
+        checkpoints: of the stage.
+        newest: the last evaluation whose answers were told of.
+    """
+
+    stage: str
+    log: Callable[[Mapping[str, float], int | None], None]
+    checkpoints: Path
+    newest: Path | None = None
+
+    def __call__(self, metrics: Mapping[str, float], step: int | None) -> None:
+        self.log(metrics, step)
+        tell(Measured(self.stage, metrics))
+        newest = max(self.checkpoints.glob("generations/update_????.jsonl"), default=None)
+        if newest is not None and newest != self.newest:
+            self.newest = newest
+            update = int(newest.stem.removeprefix("update_"))
+            rows = list(read_json_lines(newest))
+            row = rows[update % len(rows)]
+            tell(Sampled(self.stage, update, row["prompt"][-1]["content"], row["response"]))
 
 
 def _settings(arguments: Mapping[str, Any]) -> dict[str, Any]:

@@ -9,6 +9,7 @@ import os
 import subprocess
 import sys
 from collections import Counter
+from collections.abc import Callable
 
 import httpx
 import psutil
@@ -39,8 +40,12 @@ authorization_function = mlflow.server.auth:authenticate_request_basic_auth
 """
 
 
-def up(services: Services) -> None:
+def up(services: Services, on_ready: Callable[[], None] = lambda: None) -> None:
     """Start servers and worker, print where they are, and hold them until Ctrl-C, SIGTERM or `rlhf down`.
+
+    Args:
+        services: addresses, database, password.
+        on_ready: called once all of them answer.
 
     Raises:
         ConfigError: a port is taken, or the database does not answer.
@@ -60,6 +65,7 @@ def up(services: Services) -> None:
             _set_up()
             supervisor().start("worker")
             _print_addresses(services)
+            on_ready()
             try:
                 _hold(process, services)
             except KeyboardInterrupt:

@@ -77,21 +77,28 @@ def _table_by_seed(seeds: Sequence[SeedReport]) -> Table:
     return table
 
 
-def print_ui_commands(mlflow_page: str | None = None) -> None:
+def print_ui_commands(mlflow_page: str | None = None, flow_run_id: str | None = None, run_id: str = "") -> None:
     """Print the addresses of the two user interfaces, and the command that opens them where no server is configured.
 
     Args:
         mlflow_page: where in MLflow to begin; None for the list of experiments.
+        flow_run_id: the page in Prefect; None for its first page.
+        run_id: the run that the command opens; empty for the servers alone.
     """
     prefect, store = os.environ.get("PREFECT_API_URL"), os.environ.get("MLFLOW_TRACKING_URI")
     mlflow = public_address(store or Services().mlflow_url).rstrip("/")
     if mlflow.startswith(("http://", "https://")):
         # Without the parameter this MLflow opens its page about traces, which is empty.
         mlflow = mlflow_page or f"{mlflow}/#/experiments?workflowType=machine_learning"
-    say(f"Prefect: {public_address(prefect or Services().prefect_url).removesuffix('/api')}")
+    say(f"Prefect: {prefect_page(public_address(prefect or Services().prefect_url).removesuffix('/api'), flow_run_id)}")
     say(f"MLflow: {mlflow}")
     if prefect is None and store is None:
-        say(f"  {_program('rlhf')} up")
+        say(f"  {_program('rlhf')} {f'open {run_id[:8]}' if run_id else 'up'}")
+
+
+def prefect_page(prefect: str, flow_run_id: str | None) -> str:
+    """The address of a flow run in Prefect's UI; of the UI where none is given."""
+    return f"{prefect}/runs/flow-run/{flow_run_id}" if flow_run_id else prefect
 
 
 def _program(name: str) -> str:

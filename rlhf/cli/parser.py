@@ -22,6 +22,7 @@ COMMANDS = {
     "serve": "let other tools talk to a policy, as to OpenAI's models",
     "export": "take a policy elsewhere: a folder, a hub, llama.cpp",
     "runs": "list pipeline runs, with what came of them",
+    "open": "open a run in Prefect and MLflow, and start them if need be",
     "report": "show what a run came to, on one page",
     "compare": "say what differs between runs",
     "verify": "find what was changed in a run after it was logged",

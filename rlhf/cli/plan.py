@@ -2,12 +2,12 @@
 
 import argparse
 import json
-from datetime import timedelta
 from typing import TYPE_CHECKING
 
 from rich.table import Table
 
 from rlhf.cli.environment import use_the_store
+from rlhf.cli.plan_of_a_run import duration
 from rlhf.cli.recipe import SETTINGS_HELP, add_recipe, read_recipe
 from rlhf.errors import InputError
 from rlhf.paths import root
@@ -71,18 +71,14 @@ def _print(plan: "Plan") -> None:
     table = Table("stage", "state", "time", "why")
     for stage in plan.stages:
         state = "cached" if stage.cached else "computed"
-        time = "" if stage.cached else "?" if stage.seconds is None else _time(stage.seconds)
+        time = "" if stage.cached else "?" if stage.seconds is None else duration(stage.seconds)
         table.add_row(stage.name, state, time, stage.why)
     TextConsole().print(table)
     to_compute = [stage for stage in plan.stages if not stage.cached]
     if not to_compute:
         say("All of it is cached; the run takes seconds.")
     elif plan.unknown:
-        known = f"{_time(plan.seconds)} beside " if plan.seconds else ""
+        known = f"{duration(plan.seconds)} beside " if plan.seconds else ""
         say(f"Time: {known}{', '.join(plan.unknown)}, which no run here has computed so far.")
     else:
-        say(f"Time: about {_time(plan.seconds)}, as long as the same stages took here before.")
-
-
-def _time(seconds: float) -> str:
-    return str(timedelta(seconds=round(seconds)))
+        say(f"Time: about {duration(plan.seconds)}, as long as the same stages took here before.")

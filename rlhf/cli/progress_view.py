@@ -1,6 +1,7 @@
 """A run as a person watches it: a table of its stages, and beside PPO's bar what it measures.
 
-On something that is no terminal there is a line at every tenth of a stage.
+On something that is no terminal, or a dumb one, there is a line for the beginning and the end of a stage, and every
+thirty seconds between them.
 """
 
 import logging
@@ -19,8 +20,9 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from rlhf.progress import Event, Measured, StageBegan, StageEnded, listening, watching
+from rlhf.progress import Event, Measured, Sampled, StageBegan, StageEnded, listening, watching
 from rlhf.text.console import TextConsole
+from rlhf.text.terminal import printable
 
 _FIGURES = (
     ("score", "ppo/score_mean", "{:+.2f}"),
@@ -32,6 +34,7 @@ _FIGURES = (
 _BLOCKS = "▁▂▃▄▅▆▇█"
 _SHOWN_VALUES = 7
 _REFRESHES_PER_SECOND = 4
+_SECONDS_BETWEEN_LINES = 30.0
 
 
 @contextmanager
@@ -43,8 +46,9 @@ def progress_view(stages: Sequence[str] = ()) -> Iterator[None]:
     """
     console = TextConsole(stderr=True)
     with _warnings_shown(console):
-        if not console.is_terminal:
-            with watching(_Lines().show):
+        if not console.is_terminal or console.is_dumb_terminal:
+            lines = _Lines()
+            with watching(lines.show), listening(lines.hear):
                 yield
             return
         view = View({stage: StageRow() for stage in stages})
@@ -65,6 +69,7 @@ class StageRow:
         done: steps behind it.
         total: all steps; None where it does not count any.
         first: step and time of its first report.
+        goes_on_from: the step of the checkpoint that it began with; None without one.
     """
 
     state: str = "waiting"
@@ -73,6 +78,7 @@ class StageRow:
     done: int = 0
     total: int | None = None
     first: tuple[int, float] | None = None
+    goes_on_from: int | None = None
 
     def remaining(self, now: float) -> float | None:
         """Seconds, by the mean of all steps that were seen; None where that cannot be said."""
@@ -88,11 +94,13 @@ class View:
     Attributes:
         rows: by the stages' names, in their order.
         values: the last values of each metric.
+        sampled: the last answer to a held-out prompt.
         ended: the run is over.
     """
 
     rows: dict[str, StageRow]
     values: dict[str, deque[float]] = field(default_factory=dict)
+    sampled: Sampled | None = None
     ended: bool = False
 
     def show(self, stage: str, done: int, total: int) -> None:
@@ -110,12 +118,15 @@ class View:
                 if name in event.metrics:
                     self.values.setdefault(name, deque(maxlen=_SHOWN_VALUES)).append(event.metrics[name])
             return
-        if isinstance(event, StageBegan):
+        if isinstance(event, Sampled):
+            self.sampled = event
+        elif isinstance(event, StageBegan):
             if self.rows.get(event.stage, StageRow()).state not in ("waiting", "running"):  # another seed's run
                 self.rows = {stage: StageRow() for stage in self.rows}
                 self.values.clear()
+                self.sampled = None
             row = self.rows.setdefault(event.stage, StageRow())
-            row.state, row.since = "running", time.monotonic()
+            row.state, row.since, row.goes_on_from = "running", time.monotonic(), event.goes_on_from
         elif isinstance(event, StageEnded):
             row = self.rows.setdefault(event.stage, StageRow())
             row.state, row.seconds = event.state, event.seconds
@@ -129,13 +140,24 @@ class View:
         for stage, row in self.rows.items():
             table.add_row(*_cells(stage, row, now))
         figures = [_figure(words, self.values[name], form) for words, name, form in _FIGURES if name in self.values]
-        return Group(table, Text("  ".join(figures))) if figures else table
+        lines = [Text("  ".join(figures))] if figures else []
+        if self.sampled is not None:
+            lines.append(_sampled(self.sampled))
+        return Group(table, *lines)
+
+
+def _sampled(sampled: Sampled) -> Text:
+    """A line of one answer, cut at the terminal's width."""
+    words = " ".join(f"after {sampled.step}: {sampled.prompt} -> {sampled.response}".split())
+    return Text(printable(words), no_wrap=True, overflow="ellipsis", style="dim")
 
 
 def _cells(stage: str, row: StageRow, now: float) -> list[RenderableType]:
     style = {"running": "bold", "waiting": "dim"}.get(row.state, "")
     elapsed = row.seconds if row.seconds is not None else now - row.since if row.since is not None else None
-    cells: list[RenderableType] = [Text(stage, style=style), Text(row.state, style=style), Text(_time(elapsed))]
+    going_on = row.state == "running" and row.goes_on_from is not None
+    state = f"going on from {row.goes_on_from}" if going_on else row.state
+    cells: list[RenderableType] = [Text(stage, style=style), Text(state, style=style), Text(_time(elapsed))]
     if row.state != "running" or row.total is None:
         return [*cells, "", "", ""]
     remaining = row.remaining(now)
@@ -154,18 +176,38 @@ def _time(seconds: float | None) -> str:
     return "" if seconds is None else str(timedelta(seconds=round(seconds)))
 
 
-@dataclass(frozen=True)
+@dataclass
 class _Lines:
-    """A line at every tenth of a stage, for logs."""
+    """Lines for logs.
 
-    tenths: dict[str, int] = field(default_factory=dict)
+    Attributes:
+        rows: by the stages' names.
+        written: when a stage's last line was, by the monotonic clock.
+    """
+
+    rows: dict[str, StageRow] = field(default_factory=dict)
+    written: dict[str, float] = field(default_factory=dict)
 
     def show(self, stage: str, done: int, total: int) -> None:
-        tenth = done * 10 // max(total, 1)
-        if tenth != self.tenths.get(stage):
-            self.tenths[stage] = tenth
-            # Not print, which Prefect turns into a log line within a flow.
-            sys.stderr.write(f"{stage}: {done} of {total}\n")
+        now = time.monotonic()
+        row = self.rows.setdefault(stage, StageRow())
+        row.done, row.total, row.first = done, total, row.first or (done, now)
+        if stage in self.written and done < total and now - self.written[stage] < _SECONDS_BETWEEN_LINES:
+            return
+        self.written[stage] = now
+        remaining = row.remaining(now) if done < total else None
+        self._write(f"{stage}: {done} of {total}" + (f", {_time(remaining)} left" if remaining is not None else ""))
+
+    def hear(self, event: Event) -> None:
+        if isinstance(event, StageBegan):
+            self.rows.pop(event.stage, None)
+            self.written.pop(event.stage, None)
+            if event.goes_on_from is not None:
+                self._write(f"{event.stage}: going on from {event.goes_on_from}")
+
+    def _write(self, line: str) -> None:
+        # Not print, which Prefect turns into a log line within a flow.
+        sys.stderr.write(f"{line}\n")
 
 
 @contextmanager

@@ -11,6 +11,7 @@ from contextlib import contextmanager, nullcontext, redirect_stdout
 from pathlib import Path
 
 from rlhf.cli.environment import be_client_of
+from rlhf.cli.plan_of_a_run import say_plan
 from rlhf.config.loading import Setting, load_config, settings, shown
 from rlhf.config.pipeline import PipelineConfig
 from rlhf.errors import ConfigError, nearest
@@ -129,10 +130,14 @@ def say_first(config: PipelineConfig) -> None:
 
 
 @contextmanager
-def flow_environment(options: argparse.Namespace) -> Iterator[None]:
+def flow_environment(options: argparse.Namespace, planned: PipelineConfig | None = None) -> Iterator[None]:
     """The surroundings of a flow: environment, server, progress; with --json, no word on standard output.
 
     The servers are those of `rlhf up` where it is up.
+
+    Args:
+        options: of the command.
+        planned: the recipe of a pipeline run, whose plan is told before anything is started.
     """
     services = running()
     if services is not None and "PREFECT_API_URL" not in os.environ and "MLFLOW_TRACKING_URI" not in os.environ:
@@ -140,6 +145,8 @@ def flow_environment(options: argparse.Namespace) -> Iterator[None]:
     configure_environment()
     logging.raiseExceptions = False  # what becomes of a log line that Prefect does not take is nothing for the terminal
     with redirect_stdout(sys.stderr) if options.json else nullcontext():
+        if planned is not None:
+            say_plan(planned)
         from flows.servers.temporary import temporary_server
         from rlhf.cli.progress_view import progress_view
         from rlhf.runs.names import started_from
@@ -156,12 +163,14 @@ def print_result(report: PipelineReport | StageReport, options: argparse.Namespa
         return
     from rlhf.cli.console import print_report, print_stages, print_ui_commands
     from rlhf.tracking.client import run_url
+    from rlhf.tracking.queries import tags_of
+    from rlhf.tracking.tags import FLOW_RUN_TAG
 
     if isinstance(report, PipelineReport):
         print_report(report)
     else:
         print_stages([report])
-    print_ui_commands(run_url(report.run_id))
+    print_ui_commands(run_url(report.run_id), tags_of(report.run_id).get(FLOW_RUN_TAG), report.run_id)
 
 
 def print_json(report: object) -> None:

@@ -45,7 +45,7 @@ def run(options: argparse.Namespace) -> int:
     check(config.data, root())
     if seeds:
         return _run_group(config, seeds, options)
-    with flow_environment(options):
+    with flow_environment(options, config):
         from flows.pipeline import rlhf_pipeline
 
         report = rlhf_pipeline(config)

@@ -2,6 +2,7 @@
 
 import argparse
 import os
+from collections.abc import Callable
 
 from rlhf.cli.environment import be_client_of, login_from
 from rlhf.errors import ConfigError
@@ -52,7 +53,16 @@ def run(options: argparse.Namespace) -> None:
     database = options.database or os.environ.get(DATABASE_VARIABLE)
     given = "--database" if options.database else DATABASE_VARIABLE
     login = "none" if options.no_password else login_from()
-    services = Services(options.host, options.prefect_port, options.mlflow_port, database, given, login)
+    start(Services(options.host, options.prefect_port, options.mlflow_port, database, given, login))
+
+
+def start(services: Services, on_ready: Callable[[], None] = lambda: None) -> None:
+    """Make a password where one is missing, start the services, and hold them.
+
+    Args:
+        services: addresses, database, password.
+        on_ready: called once all of them answer.
+    """
     services.check()
     if services.login_from == "file" and services.password is None:
         made = make_password()
@@ -60,4 +70,4 @@ def run(options: argparse.Namespace) -> None:
     be_client_of(services)
     from flows.servers.up import up
 
-    up(services)
+    up(services, on_ready)

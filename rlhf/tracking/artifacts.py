@@ -5,19 +5,21 @@ and figures are the folder `report`, with a list of their own. A finished run wi
 stage need not run again.
 """
 
+import itertools
 import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from rlhf.errors import ArtifactMismatchError, InputError
 from rlhf.files.manifest import folder_manifest, manifest_sha256, read_manifest
 from rlhf.files.names import below, check_relative
 from rlhf.paths import local_folder
 from rlhf.references import Reference
+from rlhf.text.lines import read_json_lines
 from rlhf.tracking.artifact_files import local_artifacts
 from rlhf.tracking.client import client, retry_while_unavailable
 from rlhf.tracking.queries import finished_stages, tags_of
@@ -37,6 +39,10 @@ from rlhf.tracking.tags import (
 AnyReference = TypeVar("AnyReference", bound=Reference)
 OUTPUT = "output"
 REPORT = "report"
+ANSWERS = "answers.json"
+_ANSWER_FIGURES = ("score", "held_out_score", "kl", "num_tokens", "ended")
+_SHOWN_ANSWERS = 10
+"""Of each held-out evaluation; all of them are in the output."""
 _GOING = "output.removed"
 
 
@@ -69,8 +75,38 @@ def save_report(run_id: str, folder: Path) -> None:
         set_tags(run_id, {REPORT_TAG: manifest_sha256(manifest)})
 
 
-def find_output(stage: str, fingerprint: str, kind: type[AnyReference]) -> AnyReference | None:
-    """The verified output of the newest finished run of a stage with this fingerprint; None where there is none left.
+def save_answers(run_id: str, folder: Path) -> None:
+    """Show the answers of a stage's held-out evaluations as a table of the run's page, where it has sampled any.
+
+    Args:
+        run_id: of the stage.
+        folder: its output, with `generations/update_0000.jsonl` and so on.
+    """
+    columns: dict[str, list[Any]] = {name: [] for name in ("update", "prompt", "response", *_ANSWER_FIGURES)}
+    for file in sorted(folder.glob("generations/update_????.jsonl")):
+        for row in itertools.islice(read_json_lines(file), _SHOWN_ANSWERS):
+            columns["update"].append(int(file.stem.removeprefix("update_")))
+            columns["prompt"].append(row["prompt"][-1]["content"])
+            for name in ("response", *_ANSWER_FIGURES):
+                columns[name].append(row.get(name))
+    if not columns["update"]:
+        return
+    # A second table would be added to the first one.
+    there = retry_while_unavailable(lambda: client().list_artifacts(run_id))
+    if ANSWERS not in {file.path for file in there}:
+        retry_while_unavailable(lambda: client().log_table(run_id, columns, ANSWERS))
+
+
+def find_output(
+    stage: str, fingerprint: str, kind: type[AnyReference], *, verified: bool = True
+) -> AnyReference | None:
+    """The output of the newest finished run of a stage with this fingerprint; None where there is none left.
+
+    Args:
+        stage: its name.
+        fingerprint: of the stage.
+        kind: of the output.
+        verified: whether the files are held against what was stored.
 
     Raises:
         ArtifactMismatchError: an output is there, and is not what was stored.
@@ -80,7 +116,8 @@ def find_output(stage: str, fingerprint: str, kind: type[AnyReference]) -> AnyRe
             continue
         reference = kind.model_validate_json(tags[OUTPUT_TAG])
         if _is_there(reference):
-            local_path(reference)
+            if verified:
+                local_path(reference)
             return reference
     return None
 

@@ -72,6 +72,7 @@ def test_all_stages_then_none_then_those_behind_a_changed_setting(
     check_policy_folder(first)
     check_parent(first, second)
     check_stages_alone(first)
+    check_answers(first)
 
 
 def check_cached_in_another_process(environment: dict[str, str]) -> None:
@@ -119,6 +120,17 @@ def check_registry(first: PipelineReport, third: PipelineReport) -> None:
     rlhf_pipeline(config())
     assert len(versions(client)) == 2
     assert client.get_model_version_by_alias("rlhf-policy", "candidate").run_id == first.stages[-1].run_id
+
+
+def check_answers(report: PipelineReport) -> None:
+    """Those of every held-out evaluation are a table of PPO's page in MLflow."""
+    run = next(stage.run_id for stage in report.stages if stage.name == "ppo")
+    client = MlflowClient(tracking_uri())
+    assert '"answers.json"' in client.get_run(run).data.tags["mlflow.loggedArtifacts"]
+    table = json.loads(Path(client.download_artifacts(run, "answers.json")).read_text())
+    assert table["columns"][:3] == ["update", "prompt", "response"]
+    assert {row[0] for row in table["data"]} == {0, 2, 4}
+    assert all(row[1].endswith("?") or row[1].endswith(".") for row in table["data"])
 
 
 def check_stages_alone(report: PipelineReport) -> None:

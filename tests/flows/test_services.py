@@ -167,6 +167,20 @@ def test_the_mlflow_server_may_go_and_come_back(up: Up):
     assert curve(up, run_id)
 
 
+def test_the_pages_of_a_run_are_opened(up: Up):
+    done = subprocess.run(
+        up.command("open", "v1", "--no-browser"),
+        env=up.environment,
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    first, second = done.stdout.splitlines()
+    assert first.startswith(f"Prefect: http://127.0.0.1:{up.prefect_port}/runs/flow-run/")
+    assert second.startswith(f"MLflow: http://127.0.0.1:{up.mlflow_port}/#/experiments/1/runs/")
+
+
 def test_a_schedule_is_taken_by_services_that_are_up(up: Up):
     def schedule(*arguments: str) -> str:
         done = subprocess.run(

@@ -430,13 +430,18 @@ class TestRun:
         assert set(report["stages"][0]) == {"name", "state", "run_id", "seconds", "trained_seconds"}
         assert (Path(report["policy_path"]) / "model.safetensors").is_file()
         assert "ppo: 4 of 4\n" in trained.stderr
+        (planned,) = (line for line in trained.stderr.splitlines() if line.startswith("To compute: "))
+        assert planned.startswith("To compute: prepared data, ")
 
         cached = run()
         assert cached.returncode == 0, cached.stderr
         modules = set(ast.literal_eval(cached.stderr.splitlines()[-1]))
         assert modules.isdisjoint({"torch", "trl", "transformers"})
+        assert "\nAll stages are cached.\n" in cached.stderr
         assert cached.stdout.count("│ cached │") == len(report["stages"])
         assert "win rate against SFT" in cached.stdout
-        assert "rlhf up" in cached.stdout
+        assert f"rlhf open {json.loads(trained.stdout)['run_id'][:8]}" not in cached.stdout, "it is a run of its own"
+        assert "rlhf open " in cached.stdout
+        assert "/runs/flow-run/" in cached.stdout
         assert f"Model card: {Path(report['model_card']).relative_to(Path.cwd())}\n" in cached.stdout
         assert "?workflowType=machine_learning" in cached.stdout

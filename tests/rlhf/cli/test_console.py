@@ -111,6 +111,12 @@ def test_ui_commands_of_local_stores(tmp_path, monkeypatch, capsys):
         "MLflow: http://127.0.0.1:5000/#/experiments/3?workflowType=machine_learning",
         "  .venv/bin/rlhf up",
     ]
+    print_ui_commands("http://127.0.0.1:5000/#/experiments/3", "the-flow-run", "0123456789")
+    assert capsys.readouterr().out.splitlines() == [
+        "Prefect: http://127.0.0.1:4200/runs/flow-run/the-flow-run",
+        "MLflow: http://127.0.0.1:5000/#/experiments/3",
+        "  .venv/bin/rlhf open 01234567",
+    ]
 
 
 def test_ui_of_servers_that_run_already(monkeypatch, capsys):

@@ -8,7 +8,7 @@ import pytest
 
 from rlhf.cli import progress_view as shown_by
 from rlhf.cli.progress_view import StageRow, View, progress_view
-from rlhf.progress import Measured, StageBegan, StageEnded, report_progress, tell
+from rlhf.progress import Measured, Sampled, StageBegan, StageEnded, report_progress, tell
 from rlhf.text.console import TextConsole
 
 STAGES = ("data", "sft", "ppo")
@@ -77,13 +77,54 @@ def test_a_stage_alone_is_shown_once_it_reports(clock: list[float]):
     assert seen(view)[0][0] == "push"
 
 
-def test_in_a_log_it_is_a_line_at_every_tenth(capsys: pytest.CaptureFixture[str]):
+@pytest.mark.parametrize("terminal", ["", "dumb"])
+def test_in_a_log_it_is_a_line_every_thirty_seconds(
+    terminal: str, clock: list[float], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+):
+    if terminal:
+        monkeypatch.setenv("FORCE_COLOR", "1")
+        monkeypatch.setenv("TERM", terminal)
     with progress_view(STAGES):
-        for done in range(41):
+        tell(StageBegan("sft"))
+        tell(StageBegan("ppo", 14))
+        for done in range(15, 41):
             report_progress("ppo", done, 40)
+            clock[0] += 9
+        tell(StageBegan("ppo"))  # of another seed
+        report_progress("ppo", 1, 40)
     shown = capsys.readouterr()
     assert shown.out == ""
-    assert shown.err.splitlines() == [f"ppo: {done} of 40" for done in range(0, 41, 4)]
+    assert shown.err.splitlines() == [
+        "ppo: going on from 14",
+        "ppo: 15 of 40",
+        "ppo: 19 of 40, 0:03:09 left",
+        "ppo: 23 of 40, 0:02:33 left",
+        "ppo: 27 of 40, 0:01:57 left",
+        "ppo: 31 of 40, 0:01:21 left",
+        "ppo: 35 of 40, 0:00:45 left",
+        "ppo: 39 of 40, 0:00:09 left",
+        "ppo: 40 of 40",
+        "ppo: 1 of 40",
+    ]
+
+
+def test_a_stage_that_was_killed_says_from_where_it_goes_on(view: View, clock: list[float]):
+    view.hear(StageBegan("ppo", 14))
+    clock[0] += 2
+    view.show("ppo", 15, 48)
+    assert " ".join(seen(view)[2][:5]) == "ppo going on from 14"
+    view.hear(StageEnded("ppo", "trained", 60))
+    assert seen(view)[2] == ["ppo", "trained", "0:01:00"]
+
+
+def test_one_answer_is_shown_on_one_line(view: View, clock: list[float]):
+    view.hear(Sampled("ppo", 8, "What is\n3 + 4 ?", "It is 7 .\x1b[2J" + " and so on" * 20))
+    last = seen(view)[-1]
+    assert last[:10] == ["after", "8:", "What", "is", "3", "+", "4", "?", "->", "It"]
+    assert "\\u001b[2J" in last
+    assert len(" ".join(last)) <= 80
+    view.hear(Sampled("ppo", 16, "Why ?", "No ."))
+    assert seen(view)[-1] == ["after", "16:", "Why", "?", "->", "No", "."]
 
 
 def test_on_a_terminal_nothing_of_it_is_left(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch):
