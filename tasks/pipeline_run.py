@@ -34,7 +34,7 @@ from rlhf.runs.report.documents import as_markdown
 from rlhf.stages import STAGES, stage_of
 from rlhf.tracking import artifacts
 from rlhf.tracking.client import check_reachable, run_url
-from rlhf.tracking.models import register_policy
+from rlhf.tracking.models import LONGEST_DESCRIPTION, describe_version, register_policy
 from rlhf.tracking.queries import metrics_of, tags_of
 from rlhf.tracking.run_locks import hold_run_lock
 from rlhf.tracking.runs import (
@@ -72,6 +72,7 @@ AnyReference = TypeVar("AnyReference", bound=Reference)
 _current: ContextVar["Pipeline"] = ContextVar("pipeline")
 _membership: ContextVar["Membership | None"] = ContextVar("membership", default=None)
 _LONGEST_DESCRIPTION = 7500
+_FIGURES_OF_A_VERSION = ("win_rate", "kl", "gold_gain")
 """Characters; MLflow takes 8,000 of a tag."""
 _SIGNALS = (
     "Execution was aborted by an interrupt signal.",
@@ -171,8 +172,10 @@ class Pipeline:
         set_tags(self.run_id, {VERSION_TAG: version, POLICY_TAG: card.sha256})
         folder = artifacts.stored_at(card)
         policy = str(folder) if folder else card.uri
-        self._show_report()
-        show_card(artifacts.local_path(card) / "README.md")
+        self._show_report(version)
+        local = artifacts.local_path(card)
+        artifacts.save_card(self.run_id, local)
+        show_card(local / "README.md")
         return PipelineReport(
             run_id=self.run_id,
             metrics=self.metrics,
@@ -181,10 +184,16 @@ class Pipeline:
             model_card=f"{policy}/README.md",
         )
 
-    def _show_report(self) -> None:
-        """What the run came to, in MLflow as the description of its page, and in Prefect as an artifact."""
+    def _show_report(self, version: str) -> None:
+        """What the run came to, as the description of its page and of its policy in MLflow, and as Prefect's artifact."""
         report = collect(open_store(), self.run_id)
-        page = tags_of(self.run_id).get(FLOW_RUN_PAGE_TAG)
+        tags = tags_of(self.run_id)
+        base = next((base.name for name, base in self.record.bases.items() if name == "model.base"), "random weights")
+        figures = {name: self.metrics.get(f"evaluation/{name}") for name in _FIGURES_OF_A_VERSION}
+        facts = {"recipe": tags.get(RECIPE_TAG, ""), "base": base, "data": tags.get(DATA_TAG, ""), "run": self.run_id}
+        facts |= {name: f"{value:.4g}" for name, value in figures.items() if value is not None}
+        describe_version(version, facts, as_markdown(report, LONGEST_DESCRIPTION)[:LONGEST_DESCRIPTION])
+        page = tags.get(FLOW_RUN_PAGE_TAG)
         link = f"[The flow run in Prefect]({page})\n\n" if page else ""
         set_tags(self.run_id, {NOTE_TAG: link + as_markdown(report, _LONGEST_DESCRIPTION - len(link))})
         show_report(as_markdown(report))

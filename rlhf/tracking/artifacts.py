@@ -40,6 +40,7 @@ AnyReference = TypeVar("AnyReference", bound=Reference)
 OUTPUT = "output"
 REPORT = "report"
 ANSWERS = "answers.json"
+CARD = "card"
 _ANSWER_FIGURES = ("score", "held_out_score", "kl", "num_tokens", "ended")
 _SHOWN_ANSWERS = 10
 """Of each held-out evaluation; all of them are in the output."""
@@ -73,6 +74,21 @@ def save_report(run_id: str, folder: Path) -> None:
         retry_while_unavailable(lambda: client().log_text(run_id, manifest, manifest_of(REPORT)))
         retry_while_unavailable(lambda: client().log_artifacts(run_id, str(folder), REPORT))
         set_tags(run_id, {REPORT_TAG: manifest_sha256(manifest)})
+
+
+def save_card(run_id: str, folder: Path) -> None:
+    """Put a card and its figures onto a pipeline's own page, without the metadata that the hub reads.
+
+    Args:
+        run_id: of the pipeline.
+        folder: with `README.md` and `figures/`.
+    """
+    card = (folder / "README.md").read_text(encoding="utf-8")
+    text = card.partition("\n---\n")[2].lstrip() if card.startswith("---\n") else card
+    retry_while_unavailable(lambda: client().log_text(run_id, text, f"{CARD}/README.md"))
+    if (folder / "figures").is_dir():
+        figures = str(folder / "figures")
+        retry_while_unavailable(lambda: client().log_artifacts(run_id, figures, f"{CARD}/figures"))
 
 
 def save_answers(run_id: str, folder: Path) -> None:

@@ -1,11 +1,16 @@
 """The registered model of policies, and how one becomes the candidate."""
 
+import functools
+from collections.abc import Mapping
+
 from mlflow.exceptions import MlflowException
 
 from rlhf.references import Reference
 from rlhf.tracking.client import client, retry_while_unavailable
 
 REGISTERED_MODEL = "rlhf-policy"
+LONGEST_DESCRIPTION = 5000
+"""MLflow's column has no room for more."""
 
 
 def register_policy(reference: Reference) -> str:
@@ -15,6 +20,21 @@ def register_policy(reference: Reference) -> str:
         The version.
     """
     return retry_while_unavailable(lambda: _register(reference))
+
+
+def describe_version(version: str, tags: Mapping[str, str], description: str) -> None:
+    """Say on the page of a version what it is, in place of what was said before.
+
+    Args:
+        version: of the registered policy.
+        tags: recipe, base, data, figures.
+        description: Markdown; at most `LONGEST_DESCRIPTION` characters.
+    """
+    retry_while_unavailable(lambda: client().update_model_version(REGISTERED_MODEL, version, description))
+    for name, value in tags.items():
+        retry_while_unavailable(
+            functools.partial(client().set_model_version_tag, REGISTERED_MODEL, version, name, value)
+        )
 
 
 def _register(reference: Reference) -> str:

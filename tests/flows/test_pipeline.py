@@ -117,6 +117,16 @@ def check_registry(first: PipelineReport, third: PipelineReport) -> None:
     assert len(versions(client)) == len(set(versions(client).values())) == 2
     candidate = client.get_model_version_by_alias("rlhf-policy", "candidate")
     assert candidate.run_id == third.stages[-1].run_id
+    assert {name: candidate.tags[name] for name in ("recipe", "base", "run")} == {
+        "recipe": "smoke",
+        "base": "random weights",
+        "run": third.run_id,
+    }
+    assert float(candidate.tags["kl"]) == pytest.approx(third.metrics["evaluation/kl"], rel=1e-3, abs=1e-9)
+    assert candidate.description.startswith("**")
+    card = Path(client.download_artifacts(third.run_id, "card/README.md")).read_text()
+    assert card.startswith("# ")
+    assert "card/figures/scores.png" in {file.path for file in client.list_artifacts(third.run_id, "card/figures")}
     rlhf_pipeline(config())
     assert len(versions(client)) == 2
     assert client.get_model_version_by_alias("rlhf-policy", "candidate").run_id == first.stages[-1].run_id
