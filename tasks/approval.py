@@ -13,10 +13,12 @@ from prefect.runtime import flow_run as this_flow_run
 from prefect.states import Completed
 from pydantic import Field
 
-from rlhf.references import Proposal, RetrainReport
+from rlhf.errors import ArtifactMismatchError, InputError
+from rlhf.references import ComparisonRef, Proposal, RetrainReport
 from rlhf.retraining import state as retraining
 from rlhf.retraining.state import ApprovalRequest
 from rlhf.text.markdown import table
+from rlhf.tracking import artifacts
 from rlhf.tracking.client import run_url
 from rlhf.tracking.runs import set_tags, wait_for_approval
 from rlhf.tracking.tags import VERDICT_REASON_TAG, VERDICT_TAG
@@ -24,6 +26,7 @@ from tasks.prefect_artifacts import gate_row, name_outcome
 from tasks.retrain_outcome import end
 
 _KEY = "approval"
+_NUM_SAMPLES = 3
 
 
 class Approval(RunInput):
@@ -98,15 +101,32 @@ def _description(question: ApprovalRequest) -> str:
     rows = [gate_row(gate) for gate in proposal.gates]
     sentences = [proposal.spending.sentence] if proposal.spending else []
     against = f"version {proposal.champion}" if proposal.champion else "its own SFT policy (there is no champion)"
+    what = (
+        f"Version {proposal.candidate} passed all gates against {against}."
+        if rows
+        else f"No gate was on, so nothing was asked of version {proposal.candidate} against {against}."
+    )
     return "\n\n".join(
         [
-            f"Version {proposal.candidate} passed all gates against {against}. Shall it become the champion?",
+            f"{what} Shall it become the champion?",
             *([table(list(rows[0]), [list(row.values()) for row in rows])] if rows else []),
             *sentences,
+            *_samples(proposal),
             f"[Its run in MLflow]({run_url(proposal.run_id)}). Without an answer until "
             f"{question.deadline} the champion stays.",
         ]
     )
+
+
+def _samples(proposal: Proposal) -> list[str]:
+    """The first answers of both, as the comparison has them; none where it is gone."""
+    try:
+        reference, _ = artifacts.output_of(proposal.run_id, "comparison", ComparisonRef)
+        lines = (artifacts.local_path(reference) / "side_by_side.md").read_text(encoding="utf-8").split("\n")
+    except (InputError, ArtifactMismatchError, OSError):
+        return []
+    rows = [line for line in lines if line.startswith("|")]
+    return ["\n".join(rows[: 2 + _NUM_SAMPLES])] if len(rows) > 2 else []
 
 
 def _state_of(flow_run_id: str) -> State | None:

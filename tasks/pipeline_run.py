@@ -185,7 +185,7 @@ class Pipeline:
         )
 
     def _show_report(self, version: str) -> None:
-        """What the run came to, as the description of its page and of its policy in MLflow, and as Prefect's artifact."""
+        """What the run came to, on its page and its policy's in MLflow, and as Prefect's artifact."""
         report = collect(open_store(), self.run_id)
         tags = tags_of(self.run_id)
         base = next((base.name for name, base in self.record.bases.items() if name == "model.base"), "random weights")

@@ -20,6 +20,7 @@ from rlhf.tracking import registry
 from rlhf.tracking.client import tracking_uri
 from rlhf.tracking.models import REGISTERED_MODEL
 from rlhf.tracking.queries import tags_of
+from tasks import approval
 
 
 def test_approved_in_another_process(deployment: Deployment, client_environment: dict[str, str], project: Path):
@@ -32,6 +33,11 @@ def test_approved_in_another_process(deployment: Deployment, client_environment:
     parent = MlflowClient(tracking_uri()).get_run(question.proposal.run_id)
     assert (parent.info.status, parent.data.tags["rlhf.approval"]) == ("SCHEDULED", "open")
     assert registry.champion_version() is None
+    asked = approval._description(question)
+    assert asked.startswith("No gate was on, so nothing was asked of version 1 against its own SFT policy")
+    samples = [line for line in asked.splitlines() if line.startswith("|")]
+    assert len(samples) == 5, "a head and three prompts"
+    assert "selection score" in samples[-1]
 
     # Meanwhile other runs end at once, and data/ changes.
     meanwhile = retrain(config(), OPEN)
