@@ -65,15 +65,15 @@ from rlhf.tracking.tags import (
     USED_RUN,
     VERSION_TAG,
 )
-from tasks.prefect_artifacts import show_card, show_link, show_report, show_stages
+from tasks.prefect_artifacts import show_card, show_failure, show_link, show_report, show_stages
 
 logger = logging.getLogger("rlhf.pipeline")
 AnyReference = TypeVar("AnyReference", bound=Reference)
 _current: ContextVar["Pipeline"] = ContextVar("pipeline")
 _membership: ContextVar["Membership | None"] = ContextVar("membership", default=None)
 _LONGEST_DESCRIPTION = 7500
-_FIGURES_OF_A_VERSION = ("win_rate", "kl", "gold_gain")
 """Characters; MLflow takes 8,000 of a tag."""
+_FIGURES_OF_A_VERSION = ("win_rate", "kl", "gold_gain")
 _SIGNALS = (
     "Execution was aborted by an interrupt signal.",
     "Execution was aborted by a termination signal.",
@@ -225,7 +225,8 @@ def member_of(membership: Membership) -> Iterator[None]:
 def pipeline_run(config: PipelineConfig) -> Iterator[tuple[Pipeline, PipelineConfig]]:
     """Open the MLflow parent run for the flow run that is under way, and close it as the block ends.
 
-    It ends as FINISHED, as FAILED with the error's message, or as KILLED where the process was told to stop.
+    It ends as FINISHED, as FAILED with the error's message, which Prefect's page then has too, or as KILLED where the
+    process was told to stop.
 
     Yields:
         The run, and the settings with the models of the hub at the commits that they have now, and with the day that
@@ -235,6 +236,16 @@ def pipeline_run(config: PipelineConfig) -> Iterator[tuple[Pipeline, PipelineCon
         InputError: what a stage would refuse after hours: reward functions and models that are not there, templates
             that are broken.
     """
+    try:
+        with _open_run(config) as opened:
+            yield opened
+    except Exception as error:
+        show_failure(error)
+        raise
+
+
+@contextmanager
+def _open_run(config: PipelineConfig) -> Iterator[tuple[Pipeline, PipelineConfig]]:
     logging.getLogger("rlhf").setLevel(logging.INFO)
     drop_launcher_variables()
     check_installed(config.ppo.rewards)

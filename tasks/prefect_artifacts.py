@@ -22,6 +22,8 @@ from prefect.events import emit_event
 from prefect.exceptions import ObjectNotFound, PrefectHTTPStatusError
 
 from rlhf.addresses import with_public_addresses
+from rlhf.errors import RLHFError, one_line
+from rlhf.failures import explain
 from rlhf.references import GateVerdict, Spending, StageReport
 from rlhf.text.markdown import escape
 from rlhf.text.safe_markdown import safe_markdown
@@ -83,6 +85,15 @@ def show_stages(stages: Sequence[StageReport]) -> None:
 def show_group(summary: str) -> None:
     """Show what a recipe comes to over several seeds."""
     _show_markdown(summary, "seeds", "Results over several seeds")
+
+
+@_best_effort()
+def show_failure(error: Exception) -> None:
+    """Show why a run failed, in the words that the command line has for it: what, where, and what to do."""
+    known = str(error) if isinstance(error, RLHFError) else explain(error)
+    what = known or f"this is a defect of rlhf, and not of what you gave: {type(error).__name__}: {one_line(error)}"
+    advice = "Once that is done, *Retry* goes on with the stage that failed, and from its last checkpoint."
+    _show_markdown(f"**{escape(what)}**\n\n{advice}", "failure", "Why the run failed, and what to do")
 
 
 @_best_effort()

@@ -101,6 +101,10 @@ def test_an_error_says_in_the_run_what_the_command_line_would_print(up: Up):
     wrong = up.submit("smoke", recipe(rewards=[{"kind": "function", "name": "nowhere"}]))
     assert up.wait_until_ended(wrong) == "Failed"
     assert "nowhere" in up.flow_run(wrong)["state"]["message"]
+    shown = up.artifact(wrong, "failure")
+    assert shown.startswith("**")
+    assert "nowhere" in shown
+    assert "*Retry* goes on with the stage that failed" in shown
 
 
 def test_without_mlflow_a_run_is_refused_within_seconds(up: Up):
