@@ -19,7 +19,6 @@ from rlhf.export.folder import check_free, copied
 
 CONVERTER = "convert_hf_to_gguf.py"
 SERVER = "llama-server"
-TYPES = ("f32", "f16", "bf16", "q8_0")
 FOLDER_VARIABLE = "LLAMA_CPP"
 _START_SECONDS = 120.0
 _REASONS = ("Error", "error:", "NotImplementedError", "not supported", "not recognized")
@@ -64,7 +63,7 @@ def export_gguf(
         policy: what is written.
         destination: a file that is not there.
         converter: llama.cpp's script.
-        kind: of the weights, one of `TYPES`.
+        kind: of the weights, as the converter names it.
         number: how many prompts are asked.
 
     Returns:
