@@ -8,6 +8,7 @@ stage need not run again.
 import itertools
 import shutil
 import tempfile
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
@@ -110,7 +111,9 @@ def save_answers(run_id: str, folder: Path) -> None:
     # A second table would be added to the first one.
     there = retry_while_unavailable(lambda: client().list_artifacts(run_id))
     if ANSWERS not in {file.path for file in there}:
-        retry_while_unavailable(lambda: client().log_table(run_id, columns, ANSWERS))
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # MLflow 3.17 asks pandas 3 for something in a way that has a new one
+            retry_while_unavailable(lambda: client().log_table(run_id, columns, ANSWERS))
 
 
 def find_output(

@@ -29,6 +29,7 @@ _FIGURES = (
     (r"(better|worse) \(", "("),
     (r"is better than|is worse than|cannot be told from", "stands to"),
     (r"\S*/bin/rlhf", "rlhf"),
+    (r"\b[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}\b", "#"),
     (r"\b[0-9a-f]{6,}\b\+?", "#"),
     (r"[+-]?\d[\d,.:-]*%?", "#"),
     (r"[━─┏┓┗┛┡┩┳┻╇└┘┴┌┐┬]+", "-"),
