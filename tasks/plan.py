@@ -139,8 +139,9 @@ def _differences(stage: str, then: Mapping[str, str], now: Mapping[str, str]) ->
 
 def _of(spec: StageSpec, config: PipelineConfig) -> Mapping[str, str]:
     """The settings of a stage that was not asked."""
-    section, setup = getattr(config, spec.name).model_dump(mode="json"), config.setup.model_dump(mode="json")
-    return parameters({"config": section, "setup": setup})
+    section = getattr(config, spec.name, None)  # not every stage has settings of its own
+    settings = {} if section is None else {"config": section.model_dump(mode="json")}
+    return parameters(settings | {"setup": config.setup.model_dump(mode="json")})
 
 
 def _estimate(spec: StageSpec, newest: RunRecord | None, settings: Mapping[str, str]) -> float | None:
