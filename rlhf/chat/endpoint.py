@@ -25,8 +25,10 @@ from transformers.cli.serving.utils import GenerationState
 
 from rlhf.chat.dialogue import MAX_RESPONSE_TOKENS
 from rlhf.chat.policies import ChatPolicy
+from rlhf.errors import ConfigError
 
 KEY_VARIABLE = "RLHF_API_KEY"
+_SHORTEST_KEY = 12
 _PATHS = ("/v1/chat/completions", "/v1/completions", "/health")
 _OPEN = "/health"
 
@@ -60,8 +62,17 @@ class Defaults:
 
 
 def new_key() -> str:
-    """The key that clients must show: that of RLHF_API_KEY, or a new one."""
-    return os.environ.get(KEY_VARIABLE) or secrets.token_urlsafe(24)
+    """The key that clients must show: that of RLHF_API_KEY, or a new one.
+
+    Raises:
+        ConfigError: the given one is short enough to be guessed.
+    """
+    given = os.environ.get(KEY_VARIABLE)
+    if given and len(given) < _SHORTEST_KEY:
+        raise ConfigError(
+            f"{KEY_VARIABLE} has {len(given)} characters; give at least {_SHORTEST_KEY}, or unset it, and a key is made"
+        )
+    return given or secrets.token_urlsafe(24)
 
 
 def build_app(name: str, defaults: Defaults, key: str, hosts: list[str], device: str) -> FastAPI:

@@ -119,6 +119,12 @@ def test_mistakes(arguments: tuple[str, ...], what: str, capsys: pytest.CaptureF
     assert what in capsys.readouterr().err
 
 
+def test_a_key_that_can_be_guessed(project: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):
+    monkeypatch.setenv("RLHF_API_KEY", "short")
+    assert main(["serve", "v1", "--port", str(free_port())]) == 2
+    assert "RLHF_API_KEY has 5 characters; give at least 12" in capsys.readouterr().err
+
+
 def test_a_taken_port(capsys: pytest.CaptureFixture[str]):
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
