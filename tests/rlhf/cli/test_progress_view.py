@@ -121,7 +121,7 @@ def test_one_answer_is_shown_on_one_line(view: View, clock: list[float]):
     view.hear(Sampled("ppo", 8, "What is\n3 + 4 ?", "It is 7 .\x1b[2J" + " and so on" * 20))
     last = seen(view)[-1]
     assert last[:10] == ["after", "8:", "What", "is", "3", "+", "4", "?", "->", "It"]
-    assert "\\u001b[2J" in last
+    assert any("\\u001b[2J" in word for word in last)
     assert len(" ".join(last)) <= 80
     view.hear(Sampled("ppo", 16, "Why ?", "No ."))
     assert seen(view)[-1] == ["after", "16:", "Why", "?", "->", "No", "."]
