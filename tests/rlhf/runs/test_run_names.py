@@ -30,8 +30,11 @@ def test_a_recipe_as_it_is(recipe: Path):
         ({"sft__learning_rate": 0.003}, "demo, sft.learning_rate 0.003, seed 0"),
         ({"model__base": "org/a", "model__architecture": None}, "demo, base org/a, architecture none, seed 0"),
         ({"data__embedded": None}, "demo, embedded none, seed 0"),
-        ({"data__path": "a: [b](http://c) \u202e`x`\n<i>"}, "demo, path a:bhttp://c xi, seed 0"),
-        ({"data__path": "x" * 40}, f"demo, path {'x' * 21}..., seed 0"),
+        (
+            {"data__embedded": None, "data__path": "a: [b](http://c) \u202e`x`\n<i>"},
+            "demo, embedded none, path a:bhttp://c xi, seed 0",
+        ),
+        ({"data__embedded": None, "data__path": "x" * 40}, f"demo, embedded none, path {'x' * 21}..., seed 0"),
         (
             {"sft__num_epochs": 2, "ppo__kl_coef": 0.2, "ppo__gamma": 0.9, "ppo__clip_range": 0.1, "seed": 5},
             "demo, sft.num_epochs 2.0, kl_coef 0.2, and 2 more, seed 5",
