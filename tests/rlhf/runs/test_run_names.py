@@ -32,9 +32,9 @@ def test_a_recipe_as_it_is(recipe: Path):
         ({"data__embedded": None}, "demo, embedded none, seed 0"),
         (
             {"data__embedded": None, "data__path": "a: [b](http://c) \u202e`x`\n<i>"},
-            "demo, embedded none, path a:bhttp://c xi, seed 0",
+            "demo, path a:bhttp://c xi, embedded none, seed 0",
         ),
-        ({"data__embedded": None, "data__path": "x" * 40}, f"demo, embedded none, path {'x' * 21}..., seed 0"),
+        ({"data__embedded": None, "data__path": "x" * 40}, f"demo, path {'x' * 21}..., embedded none, seed 0"),
         (
             {"sft__num_epochs": 2, "ppo__kl_coef": 0.2, "ppo__gamma": 0.9, "ppo__clip_range": 0.1, "seed": 5},
             "demo, sft.num_epochs 2.0, kl_coef 0.2, and 2 more, seed 5",
