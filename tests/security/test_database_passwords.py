@@ -75,7 +75,7 @@ def test_a_server_that_is_away(
     port = free_port()
     monkeypatch.setenv("RLHF_DATABASE", f"postgresql://me:{quote(PASSWORD, safe='')}@127.0.0.1:{port}/d")
     monkeypatch.setattr("rlhf.cli.up.be_client_of", lambda _: None)  # it would change the environment of the tests
-    monkeypatch.setattr("flows.servers.up._check_free", lambda *_: None)
+    monkeypatch.setattr("flows.servers.up.check_port_is_free", lambda *_: None)
     assert main(["up"]) == 2
     said = capsys.readouterr().err
     assert f"RLHF_DATABASE: PostgreSQL at 127.0.0.1:{port} does not do: " in said
