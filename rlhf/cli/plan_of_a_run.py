@@ -24,7 +24,6 @@ def say_plan(config: PipelineConfig) -> None:
     What is wrong is left to the run, which tells it as well.
     """
     from flows.plan import plan_run
-    from rlhf.planning.preflight import preflight
     from rlhf.tracking.artifacts import local_path
     from rlhf.tracking.stores import open_store
 
@@ -41,6 +40,7 @@ def say_plan(config: PipelineConfig) -> None:
         )
         if plan.data is not None:
             from rlhf.modeling.tokenizer import load_tokenizer
+            from rlhf.planning.preflight import preflight
 
             data = local_path(plan.data)
             for warning in preflight(data, load_tokenizer(data / "tokenizer"), config):
