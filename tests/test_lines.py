@@ -19,6 +19,7 @@ ALLOWED = {
     "flows/servers/deployments.py",
     "flows/servers/supervision.py",
     "flows/servers/temporary.py",
+    "rlhf/export/gguf.py",
     "rlhf/failures.py",
     "rlhf/rl/launch.py",
     "rlhf/provenance/environment.py",
