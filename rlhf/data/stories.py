@@ -41,20 +41,20 @@ def generate(folder: Path) -> None:
         folder: made if need be; existing files of the same names are overwritten.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    openings = _openings(random.Random(1))
-    write_rows(folder / "prompts.jsonl", ({"prompt": [{"role": "user", "content": text}]} for text in openings))
+    texts = openings(random.Random(1))
+    write_rows(folder / "prompts.jsonl", ({"prompt": [{"role": "user", "content": text}]} for text in texts))
     (folder / DATASHEET).write_text(_DATASHEET, encoding="utf-8")
 
 
-def _openings(rng: random.Random) -> list[str]:
+def openings(rng: random.Random) -> list[str]:
     """Different openings, in random order."""
     words = {kind: text.split() for kind, text in _WORDS.items()}
-    openings: dict[str, None] = {}
-    while len(openings) < NUM_PROMPTS:
+    found: dict[str, None] = {}
+    while len(found) < NUM_PROMPTS:
         name, other = rng.sample(words["name"], 2)
         drawn = {kind: rng.choice(words[kind]) for kind in ("look", "thing", "animal", "place")}
-        openings[rng.choice(_OPENINGS).format(name=name, other=other, **drawn)] = None
-    return list(openings)
+        found[rng.choice(_OPENINGS).format(name=name, other=other, **drawn)] = None
+    return list(found)
 
 
 _DATASHEET = f"""# Stories

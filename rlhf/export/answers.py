@@ -1,5 +1,6 @@
 """Greedy answers before and after an export: it is good where the tokens are the same."""
 
+import random
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import islice
@@ -9,6 +10,7 @@ from typing import Any
 from transformers import AutoModelForCausalLM
 
 from rlhf.chat.policies import ChatPolicy
+from rlhf.data.stories import openings
 from rlhf.errors import InputError, ModelError
 from rlhf.modeling.conversations import encode_prompts
 from rlhf.modeling.files import readable
@@ -19,8 +21,6 @@ from rlhf.tracking.artifacts import local_path, output_of
 
 NUM_PROMPTS = 10
 _NUM_TOKENS = 64
-_PLAIN_PROMPTS = ("Hello!", "What is 2 + 2?", "Tell me a short story.", "Why is the sky blue?", "Name three colours.")
-"""For a model that no run here has evaluated."""
 
 
 @dataclass(frozen=True)
@@ -39,14 +39,16 @@ class Questions:
 
 
 def questions(policy: ChatPolicy, number: int = NUM_PROMPTS) -> Questions:
-    """The first prompts of the run's evaluation, in the tokens of the policy.
+    """The first prompts of the run's evaluation, in the tokens of the policy; openings of stories without one.
 
     Args:
         policy: what is exported.
         number: how many prompts.
     """
     tokenizer = load_tokenizer(policy.folder)
-    dialogues = list(islice(_evaluated(policy), number)) or [_message(text) for text in _PLAIN_PROMPTS]
+    dialogues = list(islice(_evaluated(policy), number))
+    if not dialogues:
+        dialogues = [_message(text) for text in openings(random.Random(1))[:number]]
     longest = int(policy.settings.get("ppo.max_response_tokens", _NUM_TOKENS))
     return Questions(encode_prompts(tokenizer, dialogues), min(longest, _NUM_TOKENS), tokenizer.eos_token_id)
 

@@ -102,6 +102,11 @@ def _convert(folder: Path, file: Path, converter: Path, kind: str) -> Path:
         reason = next(
             (line for line in reversed(lines) if any(word in line for word in _REASONS)), (lines or ["?"])[-1]
         )
+        if reason.startswith("ModuleNotFoundError"):
+            raise InputError(
+                f"llama.cpp's {converter.name} lacks what it needs ({reason}); install that with pip into this "
+                "environment: the file requirements/requirements-convert_hf_to_gguf.txt of llama.cpp lists it"
+            )
         raise InputError(
             f"llama.cpp's {converter.name} refuses this model ({reason}); use --to folder with a tool that loads "
             "transformers' models, such as vLLM, or a version of llama.cpp that knows it"
