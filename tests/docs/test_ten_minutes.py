@@ -18,7 +18,7 @@ from pathlib import Path
 import pytest
 
 SHARED = Path(__file__).resolve().parents[2].parent / "shared" / "realdata"
-PAIRS = SHARED / "preference" / "llamafactory_dpo_en_demo.jsonl.gz"
+PAIRS = SHARED / "preference" / "hh_harmless_base_test.jsonl.gz"
 MODEL = SHARED / "model" / "stories260K-hf"
 COLUMNS = 80
 
@@ -65,7 +65,8 @@ def test_from_a_file_to_an_answer(
     for name in ("OMP_NUM_THREADS", "OMP_WAIT_POLICY"):
         monkeypatch.delenv(name, raising=False)
     with gzip.open(PAIRS, "rt", encoding="utf-8") as file:
-        (tmp_path / "pairs.jsonl").write_text("".join(file.readlines()[:200]))
+        # The shortest, for a model that reads 512 tokens of two characters each.
+        (tmp_path / "pairs.jsonl").write_text("".join(sorted(file, key=len)[:200]))
 
     begun = time.monotonic()
     assert "To record this version" in typed(project_root, "data", "import", str(tmp_path / "pairs.jsonl"))
