@@ -29,8 +29,9 @@ pytestmark = [
 ]
 
 
-def typed(root: Path, *arguments: str, then: bytes = b"") -> str:
-    """What a command shows in a terminal of 80 columns, and of the person's own keys what it echoes."""
+def typed(root: Path, *arguments: str, keys: tuple[tuple[bytes, bytes], ...] = ()) -> str:
+    """What a command shows in a terminal of 80 columns, where a person waits for words and types keys then."""
+    waiting, seen = list(keys), 0
     pid, terminal = pty.fork()
     if pid == 0:
         os.chdir(root)
@@ -45,9 +46,9 @@ def typed(root: Path, *arguments: str, then: bytes = b"") -> str:
         except OSError:  # the other end is closed
             break
         shown += part
-        if then and b"> " in shown:
-            os.write(terminal, then)
-            then = b""
+        if waiting and waiting[0][0] in shown[seen:]:
+            seen = len(shown)
+            os.write(terminal, waiting.pop(0)[1])
     _, status = os.waitpid(pid, 0)
     os.close(terminal)
     text = shown.decode(errors="replace").replace("\r\n", "\n")
@@ -73,7 +74,9 @@ def test_from_a_file_to_an_answer(
     assert "rlhf run configs/mine.yaml" in typed(project_root, "init", "mine", "--base", str(MODEL))
     assert "PPO" in typed(project_root, "plan", "configs/mine.yaml")
     assert "the SFT policy" in typed(project_root, "run", "configs/mine.yaml")
-    assert "\n" in typed(project_root, "chat", "--beside", "sft", then=b"Tell me a story.\n/quit\n")
+    said = (b"> ", b"Tell me a story.\n"), (b"no judgment: ", b"1"), (b"> ", b"/quit\n")
+    assert "Which is better?" in typed(project_root, "chat", "--beside", "sft", keys=said)
+    assert len(list((project_root / "inbox").glob("*.jsonl"))) == 1
     minutes = (time.monotonic() - begun) / 60
     print(f"{minutes:.1f} minutes")
     assert minutes < 10
