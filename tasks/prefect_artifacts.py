@@ -25,7 +25,7 @@ from rlhf.addresses import with_public_addresses
 from rlhf.errors import RLHFError, one_line
 from rlhf.failures import explain
 from rlhf.references import GateVerdict, Spending, StageReport
-from rlhf.text.markdown import escape
+from rlhf.text.markdown import escape, without_metadata
 from rlhf.text.safe_markdown import safe_markdown
 from rlhf.tracking.client import run_url
 from rlhf.tracking.models import REGISTERED_MODEL
@@ -53,7 +53,7 @@ def show_link(key: str, url: str, description: str) -> None:
 @_best_effort()
 def show_card(readme: Path) -> None:
     """Show the model card, without the metadata block that only the hub reads, and without figures beside the file."""
-    text = re.sub(r"\A---\n.*?\n---\n", "", readme.read_text(encoding="utf-8"), flags=re.DOTALL)
+    text = without_metadata(readme.read_text(encoding="utf-8"))
     text = re.sub(r"^!\[[^]]*\]\((?!https?:)[^)]*\)\n", "", text, flags=re.MULTILINE)
     _show_markdown(text, "model-card", "The model card")
 

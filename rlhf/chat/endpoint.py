@@ -88,13 +88,16 @@ def build_app(name: str, defaults: Defaults, key: str, hosts: list[str], device:
     manager = ModelManager(device=device, dtype="float32" if device == "cpu" else "auto", force_model=name)
     state = GenerationState()
 
-    class Chat(ChatCompletionHandler):  # type: ignore[misc]
-        def _build_generation_config(self, body: Any, model_generation_config: Any, use_cb: bool = False) -> Any:
-            return defaults.fill(body, super()._build_generation_config(body, model_generation_config, use_cb))
+    class Filled:
+        def _build_generation_config(self, body: Any, *arguments: Any, **named: Any) -> Any:
+            made = super()._build_generation_config(body, *arguments, **named)  # type: ignore[misc]
+            return defaults.fill(body, made)
 
-    class Completion(CompletionHandler):  # type: ignore[misc]
-        def _build_generation_config(self, body: Any, model_generation_config: Any, use_cb: bool = False) -> Any:
-            return defaults.fill(body, super()._build_generation_config(body, model_generation_config, use_cb))
+    class Chat(Filled, ChatCompletionHandler):  # type: ignore[misc]
+        pass
+
+    class Completion(Filled, CompletionHandler):  # type: ignore[misc]
+        pass
 
     nothing: Any = None
     app: FastAPI = build_server(

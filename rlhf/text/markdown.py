@@ -41,3 +41,8 @@ def table(header: Sequence[str], rows: Iterable[Sequence[str]], numbers: Collect
     """
     lines = [header, ["---:" if place in numbers else "---" for place in range(len(header))], *rows]
     return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
+
+
+def without_metadata(card: str) -> str:
+    """A card without the block of YAML before it, which only the hub reads."""
+    return re.sub(r"\A---\n.*?\n---\n\s*", "", card, flags=re.DOTALL)

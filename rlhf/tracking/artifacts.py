@@ -21,6 +21,7 @@ from rlhf.files.names import below, check_relative
 from rlhf.paths import local_folder
 from rlhf.references import Reference
 from rlhf.text.lines import read_json_lines
+from rlhf.text.markdown import without_metadata
 from rlhf.tracking.artifact_files import local_artifacts
 from rlhf.tracking.client import client, retry_while_unavailable
 from rlhf.tracking.queries import finished_stages, tags_of
@@ -84,8 +85,7 @@ def save_card(run_id: str, folder: Path) -> None:
         run_id: of the pipeline.
         folder: with `README.md` and `figures/`.
     """
-    card = (folder / "README.md").read_text(encoding="utf-8")
-    text = card.partition("\n---\n")[2].lstrip() if card.startswith("---\n") else card
+    text = without_metadata((folder / "README.md").read_text(encoding="utf-8"))
     retry_while_unavailable(lambda: client().log_text(run_id, text, f"{CARD}/README.md"))
     if (folder / "figures").is_dir():
         figures = str(folder / "figures")
