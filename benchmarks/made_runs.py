@@ -84,7 +84,7 @@ class _Pipeline:
         self.started = _START + number * _BETWEEN
         recipe, seed = _RECIPES[number % len(_RECIPES)], number % 5
         ppo = {"kl_coef": rng.choice((0.05, 0.1, 0.2)), "learning_rate": rng.choice((1e-4, 1.5e-4))}
-        self.config = PipelineConfig.model_validate({"name": recipe, "seed": seed, "ppo": ppo}).model_dump(mode="json")
+        self.config = PipelineConfig.model_validate({"name": recipe, "seed": seed, "rl": ppo}).model_dump(mode="json")
         self.stages = {name: _id(rng) for name in STAGES}
         self.fingerprints = {name: _hash(f"{number} {name}") for name in STAGES}
         self._add_run(self.run_id, f"{recipe}, seed {seed}", self._tags(number), _flat(self.config), "")

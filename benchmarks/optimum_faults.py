@@ -11,7 +11,7 @@ from torch.nn.functional import pad
 
 from rlhf.modeling.batches import SequenceBatch
 from rlhf.rl import rollout as rollouts
-from rlhf.rl.context import PPOContext
+from rlhf.rl.context import RLContext
 from rlhf.rl.masking import masked_whiten
 from rlhf.rl.optimization import MinibatchStatistics, optimize
 from rlhf.rl.rollout import Rollout
@@ -32,24 +32,24 @@ def _values_after_tokens() -> Iterator[None]:
 
 
 @contextmanager
-def _learning_from(changed: Callable[[PPOContext, Rollout], Rollout]) -> Iterator[None]:
+def _learning_from(changed: Callable[[RLContext, Rollout], Rollout]) -> Iterator[None]:
     """What is learned from is something else than what was collected."""
 
-    def from_changed(context: PPOContext, rollout: Rollout, update: int) -> list[MinibatchStatistics]:
+    def from_changed(context: RLContext, rollout: Rollout, update: int) -> list[MinibatchStatistics]:
         return optimize(context, changed(context, rollout), update)
 
     with patch("rlhf.rl.update.optimize", from_changed):
         yield
 
 
-def _eos_masked(context: PPOContext, rollout: Rollout) -> Rollout:
+def _eos_masked(context: RLContext, rollout: Rollout) -> Rollout:
     """Nothing is learned from EOS, which is what happens where EOS is the pad token and padding is masked."""
     mask = rollout.batch.response_mask & (rollout.batch.responses != context.tokenizer.eos_token_id)
     advantages = masked_whiten(rollout.returns - rollout.values, mask)
     return replace(rollout, batch=replace(rollout.batch, response_mask=mask), advantages=advantages)
 
 
-def _next_advantage(_: PPOContext, rollout: Rollout) -> Rollout:
+def _next_advantage(_: RLContext, rollout: Rollout) -> Rollout:
     """A token is weighted by the advantage of the token after it, the last one of a response by 0."""
     return replace(rollout, advantages=pad(rollout.advantages[:, 1:], (0, 1)))
 
@@ -59,7 +59,7 @@ def _reference_without_temperature() -> Iterator[None]:
     """The reference's log-probabilities are those of temperature 1."""
     original = rollouts.response_logprobs_of
 
-    def logprobs_of(context: PPOContext, model: object, batch: SequenceBatch) -> Tensor:
+    def logprobs_of(context: RLContext, model: object, batch: SequenceBatch) -> Tensor:
         hot = context.config.model_copy(update={"temperature": 1.0})
         return original(replace(context, config=hot), model, batch)
 

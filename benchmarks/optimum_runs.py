@@ -24,14 +24,14 @@ from benchmarks.closed_form import (
 )
 from benchmarks.optimum_faults import FAULTS
 from rlhf.config.model import ComputeConfig, LoraConfig
-from rlhf.config.rl import PPOConfig, RewardSourceConfig
+from rlhf.config.rl import RewardSourceConfig, RLConfig
 from rlhf.errors import StartError
 from rlhf.modeling.context import StageContext
 from rlhf.modeling.device import configure
 from rlhf.modeling.models import freeze, load_policy
 from rlhf.rewards.sources import Source
 from rlhf.rl.adapters import Role, add_zero_value_model, load_backbone, merged_policy
-from rlhf.rl.context import ADAM_EPS, PPOContext, make_context
+from rlhf.rl.context import ADAM_EPS, RLContext, make_context
 from rlhf.rl.models import Models
 from rlhf.rl.update import run_update
 from rlhf.rl.value_model import TrunkValueHead, ValueModel
@@ -129,9 +129,9 @@ class Ended:
     refused: str = ""
 
 
-def ppo_config(case: Case, budget: Budget = FULL) -> PPOConfig:
+def ppo_config(case: Case, budget: Budget = FULL) -> RLConfig:
     """PPO's settings."""
-    return PPOConfig.model_validate(
+    return RLConfig.model_validate(
         {
             "num_updates": budget.num_updates,
             "rollout_size": budget.rollout_size,
@@ -153,12 +153,12 @@ def ppo_config(case: Case, budget: Budget = FULL) -> PPOConfig:
     )
 
 
-def num_policy_steps(config: PPOConfig) -> int:
+def num_policy_steps(config: RLConfig) -> int:
     """Optimizer steps that the policy takes."""
     return (config.num_updates - config.num_critic_warmup_updates) * config.num_ppo_epochs * config.num_minibatches
 
 
-def load(world: World, config: PPOConfig) -> Models:
+def load(world: World, config: RLConfig) -> Models:
     """Policy, reference and value model, sharing what `config` says; the score is the world's own rule."""
     setup, folder = world.setup, world.folder
     policy: Any
@@ -199,7 +199,7 @@ def run_ppo(case: Case, seed: int, budget: Budget = FULL) -> Ended:
             return Ended(None, None, (), 0.0, refused=error.alarm)
 
 
-def _climb(learner: PPOContext, tree: Tree, closed: ClosedForm) -> Ended:
+def _climb(learner: RLContext, tree: Tree, closed: ClosedForm) -> Ended:
     config, compute = learner.config, learner.compute
     policy, seconds = learner.models.policy, 0.0
     found, z_scores, z_kls = [], [], []

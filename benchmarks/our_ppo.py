@@ -20,19 +20,19 @@ from torch.optim.optimizer import register_optimizer_step_post_hook
 from benchmarks.arguments import Settings, add_flags, read_prompts, settings_of, snapshot_due
 from benchmarks.measure import PhaseClock, peak_rss_mb, summarize_lengths, versions, write_result
 from rlhf.config.model import ComputeConfig, LoraConfig, ModelConfig, Setup
-from rlhf.config.rl import PPOConfig
+from rlhf.config.rl import RLConfig
 from rlhf.modeling.context import start_stage
 from rlhf.modeling.models import save_model
 from rlhf.rl import optimization as updates
 from rlhf.rl import rollout as rollouts
-from rlhf.rl.context import PPOContext, Prompts, make_context
+from rlhf.rl.context import Prompts, RLContext, make_context
 from rlhf.rl.models import load_models
 from rlhf.rl.update import run_update
 
 
-def ppo_config(settings: Settings, sharing: str, side_by_side: bool) -> PPOConfig:
+def ppo_config(settings: Settings, sharing: str, side_by_side: bool) -> RLConfig:
     """The settings in the project's own terms: one learning rate for both models, one minibatch, no warm-up."""
-    return PPOConfig.model_validate(
+    return RLConfig.model_validate(
         {
             "num_updates": settings.num_updates,
             "rollout_size": settings.rollout,
@@ -54,7 +54,7 @@ def ppo_config(settings: Settings, sharing: str, side_by_side: bool) -> PPOConfi
     )
 
 
-def load(parsed: argparse.Namespace, settings: Settings, scratch: Path) -> PPOContext:
+def load(parsed: argparse.Namespace, settings: Settings, scratch: Path) -> RLContext:
     """A learner on the given models, laid out in `scratch` (as links) the way the stages leave them."""
     config = ppo_config(settings, parsed.sharing, parsed.side_by_side)
     compute = ComputeConfig.model_validate(
@@ -92,7 +92,7 @@ def watch(clock: PhaseClock, side_by_side: bool) -> None:
 
 
 def run(
-    learner: PPOContext, settings: Settings, clock: PhaseClock, snapshots: Path | None, num_warmup: int = 0
+    learner: RLContext, settings: Settings, clock: PhaseClock, snapshots: Path | None, num_warmup: int = 0
 ) -> dict[str, Any]:
     """Take all updates, counting from `num_warmup` on; returns what was seen of them."""
     lengths: list[list[int]] = []

@@ -22,7 +22,7 @@ from benchmarks.quiet import wait_until_quiet
 from benchmarks.readme import table, write_part
 from benchmarks.records import ROOT, commit, machine
 
-TRAINING = ("sft", "reward_model", "reward_audit", "ppo", "evaluation")
+TRAINING = ("sft", "reward_model", "reward_audit", "policy", "evaluation")
 _ENDS = ("Completed", "Failed", "Crashed", "Cancelled")
 
 

@@ -53,7 +53,7 @@ class StartError(RLHFError):
     """A PPO run does not start where it must: KL 0 to the reference, ratio 1 on the first minibatch.
 
     Attributes:
-        alarm: the setting of `ppo.alarms` that holds what is allowed.
+        alarm: the setting of `rl.alarms` that holds what is allowed.
     """
 
     def __init__(self, alarm: str, message: str) -> None:

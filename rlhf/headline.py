@@ -29,7 +29,7 @@ def verdict(metrics: Mapping[str, float]) -> str | None:
     Args:
         metrics: of a run's stages, by their names.
     """
-    if metrics.get("ppo/chosen_update") == 0:
+    if metrics.get("policy/chosen_update") == 0:
         return KEPT_SFT
     for name, form, even, words in (
         ("evaluation/gold_gain", "{:+.3f}", 0.0, "its gain in gold reward is"),

@@ -80,38 +80,38 @@ _DECLARED: dict[str, Metric] = {
     "reward_audit/num_pairs": Metric("pairs"),
     "reward_audit/num_prompts": Metric("prompts"),
     "reward_audit/num_warnings": Metric("", "lower", summary=True),
-    "ppo/score_mean": Metric("score", "higher", curve=True),
-    "ppo/score_std": Metric("score"),
-    "ppo/kl_mean": Metric("nats/response", "lower", curve=True),
-    "ppo/kl_k3_mean": Metric("nats/response", "lower"),
-    "ppo/kl_coef": Metric("score/nat"),
-    "ppo/reward_mean": Metric("score/response", "higher"),
-    "ppo/response_tokens_mean": Metric("tokens", curve=True),
-    "ppo/eos_rate": Metric("", "higher"),
-    "ppo/policy_loss": Metric("1"),
-    "ppo/value_loss": Metric("score^2", "lower"),
-    "ppo/entropy": Metric("nats/token", curve=True),
-    "ppo/approx_kl": Metric("nats/token"),
-    "ppo/clip_fraction": Metric(""),
-    "ppo/value_clip_fraction": Metric("", "lower"),
-    "ppo/explained_variance": Metric("", "higher", curve=True),
-    "ppo/ratio_error": Metric("1", "lower"),
-    "ppo/policy_grad_norm": Metric("1"),
-    "ppo/value_grad_norm": Metric("1"),
-    "ppo/learning_rate": Metric("1"),
-    "ppo/validation_score": Metric("score", "higher"),
-    "ppo/validation_held_out_score": Metric("score", "higher"),
-    "ppo/validation_selection_score": Metric("score", "higher"),
-    "ppo/validation_kl": Metric("nats/response", "lower"),
-    "ppo/validation_objective": Metric("score", "higher", curve=True),
-    "ppo/validation_response_tokens": Metric("tokens"),
-    "ppo/validation_eos_rate": Metric("", "higher"),
-    "ppo/ptx_loss": Metric("nats/token", "lower"),
-    "ppo/num_alarms": Metric("", "lower", summary=True),
-    "ppo/chosen_update": Metric("update", summary=True),
-    "ppo/chosen_objective": Metric("score", "higher", summary=True),
-    "ppo/episodes_per_second": Metric("episodes/s", "higher"),
-    "ppo/checkpoint_seconds": Metric("s", "lower"),
+    "policy/score_mean": Metric("score", "higher", curve=True),
+    "policy/score_std": Metric("score"),
+    "policy/kl_mean": Metric("nats/response", "lower", curve=True),
+    "policy/kl_k3_mean": Metric("nats/response", "lower"),
+    "policy/kl_coef": Metric("score/nat"),
+    "policy/reward_mean": Metric("score/response", "higher"),
+    "policy/response_tokens_mean": Metric("tokens", curve=True),
+    "policy/eos_rate": Metric("", "higher"),
+    "policy/policy_loss": Metric("1"),
+    "policy/value_loss": Metric("score^2", "lower"),
+    "policy/entropy": Metric("nats/token", curve=True),
+    "policy/approx_kl": Metric("nats/token"),
+    "policy/clip_fraction": Metric(""),
+    "policy/value_clip_fraction": Metric("", "lower"),
+    "policy/explained_variance": Metric("", "higher", curve=True),
+    "policy/ratio_error": Metric("1", "lower"),
+    "policy/policy_grad_norm": Metric("1"),
+    "policy/value_grad_norm": Metric("1"),
+    "policy/learning_rate": Metric("1"),
+    "policy/validation_score": Metric("score", "higher"),
+    "policy/validation_held_out_score": Metric("score", "higher"),
+    "policy/validation_selection_score": Metric("score", "higher"),
+    "policy/validation_kl": Metric("nats/response", "lower"),
+    "policy/validation_objective": Metric("score", "higher", curve=True),
+    "policy/validation_response_tokens": Metric("tokens"),
+    "policy/validation_eos_rate": Metric("", "higher"),
+    "policy/ptx_loss": Metric("nats/token", "lower"),
+    "policy/num_alarms": Metric("", "lower", summary=True),
+    "policy/chosen_update": Metric("update", summary=True),
+    "policy/chosen_objective": Metric("score", "higher", summary=True),
+    "policy/episodes_per_second": Metric("episodes/s", "higher"),
+    "policy/checkpoint_seconds": Metric("s", "lower"),
     "evaluation/win_rate": Metric("", "higher", summary=True, interval=True),
     "evaluation/policy_score": Metric("score", "higher", summary=True),
     "evaluation/baseline_score": Metric("score", "higher"),
@@ -183,7 +183,7 @@ METRICS |= {f"{stage}/{name}": Metric("s", "lower", summary=True) for name in _S
 HEADLINES = tuple(
     name
     for name, metric in METRICS.items()
-    if name.startswith(("reward_audit/", "ppo/", "evaluation/"))
+    if name.startswith(("reward_audit/", "policy/", "evaluation/"))
     and not name.endswith(("_low", "_high"))
     and (metric.summary or metric.interval)
     and metric.unit not in ("s", "rows")
@@ -198,7 +198,7 @@ METRICS |= {f"{GROUP}{name}_std": Metric(METRICS[name].unit, "lower") for name i
 METRICS |= {f"{GROUP}num_seeds": Metric("seeds"), f"{GROUP}num_failed": Metric("seeds", "lower")}
 
 
-FAMILIES: dict[str, Metric] = {"ppo/source_score_mean/": Metric("score", "higher")}
+FAMILIES: dict[str, Metric] = {"policy/source_score_mean/": Metric("score", "higher")}
 """Metrics that there are several of: what follows the prefix is a name out of the configuration."""
 
 

@@ -22,7 +22,7 @@ _SHOWN_DIFFERENCES = 3
 _STEPS: Mapping[str, Sequence[str]] = {
     "sft": ("config.num_epochs",),
     "reward_model": ("config.num_epochs",),
-    "ppo": ("config.num_updates", "config.rollout_size"),
+    "policy": ("config.num_updates", "config.rollout_size"),
 }
 """The settings that a stage's time is proportional to, as its run in MLflow names them."""
 _OF_MODEL = ("setup.model.", "setup.compute.")

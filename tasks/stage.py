@@ -21,7 +21,7 @@ from prefect.client.schemas.objects import State, TaskRun
 from pydantic import BaseModel
 
 from rlhf.config.model import ModelConfig, Setup
-from rlhf.config.rl import PPOConfig
+from rlhf.config.rl import RLConfig
 from rlhf.errors import RLHFError
 from rlhf.files.locks import lock_of, locked
 from rlhf.files.tidying import tidy_up
@@ -101,7 +101,7 @@ class Attempt:
         """A setup with a base model's folder resolved."""
         return setup.model_copy(update={"model": self.model(setup.model)})
 
-    def ppo(self, config: PPOConfig) -> PPOConfig:
+    def policy(self, config: RLConfig) -> RLConfig:
         """PPO's settings with the folders of reward models resolved."""
         return config.model_copy(update={"rewards": tuple(map(source_with_folder, config.rewards))})
 

@@ -9,7 +9,7 @@ from rlhf.stages import pipeline_stages
 from tasks.evaluate_policy import evaluate_policy
 from tasks.evaluate_reward_models import evaluate_reward_models
 from tasks.prepare_data import prepare_data
-from tasks.train_ppo import train_ppo
+from tasks.train_policy import train_policy
 from tasks.train_reward_models import train_reward_models
 from tasks.train_sft import train_sft
 from tasks.write_model_card import write_model_card
@@ -41,9 +41,7 @@ class Outputs:
 
 
 STAGE_TASKS: Mapping[str, Callable[[PipelineConfig, Outputs], Reference]] = {
-    "data": lambda config, made: prepare_data(
-        config.data, config.model, config.ppo.max_response_tokens, config.compute
-    ),
+    "data": lambda config, made: prepare_data(config.data, config.model, config.rl.max_response_tokens, config.compute),
     "sft": lambda config, made: train_sft(config.sft, config.setup, made[DatasetRef]),
     "reward_model": lambda config, made: train_reward_models(
         config.reward_model, config.setup, made[DatasetRef], start=made[ModelRef]
@@ -51,13 +49,13 @@ STAGE_TASKS: Mapping[str, Callable[[PipelineConfig, Outputs], Reference]] = {
     "reward_audit": lambda config, made: evaluate_reward_models(
         config.reward_audit, config.setup, made[DatasetRef], made[RewardModelsRef]
     ),
-    "ppo": lambda config, made: train_ppo(
-        config.ppo, config.setup, made[DatasetRef], start=made[ModelRef], reward_models=made[RewardModelsRef]
+    "policy": lambda config, made: train_policy(
+        config.rl, config.setup, made[DatasetRef], start=made[ModelRef], reward_models=made[RewardModelsRef]
     ),
     "evaluation": lambda config, made: evaluate_policy(
         config.evaluation,
         config.setup,
-        config.ppo.max_response_tokens,
+        config.rl.max_response_tokens,
         made[DatasetRef],
         made[PolicyRef],
         baseline=made[ModelRef],

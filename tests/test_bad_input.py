@@ -141,13 +141,13 @@ def append(path, row):
 
 class TestSettings:
     def test_unknown(self, refused):
-        message = refused("run", SMOKE, "--ppo.kl-coeff", "0.1")
-        assert "--ppo.kl-coeff is not a setting; the nearest known one is --ppo.kl-coef" in message
+        message = refused("run", SMOKE, "--rl.kl-coeff", "0.1")
+        assert "--rl.kl-coeff is not a setting; the nearest known one is --rl.kl-coef" in message
         assert mlflow_runs() == []
 
     def test_ill_typed(self, refused):
-        message = refused("run", SMOKE, "--ppo.num-updates", "many")
-        assert "--ppo.num-updates: got many, expected a whole number at least 1" in message
+        message = refused("run", SMOKE, "--rl.num-updates", "many")
+        assert "--rl.num-updates: got many, expected a whole number at least 1" in message
         assert mlflow_runs() == []
 
     @pytest.mark.parametrize(
@@ -169,18 +169,18 @@ class TestSettings:
         assert mlflow_runs() == []
 
     def test_rollout_that_the_minibatches_do_not_divide(self, refused):
-        message = refused("run", SMOKE, "--ppo.rollout-size", "250", "--ppo.num-minibatches", "4")
+        message = refused("run", SMOKE, "--rl.rollout-size", "250", "--rl.num-minibatches", "4")
         assert "rollout_size (250) is not a multiple of num_minibatches (4); change one of the two" in message
         assert mlflow_runs() == []
 
     def test_reward_function_that_no_package_offers(self, refused):
-        message = refused("run", SMOKE, "--ppo.rewards", "[{kind: trained}, {kind: function, name: nobody}]")
+        message = refused("run", SMOKE, "--rl.rewards", "[{kind: trained}, {kind: function, name: nobody}]")
         assert "no installed package offers a reward function 'nobody' in the entry-point group rlhf.rewards" in message
         assert mlflow_runs() == []
 
     def test_mistake_within_a_list(self, refused):
-        message = refused("run", SMOKE, "--ppo.rewards", "[{kind: trained, weigth: 2}]")
-        assert "--ppo.rewards: [0].weigth is not a setting; the nearest known one is weight" in message
+        message = refused("run", SMOKE, "--rl.rewards", "[{kind: trained, weigth: 2}]")
+        assert "--rl.rewards: [0].weigth is not a setting; the nearest known one is weight" in message
 
 
 class TestDataFiles:
@@ -288,7 +288,7 @@ class TestModelFolder:
     def test_a_language_model_that_is_to_score(self, refused, data, base, tmp_path):
         recipe = tmp_path / "recipe.yaml"
         source = {"kind": "model", "name": "safety", "path": str(base)}
-        recipe.write_text(json.dumps(yaml.safe_load(Path(SMOKE).read_text()) | {"ppo": {"rewards": [source]}}))
+        recipe.write_text(json.dumps(yaml.safe_load(Path(SMOKE).read_text()) | {"rl": {"rewards": [source]}}))
         message = refused("run", str(recipe), *elsewhere(data)[2:])
         assert "the weights of the head that scores (score.weight) are missing" in message
         assert mlflow_runs() == []

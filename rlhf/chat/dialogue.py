@@ -71,7 +71,7 @@ class Speaker:
         recorded = policy.settings
         self.temperature = sampling.temperature or float(recorded.get("evaluation.temperature", 1))
         self.max_response_tokens = sampling.max_response_tokens or int(
-            recorded.get("ppo.max_response_tokens", MAX_RESPONSE_TOKENS)
+            recorded.get("rl.max_response_tokens", MAX_RESPONSE_TOKENS)
         )
         context = getattr(self._model.config, "max_position_embeddings", None)
         self._max_length = int(recorded.get("model.max_length", context or 4 * self.max_response_tokens))

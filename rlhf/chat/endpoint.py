@@ -49,7 +49,7 @@ class Defaults:
     def of(cls, policy: ChatPolicy) -> "Defaults":
         """Those of the policy's run; 1 and 256 without one."""
         settings = policy.settings
-        longest = int(settings.get("ppo.max_response_tokens", MAX_RESPONSE_TOKENS))
+        longest = int(settings.get("rl.max_response_tokens", MAX_RESPONSE_TOKENS))
         return cls(float(settings.get("evaluation.temperature", 1)), longest)
 
     def fill(self, body: dict[str, Any], config: Any) -> Any:

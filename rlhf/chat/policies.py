@@ -106,7 +106,7 @@ def _policy_of(run_id: str, folder: Path | None = None) -> ChatPolicy:
     """A run's policy; while PPO is under way its best so far, and before that the SFT policy."""
     if folder is not None:
         return _with_run(folder.name, str(folder), folder, run_id)
-    folder = _output(run_id, "model_card", ModelCardRef) or _below(_output(run_id, "ppo", PolicyRef), "policy")
+    folder = _output(run_id, "model_card", ModelCardRef) or _below(_output(run_id, "policy", PolicyRef), "policy")
     title = "policy"
     if folder is None:
         folder, title = _best_so_far(run_id), "policy, best so far"
@@ -129,7 +129,7 @@ def _sft_policy(run_id: str) -> ChatPolicy:
 def _with_run(title: str, name: str, folder: Path, run_id: str) -> ChatPolicy:
     record = open_store().runs([run_id])[run_id]
     reward_models = _output(run_id, "reward_model", RewardModelsRef)
-    is_sft = record.metrics.get("ppo/chosen_update") == 0
+    is_sft = record.metrics.get("policy/chosen_update") == 0
     return ChatPolicy(title, name, folder, run_id, record.params, reward_models, is_sft)
 
 
@@ -151,8 +151,8 @@ def _below(folder: Path | None, name: str) -> Path | None:
 
 def _best_so_far(run_id: str) -> Path | None:
     """The policy that PPO holds for the best one by now, on the machine that trains it."""
-    conditions = [Condition("tag", PARENT_TAG, "=", run_id), Condition("tag", STAGE_TAG, "=", "ppo")]
+    conditions = [Condition("tag", PARENT_TAG, "=", run_id), Condition("tag", STAGE_TAG, "=", "policy")]
     for record in open_store().search(conditions, limit=1):
-        kept = stage_folder("ppo", record.tags[FINGERPRINT_TAG]) / "checkpoints" / "candidates"
+        kept = stage_folder("policy", record.tags[FINGERPRINT_TAG]) / "checkpoints" / "candidates"
         return max(kept.glob("update_????"), default=None)
     return None

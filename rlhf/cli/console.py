@@ -126,7 +126,7 @@ def _metric_table(metrics: Mapping[str, float]) -> Table:
 
 def _notes(metrics: Mapping[str, float]) -> Iterator[str]:
     """Notes without which the figures of a run cannot be read."""
-    num_alarms = int(metrics.get("ppo/num_alarms", 0))
+    num_alarms = int(metrics.get("policy/num_alarms", 0))
     if num_alarms:
         yield f"{num_alarms} alarm{'s' if num_alarms > 1 else ''} went off in PPO; the model card says which."
 

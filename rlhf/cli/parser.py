@@ -9,6 +9,7 @@ from importlib import import_module
 from itertools import zip_longest
 from typing import Any, NoReturn
 
+from rlhf.earlier_names import given_flag
 from rlhf.errors import ConfigError, check_name, nearest
 from rlhf.text.terminal import printable, say
 
@@ -67,6 +68,7 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
         parser.exit()
     switches: Collection[str] = ()
     if named in ("plan", "run", "stage"):
+        arguments = [given_flag(argument) for argument in arguments]
         recipe = command_module("recipe")
         switches = recipe.switches()
         arguments, section = recipe.asked_section(arguments)

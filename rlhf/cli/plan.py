@@ -41,7 +41,7 @@ def run(options: argparse.Namespace) -> None:
     from rlhf.tracking.artifacts import local_path
     from rlhf.tracking.stores import open_store
 
-    check_models(config.model, config.ppo.rewards)
+    check_models(config.model, config.rl.rewards)
     check(config.data, root())
     try:
         store = open_store()
@@ -52,14 +52,14 @@ def run(options: argparse.Namespace) -> None:
     if plan.data is not None:
         data = local_path(plan.data)
         warnings = list(preflight(data, load_tokenizer(data / "tokenizer"), config))
-    ppo = config.ppo
-    responses = f"{ppo.rollout_size:,} responses of at most {ppo.max_response_tokens:,} tokens"
+    rl = config.rl
+    responses = f"{rl.rollout_size:,} responses of at most {rl.max_response_tokens:,} tokens"
     if options.json:
         stages = [vars(stage) for stage in plan.stages]
         say(json.dumps({"stages": stages, "seconds": plan.seconds, "unknown": plan.unknown, "warnings": warnings}))
         return
     say(described(config.model))
-    say(f"PPO: {ppo.num_updates:,} updates of {responses}")
+    say(f"PPO: {rl.num_updates:,} updates of {responses}")
     _print(plan)
     if plan.data is None:
         say("The data is looked at once it is prepared: `rlhf stage data CONFIG` does that alone.")

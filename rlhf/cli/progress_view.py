@@ -25,10 +25,10 @@ from rlhf.text.console import TextConsole
 from rlhf.text.terminal import printable
 
 _FIGURES = (
-    ("score", "ppo/score_mean", "{:+.2f}"),
-    ("KL", "ppo/kl_mean", "{:.2f}"),
-    ("length", "ppo/response_tokens_mean", "{:.0f}"),
-    ("entropy", "ppo/entropy", "{:.2f}"),
+    ("score", "policy/score_mean", "{:+.2f}"),
+    ("KL", "policy/kl_mean", "{:.2f}"),
+    ("length", "policy/response_tokens_mean", "{:.0f}"),
+    ("entropy", "policy/entropy", "{:.2f}"),
 )
 """Words, metric, and how it is written."""
 _BLOCKS = "▁▂▃▄▅▆▇█"

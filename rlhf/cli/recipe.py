@@ -24,7 +24,7 @@ from rlhf.text.terminal import say
 _ALIASES = {"--allow-dirty-data": "--data.allow-dirty-data"}
 _METAVARS = {"integer": "N", "number": "X", "string": "TEXT", "boolean": "true|false", "section": "none"}
 SETTINGS_HELP = (
-    "Any setting of the recipe can be given as a flag: --ppo.kl-coef 0.05 --seed 1. `none` clears an optional one."
+    "Any setting of the recipe can be given as a flag: --rl.kl-coef 0.05 --seed 1. `none` clears an optional one."
 )
 
 
@@ -105,7 +105,7 @@ def shorten_help(parser: argparse.ArgumentParser, section: str) -> None:
         titles = {group.title for group in parser._action_groups} & (sections() - {section})
         parser._action_groups = [group for group in parser._action_groups if group.title not in titles]
     if any(action.dest == "config" for action in parser._actions):
-        parser.epilog = "--help SECTION shows the settings of a section, such as ppo; --help all shows every setting."
+        parser.epilog = "--help SECTION shows the settings of a section, such as rl; --help all shows every setting."
 
 
 def sections() -> Set[str]:
@@ -124,8 +124,8 @@ def say_first(config: PipelineConfig) -> None:
     from rlhf.modeling.starting_model import described
     from rlhf.rewards.functions import check_installed
 
-    check_installed(config.ppo.rewards)
-    check_models(config.model, config.ppo.rewards)
+    check_installed(config.rl.rewards)
+    check_models(config.model, config.rl.rewards)
     say(described(config.model), file=sys.stderr, flush=True)
 
 

@@ -1,4 +1,4 @@
-"""Nested settings under dotted names, as in `ppo.kl_coef`."""
+"""Nested settings under dotted names, as in `rl.kl_coef`."""
 
 import json
 from collections.abc import Mapping

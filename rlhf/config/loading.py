@@ -12,11 +12,12 @@ from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
 from rlhf.config.pipeline import PipelineConfig
+from rlhf.earlier_names import current_section, given_settings
 from rlhf.errors import ConfigError, nearest, one_line
 from rlhf.files.plain_yaml import RefusedYAMLError, load_yaml, open_yaml, read_yaml_text
 from rlhf.paths import root, source_root
 
-PATH_SETTINGS = ("model.base", "data.path", "ppo.rewards[].path")
+PATH_SETTINGS = ("model.base", "data.path", "rl.rewards[].path")
 _NOTHING = ("none", "null")
 _LONGEST = 200
 """Characters of a value that a message shows."""
@@ -28,7 +29,7 @@ class Setting:
     """A key of the configuration for help and error messages.
 
     Attributes:
-        name: dotted path, `ppo.kl_coef`; within the elements of a list, `ppo.rewards[].weight`.
+        name: dotted path, `rl.kl_coef`; within the elements of a list, `rl.rewards[].weight`.
         help: the docstring under the field.
         expected: the allowed values in words: `a number at least 0`.
         default: value where none is given.
@@ -47,7 +48,7 @@ class Setting:
 
     @property
     def flag(self) -> str:
-        """The command-line flag, `--ppo.kl-coef`."""
+        """The command-line flag, `--rl.kl-coef`."""
         return flag_of(self.name)
 
 
@@ -60,7 +61,7 @@ class _Sources:
     flags: frozenset[str]
 
     def of(self, name: str) -> str:
-        """`--ppo.kl-coef`, `configs/demo.yaml:12: ppo.kl_coef`, or `--ppo.rewards: [0].weight` within a list."""
+        """`--rl.kl-coef`, `configs/demo.yaml:12: rl.kl_coef`, or `--rl.rewards: [0].weight` within a list."""
         of_list, bracket, place = name.partition("[")
         if of_list in self.flags:
             return settings()[of_list].flag + (f": [{place}" if bracket else "")
@@ -99,7 +100,12 @@ def load_config(path: Path | None, overrides: Mapping[str, object] | None = None
         ConfigError: a setting is unknown, of another type or contradicts another; or the file is missing or not YAML.
     """
     values, lines = _read_yaml(path) if path else ({}, {})
+    try:
+        values = given_settings(values)
+    except ValueError as error:
+        raise ConfigError(f"{path}: {error}") from None
     overrides = overrides or {}
+    lines = {current_section(name): line for name, line in lines.items()}
     _refuse_unknown_flags(overrides)
     for name, value in overrides.items():
         _put(values, name.split("."), _from_text(settings()[name], value))

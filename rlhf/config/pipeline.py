@@ -4,7 +4,8 @@ The docstring under a field is the help of its command-line flag, the text besid
 the reference of settings. Only the standard library and pydantic are imported here.
 """
 
-from typing import Annotated, Self
+from collections.abc import Mapping
+from typing import Annotated, Any, Self
 
 from pydantic import Field, model_validator
 
@@ -12,8 +13,9 @@ from rlhf.config.base import Section, Seed
 from rlhf.config.data import DataConfig
 from rlhf.config.evaluation import EvaluationConfig, RewardAuditConfig
 from rlhf.config.model import ComputeConfig, ModelConfig, Setup
-from rlhf.config.rl import PPOConfig, sharing_error
+from rlhf.config.rl import RLConfig, sharing_error
 from rlhf.config.supervised import RewardModelConfig, SFTConfig
+from rlhf.earlier_names import given_settings
 
 
 class PipelineConfig(Section):
@@ -33,34 +35,39 @@ class PipelineConfig(Section):
     """Training of the two reward models."""
     reward_audit: RewardAuditConfig = RewardAuditConfig()
     """Evaluation of the reward models."""
-    ppo: PPOConfig = PPOConfig()
+    rl: RLConfig = RLConfig()
     """Training of the policy by PPO."""
     evaluation: EvaluationConfig = EvaluationConfig()
     """Evaluation of the policy."""
     compute: ComputeConfig = ComputeConfig()
     """Device, threads, precision."""
 
+    @model_validator(mode="before")
+    @classmethod
+    def _names_of_before_are_read(cls, values: Any) -> Any:
+        return given_settings(values) if isinstance(values, Mapping) else values
+
     @model_validator(mode="after")
     def _response_fits(self) -> Self:
-        if self.ppo.max_response_tokens >= self.model.max_length:
+        if self.rl.max_response_tokens >= self.model.max_length:
             raise ValueError(
-                f"ppo.max_response_tokens ({self.ppo.max_response_tokens}) leaves no room for a prompt in "
+                f"rl.max_response_tokens ({self.rl.max_response_tokens}) leaves no room for a prompt in "
                 f"model.max_length ({self.model.max_length}); raise the one or lower the other"
             )
         return self
 
     @model_validator(mode="after")
     def _adapters_fit(self) -> Self:
-        if self.ppo.sharing == "adapters" and self.reward_model.lora is None:
+        if self.rl.sharing == "adapters" and self.reward_model.lora is None:
             raise ValueError(
-                "ppo.sharing is adapters, which needs reward models that are adapters over the SFT policy; set "
-                "reward_model.lora, or another ppo.sharing"
+                "rl.sharing is adapters, which needs reward models that are adapters over the SFT policy; set "
+                "reward_model.lora, or another rl.sharing"
             )
         return self
 
     @model_validator(mode="after")
     def _work_can_be_shared(self) -> Self:
-        if reason := sharing_error(self.ppo, self.compute):
+        if reason := sharing_error(self.rl, self.compute):
             raise ValueError(reason)
         return self
 

@@ -101,7 +101,7 @@ class AlarmsConfig(Section):
         return self
 
 
-class PPOConfig(Section):
+class RLConfig(Section):
     """PPO against the reward model's score, with a KL penalty to the SFT policy (InstructGPT, 2203.02155)."""
 
     num_updates: Count = 48
@@ -173,7 +173,7 @@ class PPOConfig(Section):
     """Adapters of the policy, trained in place of all weights. Empty: all weights are trained."""
     sharing: Literal["none", "adapters", "trunk"] = "none"
     """Sharing of weights. none: four models. adapters: policy, value and reward models are LoRA adapters over one
-    frozen backbone (needs ppo.lora and reward_model.lora). trunk: the value head is on the policy's backbone."""
+    frozen backbone (needs rl.lora and reward_model.lora). trunk: the value head is on the policy's backbone."""
     side_by_side: bool = False
     """Whether policy and value model work at the same time, each on half of compute.num_threads: faster on a CPU, with
     the memory of both. Needs sharing none, an even number of threads and one process."""
@@ -192,11 +192,11 @@ class PPOConfig(Section):
     def _rewards_are_told_apart(self) -> Self:
         names = [source.name for source in self.rewards]
         if not names:
-            raise ValueError("ppo.rewards is empty; name a source, such as {kind: trained}")
+            raise ValueError("rl.rewards is empty; name a source, such as {kind: trained}")
         if len(set(names)) < len(names):
-            raise ValueError(f"ppo.rewards: two sources have one name ({', '.join(names)}); give each its own")
+            raise ValueError(f"rl.rewards: two sources have one name ({', '.join(names)}); give each its own")
         if sum(source.kind == "trained" for source in self.rewards) > 1:
-            raise ValueError("ppo.rewards: two sources are of kind trained, and there is one such reward model")
+            raise ValueError("rl.rewards: two sources are of kind trained, and there is one such reward model")
         return self
 
     @model_validator(mode="after")
@@ -217,7 +217,7 @@ class PPOConfig(Section):
                 "leave one of the two out"
             )
         if self.sharing == "adapters" and self.lora is None:
-            raise ValueError("sharing is adapters but lora is not set; set ppo.lora, or another sharing")
+            raise ValueError("sharing is adapters but lora is not set; set rl.lora, or another sharing")
         if self.side_by_side and self.sharing != "none":
             raise ValueError(
                 f"side_by_side is for models that share nothing, but sharing is {self.sharing}; set the former to false"
@@ -239,7 +239,7 @@ class PPOConfig(Section):
                 f"num_updates ({self.num_updates}); make it smaller"
             )
         if self.lora is not None and self.lora.dropout:
-            raise ValueError("ppo.lora.dropout must be 0: with dropout the first ratio is not 1")
+            raise ValueError("rl.lora.dropout must be 0: with dropout the first ratio is not 1")
         return self
 
     @model_validator(mode="after")
@@ -264,40 +264,40 @@ class PPOConfig(Section):
         return self.rollout_size // self.num_minibatches
 
 
-def sharing_error(ppo: PPOConfig, compute: ComputeConfig) -> str | None:
+def sharing_error(rl: RLConfig, compute: ComputeConfig) -> str | None:
     """The reason why processes or threads cannot share PPO's work as configured, with advice; None where they can."""
-    return _uneven_processes(ppo, compute) or _not_side_by_side(ppo, compute)
+    return _uneven_processes(rl, compute) or _not_side_by_side(rl, compute)
 
 
-def _uneven_processes(ppo: PPOConfig, compute: ComputeConfig) -> str | None:
-    share, rest = divmod(ppo.minibatch_size, compute.num_processes)
+def _uneven_processes(rl: RLConfig, compute: ComputeConfig) -> str | None:
+    share, rest = divmod(rl.minibatch_size, compute.num_processes)
     if rest:
         return (
-            f"a minibatch of {ppo.minibatch_size} episodes (ppo.rollout_size / ppo.num_minibatches) does not divide "
+            f"a minibatch of {rl.minibatch_size} episodes (rl.rollout_size / rl.num_minibatches) does not divide "
             f"among {compute.num_processes} processes (compute.num_processes); change one of the three"
         )
-    if ppo.micro_batch_size is not None and share % ppo.micro_batch_size:
+    if rl.micro_batch_size is not None and share % rl.micro_batch_size:
         return (
-            f"a process's share of a minibatch is {share} episodes (ppo.rollout_size / ppo.num_minibatches / "
-            f"compute.num_processes), which is not a multiple of ppo.micro_batch_size ({ppo.micro_batch_size}); change "
+            f"a process's share of a minibatch is {share} episodes (rl.rollout_size / rl.num_minibatches / "
+            f"compute.num_processes), which is not a multiple of rl.micro_batch_size ({rl.micro_batch_size}); change "
             f"one of the four"
         )
     return None
 
 
-def _not_side_by_side(ppo: PPOConfig, compute: ComputeConfig) -> str | None:
-    if not ppo.side_by_side:
+def _not_side_by_side(rl: RLConfig, compute: ComputeConfig) -> str | None:
+    if not rl.side_by_side:
         return None
     if compute.device == "cuda":
-        return "ppo.side_by_side shares out threads of the CPU, but compute.device is cuda; set it to false"
+        return "rl.side_by_side shares out threads of the CPU, but compute.device is cuda; set it to false"
     if compute.num_threads % 2:
         return (
-            f"ppo.side_by_side gives each model half of the threads, but compute.num_threads is {compute.num_threads}; "
-            f"make it even, or set ppo.side_by_side to false"
+            f"rl.side_by_side gives each model half of the threads, but compute.num_threads is {compute.num_threads}; "
+            f"make it even, or set rl.side_by_side to false"
         )
     if compute.num_processes > 1:
         return (
-            f"ppo.side_by_side is for one process, but compute.num_processes is {compute.num_processes}, which share "
-            f"the cores already; set ppo.side_by_side to false"
+            f"rl.side_by_side is for one process, but compute.num_processes is {compute.num_processes}, which share "
+            f"the cores already; set rl.side_by_side to false"
         )
     return None

@@ -110,7 +110,7 @@ def _check_enough(model: ModelConfig, max_tokens: int, num_prompts: int, num_ans
     raise DataError(
         f"{_name(model)} wrote a whole sentence within {max_tokens} tokens for {num_answered} of "
         f"{num_prompts} prompts, and {num_pairs} pairs of responses of different gold reward; raise "
-        f"ppo.max_response_tokens, or take a base that was trained on such text"
+        f"rl.max_response_tokens, or take a base that was trained on such text"
     )
 
 

@@ -119,7 +119,7 @@ def _that_fit(
     if not fits.any():
         raise DataError(
             f"none of {len(prompts)} gate prompts fits both the candidate and the champion with {max_response_tokens} "
-            f"tokens for the response; lower ppo.max_response_tokens, or give the alias champion to another version"
+            f"tokens for the response; lower rl.max_response_tokens, or give the alias champion to another version"
         )
     kept = [prompt for prompt, fit in zip(prompts, fits, strict=True) if fit]
     dropped = len(prompts) - len(kept)

@@ -49,7 +49,7 @@ def questions(policy: ChatPolicy, number: int = NUM_PROMPTS) -> Questions:
     dialogues = list(islice(_evaluated(policy), number))
     if not dialogues:
         dialogues = [_message(text) for text in openings(random.Random(1))[:number]]
-    longest = int(policy.settings.get("ppo.max_response_tokens", _NUM_TOKENS))
+    longest = int(policy.settings.get("rl.max_response_tokens", _NUM_TOKENS))
     return Questions(encode_prompts(tokenizer, dialogues), min(longest, _NUM_TOKENS), tokenizer.eos_token_id)
 
 

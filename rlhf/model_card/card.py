@@ -15,7 +15,7 @@ import yaml
 from pydantic import BaseModel
 
 from rlhf.config.pipeline import PipelineConfig
-from rlhf.config.rl import PPOConfig
+from rlhf.config.rl import RLConfig
 from rlhf.data.preparation.report import in_tokens_table, tokenizer_sentences
 from rlhf.headline import verdict
 from rlhf.model_card.lineage import lineage_markdown
@@ -86,7 +86,7 @@ class _Measured:
     audit: Mapping[str, Any]
     evaluation: Mapping[str, Any]
     curve: Sequence[Mapping[str, Any]]
-    ppo: Mapping[str, Any]
+    policy: Mapping[str, Any]
     num_parameters: int
 
 
@@ -147,7 +147,7 @@ def _read(path: Path) -> Any:
 def _texts(config: PipelineConfig, facts: CardFacts, measured: _Measured, datasheet: str) -> dict[str, Any]:
     """The texts that the template puts in, as Markdown."""
     evaluation = measured.evaluation
-    climbed = any(source.kind == "trained" for source in config.ppo.rewards)
+    climbed = any(source.kind == "trained" for source in config.rl.rewards)
     return {
         "config": config,
         "facts": facts,
@@ -155,7 +155,7 @@ def _texts(config: PipelineConfig, facts: CardFacts, measured: _Measured, datash
         "lineage": lineage_markdown(facts.record),
         "evaluation": evaluation,
         "audit": measured.audit,
-        "ppo": measured.ppo,
+        "policy": measured.policy,
         "num_parameters": count_text(measured.num_parameters),
         "base": _base(config),
         "base_differences": [escape(sentence) for sentence in measured.report.get("base", [])],
@@ -180,7 +180,7 @@ def _texts(config: PipelineConfig, facts: CardFacts, measured: _Measured, datash
         "audit_table": audit_table(measured.audit),
         "length_table": length_table(measured.audit),
         "group_tables": group_tables(measured.audit),
-        "sources_table": sources_table(config.ppo.rewards) if config.ppo.rewards != PPOConfig().rewards else None,
+        "sources_table": sources_table(config.rl.rewards) if config.rl.rewards != RLConfig().rewards else None,
         "climbs_reward_model": climbed,
         "stages_table": stages_table(facts.stages),
         "settings_tables": {name: settings_table(section) for name, section in _sections(config)},
@@ -196,7 +196,7 @@ def _verdict(measured: _Measured) -> str | None:
         "evaluation/gold_gain": measured.evaluation["gains"].get("gold"),
         "evaluation/win_rate": measured.evaluation["win_rate"]["rate"],
     }
-    metrics = {"ppo/chosen_update": measured.ppo["chosen_update"]}
+    metrics = {"policy/chosen_update": measured.policy["chosen_update"]}
     for name, interval in intervals.items():
         if interval is not None:
             metrics |= {name: interval["value"], f"{name}_low": interval["low"], f"{name}_high": interval["high"]}
@@ -212,17 +212,19 @@ def _on_prompts(evaluation: Mapping[str, Any]) -> str:
 def _limitations(config: PipelineConfig, facts: CardFacts, measured: _Measured) -> list[str]:
     """The limits that a reader must know before trusting the model; the measured ones first."""
     limits = [*measured.audit["warnings"], *measured.evaluation["warnings"], *measured.evaluation["notes"]]
-    limits += [str(flag) for flag in measured.ppo.get("flags", [])]
-    if measured.ppo["chosen_update"] == 0:
+    limits += [str(flag) for flag in measured.policy.get("flags", [])]
+    if measured.policy["chosen_update"] == 0:
         limits.append("No PPO checkpoint was chosen: the weights are those of SFT.")
-    if config.ppo.temperature != config.evaluation.temperature:
+    if config.rl.temperature != config.evaluation.temperature:
         limits.append(
-            f"PPO sampled at temperature {config.ppo.temperature:g} and the evaluation at "
+            f"PPO sampled at temperature {config.rl.temperature:g} and the evaluation at "
             f"{config.evaluation.temperature:g}: win rates, KL and lengths are of another distribution than PPO's."
         )
-    if measured.ppo["stopped_because"] != "finished":
-        cause = _STOPS.get(measured.ppo["stopped_because"], f"the alarm `{measured.ppo['stopped_because']}` went off")
-        limits.append(f"PPO stopped early, after {measured.ppo['num_updates']} updates: {cause}.")
+    if measured.policy["stopped_because"] != "finished":
+        cause = _STOPS.get(
+            measured.policy["stopped_because"], f"the alarm `{measured.policy['stopped_because']}` went off"
+        )
+        limits.append(f"PPO stopped early, after {measured.policy['num_updates']} updates: {cause}.")
     if measured.num_parameters < _SMALL_MODEL:
         size = count_text(measured.num_parameters)
         limits.append(f"With {size} parameters this is a small model; expect nothing of it beyond its data.")

@@ -64,10 +64,10 @@ def at_commits(config: PipelineConfig) -> PipelineConfig:
         ModelError: the hub does not have one; or it does not answer, and its local cache does not have it either.
     """
     resolve = cache(_commit)
-    rewards = tuple(_at_commit(source, source.path, resolve) for source in config.ppo.rewards)
+    rewards = tuple(_at_commit(source, source.path, resolve) for source in config.rl.rewards)
     changed = {
         "model": _at_commit(config.model, config.model.base, resolve),
-        "ppo": config.ppo.model_copy(update={"rewards": rewards}),
+        "rl": config.rl.model_copy(update={"rewards": rewards}),
     }
     return config.model_copy(update=changed)
 

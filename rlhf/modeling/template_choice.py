@@ -30,10 +30,10 @@ def settled(config: PipelineConfig) -> PipelineConfig:
     Raises:
         ModelError: a template is broken, or the one that is named is not there.
     """
-    rewards = tuple(map(source_settled, config.ppo.rewards))
+    rewards = tuple(map(source_settled, config.rl.rewards))
     changed = {
         "model": _settled(config.model, config.model.base, "model.template_date"),
-        "ppo": config.ppo.model_copy(update={"rewards": rewards}),
+        "rl": config.rl.model_copy(update={"rewards": rewards}),
     }
     return config.model_copy(update=changed)
 

@@ -84,21 +84,21 @@ def recommend(data: DataSurvey, model: ModelSurvey, machine: Machine, hours: flo
         Choice("reward_model.learning_rate", rate, by_size),
         *([Choice("reward_model.lora", adapters)] if lora else []),
         Choice("reward_audit.batch_size", rows),
-        Choice("ppo.num_updates", updates, why_updates),
-        Choice("ppo.rollout_size", _ROLLOUT, "responses sampled per update"),
-        Choice("ppo.num_ppo_epochs", _EPOCHS),
-        Choice("ppo.num_minibatches", _MINIBATCHES),
-        Choice("ppo.micro_batch_size", min(_ROLLOUT // _MINIBATCHES, rows)),
-        Choice("ppo.max_response_tokens", response, why_response),
-        Choice("ppo.learning_rate", _rate(1.5e-4, model, lora), by_size),
-        Choice("ppo.value_learning_rate", _rate(3e-4, model, lora)),
-        Choice("ppo.kl_coef", 0.05, "larger keeps the policy nearer to the SFT policy"),
-        Choice("ppo.num_validation_prompts", 256),
+        Choice("rl.num_updates", updates, why_updates),
+        Choice("rl.rollout_size", _ROLLOUT, "responses sampled per update"),
+        Choice("rl.num_ppo_epochs", _EPOCHS),
+        Choice("rl.num_minibatches", _MINIBATCHES),
+        Choice("rl.micro_batch_size", min(_ROLLOUT // _MINIBATCHES, rows)),
+        Choice("rl.max_response_tokens", response, why_response),
+        Choice("rl.learning_rate", _rate(1.5e-4, model, lora), by_size),
+        Choice("rl.value_learning_rate", _rate(3e-4, model, lora)),
+        Choice("rl.kl_coef", 0.05, "larger keeps the policy nearer to the SFT policy"),
+        Choice("rl.num_validation_prompts", 256),
     ]
     if lora:
         choices += [
-            Choice("ppo.lora", adapters),
-            Choice("ppo.sharing", "adapters", "one backbone for all models: four whole ones do not fit"),
+            Choice("rl.lora", adapters),
+            Choice("rl.sharing", "adapters", "one backbone for all models: four whole ones do not fit"),
         ]
     return [
         *choices,

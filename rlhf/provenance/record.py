@@ -2,12 +2,13 @@
 
 import hashlib
 import json
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Callable, Mapping
+from typing import Any, Self
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, ModelWrapValidatorHandler, PrivateAttr, model_validator
 
 from rlhf.config.data import EmbeddedName
+from rlhf.earlier_names import current_section, current_stage, earlier_section, earlier_stage
 
 RECORD_FILE = "provenance.json"
 """The record in the folder of a policy, beside its card."""
@@ -89,10 +90,29 @@ class ProvenanceRecord(_Record):
     obstacles: tuple[str, ...] = ()
     """Why the run cannot be repeated; empty where it can."""
 
+    _of_before: bool = PrivateAttr(default=False)
+
+    @model_validator(mode="wrap")
+    @classmethod
+    def _under_the_names_of_today(cls, value: Any, read: ModelWrapValidatorHandler[Self]) -> Self:
+        if not isinstance(value, Mapping):
+            return read(value)
+        renamed = _renamed(value, current_stage, current_section)
+        record = read(renamed)
+        record._of_before = renamed != value
+        return record
+
     @property
     def digest(self) -> str:
-        """The sha256 of the record."""
-        return canonical_sha256(self.model_dump(mode="json"))
+        """The sha256 of the record, by the names under which it was written."""
+        record = self.model_dump(mode="json")
+        return canonical_sha256(_renamed(record, earlier_stage, earlier_section) if self._of_before else record)
+
+
+def _renamed(record: Mapping[str, Any], stage: Callable[[str], str], section: Callable[[str], str]) -> dict[str, Any]:
+    stages = {stage(name): value for name, value in record.get("stages", {}).items()}
+    bases = {section(name): value for name, value in record.get("bases", {}).items()}
+    return {**record, **({"stages": stages} if stages else {}), **({"bases": bases} if bases else {})}
 
 
 def canonical_sha256(value: Mapping[str, Any]) -> str:

@@ -76,7 +76,7 @@ def check_settings(config: PipelineConfig, retrain: RetrainConfig) -> None:
     try:
         reward_functions.check_installed(retrain.judges.safety)
     except ConfigError as error:
-        raise ConfigError(f"retrain.safety: {str(error).removeprefix('ppo.rewards: ')}") from error
+        raise ConfigError(f"retrain.safety: {str(error).removeprefix('rl.rewards: ')}") from error
 
 
 def check_number_of_prompts(number: int, retrain: RetrainConfig, champion: str | None, *, of_settings: bool) -> None:

@@ -40,13 +40,13 @@ def find_function(name: str) -> EntryPoint:
     if not points:
         names = ", ".join(sorted({point.name for point in offered})) or "none at all"
         raise ConfigError(
-            f"ppo.rewards: no installed package offers a reward function {name!r} in the entry-point group {GROUP}; "
+            f"rl.rewards: no installed package offers a reward function {name!r} in the entry-point group {GROUP}; "
             f"there are: {names}"
         )
     if len(points) > 1:
         offers = ", ".join(sorted(f"{point.value} ({distribution(point)})" for point in points))
         raise ConfigError(
-            f"ppo.rewards: the reward function {name!r} is offered more than once in the entry-point group {GROUP}: "
+            f"rl.rewards: the reward function {name!r} is offered more than once in the entry-point group {GROUP}: "
             f"{offers}; uninstall or rename all but one"
         )
     return points[0]
@@ -63,12 +63,12 @@ def load_function(name: str) -> Callable[..., Any]:
         function: Callable[..., Any] = point.load()
     except Exception as error:
         raise ConfigError(
-            f"ppo.rewards: the reward function {name!r}, {point.value} of {distribution(point)}, cannot be imported: "
+            f"rl.rewards: the reward function {name!r}, {point.value} of {distribution(point)}, cannot be imported: "
             f"{type(error).__name__}: {error}; repair the package"
         ) from error
     if not callable(function):
         raise ConfigError(
-            f"ppo.rewards: the reward function {name!r}, {point.value} of {distribution(point)}, is "
+            f"rl.rewards: the reward function {name!r}, {point.value} of {distribution(point)}, is "
             f"{type(function).__name__} and cannot be called; let the entry point name a function"
         )
     return function
@@ -114,6 +114,6 @@ def _specs(point: EntryPoint) -> list[ModuleSpec]:
 
 def _no_module(point: EntryPoint) -> ConfigError:
     return ConfigError(
-        f"ppo.rewards: {distribution(point)} says that the reward function {point.name!r} is {point.value}, but there "
+        f"rl.rewards: {distribution(point)} says that the reward function {point.name!r} is {point.value}, but there "
         f"is no file of a module {point.module}; install the package again"
     )

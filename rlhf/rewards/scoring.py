@@ -68,7 +68,7 @@ def score_batch(reward_model: Any, name: str, input_ids: Tensor, attention_mask:
     if limit is not None and longest > limit:
         raise ModelError(
             f"the reward model {name!r} reads {limit} tokens, and a dialogue has {longest} in its tokens; lower "
-            f"model.max_length or ppo.max_response_tokens, or take another reward model"
+            f"model.max_length or rl.max_response_tokens, or take another reward model"
         )
     scores = score(reward_model, input_ids, attention_mask)
     if len(scores) != num_rows:

@@ -159,7 +159,7 @@ def _read_adapter(folder: Path) -> tuple[dict[str, Tensor], Tensor]:
     if not path.exists():
         raise ModelError(
             f"{folder}: this reward model was not trained as an adapter, so it cannot share a backbone; set "
-            f"reward_model.lora and train it again, or set ppo.sharing to none"
+            f"reward_model.lora and train it again, or set rl.sharing to none"
         )
     tensors = load_file(path)
     heads = [tensors.pop(name) for name in list(tensors) if name.endswith("score.weight")]

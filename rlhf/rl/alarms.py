@@ -10,7 +10,7 @@ from typing import Any
 from rlhf.config.rl import AlarmsConfig
 from rlhf.rl.objective import best_evaluation, paired_gain
 
-_COMPARED_WITH_THE_FIRST = ("ppo/entropy", "ppo/eos_rate", "ppo/response_tokens_mean")
+_COMPARED_WITH_THE_FIRST = ("policy/entropy", "policy/eos_rate", "policy/response_tokens_mean")
 
 
 @dataclass(frozen=True)
@@ -104,7 +104,7 @@ def _conditions(
     config: AlarmsConfig, first: Mapping[str, float], metrics: Mapping[str, float]
 ) -> Iterator[tuple[str, str]]:
     """Names and messages of the conditions that hold."""
-    kl = metrics["ppo/kl_mean"]
+    kl = metrics["policy/kl_mean"]
     if config.negative_kl is not None and kl < -config.negative_kl:
         yield (
             "negative_kl",
@@ -112,35 +112,39 @@ def _conditions(
             f"another one than they were sampled from, and the penalty pays the policy for it; look at temperature, "
             f"masks and EOS",
         )
-    entropy, start = metrics["ppo/entropy"], first["ppo/entropy"]
+    entropy, start = metrics["policy/entropy"], first["policy/entropy"]
     if config.entropy_collapse is not None and entropy < config.entropy_collapse * start:
         yield (
             "entropy_collapse",
             f"the entropy fell from {start:.3f} to {entropy:.4f} nats per token: the policy says one thing only; lower "
             f"the learning rate, or raise kl_coef or entropy_coef",
         )
-    eos_rate, start = metrics["ppo/eos_rate"], first["ppo/eos_rate"]
+    eos_rate, start = metrics["policy/eos_rate"], first["policy/eos_rate"]
     if config.eos_rate_fall is not None and eos_rate < start - config.eos_rate_fall:
         yield (
             "eos_rate_fall",
             f"responses that end fell from {start:.0%} to {eos_rate:.0%}: the score likes them unfinished, or longer; "
             f"raise missing_eos_penalty or max_response_tokens",
         )
-    length, start = metrics["ppo/response_tokens_mean"], first["ppo/response_tokens_mean"]
+    length, start = metrics["policy/response_tokens_mean"], first["policy/response_tokens_mean"]
     if config.length_growth is not None and length > config.length_growth * start:
         yield (
             "length_growth",
             f"responses grew from {start:.1f} to {length:.1f} tokens: the reward model likes length; see its audit, or "
             f"set length_penalty",
         )
-    explained = metrics["ppo/explained_variance"]
-    if config.explained_variance is not None and "ppo/policy_loss" in metrics and explained < config.explained_variance:
+    explained = metrics["policy/explained_variance"]
+    if (
+        config.explained_variance is not None
+        and "policy/policy_loss" in metrics
+        and explained < config.explained_variance
+    ):
         yield (
             "explained_variance",
             f"the value model explains {explained:.2f} of the returns' variance, which is worse than their mean does: "
             f"advantages are noise; raise num_critic_warmup_updates or value_learning_rate",
         )
-    clipped = metrics["ppo/value_clip_fraction"]
+    clipped = metrics["policy/value_clip_fraction"]
     if config.value_clipping is not None and clipped > config.value_clipping:
         yield (
             "value_clipping",

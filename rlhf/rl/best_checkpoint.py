@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from rlhf.config.rl import PPOConfig
+from rlhf.config.rl import RLConfig
 from rlhf.files.atomic import new_folder
 from rlhf.files.tidying import tidy_up
 from rlhf.modeling.models import save_model
@@ -43,7 +43,7 @@ def remove_other_candidates(checkpoints: Path, evaluations: Sequence[Mapping[str
             tidy_up(folder)
 
 
-def write_results(workspace: Workspace, state: TrainerState, stopped_because: str, config: PPOConfig) -> None:
+def write_results(workspace: Workspace, state: TrainerState, stopped_because: str, config: RLConfig) -> None:
     """Write the chosen policy, all evaluations with their generations, and a summary to the output."""
     best, output = best_evaluation(state.evaluations, config.kl_budget), workspace.output
     shutil.copytree(_candidate(workspace.checkpoints, best["update"]), output / "policy", dirs_exist_ok=True)

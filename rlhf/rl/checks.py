@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from rlhf.config.rl import AlarmsConfig, PPOConfig
+from rlhf.config.rl import AlarmsConfig, RLConfig
 from rlhf.errors import StartError, TrainingDivergedError
 from rlhf.rl.checkpoint import latest_checkpoint
 from rlhf.rl.models import Models
@@ -91,7 +91,7 @@ def check_ratio_starts_at_one(first_minibatch: MinibatchStatistics, alarms: Alar
 
 
 def run_flags(
-    config: PPOConfig,
+    config: RLConfig,
     evaluations: Sequence[Mapping[str, Any]],
     stopped_because: str,
     alarms: Sequence[Mapping[str, Any]],
@@ -129,18 +129,18 @@ def run_flags(
     return flags
 
 
-def _why_none_was_chosen(config: PPOConfig, evaluations: Sequence[Mapping[str, Any]]) -> str:
+def _why_none_was_chosen(config: RLConfig, evaluations: Sequence[Mapping[str, Any]]) -> str:
     """No checkpoint was chosen, and how near the best came."""
     kept = "so the SFT policy was kept."
     within = [evaluation for evaluation in evaluations[1:] if evaluation["kl"] <= config.kl_budget]
     if not within:
         beyond = f"Every checkpoint was beyond the KL budget of {config.kl_budget:g} nats per response on held-out"
-        return f"{beyond} prompts, {kept} Raise ppo.kl_coef, lower the learning rate, or evaluate more often."
+        return f"{beyond} prompts, {kept} Raise rl.kl_coef, lower the learning rate, or evaluate more often."
     best = max(within, key=lambda evaluation: evaluation["objective"])
     if len(best["objectives"]) < 2:
         return (
             f"With one validation prompt no checkpoint can be shown to be better than the SFT policy, {kept} Raise "
-            f"ppo.num_validation_prompts."
+            f"rl.num_validation_prompts."
         )
     gain = paired_gain(best, evaluations[0])
     if gain.mean > 0:

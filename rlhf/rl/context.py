@@ -7,7 +7,7 @@ import torch
 from torch.nn import Parameter
 from torch.optim import AdamW, Optimizer
 
-from rlhf.config.rl import PPOConfig
+from rlhf.config.rl import RLConfig
 from rlhf.modeling.context import StageContext
 from rlhf.modeling.conversations import Conversation
 from rlhf.rl.models import Models
@@ -39,7 +39,7 @@ class Optimizers:
 
 
 @dataclass(frozen=True)
-class PPOContext(StageContext[PPOConfig]):
+class RLContext(StageContext[RLConfig]):
     """The stage's context with what updates need.
 
     Attributes:
@@ -56,14 +56,14 @@ class PPOContext(StageContext[PPOConfig]):
 
 
 def make_context(
-    stage: StageContext[PPOConfig], models: Models, prompts: Prompts, demonstrations: Demonstrations | None = None
-) -> PPOContext:
+    stage: StageContext[RLConfig], models: Models, prompts: Prompts, demonstrations: Demonstrations | None = None
+) -> RLContext:
     """The context of updates, with optimizers that have not taken a step."""
     optimizers = make_optimizers(stage.config, models)
-    return PPOContext(stage.config, stage.setup, stage.tokenizer, models, optimizers, prompts, demonstrations)
+    return RLContext(stage.config, stage.setup, stage.tokenizer, models, optimizers, prompts, demonstrations)
 
 
-def make_optimizers(config: PPOConfig, models: Models) -> Optimizers:
+def make_optimizers(config: RLConfig, models: Models) -> Optimizers:
     """Optimizers over whatever of the two models is trained."""
     return Optimizers(
         _adamw(list(models.policy_parameters.values()), config.learning_rate),

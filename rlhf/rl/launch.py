@@ -26,7 +26,7 @@ from torch.distributed import TCPStore  # type: ignore[attr-defined]
 from rlhf.errors import RLHFError
 from rlhf.progress import report_progress
 from rlhf.rl.distributed import LostProcessError, ProcessesError
-from rlhf.rl.request import PPORequest
+from rlhf.rl.request import RLRequest
 from rlhf.workspace import Workspace
 
 END_SECONDS = 10.0
@@ -54,8 +54,8 @@ class Worker:
     errors: list[dict[str, Any]] = field(default_factory=list)
 
 
-def train_in_processes(request: PPORequest, workspace: Workspace) -> None:
-    """Run `rlhf.rl.stage.train_ppo` in `compute.num_processes` processes on this machine.
+def train_in_processes(request: RLRequest, workspace: Workspace) -> None:
+    """Run `rlhf.rl.stage.train_policy` in `compute.num_processes` processes on this machine.
 
     Args:
         request: what it was called with.

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from rlhf.config.model import ComputeConfig
-from rlhf.config.rl import PPOConfig
+from rlhf.config.rl import RLConfig
 from rlhf.modeling.context import StageContext
 from rlhf.modeling.cpu.memory import trim_heap
 from rlhf.modeling.lora import add_adapters, leave_inputs, merged
@@ -46,7 +46,7 @@ class Models:
     export_policy: Callable[[], Any]
 
 
-def load_models(context: StageContext[PPOConfig], start: Path, reward_models: Path) -> Models:
+def load_models(context: StageContext[RLConfig], start: Path, reward_models: Path) -> Models:
     """Load policy, reference, value model and reward models, and share what `config.sharing` says.
 
     Args:
@@ -64,7 +64,7 @@ def load_models(context: StageContext[PPOConfig], start: Path, reward_models: Pa
     return models
 
 
-def _load_apart(context: StageContext[PPOConfig], start: Path, reward_models: Path) -> Models:
+def _load_apart(context: StageContext[RLConfig], start: Path, reward_models: Path) -> Models:
     config, compute = context.config, context.compute
     policy = load_policy(start, compute)
     if config.lora is not None:
@@ -110,7 +110,7 @@ def _start_apart(source: Source | None, compute: ComputeConfig, start: Path, tra
     return start_value_model(load_reward_model(folder, compute, source.config.revision))
 
 
-def _load_adapters(context: StageContext[PPOConfig], start: Path, reward_models: Path) -> Models:
+def _load_adapters(context: StageContext[RLConfig], start: Path, reward_models: Path) -> Models:
     config, setup = context.config, context.setup
     assert config.lora is not None, "the configuration asks for it"
     backbone = load_backbone(start, config.lora, setup)

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
-from rlhf.config.rl import PPOConfig
+from rlhf.config.rl import RLConfig
 from rlhf.rewards.sources import RunningMoments, Source, apply_penalties, combine
 
 
@@ -53,7 +53,7 @@ def units_of(raw: Mapping[str, Tensor], selection: Tensor) -> Units:
 
 
 def climbed_and_held_out(
-    config: PPOConfig,
+    config: RLConfig,
     sources: Sequence[Source],
     raw: Mapping[str, Tensor],
     selection: Tensor,

@@ -11,14 +11,14 @@ from torch import Tensor
 from torch.nn import Parameter
 from torch.optim import Optimizer
 
-from rlhf.config.rl import PPOConfig
+from rlhf.config.rl import RLConfig
 from rlhf.modeling.batches import SequenceBatch
 from rlhf.modeling.cpu.parallel import side_by_side
 from rlhf.modeling.device import cached_casts
 from rlhf.modeling.logprobs import chosen_logprobs, chosen_logprobs_and_entropy, response_logits
 from rlhf.modeling.precision import autocast
 from rlhf.rl import distributed as processes
-from rlhf.rl.context import Optimizers, PPOContext
+from rlhf.rl.context import Optimizers, RLContext
 from rlhf.rl.loss import policy_loss, value_loss
 from rlhf.rl.ptx import demonstration_loss
 from rlhf.rl.rollout import Rollout, micro_batches
@@ -32,7 +32,7 @@ MinibatchStatistics = dict[str, float]
 """Means over a minibatch's tokens; the policy's are missing where only the critic learned."""
 
 
-def set_learning_rates(optimizers: Optimizers, config: PPOConfig, update: int) -> float:
+def set_learning_rates(optimizers: Optimizers, config: RLConfig, update: int) -> float:
     """Set both learning rates for an update and return the share of the peak that they have."""
     share = 1.0 - update / config.num_updates if config.learning_rate_schedule == "linear" else 1.0
     for optimizer, peak in (
@@ -44,7 +44,7 @@ def set_learning_rates(optimizers: Optimizers, config: PPOConfig, update: int) -
     return share
 
 
-def optimize(context: PPOContext, rollout: Rollout, update: int) -> list[MinibatchStatistics]:
+def optimize(context: RLContext, rollout: Rollout, update: int) -> list[MinibatchStatistics]:
     """Take num_ppo_epochs x num_minibatches optimizer steps, fewer where target_kl stops them.
 
     Returns:
@@ -66,7 +66,7 @@ def optimize(context: PPOContext, rollout: Rollout, update: int) -> list[Minibat
 
 
 def train_minibatch(
-    context: PPOContext, rollout: Rollout, index: Tensor, update: int, number: int
+    context: RLContext, rollout: Rollout, index: Tensor, update: int, number: int
 ) -> MinibatchStatistics:
     """One optimizer step of each model on the rows `index`.
 
@@ -106,7 +106,7 @@ def train_minibatch(
 class MinibatchLoss:
     """The losses of one minibatch, summed over the micro-batches that this process has of it."""
 
-    def __init__(self, context: PPOContext, rollout: Rollout, index: Tensor, train_policy: bool) -> None:
+    def __init__(self, context: RLContext, rollout: Rollout, index: Tensor, train_policy: bool) -> None:
         self.context, self.rollout, self.train_policy = context, rollout, train_policy
         config = context.config
         by_length = torch.cat(micro_batches(rollout.batch, index, len(index)))
@@ -191,7 +191,7 @@ class MinibatchLoss:
         return config.value_coef * loss.loss, {"value_loss": loss.loss, "value_clip_fraction": loss.num_clipped}
 
 
-def _optimizer_step(optimizer: Optimizer, config: PPOConfig) -> float:
+def _optimizer_step(optimizer: Optimizer, config: RLConfig) -> float:
     """Sum over processes, clip, step and clear; returns the gradient's norm before clipping."""
     parameters: Sequence[Parameter] = [p for group in optimizer.param_groups for p in group["params"]]
     processes.sum_gradients(parameters)

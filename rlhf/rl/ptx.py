@@ -5,7 +5,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from rlhf.config.rl import PPOConfig
+from rlhf.config.rl import RLConfig
 from rlhf.modeling.batches import batches_by_length, pad_sequences
 from rlhf.modeling.context import StageContext
 from rlhf.modeling.logprobs import chosen_logprobs, response_logits
@@ -15,7 +15,7 @@ from rlhf.rl.context import Demonstrations
 
 
 def demonstration_loss(
-    context: StageContext[PPOConfig], demonstrations: Demonstrations, policy: Any, update: int, number: int
+    context: StageContext[RLConfig], demonstrations: Demonstrations, policy: Any, update: int, number: int
 ) -> float:
     """Add the gradient of `ptx_coef` times the mean next-token loss on some demonstrations' completions.
 

@@ -4,13 +4,13 @@ from pathlib import Path
 
 from rlhf.config.base import Section
 from rlhf.config.model import Setup
-from rlhf.config.rl import PPOConfig
+from rlhf.config.rl import RLConfig
 
 
-class PPORequest(Section):
-    """Arguments of `rlhf.rl.stage.train_ppo`, as JSON."""
+class RLRequest(Section):
+    """Arguments of `rlhf.rl.stage.train_policy`, as JSON."""
 
-    ppo: PPOConfig
+    policy: RLConfig
     """PPO's settings."""
     setup: Setup
     """Seed, model and compute."""

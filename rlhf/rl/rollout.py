@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
-from rlhf.config.rl import PPOConfig, RewardSourceConfig
+from rlhf.config.rl import RewardSourceConfig, RLConfig
 from rlhf.modeling.batches import SequenceBatch, batches_by_length, pad_sequences
 from rlhf.modeling.context import StageContext
 from rlhf.modeling.cpu.parallel import side_by_side
@@ -24,7 +24,7 @@ from rlhf.modeling.precision import autocast
 from rlhf.rewards.sources import RunningMoments, SampledResponses, Source, apply_penalties, combine, raw_scores
 from rlhf.rl import distributed as processes
 from rlhf.rl.advantages import estimate_advantages
-from rlhf.rl.context import PPOContext, Prompts
+from rlhf.rl.context import Prompts, RLContext
 from rlhf.rl.kl import kl_exact, kl_k1, token_rewards
 from rlhf.rl.value_model import TrunkValueHead
 
@@ -79,7 +79,7 @@ def rollout_prompts(seed: int, update: int, num_rollout_prompts: int, num_prompt
     return [orders[place // num_prompts][place % num_prompts] for place in wanted]
 
 
-def collect_rollout(context: PPOContext, update: int, kl_coef: float, moments: Mapping[str, RunningMoments]) -> Rollout:
+def collect_rollout(context: RLContext, update: int, kl_coef: float, moments: Mapping[str, RunningMoments]) -> Rollout:
     """Sample, score and estimate advantages.
 
     Args:
@@ -117,7 +117,7 @@ def collect_rollout(context: PPOContext, update: int, kl_coef: float, moments: M
 
 
 @torch.no_grad()
-def sampling_error(context: PPOContext, rollout: Rollout, update: int) -> float:
+def sampling_error(context: RLContext, rollout: Rollout, update: int) -> float:
     """How far the pass that computes log-probabilities is from drawing the tokens that were sampled.
 
     A token is drawn where a random number falls into the token's share of 0 to 1. Returned is the largest distance of
@@ -149,7 +149,7 @@ def sampling_error(context: PPOContext, rollout: Rollout, update: int) -> float:
 
 
 def sample_responses(
-    context: PPOContext, prompts: Prompts, noise_keys: Sequence[tuple[str | int, ...]], seed: int
+    context: RLContext, prompts: Prompts, noise_keys: Sequence[tuple[str | int, ...]], seed: int
 ) -> SampledResponses:
     """Sample a response to each prompt, each from noise of its own.
 
@@ -176,7 +176,7 @@ def sample_responses(
     return SampledResponses(batch, prompts.conversations, responses, ended)
 
 
-def response_logprobs_of(context: StageContext[PPOConfig], model: object, batch: SequenceBatch) -> Tensor:
+def response_logprobs_of(context: StageContext[RLConfig], model: object, batch: SequenceBatch) -> Tensor:
     """Log-probabilities of the batch's responses, [B, R], 0 outside the mask."""
 
     def logprobs(rows: SequenceBatch) -> tuple[Tensor, ...]:
@@ -187,7 +187,7 @@ def response_logprobs_of(context: StageContext[PPOConfig], model: object, batch:
     return map_rows(logprobs, batch, context.config)[0]
 
 
-def kl_of_responses(context: PPOContext, batch: SequenceBatch) -> Tensor:
+def kl_of_responses(context: RLContext, batch: SequenceBatch) -> Tensor:
     """Exact KL of policy to reference at each of the batch's response tokens, nats, [B, R], 0 outside the mask."""
 
     def exact(rows: SequenceBatch) -> tuple[Tensor, ...]:
@@ -199,19 +199,19 @@ def kl_of_responses(context: PPOContext, batch: SequenceBatch) -> Tensor:
     return map_rows(exact, batch, context.config)[0]
 
 
-def score_responses(context: PPOContext, rows: SampledResponses) -> dict[str, Tensor]:
+def score_responses(context: RLContext, rows: SampledResponses) -> dict[str, Tensor]:
     """Scores [B] of every source, by its name."""
     return {source.config.name: _scores(context, source, rows) for source in context.models.sources}
 
 
-def selection_scores(context: PPOContext, rows: SampledResponses) -> Tensor:
+def selection_scores(context: RLContext, rows: SampledResponses) -> Tensor:
     """Scores [B] of the reward model that chooses checkpoints."""
     name = RewardSourceConfig(name="selection_reward_model")
     return _scores(context, Source(name, context.models.selection_reward_model), rows)
 
 
 @torch.no_grad()
-def _scores(context: PPOContext, source: Source, rows: SampledResponses) -> Tensor:
+def _scores(context: RLContext, source: Source, rows: SampledResponses) -> Tensor:
     scores = torch.zeros(len(rows.responses), device=rows.batch.input_ids.device)
     for index in _own_micro_batches(rows.batch, context.config):
         with autocast(context.compute):
@@ -221,7 +221,7 @@ def _scores(context: PPOContext, source: Source, rows: SampledResponses) -> Tens
 
 @torch.no_grad()
 def map_rows(
-    compute_rows: RowFunction, batch: SequenceBatch, config: PPOConfig, num_results: int = 1
+    compute_rows: RowFunction, batch: SequenceBatch, config: RLConfig, num_results: int = 1
 ) -> tuple[Tensor, ...]:
     """Apply a function of several [b, r] to trimmed rows of like length and put the results together, each [B, R]."""
     results = [torch.zeros(batch.response_mask.shape, device=batch.input_ids.device) for _ in range(num_results)]
@@ -237,7 +237,7 @@ def micro_batches(batch: SequenceBatch, index: Tensor, size: int) -> list[Tensor
     return [index[torch.tensor(piece, device=index.device)] for piece in batches_by_length(lengths, size)]
 
 
-def _policy_and_values(context: PPOContext, batch: SequenceBatch) -> tuple[Tensor, ...]:
+def _policy_and_values(context: RLContext, batch: SequenceBatch) -> tuple[Tensor, ...]:
     """Log-probabilities and entropy under the policy, and values, each [B, R]."""
     config, compute, models = context.config, context.compute, context.models
 
@@ -266,7 +266,7 @@ def _policy_and_values(context: PPOContext, batch: SequenceBatch) -> tuple[Tenso
     return (*logprobs_and_entropy, *values)
 
 
-def _scores_and_ref_logprobs(context: PPOContext, rows: SampledResponses) -> tuple[dict[str, Tensor], Tensor]:
+def _scores_and_ref_logprobs(context: RLContext, rows: SampledResponses) -> tuple[dict[str, Tensor], Tensor]:
     """Scores [B] of every source, and log-probabilities [B, R] under the SFT policy."""
     return _both(
         context,
@@ -276,14 +276,14 @@ def _scores_and_ref_logprobs(context: PPOContext, rows: SampledResponses) -> tup
     )
 
 
-def _both(context: PPOContext, first: Callable[[], A], second: Callable[[], B]) -> tuple[A, B]:
+def _both(context: RLContext, first: Callable[[], A], second: Callable[[], B]) -> tuple[A, B]:
     """At the same time where that is configured, in turn otherwise."""
     if context.config.side_by_side:
         return side_by_side(context.compute, first, second)
     return first(), second()
 
 
-def _own_micro_batches(batch: SequenceBatch, config: PPOConfig) -> Iterator[Tensor]:
+def _own_micro_batches(batch: SequenceBatch, config: RLConfig) -> Iterator[Tensor]:
     everything = torch.arange(len(batch.input_ids), device=batch.input_ids.device)
     yield from micro_batches(batch, processes.local_rows(everything), config.micro_batch_size or config.minibatch_size)
 
@@ -304,7 +304,7 @@ def _order(seed: int, epoch: int, num_prompts: int) -> list[int]:
     return order
 
 
-def _chosen_prompts(context: PPOContext, update: int) -> list[int]:
+def _chosen_prompts(context: RLContext, update: int) -> list[int]:
     """The prompt of each episode."""
     num_responses, num_prompts = context.config.num_responses_per_prompt, len(context.prompts.ids)
     chosen = rollout_prompts(context.setup.seed, update, context.config.rollout_size // num_responses, num_prompts)

@@ -3,17 +3,17 @@
 from pathlib import Path
 
 from rlhf.config.model import Setup
-from rlhf.config.rl import PPOConfig, sharing_error
+from rlhf.config.rl import RLConfig, sharing_error
 from rlhf.errors import ConfigError
 from rlhf.rl.distributed import num_started
 from rlhf.rl.launch import train_in_processes
-from rlhf.rl.request import PPORequest
+from rlhf.rl.request import RLRequest
 from rlhf.rl.trainer import train
 from rlhf.workspace import Workspace
 
 
-def train_ppo(
-    config: PPOConfig, setup: Setup, data: Path, start: Path, reward_models: Path, workspace: Workspace
+def train_policy(
+    config: RLConfig, setup: Setup, data: Path, start: Path, reward_models: Path, workspace: Workspace
 ) -> None:
     """Run PPO and leave the chosen policy, the evaluations and their generations in `workspace.output`.
 
@@ -45,5 +45,5 @@ def train_ppo(
         raise ConfigError(reason)
     several = setup.compute.num_processes > 1 and num_started() == 1
     folders = {"output": workspace.output, "report": workspace.report, "checkpoints": workspace.checkpoints}
-    request = PPORequest(ppo=config, setup=setup, data=data, start=start, reward_models=reward_models, **folders)
+    request = RLRequest(policy=config, setup=setup, data=data, start=start, reward_models=reward_models, **folders)
     (train_in_processes if several else train)(request, workspace)

@@ -9,7 +9,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from rlhf.config.rl import LARGEST_KL_ERROR, PPOConfig
+from rlhf.config.rl import LARGEST_KL_ERROR, RLConfig
 from rlhf.data.preparation.splits import prompt_key
 from rlhf.errors import DataError, TrainingDivergedError
 from rlhf.files.disk import check_room
@@ -31,11 +31,11 @@ from rlhf.rl.checkpoint import (
     save_checkpoint,
 )
 from rlhf.rl.checks import check_finite, check_weights
-from rlhf.rl.context import Demonstrations, PPOContext, Prompts, make_context
+from rlhf.rl.context import Demonstrations, Prompts, RLContext, make_context
 from rlhf.rl.kl import steer_kl_coef
 from rlhf.rl.models import load_models
 from rlhf.rl.objective import Units, best_evaluation
-from rlhf.rl.request import PPORequest
+from rlhf.rl.request import RLRequest
 from rlhf.rl.update import run_update
 from rlhf.rl.validation import validate, write_generations
 from rlhf.text.lines import read_json_lines
@@ -48,12 +48,12 @@ logger = logging.getLogger(__name__)
 class Run:
     """Parts of a run that stay the same throughout."""
 
-    context: PPOContext
+    context: RLContext
     validation: Prompts
     workspace: Workspace
 
     @property
-    def config(self) -> PPOConfig:
+    def config(self) -> RLConfig:
         """PPO's settings."""
         return self.context.config
 
@@ -74,9 +74,9 @@ class Run:
             self.workspace.log_metrics(metrics, step)
 
 
-def train(request: PPORequest, workspace: Workspace) -> None:
-    """Run PPO in this process, which may be one of several that were started; see `rlhf.rl.stage.train_ppo`."""
-    context = start_stage(request.ppo, request.setup, request.start / "policy")
+def train(request: RLRequest, workspace: Workspace) -> None:
+    """Run PPO in this process, which may be one of several that were started; see `rlhf.rl.stage.train_policy`."""
+    context = start_stage(request.policy, request.setup, request.start / "policy")
     with processes.process_group(context.compute):
         _train(_prepare(context, request, workspace))
 
@@ -99,17 +99,17 @@ def _update(run: Run, state: TrainerState) -> TrainerState:
     moments = {name: RunningMoments(**values) for name, values in state.moments.items()}  # type: ignore[arg-type]
     with _diverging(run, update + 1):
         outcome = run_update(run.context, update, state.kl_coef, moments)
-    speed = {"ppo/episodes_per_second": config.rollout_size / (time.monotonic() - start)}
+    speed = {"policy/episodes_per_second": config.rollout_size / (time.monotonic() - start)}
     check_finite(outcome.metrics, update + 1, run.workspace.checkpoints)
     check_weights(run.context.models, update + 1, run.workspace.checkpoints)
     state = _log(run, state, outcome.metrics | speed, update + 1)
     if processes.is_first():
-        report_progress("ppo", update + 1, config.num_updates)
+        report_progress("policy", update + 1, config.num_updates)
     state = _watch(run, state, outcome.metrics)
     state = replace(
         state,
         next_update=update + 1,
-        kl_coef=_next_kl_coef(config, state.kl_coef, outcome.metrics["ppo/kl_mean"]),
+        kl_coef=_next_kl_coef(config, state.kl_coef, outcome.metrics["policy/kl_mean"]),
         moments={name: asdict(values) for name, values in outcome.rollout.moments.items()},
     )
     if state.next_update % config.evaluate_every == 0 or state.next_update == config.num_updates:
@@ -135,7 +135,7 @@ def _save(run: Run, state: TrainerState) -> None:
     if processes.is_first():
         start = time.monotonic()
         save_checkpoint(run.workspace.checkpoints, state, models, optimizers, run.settings)
-        run.log({"ppo/checkpoint_seconds": time.monotonic() - start}, state.next_update)
+        run.log({"policy/checkpoint_seconds": time.monotonic() - start}, state.next_update)
         remove_other_candidates(run.workspace.checkpoints, state.evaluations, run.config.kl_budget)
 
 
@@ -149,7 +149,7 @@ def _watch(run: Run, state: TrainerState, metrics: Mapping[str, float]) -> Train
     """Look at an update's metrics; a fatal alarm or a spent KL budget is a reason to stop."""
     memory, alarms = watch_update(run.config.alarms, AlarmState(**state.alarms), metrics, state.next_update + 1)
     state = _alarmed(state, memory, alarms)
-    if state.stopped_because is None and metrics["ppo/kl_mean"] > run.config.kl_budget:
+    if state.stopped_because is None and metrics["policy/kl_mean"] > run.config.kl_budget:
         state = replace(state, stopped_because="kl_budget")
     return state
 
@@ -162,7 +162,7 @@ def _alarmed(state: TrainerState, memory: AlarmState, alarms: Sequence[Alarm]) -
     return replace(state, alarms=asdict(memory), stopped_because=state.stopped_because or fatal)
 
 
-def _prepare(context: StageContext[PPOConfig], request: PPORequest, workspace: Workspace) -> Run:
+def _prepare(context: StageContext[RLConfig], request: RLRequest, workspace: Workspace) -> Run:
     config, tokenizer, data = context.config, context.tokenizer, request.data
     models = load_models(context, request.start, request.reward_models)
     check_room(workspace.checkpoints, needed_bytes(models), "PPO's checkpoints")
@@ -192,7 +192,7 @@ def _read_prompts(path: Path) -> list[Conversation]:
 def _read_demonstrations(path: Path, tokenizer: Any) -> Demonstrations:
     rows = list(read_json_lines(path))
     if not rows:
-        raise DataError(f"{path.name}: there are no demonstrations for PPO-ptx; set ppo.ptx_coef to 0, or give some")
+        raise DataError(f"{path.name}: there are no demonstrations for PPO-ptx; set rl.ptx_coef to 0, or give some")
     return encode_pairs(tokenizer, [row["prompt"] for row in rows], [row["completion"] for row in rows])
 
 
@@ -244,12 +244,12 @@ def _finish(run: Run, state: TrainerState, stopped_because: str) -> None:
         with explain_write_errors("PPO's output", run.workspace.checkpoints):
             write_results(run.workspace, state, stopped_because, run.config)
         best = best_evaluation(state.evaluations, run.config.kl_budget)
-        run.log({"ppo/chosen_update": best["update"], "ppo/chosen_objective": best["objective"]}, None)
-        run.log({"ppo/num_alarms": len(state.alarms["raised"])}, None)
+        run.log({"policy/chosen_update": best["update"], "policy/chosen_objective": best["objective"]}, None)
+        run.log({"policy/num_alarms": len(state.alarms["raised"])}, None)
     processes.wait_for_all()
 
 
-def _next_kl_coef(config: PPOConfig, kl_coef: float, kl: float) -> float:
+def _next_kl_coef(config: RLConfig, kl_coef: float, kl: float) -> float:
     if config.kl_target is None or config.kl_horizon is None:
         return kl_coef
     steering = {"target": config.kl_target, "horizon": config.kl_horizon, "largest_error": LARGEST_KL_ERROR}

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from rlhf.modeling.cpu.memory import trim_heap
 from rlhf.rewards.sources import RunningMoments
 from rlhf.rl.checks import check_kl_starts_at_zero, check_ratio_starts_at_one, check_sampling_is_scored
-from rlhf.rl.context import PPOContext
+from rlhf.rl.context import RLContext
 from rlhf.rl.kl import kl_k3, response_kl
 from rlhf.rl.loss import explained_variance
 from rlhf.rl.optimization import MinibatchStatistics, optimize, set_learning_rates
@@ -27,7 +27,7 @@ class Update:
 
 
 def run_update(
-    context: PPOContext, update: int, kl_coef: float, moments: Mapping[str, RunningMoments] | None = None
+    context: RLContext, update: int, kl_coef: float, moments: Mapping[str, RunningMoments] | None = None
 ) -> Update:
     """Collect a rollout and learn from it.
 
@@ -56,7 +56,7 @@ def run_update(
         trim_heap()
     if update == config.num_critic_warmup_updates:
         check_ratio_starts_at_one(statistics[0], config.alarms, dtype)
-    of_steps = {"ppo/kl_coef": kl_coef, "ppo/learning_rate": config.learning_rate * share}
+    of_steps = {"policy/kl_coef": kl_coef, "policy/learning_rate": config.learning_rate * share}
     return Update(rollout, _metrics(rollout, statistics) | of_steps)
 
 
@@ -64,25 +64,25 @@ def _metrics(rollout: Rollout, statistics: Sequence[MinibatchStatistics]) -> dic
     mask = rollout.batch.response_mask
     kl = response_kl(rollout.kl, mask)
     means = {
-        f"ppo/{name}": sum(s[name] for s in statistics) / len(statistics)
+        f"policy/{name}": sum(s[name] for s in statistics) / len(statistics)
         for name in statistics[0]
         if name != "ratio_error"
     }
     if "ratio_error" in statistics[0]:
-        means["ppo/ratio_error"] = statistics[0]["ratio_error"]
-    sources = {f"ppo/source_score_mean/{name}": float(s.mean()) for name, s in rollout.source_scores.items()}
+        means["policy/ratio_error"] = statistics[0]["ratio_error"]
+    sources = {f"policy/source_score_mean/{name}": float(s.mean()) for name, s in rollout.source_scores.items()}
     return (
         means
         | (sources if len(sources) > 1 else {})
         | {
-            "ppo/score_mean": float(rollout.scores.mean()),
-            "ppo/score_std": float(rollout.scores.std()),
-            "ppo/kl_mean": float(kl.mean()),
-            "ppo/kl_k3_mean": float(response_kl(kl_k3(rollout.old_logprobs, rollout.ref_logprobs), mask).mean()),
-            "ppo/entropy": float(rollout.entropy.sum() / mask.sum()),
-            "ppo/reward_mean": float(rollout.rewards.sum(1).mean()),
-            "ppo/response_tokens_mean": float(mask.sum(1).float().mean()),
-            "ppo/eos_rate": float(rollout.ended.float().mean()),
-            "ppo/explained_variance": explained_variance(rollout.values, rollout.returns, mask),
+            "policy/score_mean": float(rollout.scores.mean()),
+            "policy/score_std": float(rollout.scores.std()),
+            "policy/kl_mean": float(kl.mean()),
+            "policy/kl_k3_mean": float(response_kl(kl_k3(rollout.old_logprobs, rollout.ref_logprobs), mask).mean()),
+            "policy/entropy": float(rollout.entropy.sum() / mask.sum()),
+            "policy/reward_mean": float(rollout.rewards.sum(1).mean()),
+            "policy/response_tokens_mean": float(mask.sum(1).float().mean()),
+            "policy/eos_rate": float(rollout.ended.float().mean()),
+            "policy/explained_variance": explained_variance(rollout.values, rollout.returns, mask),
         }
     )

@@ -12,11 +12,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from rlhf.config.rl import PPOConfig
+from rlhf.config.rl import RLConfig
 from rlhf.data.schema import json_lines
 from rlhf.files.atomic import write_file
 from rlhf.modeling.conversations import Conversation, decode_responses
-from rlhf.rl.context import PPOContext, Prompts
+from rlhf.rl.context import Prompts, RLContext
 from rlhf.rl.masking import masked_sum
 from rlhf.rl.objective import Units, climbed_and_held_out, units_of
 from rlhf.rl.rollout import kl_of_responses, sample_responses, score_responses, selection_scores
@@ -85,11 +85,11 @@ class Evaluation:
 
     def metrics(self) -> dict[str, float]:
         """Under the names of `rlhf.metrics`."""
-        return {f"ppo/validation_{name}": getattr(self, name) for name in (*_MEANS, *_MEANS_BY_OTHER_NAMES)}
+        return {f"policy/validation_{name}": getattr(self, name) for name in (*_MEANS, *_MEANS_BY_OTHER_NAMES)}
 
 
 def validate(
-    context: PPOContext, prompts: Prompts, update: int, units: Units | None
+    context: RLContext, prompts: Prompts, update: int, units: Units | None
 ) -> tuple[Evaluation, list[Generation], Units]:
     """Sample a response to every validation prompt, with the same noise at every evaluation.
 
@@ -151,7 +151,7 @@ class _Sampled:
     ended: Tensor
 
 
-def _sample(context: PPOContext, prompts: Prompts, first: int) -> _Sampled:
+def _sample(context: RLContext, prompts: Prompts, first: int) -> _Sampled:
     keys: list[tuple[str | int, ...]] = [("validation", first + row) for row in range(len(prompts.ids))]
     rows = sample_responses(context, prompts, keys, context.seed("validation"))
     kl = kl_of_responses(context, rows.batch)
@@ -165,7 +165,7 @@ def _sample(context: PPOContext, prompts: Prompts, first: int) -> _Sampled:
     )
 
 
-def _summarize(config: PPOConfig, generations: Sequence[Generation], update: int) -> Evaluation:
+def _summarize(config: RLConfig, generations: Sequence[Generation], update: int) -> Evaluation:
     def mean(name: str) -> float:
         return float(torch.tensor([float(getattr(g, name)) for g in generations], dtype=torch.float64).mean())
 

@@ -24,7 +24,7 @@ from typing import Any
 from rlhf.errors import RLHFError
 from rlhf.paths import configure_environment
 from rlhf.progress import watching
-from rlhf.rl.request import PPORequest
+from rlhf.rl.request import RLRequest
 from rlhf.text.terminal import say
 from rlhf.workspace import MetricLog, Workspace
 
@@ -100,7 +100,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("request", type=Path, help="JSON file that says what to train")
     parser.add_argument("--connection", type=int, help="file descriptor of the process that started this one")
     options = parser.parse_args(arguments)
-    request = PPORequest.model_validate_json(options.request.read_bytes())
+    request = RLRequest.model_validate_json(options.request.read_bytes())
     configure_environment()
     rlhf_logger = logging.getLogger("rlhf")
     is_first = os.environ.get("RANK", "0") == "0"
@@ -114,7 +114,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return _for_parent(request, parent)
 
 
-def _by_hand(request: PPORequest) -> int:
+def _by_hand(request: RLRequest) -> int:
     try:
         _train(request, _file_log(request.report / "metrics.jsonl"))
     except RLHFError as error:
@@ -123,7 +123,7 @@ def _by_hand(request: PPORequest) -> int:
     return 0
 
 
-def _for_parent(request: PPORequest, parent: ParentConnection) -> int:
+def _for_parent(request: RLRequest, parent: ParentConnection) -> int:
     try:
         with watching(parent.report_progress):
             _train(request, parent.log_metrics)
@@ -133,13 +133,13 @@ def _for_parent(request: PPORequest, parent: ParentConnection) -> int:
     return 0
 
 
-def _train(request: PPORequest, log_metrics: MetricLog) -> None:
-    from rlhf.rl.stage import train_ppo
+def _train(request: RLRequest, log_metrics: MetricLog) -> None:
+    from rlhf.rl.stage import train_policy
 
     workspace = Workspace(request.output, request.report, request.checkpoints, log_metrics)
     for folder in (workspace.output, workspace.report, workspace.checkpoints):
         folder.mkdir(parents=True, exist_ok=True)
-    train_ppo(request.ppo, request.setup, request.data, request.start, request.reward_models, workspace)
+    train_policy(request.policy, request.setup, request.data, request.start, request.reward_models, workspace)
 
 
 def _file_log(path: Path) -> MetricLog:

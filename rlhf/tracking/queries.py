@@ -2,10 +2,12 @@
 
 import math
 from collections.abc import Sequence
+from itertools import product
 
 from mlflow.entities import Run, ViewType
 from mlflow.utils.search_utils import SearchUtils
 
+from rlhf.earlier_names import current_metric, current_section, current_tags, metric_names
 from rlhf.tracking.client import TrackingError, client, experiment_id, retry_while_unavailable
 from rlhf.tracking.models import REGISTERED_MODEL
 from rlhf.tracking.records import Condition, Input, RunRecord, is_finite, time_of
@@ -53,7 +55,11 @@ class ClientStore:
         """Steps and finite values of metrics of a run, by rising step; without the metrics that it has not."""
         curves = {}
         for name in names:
-            points = retry_while_unavailable(lambda name=name: client().get_metric_history(run_id, name))  # type: ignore[misc]
+            points = [
+                point
+                for recorded in metric_names(name)
+                for point in retry_while_unavailable(lambda key=recorded: client().get_metric_history(run_id, key))  # type: ignore[misc]
+            ]
             curve = [(point.step, point.value) for point in points if is_finite(point.value)]
             if curve:
                 curves[name] = sorted(curve, key=lambda point: point[0])
@@ -77,14 +83,24 @@ class ClientStore:
 
     @staticmethod
     def _page(conditions: Sequence[Condition], limit: int, offset: int) -> list[Run]:
-        conditions_as_text = " and ".join(condition.as_filter for condition in conditions)
-        token = SearchUtils.create_page_token(offset) if offset else None  # type: ignore[no-untyped-call]
-        runs = retry_while_unavailable(
-            lambda: client().search_runs(
-                [experiment_id()], conditions_as_text, max_results=limit, order_by=["start_time DESC"], page_token=token
-            )
+        variants = list(product(*(condition.recorded for condition in conditions)))
+        if len(variants) == 1:
+            return _search(variants[0], limit, offset)
+        # MLflow's filters have no `or`.
+        runs = {run.info.run_id: run for variant in variants for run in _search(variant, limit + offset, 0)}
+        newest_first = sorted(runs.values(), key=lambda run: (-run.info.start_time, run.info.run_id))
+        return newest_first[offset : offset + limit]
+
+
+def _search(conditions: Sequence[Condition], limit: int, offset: int) -> list[Run]:
+    conditions_as_text = " and ".join(condition.as_filter for condition in conditions)
+    token = SearchUtils.create_page_token(offset) if offset else None  # type: ignore[no-untyped-call]
+    runs = retry_while_unavailable(
+        lambda: client().search_runs(
+            [experiment_id()], conditions_as_text, max_results=limit, order_by=["start_time DESC"], page_token=token
         )
-        return list(runs)
+    )
+    return list(runs)
 
 
 def record_of(run: Run) -> RunRecord:
@@ -98,10 +114,10 @@ def record_of(run: Run) -> RunRecord:
         started=time_of(run.info.start_time),
         ended=time_of(run.info.end_time) if run.info.end_time else None,
         artifact_uri=run.info.artifact_uri,
-        tags=run.data.tags,
-        params=run.data.params,
-        metrics={name: value for name, value in metrics.items() if is_finite(value)},
-        not_finite=frozenset(name for name, value in metrics.items() if not is_finite(value)),
+        tags=current_tags(run.data.tags),
+        params={current_section(name): value for name, value in run.data.params.items()},
+        metrics={current_metric(name): value for name, value in metrics.items() if is_finite(value)},
+        not_finite=frozenset(current_metric(name) for name, value in metrics.items() if not is_finite(value)),
         inputs={dataset.name: Input.from_dataset(dataset.source, dataset.digest) for dataset in datasets},
     )
 
@@ -120,22 +136,22 @@ def finished_stages(stage: str, fingerprint: str) -> list[dict[str, str]]:
         f"tags.`{STAGE_TAG}` = '{stage}' and tags.`{FINGERPRINT_TAG}` = '{fingerprint}'"
         " and attributes.status = 'FINISHED'"
     )
-    return [run.data.tags for run in runs]
+    return [current_tags(run.data.tags) for run in runs]
 
 
 def tags_of(run_id: str) -> dict[str, str]:
     """The tags of a run; none where there is no such run."""
     runs = find(f"attributes.run_id = '{run_id}'") if run_id.isalnum() else []
-    return runs[0].data.tags if runs else {}
+    return current_tags(runs[0].data.tags) if runs else {}
 
 
 def pipeline_runs(tag: str, value: str) -> dict[str, dict[str, str]]:
     """The pipeline runs that bear a tag, the newest first: their tags by run id."""
     runs = find(f"tags.`{tag}` = '{value}' and tags.`{KIND_TAG}` = 'pipeline'")
-    return {run.info.run_id: run.data.tags for run in runs}
+    return {run.info.run_id: current_tags(run.data.tags) for run in runs}
 
 
 def metrics_of(run_id: str) -> dict[str, float]:
     """The last finite value of each metric of a run."""
     metrics: dict[str, float] = retry_while_unavailable(lambda: client().get_run(run_id)).data.metrics
-    return {name: value for name, value in metrics.items() if math.isfinite(value)}
+    return {current_metric(name): value for name, value in metrics.items() if math.isfinite(value)}

@@ -9,12 +9,13 @@ import json
 import os
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from typing import Literal, Protocol
 
+from rlhf.earlier_names import earlier_stage, metric_names
 from rlhf.paths import in_other_project, tracking_database
-from rlhf.tracking.tags import KIND_TAG
+from rlhf.tracking.tags import KIND_TAG, STAGE_TAG
 
 PIPELINE = "pipeline"
 GROUP = "group"
@@ -45,6 +46,15 @@ class Condition:
     name: str
     comparator: Comparator
     value: str | float
+
+    @property
+    def recorded(self) -> list["Condition"]:
+        """This condition, and the same by the names of earlier releases."""
+        if self.kind == "metric":
+            return [replace(self, name=name) for name in metric_names(self.name)]
+        if self.kind == "tag" and self.name == STAGE_TAG and earlier_stage(str(self.value)) != self.value:
+            return [self, replace(self, value=earlier_stage(str(self.value)))]
+        return [self]
 
     @property
     def as_filter(self) -> str:

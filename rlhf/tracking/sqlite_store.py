@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
+from rlhf.earlier_names import current_metric, current_section, current_tags, metric_names
 from rlhf.errors import InputError
 from rlhf.paths import tracking_database
 from rlhf.tracking.deleted import deleted_experiment
@@ -90,10 +91,11 @@ class DatabaseStore:
     def curves(self, run_id: str, names: Sequence[str]) -> dict[str, list[tuple[int, float]]]:
         """Steps and finite values of metrics of a run, by rising step; without the metrics that it has not."""
         curves = defaultdict(list)
-        marks = ", ".join("?" * len(names))
-        for key, step, value in self._rows(_POINTS.format(marks), [run_id, *names]):
+        recorded = [name for current in names for name in metric_names(current)]
+        marks = ", ".join("?" * len(recorded))
+        for key, step, value in self._rows(_POINTS.format(marks), [run_id, *recorded]):
             if is_finite(value):
-                curves[key].append((int(step), float(value)))
+                curves[current_metric(key)].append((int(step), float(value)))
         return dict(curves)
 
     def aliases(self) -> dict[str, str]:
@@ -122,10 +124,10 @@ class DatabaseStore:
                 started=time_of(started),
                 ended=time_of(ended) if ended else None,
                 artifact_uri=uri,
-                tags=tags[run_id],
-                params=params[run_id],
-                metrics=finite[run_id],
-                not_finite=frozenset(not_finite[run_id]),
+                tags=current_tags(tags[run_id]),
+                params={current_section(key): value for key, value in params[run_id].items()},
+                metrics={current_metric(key): value for key, value in finite[run_id].items()},
+                not_finite=frozenset(map(current_metric, not_finite[run_id])),
                 inputs=inputs[run_id],
             )
             for run_id, name, status, started, ended, uri in rows
@@ -191,8 +193,9 @@ def _where(conditions: Sequence[Condition]) -> tuple[str, list[Any]]:
             clauses.append(f"{_ATTRIBUTES[condition.name]} {condition.comparator} ?")
             values.append(condition.value)
         else:
-            clauses.append(_HAS[condition.kind].format(condition.comparator))
-            values += [condition.name, condition.value]
+            alternatives = condition.recorded
+            clauses.append(f"({' OR '.join(_HAS[each.kind].format(each.comparator) for each in alternatives)})")
+            values += [value for each in alternatives for value in (each.name, each.value)]
     return " AND ".join(clauses), values
 
 

@@ -19,12 +19,12 @@ _METRICS = (
     "evaluation/score_win_rate",
     "reward_audit/accuracy",
     "sft/validation_loss",
-    "ppo/chosen_update",
-    "ppo/num_alarms",
-    "ppo/trained_seconds",
+    "policy/chosen_update",
+    "policy/num_alarms",
+    "policy/trained_seconds",
 )
 _TAGS = (RECIPE_TAG, REPRODUCIBLE_TAG, ALARMS_TAG)
-_PARAMS = ("seed", "ppo.kl_coef", "ppo.learning_rate")
+_PARAMS = ("seed", "rl.kl_coef", "rl.learning_rate")
 
 
 def shared_view() -> str:

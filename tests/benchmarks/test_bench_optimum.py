@@ -156,7 +156,14 @@ def test_exact_ascent_climbs_with_every_kind_of_sharing(sharing):
 
 
 def made_row(case, seed, share, **fields):
-    row = {"session": "s", "kind": "ppo", "case": case.name, "seed": seed, "dtype": case.dtype, "sharing": case.sharing}
+    row = {
+        "session": "s",
+        "kind": "policy",
+        "case": case.name,
+        "seed": seed,
+        "dtype": case.dtype,
+        "sharing": case.sharing,
+    }
     row |= {"temperature": case.temperature, "fault": case.fault, "share": share, "kl_to_optimum": [1.0, 0.03]}
     surprise = {"num": 100, "mean": 0.01, "beyond": 5}
     row |= {"ceiling": 0.99, "seconds": 20.0, "score": surprise, "kl": surprise, "refused": "", "curve": [0.0, share]}

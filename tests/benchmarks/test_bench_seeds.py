@@ -16,7 +16,7 @@ GAINS = {7: 0.329, 11: 0.322, 23: 0.354, 31: 0.340, 47: 0.335}
 
 def seed(number: int, gain: float) -> SeedReport:
     metrics = {name: 0.5 for name in (*seeds.DEMO.kept, *seeds.STORIES.kept)}
-    metrics |= {"evaluation/num_prompts": 2048.0, "ppo/entropy": 1.0}
+    metrics |= {"evaluation/num_prompts": 2048.0, "policy/entropy": 1.0}
     gains = {"": gain, "_low": gain - 0.02, "_high": gain + 0.02}
     metrics |= {f"evaluation/gold_gain{end}": value for end, value in gains.items()}
     return SeedReport(seed=number, run_id=f"{number:032x}", metrics=metrics, policy_path="/somewhere")
@@ -87,7 +87,7 @@ def test_the_program_fills_the_readme_and_keeps_its_figures(file, tmp_path, monk
     seeds.main([str(file(report(gains, recipe=recipe)))])
     results = seeds.TABLES[recipe]
     kept = GroupReport.model_validate_json(results.record.read_text())
-    assert "ppo/entropy" not in json.dumps(kept.model_dump())
+    assert "policy/entropy" not in json.dumps(kept.model_dump())
     assert readme.read_text() == replace_part(README, results.part, seeds.seeds_part(kept))
     assert f"{next(iter(gains.values())):+.3f} (" in readme.read_text()
 

@@ -21,7 +21,7 @@ KNOBS: dict[str, Callable[[int], dict[str, Any]]] = {
     "sft": lambda n: {"sft": SFT | {"checkpoint_every_seconds": 0.2 + n / 1e4}},
     "reward_model": lambda n: {"reward_model": SMOKE["reward_model"] | {"checkpoint_every_seconds": 0.2 + n / 1e4}},
     "reward_audit": lambda n: {"reward_audit": {"minimum_accuracy": 0.1 + n / 1e4}},
-    "ppo": lambda n: {"ppo": ppo(kl_budget=21 + n)},
+    "policy": lambda n: {"rl": ppo(kl_budget=21 + n)},
     "evaluation": lambda n: {"evaluation": SMOKE["evaluation"] | {"num_side_by_side": 5 + n}},
     "model_card": lambda n: {"name": f"smoke-{n}"},
 }
@@ -31,12 +31,12 @@ NUM_MOMENTS = 3
 
 
 def ppo(**settings: Any) -> dict[str, Any]:
-    return SMOKE["ppo"] | {"num_updates": 24, "checkpoint_every": 1} | settings
+    return SMOKE["rl"] | {"num_updates": 24, "checkpoint_every": 1} | settings
 
 
 def config(**sections: Any) -> dict[str, Any]:
     compute = {"dtype": "fp32", "num_threads": 1}
-    return {"config": SMOKE | {"compute": compute, "ppo": ppo(), "sft": SFT} | sections}
+    return {"config": SMOKE | {"compute": compute, "rl": ppo(), "sft": SFT} | sections}
 
 
 def go_on(up: Up, run_id: str) -> None:

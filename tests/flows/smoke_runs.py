@@ -11,12 +11,12 @@ from started_services import ROOT, Up
 SMOKE = yaml.safe_load((ROOT / "configs" / "smoke.yaml").read_text())
 # As the runs of the fixture `trained` have it, whose stages are found cached.
 SMOKE["data"]["embedded"] = None
-FLOW = {"data", "sft", "reward_model", "reward_audit", "ppo", "evaluation", "model_card"}
+FLOW = {"data", "sft", "reward_model", "reward_audit", "policy", "evaluation", "model_card"}
 
 
 def recipe(**ppo: Any) -> dict[str, Any]:
     """The smoke recipe on one thread, with another fingerprint for each of the settings."""
-    changed = SMOKE | {"compute": {"dtype": "fp32", "num_threads": 1}, "ppo": SMOKE["ppo"] | ppo}
+    changed = SMOKE | {"compute": {"dtype": "fp32", "num_threads": 1}, "rl": SMOKE["rl"] | ppo}
     return {"config": changed}
 
 

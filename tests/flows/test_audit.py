@@ -28,7 +28,7 @@ def changed() -> list[str]:
 
 def ppo_output(project: Path) -> Path:
     run_id = find_target("candidate").run_id
-    reference, _ = artifacts.output_of(run_id, "ppo", PolicyRef)
+    reference, _ = artifacts.output_of(run_id, "policy", PolicyRef)
     folder = artifacts.stored_at(reference)
     assert folder is not None
     assert folder.is_relative_to(project)
@@ -60,14 +60,14 @@ def test_the_tampering_that_there_may_be(project: Path):
     rows.write_text(text)
 
     with contextlib.closing(sqlite3.connect(project / "mlruns" / "mlflow.db")) as database, database:
-        where = "WHERE key = 'ppo.kl_coef' AND run_uuid = ?"
+        where = "WHERE key = 'rl.kl_coef' AND run_uuid = ?"
         database.execute(f"UPDATE params SET value = '0.5' {where}", (find_target("candidate").run_id,))
-    assert changed() == ["parameter ppo.kl_coef"]
+    assert changed() == ["parameter rl.kl_coef"]
 
 
 def test_lineage_and_clearing_up_across_runs(project: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     first = find_target("candidate").run_id
-    second = rlhf_pipeline(config(**{"ppo.kl_coef": 0.2})).run_id
+    second = rlhf_pipeline(config(**{"rl.kl_coef": 0.2})).run_id
     lineage = trace(find_target("candidate"))
     assert lineage.run_id == second
     assert {node.state for node in lineage.nodes.values()} == {"verified"}
@@ -78,7 +78,7 @@ def test_lineage_and_clearing_up_across_runs(project: Path, tmp_path: Path, caps
     capsys.readouterr()
 
     stages = {tags_of(str(item.run_id))["rlhf.stage"] for item in make_plan(0).items if item.run_id}
-    assert stages == {"ppo", "evaluation", "model_card"}
+    assert stages == {"policy", "evaluation", "model_card"}
     assert main(["gc", "--yes", "--keep-days", "0"]) == 0
     assert main(["verify", second]) == 0
     assert main(["verify", first]) == 1

@@ -74,11 +74,11 @@ def test_a_folder_from_elsewhere_is_talked_to_without_scores(project: Path, tmp_
 
 def test_a_run_under_way_answers_with_its_best_policy_so_far(project: Path, caplog: pytest.LogCaptureFixture):
     done = find_policy(None)
-    run_id = open_pipeline("smoke", None, {"name": "smoke", "ppo": {"max_response_tokens": 5}}, {})
+    run_id = open_pipeline("smoke", None, {"name": "smoke", "rl": {"max_response_tokens": 5}}, {})
     with pytest.raises(InputError, match=f"run {run_id} has no SFT policy yet"):
         find_policy(run_id)
-    open_stage(run_id, "ppo", "f" * 64, {}, {})
-    kept = stage_folder("ppo", "f" * 64) / "checkpoints" / "candidates"
+    open_stage(run_id, "policy", "f" * 64, {}, {})
+    kept = stage_folder("policy", "f" * 64) / "checkpoints" / "candidates"
     for update in ("update_0000", "update_0012"):
         shutil.copytree(done.folder, kept / update)
     policy = find_policy(run_id)

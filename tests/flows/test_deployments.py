@@ -82,13 +82,13 @@ def test_the_form_of_several_seeds(filled: dict[str, Any], taken: bool):
 def test_a_recipe_that_a_person_adds_is_a_deployment_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     shutil.copytree(ROOT / "configs", tmp_path / "configs")
     monkeypatch.setattr("flows.servers.prefect_yaml.source_root", lambda: tmp_path)
-    (tmp_path / "configs" / "mine.yaml").write_text("name: mine\nppo: {kl_coef: 0.2}\ncompute: {device: cuda}\n")
+    (tmp_path / "configs" / "mine.yaml").write_text("name: mine\nrl: {kl_coef: 0.2}\ncompute: {device: cuda}\n")
     (tmp_path / "configs" / "data.yaml").write_text("name: other\n")
-    (tmp_path / "configs" / "wrong.yaml").write_text("ppo: {kl_coeff: 0.2}\n")
+    (tmp_path / "configs" / "wrong.yaml").write_text("rl: {kl_coeff: 0.2}\n")
     own, (error,) = own_recipes()
     assert "kl_coeff" in str(error)
     written = {one["name"]: one for one in yaml.safe_load(prefect_yaml(own))["deployments"]}
     assert set(written) - {one["name"] for one in FILE["deployments"]} == {"mine", "data-recipe"}
-    assert written["mine"]["parameters"]["config"]["ppo"] == {"kl_coef": 0.2}
+    assert written["mine"]["parameters"]["config"]["rl"] == {"kl_coef": 0.2}
     assert written["mine"]["tags"] == ["pipeline", "gpu"]
     assert written["data"]["entrypoint"].endswith("data_stage"), "the stage keeps its name"

@@ -14,18 +14,18 @@ REWARDS = [{"kind": "trained"}, {"kind": "function", "name": "brevity", "weight"
 
 def check(**ppo: Any) -> None:
     schema = parameter_schema(rlhf_pipeline).model_dump_for_openapi()
-    validate({"config": {"ppo": ppo}}, schema, raise_on_error=True)
+    validate({"config": {"rl": ppo}}, schema, raise_on_error=True)
 
 
 def test_a_list_of_sources_is_taken_and_comes_out_as_settings() -> None:
     check(rewards=REWARDS, alarms={"fatal": ["negative_kl", "value_clipping"]})
-    given = rlhf_pipeline.validate_parameters({"config": {"ppo": {"rewards": REWARDS}}})["config"]
-    assert [(source.name, source.weight) for source in given.ppo.rewards] == [("reward_model", 1.0), ("brevity", -0.1)]
+    given = rlhf_pipeline.validate_parameters({"config": {"rl": {"rewards": REWARDS}}})["config"]
+    assert [(source.name, source.weight) for source in given.rl.rewards] == [("reward_model", 1.0), ("brevity", -0.1)]
 
 
 def test_the_defaults_are_valid() -> None:
     """An invalid default would reset every parameter of a deployment."""
-    check(**PipelineConfig().ppo.model_dump(mode="json"))
+    check(**PipelineConfig().rl.model_dump(mode="json"))
 
 
 @pytest.mark.parametrize(
@@ -47,4 +47,4 @@ def test_every_field_of_a_source_is_described() -> None:
     definitions = parameter_schema(rlhf_pipeline).definitions
     for name in ("RewardSourceConfig", "AlarmsConfig"):
         assert all(field["description"].endswith(".") for field in definitions[name]["properties"].values())
-    assert definitions["PPOConfig"]["properties"]["rewards"]["items"] == {"$ref": "#/definitions/RewardSourceConfig"}
+    assert definitions["RLConfig"]["properties"]["rewards"]["items"] == {"$ref": "#/definitions/RewardSourceConfig"}

@@ -35,7 +35,7 @@ def test_is_in_all_that_lists_stages(rlhf, tmp_path: Path):
     states = {stage["name"]: stage["state"] for stage in run["stages"]}
     assert list(states)[-2:] == ["letters", "model_card"]
     assert states["letters"] == "trained"
-    assert states["ppo"] == "cached"
+    assert states["policy"] == "cached"
     assert run["metrics"]["letters/seconds"] >= 0
 
     again = json.loads(rlhf("run", str(recipe), "--json"))

@@ -21,7 +21,7 @@ from rlhf.tracking.client import EXPERIMENT, tracking_uri
 
 REPOSITORY = Path(__file__).parents[2]
 SMOKE = REPOSITORY / "configs" / "smoke.yaml"
-STAGES = ["data", "sft", "reward_model", "reward_audit", "ppo", "evaluation", "model_card"]
+STAGES = ["data", "sft", "reward_model", "reward_audit", "policy", "evaluation", "model_card"]
 
 pytestmark = pytest.mark.usefixtures("prefect_server")
 
@@ -64,7 +64,7 @@ def test_all_stages_then_none_then_those_behind_a_changed_setting(
         k: v for k, v in first.metrics.items() if not k.endswith("/seconds")
     }
 
-    third = rlhf_pipeline(config(**{"ppo.kl_coef": 0.3}))
+    third = rlhf_pipeline(config(**{"rl.kl_coef": 0.3}))
     assert states(third) == dict.fromkeys(STAGES[:4], "cached") | dict.fromkeys(STAGES[4:], "trained")
 
     check_registry(first, third)
@@ -98,7 +98,7 @@ def check_parent(trained: PipelineReport, cached: PipelineReport) -> None:
     parents = [client.get_run(report.run_id) for report in (trained, cached)]
     for parent in parents:
         assert parent.info.status == "FINISHED"
-        assert parent.data.params["ppo.kl_coef"] == "0.1"
+        assert parent.data.params["rl.kl_coef"] == "0.1"
         assert {tag.split(".")[-1] for tag in parent.data.tags if tag.startswith("rlhf.run.")} == set(STAGES)
         assert {f"{stage}/seconds" for stage in STAGES} <= set(parent.data.metrics)
         assert {f"{stage}/trained_seconds" for stage in STAGES} <= set(parent.data.metrics)
@@ -134,7 +134,7 @@ def check_registry(first: PipelineReport, third: PipelineReport) -> None:
 
 def check_answers(report: PipelineReport) -> None:
     """Those of every held-out evaluation are a table of PPO's page in MLflow."""
-    run = next(stage.run_id for stage in report.stages if stage.name == "ppo")
+    run = next(stage.run_id for stage in report.stages if stage.name == "policy")
     client = MlflowClient(tracking_uri())
     assert '"answers.json"' in client.get_run(run).data.tags["mlflow.loggedArtifacts"]
     table = json.loads(Path(client.download_artifacts(run, "answers.json")).read_text())
@@ -152,7 +152,7 @@ def check_stages_alone(report: PipelineReport) -> None:
         stages.reward_model_stage(config(), of["data"], of["sft"]),
         stages.reward_audit_stage(config(), run, of["reward_model"]),
         stages.ppo_stage(config(), run, run, run),
-        stages.evaluation_stage(config(), run, of["sft"], run, of["ppo"]),
+        stages.evaluation_stage(config(), run, of["sft"], run, of["policy"]),
         stages.model_card_stage(config(), run, run, run, run).stages[-1],
     ]
     assert [stage.run_id for stage in alone] == [of[name] for name in STAGES]
@@ -171,7 +171,7 @@ def test_data_that_is_not_there_is_one_error(project_root: Path):
 
 @pytest.mark.parametrize("by_hand", [True, False])
 def test_a_run_is_named_in_prefect_and_mlflow_by_what_differs_from_its_recipe(project_root: Path, by_hand: bool):
-    given = config(seed=7, **{"ppo.kl_coef": 0.05, "data.embedded": None})
+    given = config(seed=7, **{"rl.kl_coef": 0.05, "data.embedded": None})
     with pytest.raises(DataError):
         # A form sends the settings as JSON, and those that were left as they are may be missing.
         rlhf_pipeline(given if by_hand else given.model_dump(mode="json", exclude_defaults=True))

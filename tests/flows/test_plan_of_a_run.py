@@ -22,34 +22,34 @@ def planned(**settings: Any) -> dict[str, bool]:
 
 def test_a_plan_is_what_a_run_then_does(project: Path):
     assert set(planned().values()) == {True}
-    changed = {"ppo.kl_coef": 0.2}
+    changed = {"rl.kl_coef": 0.2}
     plan = planned(**changed)
     report = rlhf_pipeline(config(**changed))
     assert plan == {stage.name: stage.state == "cached" for stage in report.stages if stage.name != "model_card"}
-    assert [name for name, cached in plan.items() if not cached] == ["ppo", "evaluation"]
+    assert [name for name, cached in plan.items() if not cached] == ["policy", "evaluation"]
     assert set(planned(**changed).values()) == {True}
 
 
 def test_it_says_why_and_how_long_and_changes_nothing(project: Path):
     before = {path: path.stat().st_mtime_ns for path in project.rglob("*") if path.suffix != ".db"}
-    plan = plan_run(config(**{"ppo.kl_coef": 0.2, "ppo.num_updates": 8}), open_store())
+    plan = plan_run(config(**{"rl.kl_coef": 0.2, "rl.num_updates": 8}), open_store())
     stages = {stage.name: stage for stage in plan.stages}
-    assert stages["ppo"].why == "ppo.kl_coef was 0.1, is 0.2; ppo.num_updates was 4, is 8"
-    assert stages["evaluation"].why == "behind PPO policy"
-    usual = plan_run(config(**{"ppo.kl_coef": 0.2}), open_store())
+    assert stages["policy"].why == "rl.kl_coef was 0.1, is 0.2; rl.num_updates was 4, is 8"
+    assert stages["evaluation"].why == "behind policy"
+    usual = plan_run(config(**{"rl.kl_coef": 0.2}), open_store())
     seconds = {stage.name: stage.seconds for stage in usual.stages}
-    assert stages["ppo"].seconds == pytest.approx(2 * (seconds["ppo"] or 0))
-    assert plan.seconds == pytest.approx((stages["ppo"].seconds or 0) + (stages["evaluation"].seconds or 0))
+    assert stages["policy"].seconds == pytest.approx(2 * (seconds["policy"] or 0))
+    assert plan.seconds == pytest.approx((stages["policy"].seconds or 0) + (stages["evaluation"].seconds or 0))
     other = plan_run(config(**{"model.architecture.hidden_size": 64}), open_store())
-    assert "PPO policy" in other.unknown, "a run of another model says nothing of its time"
+    assert "policy" in other.unknown, "a run of another model says nothing of its time"
     assert {path: path.stat().st_mtime_ns for path in project.rglob("*") if path.suffix != ".db"} == before
 
 
 def test_the_command_for_people_and_for_programs(project: Path, capsys: pytest.CaptureFixture[str]):
-    assert main([*COMMAND, "--ppo.kl-coef", "0.2"]) == 0
+    assert main([*COMMAND, "--rl.kl-coef", "0.2"]) == 0
     shown = capsys.readouterr().out
     assert "PPO: 4 updates of 32 responses of at most 20 tokens" in shown
-    assert "ppo.kl_coef was 0.1, is 0.2" in " ".join(shown.replace("│", " ").split())
+    assert "rl.kl_coef was 0.1, is 0.2" in " ".join(shown.replace("│", " ").split())
     assert "Time: about 0:00:" in shown
     assert "Beware: 60 test prompts: only a win rate above 63% can be told from 50%" in " ".join(shown.split())
     assert all(len(line) <= 80 for line in shown.splitlines() if "│" in line)
@@ -95,6 +95,6 @@ def test_what_the_data_will_not_show(prepared: Path, project: Path):
     said = list(preflight(prepared, load_tokenizer(find_policy(None).folder), config()))
     assert len(said) == 4
     assert said[0].startswith("2 test prompts: no win rate can be told from 50%")
-    assert "95% of the chosen responses are longer than ppo.max_response_tokens (20)" in said[1]
+    assert "95% of the chosen responses are longer than rl.max_response_tokens (20)" in said[1]
     assert "the longer response was chosen in 95% of the pairs" in said[2]
     assert said[3] == "1 pairs were judged both ways; their labels cancel out"

@@ -67,10 +67,10 @@ def test_two_runs_at_once_share_what_they_can(embedded_project: Path, database: 
 def test_the_database_may_be_killed_and_come_back(embedded_project: Path, database: Server):
     with services(embedded_project, "--database", database.url) as up:
         run_id = up.submit("smoke", long_run())
-        wait_for(lambda: up.checkpoints("ppo-*"), 240)
+        wait_for(lambda: up.checkpoints("policy-*"), 240)
         kill_for_a_while(database, up, run_id)
         wait_for(lambda: up.state(run_id) == "Completed", 300)
-        wanted = {"data", "sft", "reward_model", "reward_audit", "ppo", "evaluation", "model_card"}
+        wanted = {"data", "sft", "reward_model", "reward_audit", "policy", "evaluation", "model_card"}
         assert set(stages_of(up, run_id)) == wanted
         with psycopg.connect(database.url) as connection:
             runs = connection.execute("SELECT status, count(*) FROM mlflow.runs GROUP BY status").fetchall()

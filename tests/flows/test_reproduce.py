@@ -18,7 +18,7 @@ from rlhf.paths import in_project
 from rlhf.tracking.client import client, experiment_id
 
 REPOSITORY = Path(__file__).parents[2]
-STAGES = ["data", "sft", "reward_model", "reward_audit", "ppo", "evaluation", "model_card"]
+STAGES = ["data", "sft", "reward_model", "reward_audit", "policy", "evaluation", "model_card"]
 
 pytestmark = [pytest.mark.services, pytest.mark.timeout(1200)]
 CHANGED = "changed tree"
@@ -112,7 +112,7 @@ def make_runs(folder: Path, server: dict[str, str], wanted: set[str]) -> Made:
     assert imported.returncode == 0, imported.stderr
     project.commit("Other data")
     subprocess.run([sys.executable, "-m", "dvc", "push", "--quiet"], cwd=project.root, check=True)
-    run("other data and settings", "--data.embedded", "none", "--ppo.kl-coef", "0.3", "--seed", "1")
+    run("other data and settings", "--data.embedded", "none", "--rl.kl-coef", "0.3", "--seed", "1")
 
     loss = project.root / "rlhf" / "rl" / "loss.py"
     loss.write_text(loss.read_text() + "\nfrom rlhf.rl import new_code  # noqa: E402, F401\n")
@@ -148,8 +148,8 @@ def check_identical(clone: Project, runs: dict[str, str], which: str) -> None:
         assert stage["num_equal_metrics"] == stage["num_metrics"]
         assert stage["other_files"] == []
     by_name = {stage["name"]: stage for stage in result["stages"]}
-    assert all(by_name[name]["weights_now"] for name in ("sft", "reward_model", "ppo", "model_card"))
-    assert by_name["ppo"]["num_metrics"] > 20
+    assert all(by_name[name]["weights_now"] for name in ("sft", "reward_model", "policy", "model_card"))
+    assert by_name["policy"]["num_metrics"] > 20
     assert result["environment"] == []
     assert result["kept_in"] is None
     assert list((clone.root / ".rlhf" / "reproductions").iterdir()) == []
@@ -160,7 +160,7 @@ def check_identical(clone: Project, runs: dict[str, str], which: str) -> None:
 @pytest.mark.soak
 def test_with_other_threads_it_is_not_called_identical_and_told_why(all_made: Made):
     clone, runs = all_made
-    done = clone.rlhf("reproduce", "--json", runs["first commit"], "--threads", "1", "--stage", "ppo")
+    done = clone.rlhf("reproduce", "--json", runs["first commit"], "--threads", "1", "--stage", "policy")
     result = json.loads(done.stdout)
     assert done.returncode == (1 if result["verdict"] == "different" else 0)
     assert result["verdict"] != "identical"
@@ -174,9 +174,9 @@ def test_with_other_threads_it_is_not_called_identical_and_told_why(all_made: Ma
 
 def test_one_stage_from_the_recorded_outputs(made: Made):
     clone, runs = made
-    result = clone.reproduce(runs[CHANGED], "--stage", "ppo")
+    result = clone.reproduce(runs[CHANGED], "--stage", "policy")
     assert result["verdict"] == "identical", result["reason"]
-    assert [stage["name"] for stage in result["stages"]] == ["ppo"]
+    assert [stage["name"] for stage in result["stages"]] == ["policy"]
 
 
 def test_a_reproduction_is_a_run_that_names_the_original(made: Made):

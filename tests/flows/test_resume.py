@@ -20,8 +20,8 @@ SMOKE = Path(__file__).parents[2] / "configs" / "smoke.yaml"
 # As in the fixture `project`, in which the stages before PPO were run.
 SETTINGS = ["--compute.num-threads", "1", "--data.embedded", "none"]
 COMMAND = [sys.executable, "-m", "rlhf.cli", "run", str(SMOKE), "--json", *SETTINGS]
-UPDATES = ["--ppo.num-updates", "16"]
-CLOCKS = {"ppo/episodes_per_second"}
+UPDATES = ["--rl.num-updates", "16"]
+CLOCKS = {"policy/episodes_per_second"}
 
 
 @pytest.fixture
@@ -45,7 +45,7 @@ def kill_in_ppo(environment: dict[str, str], stages: Path, *flags: str) -> Path:
         [*COMMAND, *UPDATES, *flags], env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
     )
     try:
-        for checkpoints in _polled(lambda: sorted(stages.glob("ppo-*/checkpoints/update_??????"))):
+        for checkpoints in _polled(lambda: sorted(stages.glob("policy-*/checkpoints/update_??????"))):
             if len(checkpoints) > 1:
                 return checkpoints[-1]
             assert process.poll() is None, "it ended before it could be killed"
@@ -66,7 +66,7 @@ def _polled(look: Any) -> Iterator[list[Path]]:
 def curves(report: dict[str, Any]) -> dict[str, list[tuple[int, float]]]:
     """Every point of PPO's run in MLflow, clocks apart: an attempt that went on has the curves of the one before."""
     client = MlflowClient(tracking_uri())
-    run_id = next(stage["run_id"] for stage in report["stages"] if stage["name"] == "ppo")
+    run_id = next(stage["run_id"] for stage in report["stages"] if stage["name"] == "policy")
     names = [n for n in client.get_run(run_id).data.metrics if n not in CLOCKS and not n.endswith("seconds")]
     return {name: sorted((p.step, p.value) for p in client.get_metric_history(run_id, name)) for name in names}
 
@@ -80,14 +80,14 @@ def test_killed_in_ppo_the_pipeline_goes_on_from_the_checkpoint(project: Path, e
     whole = run(environment)
     # The budget is never reached: another fingerprint for the same numbers.
     stages = project / ".rlhf" / "stages"
-    checkpoint = kill_in_ppo(environment, stages, "--ppo.kl-budget", "21")
-    again = run(environment, "--ppo.kl-budget", "21")
+    checkpoint = kill_in_ppo(environment, stages, "--rl.kl-budget", "21")
+    again = run(environment, "--rl.kl-budget", "21")
     states = {stage["name"]: stage["state"] for stage in again["stages"]}
     # Evaluation is cached as well: PPO's output has the sha256 that it had.
-    assert [name for name, state in states.items() if state == "trained"] == ["ppo", "model_card"]
-    first = re.search(r"ppo: (\d+) of 16", again["log"])
+    assert [name for name, state in states.items() if state == "trained"] == ["policy", "model_card"]
+    first = re.search(r"policy: (\d+) of 16", again["log"])
     assert first is not None
     assert int(first[1]) == int(checkpoint.name.removeprefix("update_")) + 1
     assert weights(again) == weights(whole)
     assert curves(again) == curves(whole)
-    assert [step for step, _ in curves(whole)["ppo/kl_mean"]] == list(range(1, 17))
+    assert [step for step, _ in curves(whole)["policy/kl_mean"]] == list(range(1, 17))

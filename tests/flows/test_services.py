@@ -42,11 +42,11 @@ def up(root: Path) -> Iterator[Up]:
 
 def submit_into_ppo(up: Up) -> str:
     """Submit a long run whose PPO is not there yet; return once that has written a checkpoint."""
-    before = up.checkpoints("ppo-*")
+    before = up.checkpoints("policy-*")
     run_id = up.submit("smoke", long_run(kl_budget=next(NEVER_REACHED)))
 
     def look() -> bool:
-        if set(up.checkpoints("ppo-*")) - set(before):
+        if set(up.checkpoints("policy-*")) - set(before):
             return True
         assert up.state(run_id) not in ("Completed", "Failed", "Crashed"), up.log(run_id)
         return False
@@ -84,8 +84,8 @@ def test_a_run_through_the_worker_and_the_same_again(up: Up):
 @pytest.mark.parametrize(
     ("parameters", "what"),
     [
-        ({"config": {"ppo": {"kl_coef": -1}}}, "less than the minimum"),
-        ({"config": {"ppo": {"kl_coeff": 1}}}, "unexpected"),
+        ({"config": {"rl": {"kl_coef": -1}}}, "less than the minimum"),
+        ({"config": {"rl": {"kl_coeff": 1}}}, "unexpected"),
         ({"config": {"compute": {"device": "tpu"}}}, "is not one of"),
     ],
 )
@@ -128,7 +128,7 @@ def test_killed_in_ppo_a_run_is_crashed_and_its_retry_goes_on(up: Up):
     run_id = submit_into_ppo(up)
     up.process_of(run_id).kill()
     assert up.wait_until_ended(run_id, 60) == "Crashed"
-    assert up.checkpoints("ppo-*")
+    assert up.checkpoints("policy-*")
     up.retry(run_id)
     wait_for(lambda: up.state(run_id) in ("Running", "Completed"), 60)
     assert [run.info.status for run in up.mlflow_runs(run_id)].count("KILLED") <= 1
@@ -139,12 +139,12 @@ def test_killed_in_ppo_a_run_is_crashed_and_its_retry_goes_on(up: Up):
     assert states.count("KILLED") == 1
     assert policy(up, run_id) == policy(up, whole)
     assert curve(up, run_id) == curve(up, whole)
-    assert {name for name, state in stages_of(up, run_id).items() if state == "trained"} <= {"ppo", "model_card"}
+    assert {name for name, state in stages_of(up, run_id).items() if state == "trained"} <= {"policy", "model_card"}
 
 
 def curve(up: Up, run_id: str) -> list[tuple[int, float]]:
-    trained = next(run for run in reversed(up.mlflow_runs(run_id)) if run.data.tags.get("rlhf.stage") == "ppo")
-    points = up.mlflow().get_metric_history(trained.info.run_id, "ppo/kl_mean")
+    trained = next(run for run in reversed(up.mlflow_runs(run_id)) if run.data.tags.get("rlhf.stage") == "policy")
+    points = up.mlflow().get_metric_history(trained.info.run_id, "policy/kl_mean")
     assert [point.step for point in points] == list(range(1, LONG + 1))
     return [(point.step, point.value) for point in points]
 
@@ -153,7 +153,7 @@ def test_cancelled_in_ppo_a_run_keeps_its_checkpoint(up: Up):
     run_id = submit_into_ppo(up)
     up.cancel(run_id)
     assert up.wait_until_ended(run_id, 90) == "Cancelled"
-    kept = up.checkpoints("ppo-*")
+    kept = up.checkpoints("policy-*")
     assert kept
     assert {run.info.status for run in up.mlflow_runs(run_id)} == {"KILLED"}
     up.retry(run_id)

@@ -34,7 +34,7 @@ from rlhf.tracking.runs import log_metrics
 from rlhf.tracking.tags import FLOW_RUN_TAG, GROUP_TAG, SEEDS_TAG
 
 SMOKE = Path(__file__).parents[2] / "configs" / "smoke.yaml"
-STAGES = ["data", "sft", "reward_model", "reward_audit", "ppo", "evaluation", "model_card"]
+STAGES = ["data", "sft", "reward_model", "reward_audit", "policy", "evaluation", "model_card"]
 
 
 def config(**settings: object) -> PipelineConfig:
@@ -81,7 +81,7 @@ def test_a_group_of_two_seeds_of_which_one_fails_later_and_is_mended(embedded_pr
     mended = retry(UUID(tags_of(failed)[FLOW_RUN_TAG]))
     assert mended.run_id == failed
     assert [(seed.seed, seed.error) for seed in mended.seeds] == [(4, None), (3, None)]
-    assert mended.statistics["ppo/chosen_objective"] == report.statistics["ppo/chosen_objective"]
+    assert mended.statistics["policy/chosen_objective"] == report.statistics["policy/chosen_objective"]
     run = MlflowClient(tracking_uri()).get_run(failed)
     assert (run.info.status, "rlhf.error" in run.data.tags) == ("FINISHED", False)
     assert run.data.metrics["group/num_failed"] == 0.0
@@ -117,14 +117,14 @@ def check_summary(report: GroupReport) -> None:
     assert run.data.tags[SEEDS_TAG] == "4,3"
     assert run.data.tags["recipe"] == "smoke"
     assert "seed" not in run.data.params
-    assert run.data.params["ppo.kl_coef"] == "0.1"
-    first, second = (seed.metrics["ppo/chosen_objective"] for seed in report.seeds)
+    assert run.data.params["rl.kl_coef"] == "0.1"
+    first, second = (seed.metrics["policy/chosen_objective"] for seed in report.seeds)
     assert first != second
-    over = report.statistics["ppo/chosen_objective"]
+    over = report.statistics["policy/chosen_objective"]
     assert over.mean == pytest.approx((first + second) / 2)
     assert over.high == pytest.approx(over.mean + 12.706205 * abs(first - second) / 2)
-    assert run.data.metrics["group/ppo/chosen_objective"] == pytest.approx(over.mean)
-    assert run.data.metrics["group/ppo/chosen_objective_high"] == pytest.approx(over.high)
+    assert run.data.metrics["group/policy/chosen_objective"] == pytest.approx(over.mean)
+    assert run.data.metrics["group/policy/chosen_objective_high"] == pytest.approx(over.high)
     assert run.data.metrics["group/num_seeds"] == 2.0
     assert "evaluation/gold_gain_low" in report.seeds[0].metrics
     assert GroupReport.model_validate_json(read_bytes(report.run_id, "summary.json") or b"") == report
@@ -150,7 +150,7 @@ def check_failed(report: GroupReport) -> str:
     assert [seed.error is None for seed in failed.seeds] == [False, True]
     assert failed.seeds[0].run_id is not None
     assert failed.notes == ("Fewer than two seeds finished, so nothing is said over seeds.",)
-    assert failed.statistics["ppo/chosen_objective"].low is None
+    assert failed.statistics["policy/chosen_objective"].low is None
     run = MlflowClient(tracking_uri()).get_run(failed.run_id)
     assert failed.run_id != report.run_id
     assert run.info.status == "FAILED"
@@ -230,4 +230,4 @@ def test_killed_in_its_second_seed_the_same_command_goes_on(
     assert [run.info.status for run in runs_of("pipeline")] == ["FINISHED", "KILLED", "FINISHED", "FINISHED"]
     of_then = trained_by(runs_of("pipeline")[0].info.run_id)
     assert trained_by(report["seeds"][0]["run_id"]) == of_then
-    assert set(report["statistics"]["ppo/chosen_objective"]) == {"num_seeds", "mean", "std", "low", "high"}
+    assert set(report["statistics"]["policy/chosen_objective"]) == {"num_seeds", "mean", "std", "low", "high"}

@@ -25,7 +25,7 @@ def shown(**ppo: Any) -> dict[str, Any]:
     if not PICTURES:
         return recipe(**ppo)
     demo = yaml.safe_load((ROOT / "configs" / "demo.yaml").read_text())
-    return {"config": demo | {"ppo": demo["ppo"] | ppo}}
+    return {"config": demo | {"rl": demo["rl"] | ppo}}
 
 
 @pytest.fixture(scope="module")
@@ -89,7 +89,7 @@ def test_submit_from_the_form_and_open_the_card(form: Page, up: Up, tmp_path: Pa
     kl_coef.fill("0.2")
     run_id = submit(form, up)
     assert up.wait_until_ended(run_id, RUN_SECONDS) == "Completed", up.log(run_id)
-    assert up.flow_run(run_id)["parameters"]["config"]["ppo"]["kl_coef"] == 0.2
+    assert up.flow_run(run_id)["parameters"]["config"]["rl"]["kl_coef"] == 0.2
     form.goto(f"http://127.0.0.1:{up.prefect_port}/runs/flow-run/{run_id}")
     expect(form.get_by_text("Completed").first).to_be_visible()
     take_picture(form, "prefect-run", tmp_path)
@@ -103,7 +103,7 @@ def test_the_form_refuses_a_bad_value(form: Page, up: Up, tmp_path: Path):
     kl_coef = field(form, "Kl Coef")
     kl_coef.fill("-1")
     form.get_by_role("button", name="Submit", exact=True).click()
-    refusal = "Validation failed for field 'config.ppo.kl_coef'. Failure reason: -1 is less than the minimum"
+    refusal = "Validation failed for field 'config.rl.kl_coef'. Failure reason: -1 is less than the minimum"
     expect(form.get_by_text(refusal).first).to_be_visible()
     kl_coef.scroll_into_view_if_needed()
     take_picture(form, "prefect-form-refuses", tmp_path)
@@ -127,15 +127,15 @@ def test_two_runs_are_compared_in_mlflow(page: Page, up: Up, tmp_path: Path):
     page.wait_for_url("**/compare-runs**")
     for section in range(page.get_by_text("Show diff only").count()):
         page.get_by_text("Show diff only").nth(section).click()
-    expect(page.get_by_text("ppo.kl_coef").last).to_be_visible()
+    expect(page.get_by_text("rl.kl_coef").last).to_be_visible()
     page.get_by_text("Metrics", exact=True).last.scroll_into_view_if_needed()
-    expect(page.get_by_text(re.compile("^(evaluation|ppo)/")).last).to_be_visible()
+    expect(page.get_by_text(re.compile("^(evaluation|policy)/")).last).to_be_visible()
     take_picture(page, "mlflow-compare", tmp_path)
     # Only the pipelines' own runs are listed, and they have the curves of their stages.
     page.goto("about:blank")
     page.goto(f"{table}&compareRunsMode=CHART")
-    page.get_by_placeholder("Search metric charts").fill("ppo/(kl_mean|score_mean|entropy)$")
-    expect(page.get_by_text("ppo/kl_mean").first).to_be_visible()
+    page.get_by_placeholder("Search metric charts").fill("policy/(kl_mean|score_mean|entropy)$")
+    expect(page.get_by_text("policy/kl_mean").first).to_be_visible()
     take_picture(page, "mlflow-curves", tmp_path)
 
 

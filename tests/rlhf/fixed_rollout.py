@@ -9,7 +9,7 @@ import torch
 import torch.distributed as dist
 from tiny_world import SETUP
 
-from rlhf.config.rl import PPOConfig
+from rlhf.config.rl import RLConfig
 from rlhf.modeling.context import start_stage
 from rlhf.rl import distributed as processes
 from rlhf.rl.context import Prompts, make_context
@@ -67,7 +67,7 @@ def compute(world, case):
 
 
 def make(world, case):
-    config = PPOConfig(**(BASE | CASES[case]))
+    config = RLConfig(**(BASE | CASES[case]))
     folder = world.folder / ("adapter_models" if config.sharing == "adapters" else "reward_models")
     stage = start_stage(config, SETUP, world.folder / "sft" / "policy")
     models = load_models(stage, world.folder / "sft", folder)

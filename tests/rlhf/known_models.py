@@ -69,10 +69,10 @@ def write_world(folder, policy_says=HEDGED, gold="calibrated_arithmetic"):
     tokenizer = make_tokenizer()
     _write_data(folder / "data", tokenizer, gold)
     save_model(saying_policy(tokenizer, PLAIN), tokenizer, folder / "sft" / "policy")
-    save_model(saying_policy(tokenizer, policy_says), tokenizer, folder / "ppo" / "policy")
+    save_model(saying_policy(tokenizer, policy_says), tokenizer, folder / "policy" / "policy")
     for name, weight in (("reward_model", 4.0), ("selection_reward_model", -4.0)):
         save_model(word_reward_model(tokenizer, believe=weight), tokenizer, folder / "reward_models" / name)
-    _write_ppo_history(folder / "ppo")
+    _write_ppo_history(folder / "policy")
     return folder
 
 

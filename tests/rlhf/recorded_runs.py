@@ -154,7 +154,7 @@ def age(days: float, *run_ids: str) -> None:
 
 
 def _files(stage: str, content: str) -> dict[str, str]:
-    folder = {"ppo": "policy/", "sft": "policy/", "reward_model": "reward_model/"}.get(stage, "")
+    folder = {"policy": "policy/", "sft": "policy/", "reward_model": "reward_model/"}.get(stage, "")
     return {f"{folder}model.safetensors": f"weights of {stage} {content}", f"{folder}config.json": "{}"}
 
 

@@ -6,7 +6,7 @@ from rlhf.headline import KEPT_SFT, figure, verdict
 
 
 def metrics(name: str, value: float, low: float, high: float) -> dict[str, float]:
-    return {name: value, f"{name}_low": low, f"{name}_high": high, "ppo/chosen_update": 8}
+    return {name: value, f"{name}_low": low, f"{name}_high": high, "policy/chosen_update": 8}
 
 
 @pytest.mark.parametrize(
@@ -24,8 +24,8 @@ def metrics(name: str, value: float, low: float, high: float) -> dict[str, float
             metrics("evaluation/win_rate", 0.56, 0.49, 0.63),
             "The policy cannot be told from the SFT policy: its win rate is 56.0% (49.0% to 63.0%).",
         ),
-        (metrics("evaluation/win_rate", 0.9, 0.8, 0.95) | {"ppo/chosen_update": 0}, KEPT_SFT),
-        ({"ppo/chosen_update": 8, "evaluation/win_rate": 0.9}, None),
+        (metrics("evaluation/win_rate", 0.9, 0.8, 0.95) | {"policy/chosen_update": 0}, KEPT_SFT),
+        ({"policy/chosen_update": 8, "evaluation/win_rate": 0.9}, None),
         ({}, None),
     ],
 )

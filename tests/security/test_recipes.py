@@ -14,7 +14,7 @@ from rlhf.files.plain_yaml import FastPlainLoader, PlainLoader, load_yaml, open_
 BOMB = "a: &a [x, x]\n" + "".join(f"{b}: &{b} [*{a}, *{a}]\n" for a, b in zip("abcdefgh", "bcdefghi", strict=True))
 REFUSED = {
     "an alias bomb": (BOMB, 1, "anchors"),
-    "an alias of itself": ("ppo:\n  rewards: &a [*a]\n", 2, "anchors"),
+    "an alias of itself": ("rl:\n  rewards: &a [*a]\n", 2, "anchors"),
     "an anchor alone": ("seed: 1\nname: &n demo\n", 2, "anchors"),
     "a merge": ("seed: 1\n<<: *a\n", 2, "anchors"),
     "3000 brackets": ("seed: " + "[" * 3000, 1, "nested more than 32 deep"),
@@ -56,15 +56,15 @@ class TestFlags:
 
     @pytest.mark.parametrize("value", ["&a [*a]", "*a", "[" * 3000, "[{name: &a x, weight: *a}]"])
     def test_refused(self, value: str, capsys: pytest.CaptureFixture[str]) -> None:
-        assert main(["run", "configs/smoke.yaml", "--ppo.rewards", value]) == 2
+        assert main(["run", "configs/smoke.yaml", "--rl.rewards", value]) == 2
         said = capsys.readouterr().err
-        assert "--ppo.rewards: got " in said
+        assert "--rl.rewards: got " in said
         assert "which is refused (" in said
         assert len(said) < 1000
 
     def test_lists_are_read_as_before(self) -> None:
-        config = load_config(None, {"ppo.rewards": "[{name: a, kind: function, weight: 2}]"})
-        assert config.ppo.rewards[0].weight == 2
+        config = load_config(None, {"rl.rewards": "[{name: a, kind: function, weight: 2}]"})
+        assert config.rl.rewards[0].weight == 2
 
 
 class TestSize:

@@ -8,6 +8,7 @@ from typing import Any
 import yaml
 from pydantic import ValidationError
 
+from rlhf.earlier_names import current_settings
 from rlhf.files.manifest import files_sha256, manifest_sha256, read_manifest
 from rlhf.files.plain_yaml import load_yaml
 from rlhf.metrics import METRICS
@@ -120,7 +121,7 @@ def check_parameters(ledger: Ledger, run: RunRecord, settings: Mapping[str, Any]
     """Hold a run's parameters in the store against its config.yaml."""
     if settings is None:
         return
-    expected = parameters(settings)
+    expected = parameters(current_settings(settings))
     for name in sorted({*expected, *run.params}):
         should_be = expected.get(name, "no such parameter")
         ledger.compare("parameters", place_of(run), f"parameter {name}", should_be, run.params.get(name))

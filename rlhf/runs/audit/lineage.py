@@ -147,7 +147,7 @@ class _Walk:
             if source is not None:
                 yield self._data(source)
         for setting, base in (record.bases if record else {}).items():
-            if _BASE_OF.get(setting, "ppo") == stage:
+            if _BASE_OF.get(setting, "policy") == stage:
                 yield self._base(setting, base)
 
     def _data(self, source: DataSource) -> str:

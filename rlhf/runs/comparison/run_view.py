@@ -10,6 +10,7 @@ from typing import Any
 import yaml
 
 from rlhf.config.flat import as_texts
+from rlhf.earlier_names import current_settings
 from rlhf.errors import InputError
 from rlhf.files.plain_yaml import FastPlainLoader, load_yaml
 from rlhf.stages import pipeline_stages
@@ -65,7 +66,7 @@ class RunView:
         if content is None:
             return {name: _canonical(text) for name, text in self.run.params.items()}
         with self._readable("config.yaml"):
-            return as_texts(load_yaml(content, FastPlainLoader))
+            return as_texts(current_settings(load_yaml(content, FastPlainLoader)))
 
     @cached_property
     def evaluation(self) -> Mapping[str, Any]:

@@ -102,7 +102,7 @@ def collect(store: RunStore, run_id: str) -> RunReport:
         seconds,
         _limitations(card / "README.md"),
         [_sample(row) for row in islice(read_json_lines(evaluation / "side_by_side.jsonl"), NUM_SAMPLES)],
-        int(metrics.get("ppo/num_alarms", 0)),
+        int(metrics.get("policy/num_alarms", 0)),
         picture if picture.is_file() else None,
     )
 

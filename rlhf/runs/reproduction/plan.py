@@ -7,6 +7,7 @@ from typing import Any
 
 import yaml
 
+from rlhf.earlier_names import current_section, recorded_setting
 from rlhf.errors import ArtifactMismatchError, DataError, InputError
 from rlhf.files.git import try_git
 from rlhf.files.hashing import dvc_md5
@@ -61,7 +62,7 @@ def plan_reproduction(run_id: str, stage: str | None = None, num_threads: int | 
 
     Args:
         run_id: of a pipeline run.
-        stage: a single stage, such as `ppo`; None for all.
+        stage: a single stage, such as `policy`; None for all.
         num_threads: in place of those of the run.
 
     Raises:
@@ -208,6 +209,7 @@ def bases_of(record: ProvenanceRecord, settings: Mapping[str, Any]) -> Iterator[
     """The folders that the run took models from: the setting that names each, and the path that it gives."""
     for setting, base in record.bases.items():
         if base.sha256 is not None:
+            setting = recorded_setting(setting, settings)
             value: Any = settings
             for part in setting.split("."):
                 value = value[int(part)] if isinstance(value, list) else value[part]
@@ -216,7 +218,7 @@ def bases_of(record: ProvenanceRecord, settings: Mapping[str, Any]) -> Iterator[
 
 def _missing_bases(record: ProvenanceRecord, settings: Mapping[str, Any]) -> Iterator[str]:
     for setting, path in bases_of(record, settings):
-        sha256 = record.bases[setting].sha256
+        sha256 = record.bases[current_section(setting)].sha256
         if not (root() / path).is_dir():
             yield f"{setting}: {root() / path} is gone; bring the model with the sha256 {sha256} back"
         elif folder_sha256(root() / path) != sha256:

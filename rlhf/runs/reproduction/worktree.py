@@ -8,6 +8,7 @@ from typing import Any
 import yaml
 
 from rlhf.data.versions.repository import TRACKED
+from rlhf.earlier_names import recorded_setting
 from rlhf.files.git import GitError, git
 from rlhf.files.hashing import dvc_md5
 from rlhf.paths import root, source_root
@@ -72,8 +73,8 @@ def _with_models(plan: ReproductionPlan, folder: Path) -> dict[str, Any]:
     base = plan.record.bases.get("model.base")
     if base is not None and base.revision is not None:
         settings["model"]["revision"] = base.revision
-    for number, source in enumerate(settings["ppo"]["rewards"]):
-        base = plan.record.bases.get(f"ppo.rewards.{number}.path")
+    for number, source in enumerate(settings[recorded_setting("rl", settings)]["rewards"]):
+        base = plan.record.bases.get(f"rl.rewards.{number}.path")
         if base is not None and base.revision is not None:
             source["revision"] = base.revision
     return settings

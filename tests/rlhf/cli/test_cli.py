@@ -89,21 +89,21 @@ def test_version(capsys):
     assert capsys.readouterr().out == f"rlhf {version('rlhf-pipeline')}\n"
 
 
-@pytest.mark.parametrize("command", [["run"], ["stage", "ppo"]])
+@pytest.mark.parametrize("command", [["run"], ["stage", "policy"]])
 def test_help_is_short_and_has_a_section_on_demand(capsys, monkeypatch, command):
     monkeypatch.setenv("COLUMNS", "80")
     with pytest.raises(SystemExit, match="0"):
         main([*command, "--help"])
     short = capsys.readouterr().out
-    assert "--ppo.clip-range" not in short
+    assert "--rl.clip-range" not in short
     assert "\nppo:\n" in short
     assert "--seed N" in short
     assert "--help SECTION shows the settings of a section" in short
     assert len(short.splitlines()) < 75
     with pytest.raises(SystemExit, match="0"):
-        main([*command, "--help", "ppo"])
+        main([*command, "--help", "rl"])
     section = capsys.readouterr().out
-    assert "--ppo.clip-range" in section
+    assert "--rl.clip-range" in section
     assert "--sft." not in section
     assert "\nsft:\n" not in section
 
@@ -129,14 +129,14 @@ def test_mistake_in_the_form_of_the_command(capsys, arguments, message):
         (["rnu"], "rnu is not a command; the nearest known one is run"),
         (["run", "nowhere.yaml"], "nowhere.yaml: cannot be read (No such file or directory)"),
         (["run", "demo"], "demo: cannot be read (No such file or directory); did you mean configs/demo.yaml? "),
-        (["run", "--help", "pppo"], "pppo is not a section of a recipe; the nearest known one is ppo"),
+        (["run", "--help", "pppo"], "pppo is not a section of a recipe; the nearest known one is rl"),
         (
-            ["run", "x.yaml", "--ppo.kl-coeff", "1"],
-            "--ppo.kl-coeff is not a setting; the nearest known one is --ppo.kl-coef",
+            ["run", "x.yaml", "--rl.kl-coeff", "1"],
+            "--rl.kl-coeff is not a setting; the nearest known one is --rl.kl-coef",
         ),
         (["run", "--sede=1", "x.yaml"], "--sede is not a setting; the nearest known one is --seed"),
         (["run", "x.yaml", "--jsno"], "--jsno is not a setting; the nearest known one is --json"),
-        (["run", "x.yaml", "--kl-coef", "1"], "--kl-coef is not a setting; the nearest known one is --ppo.kl-coef"),
+        (["run", "x.yaml", "--kl-coef", "1"], "--kl-coef is not a setting; the nearest known one is --rl.kl-coef"),
     ],
 )
 def test_mistake_ends_with_one_line_and_exit_code_2(capsys, arguments, message):
@@ -167,13 +167,13 @@ def test_a_mistyped_data_path_is_refused_and_not_filled(capsys, embedded_project
 
 
 @pytest.mark.parametrize(
-    "flags", [["--ppo.kl-coef", "x"], ["--ppo.kl_coef", "x"], ["--ppo.kl-coef=x"], ["--ppo.kl_coef=x"]]
+    "flags", [["--rl.kl-coef", "x"], ["--rl.kl_coef", "x"], ["--rl.kl-coef=x"], ["--rl.kl_coef=x"]]
 )
 def test_flags_in_kebab_or_snake_case(tmp_path, capsys, flags):
     recipe = tmp_path / "recipe.yaml"
     recipe.write_text("seed: 1\n")
     assert main(["run", *flags, str(recipe)]) == 2
-    assert "--ppo.kl-coef: got x, expected a number at least 0" in capsys.readouterr().err
+    assert "--rl.kl-coef: got x, expected a number at least 0" in capsys.readouterr().err
 
 
 class TestData:
@@ -372,12 +372,12 @@ class TestStage:
         assert len(flows) == sum(isinstance(value, Flow) for value in vars(stages).values())
 
     def test_one_run_stands_for_all_that_are_not_named(self):
-        options = parse(["stage", "ppo", "x.yaml", "--run", "1", "--sft-run", "2"])
+        options = parse(["stage", "policy", "x.yaml", "--run", "1", "--sft-run", "2"])
         assert earlier_runs(options) == {"data_run": "1", "sft_run": "2", "reward_models_run": "1"}
 
     def test_a_run_that_is_missing(self, capsys):
         with pytest.raises(SystemExit, match="2"):
-            main(["stage", "ppo", "x.yaml", "--data-run", "1", "--sft-run", "2"])
+            main(["stage", "policy", "x.yaml", "--data-run", "1", "--sft-run", "2"])
         assert "required: --reward-models-run" in capsys.readouterr().err
 
 
@@ -429,7 +429,7 @@ class TestRun:
         assert {stage["state"] for stage in report["stages"]} == {"trained"}
         assert set(report["stages"][0]) == {"name", "state", "run_id", "seconds", "trained_seconds"}
         assert (Path(report["policy_path"]) / "model.safetensors").is_file()
-        assert "ppo: 4 of 4\n" in trained.stderr
+        assert "policy: 4 of 4\n" in trained.stderr
         (planned,) = (line for line in trained.stderr.splitlines() if line.startswith("To compute: "))
         assert planned.startswith("To compute: prepared data, ")
 

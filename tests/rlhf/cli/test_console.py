@@ -17,11 +17,11 @@ def report(tmp_path):
             "evaluation/win_rate_high": 0.8,
             "evaluation/score_win_rate": 0.95,
             "evaluation/kl": 3.14159,
-            "ppo/score_std": 99.0,
+            "policy/score_std": 99.0,
         },
         stages=[
             StageReport(name="sft", state="cached", run_id="r1", seconds=0.2, trained_seconds=45.04),
-            StageReport(name="ppo", state="trained", run_id="r2", seconds=61.0, trained_seconds=61.0),
+            StageReport(name="policy", state="trained", run_id="r2", seconds=61.0, trained_seconds=61.0),
         ],
         policy_path=str(tmp_path / "policy"),
         model_card=str(tmp_path / "policy" / "README.md"),
@@ -33,7 +33,7 @@ def test_report_shows_stages_measures_and_places(report, tmp_path, monkeypatch, 
     print_report(report)
     rows = [[cell.strip() for cell in line.strip("│").split("│")] for line in capsys.readouterr().out.splitlines()]
     assert ["sft", "cached", "0.2", "45.0"] in rows
-    assert ["ppo", "trained", "61.0", "61.0"] in rows
+    assert ["policy", "trained", "61.0", "61.0"] in rows
     assert ["win rate against SFT", "75.0%", "70.0% to 80.0%"] in rows
     assert ["the same, by the reward model that PPO climbed", "95.0%", ""] in rows
     assert ["KL to the SFT policy, nats/response", "3.14", ""] in rows
@@ -44,10 +44,10 @@ def test_report_shows_stages_measures_and_places(report, tmp_path, monkeypatch, 
 @pytest.mark.parametrize(
     ("metrics", "verdict", "notes"),
     [
-        ({"ppo/chosen_update": 8.0, "ppo/num_alarms": 0.0}, "The policy is better than the SFT policy", []),
-        ({"ppo/chosen_update": 0.0, "ppo/num_alarms": 0.0}, "No checkpoint was better than the SFT policy", []),
-        ({"ppo/num_alarms": 1.0}, "The policy is better", ["1 alarm went off in PPO"]),
-        ({"ppo/chosen_update": 0.0, "ppo/num_alarms": 2.0}, "No checkpoint", ["2 alarms went off in PPO"]),
+        ({"policy/chosen_update": 8.0, "policy/num_alarms": 0.0}, "The policy is better than the SFT policy", []),
+        ({"policy/chosen_update": 0.0, "policy/num_alarms": 0.0}, "No checkpoint was better than the SFT policy", []),
+        ({"policy/num_alarms": 1.0}, "The policy is better", ["1 alarm went off in PPO"]),
+        ({"policy/chosen_update": 0.0, "policy/num_alarms": 2.0}, "No checkpoint", ["2 alarms went off in PPO"]),
     ],
 )
 def test_report_says_what_the_figures_cannot_be_read_without(report, metrics, verdict, notes, capsys):

@@ -11,7 +11,7 @@ from rlhf.cli.progress_view import StageRow, View, progress_view
 from rlhf.progress import Measured, Sampled, StageBegan, StageEnded, report_progress, tell
 from rlhf.text.console import TextConsole
 
-STAGES = ("data", "sft", "ppo")
+STAGES = ("data", "sft", "policy")
 
 
 @pytest.fixture
@@ -45,19 +45,19 @@ def test_all_stages_are_there_at_once(view: View, clock: list[float]):
 
 def test_steps_of_minutes_have_a_time_remaining(view: View, clock: list[float]):
     """rich's own bar forgets steps after 30 seconds."""
-    view.hear(StageBegan("ppo"))
-    view.show("ppo", 14, 48)
+    view.hear(StageBegan("policy"))
+    view.show("policy", 14, 48)
     assert seen(view)[2][-1] == "14/48"
     for done in (15, 16, 17, 18):
         clock[0] += 40
-        view.show("ppo", done, 48)
+        view.show("policy", done, 48)
     assert seen(view)[2][-3:] == ["18/48", "0:20:00", "left"]
     assert all(len(" ".join(line)) < 80 for line in seen(view))
 
 
 def test_what_ppo_measures_is_drawn(view: View, clock: list[float]):
     for score, kl in ((0.0, 0.1), (0.5, 0.1), (1.0, 0.1)):
-        view.hear(Measured("ppo", {"ppo/score_mean": score, "ppo/kl_mean": kl, "ppo/ratio_error": 0.0}))
+        view.hear(Measured("policy", {"policy/score_mean": score, "policy/kl_mean": kl, "policy/ratio_error": 0.0}))
     assert seen(view)[-1] == ["score", "▁▅█", "+1.00", "KL", "▁▁▁", "0.10"]
 
 
@@ -65,7 +65,7 @@ def test_the_next_seed_begins_anew(view: View, clock: list[float]):
     for stage in STAGES:
         view.hear(StageBegan(stage))
         view.hear(StageEnded(stage, "trained", 3))
-    view.hear(Measured("ppo", {"ppo/score_mean": 1.0}))
+    view.hear(Measured("policy", {"policy/score_mean": 1.0}))
     view.hear(StageBegan("data"))
     assert [line[1] for line in seen(view)] == ["running", "waiting", "waiting"]
 
@@ -86,44 +86,44 @@ def test_in_a_log_it_is_a_line_every_thirty_seconds(
         monkeypatch.setenv("TERM", terminal)
     with progress_view(STAGES):
         tell(StageBegan("sft"))
-        tell(StageBegan("ppo", 14))
+        tell(StageBegan("policy", 14))
         for done in range(15, 41):
-            report_progress("ppo", done, 40)
+            report_progress("policy", done, 40)
             clock[0] += 9
-        tell(StageBegan("ppo"))  # of another seed
-        report_progress("ppo", 1, 40)
+        tell(StageBegan("policy"))  # of another seed
+        report_progress("policy", 1, 40)
     shown = capsys.readouterr()
     assert shown.out == ""
     assert shown.err.splitlines() == [
-        "ppo: going on from 14",
-        "ppo: 15 of 40",
-        "ppo: 19 of 40, 0:03:09 left",
-        "ppo: 23 of 40, 0:02:33 left",
-        "ppo: 27 of 40, 0:01:57 left",
-        "ppo: 31 of 40, 0:01:21 left",
-        "ppo: 35 of 40, 0:00:45 left",
-        "ppo: 39 of 40, 0:00:09 left",
-        "ppo: 40 of 40",
-        "ppo: 1 of 40",
+        "policy: going on from 14",
+        "policy: 15 of 40",
+        "policy: 19 of 40, 0:03:09 left",
+        "policy: 23 of 40, 0:02:33 left",
+        "policy: 27 of 40, 0:01:57 left",
+        "policy: 31 of 40, 0:01:21 left",
+        "policy: 35 of 40, 0:00:45 left",
+        "policy: 39 of 40, 0:00:09 left",
+        "policy: 40 of 40",
+        "policy: 1 of 40",
     ]
 
 
 def test_a_stage_that_was_killed_says_from_where_it_goes_on(view: View, clock: list[float]):
-    view.hear(StageBegan("ppo", 14))
+    view.hear(StageBegan("policy", 14))
     clock[0] += 2
-    view.show("ppo", 15, 48)
-    assert " ".join(seen(view)[2][:5]) == "ppo going on from 14"
-    view.hear(StageEnded("ppo", "trained", 60))
-    assert seen(view)[2] == ["ppo", "trained", "0:01:00"]
+    view.show("policy", 15, 48)
+    assert " ".join(seen(view)[2][:5]) == "policy going on from 14"
+    view.hear(StageEnded("policy", "trained", 60))
+    assert seen(view)[2] == ["policy", "trained", "0:01:00"]
 
 
 def test_one_answer_is_shown_on_one_line(view: View, clock: list[float]):
-    view.hear(Sampled("ppo", 8, "What is\n3 + 4 ?", "It is 7 .\x1b[2J" + " and so on" * 20))
+    view.hear(Sampled("policy", 8, "What is\n3 + 4 ?", "It is 7 .\x1b[2J" + " and so on" * 20))
     last = seen(view)[-1]
     assert last[:10] == ["after", "8:", "What", "is", "3", "+", "4", "?", "->", "It"]
     assert any("\\u001b[2J" in word for word in last)
     assert len(" ".join(last)) <= 80
-    view.hear(Sampled("ppo", 16, "Why ?", "No ."))
+    view.hear(Sampled("policy", 16, "Why ?", "No ."))
     assert seen(view)[-1] == ["after", "16:", "Why", "?", "->", "No", "."]
 
 

@@ -7,7 +7,7 @@ from pydantic import ValidationError
 
 from rlhf.config.model import LoraConfig, ModelConfig, Setup
 from rlhf.config.pipeline import PipelineConfig
-from rlhf.config.rl import PPOConfig
+from rlhf.config.rl import RLConfig
 from rlhf.config.supervised import RewardModelConfig, SFTConfig
 
 
@@ -18,23 +18,23 @@ def test_every_section_has_defaults_that_agree():
 
 def test_a_configuration_survives_json():
     config = PipelineConfig(
-        seed=3, ppo=PPOConfig(lora=LoraConfig(rank=2), kl_target=4, kl_horizon=1000), model=ModelConfig(base="a/b")
+        seed=3, rl=RLConfig(lora=LoraConfig(rank=2), kl_target=4, kl_horizon=1000), model=ModelConfig(base="a/b")
     )
     assert PipelineConfig.model_validate_json(config.model_dump_json()) == config
 
 
 def test_frozen():
     with pytest.raises(ValidationError, match="frozen"):
-        PipelineConfig().ppo.kl_coef = 0.5
+        PipelineConfig().rl.kl_coef = 0.5
 
 
 @pytest.mark.parametrize(
     ("section", "values"),
     [
-        (PPOConfig, {"kl_coeff": 1}),
-        (PPOConfig, {"gamma": 1.01}),
-        (PPOConfig, {"clip_range": 0}),
-        (PPOConfig, {"kl_coef": float("nan")}),
+        (RLConfig, {"kl_coeff": 1}),
+        (RLConfig, {"gamma": 1.01}),
+        (RLConfig, {"clip_range": 0}),
+        (RLConfig, {"kl_coef": float("nan")}),
         (SFTConfig, {"learning_rate": float("inf")}),
         (RewardModelConfig, {"batch_size": 0}),
         (LoraConfig, {"rank": 1.5}),
@@ -51,13 +51,13 @@ def test_bounds_and_unknown_settings(section, values):
 
 @pytest.mark.parametrize(("rollout_size", "num_minibatches", "minibatch_size"), [(64, 4, 16), (64, 1, 64), (7, 7, 1)])
 def test_minibatch_size(rollout_size, num_minibatches, minibatch_size):
-    assert PPOConfig(rollout_size=rollout_size, num_minibatches=num_minibatches).minibatch_size == minibatch_size
+    assert RLConfig(rollout_size=rollout_size, num_minibatches=num_minibatches).minibatch_size == minibatch_size
 
 
 def test_adapters_with_dropout_are_for_the_supervised_stages_only():
     assert SFTConfig(lora=LoraConfig(dropout=0.1)).lora is not None
     with pytest.raises(ValidationError, match="ratio"):
-        PPOConfig(lora=LoraConfig(dropout=0.1))
+        RLConfig(lora=LoraConfig(dropout=0.1))
 
 
 def test_imports_the_standard_library_and_pydantic_only():

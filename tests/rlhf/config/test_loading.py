@@ -40,10 +40,10 @@ def test_empty_recipe_gives_the_defaults(recipe):
 
 
 def test_command_line_goes_before_recipe_goes_before_defaults(recipe):
-    path = recipe("seed: 3\nppo: {kl_coef: 0.2, num_updates: 7}\n")
-    config = load_config(path, {"ppo.kl_coef": "0.3"})
-    assert (config.ppo.kl_coef, config.ppo.num_updates, config.seed) == (0.3, 7, 3)
-    assert config.ppo.rollout_size == PipelineConfig().ppo.rollout_size
+    path = recipe("seed: 3\nrl: {kl_coef: 0.2, num_updates: 7}\n")
+    config = load_config(path, {"rl.kl_coef": "0.3"})
+    assert (config.rl.kl_coef, config.rl.num_updates, config.seed) == (0.3, 7, 3)
+    assert config.rl.rollout_size == PipelineConfig().rl.rollout_size
 
 
 def test_text_is_read_as_the_type_of_its_setting():
@@ -65,14 +65,14 @@ def test_exponent_without_a_point_is_a_number_although_yaml_reads_text(recipe):
 
 @pytest.mark.parametrize("nothing", ["none", "None", "null"])
 def test_none_clears_an_optional_setting(recipe, nothing):
-    path = recipe("ppo: {score_clip: 5, lora: {rank: 4}}\nmodel: {architecture: {num_layers: 2}}\n")
-    config = load_config(path, {"ppo.score_clip": nothing, "ppo.lora": nothing, "model.architecture": nothing})
-    assert (config.ppo.score_clip, config.ppo.lora, config.model.architecture) == (None, None, None)
+    path = recipe("rl: {score_clip: 5, lora: {rank: 4}}\nmodel: {architecture: {num_layers: 2}}\n")
+    config = load_config(path, {"rl.score_clip": nothing, "rl.lora": nothing, "model.architecture": nothing})
+    assert (config.rl.score_clip, config.rl.lora, config.model.architecture) == (None, None, None)
 
 
 def test_none_is_no_value_for_a_setting_that_needs_one():
-    with pytest.raises(ConfigError, match=r"--ppo\.kl-coef: got none, expected a number at least 0$"):
-        load_config(None, {"ppo.kl_coef": "none"})
+    with pytest.raises(ConfigError, match=r"--rl\.kl-coef: got none, expected a number at least 0$"):
+        load_config(None, {"rl.kl_coef": "none"})
 
 
 def test_setting_inside_an_optional_section_makes_the_section():
@@ -80,10 +80,8 @@ def test_setting_inside_an_optional_section_makes_the_section():
 
 
 def test_unknown_flag_names_the_nearest():
-    with pytest.raises(
-        ConfigError, match=r"^--ppo\.kl-coeff is not a setting; the nearest known one is --ppo\.kl-coef$"
-    ):
-        load_config(None, {"ppo.kl_coeff": "1"})
+    with pytest.raises(ConfigError, match=r"^--rl\.kl-coeff is not a setting; the nearest known one is --rl\.kl-coef$"):
+        load_config(None, {"rl.kl_coeff": "1"})
 
 
 def test_ill_typed_flag_is_named_as_it_was_typed(recipe):
@@ -94,16 +92,16 @@ def test_ill_typed_flag_is_named_as_it_was_typed(recipe):
 def test_settings_at_odds_name_recipe_and_flags(recipe):
     path = recipe("seed: 1\nppo:\n  num_minibatches: 3\n")
     with pytest.raises(ConfigError) as error:
-        load_config(path, {"ppo.rollout_size": "64", "seed": "2"})
-    assert f"{path}:2: ppo with --ppo.rollout-size: rollout_size (64) is not a multiple" in str(error.value)
+        load_config(path, {"rl.rollout_size": "64", "seed": "2"})
+    assert f"{path}:2: rl with --rl.rollout-size: rollout_size (64) is not a multiple" in str(error.value)
 
 
 def test_every_fault_of_a_recipe_has_a_line(recipe):
     with pytest.raises(ConfigError) as error:
-        load_config(recipe("seed: x\nppo: {gamma: 2}\nsfft: 1\n"))
+        load_config(recipe("seed: x\nrl: {gamma: 2}\nsfft: 1\n"))
     assert [line.split(": ")[1] for line in str(error.value).splitlines()] == [
         "seed",
-        "ppo.gamma",
+        "rl.gamma",
         "sfft is not a setting; the nearest known one is sft",
     ]
 
@@ -145,65 +143,63 @@ AS_JSON = '[{"weight": 0.5}, {"kind": "function", "name": "brevity", "normalize"
 
 class TestLists:
     def test_recipe_and_flag_give_the_same(self, recipe):
-        given = load_config(recipe(f"ppo:\n  rewards: {REWARDS}\n")).ppo.rewards
+        given = load_config(recipe(f"rl:\n  rewards: {REWARDS}\n")).rl.rewards
         assert [(source.kind, source.name, source.weight, source.normalize) for source in given] == [
             ("trained", "reward_model", 0.5, False),
             ("function", "brevity", 1.0, True),
         ]
         for text in (REWARDS, AS_JSON):
-            assert load_config(None, {"ppo.rewards": text}).ppo.rewards == given
+            assert load_config(None, {"rl.rewards": text}).rl.rewards == given
         assert load_config(
-            recipe("ppo: {alarms: {fatal: []}}\n"), {"ppo.alarms.fatal": "[value_clipping]"}
-        ).ppo.alarms.fatal == ("value_clipping",)
+            recipe("rl: {alarms: {fatal: []}}\n"), {"rl.alarms.fatal": "[value_clipping]"}
+        ).rl.alarms.fatal == ("value_clipping",)
 
     @pytest.mark.parametrize(
         ("text", "message"),
         [
             (
                 "[{kind: trained, weigth: 1}]",
-                r"--ppo\.rewards: \[0\]\.weigth is not a setting; the nearest .* is weight$",
+                r"--rl\.rewards: \[0\]\.weigth is not a setting; the nearest .* is weight$",
             ),
-            ("[{}, {weight: much}]", r"--ppo\.rewards: \[1\]\.weight: got much, expected a number$"),
-            ("[{}, {weight: true}]", r"--ppo\.rewards: \[1\]\.weight: got true, expected a number$"),
-            ("[{kind: model}]", r"--ppo\.rewards: \[0\]: path is for the kind model"),
-            ("[{}, {}]", r"ppo with --ppo\.rewards: ppo\.rewards: two sources have one name"),
+            ("[{}, {weight: much}]", r"--rl\.rewards: \[1\]\.weight: got much, expected a number$"),
+            ("[{}, {weight: true}]", r"--rl\.rewards: \[1\]\.weight: got true, expected a number$"),
+            ("[{kind: model}]", r"--rl\.rewards: \[0\]: path is for the kind model"),
+            ("[{}, {}]", r"rl with --rl\.rewards: rl\.rewards: two sources have one name"),
             (
                 "[{kind: trained",
-                r"--ppo\.rewards: got \[{kind: trained, which is not YAML .*, expected a list, each element",
+                r"--rl\.rewards: got \[{kind: trained, which is not YAML .*, expected a list, each element",
             ),
-            ("trained", r"--ppo\.rewards: got trained, expected a list, each element a section with kind, name, path"),
-            ("[trained]", r"--ppo\.rewards: \[0\]: got trained, expected a section with kind, name, path"),
-            ("", r"--ppo\.rewards: got nothing, expected a list"),
+            ("trained", r"--rl\.rewards: got trained, expected a list, each element a section with kind, name, path"),
+            ("[trained]", r"--rl\.rewards: \[0\]: got trained, expected a section with kind, name, path"),
+            ("", r"--rl\.rewards: got nothing, expected a list"),
             (
                 "!!python/name:os.system",
-                r"--ppo\.rewards: got .*, which is not YAML \(could not determine a constructor",
+                r"--rl\.rewards: got .*, which is not YAML \(could not determine a constructor",
             ),
         ],
     )
     def test_a_mistake_on_a_flag_is_told_with_its_place(self, text, message):
         with pytest.raises(ConfigError, match=message) as error:
-            load_config(None, {"ppo.rewards": text})
+            load_config(None, {"rl.rewards": text})
         assert "\n" not in str(error.value)
 
     def test_a_flag_replaces_the_recipes_list(self, recipe):
-        path = recipe("ppo:\n  rewards:\n    - {kind: function, name: long}\n    - {kind: trained}\n")
-        assert [s.name for s in load_config(path, {"ppo.rewards": "[{name: other}]"}).ppo.rewards] == ["other"]
-        with pytest.raises(ConfigError, match=r"^--ppo\.rewards: \[0\]\.weight: got x"):
-            load_config(path, {"ppo.rewards": "[{weight: x}]"})
+        path = recipe("rl:\n  rewards:\n    - {kind: function, name: long}\n    - {kind: trained}\n")
+        assert [s.name for s in load_config(path, {"rl.rewards": "[{name: other}]"}).rl.rewards] == ["other"]
+        with pytest.raises(ConfigError, match=r"^--rl\.rewards: \[0\]\.weight: got x"):
+            load_config(path, {"rl.rewards": "[{weight: x}]"})
 
     def test_a_key_that_is_set_twice_in_an_element_is_refused(self, recipe):
-        with pytest.raises(ConfigError, match=r":4: ppo\.rewards\[0\]\.name is set twice, first in line 3"):
-            load_config(recipe("ppo:\n  rewards:\n    - name: a\n      name: b\n"))
+        with pytest.raises(ConfigError, match=r":4: rl\.rewards\[0\]\.name is set twice, first in line 3"):
+            load_config(recipe("rl:\n  rewards:\n    - name: a\n      name: b\n"))
 
     def test_help_says_what_an_element_is(self):
         known = settings()
-        assert known["ppo.rewards"].expected == (
+        assert known["rl.rewards"].expected == (
             "a list, each element a section with kind, name, path, revision, chat_template, template_date, weight, "
             "normalize"
         )
-        assert known["ppo.alarms.fatal"].expected.startswith(
-            "a list, each element one of negative_kl, entropy_collapse"
-        )
+        assert known["rl.alarms.fatal"].expected.startswith("a list, each element one of negative_kl, entropy_collapse")
         assert not [name for name in known if "[" in name]
 
 
@@ -225,7 +221,7 @@ class TestPaths:
     def test_reward_models_on_a_flag_are_found_from_the_current_directory(self, tmp_path):
         (tmp_path / "elsewhere" / "safety").mkdir()
         text = "[{kind: model, name: a, path: safety}, {kind: model, name: b, path: ../project/models/own}]"
-        paths = [source.path for source in load_config(None, {"ppo.rewards": text}).ppo.rewards]
+        paths = [source.path for source in load_config(None, {"rl.rewards": text}).rl.rewards]
         assert paths == [str(tmp_path / "elsewhere" / "safety"), "models/own"]
 
     def test_what_is_not_there_stays_as_it_is(self):
@@ -244,8 +240,8 @@ def test_every_setting_is_described_and_says_what_is_expected():
 
 def test_expectations_tell_bounds_choices_and_optional():
     known = settings()
-    assert known["ppo.gamma"].expected == "a number at least 0 and at most 1"
-    assert known["ppo.score_clip"].expected == "a number above 0 or none"
+    assert known["rl.gamma"].expected == "a number at least 0 and at most 1"
+    assert known["rl.score_clip"].expected == "a number above 0 or none"
     assert known["seed"].expected == "a whole number at least 0 and below 2147483648"
     assert known["compute.device"].expected == "one of cpu, cuda"
     assert known["data.embedded"].choices == ("calibrated_arithmetic", "stories")
@@ -254,7 +250,7 @@ def test_expectations_tell_bounds_choices_and_optional():
 @pytest.mark.parametrize(
     ("wrong", "right"),
     [
-        ("ppo.kl_coeff", "ppo.kl_coef"),
+        ("rl.kl_coeff", "rl.kl_coef"),
         ("sft.lr_rate", "sft.learning_rate"),
         ("model.max_len", "model.max_length"),
         ("sede", "seed"),

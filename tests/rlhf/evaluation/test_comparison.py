@@ -45,7 +45,7 @@ def compare(
         max_response_tokens,
         noise,
         folder / "data",
-        folder / "ppo" / "policy",
+        folder / "policy" / "policy",
         folder / "champion",
         folder / "sft" / "policy",
         folder / "reward_models",
@@ -114,7 +114,7 @@ def test_the_rule_decides_alone_where_there_is_one(own_world, workspace):
 
 
 def test_every_candidate_has_noise_of_its_own(own_world, workspace):
-    for name in ("champion", "ppo/policy"):
+    for name in ("champion", "policy/policy"):
         shutil.rmtree(own_world / name)
         save_model(saying_policy(make_tokenizer(), PLAIN, logit=2.0), make_tokenizer(), own_world / name)
     one, other = (compare(own_world, workspace, noise=noise)["by_row"] for noise in ("one", "other"))
@@ -140,7 +140,7 @@ def test_a_champion_of_another_vocabulary(own_world, workspace):
 
 def test_a_policy_like_the_champion_ties_everywhere(own_world, workspace):
     """Sampling noise is the same for both, though what they say is not sure."""
-    for name in ("champion", "ppo/policy"):
+    for name in ("champion", "policy/policy"):
         shutil.rmtree(own_world / name)
         save_model(saying_policy(make_tokenizer(), PLAIN, logit=2.0), make_tokenizer(), own_world / name)
     found = compare(own_world, workspace)

@@ -31,7 +31,7 @@ def evaluate(folder, workspace, config=CONFIG, setup=SETUP, max_response_tokens=
         setup,
         max_response_tokens,
         folder / "data",
-        folder / "ppo",
+        folder / "policy",
         folder / "sft",
         folder / "reward_models",
         workspace,
@@ -157,9 +157,9 @@ def test_the_same_input_gives_the_same_bytes(world, workspace, evaluated):
 
 
 def test_a_policy_like_its_baseline_ties_everywhere(world, own_world, workspace):
-    shutil.rmtree(own_world / "ppo" / "policy")
+    shutil.rmtree(own_world / "policy" / "policy")
     save_model(saying_policy(make_tokenizer(), PLAIN, logit=2.0), make_tokenizer(), own_world / "sft" / "policy")
-    save_model(saying_policy(make_tokenizer(), PLAIN, logit=2.0), make_tokenizer(), own_world / "ppo" / "policy")
+    save_model(saying_policy(make_tokenizer(), PLAIN, logit=2.0), make_tokenizer(), own_world / "policy" / "policy")
     found = evaluate(own_world, workspace)
     assert found["kl"] == {"value": 0, "low": 0, "high": 0}
     assert all(one["ties"] == 48 and one["rate"]["value"] == 0.5 for one in found["win_rates"].values())
@@ -172,7 +172,7 @@ def test_a_policy_like_its_baseline_ties_everywhere(world, own_world, workspace)
 
 def test_batches_do_not_change_what_is_sampled(world, own_world, workspace):
     """With a policy that has more than one thing to say, and against sampling noise keyed by the batch."""
-    save_model(saying_policy(make_tokenizer(), HEDGED, logit=3.0), make_tokenizer(), own_world / "ppo" / "policy")
+    save_model(saying_policy(make_tokenizer(), HEDGED, logit=3.0), make_tokenizer(), own_world / "policy" / "policy")
     config = CONFIG.model_copy(update={"num_side_by_side": 48})
     evaluate(own_world, workspace, config)
     first = (workspace.output / "side_by_side.jsonl").read_text()
@@ -244,7 +244,7 @@ def test_too_few_prompts_are_an_error(own_world, workspace, questions):
 
 
 def test_no_generations_is_an_error(own_world, workspace):
-    shutil.rmtree(own_world / "ppo" / "generations")
+    shutil.rmtree(own_world / "policy" / "generations")
     with pytest.raises(DataError, match="no kept generations"):
         evaluate(own_world, workspace)
 

@@ -24,7 +24,7 @@ TOO_LONG = (ModelError, r"the reward model '.*selection_reward_model' reads 4 to
 
 
 def evaluate(folder, workspace):
-    stages = [folder / name for name in ("data", "ppo", "sft", "reward_models")]
+    stages = [folder / name for name in ("data", "policy", "sft", "reward_models")]
     evaluate_policy(CONFIG, SETUP, 16, *stages, workspace)
 
 
@@ -33,7 +33,7 @@ def audit(folder, workspace):
 
 
 def compare(folder, workspace, judges=JudgesConfig()):  # noqa: B008
-    policies = [folder / stage / "policy" for stage in ("ppo", "sft", "sft")]
+    policies = [folder / stage / "policy" for stage in ("policy", "sft", "sft")]
     compare_policies(
         CONFIG, judges, SETUP, 16, "noise", folder / "data", *policies, folder / "reward_models", None, workspace
     )

@@ -14,13 +14,13 @@ from markdown_it import MarkdownIt
 from rlhf.config.evaluation import EvaluationConfig, RewardAuditConfig
 from rlhf.config.model import ModelConfig
 from rlhf.config.pipeline import PipelineConfig
-from rlhf.config.rl import PPOConfig
+from rlhf.config.rl import RLConfig
 from rlhf.model_card.card import CardFacts, write_model_card
 from rlhf.provenance.record import CodeRecord, ProvenanceRecord, StageRecord
 from rlhf.references import DataSource, StageReport
 from rlhf.workspace import Workspace
 
-CONFIG = PipelineConfig(name="tiny", model=SETUP.model, compute=SETUP.compute, ppo=PPOConfig(kl_coef=0.07))
+CONFIG = PipelineConfig(name="tiny", model=SETUP.model, compute=SETUP.compute, rl=RLConfig(kl_coef=0.07))
 RECORD = ProvenanceRecord(
     recipe="demo",
     seed=0,
@@ -29,7 +29,7 @@ RECORD = ProvenanceRecord(
     code=CodeRecord(commit="c0ffee", dirty=False, patch_sha256=None),
     machine={"python": "3.11.7", "cpu": "a processor"},
     compute={"num_threads": "2"},
-    stages={"sft": StageRecord(fingerprint="f", sha256="5"), "ppo": StageRecord(fingerprint="g", sha256="6")},
+    stages={"sft": StageRecord(fingerprint="f", sha256="5"), "policy": StageRecord(fingerprint="g", sha256="6")},
 )
 FACTS = CardFacts(
     run_id="run0",
@@ -64,7 +64,7 @@ def world(tmp_path_factory):
         SETUP,
         16,
         data,
-        folder / "ppo",
+        folder / "policy",
         folder / "sft",
         models,
         workspaces["evaluation"],
@@ -80,7 +80,7 @@ def own_world(world, tmp_path):
 
 def write(folder, target, config=CONFIG, facts=FACTS):
     workspace = make_workspace(target)
-    outputs = [folder / name for name in ("data", "audit/output", "evaluation/output", "ppo")]
+    outputs = [folder / name for name in ("data", "audit/output", "evaluation/output", "policy")]
     write_model_card(config, facts, *outputs, workspace)
     return workspace.output
 
@@ -192,7 +192,7 @@ def test_limitations_hold_the_warnings(world, card):
 
 def test_limitations_hold_what_went_wrong(own_world, tmp_path):
     summary = {"num_updates": 5, "stopped_because": "kl_budget", "chosen_update": 0, "flags": ["Values were clipped."]}
-    (own_world / "ppo" / "summary.json").write_text(json.dumps(summary))
+    (own_world / "policy" / "summary.json").write_text(json.dumps(summary))
     source = FACTS.data_source.model_copy(update={"tracked": False, "dirty": True, "embedded": None})
     record = RECORD.model_copy(update={"code": RECORD.code.model_copy(update={"left_out": (".env",)})})
     facts = replace(FACTS, record=record, data_source=source, notes=("The server was gone for a while.",))
@@ -218,9 +218,9 @@ def test_every_alarm_is_a_line_with_its_cause(own_world, tmp_path):
         {"name": "negative_kl", "update": 5, "message": "the mean KL fell from 0 to -0.90", "fatal": True},
     ]
     evaluations = [{"update": update, "kl": 1.0, "objective": 0.0, "objectives": [update, update]} for update in (0, 4)]
-    flags = run_flags(PPOConfig(), evaluations, "negative_kl", alarms)
+    flags = run_flags(RLConfig(), evaluations, "negative_kl", alarms)
     ended = {"num_updates": 5, "stopped_because": "negative_kl", "chosen_update": 4, "alarms": alarms, "flags": flags}
-    (own_world / "ppo" / "summary.json").write_text(json.dumps(ended))
+    (own_world / "policy" / "summary.json").write_text(json.dumps(ended))
     limitations = section(ModelCard.load(write(own_world, tmp_path / "card") / "README.md"), "Limitations")
     assert "- Alarm `length_growth` after update 4: responses grew from 3.0 to 9.0 tokens.\n" in limitations
     assert "- Alarm `negative_kl` after update 5: the mean KL fell from 0 to -0.90. It ended the run.\n" in limitations
@@ -235,7 +235,7 @@ def test_what_the_score_was_made_of(world, tmp_path, install):
         {"kind": "model", "name": "tone", "path": "owner/tone", "revision": "abc"},
         {"kind": "function", "name": "brevity", "weight": -0.01},
     ]
-    config = CONFIG.model_copy(update={"ppo": PPOConfig(rewards=rewards, ptx_coef=27.8, sharing="trunk")})
+    config = CONFIG.model_copy(update={"policy": RLConfig(rewards=rewards, ptx_coef=27.8, sharing="trunk")})
     output = write(world, tmp_path / "card", config)
     text = section(ModelCard.load(output / "README.md"), "Procedure")
     for row in (
@@ -247,7 +247,7 @@ def test_what_the_score_was_made_of(world, tmp_path, install):
         "added to the policy's loss with weight 27.8 (PPO-ptx).",
     ):
         assert row in text
-    only_brevity = CONFIG.model_copy(update={"ppo": PPOConfig(rewards=rewards[3:])})
+    only_brevity = CONFIG.model_copy(update={"policy": RLConfig(rewards=rewards[3:])})
     unclimbed = (write(world, tmp_path / "unclimbed", only_brevity) / "README.md").read_text()
     assert "| the reward model | 48 | 0 | 0 | 48 |" in unclimbed
     assert "that PPO climbed |" not in unclimbed
@@ -275,7 +275,7 @@ def test_reproduce(card):
         "git checkout c0ffee",
         "rlhf reproduce run0",
         f"sha256 `{RECORD.digest}`",
-        "| PPO policy | SFT policy, reward models, prompts | sha256 `6` |",
+        "| Policy | SFT policy, reward models, prompts | sha256 `6` |",
         "0123abcd.dir",
         "feed",
         "rlhf run configs/demo.yaml --seed 0",
@@ -315,7 +315,7 @@ def test_the_recipe_beside_the_card_is_the_configuration(world, tmp_path):
 
     path = write(world, tmp_path / "card") / "config.yaml"
     assert load_config(path) == CONFIG
-    assert yaml.safe_load(path.read_text())["ppo"]["kl_coef"] == 0.07
+    assert yaml.safe_load(path.read_text())["rl"]["kl_coef"] == 0.07
 
 
 def test_base_models_of_the_hub_are_linked(world, tmp_path):
@@ -344,11 +344,11 @@ def test_the_same_inputs_give_the_same_bytes(world, tmp_path):
 
 
 def test_the_policy_of_ppo_is_left_as_it_was(own_world, tmp_path):
-    (own_world / "ppo" / "policy" / "README.md").write_text("the base model's card")
-    before = {path: path.read_bytes() for path in (own_world / "ppo").rglob("*") if path.is_file()}
+    (own_world / "policy" / "policy" / "README.md").write_text("the base model's card")
+    before = {path: path.read_bytes() for path in (own_world / "policy").rglob("*") if path.is_file()}
     output = write(own_world, tmp_path / "card")
     (output / "config.json").write_text("{}")
-    assert {path: path.read_bytes() for path in (own_world / "ppo").rglob("*") if path.is_file()} == before
+    assert {path: path.read_bytes() for path in (own_world / "policy").rglob("*") if path.is_file()} == before
     assert "base model's card" not in (output / "README.md").read_text()
 
 
@@ -408,7 +408,7 @@ def test_without_a_rule_the_card_says_who_judges(own_world, tmp_path):
     (own_world / "data" / "report.json").write_text(json.dumps(report | {"gold": None}))
     shutil.rmtree(own_world / "evaluation")
     workspace = make_workspace(own_world / "evaluation")
-    folders = [own_world / name for name in ("data", "ppo", "sft", "reward_models")]
+    folders = [own_world / name for name in ("data", "policy", "sft", "reward_models")]
     evaluate_policy(EvaluationConfig(num_prompts=20, num_bootstrap=100), SETUP, 16, *folders, workspace)
     source = FACTS.data_source.model_copy(update={"embedded": None})
     card = ModelCard.load(write(own_world, tmp_path / "card", facts=replace(FACTS, data_source=source)) / "README.md")

@@ -13,7 +13,7 @@ from stage_runs import Run
 
 from rlhf.config.evaluation import EvaluationConfig
 from rlhf.config.model import ComputeConfig, LoraConfig, ModelConfig, Setup
-from rlhf.config.rl import PPOConfig
+from rlhf.config.rl import RLConfig
 from rlhf.config.supervised import RewardModelConfig, SFTConfig
 from rlhf.data.schema import read_rows
 from rlhf.errors import ModelError
@@ -24,7 +24,7 @@ from rlhf.modeling.device import derive_seed
 from rlhf.modeling.lora import add_adapters
 from rlhf.modeling.models import load_policy, load_reward_model
 from rlhf.modeling.tokenizer import load_tokenizer
-from rlhf.rl.stage import train_ppo
+from rlhf.rl.stage import train_policy
 from rlhf.supervised.reward_model import train_reward_models
 from rlhf.supervised.sft import evaluate_completions, train_sft
 from rlhf.supervised.trainer import switch_dropout_off, training_order
@@ -54,12 +54,12 @@ def run_pipeline(family, dtype, sharing, data, folder):
     compute = ComputeConfig(dtype=dtype, num_threads=1)
     setup = Setup(seed=0, model=ModelConfig(base=str(base), max_length=48), compute=compute)
     lora = LoraConfig(rank=2) if sharing == "adapters" else None
-    runs = {name: Run(folder / name) for name in ("sft", "reward_models", "ppo", "evaluation")}
+    runs = {name: Run(folder / name) for name in ("sft", "reward_models", "policy", "evaluation")}
     sft, reward_models, ppo, evaluation = (run.workspace for run in runs.values())
     train_sft(SFT, setup, data, sft)
     train_reward_models(REWARD.model_copy(update={"lora": lora}), setup, data, sft.output, reward_models)
-    config = PPOConfig.model_validate(PPO | {"sharing": sharing, "lora": lora})
-    train_ppo(config, setup, data, sft.output, reward_models.output, ppo)
+    config = RLConfig.model_validate(PPO | {"sharing": sharing, "lora": lora})
+    train_policy(config, setup, data, sft.output, reward_models.output, ppo)
     evaluate_policy(EVALUATION, setup, 6, data, ppo.output, sft.output, reward_models.output, evaluation)
     return runs
 
@@ -86,12 +86,12 @@ def test_a_family_goes_through_the_pipeline(family, dtype, small_data, tmp_path)
     for name in ("reward_model", "selection_reward_model"):
         assert 0.0 <= runs["reward_models"].final[f"{name}/validation_accuracy"] <= 1.0
         load_reward_model(runs["reward_models"].output / name, compute)
-    assert abs(runs["ppo"].curves["ppo/kl_mean"][1]) < (1e-4 if dtype == "fp32" else 0.05)
+    assert abs(runs["policy"].curves["policy/kl_mean"][1]) < (1e-4 if dtype == "fp32" else 0.05)
     for run in runs.values():
         assert all(math.isfinite(value) for curve in run.curves.values() for value in curve.values())
         assert all(map(math.isfinite, run.final.values()))
     assert runs["evaluation"].final
-    load_policy(runs["ppo"].output / "policy", compute)
+    load_policy(runs["policy"].output / "policy", compute)
 
 
 def held_out(folder, compute, data):
@@ -111,7 +111,7 @@ def held_out(folder, compute, data):
 def test_a_head_narrower_than_the_hidden_states(sharing, small_data, tmp_path):
     """OPT-350m has one; with every way to share models."""
     runs = run_pipeline("opt, narrow head", "bf16", sharing, small_data, tmp_path)
-    assert math.isfinite(runs["ppo"].curves["ppo/value_loss"][1])
+    assert math.isfinite(runs["policy"].curves["policy/value_loss"][1])
 
 
 @pytest.mark.parametrize("family", WITHOUT_SCORE)

@@ -12,7 +12,7 @@ from made_hub import Hub, hub
 
 from rlhf.config.model import ModelConfig, Setup
 from rlhf.config.pipeline import PipelineConfig
-from rlhf.config.rl import PPOConfig, RewardSourceConfig
+from rlhf.config.rl import RewardSourceConfig, RLConfig
 from rlhf.errors import ModelError
 from rlhf.modeling.context import StageContext
 from rlhf.modeling.hub import at_commits, sources_at_commits
@@ -91,8 +91,8 @@ def test_folders_and_models_made_from_nothing_are_left_alone(served: Hub, projec
 def test_reward_models_have_their_commits_too(served: Hub, model: Path):
     commit = served.repository(NAME).push(model)
     source = RewardSourceConfig(kind="model", name="safety", path=NAME)
-    pinned = at_commits(PipelineConfig(ppo=PPOConfig(rewards=(RewardSourceConfig(), source))))
-    assert [one.revision for one in pinned.ppo.rewards] == [None, commit]
+    pinned = at_commits(PipelineConfig(rl=RLConfig(rewards=(RewardSourceConfig(), source))))
+    assert [one.revision for one in pinned.rl.rewards] == [None, commit]
     assert [judge.revision for judge in sources_at_commits((source, source))] == [commit, commit]
 
 
@@ -106,7 +106,7 @@ def test_a_branch_is_asked_for_once_and_never_again(
     tiny_tokenizer.save_pretrained(judge)
     served.repository("team/judge").push(judge)
     sources = [RewardSourceConfig(kind="model", name=name, path="team/judge") for name in ("safety", "tone")]
-    pinned = settled(at_commits(config(ppo=PPOConfig(rewards=tuple(sources)))))
+    pinned = settled(at_commits(config(rl=RLConfig(rewards=tuple(sources)))))
     asked = Counter(path for path in served.requests if "/main/" in path)
     assert set(asked) == {f"/{name}/resolve/main/config.json" for name in (NAME, "team/judge")}
     assert max(asked.values()) <= 2, "the commit, and the file"
@@ -114,7 +114,7 @@ def test_a_branch_is_asked_for_once_and_never_again(
     check(pinned)
     assert settled(at_commits(pinned)) == pinned
     load(tiny_setup, pinned)
-    load_sources(StageContext(pinned.ppo, tiny_setup, tiny_tokenizer), lambda: None)
+    load_sources(StageContext(pinned.rl, tiny_setup, tiny_tokenizer), lambda: None)
     assert served.requests
     assert not [path for path in served.requests if "main" in path.split("/")]
 
@@ -185,7 +185,7 @@ def test_a_name_that_no_repository_can_have_is_refused():
 
 
 def check(pinned: PipelineConfig) -> None:
-    check_hub_models(pinned.model, pinned.ppo.rewards)
+    check_hub_models(pinned.model, pinned.rl.rewards)
 
 
 @pytest.fixture
@@ -235,7 +235,7 @@ def test_a_language_model_is_no_reward_model_there_either(served: Hub, model: Pa
     with pytest.raises(
         ModelError, match=r"team/tiny: the weights of the head that scores \(score.weight\) are missing"
     ):
-        check(at_commits(PipelineConfig(ppo=PPOConfig(rewards=(source,)))))
+        check(at_commits(PipelineConfig(rl=RLConfig(rewards=(source,)))))
 
 
 @pytest.mark.usefixtures("own_project")

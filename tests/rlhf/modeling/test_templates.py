@@ -10,7 +10,7 @@ from made_tokenizers import CHATML, byte_level, sentencepiece_bpe
 from rlhf.config.model import ModelConfig
 from rlhf.config.pipeline import PipelineConfig
 from rlhf.config.retrain import SafetyGate
-from rlhf.config.rl import PPOConfig, RewardSourceConfig
+from rlhf.config.rl import RewardSourceConfig, RLConfig
 from rlhf.errors import InputError, ModelError
 from rlhf.modeling import templates
 from rlhf.modeling.conversations import decode_responses, encode_pairs
@@ -98,9 +98,9 @@ class TestClock:
     def test_reward_models_from_elsewhere_and_judges(self, base: Path) -> None:
         with_template(base, CLOCK)
         source = RewardSourceConfig(kind="model", name="safety", path=str(base))
-        config = settled(PipelineConfig(ppo=PPOConfig(rewards=(RewardSourceConfig(), source))))
-        assert config.ppo.rewards[0] == RewardSourceConfig()
-        pinned = config.ppo.rewards[1].model_copy(update={"template_date": "2026-01-05"})
+        config = settled(PipelineConfig(rl=RLConfig(rewards=(RewardSourceConfig(), source))))
+        assert config.rl.rewards[0] == RewardSourceConfig()
+        pinned = config.rl.rewards[1].model_copy(update={"template_date": "2026-01-05"})
         assert render(load_source_tokenizer(pinned)).startswith("Today: 05 Jan 2026")
         gate = SafetyGate(name="safe", path=str(base), threshold=0.0, maximum_rate=0.1, template_date="2026-01-05")
         assert source_settled(gate.source).template_date == "2026-01-05"

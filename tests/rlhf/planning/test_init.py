@@ -27,11 +27,11 @@ def chosen(data: DataSurvey = DATA, model: ModelSurvey = MODEL, machine: Machine
 
 def test_lengths_are_those_of_the_data_and_bounded_by_the_base():
     settings = chosen()
-    assert settings["ppo.max_response_tokens"].value == 120
+    assert settings["rl.max_response_tokens"].value == 120
     assert settings["model.max_length"].value == 224
     settings = chosen(model=replace(MODEL, context=160))
-    assert (settings["ppo.max_response_tokens"].value, settings["model.max_length"].value) == (80, 160)
-    assert "half of what the base reads" in settings["ppo.max_response_tokens"].reason
+    assert (settings["rl.max_response_tokens"].value, settings["model.max_length"].value) == (80, 160)
+    assert "half of what the base reads" in settings["rl.max_response_tokens"].reason
     with pytest.raises(InputError, match="a/base reads 64 tokens, and a median prompt has 40; take a base with"):
         chosen(model=replace(MODEL, context=64))
 
@@ -39,12 +39,12 @@ def test_lengths_are_those_of_the_data_and_bounded_by_the_base():
 def test_what_does_not_fit_as_four_models_has_adapters_and_what_does_not_fit_at_all_is_refused():
     full = Machine("cuda", int(needed_memory(MODEL, lora=False) / 0.6) + 1, 8)
     settings = chosen(machine=full)
-    assert "ppo.lora" not in settings
+    assert "rl.lora" not in settings
     assert settings["compute.device"].value == "cuda"
     less = replace(full, memory=int(0.9 * full.memory))
     adapted = chosen(machine=less)
-    assert adapted["ppo.sharing"].value == "adapters"
-    assert adapted["sft.lora"].value == adapted["ppo.lora"].value == adapted["reward_model.lora"].value
+    assert adapted["rl.sharing"].value == "adapters"
+    assert adapted["sft.lora"].value == adapted["rl.lora"].value == adapted["reward_model.lora"].value
     assert adapted["sft.learning_rate"].value > 5 * settings["sft.learning_rate"].value
     with pytest.raises(InputError, match=r"500,000,000 parameters do not fit: .* take 3 GB .* this machine has 4 GB"):
         chosen(machine=replace(full, memory=4 * 10**9))
@@ -57,12 +57,12 @@ def test_learning_rates_fall_with_size_from_those_of_the_demo_to_those_of_the_fi
     sft = [settings["sft.learning_rate"].value for settings in rates]
     assert sft == sorted(sft, reverse=True)
     assert (sft[0], sft[-1]) == (1e-3, 1e-5)
-    assert rates[-1]["ppo.learning_rate"].value == pytest.approx(1.5e-6, rel=0.05)
+    assert rates[-1]["rl.learning_rate"].value == pytest.approx(1.5e-6, rel=0.05)
 
 
 def test_time_decides_the_number_of_updates_and_few_prompts_are_said():
-    assert chosen()["ppo.num_updates"].value == 50
-    one, two = (chosen(hours=hours)["ppo.num_updates"].value for hours in (8.0, 16.0))
+    assert chosen()["rl.num_updates"].value == 50
+    one, two = (chosen(hours=hours)["rl.num_updates"].value for hours in (8.0, 16.0))
     assert two == pytest.approx(2 * one, abs=1)
     few = chosen(data=replace(DATA, num_prompts=200))
     assert few["data.test_fraction"].value == 0.2

@@ -6,7 +6,7 @@ import pytest
 
 from rlhf.config.model import ModelConfig
 from rlhf.config.pipeline import PipelineConfig
-from rlhf.config.rl import PPOConfig, RewardSourceConfig
+from rlhf.config.rl import RewardSourceConfig, RLConfig
 from rlhf.errors import InputError
 from rlhf.provenance import GitState, Patch, StageRecord
 from rlhf.provenance.capture import begin_record, default_remote, with_data, with_stage
@@ -40,10 +40,10 @@ def test_what_stands_in_the_way_of_a_repetition(project_root: Path):
 def test_a_hub_id_is_known_by_its_commit(project_root: Path):
     source = RewardSourceConfig(kind="model", path="owner/reward", revision="b" * 40)
     model = ModelConfig(base="owner/name", revision="a" * 40)
-    bases = begin_record(PipelineConfig(model=model, ppo=PPOConfig(rewards=(source,))), CLEAN, NO_PATCH).bases
+    bases = begin_record(PipelineConfig(model=model, rl=RLConfig(rewards=(source,))), CLEAN, NO_PATCH).bases
     assert {setting: (base.name, base.revision, base.sha256) for setting, base in bases.items()} == {
         "model.base": ("owner/name", "a" * 40, None),
-        "ppo.rewards.0.path": ("owner/reward", "b" * 40, None),
+        "rl.rewards.0.path": ("owner/reward", "b" * 40, None),
     }
 
 

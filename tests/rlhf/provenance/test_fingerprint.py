@@ -12,7 +12,7 @@ from rlhf import provenance
 from rlhf.config.data import DataConfig
 from rlhf.config.model import ModelConfig, Setup
 from rlhf.config.pipeline import PipelineConfig
-from rlhf.config.rl import PPOConfig
+from rlhf.config.rl import RLConfig
 from rlhf.files.manifest import folder_manifest, folder_sha256
 from rlhf.paths import source_root
 from rlhf.provenance import GitState, environment, git_state
@@ -24,9 +24,9 @@ SETUP = PipelineConfig().setup
 SOURCE = DataSource(path="data", md5="1" * 32 + ".dir", tracked=True)
 
 
-def ppo_print(config: PPOConfig | None = None, setup: Setup = SETUP, **arguments: object) -> str:
+def ppo_print(config: RLConfig | None = None, setup: Setup = SETUP, **arguments: object) -> str:
     return stage_fingerprint(
-        "ppo", "1", {"config": config or PPOConfig(), "setup": setup, **arguments}, "rlhf.rl.optimization"
+        "policy", "1", {"config": config or RLConfig(), "setup": setup, **arguments}, "rlhf.rl.optimization"
     )
 
 
@@ -63,12 +63,12 @@ def after_appending(file: Path) -> str:
 def test_a_fingerprint_depends_on_all_that_decides():
     prints = {
         ppo_print(),
-        ppo_print(PPOConfig(kl_coef=0.2)),
+        ppo_print(RLConfig(kl_coef=0.2)),
         ppo_print(setup=SETUP.model_copy(update={"seed": 1})),
         ppo_print(setup=SETUP.model_copy(update={"compute": SETUP.compute.model_copy(update={"num_threads": 7})})),
-        stage_fingerprint("ppo", "2", {"config": PPOConfig(), "setup": SETUP}, "rlhf.rl.optimization"),
-        stage_fingerprint("sft", "1", {"config": PPOConfig(), "setup": SETUP}, "rlhf.rl.optimization"),
-        stage_fingerprint("ppo", "1", {"config": PPOConfig(), "setup": SETUP}, "rlhf.rl.kl"),
+        stage_fingerprint("policy", "2", {"config": RLConfig(), "setup": SETUP}, "rlhf.rl.optimization"),
+        stage_fingerprint("sft", "1", {"config": RLConfig(), "setup": SETUP}, "rlhf.rl.optimization"),
+        stage_fingerprint("policy", "1", {"config": RLConfig(), "setup": SETUP}, "rlhf.rl.kl"),
         ppo_print(more=1),
     }
     assert len(prints) == 8

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from rlhf.config.pipeline import PipelineConfig
-from rlhf.config.rl import PPOConfig, RewardSourceConfig
+from rlhf.config.rl import RewardSourceConfig, RLConfig
 from rlhf.errors import ConfigError
 from rlhf.provenance import GitState, Patch
 from rlhf.provenance import capture as recording
@@ -102,7 +102,7 @@ class TestFingerprint:
     @staticmethod
     def print_of(*rewards):
         fingerprints._source_sha256.cache_clear()
-        return stage_fingerprint("ppo", "1", {"config": PPOConfig(rewards=rewards)}, "rlhf.rl.masking")
+        return stage_fingerprint("policy", "1", {"config": RLConfig(rewards=rewards)}, "rlhf.rl.masking")
 
     def test_it_changes_with_the_functions_code(self, install):
         path = install(BREVITY, "brevity = my_rewards:brevity")
@@ -142,7 +142,7 @@ def test_what_the_lock_does_not_hold_stands_in_the_way_of_a_repetition(install, 
     monkeypatch.setattr(recording, "source_root", lambda: tmp_path)
 
     def found(**settings):
-        config = PipelineConfig(ppo=PPOConfig(rewards=(RewardSourceConfig(**settings),)))
+        config = PipelineConfig(rl=RLConfig(rewards=(RewardSourceConfig(**settings),)))
         return list(begin_record(config, GitState("c" * 40, dirty=False), Patch(b"", ())).obstacles)
 
     assert found() == []

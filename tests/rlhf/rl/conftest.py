@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 import torch
 
-from rlhf.config.rl import PPOConfig
-from rlhf.rl.stage import train_ppo
+from rlhf.config.rl import RLConfig
+from rlhf.rl.stage import train_policy
 from rlhf.workspace import Workspace
 
 
@@ -53,13 +53,13 @@ class TinyRun:
     def __call__(self, **settings: Any) -> Path:
         defaults = {"num_updates": 4, "rollout_size": 16, "num_minibatches": 2, "max_response_tokens": 8}
         defaults |= {"evaluate_every": 2, "checkpoint_every": 1, "num_critic_warmup_updates": 1, "kl_budget": 1e6}
-        config = PPOConfig(**(defaults | settings))
+        config = RLConfig(**(defaults | settings))
         for part in ("output", "report", "checkpoints"):
             (self.folder / part).mkdir(parents=True, exist_ok=True)
         workspace = Workspace(
             self.folder / "output", self.folder / "report", self.folder / "checkpoints", self._log_metrics
         )
-        train_ppo(config, self.setup, self.data, self.start, self.reward_models, workspace)
+        train_policy(config, self.setup, self.data, self.start, self.reward_models, workspace)
         return self.folder / "output"
 
     def curve(self, name: str) -> dict[int, float]:
@@ -70,7 +70,7 @@ class TinyRun:
 
     def _log_metrics(self, metrics: Any, step: int | None) -> None:
         self.logged.append((dict(metrics), step))
-        if step is not None and step == self.interrupt_at and "ppo/score_mean" in metrics:
+        if step is not None and step == self.interrupt_at and "policy/score_mean" in metrics:
             raise KeyboardInterrupt
 
 
@@ -90,7 +90,7 @@ def tiny_run(
     for name, seed in (("reward_model", 1), ("selection_reward_model", 2)):
         like_last_token(save_reward_model(name, seed), tiny_tokenizer.eos_token_id, 2.0)
 
-    def make(name: str = "ppo") -> TinyRun:
+    def make(name: str = "policy") -> TinyRun:
         return TinyRun(tiny_setup, arithmetic_data, tmp_path / "sft", tmp_path / "reward_models", tmp_path / name)
 
     return make
@@ -105,8 +105,8 @@ def make_learner(tiny_run: Callable[..., TinyRun]) -> Callable[..., Any]:
 
     run = tiny_run("learner")
 
-    def make(config: PPOConfig, ids: list[list[int]] | None = None, **settings: Any) -> Any:
-        config = PPOConfig.model_validate(config.model_dump() | settings)
+    def make(config: RLConfig, ids: list[list[int]] | None = None, **settings: Any) -> Any:
+        config = RLConfig.model_validate(config.model_dump() | settings)
         stage = start_stage(config, run.setup, run.start / "policy")
         ids = ids or [[6], [6, 7]]
         conversations = [[{"role": "user", "content": " ".join(map(str, row))}] for row in ids]

@@ -10,11 +10,11 @@ from pathlib import Path
 
 import rlhf.rl.trainer
 from rlhf.config.model import Setup
-from rlhf.config.rl import PPOConfig
-from rlhf.rl.stage import train_ppo
+from rlhf.config.rl import RLConfig
+from rlhf.rl.stage import train_policy
 from rlhf.workspace import Workspace
 
-CONFIG = PPOConfig(
+CONFIG = RLConfig(
     num_updates=10,
     rollout_size=32,
     num_minibatches=2,
@@ -55,7 +55,7 @@ def main(setup: str, data: str, start: str, reward_models: str, folder: str, mom
         parts = [Path(folder) / part for part in ("output", "report", "checkpoints")]
         inputs = [Path(path) for path in (data, start, reward_models)]
         workspace = Workspace(*parts, log_metrics)
-        train_ppo(CONFIG, Setup.model_validate_json(setup), *inputs, workspace)
+        train_policy(CONFIG, Setup.model_validate_json(setup), *inputs, workspace)
 
 
 if __name__ == "__main__":

@@ -17,13 +17,13 @@ from rlhf.modeling.models import save_model
 from rlhf.rl.alarms import AlarmState, watch_evaluations, watch_update
 
 CALM = {
-    "ppo/kl_mean": 0.5,
-    "ppo/entropy": 1.0,
-    "ppo/eos_rate": 0.9,
-    "ppo/response_tokens_mean": 10.0,
-    "ppo/explained_variance": 0.3,
-    "ppo/value_clip_fraction": 0.1,
-    "ppo/policy_loss": 0.01,
+    "policy/kl_mean": 0.5,
+    "policy/entropy": 1.0,
+    "policy/eos_rate": 0.9,
+    "policy/response_tokens_mean": 10.0,
+    "policy/explained_variance": 0.3,
+    "policy/value_clip_fraction": 0.1,
+    "policy/policy_loss": 0.01,
 }
 CONFIG = AlarmsConfig()
 LOUD = {"patience": 2, "fatal": ()}
@@ -52,17 +52,32 @@ class TestByMetrics:
     @pytest.mark.parametrize(
         ("name", "bad", "good", "words"),
         [
-            ("negative_kl", {"ppo/kl_mean": -0.6}, {"ppo/kl_mean": -0.4}, "temperature, masks and EOS"),
-            ("entropy_collapse", {"ppo/entropy": 0.09}, {"ppo/entropy": 0.11}, "raise kl_coef or entropy_coef"),
-            ("eos_rate_fall", {"ppo/eos_rate": 0.69}, {"ppo/eos_rate": 0.71}, "from 90% to 69%.*missing_eos_penalty"),
+            ("negative_kl", {"policy/kl_mean": -0.6}, {"policy/kl_mean": -0.4}, "temperature, masks and EOS"),
+            ("entropy_collapse", {"policy/entropy": 0.09}, {"policy/entropy": 0.11}, "raise kl_coef or entropy_coef"),
+            (
+                "eos_rate_fall",
+                {"policy/eos_rate": 0.69},
+                {"policy/eos_rate": 0.71},
+                "from 90% to 69%.*missing_eos_penalty",
+            ),
             (
                 "length_growth",
-                {"ppo/response_tokens_mean": 20.1},
-                {"ppo/response_tokens_mean": 19.9},
+                {"policy/response_tokens_mean": 20.1},
+                {"policy/response_tokens_mean": 19.9},
                 "from 10.0 to 20.1 tokens.*length_penalty",
             ),
-            ("explained_variance", {"ppo/explained_variance": -0.1}, {"ppo/explained_variance": 0.0}, "value_learning"),
-            ("value_clipping", {"ppo/value_clip_fraction": 0.51}, {"ppo/value_clip_fraction": 0.5}, "value_clip_range"),
+            (
+                "explained_variance",
+                {"policy/explained_variance": -0.1},
+                {"policy/explained_variance": 0.0},
+                "value_learning",
+            ),
+            (
+                "value_clipping",
+                {"policy/value_clip_fraction": 0.51},
+                {"policy/value_clip_fraction": 0.5},
+                "value_clip_range",
+            ),
         ],
     )
     def test_it_goes_off_once_its_condition_has_held_for_some_updates(self, name, bad, good, words):
@@ -76,25 +91,30 @@ class TestByMetrics:
         assert watch(bad, bad, bad, bad, bad, config=off) == []
 
     def test_while_only_the_critic_learns_its_variance_is_no_alarm(self):
-        warming_up = {name: value for name, value in CALM.items() if name != "ppo/policy_loss"}
+        warming_up = {name: value for name, value in CALM.items() if name != "policy/policy_loss"}
         memory = AlarmState()
         for update in range(1, 9):
-            memory, alarms = watch_update(CONFIG, memory, warming_up | {"ppo/explained_variance": -1.0}, update)
+            memory, alarms = watch_update(CONFIG, memory, warming_up | {"policy/explained_variance": -1.0}, update)
             assert alarms == []
 
     def test_one_rollout_cannot_hide_the_start(self):
         """Thresholds compare with the first rollout, not with the one before: a slow fall is seen."""
-        fall = [{"ppo/entropy": 0.8**update} for update in range(1, 16)]
+        fall = [{"policy/entropy": 0.8**update} for update in range(1, 16)]
         assert [alarm.update for alarm in watch(*fall)] == [15]
 
     def test_several_go_off_together(self):
-        bad = {"ppo/kl_mean": -3.0, "ppo/entropy": 0.0, "ppo/eos_rate": 0.0, "ppo/response_tokens_mean": 99.0}
+        bad = {
+            "policy/kl_mean": -3.0,
+            "policy/entropy": 0.0,
+            "policy/eos_rate": 0.0,
+            "policy/response_tokens_mean": 99.0,
+        }
         names = {alarm.name for alarm in watch(bad, bad, bad, bad)}
         assert names == {"negative_kl", "entropy_collapse", "eos_rate_fall", "length_growth"}
 
     @pytest.mark.parametrize("split", range(1, 12))
     def test_a_memory_that_went_through_json_remembers_all(self, split):
-        bad = {"ppo/entropy": 0.01}
+        bad = {"policy/entropy": 0.01}
         metrics = [CALM | change for change in ({}, {}, bad, bad, bad, bad, {}, bad, bad, bad, bad, bad)]
         evaluations = [point(update, update * 0.1, -0.06 * update) for update in range(13)]
 
@@ -169,19 +189,19 @@ class TestInRealRuns:
         run = tiny_run()
         run(num_updates=12, rollout_size=64, learning_rate=3e-4, value_learning_rate=3e-3, evaluate_every=4)
         assert summary(run)["alarms"] == []
-        assert [m for m, step in run.logged if step is None][-1] == {"ppo/num_alarms": 0}
+        assert [m for m, step in run.logged if step is None][-1] == {"policy/num_alarms": 0}
 
     def test_a_huge_learning_rate_collapses_the_entropy(self, tiny_run, caplog):
         run = tiny_run()
         run(num_updates=10, rollout_size=32, alarms=LOUD, **GREEDY)
         alarm = raised(run)["entropy_collapse"]
         assert "the policy says one thing only" in alarm["message"]
-        assert run.curve("ppo/entropy")[alarm["update"]] < 0.1 * run.curve("ppo/entropy")[1]
+        assert run.curve("policy/entropy")[alarm["update"]] < 0.1 * run.curve("policy/entropy")[1]
         assert f"alarm entropy_collapse after update {alarm['update']}: the entropy fell" in caplog.text
         (flag,) = [flag for flag in summary(run)["flags"] if "entropy" in flag]
         assert flag == f"Alarm `entropy_collapse` after update {alarm['update']}: {alarm['message']}."
         assert summary(run)["stopped_because"] == "finished"
-        assert {"ppo/num_alarms": len(raised(run))} in [metrics for metrics, _ in run.logged]
+        assert {"policy/num_alarms": len(raised(run))} in [metrics for metrics, _ in run.logged]
 
     def test_a_reward_model_that_hates_eos_makes_fewer_responses_end(self, tiny_run, tiny_tokenizer, like_last_token):
         run = tiny_run()
@@ -268,7 +288,7 @@ class TestFatal:
 
         def log_and_break(metrics, step):
             log(metrics, step)
-            if (where == "before" and step == last) or (where == "after" and "ppo/chosen_update" in metrics):
+            if (where == "before" and step == last) or (where == "after" and "policy/chosen_update" in metrics):
                 raise KeyboardInterrupt
 
         broken._log_metrics = log_and_break
@@ -276,7 +296,7 @@ class TestFatal:
             broken(**self.SETTINGS)
         broken._log_metrics = log
         assert contents(broken(**self.SETTINGS)) == expected
-        assert broken.curve("ppo/score_mean") == whole.curve("ppo/score_mean")
+        assert broken.curve("policy/score_mean") == whole.curve("policy/score_mean")
 
     def test_a_spent_kl_budget_ends_the_resumed_run_too(self, tiny_run):
         run, settings = tiny_run(), {"num_updates": 30, "kl_budget": 0.5, **GREEDY}
@@ -284,16 +304,16 @@ class TestFatal:
 
         def log_and_break(metrics, step):
             log(metrics, step)
-            if "ppo/chosen_update" in metrics:
+            if "policy/chosen_update" in metrics:
                 raise KeyboardInterrupt
 
         run._log_metrics = log_and_break
         with pytest.raises(KeyboardInterrupt):
             run(**settings)
-        run._log_metrics, ended_at = log, max(run.curve("ppo/score_mean"))
+        run._log_metrics, ended_at = log, max(run.curve("policy/score_mean"))
         run(**settings)
         assert summary(run)["stopped_because"] == "kl_budget"
-        assert max(run.curve("ppo/score_mean")) == summary(run)["num_updates"] == ended_at < 30
+        assert max(run.curve("policy/score_mean")) == summary(run)["num_updates"] == ended_at < 30
 
 
 class TestStart:

@@ -4,7 +4,7 @@ import math
 import pytest
 import torch
 
-from rlhf.config.rl import PPOConfig
+from rlhf.config.rl import RLConfig
 from rlhf.errors import ArtifactMismatchError
 from rlhf.modeling.context import StageContext
 from rlhf.rl.checkpoint import CheckpointError, TrainerState, latest_checkpoint, load_checkpoint, save_checkpoint
@@ -17,7 +17,7 @@ SETTINGS = {"kl_coef": 0.1, "seed": 0}
 @pytest.fixture
 def make_models(tiny_run, tiny_setup, tiny_tokenizer):
     run = tiny_run()
-    return lambda: load_models(StageContext(PPOConfig(), tiny_setup, tiny_tokenizer), run.start, run.reward_models)
+    return lambda: load_models(StageContext(RLConfig(), tiny_setup, tiny_tokenizer), run.start, run.reward_models)
 
 
 def take_a_step(models, optimizers):
@@ -35,12 +35,12 @@ def weights(models):
 
 def test_a_loaded_checkpoint_goes_on_to_the_same_bits(tmp_path, make_models):
     models = make_models()
-    optimizers = make_optimizers(PPOConfig(), models)
+    optimizers = make_optimizers(RLConfig(), models)
     take_a_step(models, optimizers)
     save_checkpoint(tmp_path, TrainerState(3, 0.2, [{"update": 0}]), models, optimizers, SETTINGS)
     take_a_step(models, optimizers)
     others = make_models()
-    other_optimizers = make_optimizers(PPOConfig(), others)
+    other_optimizers = make_optimizers(RLConfig(), others)
     state = load_checkpoint(tmp_path / "update_000003", others, other_optimizers, SETTINGS)
     take_a_step(others, other_optimizers)
     assert state == TrainerState(3, 0.2, [{"update": 0}])
@@ -49,7 +49,7 @@ def test_a_loaded_checkpoint_goes_on_to_the_same_bits(tmp_path, make_models):
 
 def test_only_the_newest_two_are_kept_and_a_partial_one_is_none(tmp_path, make_models):
     models = make_models()
-    optimizers = make_optimizers(PPOConfig(), models)
+    optimizers = make_optimizers(RLConfig(), models)
     assert latest_checkpoint(tmp_path) is None
     for update in range(1, 4):
         save_checkpoint(tmp_path, TrainerState(update, 0.1, []), models, optimizers, SETTINGS)
@@ -61,7 +61,7 @@ def test_only_the_newest_two_are_kept_and_a_partial_one_is_none(tmp_path, make_m
 @pytest.mark.parametrize("name", ["policy.safetensors", "value_optimizer.safetensors"])
 def test_an_altered_or_truncated_checkpoint_is_refused(tmp_path, make_models, name):
     models = make_models()
-    optimizers = make_optimizers(PPOConfig(), models)
+    optimizers = make_optimizers(RLConfig(), models)
     take_a_step(models, optimizers)
     path = save_checkpoint(tmp_path, TrainerState(1, 0.1, []), models, optimizers, SETTINGS)
     content = bytearray((path / name).read_bytes())
@@ -78,7 +78,7 @@ def test_a_checkpoint_that_fails_leaves_the_previous_one(tmp_path, make_models, 
     from rlhf.rl import checkpoint
 
     models = make_models()
-    optimizers = make_optimizers(PPOConfig(), models)
+    optimizers = make_optimizers(RLConfig(), models)
     save_checkpoint(tmp_path, TrainerState(1, 0.1, []), models, optimizers, SETTINGS)
 
     def no_space(*_):
@@ -94,7 +94,7 @@ def test_a_checkpoint_that_fails_leaves_the_previous_one(tmp_path, make_models, 
 
 def test_a_checkpoint_of_another_configuration_is_refused(tmp_path, make_models):
     models = make_models()
-    optimizers = make_optimizers(PPOConfig(), models)
+    optimizers = make_optimizers(RLConfig(), models)
     path = save_checkpoint(tmp_path, TrainerState(1, 0.1, []), models, optimizers, SETTINGS)
     with pytest.raises(CheckpointError, match=r"another configuration: kl_coef differ \(kl_coef was 0.1 and is 0.2\)"):
         load_checkpoint(path, models, optimizers, SETTINGS | {"kl_coef": 0.2})
@@ -110,8 +110,8 @@ def test_a_checkpoint_of_another_configuration_is_refused(tmp_path, make_models)
 )
 def test_an_altered_state_is_refused(tmp_path, make_models, alter):
     models = make_models()
-    optimizers = make_optimizers(PPOConfig(), models)
-    state = TrainerState(1, 0.1, [], logged=[[1, {"ppo/explained_variance": math.nan, "ppo/kl_mean": 1e-7}]])
+    optimizers = make_optimizers(RLConfig(), models)
+    state = TrainerState(1, 0.1, [], logged=[[1, {"policy/explained_variance": math.nan, "policy/kl_mean": 1e-7}]])
     path = save_checkpoint(tmp_path, state, models, optimizers, SETTINGS)
     assert load_checkpoint(path, models, optimizers, SETTINGS).kl_coef == 0.1
     words = json.loads((path / "state.json").read_text())
@@ -124,7 +124,7 @@ def test_an_altered_state_is_refused(tmp_path, make_models, alter):
 @pytest.mark.parametrize("words", ["[]", "{}", "3", '{"own_sha256": ""}'])
 def test_what_is_no_state_at_all_is_refused(tmp_path, make_models, words):
     models = make_models()
-    optimizers = make_optimizers(PPOConfig(), models)
+    optimizers = make_optimizers(RLConfig(), models)
     path = save_checkpoint(tmp_path, TrainerState(1, 0.1, []), models, optimizers, SETTINGS)
     (path / "state.json").write_text(words)
     with pytest.raises(ArtifactMismatchError, match=r"state\.json .*remove .* and start again"):
@@ -133,7 +133,7 @@ def test_what_is_no_state_at_all_is_refused(tmp_path, make_models, words):
 
 def test_a_truncated_state_is_refused(tmp_path, make_models):
     models = make_models()
-    optimizers = make_optimizers(PPOConfig(), models)
+    optimizers = make_optimizers(RLConfig(), models)
     path = save_checkpoint(tmp_path, TrainerState(1, 0.1, []), models, optimizers, SETTINGS)
     state = path / "state.json"
     state.write_text(state.read_text()[:-10])

@@ -13,7 +13,7 @@ from tiny_world import SETUP, save_world
 
 from rlhf.config.model import ComputeConfig
 from rlhf.config.pipeline import PipelineConfig
-from rlhf.config.rl import PPOConfig
+from rlhf.config.rl import RLConfig
 from rlhf.errors import ConfigError
 from rlhf.provenance.fingerprint import reached_sources, stage_fingerprint
 from rlhf.rl import distributed as processes
@@ -137,7 +137,7 @@ def test_more_processes_than_cuda_devices_are_refused(monkeypatch):
 )
 def test_sizes_that_do_not_divide_are_refused(tiny_run, ppo, num_processes, message):
     with pytest.raises(ValueError, match=message):
-        PipelineConfig(ppo=PPOConfig(**ppo), compute=ComputeConfig(num_processes=num_processes))
+        PipelineConfig(rl=RLConfig(**ppo), compute=ComputeConfig(num_processes=num_processes))
     run = tiny_run()
     run.setup = run.setup.model_copy(update={"compute": ComputeConfig(num_processes=num_processes)})
     with pytest.raises(ConfigError, match=message):
@@ -146,6 +146,6 @@ def test_sizes_that_do_not_divide_are_refused(tiny_run, ppo, num_processes, mess
 
 def test_the_number_of_processes_and_what_starts_them_are_in_the_fingerprint():
     one, two = (SETUP.model_copy(update={"compute": ComputeConfig(num_processes=n)}) for n in (1, 2))
-    prints = {stage_fingerprint("ppo", "1", {"setup": setup}, "rlhf.rl.trainer") for setup in (one, two)}
+    prints = {stage_fingerprint("policy", "1", {"setup": setup}, "rlhf.rl.trainer") for setup in (one, two)}
     assert len(prints) == 2
     assert {"rlhf/rl/launch.py", "rlhf/rl/request.py"} <= set(reached_sources("rlhf.rl.stage"))

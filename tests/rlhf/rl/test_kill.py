@@ -21,7 +21,7 @@ from interrupted import contents
 from tiny_world import SETUP, save_world
 
 PROGRAM = Path(__file__).with_name("killed_run.py")
-CLOCKS = ("ppo/episodes_per_second", "ppo/checkpoint_seconds")
+CLOCKS = ("policy/episodes_per_second", "policy/checkpoint_seconds")
 
 
 # Moments that a kill by the clock seldom meets.

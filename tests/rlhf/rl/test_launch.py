@@ -19,19 +19,19 @@ from started_services import command_line
 from tiny_world import SETUP, save_world
 
 from rlhf.config.model import ComputeConfig, Setup
-from rlhf.config.rl import PPOConfig
+from rlhf.config.rl import RLConfig
 from rlhf.errors import TrainingDivergedError
 from rlhf.progress import watching
 from rlhf.rewards.scoring import ScoringError
 from rlhf.rl.checkpoint import CheckpointError
 from rlhf.rl.distributed import ProcessesError
-from rlhf.rl.request import PPORequest
-from rlhf.rl.stage import train_ppo
+from rlhf.rl.request import RLRequest
+from rlhf.rl.stage import train_policy
 from rlhf.workspace import Workspace
 
 BASE = {"num_updates": 4, "rollout_size": 16, "num_minibatches": 2, "max_response_tokens": 8, "learning_rate": 1e-3}
 BASE |= {"evaluate_every": 2, "checkpoint_every": 1, "num_critic_warmup_updates": 1, "kl_budget": 1e6}
-CLOCKS = ("ppo/episodes_per_second", "ppo/checkpoint_seconds")
+CLOCKS = ("policy/episodes_per_second", "policy/checkpoint_seconds")
 WORKER = ["-m", "rlhf.rl.worker"]
 TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", *WORKER]
 ACCELERATE = [sys.executable, "-m", "accelerate.commands.launch", "--num_processes", "2", "--num_machines", "1"]
@@ -66,13 +66,13 @@ class Run:
             (self.folder / part).mkdir(parents=True, exist_ok=True)
         folders = [self.folder / part for part in ("output", "report", "checkpoints")]
         inputs = [self.world / part for part in ("data", "sft", "reward_models")]
-        train_ppo(PPOConfig(**(BASE | settings)), self.setup, *inputs, Workspace(*folders, self._log_metrics))
+        train_policy(RLConfig(**(BASE | settings)), self.setup, *inputs, Workspace(*folders, self._log_metrics))
         return self.folder / "output"
 
     def request(self, **settings: Any) -> str:
         inputs = {part: self.world / part for part in ("data", "reward_models")} | {"start": self.world / "sft"}
         folders = {part: self.folder / part for part in ("output", "report", "checkpoints")}
-        request = PPORequest(ppo=PPOConfig(**(BASE | settings)), setup=self.setup, **inputs, **folders)
+        request = RLRequest(policy=RLConfig(**(BASE | settings)), setup=self.setup, **inputs, **folders)
         self.folder.mkdir(exist_ok=True)
         path = self.folder / "request.json"
         path.write_text(request.model_dump_json())
@@ -131,7 +131,7 @@ def whole(world, tmp_path_factory):
 def test_the_first_process_is_heard_and_no_other(whole):
     run, progress, lines = whole
     assert set(run.logged) == {"0", "1", "2", "3", "4", "None"}
-    assert progress == [("ppo", update, 4) for update in (1, 2, 3, 4)]
+    assert progress == [("policy", update, 4) for update in (1, 2, 3, 4)]
     updates = [message for _, _, message in lines if message.startswith("update")]
     assert [message.split(":")[0] for message in updates] == ["update 0/4", "update 2/4", "update 4/4"]
     assert {(name, level) for name, level, _ in lines} == {("rlhf.rl.trainer", logging.INFO)}
@@ -160,8 +160,8 @@ def test_whole_runs_agree_within_the_spread_of_the_seeds(world, tmp_path, dtype)
             run = Run(world, tmp_path / f"{num_processes} {seed}", num_processes, seed, dtype)
             run(**settings)
             runs.append(run.logged["20"])
-    assert statistics.mean(run["ppo/eos_rate"] for run in curves[1]) > 0.8, "they learn what the penalty wants"
-    for name in ("ppo/score_mean", "ppo/kl_mean", "ppo/entropy", "ppo/validation_objective"):
+    assert statistics.mean(run["policy/eos_rate"] for run in curves[1]) > 0.8, "they learn what the penalty wants"
+    for name in ("policy/score_mean", "policy/kl_mean", "policy/entropy", "policy/validation_objective"):
         one, two = ([run[name] for run in curves[n]] for n in (1, 2))
         spread = statistics.stdev(one)
         assert abs(statistics.mean(one) - statistics.mean(two)) < spread

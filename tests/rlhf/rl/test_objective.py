@@ -7,7 +7,7 @@ from dataclasses import asdict
 import pytest
 import torch
 
-from rlhf.config.rl import PPOConfig
+from rlhf.config.rl import RLConfig
 from rlhf.rewards.sources import Source
 from rlhf.rl.kl import kl_exact, kl_k1
 from rlhf.rl.objective import Units, best_evaluation, climbed_and_held_out, paired_gain, units_of
@@ -16,7 +16,7 @@ ENDED, LENGTHS = torch.tensor([True, True, False]), torch.tensor([2, 3, 4])
 
 
 def scores(rewards, raw, selection, start=None, start_selection=None, **settings):
-    config = PPOConfig(**{"rewards": rewards, "missing_eos_penalty": 0.0} | settings)
+    config = RLConfig(**{"rewards": rewards, "missing_eos_penalty": 0.0} | settings)
     sources = [Source(source) for source in config.rewards]
     raw = {name: torch.tensor(values) for name, values in raw.items()}
     start = raw if start is None else {name: torch.tensor(values) for name, values in start.items()}

@@ -1,11 +1,11 @@
 import pytest
 import torch
 
-from rlhf.config.rl import PPOConfig
+from rlhf.config.rl import RLConfig
 from rlhf.rl.optimization import optimize, set_learning_rates
 from rlhf.rl.rollout import collect_rollout
 
-CONFIG = PPOConfig(rollout_size=8, num_minibatches=4, num_ppo_epochs=3, max_response_tokens=6)
+CONFIG = RLConfig(rollout_size=8, num_minibatches=4, num_ppo_epochs=3, max_response_tokens=6)
 
 
 def run_update(learner, update):

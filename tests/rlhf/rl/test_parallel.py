@@ -6,13 +6,13 @@ import torch
 
 from rlhf.config.model import ComputeConfig, LoraConfig
 from rlhf.config.pipeline import PipelineConfig
-from rlhf.config.rl import PPOConfig
+from rlhf.config.rl import RLConfig
 from rlhf.config.supervised import RewardModelConfig
 from rlhf.errors import ConfigError
 from rlhf.modeling.cpu.parallel import side_by_side
 from rlhf.rl.update import run_update
 
-CONFIG = PPOConfig(rollout_size=8, num_minibatches=2, max_response_tokens=6, num_critic_warmup_updates=1)
+CONFIG = RLConfig(rollout_size=8, num_minibatches=2, max_response_tokens=6, num_critic_warmup_updates=1)
 TWO = ComputeConfig(num_threads=2, dtype="fp32")
 
 
@@ -96,7 +96,7 @@ def test_side_by_side_learns_what_one_after_the_other_learns(make_learner):
 def test_what_cannot_be_shared_out_is_refused(tiny_run, compute, message):
     ppo = {"rollout_size": 16, "num_minibatches": 2, "side_by_side": True}
     with pytest.raises(ValueError, match=message):
-        PipelineConfig(ppo=PPOConfig(**ppo), compute=ComputeConfig(**compute))
+        PipelineConfig(rl=RLConfig(**ppo), compute=ComputeConfig(**compute))
     run = tiny_run()
     run.setup = run.setup.model_copy(update={"compute": ComputeConfig(**compute)})
     with pytest.raises(ConfigError, match=message):
@@ -108,5 +108,5 @@ def test_models_that_share_are_refused(sharing):
     lora = LoraConfig(dropout=0.0)
     with pytest.raises(ValueError, match=f"sharing is {sharing}"):
         PipelineConfig(
-            reward_model=RewardModelConfig(lora=lora), ppo=PPOConfig(lora=lora, sharing=sharing, side_by_side=True)
+            reward_model=RewardModelConfig(lora=lora), rl=RLConfig(lora=lora, sharing=sharing, side_by_side=True)
         )

@@ -8,7 +8,7 @@ import torch
 from interrupted import run_whole_and_broken
 from safetensors.torch import load_file
 
-from rlhf.config.rl import PPOConfig
+from rlhf.config.rl import RLConfig
 from rlhf.errors import DataError
 from rlhf.modeling.context import StageContext
 from rlhf.modeling.conversations import encode_pairs
@@ -22,7 +22,7 @@ NUM_TOKENS = 11
 
 
 def config(**settings):
-    return PPOConfig(rollout_size=8, num_minibatches=2, **{"ptx_coef": 0.5, "ptx_batch_size": 3} | settings)
+    return RLConfig(rollout_size=8, num_minibatches=2, **{"ptx_coef": 0.5, "ptx_batch_size": 3} | settings)
 
 
 def losses(policy, pairs=PAIRS):
@@ -129,22 +129,22 @@ def test_a_policy_does_not_forget_the_demonstrations(tiny_run, tiny_tokenizer):
     without(**SETTINGS)
     beside(**SETTINGS, ptx_coef=1.0)
     assert demonstration_loss_after(beside, tiny_tokenizer) < demonstration_loss_after(without, tiny_tokenizer) - 0.5
-    curve = beside.curve("ppo/ptx_loss")
+    curve = beside.curve("policy/ptx_loss")
     assert set(curve) == set(range(2, 9)), "while the critic learns alone there is none"
     assert curve[8] < curve[2] - 0.5
-    assert not without.curve("ppo/ptx_loss")
+    assert not without.curve("policy/ptx_loss")
 
 
 @pytest.mark.parametrize("sharing", ["none", "trunk"])
 def test_an_interrupted_run_goes_on_to_the_same_bits(tiny_run, sharing):
     settings = SETTINGS | {"ptx_coef": 1.0, "ptx_batch_size": 5, "sharing": sharing}
     whole, broken = run_whole_and_broken(tiny_run, 5, **settings)
-    assert broken.curve("ppo/ptx_loss") == whole.curve("ppo/ptx_loss")
+    assert broken.curve("policy/ptx_loss") == whole.curve("policy/ptx_loss")
 
 
 def test_without_demonstrations_it_is_refused(tiny_run):
     run = tiny_run()
     (run.data / "demonstrations" / "train.jsonl").write_text("")
-    with pytest.raises(DataError, match=r"train.jsonl: there are no demonstrations for PPO-ptx; set ppo.ptx_coef to 0"):
+    with pytest.raises(DataError, match=r"train.jsonl: there are no demonstrations for PPO-ptx; set rl.ptx_coef to 0"):
         run(ptx_coef=1.0)
     run(num_updates=2)

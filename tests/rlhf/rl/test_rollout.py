@@ -1,14 +1,14 @@
 import pytest
 import torch
 
-from rlhf.config.rl import PPOConfig
+from rlhf.config.rl import RLConfig
 from rlhf.modeling.generation import sampling_noise
 from rlhf.rewards.sources import apply_penalties
 from rlhf.rl.kl import kl_k1
 from rlhf.rl.rollout import _noise_keys, collect_rollout, rollout_prompts
 from rlhf.rl.update import run_update
 
-CONFIG = PPOConfig(rollout_size=8, num_minibatches=2, max_response_tokens=10, missing_eos_penalty=3.0)
+CONFIG = RLConfig(rollout_size=8, num_minibatches=2, max_response_tokens=10, missing_eos_penalty=3.0)
 
 
 @pytest.fixture
@@ -96,7 +96,7 @@ def test_the_temperature_is_that_of_sampling_and_of_every_log_probability(make_l
         entropy = -(of_policy.exp() * of_policy).sum(-1)
         torch.testing.assert_close(rollout.entropy[row, : len(response)].double(), entropy)
     same = make_learner(CONFIG, PROMPTS, temperature=0.5, num_critic_warmup_updates=0)
-    assert run_update(same, 0, 0.1).metrics["ppo/ratio_error"] < 1e-4
+    assert run_update(same, 0, 0.1).metrics["policy/ratio_error"] < 1e-4
 
 
 def test_several_responses_to_a_prompt_are_different_samples(collect):

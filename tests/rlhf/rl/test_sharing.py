@@ -8,7 +8,7 @@ from interrupted import run_whole_and_broken
 from peft import LoraConfig, get_peft_model
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification
 
-from rlhf.config.rl import PPOConfig
+from rlhf.config.rl import RLConfig
 from rlhf.errors import ModelError
 from rlhf.modeling.batches import pad_sequences
 from rlhf.modeling.context import start_stage
@@ -53,7 +53,7 @@ def adapt(folder, start, tokenizer, seed, like):
 def shared_run(tiny_run, tiny_tokenizer):
     """A tiny run whose reward models are adapters over its SFT policy."""
 
-    def make(name="ppo"):
+    def make(name="policy"):
         run = tiny_run(name)
         for seed, model in enumerate(("reward_model", "selection_reward_model")):
             adapt(run.reward_models / model, run.start / "policy", tiny_tokenizer, seed, tiny_tokenizer.eos_token_id)
@@ -64,7 +64,7 @@ def shared_run(tiny_run, tiny_tokenizer):
 
 def learner_of(run, **settings):
     defaults = {"rollout_size": 16, "num_minibatches": 2, "max_response_tokens": 8, "num_critic_warmup_updates": 0}
-    config = PPOConfig.model_validate(defaults | {"learning_rate": 1e-2, "value_learning_rate": 1e-2} | settings)
+    config = RLConfig.model_validate(defaults | {"learning_rate": 1e-2, "value_learning_rate": 1e-2} | settings)
     stage = start_stage(config, run.setup, run.start / "policy")
     return make_context(stage, load_models(stage, run.start, run.reward_models), Prompts([[]] * len(IDS), IDS))
 
@@ -88,9 +88,9 @@ def test_every_mode_starts_right_learns_resumes_and_leaves_a_plain_policy(shared
     settings = MODES[mode] | {"num_updates": 8, "rollout_size": 64, "kl_coef": 0.0, "missing_eos_penalty": 0.0}
     settings |= {"learning_rate": 1e-2, "value_learning_rate": 1e-2, "evaluate_every": 4}
     whole, _ = run_whole_and_broken(shared_run, 5, **settings)
-    assert abs(whole.curve("ppo/kl_mean")[1]) < 1e-5
-    assert whole.curve("ppo/ratio_error")[2] < 1e-4
-    assert whole.curve("ppo/score_mean")[8] > whole.curve("ppo/score_mean")[1] + 0.1
+    assert abs(whole.curve("policy/kl_mean")[1]) < 1e-5
+    assert whole.curve("policy/ratio_error")[2] < 1e-4
+    assert whole.curve("policy/score_mean")[8] > whole.curve("policy/score_mean")[1] + 0.1
     output = whole.folder / "output"
     assert not list(output.rglob("adapter*"))
     AutoModelForCausalLM.from_pretrained(output / "policy")
@@ -155,7 +155,7 @@ def test_adapters_make_small_checkpoints(shared_run):
 
 
 def test_a_trunk_s_value_head_starts_at_zero_and_needs_the_policy_s_pass(make_learner):
-    models = make_learner(PPOConfig(), sharing="trunk").models
+    models = make_learner(RLConfig(), sharing="trunk").models
     assert isinstance(models.value_model, TrunkValueHead)
     models.policy(input_ids=BATCH.context, use_cache=False)
     assert models.value_model(BATCH).abs().max() == 0.0
@@ -183,11 +183,11 @@ def test_an_adapter_over_another_model_is_refused(shared_run, tiny_tokenizer, tm
 
 
 @pytest.mark.parametrize(
-    ("settings", "message"), [({"sharing": "adapters"}, "sharing is adapters but lora is not set; set ppo.lora")]
+    ("settings", "message"), [({"sharing": "adapters"}, "sharing is adapters but lora is not set; set rl.lora")]
 )
 def test_settings_that_do_not_go_together_are_refused(settings, message):
     with pytest.raises(ValueError, match=message):
-        PPOConfig.model_validate(settings)
+        RLConfig.model_validate(settings)
 
 
 def test_adapters_without_the_trained_reward_model_start_from_a_value_of_zero(shared_run, install):

@@ -10,7 +10,7 @@ from interrupted import contents, run_whole_and_broken
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import LlamaConfig, LlamaForSequenceClassification, PreTrainedTokenizerFast
 
-from rlhf.config.rl import PPOConfig, RewardSourceConfig
+from rlhf.config.rl import RewardSourceConfig, RLConfig
 from rlhf.errors import ConfigError, ModelError
 from rlhf.modeling.batches import pad_sequences
 from rlhf.modeling.context import StageContext
@@ -47,7 +47,7 @@ def rows(tiny_tokenizer):
 
 @pytest.fixture
 def context(tiny_setup, tiny_tokenizer):
-    return StageContext(PPOConfig(), tiny_setup, tiny_tokenizer)
+    return StageContext(RLConfig(), tiny_setup, tiny_tokenizer)
 
 
 def call(rows, context, name="length"):
@@ -125,7 +125,7 @@ class TestRuns:
         run = tiny_run()
         run(rewards=({"weight": 0.5}, {"kind": "function", "name": "length", "weight": -0.1}), missing_eos_penalty=0.0)
         model, length, score = (
-            run.curve(f"ppo/{name}")
+            run.curve(f"policy/{name}")
             for name in ("source_score_mean/reward_model", "source_score_mean/length", "score_mean")
         )
         assert length[1] > 1.0
@@ -146,7 +146,7 @@ class TestRuns:
         source = ONLY_LENGTH[0] | {"weight": -1.0}
         settings = {"num_updates": 16, "rollout_size": 64, "evaluate_every": 16, "learning_rate": 3e-3}
         run(**settings, rewards=(source,), kl_coef=0.0, missing_eos_penalty=0.0, value_learning_rate=3e-3)
-        length = run.curve("ppo/response_tokens_mean")
+        length = run.curve("policy/response_tokens_mean")
         assert length[16] < 0.6 * length[1]
 
     def test_a_function_that_fails_loses_nothing(self, tiny_run, offer, tmp_path):
@@ -166,7 +166,7 @@ class TestRuns:
 
         def log_and_break(metrics, step):
             log(metrics, step)
-            if step == 2 and "ppo/validation_score" in metrics:
+            if step == 2 and "policy/validation_score" in metrics:
                 flag.touch()
 
         broken._log_metrics = log_and_break
@@ -180,7 +180,7 @@ class TestRuns:
         flag.unlink()
         broken._log_metrics = log
         assert contents(broken(rewards=ONLY_LENGTH)) == expected
-        assert broken.curve("ppo/score_mean") == whole.curve("ppo/score_mean")
+        assert broken.curve("policy/score_mean") == whole.curve("policy/score_mean")
 
     def test_an_unknown_function_is_refused_before_the_first_update(self, tiny_run):
         run = tiny_run()
@@ -195,10 +195,10 @@ class TestRuns:
         rewards = ({"normalize": True}, ONLY_LENGTH[0] | {"normalize": True, "weight": 0.5})
         settings = {"num_updates": 6, "checkpoint_every": 2, "learning_rate": 1e-3, "rewards": rewards}
         whole, broken = run_whole_and_broken(tiny_run, interrupt_at, **settings)
-        for name in ("ppo/score_mean", "ppo/source_score_mean/length", "ppo/value_loss", "ppo/kl_mean"):
+        for name in ("policy/score_mean", "policy/source_score_mean/length", "policy/value_loss", "policy/kl_mean"):
             assert broken.curve(name) == whole.curve(name)
         (state,) = (json.loads((p / "state.json").read_text())["state"] for p in whole.folder.rglob("update_000006"))
-        means = whole.curve("ppo/source_score_mean/length")
+        means = whole.curve("policy/source_score_mean/length")
         assert state["moments"]["length"]["count"] == 6 * 16
         assert state["moments"]["length"]["mean"] == pytest.approx(sum(means.values()) / 6)
 
@@ -251,11 +251,11 @@ class TestCombination:
             length_penalty_free_tokens=2,
             max_response_tokens=8,
         )
-        unfinished, length = 1 - run.curve("ppo/eos_rate")[1], run.curve("ppo/response_tokens_mean")[1]
+        unfinished, length = 1 - run.curve("policy/eos_rate")[1], run.curve("policy/response_tokens_mean")[1]
         assert 0 < unfinished < 1
         # Some responses are shorter than the free tokens, so this is a bound and not an equation.
-        assert run.curve("ppo/score_mean")[1] <= 5.0 - 3.0 * unfinished - 0.5 * (length - 2) + 1e-5
-        assert run.curve("ppo/score_mean")[1] > 5.0 - 3.0 - 0.5 * 6
+        assert run.curve("policy/score_mean")[1] <= 5.0 - 3.0 * unfinished - 0.5 * (length - 2) + 1e-5
+        assert run.curve("policy/score_mean")[1] > 5.0 - 3.0 - 0.5 * 6
 
 
 @pytest.fixture
@@ -300,7 +300,7 @@ def save_foreign_reward_model(tmp_path):
 
 
 def foreign(folder, **settings):
-    return PPOConfig(rewards=({"kind": "model", "name": "safety", "path": str(folder), **settings},))
+    return RLConfig(rewards=({"kind": "model", "name": "safety", "path": str(folder), **settings},))
 
 
 def nothing_trained():
@@ -337,7 +337,7 @@ class TestAnotherTokenizer:
     def test_ppo_runs_against_it(self, save_foreign_reward_model, tiny_run):
         run, folder = tiny_run(), save_foreign_reward_model()[0]
         run(num_updates=2, rewards=({}, dict(foreign(folder).rewards[0])))
-        assert set(run.curve("ppo/source_score_mean/safety")) == {1, 2}
+        assert set(run.curve("policy/source_score_mean/safety")) == {1, 2}
 
     def test_a_dialogue_longer_than_it_reads_is_refused(
         self, save_foreign_reward_model, rows, context, tiny_setup, tiny_tokenizer

@@ -11,7 +11,7 @@ from interrupted import contents, run_whole_and_broken
 from transformers import AutoModelForCausalLM
 
 from rlhf.config.model import ComputeConfig
-from rlhf.config.rl import PPOConfig
+from rlhf.config.rl import RLConfig
 from rlhf.errors import TrainingDivergedError
 from rlhf.rl.checks import run_flags
 
@@ -29,21 +29,21 @@ def test_ppo_raises_a_trivially_learnable_score(tiny_run):
         kl_coef=0.0,
         missing_eos_penalty=0.0,
     )
-    eos_rate, score = run.curve("ppo/eos_rate"), run.curve("ppo/score_mean")
+    eos_rate, score = run.curve("policy/eos_rate"), run.curve("policy/score_mean")
     assert eos_rate[1] < 0.5
     assert eos_rate[20] > 0.9
     assert score[20] > score[1] + 0.8
-    assert run.curve("ppo/value_loss")[20] < run.curve("ppo/value_loss")[1]
+    assert run.curve("policy/value_loss")[20] < run.curve("policy/value_loss")[1]
 
 
 def test_kl_is_0_at_the_start_and_the_first_ratio_is_1(tiny_run):
     run = tiny_run()
     run()
-    assert run.curve("ppo/kl_mean")[1] == 0.0
-    assert run.curve("ppo/kl_mean")[2] == 0.0, "the critic's warm-up must not move the policy"
-    assert run.curve("ppo/kl_mean")[4] != 0.0
-    assert run.curve("ppo/ratio_error")[2] < 1e-4
-    assert "ppo/policy_loss" not in run.logged[1][0]
+    assert run.curve("policy/kl_mean")[1] == 0.0
+    assert run.curve("policy/kl_mean")[2] == 0.0, "the critic's warm-up must not move the policy"
+    assert run.curve("policy/kl_mean")[4] != 0.0
+    assert run.curve("policy/ratio_error")[2] < 1e-4
+    assert "policy/policy_loss" not in run.logged[1][0]
 
 
 def test_the_chosen_checkpoint_has_the_best_objective(tiny_run):
@@ -107,7 +107,13 @@ def test_a_seed_decides_every_bit(tiny_run):
 def test_an_interrupted_run_goes_on_to_the_same_bits(tiny_run, interrupt_at):
     settings = {"num_updates": 6, "checkpoint_every": 2, "learning_rate": 1e-3, "kl_target": 1.0, "kl_horizon": 100}
     whole, broken = run_whole_and_broken(tiny_run, interrupt_at, **settings)
-    names = ("ppo/kl_mean", "ppo/score_mean", "ppo/value_loss", "ppo/kl_coef", "ppo/validation_objective")
+    names = (
+        "policy/kl_mean",
+        "policy/score_mean",
+        "policy/value_loss",
+        "policy/kl_coef",
+        "policy/validation_objective",
+    )
     for name in names:
         assert broken.curve(name) == whole.curve(name)
 
@@ -122,14 +128,14 @@ def test_in_bf16_on_two_threads_an_interrupted_run_goes_on_to_the_same_bits(tiny
         return run
 
     whole, broken = run_whole_and_broken(make, 3, num_updates=5, checkpoint_every=2, learning_rate=1e-3, **settings)
-    for name in ("ppo/kl_mean", "ppo/score_mean", "ppo/value_loss", "ppo/validation_objective"):
+    for name in ("policy/kl_mean", "policy/score_mean", "policy/value_loss", "policy/validation_objective"):
         assert broken.curve(name) == whole.curve(name)
 
 
 def test_adaptive_kl_moves_the_coefficient(tiny_run):
     run = tiny_run()
     run(kl_target=1.0, kl_horizon=32)
-    coefs = run.curve("ppo/kl_coef")
+    coefs = run.curve("policy/kl_coef")
     assert coefs[1] == 0.1
     assert coefs[2] == pytest.approx(0.1 * (1 - 0.2 * 16 / 32)), "a KL of 0 is below the target"
 
@@ -213,15 +219,21 @@ def test_micro_batches_change_memory_and_not_the_result(tiny_run):
     whole, cut = tiny_run("whole"), tiny_run("cut")
     whole(**settings)
     cut(**settings, micro_batch_size=4)
-    for name in ("ppo/policy_loss", "ppo/value_loss", "ppo/policy_grad_norm", "ppo/value_grad_norm", "ppo/kl_mean"):
+    for name in (
+        "policy/policy_loss",
+        "policy/value_loss",
+        "policy/policy_grad_norm",
+        "policy/value_grad_norm",
+        "policy/kl_mean",
+    ):
         assert cut.curve(name) == pytest.approx(whole.curve(name), rel=1e-3, abs=1e-5)
 
 
 def test_adapters_are_trained_and_merged(tiny_run):
     run = tiny_run()
     output = run(lora={"rank": 2}, learning_rate=1e-2, kl_coef=0.0, num_updates=3, evaluate_every=3)
-    assert run.curve("ppo/kl_mean")[1] == 0.0
-    assert run.curve("ppo/validation_kl")[3] != 0.0
+    assert run.curve("policy/kl_mean")[1] == 0.0
+    assert run.curve("policy/validation_kl")[3] != 0.0
     assert not list(output.rglob("adapter*"))
     AutoModelForCausalLM.from_pretrained(output / "policy")
 
@@ -230,8 +242,8 @@ def test_bf16_starts_within_its_bound(tiny_run):
     run = tiny_run()
     run.setup = run.setup.model_copy(update={"compute": run.setup.compute.model_copy(update={"dtype": "bf16"})})
     run(num_updates=3)
-    assert run.curve("ppo/kl_mean")[1] == 0.0
-    assert run.curve("ppo/ratio_error")[2] < 0.1
+    assert run.curve("policy/kl_mean")[1] == 0.0
+    assert run.curve("policy/ratio_error")[2] < 0.1
 
 
 def test_the_value_model_starts_as_the_reward_model(tiny_run, tiny_setup, save_reward_model):
@@ -274,7 +286,7 @@ def evaluation(update, *objectives, kl=1.0):
 
 
 def flags(*evaluations, stopped_because="finished", alarms=(), **settings):
-    return run_flags(PPOConfig(**settings), evaluations, stopped_because, alarms)
+    return run_flags(RLConfig(**settings), evaluations, stopped_because, alarms)
 
 
 def test_flags_say_what_went_wrong():

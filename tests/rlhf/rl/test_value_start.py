@@ -4,7 +4,7 @@ import pytest
 import torch
 from transformers import AutoModelForSequenceClassification
 
-from rlhf.config.rl import PPOConfig
+from rlhf.config.rl import RLConfig
 from rlhf.modeling.batches import pad_sequences
 from rlhf.modeling.context import start_stage
 from rlhf.modeling.models import load_policy, load_reward_model, save_model
@@ -21,7 +21,7 @@ def value_model_of(tiny_run, install):
     run = tiny_run()
 
     def load(*rewards, **settings):
-        stage = start_stage(PPOConfig(rewards=rewards, **settings), run.setup, run.start / "policy")
+        stage = start_stage(RLConfig(rewards=rewards, **settings), run.setup, run.start / "policy")
         return load_models(stage, run.start, run.reward_models).value_model
 
     load.run = run
@@ -88,5 +88,5 @@ def test_ppo_learns_from_a_function_alone(tiny_run, install):
     install(LENGTH, "length = my_rewards:length")
     run = tiny_run()
     run(num_updates=6, rewards=(FUNCTION | {"weight": 0.1},), value_learning_rate=3e-3, learning_rate=1e-4)
-    assert run.curve("ppo/explained_variance")[1] == pytest.approx(0.0, abs=1e-6), "it says 0 to everything"
-    assert run.curve("ppo/value_loss")[6] < run.curve("ppo/value_loss")[1]
+    assert run.curve("policy/explained_variance")[1] == pytest.approx(0.0, abs=1e-6), "it says 0 to everything"
+    assert run.curve("policy/value_loss")[6] < run.curve("policy/value_loss")[1]

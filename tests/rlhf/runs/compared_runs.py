@@ -7,7 +7,7 @@ from typing import Any
 from rlhf.evaluation.statistics import mean_interval, win_rate
 
 MakeRun = Callable[..., str]
-CONFIG = {"name": "demo", "seed": 0, "ppo": {"kl_coef": 0.1}, "compute": {"dtype": "bf16", "num_threads": 2}}
+CONFIG = {"name": "demo", "seed": 0, "rl": {"kl_coef": 0.1}, "compute": {"dtype": "bf16", "num_threads": 2}}
 TAGS = {
     "recipe": "demo",
     "mlflow.source.git.commit": "a" * 40,

@@ -59,4 +59,4 @@ def store(project_root: Path) -> RunStore:
 
 @pytest.fixture
 def sides(store: RunStore) -> Callable[..., list[RunView]]:
-    return lambda *run_ids: read_sides(store, run_ids, ["ppo/kl_mean"])
+    return lambda *run_ids: read_sides(store, run_ids, ["policy/kl_mean"])

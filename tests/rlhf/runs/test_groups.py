@@ -11,7 +11,7 @@ GAIN = "evaluation/gold_gain"
 
 
 def seed(number: int, gain: float, **metrics: float) -> SeedReport:
-    found = {GAIN: gain, f"{GAIN}_low": gain - 0.02, f"{GAIN}_high": gain + 0.02, "ppo/entropy": 1.0, **metrics}
+    found = {GAIN: gain, f"{GAIN}_low": gain - 0.02, f"{GAIN}_high": gain + 0.02, "policy/entropy": 1.0, **metrics}
     return SeedReport(seed=number, run_id=f"{number:032x}", metrics=found)
 
 
@@ -44,7 +44,7 @@ def test_a_figure_that_not_every_seed_has_counts_those_that_do():
 
 def test_headlines_are_what_people_compare_by_and_what_has_an_interval():
     assert {GAIN, "evaluation/win_rate", "evaluation/kl", "evaluation/policy_hedging_hard"} <= set(HEADLINES)
-    assert {"evaluation/selection_score_gain", "reward_audit/accuracy", "ppo/chosen_update"} <= set(HEADLINES)
+    assert {"evaluation/selection_score_gain", "reward_audit/accuracy", "policy/chosen_update"} <= set(HEADLINES)
     assert not any(name.endswith(("_low", "_high", "seconds")) for name in HEADLINES)
 
 

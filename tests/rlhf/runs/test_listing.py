@@ -20,7 +20,7 @@ pytestmark = pytest.mark.usefixtures("project_root")
 
 def test_a_row_says_what_came_of_a_run(make_run: MakeRun, store: RunStore):
     stages = {
-        "ppo": {},
+        "policy": {},
         "evaluation": evaluation([1.0, 0.0, 1.0, 1.0]) | {"made": "other"},
         "reward_audit": {"metrics": {f"reward_audit/accuracy{end}": 0.8 for end in ("", "_low", "_high")}},
     }
@@ -117,7 +117,7 @@ def test_groups_and_the_runs_of_one(make_run: MakeRun, capsys: pytest.CaptureFix
     assert main(["runs", "--groups"]) == 0
     assert capsys.readouterr().out == "There are no groups yet.\n"
     tags = {"recipe": "demo", "mlflow.source.git.commit": "a" * 40, SEEDS_TAG: "7,11"}
-    group, _ = open_group("demo, 2 seeds", "key", "flow", {"ppo": {"kl_coef": 0.1}}, tags)
+    group, _ = open_group("demo, 2 seeds", "key", "flow", {"rl": {"kl_coef": 0.1}}, tags)
     member, other = make_run(tags={GROUP_TAG: group}), make_run()
     gain = "group/evaluation/gold_gain"
     log_metrics(group, {gain: 0.335, f"{gain}_low": 0.293, f"{gain}_high": 0.377, "group/num_seeds": 2.0})

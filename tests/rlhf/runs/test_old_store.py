@@ -77,7 +77,7 @@ def test_reproduction_is_planned(capsys: pytest.CaptureFixture[str]):
     assert plan["code"].startswith(COMMIT)
     assert plan["data"] == "data, md5 906accf5844eb8419b324b9871980696.dir"
     assert plan["environment"].startswith("made from its lock, sha256 ")
-    assert plan["stages"] == "data, sft, reward_model, reward_audit, ppo, evaluation, model_card"
+    assert plan["stages"] == "data, sft, reward_model, reward_audit, policy, evaluation, model_card"
     assert main(["reproduce", FIRST, "--dry-run"]) == 0
     assert COMMIT in capsys.readouterr().out
     assert main(["reproduce", FIRST, "--dry-run", "--keep"]) == 2

@@ -26,7 +26,7 @@ def test_a_recipe_as_it_is(recipe: Path):
     [
         ({"ppo__kl_coef": 0.05, "seed": 1}, "demo, kl_coef 0.05, seed 1"),
         ({"ppo__kl_coef": 0.1}, "demo, seed 0"),
-        ({"ppo__learning_rate": 0.003}, "demo, ppo.learning_rate 0.003, seed 0"),
+        ({"ppo__learning_rate": 0.003}, "demo, rl.learning_rate 0.003, seed 0"),
         ({"sft__learning_rate": 0.003}, "demo, sft.learning_rate 0.003, seed 0"),
         ({"model__base": "org/a", "model__architecture": None}, "demo, base org/a, architecture none, seed 0"),
         ({"data__embedded": None}, "demo, embedded none, seed 0"),
@@ -50,14 +50,14 @@ def test_one_setting_is_named_even_beside_a_long_recipe(tmp_path: Path):
     recipe = tmp_path / "long.yaml"
     recipe.write_text(f"name: {'l' * 58}\n")
     with started_from(recipe):
-        name = run_name(load_config(recipe, {"ppo.kl_coef": 0.5, "ppo.gamma": 0.9}))
+        name = run_name(load_config(recipe, {"rl.kl_coef": 0.5, "rl.gamma": 0.9}))
     assert name == f"{'l' * 58}, kl_coef 0.5, and 1 more, seed 0"
 
 
 def test_a_recipe_of_ones_own_is_the_file_that_was_given(tmp_path: Path):
     recipe = tmp_path / "mine.yaml"
-    recipe.write_text("name: mine\nppo: {kl_coef: 0.3}\n")
-    config = load_config(recipe, {"ppo.kl_coef": 0.5})
+    recipe.write_text("name: mine\nrl: {kl_coef: 0.3}\n")
+    config = load_config(recipe, {"rl.kl_coef": 0.5})
     assert run_name(config) == "mine, seed 0"  # nothing is known of the recipe
     with started_from(recipe):
         assert run_name(config) == "mine, kl_coef 0.5, seed 0"

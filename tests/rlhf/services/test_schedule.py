@@ -15,7 +15,7 @@ pytestmark = pytest.mark.usefixtures("project_root")
 @pytest.fixture
 def recipe(tmp_path: Path) -> Path:
     file = tmp_path / "mine.yaml"
-    file.write_text("name: mine\nppo: {kl_coef: 0.2}\n")
+    file.write_text("name: mine\nrl: {kl_coef: 0.2}\n")
     return file
 
 
@@ -40,7 +40,7 @@ def test_the_deployment_has_recipe_and_time(recipe: Path):
     nightly = next(one for one in yaml.safe_load(text)["deployments"] if one["name"] == "nightly")
     assert nightly["schedules"] == [{"cron": "30 2 * * *", "timezone": "Europe/Berlin", "active": True}]
     assert nightly["parameters"] == {
-        "config": {"name": "mine", "ppo": {"kl_coef": 0.2}},
+        "config": {"name": "mine", "rl": {"kl_coef": 0.2}},
         "retrain": {"source": "inbox", "inbox": "inbox"},
     }
     nightly = next(one for one in yaml.safe_load(prefect_yaml())["deployments"] if one["name"] == "nightly")

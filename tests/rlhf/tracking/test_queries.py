@@ -37,7 +37,7 @@ def store(request: pytest.FixtureRequest, project_root: Path) -> RunStore:
 
 @pytest.fixture
 def pipeline() -> str:
-    return open_pipeline("demo, seed 0", None, {"seed": 0, "ppo": {"kl_coef": 0.1}}, {"recipe": "demo"})
+    return open_pipeline("demo, seed 0", None, {"seed": 0, "rl": {"kl_coef": 0.1}}, {"recipe": "demo"})
 
 
 @pytest.fixture
@@ -141,8 +141,8 @@ def test_both_readers_see_the_same(pipeline: str, card: ModelCardRef):
     tracking_client.client().delete_run(deleted)
     with metric_log(pipeline) as log:
         for step in (3, 1, 2):
-            log({"ppo/kl_mean": step / 10}, step)
-        log({"ppo/kl_mean": float("nan"), "ppo/entropy": float("inf")}, 4)
+            log({"policy/kl_mean": step / 10}, step)
+        log({"policy/kl_mean": float("nan"), "policy/entropy": float("inf")}, 4)
     log_metrics(pipeline, {"evaluation/win_rate": 0.75})
     log_dataset(pipeline, "data", "1234.dir", "data")
     close_run(pipeline, "FINISHED")
@@ -167,9 +167,9 @@ def test_both_readers_see_the_same(pipeline: str, card: ModelCardRef):
     ids = [pipeline, card.run_id, deleted, "0" * 32]
     assert database.runs(ids) == client.runs(ids)
     assert set(database.runs(ids)) == {pipeline, card.run_id}
-    names = ["ppo/kl_mean", "ppo/entropy", "sft/loss"]
+    names = ["policy/kl_mean", "policy/entropy", "sft/loss"]
     assert database.curves(pipeline, names) == client.curves(pipeline, names)
-    assert database.curves(pipeline, names) == {"ppo/kl_mean": [(1, 0.1), (2, 0.2), (3, 0.3)]}
+    assert database.curves(pipeline, names) == {"policy/kl_mean": [(1, 0.1), (2, 0.2), (3, 0.3)]}
     assert database.aliases() == client.aliases() == {"candidate": "1"}
     assert database.version_run("1") == client.version_run("1") == card.run_id
     assert database.version_run("7") is client.version_run("7") is None
@@ -186,11 +186,11 @@ def test_more_runs_than_one_answer_holds(pipeline: str):
 
 
 def test_a_metric_that_is_no_number_meets_no_condition(pipeline: str):
-    tracking_client.client().log_metric(pipeline, "ppo/kl_mean", float("nan"))
+    tracking_client.client().log_metric(pipeline, "policy/kl_mean", float("nan"))
     store = DatabaseStore(tracking_database())
-    assert store.count([Condition("metric", "ppo/kl_mean", "<", 1.0)]) == 0
+    assert store.count([Condition("metric", "policy/kl_mean", "<", 1.0)]) == 0
     assert store.runs([pipeline])[pipeline].metrics == {}
-    assert store.curves(pipeline, ["ppo/kl_mean"]) == {}
+    assert store.curves(pipeline, ["policy/kl_mean"]) == {}
 
 
 def test_the_end_is_found_by_halves(monkeypatch: pytest.MonkeyPatch):

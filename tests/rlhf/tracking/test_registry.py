@@ -87,7 +87,7 @@ def test_the_champions_reward_models(tmp_path: Path):
     """They are found by what was read on the way to the policy, also of a run that trained none of it."""
     trained, later = (open_pipeline(name, None, {}, {"rlhf.kind": "pipeline"}) for name in ("one", "two"))
     reward_models = made(trained, "reward_model", RewardModelsRef, tmp_path / "made")
-    policy = made(trained, "ppo", PolicyRef, tmp_path / "made", reward_models=reward_models)
+    policy = made(trained, "policy", PolicyRef, tmp_path / "made", reward_models=reward_models)
     card = made(later, "model_card", ModelCardRef, tmp_path / "made", policy=policy)
     assert isinstance(card, ModelCardRef)
     promote(register_policy(card), None)

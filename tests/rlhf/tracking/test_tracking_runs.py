@@ -121,12 +121,12 @@ def test_a_clock_that_is_set_back_makes_no_negative_duration(
 
 
 def test_settings_are_parameters_and_a_file(client: MlflowClient):
-    settings = {"name": "demo", "ppo": {"kl_coef": 0.1, "lora": None}, "long": "x" * 7000} | {
+    settings = {"name": "demo", "rl": {"kl_coef": 0.1, "lora": None}, "long": "x" * 7000} | {
         f"n{i}": i for i in range(150)
     }
     run = client.get_run(open_pipeline("demo", None, settings, {}))
-    assert run.data.params["ppo.kl_coef"] == "0.1"
-    assert run.data.params["ppo.lora"] == "null"
+    assert run.data.params["rl.kl_coef"] == "0.1"
+    assert run.data.params["rl.lora"] == "null"
     assert run.data.params["name"] == "demo"
     assert run.data.params["n149"] == "149"
     assert len(run.data.params["long"]) == 500
@@ -147,17 +147,17 @@ def test_runs_end_with_a_status_and_a_reason(client: MlflowClient, pipeline: str
 def test_metrics_are_curves_and_final_values(client: MlflowClient, pipeline: str):
     with metric_log(pipeline) as log:
         for step in range(1200):
-            log({"ppo/kl_mean": step / 10}, step)
-        log({"ppo/chosen_update": 7.0}, None)
-        log({"ppo/entropy": float("inf")}, 3)
-    assert [p.value for p in client.get_metric_history(pipeline, "ppo/kl_mean")] == [s / 10 for s in range(1200)]
-    assert metrics_of(pipeline) == {"ppo/kl_mean": 119.9, "ppo/chosen_update": 7.0}
-    assert client.get_run(pipeline).data.tags["rlhf.not_finite"] == "ppo/entropy was inf at step 3"
+            log({"policy/kl_mean": step / 10}, step)
+        log({"policy/chosen_update": 7.0}, None)
+        log({"policy/entropy": float("inf")}, 3)
+    assert [p.value for p in client.get_metric_history(pipeline, "policy/kl_mean")] == [s / 10 for s in range(1200)]
+    assert metrics_of(pipeline) == {"policy/kl_mean": 119.9, "policy/chosen_update": 7.0}
+    assert client.get_run(pipeline).data.tags["rlhf.not_finite"] == "policy/entropy was inf at step 3"
 
 
 def test_an_undeclared_metric_is_refused(pipeline: str):
     with pytest.raises(UndeclaredMetricError), metric_log(pipeline) as log:
-        log({"ppo/unheard_of": 1.0}, 1)
+        log({"policy/unheard_of": 1.0}, 1)
 
 
 def test_an_output_is_found_by_its_fingerprint_without_a_copy(client: MlflowClient, pipeline: str, folder: Path):
@@ -165,7 +165,7 @@ def test_an_output_is_found_by_its_fingerprint_without_a_copy(client: MlflowClie
     assert reference.uri == f"runs:/{reference.run_id}/output"
     assert artifacts.find_output("sft", "f", ModelRef) == reference
     assert artifacts.find_output("sft", "g", ModelRef) is None
-    assert artifacts.find_output("ppo", "f", ModelRef) is None
+    assert artifacts.find_output("policy", "f", ModelRef) is None
     path = artifacts.local_path(reference)
     assert str(path) == client.get_run(reference.run_id).info.artifact_uri.removeprefix("file://") + "/output"
     assert (path / "policy" / "weights").read_text() == "w"
@@ -221,7 +221,7 @@ def test_outputs_are_named_by_stage_run_or_pipeline_run(client: MlflowClient, pi
         "sft/seconds": 2.0,
         "sft/trained_seconds": 9.0,
     }
-    for run_id, stage in ((pipeline, "ppo"), (reference.run_id, "ppo"), ("0" * 32, "sft"), ("it's", "sft")):
+    for run_id, stage in ((pipeline, "policy"), (reference.run_id, "policy"), ("0" * 32, "sft"), ("it's", "sft")):
         with pytest.raises(InputError, match=f"{run_id} has no output of the stage {stage}"):
             artifacts.output_of(run_id, stage, ModelRef)
 
@@ -462,12 +462,12 @@ def test_the_table_of_runs_opens_with_columns(client: MlflowClient, pipeline: st
 
 
 def test_a_stage_gives_its_pipeline_the_curves_to_compare_by(client: MlflowClient, pipeline: str):
-    stage = open_stage(pipeline, "ppo", "f", {}, {})
+    stage = open_stage(pipeline, "policy", "f", {}, {})
     with metric_log(stage) as log:
         for step in range(1, 1203):
-            log({"ppo/kl_mean": step / 10, "ppo/clip_fraction": 0.5}, step)
+            log({"policy/kl_mean": step / 10, "policy/clip_fraction": 0.5}, step)
     for _ in range(2):  # a retried flow run links its stages again
-        link_stage(pipeline, "ppo", stage, "f", 1.0)
-    points = client.get_metric_history(pipeline, "ppo/kl_mean")
+        link_stage(pipeline, "policy", stage, "f", 1.0)
+    points = client.get_metric_history(pipeline, "policy/kl_mean")
     assert [(point.step, point.value) for point in points] == [(step, step / 10) for step in range(1, 1203)]
-    assert client.get_metric_history(pipeline, "ppo/clip_fraction") == []
+    assert client.get_metric_history(pipeline, "policy/clip_fraction") == []

@@ -33,15 +33,17 @@ def test_back_to_data_and_code_across_runs(audited: Audited):
     assert found.nodes[found.root].title == "rlhf-policy version 2"
     assert found.nodes[found.root].details == ("candidate",)
     by_kind = {node.kind: node for node in found.nodes.values() if node.kind != "code"}
-    assert list(by_kind) == ["version", "model_card", "ppo", "reward_model", "sft", "data", "data_version"]
+    assert list(by_kind) == ["version", "model_card", "policy", "reward_model", "sft", "data", "data_version"]
     assert all(node.state == "verified" for node in by_kind.values())
-    for stage, run in (("ppo", second), ("sft", first), ("reward_model", first), ("data", first)):
+    for stage, run in (("policy", second), ("sft", first), ("reward_model", first), ("data", first)):
         assert (by_kind[stage].run_id, by_kind[stage].hash) == (
             run.outputs[stage].run_id,
             run.outputs[stage].sha256,
         )
         assert (by_kind[stage].pipeline, by_kind[stage].earlier) == (run.run_id, run is first)
-    assert by_kind["ppo"].made_from == tuple(first.outputs[stage].run_id for stage in ("data", "sft", "reward_model"))
+    assert by_kind["policy"].made_from == tuple(
+        first.outputs[stage].run_id for stage in ("data", "sft", "reward_model")
+    )
     assert {node.pipeline for node in found.of_kind("code")} == {first.run_id, second.run_id}
     assert found.ledger.sound
     assert found.ledger.num_bytes > 0
@@ -147,7 +149,7 @@ def test_the_lineage_of_a_card_names_no_run_and_no_time(audited: Audited):
     record = read_record(audited.first.run_id)
     base = BaseRecord(name="org/base", revision="1" * 40, sha256=None)
     text = lineage_markdown(record.model_copy(update={"bases": {"model.base": base}}))
-    for stage in ("data", "sft", "reward_model", "ppo"):
+    for stage in ("data", "sft", "reward_model", "policy"):
         assert record.stages[stage].sha256 in text
     assert record.data is not None
     for word in (record.data.md5, record.code.commit, record.code.patch_sha256, record.lock_sha256, base.revision):

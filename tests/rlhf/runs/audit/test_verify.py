@@ -63,13 +63,13 @@ def test_all_is_as_it_was_logged(audited: Audited, capsys: pytest.CaptureFixture
 
 
 def test_a_byte_of_a_model(audited: Audited, capsys: pytest.CaptureFixture[str]):
-    file = audited.second.file("ppo", "output/policy/model.safetensors")
+    file = audited.second.file("policy", "output/policy/model.safetensors")
     content = bytearray(file.read_bytes())
     content[3] ^= 1
     file.write_bytes(content)
     ledger = found(audited.second.run_id)
     assert names(ledger) == ["output/policy/model.safetensors"]
-    assert audited.second.outputs["ppo"].run_id in ledger.findings[0].where
+    assert audited.second.outputs["policy"].run_id in ledger.findings[0].where
     assert found(audited.first.run_id).sound
     assert main(["verify", audited.second.run_id, "--json"]) == 1
     told = json.loads(capsys.readouterr().out)
@@ -100,16 +100,16 @@ def replace_output(audited: Audited, stage: str) -> str:
 
 
 def test_an_output_replaced_with_its_list(audited: Audited):
-    sha256 = replace_output(audited, "ppo")
+    sha256 = replace_output(audited, "policy")
     ledger = found(audited.second.run_id)
     assert names(ledger) == ["output.sha256", "output (all files)"]
     assert {finding.found for finding in ledger.findings} == {sha256}
-    assert {finding.expected for finding in ledger.findings} == {audited.second.outputs["ppo"].sha256}
+    assert {finding.expected for finding in ledger.findings} == {audited.second.outputs["policy"].sha256}
 
 
 def test_an_output_replaced_with_its_list_and_its_tag(audited: Audited):
-    ppo = audited.second.outputs["ppo"]
-    other = ppo.model_copy(update={"sha256": replace_output(audited, "ppo")})
+    ppo = audited.second.outputs["policy"]
+    other = ppo.model_copy(update={"sha256": replace_output(audited, "policy")})
     client().set_tag(ppo.run_id, OUTPUT_TAG, other.model_dump_json())
     assert names(found(audited.second.run_id)) == [
         "sha256 in the tag rlhf.output",
@@ -122,17 +122,17 @@ def test_an_editor_of_the_store_who_edits_it_well(audited: Audited, tmp_path: Pa
     """Output, list, tag, record and digest agree; the policy's folder, and a copy of it, do not."""
     copy = tmp_path / "kept elsewhere"
     shutil.copytree(artifacts.local_path(audited.second.outputs["model_card"]), copy)
-    ppo = audited.second.outputs["ppo"]
-    other = ppo.model_copy(update={"sha256": replace_output(audited, "ppo")})
+    ppo = audited.second.outputs["policy"]
+    other = ppo.model_copy(update={"sha256": replace_output(audited, "policy")})
     client().set_tag(ppo.run_id, OUTPUT_TAG, other.model_dump_json())
     file = audited.root / "mlruns/artifacts" / audited.second.run_id / "artifacts/provenance/record.json"
     record = ProvenanceRecord.model_validate_json(file.read_bytes())
-    stage = record.stages["ppo"].model_copy(update={"sha256": other.sha256})
-    forged = record.model_copy(update={"stages": record.stages | {"ppo": stage}})
+    stage = record.stages["policy"].model_copy(update={"sha256": other.sha256})
+    forged = record.model_copy(update={"stages": record.stages | {"policy": stage}})
     file.write_bytes(record_bytes(forged))
     client().set_tag(audited.second.run_id, "rlhf.provenance", forged.digest)
     assert names(found(audited.second.run_id)) == [
-        "provenance.json against provenance/record.json: stages.ppo.sha256",
+        "provenance.json against provenance/record.json: stages.policy.sha256",
     ]
     # He finds the policy's folder in the store as well, its list, tags, card and version.
     card = audited.second.outputs["model_card"]
@@ -148,11 +148,11 @@ def test_an_editor_of_the_store_who_edits_it_well(audited: Audited, tmp_path: Pa
     client().set_model_version_tag(REGISTERED_MODEL, "2", "sha256", new.sha256)
     assert found(audited.second.run_id).sound
     ledger = found(str(copy))
-    assert "provenance.json against provenance/record.json: stages.ppo.sha256" in names(ledger)
+    assert "provenance.json against provenance/record.json: stages.policy.sha256" in names(ledger)
     assert {finding.where for finding in ledger.findings} == {f"folder {copy}"}
 
 
-@pytest.mark.parametrize("name", ["seed", "ppo.kl_coef", "ppo.rewards"])
+@pytest.mark.parametrize("name", ["seed", "rl.kl_coef", "rl.rewards"])
 def test_a_parameter(audited: Audited, name: str):
     statement = "UPDATE params SET value = ? WHERE run_uuid = ? AND key = ?"
     sql(audited.root, statement, "4711", audited.first.run_id, name)
@@ -248,9 +248,9 @@ TAMPERED: dict[str, tuple[Callable[[Audited], object], str]] = {
     ),
     "a reference to another run": (
         lambda a: client().set_tag(
-            a.first.outputs["ppo"].run_id,
+            a.first.outputs["policy"].run_id,
             "rlhf.output",
-            a.first.outputs["ppo"].model_copy(update={"uri": "runs:/other/output"}).model_dump_json(),
+            a.first.outputs["policy"].model_copy(update={"uri": "runs:/other/output"}).model_dump_json(),
         ),
         "uri in the tag rlhf.output",
     ),

@@ -44,12 +44,12 @@ def two(make_run: MakeRun) -> tuple[str, str]:
         stages={
             "data": {"files": report(100)},
             "sft": {"settings": {"config": {"learning_rate": 1.0}, "setup": {"seed": 0}}},
-            "ppo": {"curves": {"ppo/kl_mean": CURVE}},
+            "policy": {"curves": {"policy/kl_mean": CURVE}},
             "evaluation": evaluation([0.0, 1.0, 0.0, 1.0]),
         }
     )
     second = make_run(
-        config={**CONFIG, "ppo": {"kl_coef": 0.2, "lora": None}, "compute": {"dtype": "bf16", "num_threads": 1}},
+        config={**CONFIG, "rl": {"kl_coef": 0.2, "lora": None}, "compute": {"dtype": "bf16", "num_threads": 1}},
         tags={"rlhf.data_md5": "e" * 32 + ".dir", "rlhf.version.torch": "2.14.0"},
         stages={
             "data": {"files": report(120), "fingerprint": "other", "made": "more"},
@@ -58,7 +58,7 @@ def two(make_run: MakeRun) -> tuple[str, str]:
                 "fingerprint": "other",
                 "inputs": {"data": Reference(run_id="r", uri="runs:/r/output", sha256="9" * 64)},
             },
-            "ppo": {"curves": {"ppo/kl_mean": [(step, value / 2) for step, value in CURVE]}},
+            "policy": {"curves": {"policy/kl_mean": [(step, value / 2) for step, value in CURVE]}},
             "evaluation": evaluation([0.0, 1.0, 0.0, 0.0]),
         },
     )
@@ -67,7 +67,7 @@ def two(make_run: MakeRun) -> tuple[str, str]:
 
 def test_configuration_and_environment(store: RunStore, two: tuple[str, str]):
     found = compare_runs(store, two)
-    assert found.settings == {"ppo.kl_coef": ("0.1", "0.2"), "ppo.lora": (None, "null")}
+    assert found.settings == {"rl.kl_coef": ("0.1", "0.2"), "rl.lora": (None, "null")}
     assert found.environment == {"torch": ("2.13.0", "2.14.0"), "compute.num_threads": ("2", "1")}
 
 
@@ -81,15 +81,15 @@ def test_a_run_without_its_configuration_is_read_from_its_parameters(
     store: RunStore, make_run: MakeRun, project_root: Path
 ):
     rewards = [{"weight": 1.0, "kind": "trained"}]
-    runs = [make_run(config=CONFIG | {"ppo": {"kl_coef": coef, "rewards": rewards}}) for coef in (0.1, 0.2)]
+    runs = [make_run(config=CONFIG | {"rl": {"kl_coef": coef, "rewards": rewards}}) for coef in (0.1, 0.2)]
     (project_root / "mlruns" / "artifacts" / runs[1] / "artifacts" / "config.yaml").unlink()
-    assert compare_runs(store, runs).settings == {"ppo.kl_coef": ("0.1", "0.2")}
+    assert compare_runs(store, runs).settings == {"rl.kl_coef": ("0.1", "0.2")}
 
 
 def test_stages(store: RunStore, two: tuple[str, str], make_run: MakeRun):
     (pair,) = compare_runs(store, two).pairs
     stages = {one.stage: one for one in pair.stages}
-    assert (stages["ppo"].same, stages["ppo"].trained_once, stages["ppo"].same_output) == (True, False, True)
+    assert (stages["policy"].same, stages["policy"].trained_once, stages["policy"].same_output) == (True, False, True)
     assert (stages["data"].same, stages["data"].same_output) == (False, False)
     assert stages["data"].reasons == ()
     assert stages["sft"].reasons == ("input data", "sft.learning_rate")
@@ -183,11 +183,11 @@ def row(kind: str, text: str) -> dict[str, object]:
 
 def test_curves_of_a_stage_that_the_pipeline_has_no_copies_of(sides: Sides, two: tuple[str, str], make_run: MakeRun):
     (side, _) = sides(two[0], two[1])
-    assert side.curves["ppo/kl_mean"] == CURVE
+    assert side.curves["policy/kl_mean"] == CURVE
     later = make_run()
-    set_tags(later, {"rlhf.run.ppo": side.stages["ppo"].run_id})
+    set_tags(later, {"rlhf.run.policy": side.stages["policy"].run_id})
     (side, _) = sides(later, two[1])
-    assert side.curves["ppo/kl_mean"] == CURVE
+    assert side.curves["policy/kl_mean"] == CURVE
 
 
 def test_what_cannot_be_compared(store: RunStore, two: tuple[str, str]):
@@ -270,7 +270,7 @@ def test_any_curve_is_drawn_and_long_ones_are_thinned(
 
 def test_markdown(store: RunStore, two: tuple[str, str]):
     text = as_markdown(compare_runs(store, two))
-    assert "| ppo.kl\\_coef | 0.1 | 0.2 |" in text
+    assert "| rl.kl\\_coef | 0.1 | 0.2 |" in text
     assert "## Results" in text
     for table in re.findall(r"(?:^\|.*\n)+", text, re.MULTILINE):
         assert len({line.count(" | ") for line in table.splitlines()[2:]}) <= 1
@@ -291,7 +291,7 @@ def test_the_command_prints_writes_and_keeps(
     arguments = ["compare", two[0][:10], two[1], "--html", str(html), "--markdown", str(markdown)]
     assert main(arguments) == 0
     shown = capsys.readouterr().out
-    assert "ppo.kl_coef" in shown
+    assert "rl.kl_coef" in shown
     kept = f"comparisons/{two[0][:8]}-{two[1][:8]}"
     assert f"as {kept}/" in shown
     for name, file in (("comparison.html", html), ("comparison.md", markdown)):
@@ -302,7 +302,7 @@ def test_the_command_prints_writes_and_keeps(
     assert stored is not None
     assert json.loads(stored) == answer
     assert answer["runs"]["B"]["run_id"] == two[1]
-    assert answer["settings"]["ppo.kl_coef"] == ["0.1", "0.2"]
+    assert answer["settings"]["rl.kl_coef"] == ["0.1", "0.2"]
     (win_rate,) = [one for one in answer["pairs"][0]["results"] if one["metric"] == "evaluation/win_rate"]
     assert win_rate["difference"]["noise"] == "within noise"
     assert main(["compare", two[1], two[0], "--no-log"]) == 0

@@ -110,14 +110,14 @@ def test_outputs_that_no_kept_run_came_from(runs: dict[str, Recorded]):
     assert artifacts.OUTPUT_REMOVED_TAG in tags
     assert artifacts.find_output("sft", tags["rlhf.fingerprint"], ModelRef) is None
     with pytest.raises(InputError, match=f"rlhf reproduce {lost.run_id}"):
-        artifacts.output_of(lost.run_id, "ppo", PolicyRef)
+        artifacts.output_of(lost.run_id, "policy", PolicyRef)
     kept = tags_of(first.outputs["sft"].run_id)["rlhf.fingerprint"]
     assert artifacts.find_output("sft", kept, ModelRef) == first.outputs["sft"]
 
 
 def test_what_keeps_a_run(runs: dict[str, Recorded]):
     lost = runs["lost"].run_id
-    ppo = runs["lost"].outputs["ppo"].run_id
+    ppo = runs["lost"].outputs["policy"].run_id
     assert ppo in outputs_of(make_plan(30))
     assert ppo not in outputs_of(make_plan(101))
     client().set_registered_model_alias(REGISTERED_MODEL, "of-last-year", "3")
@@ -162,13 +162,13 @@ def test_a_run_that_has_trained_nothing_itself(runs: dict[str, Recorded]):
 def test_a_promotion_that_is_under_way(runs: dict[str, Recorded]):
     pending = registry.Promotion(state="pending", champion="2", to="3", flow_run_id="flow", at="now")
     client().set_registered_model_tag(REGISTERED_MODEL, "promotion", pending.model_dump_json(by_alias=True))
-    assert runs["lost"].outputs["ppo"].run_id not in outputs_of(make_plan(30))
+    assert runs["lost"].outputs["policy"].run_id not in outputs_of(make_plan(30))
 
 
 def test_while_a_run_is_under_way(root: Path, runs: dict[str, Recorded], capsys: pytest.CaptureFixture[str]):
     """It may be offered any output at any moment, so none goes; checkpoints of others do."""
     run_id = open_pipeline("under way", "the-flow-run", {}, {})
-    folder = open_attempt(runs["lost"].run_id, "ppo", "5" * 64)
+    folder = open_attempt(runs["lost"].run_id, "policy", "5" * 64)
     age(100, runs["lost"].run_id)
     with hold_run_lock("the-flow-run"):
         plan = make_plan(30)
@@ -194,7 +194,7 @@ def test_a_reproduction_that_begins_in_between(root: Path, runs: dict[str, Recor
     """Nothing goes that it may read: outputs, environments, trees, versions of the data."""
     environment = root / ".rlhf" / "environments" / f"{'b' * 16}-python3.11"
     environment.mkdir(parents=True)
-    folder = open_attempt(runs["lost"].run_id, "ppo", "1" * 64)
+    folder = open_attempt(runs["lost"].run_id, "policy", "1" * 64)
     age(100, runs["lost"].run_id)
     plan = make_plan(30)
     again = open_run("again", "reproduction", {"rlhf.reproduces": runs["lost"].run_id})
@@ -208,12 +208,12 @@ def test_a_reproduction_that_begins_in_between(root: Path, runs: dict[str, Recor
 
 
 def test_checkpoints(root: Path, runs: dict[str, Recorded]):
-    old = open_attempt(runs["lost"].run_id, "ppo", "1" * 64)
-    recent = open_attempt(runs["recent"].run_id, "ppo", "2" * 64)
+    old = open_attempt(runs["lost"].run_id, "policy", "1" * 64)
+    recent = open_attempt(runs["recent"].run_id, "policy", "2" * 64)
     locked = open_attempt(runs["lost"].run_id, "sft", "3" * 64)
     over = open_attempt(runs["recent"].run_id, "sft", tags_of(runs["recent"].outputs["sft"].run_id)["rlhf.fingerprint"])
     record_run(PipelineConfig(seed=3), stages=2)  # has brought it to its end
-    unknown = root / ".rlhf" / "stages" / "ppo-4444444444444444"
+    unknown = root / ".rlhf" / "stages" / "policy-4444444444444444"
     unknown.mkdir()
     age(100, runs["lost"].run_id)
     with FileLock(locked.with_name(f"{locked.name}.lock")):
@@ -229,7 +229,7 @@ def test_checkpoints(root: Path, runs: dict[str, Recorded]):
 
 
 def test_a_checkpoint_that_is_worked_on_by_now(runs: dict[str, Recorded]):
-    folder = open_attempt(runs["lost"].run_id, "ppo", "1" * 64)
+    folder = open_attempt(runs["lost"].run_id, "policy", "1" * 64)
     age(100, runs["lost"].run_id)
     plan = make_plan(30)
     with FileLock(folder.with_name(f"{folder.name}.lock")):
@@ -254,7 +254,7 @@ def test_copies_results_trees_and_environments(root: Path, runs: dict[str, Recor
     age(100, over)
     running = open_run("running", "reproduction", {"rlhf.reproduces": runs["recent"].run_id})
     set_tags(runs["recent"].run_id, {"rlhf.lock_sha256": "a" * 64})
-    kept = runs["champion"].outputs["ppo"]
+    kept = runs["champion"].outputs["policy"]
     md5 = tags_of(runs["champion"].run_id)["rlhf.data_md5"].removesuffix(".dir")
     going = [own / "artifacts" / ("0" * 64), own / "data" / "other", own / "environments" / f"{'b' * 16}-python3.11"]
     going += [own / "reproductions" / f"12345678-20260101-000000-{over[:6]}", own / "data" / ".removed-x"]
@@ -267,7 +267,7 @@ def test_copies_results_trees_and_environments(root: Path, runs: dict[str, Recor
         (folder / "file").write_text("content")
     os.utime(own / "data" / "other", (0, 0))
     (own / "results").mkdir()
-    for name, run_id in (("kept", kept.run_id), ("lost", runs["lost"].outputs["ppo"].run_id)):
+    for name, run_id in (("kept", kept.run_id), ("lost", runs["lost"].outputs["policy"].run_id)):
         text = json.dumps({"result": json.dumps({"uri": f"runs:/{run_id}/output"})})
         (own / "results" / name).write_text(text)
     plan = make_plan(30)
@@ -279,7 +279,7 @@ def test_copies_results_trees_and_environments(root: Path, runs: dict[str, Recor
 
 
 def test_what_stayed_was_not_removed(runs: dict[str, Recorded], capsys: pytest.CaptureFixture[str]):
-    folder = open_attempt(runs["lost"].run_id, "ppo", "1" * 64)
+    folder = open_attempt(runs["lost"].run_id, "policy", "1" * 64)
     age(100, runs["lost"].run_id)
     plan = make_plan(30)
     with FileLock(folder.with_name(f"{folder.name}.lock")):
@@ -391,7 +391,7 @@ def test_a_cache_that_others_share(empty_root: Path, tmp_path: Path):
 
 @pytest.mark.parametrize("step", [1, 2, 3, 4])
 def test_killed_on_the_way(root: Path, runs: dict[str, Recorded], step: int):
-    open_attempt(runs["lost"].run_id, "ppo", "1" * 64)
+    open_attempt(runs["lost"].run_id, "policy", "1" * 64)
     age(100, runs["lost"].run_id)
     command = [sys.executable, str(CLEARING_UP), str(step)]
     assert subprocess.run(command, capture_output=True, check=False).returncode == -9
@@ -414,7 +414,7 @@ def test_on_the_command_line(root: Path, runs: dict[str, Recorded], capsys: pyte
         assert main(["gc", *flags]) == 0
         printed = capsys.readouterr().out
         assert "can go; `rlhf gc --yes` removes it" in printed
-        assert runs["lost"].outputs["ppo"].run_id in printed
+        assert runs["lost"].outputs["policy"].run_id in printed
     assert is_sound(runs["lost"])
     assert main(["gc", "--json"]) == 0
     told = json.loads(capsys.readouterr().out)

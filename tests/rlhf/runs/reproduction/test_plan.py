@@ -167,5 +167,5 @@ def test_no_threads_are_refused(project_root: Path):
 def test_a_stage_that_was_never_finished(project_root: Path):
     run_id, _ = a_run()
     plan_reproduction(run_id, stage="data")
-    with pytest.raises(InputError, match="never finished sft and reward_model and ppo"):
-        plan_reproduction(run_id, stage="ppo")
+    with pytest.raises(InputError, match="never finished sft and reward_model and policy"):
+        plan_reproduction(run_id, stage="policy")

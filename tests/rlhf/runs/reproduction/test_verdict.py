@@ -11,10 +11,10 @@ from rlhf.runs.reproduction.verdict import Reproduction, compare_stage, decide_v
 
 FILES = {"policy/model.safetensors": "a" * 64, "policy/config.json": "b" * 64}
 CURVES = {
-    "ppo/kl_mean": [(1, 0.0), (2, 0.5), (3, 0.75)],
-    "ppo/chosen_objective": [(3, 1.5)],
+    "policy/kl_mean": [(1, 0.0), (2, 0.5), (3, 0.75)],
+    "policy/chosen_objective": [(3, 1.5)],
 }
-THEN = StageResult("run", FILES, {"ppo/kl_mean": 0.75, "ppo/chosen_objective": 1.5}, CURVES, 10.0)
+THEN = StageResult("run", FILES, {"policy/kl_mean": 0.75, "policy/chosen_objective": 1.5}, CURVES, 10.0)
 RECORD = ProvenanceRecord(
     recipe="demo",
     seed=0,
@@ -27,18 +27,18 @@ RECORD = ProvenanceRecord(
 
 
 def verdict_on(now: StageResult, *environment: str) -> tuple[str, str]:
-    return decide_verdict((compare_stage("ppo", THEN, now),), environment)
+    return decide_verdict((compare_stage("policy", THEN, now),), environment)
 
 
 def with_kl(*values: float) -> StageResult:
     curve = list(enumerate(values, start=1))
     return replace(
-        THEN, curves=CURVES | {"ppo/kl_mean": curve}, metrics=dict(THEN.metrics) | {"ppo/kl_mean": values[-1]}
+        THEN, curves=CURVES | {"policy/kl_mean": curve}, metrics=dict(THEN.metrics) | {"policy/kl_mean": values[-1]}
     )
 
 
 def test_the_same_to_the_bit_is_identical():
-    stage = compare_stage("ppo", THEN, replace(THEN, seconds=99.0))
+    stage = compare_stage("policy", THEN, replace(THEN, seconds=99.0))
     assert stage.is_identical
     assert (stage.num_metrics, stage.num_equal_metrics) == (2, 2)
     assert verdict_on(THEN)[0] == "identical"
@@ -50,37 +50,37 @@ def test_the_same_to_the_bit_is_identical():
 def test_other_weights_in_the_same_environment_are_different():
     verdict, reason = verdict_on(replace(THEN, files=FILES | {"policy/model.safetensors": "c" * 64}))
     assert verdict == "different"
-    assert "ppo is the first stage that came out otherwise, in its weights" in reason
+    assert "policy is the first stage that came out otherwise, in its weights" in reason
     assert "nothing of the environment explains it" in reason
 
 
 def test_another_file_is_named():
-    stage = compare_stage("ppo", THEN, replace(THEN, files={"policy/model.safetensors": "a" * 64, "new": "1" * 64}))
+    stage = compare_stage("policy", THEN, replace(THEN, files={"policy/model.safetensors": "a" * 64, "new": "1" * 64}))
     assert stage.other_files == ("new", "policy/config.json")
     assert not stage.is_identical
 
 
 def test_where_curves_part_is_told():
-    stage = compare_stage("ppo", THEN, with_kl(0.0, 0.50000001, 0.9))
+    stage = compare_stage("policy", THEN, with_kl(0.0, 0.50000001, 0.9))
     assert stage.parted is not None
-    assert (stage.parted.step, stage.parted.metric) == (2, "ppo/kl_mean")
+    assert (stage.parted.step, stage.parted.metric) == (2, "policy/kl_mean")
     assert (stage.parted.then, stage.parted.now) == (0.5, 0.50000001)
-    assert "from ppo/kl_mean at step 2 on: 0.5 then, 0.50000001 now" in verdict_on(with_kl(0.0, 0.50000001, 0.9))[1]
-    shorter = compare_stage("ppo", THEN, with_kl(0.0, 0.5))
+    assert "from policy/kl_mean at step 2 on: 0.5 then, 0.50000001 now" in verdict_on(with_kl(0.0, 0.50000001, 0.9))[1]
+    shorter = compare_stage("policy", THEN, with_kl(0.0, 0.5))
     assert shorter.parted is not None
     assert (shorter.parted.step, shorter.parted.now) == (3, None)
 
 
 def test_within_tolerance_only_where_the_environment_explains_it():
-    now = replace(with_kl(0.0, 0.4, 0.7), metrics=dict(THEN.metrics) | {"ppo/chosen_objective": 1.55})
+    now = replace(with_kl(0.0, 0.4, 0.7), metrics=dict(THEN.metrics) | {"policy/chosen_objective": 1.55})
     assert verdict_on(now)[0] == "different"
     verdict, reason = verdict_on(now, "num_threads: 2 then, 1 now")
     assert verdict == "equal within tolerance"
     assert "num_threads: 2 then, 1 now" in reason
-    beyond = replace(now, metrics=dict(THEN.metrics) | {"ppo/chosen_objective": 1.6})
+    beyond = replace(now, metrics=dict(THEN.metrics) | {"policy/chosen_objective": 1.6})
     verdict, reason = verdict_on(beyond, "num_threads: 2 then, 1 now")
     assert verdict == "different"
-    assert "beyond tolerance: ppo/chosen_objective 1.5 then, 1.6 now" in reason
+    assert "beyond tolerance: policy/chosen_objective 1.5 then, 1.6 now" in reason
 
 
 @pytest.mark.parametrize(("rate", "near"), [(0.55, True), (0.62, True), (0.71, False)])
@@ -118,7 +118,7 @@ def test_what_of_the_environment_changes_bits():
 
 
 def test_the_table_for_a_person():
-    stage = compare_stage("ppo", THEN, with_kl(0.0, 0.5, 0.8))
+    stage = compare_stage("policy", THEN, with_kl(0.0, 0.5, 0.8))
     verdict, reason = decide_verdict((stage,), ())
     result = Reproduction(
         verdict=verdict,
@@ -135,7 +135,7 @@ def test_the_table_for_a_person():
     )
     text = as_markdown(result)
     assert "different" in text.splitlines()[0]
-    assert "| ppo | " in text
+    assert "| policy | " in text
     assert "1 of 2" in text
-    assert "| ppo/chosen_objective | 1.5 | 1.5 |" in text
+    assert "| policy/chosen_objective | 1.5 | 1.5 |" in text
     assert "/somewhere" in text

@@ -11,14 +11,14 @@ from prefect import flow
 
 from rlhf.config.model import ArchitectureConfig, ComputeConfig, ModelConfig
 from rlhf.config.pipeline import PipelineConfig
-from rlhf.config.rl import PPOConfig
+from rlhf.config.rl import RLConfig
 from rlhf.errors import ConfigError, ModelError, StartError
 from rlhf.references import DatasetRef, DataSource, ModelRef, Reference, RewardModelsRef, StageReport
 from rlhf.tracking import artifacts
 from rlhf.tracking.client import EXPERIMENT, tracking_uri
 from rlhf.tracking.runs import close_run, open_stage
 from tasks.pipeline_run import current, pipeline_run
-from tasks.train_ppo import train_ppo
+from tasks.train_policy import train_policy
 
 pytestmark = pytest.mark.usefixtures("project_root", "prefect_server")
 ARCHITECTURE = ArchitectureConfig(hidden_size=16, num_layers=1, num_heads=2, feed_forward_size=16)
@@ -42,7 +42,7 @@ def only_ppo(config: PipelineConfig) -> StageReport:
     with pipeline_run(config) as (run, config):
         source = DataSource(path="data", md5="1", tracked=True)
         data = stored("data", DatasetRef, source=source)
-        train_ppo(config.ppo, config.setup, data, stored("sft", ModelRef), stored("reward_models", RewardModelsRef))
+        train_policy(config.rl, config.setup, data, stored("sft", ModelRef), stored("reward_models", RewardModelsRef))
         return run.stages[-1]
 
 
@@ -81,8 +81,8 @@ def inputs(tmp_path: Path) -> Path:
 
 
 def run_ppo(**settings: object) -> StageReport:
-    ppo = PPOConfig.model_validate(SMALL | settings)
-    return only_ppo(PipelineConfig(model=MODEL, compute=COMPUTE, ppo=ppo))
+    ppo = RLConfig.model_validate(SMALL | settings)
+    return only_ppo(PipelineConfig(model=MODEL, compute=COMPUTE, rl=ppo))
 
 
 def runs(kind: str) -> list[Any]:
@@ -93,7 +93,7 @@ def runs(kind: str) -> list[Any]:
 
 
 def tags_of_ppo() -> list[dict[str, str]]:
-    return [run.data.tags for run in runs("stage") if run.data.tags["rlhf.stage"] == "ppo"]
+    return [run.data.tags for run in runs("stage") if run.data.tags["rlhf.stage"] == "policy"]
 
 
 def test_alarms_are_tags_of_the_stage_and_of_every_pipeline_that_uses_it() -> None:
@@ -104,7 +104,7 @@ def test_alarms_are_tags_of_the_stage_and_of_every_pipeline_that_uses_it() -> No
     (stage,), (one, two) = tags_of_ppo(), [run.data.tags for run in runs("pipeline")]
     assert "entropy_collapse" in stage["alarms"].split(",")
     assert one["alarms"] == two["alarms"] == stage["alarms"]
-    folder = artifacts.stored_at(artifacts.output_of(first.run_id, "ppo", ModelRef)[0])
+    folder = artifacts.stored_at(artifacts.output_of(first.run_id, "policy", ModelRef)[0])
     assert folder is not None
     summary = json.loads((folder / "summary.json").read_text())
     assert summary["stopped_because"] == "entropy_collapse"

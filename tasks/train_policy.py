@@ -3,7 +3,7 @@
 import json
 
 from rlhf.config.model import Setup
-from rlhf.config.rl import PPOConfig
+from rlhf.config.rl import RLConfig
 from rlhf.errors import StartError
 from rlhf.references import DatasetRef, ModelRef, PolicyRef, RewardModelsRef
 from rlhf.tracking.runs import set_alarms
@@ -11,21 +11,21 @@ from tasks.pipeline_run import current
 from tasks.stage import Attempt, stage
 
 
-@stage("ppo", version="1", module="rlhf.rl.stage")
-def train_ppo(
+@stage("policy", version="1", module="rlhf.rl.stage")
+def train_policy(
     attempt: Attempt,
-    config: PPOConfig,
+    config: RLConfig,
     setup: Setup,
     data: DatasetRef,
     start: ModelRef,
     reward_models: RewardModelsRef,
 ) -> PolicyRef:
     """Raise the reward model's score by PPO, and choose a checkpoint on held-out evidence."""
-    from rlhf.rl import stage as ppo
+    from rlhf.rl import stage
 
     try:
-        ppo.train_ppo(
-            attempt.ppo(config),
+        stage.train_policy(
+            attempt.policy(config),
             attempt.setup(setup),
             attempt.path(data),
             attempt.path(start),
