@@ -26,7 +26,7 @@ from rlhf.modeling.conversations import Conversation, encode_prompts
 from rlhf.modeling.models import save_model, start_policy
 from rlhf.modeling.precision import autocast
 from rlhf.modeling.tokenizer import prepare_tokenizer
-from rlhf.rl.context import Prompts
+from rlhf.policy.context import Prompts
 
 WORDS = ["a", "b", "c", "d", "e", "f", "g", "h", "i", "j"]
 PROMPTS = ("a b", "a c", "a d e f", "a g")

@@ -10,9 +10,10 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from rlhf.modeling.batches import SequenceBatch
+from rlhf.policy.masking import masked_whiten
+from rlhf.policy.sampling import response_logprobs_of
 from rlhf.rl import rollout as rollouts
 from rlhf.rl.context import RLContext
-from rlhf.rl.masking import masked_whiten
 from rlhf.rl.optimization import MinibatchStatistics, optimize
 from rlhf.rl.rollout import Rollout
 from rlhf.rl.value_model import ValueModel, head_values
@@ -45,6 +46,8 @@ def _learning_from(changed: Callable[[RLContext, Rollout], Rollout]) -> Iterator
 def _eos_masked(context: RLContext, rollout: Rollout) -> Rollout:
     """Nothing is learned from EOS, which is what happens where EOS is the pad token and padding is masked."""
     mask = rollout.batch.response_mask & (rollout.batch.responses != context.tokenizer.eos_token_id)
+    assert rollout.returns is not None, "the fault is one of PPO"
+    assert rollout.values is not None, "the fault is one of PPO"
     advantages = masked_whiten(rollout.returns - rollout.values, mask)
     return replace(rollout, batch=replace(rollout.batch, response_mask=mask), advantages=advantages)
 
@@ -57,7 +60,7 @@ def _next_advantage(_: RLContext, rollout: Rollout) -> Rollout:
 @contextmanager
 def _reference_without_temperature() -> Iterator[None]:
     """The reference's log-probabilities are those of temperature 1."""
-    original = rollouts.response_logprobs_of
+    original = response_logprobs_of
 
     def logprobs_of(context: RLContext, model: object, batch: SequenceBatch) -> Tensor:
         hot = context.config.model_copy(update={"temperature": 1.0})

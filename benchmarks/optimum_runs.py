@@ -24,7 +24,8 @@ from benchmarks.closed_form import (
 )
 from benchmarks.optimum_faults import FAULTS
 from rlhf.config.model import ComputeConfig, LoraConfig
-from rlhf.config.rl import RewardSourceConfig, RLConfig
+from rlhf.config.policy import RewardSourceConfig
+from rlhf.config.rl import RLConfig
 from rlhf.errors import StartError
 from rlhf.modeling.context import StageContext
 from rlhf.modeling.device import configure
@@ -183,7 +184,16 @@ def load(world: World, config: RLConfig) -> Models:
         of_policy, of_value = dict(policy.named_parameters()), dict(value_model.named_parameters())
         export = lambda: policy  # noqa: E731
     sources = (Source(_SOURCE, function=world.reward_function),)
-    return Models(policy, ref_policy, value_model, sources, None, of_policy, of_value, export)
+    return Models(
+        policy=policy,
+        ref_policy=ref_policy,
+        sources=sources,
+        selection_reward_model=None,
+        export_policy=export,
+        value_model=value_model,
+        policy_parameters=of_policy,
+        value_parameters=of_value,
+    )
 
 
 def run_ppo(case: Case, seed: int, budget: Budget = FULL) -> Ended:

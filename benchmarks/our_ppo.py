@@ -23,9 +23,10 @@ from rlhf.config.model import ComputeConfig, LoraConfig, ModelConfig, Setup
 from rlhf.config.rl import RLConfig
 from rlhf.modeling.context import start_stage
 from rlhf.modeling.models import save_model
+from rlhf.policy.context import Prompts
 from rlhf.rl import optimization as updates
 from rlhf.rl import rollout as rollouts
-from rlhf.rl.context import Prompts, RLContext, make_context
+from rlhf.rl.context import RLContext, make_context
 from rlhf.rl.models import load_models
 from rlhf.rl.update import run_update
 

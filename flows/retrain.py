@@ -54,7 +54,7 @@ def _train_candidate(config: PipelineConfig, retrain: RetrainConfig, champion: C
             config.evaluation,
             judges,
             config.setup,
-            config.rl.max_response_tokens,
+            config.policy.max_response_tokens,
             made[DatasetRef],
             made[PolicyRef],
             champion=champion.policy if champion else made[ModelRef],

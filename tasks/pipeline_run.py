@@ -248,10 +248,10 @@ def pipeline_run(config: PipelineConfig) -> Iterator[tuple[Pipeline, PipelineCon
 def _open_run(config: PipelineConfig) -> Iterator[tuple[Pipeline, PipelineConfig]]:
     logging.getLogger("rlhf").setLevel(logging.INFO)
     drop_launcher_variables()
-    check_installed(config.rl.rewards)
-    check_models(config.model, config.rl.rewards)
+    check_installed(config.policy.rewards)
+    check_models(config.model, config.policy.rewards)
     config = settled(at_commits(config))
-    check_hub_models(config.model, config.rl.rewards)
+    check_hub_models(config.model, config.policy.rewards)
     logger.info("%s", starting_model.described(config.model))
     with hold_run_lock(str(this_flow_run.id)):
         check_reachable()

@@ -21,7 +21,7 @@ from prefect.client.schemas.objects import State, TaskRun
 from pydantic import BaseModel
 
 from rlhf.config.model import ModelConfig, Setup
-from rlhf.config.rl import RLConfig
+from rlhf.config.policy import PolicyConfig
 from rlhf.errors import RLHFError
 from rlhf.files.locks import lock_of, locked
 from rlhf.files.tidying import tidy_up
@@ -44,6 +44,9 @@ from tasks.stored_results import remove_if_foreign
 P = ParamSpec("P")
 R = TypeVar("R", bound=Reference)
 AnyReference = TypeVar("AnyReference", bound=Reference)
+AnyPolicyConfig = TypeVar("AnyPolicyConfig", bound=PolicyConfig)
+Module = str | Callable[[Mapping[str, Any]], str]
+"""The module that does a stage's work, or what names it by the stage's arguments."""
 
 
 _planning: ContextVar[Literal["verified", "unverified"] | None] = ContextVar("planning", default=None)
@@ -101,8 +104,8 @@ class Attempt:
         """A setup with a base model's folder resolved."""
         return setup.model_copy(update={"model": self.model(setup.model)})
 
-    def policy(self, config: RLConfig) -> RLConfig:
-        """PPO's settings with the folders of reward models resolved."""
+    def policy(self, config: AnyPolicyConfig) -> AnyPolicyConfig:
+        """A method's settings with the folders of reward models resolved."""
         return config.model_copy(update={"rewards": tuple(map(source_with_folder, config.rewards))})
 
     def save(self, kind: type[AnyReference], **more: object) -> AnyReference:
@@ -117,7 +120,7 @@ class Attempt:
 class _Stage(Generic[R]):
     name: str
     version: str
-    module: str
+    module: Module
     body: Callable[..., R]
     kind: type[R]
     signature: inspect.Signature
@@ -137,7 +140,7 @@ class _Call(Generic[R]):
         return stage_folder(self.stage.name, self.fingerprint)
 
 
-def stage(name: str, version: str, module: str) -> Callable[[Callable[Concatenate[Attempt, P], R]], Callable[P, R]]:
+def stage(name: str, version: str, module: Module) -> Callable[[Callable[Concatenate[Attempt, P], R]], Callable[P, R]]:
     """Make a versioned Prefect task of a function that adapts a stage. Call it inside `pipeline_run`.
 
     Args:
@@ -167,7 +170,8 @@ def _run(adapted: _Stage[R], arguments: Mapping[str, Any]) -> R:
     started = time.monotonic()
     # The adapter decides what the library is called with.
     decisive = {**arguments, "adapter": inspect.getsource(adapted.body)}
-    fingerprint = stage_fingerprint(adapted.name, adapted.version, decisive, adapted.module)
+    module = adapted.module if isinstance(adapted.module, str) else adapted.module(arguments)
+    fingerprint = stage_fingerprint(adapted.name, adapted.version, decisive, module)
     folder = stage_folder(adapted.name, fingerprint)
     planned = _planning.get()
     if planned is not None:
@@ -210,7 +214,7 @@ def _task(call: _Call[R], *, refresh: bool = False) -> Task[..., R]:
     return Task(
         run,
         name=call.stage.name,
-        task_run_name=call.stage.name,
+        task_run_name=call.arguments.get("method", call.stage.name),
         version=call.stage.version,
         cache_key_fn=lambda *_: call.fingerprint,
         persist_result=True,

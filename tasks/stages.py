@@ -41,7 +41,9 @@ class Outputs:
 
 
 STAGE_TASKS: Mapping[str, Callable[[PipelineConfig, Outputs], Reference]] = {
-    "data": lambda config, made: prepare_data(config.data, config.model, config.rl.max_response_tokens, config.compute),
+    "data": lambda config, made: prepare_data(
+        config.data, config.model, config.policy.max_response_tokens, config.compute
+    ),
     "sft": lambda config, made: train_sft(config.sft, config.setup, made[DatasetRef]),
     "reward_model": lambda config, made: train_reward_models(
         config.reward_model, config.setup, made[DatasetRef], start=made[ModelRef]
@@ -50,12 +52,17 @@ STAGE_TASKS: Mapping[str, Callable[[PipelineConfig, Outputs], Reference]] = {
         config.reward_audit, config.setup, made[DatasetRef], made[RewardModelsRef]
     ),
     "policy": lambda config, made: train_policy(
-        config.rl, config.setup, made[DatasetRef], start=made[ModelRef], reward_models=made[RewardModelsRef]
+        config.method,
+        config.policy,
+        config.setup,
+        made[DatasetRef],
+        start=made[ModelRef],
+        reward_models=made[RewardModelsRef],
     ),
     "evaluation": lambda config, made: evaluate_policy(
         config.evaluation,
         config.setup,
-        config.rl.max_response_tokens,
+        config.policy.max_response_tokens,
         made[DatasetRef],
         made[PolicyRef],
         baseline=made[ModelRef],

@@ -5,7 +5,7 @@ the reference of settings. Only the standard library and pydantic are imported h
 """
 
 from collections.abc import Mapping
-from typing import Annotated, Any, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, model_validator
 
@@ -13,18 +13,24 @@ from rlhf.config.base import Section, Seed
 from rlhf.config.data import DataConfig
 from rlhf.config.evaluation import EvaluationConfig, RewardAuditConfig
 from rlhf.config.model import ComputeConfig, ModelConfig, Setup
-from rlhf.config.rl import RLConfig, sharing_error
+from rlhf.config.policy import PolicyConfig
+from rlhf.config.rl import RLConfig, rollout_error, sharing_error
 from rlhf.config.supervised import RewardModelConfig, SFTConfig
 from rlhf.earlier_names import given_settings
 
+Method = Literal["ppo", "rloo", "grpo", "dr_grpo", "online_dpo"]
+
 
 class PipelineConfig(Section):
-    """Align a language model with human preferences: data, SFT, reward models, audit, PPO, evaluation, model card."""
+    """Align a language model with human preferences: data, SFT, reward models, audit, policy, evaluation, card."""
 
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=60)] = "demo"
     """Name of the recipe in Prefect and MLflow."""
     seed: Seed = 0
     """Seed of initialization, shuffling and sampling. The data and its splits do not depend on it."""
+    method: Method = "ppo"
+    """Method that trains the policy. ppo: with a critic. rloo, grpo, dr_grpo: without one, by groups of responses to a
+    prompt. online_dpo: by the best and the worst response to each prompt. Their settings are in `rl`."""
     model: ModelConfig = ModelConfig()
     """The language model that everything starts from."""
     data: DataConfig = DataConfig()
@@ -36,7 +42,7 @@ class PipelineConfig(Section):
     reward_audit: RewardAuditConfig = RewardAuditConfig()
     """Evaluation of the reward models."""
     rl: RLConfig = RLConfig()
-    """Training of the policy by PPO."""
+    """Training of the policy from its own rollouts."""
     evaluation: EvaluationConfig = EvaluationConfig()
     """Evaluation of the policy."""
     compute: ComputeConfig = ComputeConfig()
@@ -49,11 +55,17 @@ class PipelineConfig(Section):
 
     @model_validator(mode="after")
     def _response_fits(self) -> Self:
-        if self.rl.max_response_tokens >= self.model.max_length:
+        if self.policy.max_response_tokens >= self.model.max_length:
             raise ValueError(
-                f"rl.max_response_tokens ({self.rl.max_response_tokens}) leaves no room for a prompt in "
+                f"rl.max_response_tokens ({self.policy.max_response_tokens}) leaves no room for a prompt in "
                 f"model.max_length ({self.model.max_length}); raise the one or lower the other"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _the_method_can_work(self) -> Self:
+        if reason := rollout_error(self.method, self.rl):
+            raise ValueError(reason)
         return self
 
     @model_validator(mode="after")
@@ -89,6 +101,11 @@ class PipelineConfig(Section):
                 f"alone, but data.embedded is {embedded or 'none'}; drop evaluation.gold, or set it to pleasant_words"
             )
         return self
+
+    @property
+    def policy(self) -> PolicyConfig:
+        """Settings of the method that trains the policy, as far as all methods have them."""
+        return self.rl
 
     @property
     def setup(self) -> Setup:

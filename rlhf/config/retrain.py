@@ -6,7 +6,7 @@ from pydantic import Field, field_validator, model_validator
 
 from rlhf.config.base import NonNegative, Positive, Probability, Section
 from rlhf.config.model import OF_A_MODEL, Day
-from rlhf.config.rl import RewardSourceConfig
+from rlhf.config.policy import RewardSourceConfig
 
 _APPROVAL_HOURS = 168.0
 _FALSE_PROMOTION_RATE = 0.05

@@ -1,49 +1,45 @@
-"""Settings of PPO: rewards, alarms, and the training itself."""
+"""Settings of the methods that learn from the policy's own rollouts: PPO, RLOO, GRPO and their kin."""
 
+from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
-from rlhf.config.base import Count, Fraction, NonNegative, Positive, Probability, Section
-from rlhf.config.model import OF_A_MODEL, ComputeConfig, Day, LoraConfig
+from rlhf.config.base import Count, Fraction, NonNegative, Positive, Probability
+from rlhf.config.model import ComputeConfig
+from rlhf.config.policy import EvaluationAlarms, PolicyConfig
 
 LARGEST_KL_ERROR = 0.2
 """Largest relative distance from kl_target that one rollout counts for (Ziegler et al. 1909.08593)."""
 
 
-class RewardSourceConfig(Section):
-    """A source of scores. With its weight it is part of the score that PPO climbs."""
+@dataclass(frozen=True)
+class RolloutMethod:
+    """A method that learns from rollouts, as far as its settings go; `rlhf.rl.algorithms` has what it computes.
 
-    kind: Literal["trained", "model", "function"] = "trained"
-    """Kind of the source. trained: the reward model of this pipeline. model: another reward model, such as a safety
-    model. function: a Python function that an installed package offers in the entry-point group rlhf.rewards."""
-    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]+$", max_length=40)] = "reward_model"
-    """Name of the source's curves. Of a function: the name of its entry point."""
-    path: str | None = None
-    """Folder or hub id of the reward model (kind: model). Its tokenizer may differ from the policy's."""
-    revision: str | None = None
-    """Commit, tag or branch of the hub id."""
-    chat_template: str | None = None
-    """Name of the chat template where the model has several. Empty: `default`, or the only template."""
-    template_date: Day | None = None
-    """Day (YYYY-MM-DD) that a chat template which reads the clock shows. Empty: the day on which the run starts."""
-    weight: float = 1.0
-    """Factor of the source's score. Negative: a penalty."""
-    normalize: bool = False
-    """Whether the score is normalized by mean and standard deviation of this source's scores in all earlier rollouts;
-    in the first rollout by its own."""
+    Attributes:
+        title: for people.
+        source: where it is from.
+        has_critic: a value model learns beside the policy.
+        has_groups: responses to one prompt are compared with each other.
+        kl_in: where the KL penalty goes, unless `rl.kl_in` says otherwise; None: the method's loss is made of it.
+    """
 
-    @model_validator(mode="after")
-    def _fields_belong_to_the_kind(self) -> Self:
-        if (self.path is not None) != (self.kind == "model"):
-            raise ValueError("path is for the kind model, and for it only; give it there and drop it elsewhere")
-        for name in OF_A_MODEL:
-            if self.path is None and getattr(self, name) is not None:
-                raise ValueError(f"{name} is set but path is not, so it would be ignored; drop it")
-        if self.weight == 0.0:
-            raise ValueError("a source of weight 0 would be computed and ignored; drop it")
-        return self
+    title: str
+    source: str
+    has_critic: bool
+    has_groups: bool
+    kl_in: Literal["reward", "loss"] | None
 
+
+ROLLOUT_METHODS: Mapping[str, RolloutMethod] = {
+    "ppo": RolloutMethod("PPO", "1707.06347", True, False, "reward"),
+    "rloo": RolloutMethod("RLOO", "2402.14740", False, True, "reward"),
+    "grpo": RolloutMethod("GRPO", "2402.03300", False, True, "loss"),
+    "dr_grpo": RolloutMethod("Dr. GRPO", "2503.20783", False, True, "loss"),
+    "online_dpo": RolloutMethod("online DPO", "2402.04792", False, True, None),
+}
 
 AlarmName = Literal[
     "negative_kl",
@@ -56,8 +52,8 @@ AlarmName = Literal[
 ]
 
 
-class AlarmsConfig(Section):
-    """Thresholds of PPO's alarms. Empty: the alarm is off."""
+class AlarmsConfig(EvaluationAlarms):
+    """Thresholds of the alarms. Empty: the alarm is off."""
 
     start_kl: Positive | None = None
     """Largest KL to the SFT policy before the first update, where it must be 0, in nats per token. Empty: 1e-4 in fp32,
@@ -78,9 +74,6 @@ class AlarmsConfig(Section):
     """Largest fall of the share of responses with EOS since the first rollout."""
     length_growth: Annotated[float, Field(gt=1.0)] | None = 2.0
     """Largest mean length of responses, as a multiple of the first rollout's."""
-    overoptimization: NonNegative | None = 3.0
-    """Standard errors of the paired difference by which a held-out evaluation may have a higher score than the best
-    checkpoint and at the same time a lower objective (held-out score less kl_coef times KL)."""
     explained_variance: Annotated[float, Field(lt=1.0)] | None = 0.0
     """Smallest share of the returns' variance that the value model explains, once the policy learns."""
     value_clipping: Probability | None = 0.5
@@ -91,46 +84,37 @@ class AlarmsConfig(Section):
     fatal: tuple[AlarmName, ...] = ("negative_kl",)
     """Alarms that end the run, with the best checkpoint kept. The others are shown and logged."""
 
-    @model_validator(mode="after")
-    def _fatal_alarms_are_on(self) -> Self:
-        off = [name for name in self.fatal if getattr(self, name) is None]
-        if off:
-            raise ValueError(
-                f"fatal names {', '.join(off)}, but that alarm is off; give it a threshold or drop it there"
-            )
-        return self
 
+class RLConfig(PolicyConfig):
+    """Learning from rollouts scored by the reward model, with a KL penalty to the SFT policy (InstructGPT, 2203.02155).
 
-class RLConfig(Section):
-    """PPO against the reward model's score, with a KL penalty to the SFT policy (InstructGPT, 2203.02155)."""
+    What `method` names decides how: PPO with a critic, RLOO, GRPO and Dr. GRPO by groups of responses to one prompt,
+    online DPO by the best and the worst of each.
+    """
 
     num_updates: Count = 48
     """Rollouts collected, each followed by num_ppo_epochs passes over it."""
     rollout_size: Annotated[int, Field(ge=2)] = 256
     """Episodes (responses) per rollout, over which advantages and scores are compared."""
     kl_coef: NonNegative = 0.1
-    """Weight of the KL penalty (k1, policy against reference) in a token's reward, in score units per nat; also of the
-    KL in the objective that chooses the checkpoint. With kl_target: the start value, which is also the weight in the
-    objective."""
+    """Weight of the KL penalty (policy against reference), in score units per nat; also of the KL in the objective that
+    chooses the checkpoint. With kl_target: the start value, which is also the weight in the objective."""
+    kl_in: Literal["reward", "loss"] | None = None
+    """Place of the KL penalty. reward: k1 is taken off a token's reward, so that its gradient is the KL's. loss: k3 is
+    added to a token's loss, as GRPO has it, which has another gradient (2506.09477). Empty: as the method's paper."""
+    beta: Positive = 0.1
+    """Of online DPO: factor of the log-ratios of policy to SFT policy in its loss."""
     learning_rate: Positive = 1.5e-4
     """AdamW's learning rate for the policy."""
     value_learning_rate: Positive = 3e-4
     """AdamW's learning rate for the value model."""
-    max_response_tokens: Count = 16
-    """Tokens of the longest response, with its EOS."""
-    temperature: Positive = 1.0
-    """Temperature of sampling, and of every log-probability."""
-    rewards: tuple[RewardSourceConfig, ...] = (RewardSourceConfig(),)
-    """Sources of the score, such as [{kind: trained}, {kind: function, name: polite, weight: 0.2}]. They are weighted
-    and summed; then come clipping and penalties. docs/reward-functions.md says how to write a function."""
     num_responses_per_prompt: Count = 1
-    """Responses sampled per prompt of a rollout; must divide rollout_size."""
+    """Responses sampled per prompt of a rollout; must divide rollout_size. Methods that compare the responses to one
+    prompt need 2 or more, which minibatches do not cut."""
     num_ppo_epochs: Count = 2
     """Passes over a rollout."""
     num_minibatches: Count = 4
     """Optimizer steps per pass; must divide rollout_size."""
-    micro_batch_size: Count | None = None
-    """Rows per forward pass; changes memory, not the loss. Empty: a whole minibatch."""
     learning_rate_schedule: Literal["linear", "constant"] = "linear"
     """Course of both learning rates. linear: they fall to zero over the updates."""
     num_critic_warmup_updates: Annotated[int, Field(ge=0)] = 2
@@ -156,31 +140,16 @@ class RLConfig(Section):
     stop. Empty: never."""
     max_grad_norm: Positive = 1.0
     """Norm to which the gradients of policy and value model are clipped, each by itself."""
-    missing_eos_penalty: NonNegative = 1.0
-    """Penalty that is subtracted from the score of a response without EOS."""
-    score_clip: Positive | None = None
-    """Distance from zero to which scores are clipped before penalties. Empty: not clipped."""
-    kl_budget: Positive = 20.0
-    """Mean KL to the SFT policy, in nats per response, beyond which the run stops. No checkpoint is chosen whose KL on
-    validation prompts is beyond it."""
     evaluate_every: Count = 4
     """Updates between held-out evaluations. Each is a checkpoint that may be chosen."""
-    num_validation_prompts: Count = 512
-    """Validation prompts per held-out evaluation."""
     checkpoint_every: Count = 8
     """Updates between checkpoints, from which a killed run goes on."""
-    lora: LoraConfig | None = None
-    """Adapters of the policy, trained in place of all weights. Empty: all weights are trained."""
     sharing: Literal["none", "adapters", "trunk"] = "none"
     """Sharing of weights. none: four models. adapters: policy, value and reward models are LoRA adapters over one
     frozen backbone (needs rl.lora and reward_model.lora). trunk: the value head is on the policy's backbone."""
     side_by_side: bool = False
     """Whether policy and value model work at the same time, each on half of compute.num_threads: faster on a CPU, with
     the memory of both. Needs sharing none, an even number of threads and one process."""
-    length_penalty: NonNegative = 0.0
-    """Penalty for every response token beyond length_penalty_free_tokens, subtracted from the score."""
-    length_penalty_free_tokens: Annotated[int, Field(ge=0)] = 0
-    """Response tokens that length_penalty does not count."""
     ptx_coef: NonNegative = 0.0
     """Weight of the next-token loss on demonstrations that is added to the policy's loss (PPO-ptx, InstructGPT)."""
     ptx_batch_size: Count | None = None
@@ -189,26 +158,7 @@ class RLConfig(Section):
     """Thresholds at which PPO says that something is wrong."""
 
     @model_validator(mode="after")
-    def _rewards_are_told_apart(self) -> Self:
-        names = [source.name for source in self.rewards]
-        if not names:
-            raise ValueError("rl.rewards is empty; name a source, such as {kind: trained}")
-        if len(set(names)) < len(names):
-            raise ValueError(f"rl.rewards: two sources have one name ({', '.join(names)}); give each its own")
-        if sum(source.kind == "trained" for source in self.rewards) > 1:
-            raise ValueError("rl.rewards: two sources are of kind trained, and there is one such reward model")
-        return self
-
-    @model_validator(mode="after")
     def _nothing_is_ignored(self) -> Self:
-        if self.length_penalty_free_tokens and not self.length_penalty:
-            raise ValueError("length_penalty_free_tokens is set but length_penalty is 0, so it would be ignored")
-        if self.length_penalty and self.length_penalty_free_tokens >= self.max_response_tokens:
-            raise ValueError(
-                f"length_penalty_free_tokens ({self.length_penalty_free_tokens}) leaves no token of "
-                f"max_response_tokens ({self.max_response_tokens}) to penalize, so length_penalty would be ignored; "
-                f"make it smaller"
-            )
         if self.ptx_batch_size is not None and not self.ptx_coef:
             raise ValueError("ptx_batch_size is set but ptx_coef is 0, so it would be ignored")
         if self.target_kl is not None and self.num_ppo_epochs == 1:
@@ -233,13 +183,6 @@ class RLConfig(Section):
                 f"a minibatch of {self.minibatch_size} rows is not a multiple of micro_batch_size "
                 f"({self.micro_batch_size}); change one of the two"
             )
-        if self.num_critic_warmup_updates >= self.num_updates:
-            raise ValueError(
-                f"num_critic_warmup_updates ({self.num_critic_warmup_updates}) leaves the policy no update of "
-                f"num_updates ({self.num_updates}); make it smaller"
-            )
-        if self.lora is not None and self.lora.dropout:
-            raise ValueError("rl.lora.dropout must be 0: with dropout the first ratio is not 1")
         return self
 
     @model_validator(mode="after")
@@ -259,9 +202,63 @@ class RLConfig(Section):
         return self
 
     @property
+    def rows_per_pass(self) -> int:
+        """Rows of a forward pass."""
+        return self.micro_batch_size or self.minibatch_size
+
+    @property
     def minibatch_size(self) -> int:
         """Episodes per optimizer step."""
         return self.rollout_size // self.num_minibatches
+
+
+_OF_A_CRITIC = (
+    *("value_learning_rate", "num_critic_warmup_updates", "gamma", "gae_lambda", "value_clip_range", "value_coef"),
+    "side_by_side",
+)
+_OF_A_PENALTY = ("kl_in", "clip_range", "target_kl", "kl_target", "kl_horizon")
+_ALARMS_OF_A_CRITIC = ("explained_variance", "value_clipping")
+
+
+def rollout_error(name: str, rl: RLConfig) -> str | None:
+    """The reason why a method cannot work as configured, or would ignore a setting, with advice; else None.
+
+    Args:
+        name: of the method, one of ROLLOUT_METHODS.
+        rl: its settings.
+    """
+    method, defaults = ROLLOUT_METHODS[name], RLConfig()
+    ignored = [
+        *(() if method.has_critic else _OF_A_CRITIC),
+        *(() if method.kl_in is None else ("beta",)),
+        *(_OF_A_PENALTY if method.kl_in is None else ()),
+    ]
+    settings = {setting: getattr(rl, setting) != getattr(defaults, setting) for setting in ignored}
+    if not method.has_critic:
+        settings["sharing: trunk"] = rl.sharing == "trunk"
+        for alarm in _ALARMS_OF_A_CRITIC:
+            changed = getattr(rl.alarms, alarm) != getattr(defaults.alarms, alarm)
+            settings[f"alarms.{alarm}"] = changed or alarm in rl.alarms.fatal
+    for setting, is_set in settings.items():
+        if is_set:
+            return f"rl.{setting} is set, but {method.title} has no use for it, so it would be ignored; drop it"
+    if method.has_critic and rl.num_critic_warmup_updates >= rl.num_updates:
+        return (
+            f"rl.num_critic_warmup_updates ({rl.num_critic_warmup_updates}) leaves the policy no update of "
+            f"rl.num_updates ({rl.num_updates}); make it smaller"
+        )
+    size = rl.num_responses_per_prompt
+    if method.has_groups and size < 2:
+        return (
+            f"{method.title} compares responses to one prompt, but rl.num_responses_per_prompt is {size}; set it to 2 "
+            f"or more, such as 4"
+        )
+    if method.has_groups and rl.minibatch_size % size:
+        return (
+            f"a minibatch of {rl.minibatch_size} episodes (rl.rollout_size / rl.num_minibatches) would cut groups of "
+            f"{size} responses (rl.num_responses_per_prompt), which {method.title} compares; change one of the three"
+        )
+    return None
 
 
 def sharing_error(rl: RLConfig, compute: ComputeConfig) -> str | None:

@@ -147,7 +147,7 @@ def _read(path: Path) -> Any:
 def _texts(config: PipelineConfig, facts: CardFacts, measured: _Measured, datasheet: str) -> dict[str, Any]:
     """The texts that the template puts in, as Markdown."""
     evaluation = measured.evaluation
-    climbed = any(source.kind == "trained" for source in config.rl.rewards)
+    climbed = any(source.kind == "trained" for source in config.policy.rewards)
     return {
         "config": config,
         "facts": facts,
@@ -180,7 +180,7 @@ def _texts(config: PipelineConfig, facts: CardFacts, measured: _Measured, datash
         "audit_table": audit_table(measured.audit),
         "length_table": length_table(measured.audit),
         "group_tables": group_tables(measured.audit),
-        "sources_table": sources_table(config.rl.rewards) if config.rl.rewards != RLConfig().rewards else None,
+        "sources_table": sources_table(config.policy.rewards) if config.policy.rewards != RLConfig().rewards else None,
         "climbs_reward_model": climbed,
         "stages_table": stages_table(facts.stages),
         "settings_tables": {name: settings_table(section) for name, section in _sections(config)},
@@ -215,9 +215,9 @@ def _limitations(config: PipelineConfig, facts: CardFacts, measured: _Measured) 
     limits += [str(flag) for flag in measured.policy.get("flags", [])]
     if measured.policy["chosen_update"] == 0:
         limits.append("No PPO checkpoint was chosen: the weights are those of SFT.")
-    if config.rl.temperature != config.evaluation.temperature:
+    if config.policy.temperature != config.evaluation.temperature:
         limits.append(
-            f"PPO sampled at temperature {config.rl.temperature:g} and the evaluation at "
+            f"PPO sampled at temperature {config.policy.temperature:g} and the evaluation at "
             f"{config.evaluation.temperature:g}: win rates, KL and lengths are of another distribution than PPO's."
         )
     if measured.policy["stopped_because"] != "finished":

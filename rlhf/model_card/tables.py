@@ -12,7 +12,7 @@ from typing import Any
 from pydantic import BaseModel
 
 from rlhf.addresses import with_public_addresses
-from rlhf.config.rl import RewardSourceConfig
+from rlhf.config.policy import RewardSourceConfig
 from rlhf.references import StageReport
 from rlhf.rewards import functions as reward_functions
 from rlhf.text.markdown import escape, table

@@ -12,7 +12,7 @@ from typing import TypeVar
 
 from rlhf.config.model import ModelConfig
 from rlhf.config.pipeline import PipelineConfig
-from rlhf.config.rl import RewardSourceConfig
+from rlhf.config.policy import RewardSourceConfig
 from rlhf.errors import ModelError, one_line
 from rlhf.paths import root
 
@@ -64,7 +64,7 @@ def at_commits(config: PipelineConfig) -> PipelineConfig:
         ModelError: the hub does not have one; or it does not answer, and its local cache does not have it either.
     """
     resolve = cache(_commit)
-    rewards = tuple(_at_commit(source, source.path, resolve) for source in config.rl.rewards)
+    rewards = tuple(_at_commit(source, source.path, resolve) for source in config.policy.rewards)
     changed = {
         "model": _at_commit(config.model, config.model.base, resolve),
         "rl": config.rl.model_copy(update={"rewards": rewards}),

@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Iterator
 
 from rlhf.config.model import ModelConfig
-from rlhf.config.rl import RewardSourceConfig
+from rlhf.config.policy import RewardSourceConfig
 from rlhf.errors import ConfigError
 from rlhf.modeling.checks import check_hub_model, check_model
 from rlhf.modeling.headers import Role

@@ -9,7 +9,7 @@ from typing import TypeVar
 
 from rlhf.config.model import CONTINUATION, ModelConfig
 from rlhf.config.pipeline import PipelineConfig
-from rlhf.config.rl import RewardSourceConfig
+from rlhf.config.policy import RewardSourceConfig
 from rlhf.errors import ModelError, one_line
 from rlhf.files.names import check_relative
 from rlhf.modeling.files import readable
@@ -30,7 +30,7 @@ def settled(config: PipelineConfig) -> PipelineConfig:
     Raises:
         ModelError: a template is broken, or the one that is named is not there.
     """
-    rewards = tuple(map(source_settled, config.rl.rewards))
+    rewards = tuple(map(source_settled, config.policy.rewards))
     changed = {
         "model": _settled(config.model, config.model.base, "model.template_date"),
         "rl": config.rl.model_copy(update={"rewards": rewards}),

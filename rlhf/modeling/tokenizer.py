@@ -11,7 +11,7 @@ from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_toke
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from rlhf.config.model import CONTINUATION, ModelConfig
-from rlhf.config.rl import RewardSourceConfig
+from rlhf.config.policy import RewardSourceConfig
 from rlhf.errors import DataError, ModelError
 from rlhf.modeling.chat import chat_of
 from rlhf.modeling.conversations import check_continues

@@ -32,7 +32,7 @@ def preflight(data: Path, tokenizer: Any, config: PipelineConfig) -> Iterator[st
     if not pairs:
         return
     kept = pairs[:: -(-len(pairs) // _MOST_PAIRS)]
-    limit = config.rl.max_response_tokens
+    limit = config.policy.max_response_tokens
     rows = encode_rows(tokenizer, [pair["prompt"] for pair in kept], [[pair["chosen"] for pair in kept]])
     lengths = np.array([len(row.answers[0]) for row in rows])
     cut = float(np.mean(lengths > limit))

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from rlhf.addresses import public_address
 from rlhf.config.pipeline import PipelineConfig
-from rlhf.config.rl import RewardSourceConfig
+from rlhf.config.policy import RewardSourceConfig
 from rlhf.files.manifest import folder_sha256
 from rlhf.paths import root, source_root
 from rlhf.provenance.code import GitState, Patch
@@ -81,7 +81,7 @@ def default_remote(folder: Path) -> str | None:
 def _bases(config: PipelineConfig) -> Iterator[tuple[str, BaseRecord]]:
     if config.model.base is not None:
         yield "model.base", _base(config.model.base, config.model.revision)
-    for number, source in enumerate(config.rl.rewards):
+    for number, source in enumerate(config.policy.rewards):
         if source.path is not None:
             yield f"rl.rewards.{number}.path", _base(source.path, source.revision)
 
@@ -99,7 +99,7 @@ def _portable(path: str) -> str:
 
 
 def _reward_obstacles(config: PipelineConfig) -> list[str]:
-    return [why for source in config.rl.rewards if (why := _reward_obstacle(source))]
+    return [why for source in config.policy.rewards if (why := _reward_obstacle(source))]
 
 
 def _reward_obstacle(reward: RewardSourceConfig) -> str | None:

@@ -12,7 +12,7 @@ from pydantic import BaseModel
 
 from rlhf.config.data import DataConfig
 from rlhf.config.model import ModelConfig
-from rlhf.config.rl import RewardSourceConfig
+from rlhf.config.policy import RewardSourceConfig
 from rlhf.files.hashing import sha256
 from rlhf.files.manifest import folder_sha256
 from rlhf.paths import root, source_root

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from rlhf.config.model import ComputeConfig
-from rlhf.config.rl import RewardSourceConfig
+from rlhf.config.policy import RewardSourceConfig
 from rlhf.errors import ModelError, RLHFError
 from rlhf.modeling.batches import batches_by_length
 from rlhf.modeling.conversations import Conversation, encode_dialogues

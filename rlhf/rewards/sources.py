@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from rlhf.config.rl import RewardSourceConfig, RLConfig
+from rlhf.config.policy import PolicyConfig, RewardSourceConfig
 from rlhf.modeling.batches import SequenceBatch
 from rlhf.modeling.context import StageContext
 from rlhf.modeling.conversations import Conversation, decode_responses, encode_dialogues
@@ -98,11 +98,11 @@ class SampledResponses:
     ended: Tensor
 
 
-def load_sources(context: StageContext[RLConfig], load_trained: Callable[[], Any]) -> tuple[Source, ...]:
+def load_sources(context: StageContext[PolicyConfig], load_trained: Callable[[], Any]) -> tuple[Source, ...]:
     """The sources of `config.rewards`.
 
     Args:
-        context: with PPO's settings and the policy's tokenizer.
+        context: with the method's settings and the policy's tokenizer.
         load_trained: gives the pipeline's own reward model, where a source asks for it.
 
     Raises:
@@ -112,7 +112,7 @@ def load_sources(context: StageContext[RLConfig], load_trained: Callable[[], Any
     return tuple(_load(context, source, load_trained) for source in context.config.rewards)
 
 
-def raw_scores(context: StageContext[RLConfig], source: Source, rows: SampledResponses) -> Tensor:
+def raw_scores(context: StageContext[PolicyConfig], source: Source, rows: SampledResponses) -> Tensor:
     """Scores [B] of one source, less its offset, before normalization and weight.
 
     Raises:
@@ -152,7 +152,7 @@ def combine(
     return total, after
 
 
-def apply_penalties(scores: Tensor, ended: Tensor, lengths: Tensor, config: RLConfig) -> Tensor:
+def apply_penalties(scores: Tensor, ended: Tensor, lengths: Tensor, config: PolicyConfig) -> Tensor:
     """Scores [B], clipped, then less the penalties for missing EOS and for length.
 
     Args:
@@ -167,7 +167,7 @@ def apply_penalties(scores: Tensor, ended: Tensor, lengths: Tensor, config: RLCo
     return scores - config.missing_eos_penalty * (~ended) - config.length_penalty * too_long
 
 
-def _load(context: StageContext[RLConfig], config: RewardSourceConfig, load_trained: Callable[[], Any]) -> Source:
+def _load(context: StageContext[PolicyConfig], config: RewardSourceConfig, load_trained: Callable[[], Any]) -> Source:
     if config.kind == "trained":
         return Source(config, model=load_trained())
     if config.kind == "function":

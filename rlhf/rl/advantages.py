@@ -1,6 +1,7 @@
-"""Generalized advantage estimation over the tokens of a response.
+"""What a token of a rollout is worth, by method.
 
-Shapes: B responses, R token columns. A response's last kept token ends its episode: what follows is worth nothing.
+Shapes: B responses, R token columns, K responses to each prompt, which stand together. A response's last kept token
+ends its episode: what follows is worth nothing.
 """
 
 from dataclasses import dataclass
@@ -8,7 +9,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from rlhf.rl.masking import masked_whiten
+from rlhf.policy.masking import masked_sum, masked_whiten
+
+_LEAST_DEVIATION = 1e-4
 
 
 @dataclass(frozen=True)
@@ -27,7 +30,7 @@ class Advantages:
 def estimate_advantages(
     rewards: Tensor, values: Tensor, response_mask: Tensor, gamma: float, gae_lambda: float
 ) -> Advantages:
-    """Estimate advantages and returns.
+    """Generalized advantage estimation.
 
     Args:
         rewards: a token's reward, after the KL penalty, [B, R].
@@ -50,3 +53,82 @@ def estimate_advantages(
         next_value = values[:, column]
     # Columns behind a row's end have reward and value 0, so they add nothing to the columns before.
     return Advantages(masked_whiten(advantages, response_mask), (advantages + values).masked_fill(~response_mask, 0.0))
+
+
+def leave_one_out(rewards: Tensor, response_mask: Tensor, group_size: int) -> Tensor:
+    """A response's return less the mean of the other responses to its prompt, at each of its tokens, [B, R].
+
+    Args:
+        rewards: a token's reward, [B, R].
+        response_mask: True on response tokens, [B, R].
+        group_size: K, at least 2.
+
+    Source:
+        RLOO: Ahmadian et al., 2402.14740, section 3.2.
+    """
+    returns = _by_group(rewards, response_mask, group_size)
+    others = (returns.sum(1, keepdim=True) - returns) / (group_size - 1)
+    return _at_each_token(returns - others, response_mask)
+
+
+def group_centred(rewards: Tensor, response_mask: Tensor, group_size: int) -> Tensor:
+    """A response's return less the mean of all responses to its prompt, at each of its tokens, [B, R].
+
+    Source:
+        Dr. GRPO: Liu et al., 2503.20783, section 3.
+    """
+    returns = _by_group(rewards, response_mask, group_size)
+    return _at_each_token(returns - returns.mean(1, keepdim=True), response_mask)
+
+
+def group_standardized(rewards: Tensor, response_mask: Tensor, group_size: int) -> Tensor:
+    """The same over the standard deviation of the group's returns, [B, R].
+
+    Source:
+        GRPO: Shao et al., 2402.03300, section 4.1.2.
+    """
+    returns = _by_group(rewards, response_mask, group_size)
+    deviations = returns.std(1, keepdim=True) + _LEAST_DEVIATION
+    return _at_each_token((returns - returns.mean(1, keepdim=True)) / deviations, response_mask)
+
+
+def best_against_worst(
+    scores: Tensor, log_ratios: Tensor, response_mask: Tensor, group_size: int, beta: float
+) -> Tensor:
+    """Weights of log-probabilities whose gradient is that of DPO's loss on each group's best and worst, [B, R].
+
+    With h = beta * (log-ratio of the best - log-ratio of the worst) they are beta * sigmoid(-h) on the tokens of the
+    best and the negative of it on those of the worst; 0 on all others, and where all scores of a group are one.
+
+    Args:
+        scores: of each response, [B].
+        log_ratios: log(policy / SFT policy) of each token, [B, R].
+        response_mask: True on response tokens, [B, R].
+        group_size: K, at least 2.
+        beta: of DPO.
+
+    Source:
+        Online DPO: Guo et al., 2402.04792; DPO's gradient: Rafailov et al., 2305.18290, section 4.
+    """
+    by_group, ratios = scores.view(-1, group_size), masked_sum(log_ratios, response_mask).view(-1, group_size)
+    best, worst = by_group.argmax(1, keepdim=True), by_group.argmin(1, keepdim=True)
+    margin = beta * (ratios.gather(1, best) - ratios.gather(1, worst))
+    weight = beta * torch.sigmoid(-margin) * (best != worst)
+    weights = torch.zeros_like(ratios).scatter_add(1, best, weight).scatter_add(1, worst, -weight)
+    return _at_each_token(weights, response_mask)
+
+
+def constant_groups(scores: Tensor, group_size: int) -> float:
+    """Share of the groups whose scores [B] are all the same, from which nothing is learned but the KL."""
+    by_group = scores.view(-1, group_size)
+    return float((by_group == by_group[:, :1]).all(1).float().mean())
+
+
+def _by_group(rewards: Tensor, response_mask: Tensor, group_size: int) -> Tensor:
+    """Sums of the responses' rewards, [B / K, K]."""
+    return masked_sum(rewards, response_mask).view(-1, group_size)
+
+
+def _at_each_token(of_responses: Tensor, response_mask: Tensor) -> Tensor:
+    """[B / K, K] as [B, R]."""
+    return of_responses.reshape(-1, 1).expand(response_mask.shape).masked_fill(~response_mask, 0.0)

@@ -1,4 +1,4 @@
-"""Checkpoints of a PPO run: everything that it needs to go on as if it had never stopped.
+"""Checkpoints of a run: everything that it needs to go on as if it had never stopped.
 
 A checkpoint is a folder that is written under a temporary name, synced and renamed, so one that bears its name is
 whole. Prompts, noise, minibatch order and learning rates are functions of seed and update, so no generator's state is
@@ -7,23 +7,22 @@ part of it.
 
 import hashlib
 import json
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 from torch.optim import Optimizer
 
-from rlhf.errors import ArtifactMismatchError, RLHFError
+from rlhf.errors import ArtifactMismatchError
 from rlhf.files.atomic import new_folder
 from rlhf.files.hashing import altered_files
 from rlhf.files.manifest import hash_files
 from rlhf.files.tidying import tidy_up
+from rlhf.policy.best_checkpoint import CheckpointError, ChoiceState, explain_write_errors
 from rlhf.rl.context import Optimizers
 from rlhf.rl.models import Models, Parameters
 
@@ -31,33 +30,19 @@ NUM_KEPT = 2
 _STATE = "state.json"
 
 
-class CheckpointError(RLHFError):
-    """A checkpoint that cannot be written, or is of another run."""
-
-
 @dataclass(frozen=True)
-class TrainerState:
+class TrainerState(ChoiceState):
     """State of a run beside the tensors.
 
     Attributes:
         next_update: the update to go on with.
         kl_coef: the KL controller's coefficient.
-        evaluations: the held-out evaluations so far, in order.
-        units: in which the evaluations' scores are measured, by `rlhf.rl.objective`.
         moments: count, mean and squares of each source's scores, by name.
-        alarms: what the alarms remember.
-        stopped_because: why no further update is taken, where that is so.
-        logged: every [step, metrics] so far.
     """
 
-    next_update: int
-    kl_coef: float
-    evaluations: list[dict[str, Any]] = field(default_factory=list)
-    units: dict[str, Any] = field(default_factory=dict)
+    next_update: int = 0
+    kl_coef: float = 0.0
     moments: dict[str, dict[str, float]] = field(default_factory=dict)
-    alarms: dict[str, Any] = field(default_factory=dict)
-    stopped_because: str | None = None
-    logged: list[list[Any]] = field(default_factory=list)
 
 
 def save_checkpoint(
@@ -76,7 +61,7 @@ def save_checkpoint(
         CheckpointError: it cannot be written, for instance because the disk is full; earlier ones are as they were.
     """
     final = folder / f"update_{state.next_update:06d}"
-    with explain_write_errors(f"the checkpoint {final}", folder), new_folder(final) as temporary:
+    with explain_write_errors(f"the checkpoint {final}", checkpoint_name(folder)), new_folder(final) as temporary:
         for name, tensors in _tensors(models, optimizers).items():
             save_file(tensors, temporary / name)
         words = {"state": asdict(state), "settings": settings, "sha256": hash_files(temporary)}
@@ -100,9 +85,16 @@ def latest_checkpoint(folder: Path) -> Path | None:
     return max(folder.glob("update_??????"), default=None)
 
 
-def number_of(checkpoint: Path) -> int:
-    """Updates that were taken before it."""
-    return int(checkpoint.name.removeprefix("update_"))
+def checkpoint_name(folder: Path) -> str | None:
+    """The name of the newest checkpoint, if there is one."""
+    path = latest_checkpoint(folder)
+    return None if path is None else path.name
+
+
+def last_saved_update(folder: Path) -> int | None:
+    """Updates that the newest checkpoint has, if there is one."""
+    name = checkpoint_name(folder)
+    return None if name is None else int(name.removeprefix("update_"))
 
 
 def load_checkpoint(path: Path, models: Models, optimizers: Optimizers, settings: Mapping[str, Any]) -> TrainerState:
@@ -126,40 +118,22 @@ def load_checkpoint(path: Path, models: Models, optimizers: Optimizers, settings
         )
     _refuse_other_settings(path, words["settings"], settings)
     _load_weights(models.policy_parameters, load_file(path / "policy.safetensors"))
-    _load_weights(models.value_parameters, load_file(path / "value_model.safetensors"))
     _load_moments(optimizers.policy, load_file(path / "policy_optimizer.safetensors"))
-    _load_moments(optimizers.value, load_file(path / "value_optimizer.safetensors"))
+    if optimizers.value is not None:
+        _load_weights(models.value_parameters, load_file(path / "value_model.safetensors"))
+        _load_moments(optimizers.value, load_file(path / "value_optimizer.safetensors"))
     return TrainerState(**words["state"])
 
 
-@contextmanager
-def explain_write_errors(what: str, folder: Path) -> Iterator[None]:
-    """Write something of a run.
-
-    Args:
-        what: is written, for the message.
-        folder: of all checkpoints.
-
-    Raises:
-        CheckpointError: it cannot be written.
-    """
-    try:
-        yield
-    except (OSError, SafetensorError) as error:
-        last = latest_checkpoint(folder)
-        kept = f"{last.name} is as it was, and a run goes on from there" if last else "there is no checkpoint yet"
-        raise CheckpointError(
-            f"{what} could not be written ({error}); {kept}. Make room on the disk and start again"
-        ) from error
-
-
 def _tensors(models: Models, optimizers: Optimizers) -> dict[str, dict[str, Tensor]]:
-    return {
+    tensors = {
         "policy.safetensors": _weights(models.policy_parameters),
-        "value_model.safetensors": _weights(models.value_parameters),
         "policy_optimizer.safetensors": _moments(optimizers.policy),
-        "value_optimizer.safetensors": _moments(optimizers.value),
     }
+    if optimizers.value is not None:
+        tensors["value_model.safetensors"] = _weights(models.value_parameters)
+        tensors["value_optimizer.safetensors"] = _moments(optimizers.value)
+    return tensors
 
 
 def _weights(parameters: Parameters) -> dict[str, Tensor]:

@@ -1,17 +1,15 @@
-"""Checks of a PPO run, and remarks on a finished run for the readers of its card."""
+"""Checks of a run: what must hold at its start, and numbers that must be finite."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import torch
 
-from rlhf.config.rl import AlarmsConfig, RLConfig
+from rlhf.config.rl import AlarmsConfig
 from rlhf.errors import StartError, TrainingDivergedError
 from rlhf.rl.checkpoint import latest_checkpoint
 from rlhf.rl.models import Models
-from rlhf.rl.objective import best_evaluation, paired_gain
 from rlhf.rl.optimization import MinibatchStatistics
 from rlhf.rl.rollout import Rollout
 
@@ -88,64 +86,3 @@ def check_ratio_starts_at_one(first_minibatch: MinibatchStatistics, alarms: Alar
             f"the probability ratio is not 1 on the first minibatch: off by {error:.3g}, {allowed} allowed; "
             "the rollout's scoring pass and training do not compute the same log-probabilities",
         )
-
-
-def run_flags(
-    config: RLConfig,
-    evaluations: Sequence[Mapping[str, Any]],
-    stopped_because: str,
-    alarms: Sequence[Mapping[str, Any]],
-) -> list[str]:
-    """Sentences about a run that a reader of its card should see; none where all went well.
-
-    Args:
-        config: PPO's settings.
-        evaluations: the held-out ones, in order.
-        stopped_because: why the run ended.
-        alarms: those that went off, in order.
-    """
-    best = best_evaluation(evaluations, config.kl_budget)
-    flags = []
-    if stopped_because == "kl_budget":
-        flags.append(
-            f"Training was stopped because the KL to the SFT policy passed {config.kl_budget:g} nats per response."
-        )
-    if best["update"] == 0:
-        flags.append(_why_none_was_chosen(config, evaluations))
-    if not any(source.kind == "trained" for source in config.rewards):
-        flags.append(
-            "The checkpoint was chosen by the score that PPO climbs itself, on prompts that it was not trained on: "
-            "no source is the trained reward model, which the selection reward model could stand for. Whether the "
-            "score is what is wanted, this cannot show."
-        )
-    for alarm in alarms:
-        ended = " It ended the run." if alarm["name"] == stopped_because else ""
-        recovered = ""
-        if alarm["name"] == "overoptimization" and best["update"] > alarm["update"]:
-            recovered = (
-                f" The run recovered: held-out evidence was best after update {best['update']}, which was chosen."
-            )
-        flags.append(f"Alarm `{alarm['name']}` after update {alarm['update']}: {alarm['message']}.{ended}{recovered}")
-    return flags
-
-
-def _why_none_was_chosen(config: RLConfig, evaluations: Sequence[Mapping[str, Any]]) -> str:
-    """No checkpoint was chosen, and how near the best came."""
-    kept = "so the SFT policy was kept."
-    within = [evaluation for evaluation in evaluations[1:] if evaluation["kl"] <= config.kl_budget]
-    if not within:
-        beyond = f"Every checkpoint was beyond the KL budget of {config.kl_budget:g} nats per response on held-out"
-        return f"{beyond} prompts, {kept} Raise rl.kl_coef, lower the learning rate, or evaluate more often."
-    best = max(within, key=lambda evaluation: evaluation["objective"])
-    if len(best["objectives"]) < 2:
-        return (
-            f"With one validation prompt no checkpoint can be shown to be better than the SFT policy, {kept} Raise "
-            f"rl.num_validation_prompts."
-        )
-    gain = paired_gain(best, evaluations[0])
-    if gain.mean > 0:
-        return (
-            f"No checkpoint was better than the SFT policy on held-out evidence by more than the standard error "
-            f"(update {best['update']}: {gain.mean:+.3f}, standard error {gain.standard_error:.3f}), {kept}"
-        )
-    return f"No checkpoint was better than the SFT policy on held-out evidence, {kept}"

@@ -1,4 +1,4 @@
-"""Context of all updates of a PPO run: settings, models, optimizers, prompts and demonstrations."""
+"""Context of all updates of a run: settings, models, optimizers, prompts and demonstrations."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -9,7 +9,8 @@ from torch.optim import AdamW, Optimizer
 
 from rlhf.config.rl import RLConfig
 from rlhf.modeling.context import StageContext
-from rlhf.modeling.conversations import Conversation
+from rlhf.policy.context import PolicyContext, Prompts
+from rlhf.rl.algorithms import ALGORITHMS, Algorithm
 from rlhf.rl.models import Models
 
 ADAM_EPS = 1e-5
@@ -19,55 +20,50 @@ Demonstrations = Sequence[tuple[list[int], list[int]]]
 
 
 @dataclass(frozen=True)
-class Prompts:
-    """Prompts as they are written and as token ids."""
-
-    conversations: Sequence[Conversation]
-    ids: Sequence[Sequence[int]]
-
-    def pick(self, index: Sequence[int]) -> "Prompts":
-        """The prompts that `index` names, in its order."""
-        return Prompts([self.conversations[i] for i in index], [self.ids[i] for i in index])
-
-
-@dataclass(frozen=True)
 class Optimizers:
-    """AdamW for the policy and for the value model."""
+    """AdamW for the policy, and for the value model where there is one."""
 
     policy: Optimizer
-    value: Optimizer
+    value: Optimizer | None
 
 
 @dataclass(frozen=True)
-class RLContext(StageContext[RLConfig]):
+class RLContext(PolicyContext[RLConfig]):
     """The stage's context with what updates need.
 
     Attributes:
         models: those that learn, and those that do not.
-        optimizers: of those that learn.
-        prompts: every training prompt.
+        algorithm: the method.
+        optimizers: of the models that learn.
         demonstrations: those of PPO-ptx, where `ptx_coef` is set.
     """
 
     models: Models
+    algorithm: Algorithm
     optimizers: Optimizers
-    prompts: Prompts
     demonstrations: Demonstrations | None = None
 
 
 def make_context(
-    stage: StageContext[RLConfig], models: Models, prompts: Prompts, demonstrations: Demonstrations | None = None
+    stage: StageContext[RLConfig],
+    models: Models,
+    prompts: Prompts,
+    demonstrations: Demonstrations | None = None,
+    method: str = "ppo",
 ) -> RLContext:
     """The context of updates, with optimizers that have not taken a step."""
     optimizers = make_optimizers(stage.config, models)
-    return RLContext(stage.config, stage.setup, stage.tokenizer, models, optimizers, prompts, demonstrations)
+    return RLContext(
+        stage.config, stage.setup, stage.tokenizer, models, prompts, ALGORITHMS[method], optimizers, demonstrations
+    )
 
 
 def make_optimizers(config: RLConfig, models: Models) -> Optimizers:
     """Optimizers over whatever of the two models is trained."""
+    value = list(models.value_parameters.values())
     return Optimizers(
         _adamw(list(models.policy_parameters.values()), config.learning_rate),
-        _adamw(list(models.value_parameters.values()), config.value_learning_rate),
+        _adamw(value, config.value_learning_rate) if value else None,
     )
 
 

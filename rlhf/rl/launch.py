@@ -1,4 +1,4 @@
-"""Starts the processes of one PPO run, and stands for them where the stage was called.
+"""Starts the processes of one run, and stands for them where the stage was called.
 
 Metrics, progress and log lines of the first process come through a connection as they arise. An error in any process
 ends all of them and is raised here; the end of this process, however it comes, ends them too.
@@ -24,8 +24,8 @@ from typing import Any
 from torch.distributed import TCPStore  # type: ignore[attr-defined]
 
 from rlhf.errors import RLHFError
+from rlhf.policy.distributed import LostProcessError, ProcessesError
 from rlhf.progress import report_progress
-from rlhf.rl.distributed import LostProcessError, ProcessesError
 from rlhf.rl.request import RLRequest
 from rlhf.workspace import Workspace
 
@@ -55,7 +55,7 @@ class Worker:
 
 
 def train_in_processes(request: RLRequest, workspace: Workspace) -> None:
-    """Run `rlhf.rl.stage.train_policy` in `compute.num_processes` processes on this machine.
+    """Run `rlhf.rl.stage.train_from_rollouts` in `compute.num_processes` processes on this machine.
 
     Args:
         request: what it was called with.

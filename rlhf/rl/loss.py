@@ -1,4 +1,4 @@
-"""PPO's losses as sums over tokens, to be divided by the tokens of the whole minibatch.
+"""The losses as sums over tokens, to be divided by the tokens, or the responses, of the whole minibatch.
 
 Shapes: B responses, R token columns. Sums, because a minibatch may be computed in micro-batches of unequal numbers of
 tokens, and its loss must not depend on how it was cut.
@@ -31,7 +31,12 @@ class PolicyLoss(ClippedLoss):
 
 
 def policy_loss(
-    logprobs: Tensor, old_logprobs: Tensor, advantages: Tensor, response_mask: Tensor, clip_range: float
+    logprobs: Tensor,
+    old_logprobs: Tensor,
+    advantages: Tensor,
+    response_mask: Tensor,
+    clip_range: float,
+    row_weights: Tensor | None = None,
 ) -> PolicyLoss:
     """Clipped surrogate objective, negated.
 
@@ -41,6 +46,7 @@ def policy_loss(
         advantages: [B, R].
         response_mask: True = keep, [B, R].
         clip_range: epsilon.
+        row_weights: weights of the responses, [B]; None: 1 for each.
 
     Source:
         Schulman et al., 1707.06347, equation 7.
@@ -49,7 +55,10 @@ def policy_loss(
     ratio = log_ratio.exp()
     unclipped = -advantages * ratio
     clipped = -advantages * ratio.clamp(1.0 - clip_range, 1.0 + clip_range)
-    loss = torch.maximum(unclipped, clipped).masked_fill(~response_mask, 0.0).sum()
+    losses = torch.maximum(unclipped, clipped)
+    if row_weights is not None:
+        losses = losses * row_weights[:, None]
+    loss = losses.masked_fill(~response_mask, 0.0).sum()
     num_clipped = ((clipped > unclipped) & response_mask).sum()
     approx_kl = (ratio - 1.0 - log_ratio).detach().sum()
     return PolicyLoss(loss, num_clipped, approx_kl)

@@ -1,6 +1,5 @@
-"""The models of a PPO run, by how much of them is shared."""
+"""The models of a run, by how much of them is shared."""
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,6 +13,7 @@ from rlhf.modeling.context import StageContext
 from rlhf.modeling.cpu.memory import trim_heap
 from rlhf.modeling.lora import add_adapters, leave_inputs, merged
 from rlhf.modeling.models import freeze, load_policy, load_reward_model
+from rlhf.policy.context import PolicyModels
 from rlhf.rewards.sources import Source, load_sources
 from rlhf.rl.adapters import Role, add_reward_model, add_value_model, add_zero_value_model, load_backbone, merged_policy
 from rlhf.rl.value_model import TrunkValueHead, ValueModel, output_size, start_value_model
@@ -21,50 +21,43 @@ from rlhf.rl.value_model import TrunkValueHead, ValueModel, output_size, start_v
 Parameters = dict[str, nn.Parameter]
 
 
-@dataclass(frozen=True)
-class Models:
-    """The models of a PPO run. Policy and value model learn, the others are frozen.
+@dataclass(frozen=True, kw_only=True)
+class Models(PolicyModels):
+    """The models of a run. Policy and value model learn, the others are frozen.
 
     Attributes:
-        policy: a causal language model, or what is called like one.
-        ref_policy: the SFT policy.
-        value_model: with a backbone of its own, or a head on the policy's.
-        sources: what scores are made of, in the order of the configuration.
-        selection_reward_model: chooses checkpoints; PPO does not see its scores.
+        value_model: with a backbone of its own, or a head on the policy's; None where the method has no critic.
         policy_parameters: what of the policy learns, by name.
-        value_parameters: what of the value model learns, by name.
-        export_policy: a plain copy of the policy, to be saved.
+        value_parameters: what of the value model learns, by name; empty without one.
     """
 
-    policy: Any
-    ref_policy: Any
-    value_model: ValueModel | TrunkValueHead
-    sources: tuple[Source, ...]
-    selection_reward_model: Any
+    value_model: ValueModel | TrunkValueHead | None
     policy_parameters: Parameters
     value_parameters: Parameters
-    export_policy: Callable[[], Any]
 
 
-def load_models(context: StageContext[RLConfig], start: Path, reward_models: Path) -> Models:
+def load_models(
+    context: StageContext[RLConfig], start: Path, reward_models: Path, *, has_critic: bool = True
+) -> Models:
     """Load policy, reference, value model and reward models, and share what `config.sharing` says.
 
     Args:
         context: of the stage.
         start: holds `policy/`, the SFT policy.
         reward_models: holds `reward_model/` and `selection_reward_model/`.
+        has_critic: whether there is a value model.
 
     Raises:
         ModelError: a model cannot be loaded, or cannot be shared.
         ConfigError: a reward source is not there.
     """
     load = _load_adapters if context.config.sharing == "adapters" else _load_apart
-    models = load(context, start / "policy", reward_models)
+    models = load(context, start / "policy", reward_models, has_critic=has_critic)
     trim_heap()
     return models
 
 
-def _load_apart(context: StageContext[RLConfig], start: Path, reward_models: Path) -> Models:
+def _load_apart(context: StageContext[RLConfig], start: Path, reward_models: Path, *, has_critic: bool) -> Models:
     config, compute = context.config, context.compute
     policy = load_policy(start, compute)
     if config.lora is not None:
@@ -74,21 +67,24 @@ def _load_apart(context: StageContext[RLConfig], start: Path, reward_models: Pat
     ref_policy = freeze(load_policy(start, compute), compute)
     trained = reward_models / "reward_model"
     sources = load_sources(context, lambda: freeze(load_reward_model(trained, compute), compute))
-    value_model: ValueModel | TrunkValueHead
-    if config.sharing == "trunk":
+    value_model: ValueModel | TrunkValueHead | None
+    if not has_critic:
+        value_model = None
+    elif config.sharing == "trunk":
         value_model = TrunkValueHead(policy).to(compute.device)
     else:
         like_policy = next((source for source in sources if _is_like(source, ref_policy)), None)
         value_model = _start_apart(like_policy, compute, start, trained)
+    selection = freeze(load_reward_model(reward_models / "selection_reward_model", compute), compute)
     return Models(
-        policy,
-        ref_policy,
-        value_model,
-        sources,
-        freeze(load_reward_model(reward_models / "selection_reward_model", compute), compute),
-        _trained(policy),
-        _trained(value_model),
-        lambda: merged(policy),
+        policy=policy,
+        ref_policy=ref_policy,
+        sources=sources,
+        selection_reward_model=selection,
+        export_policy=lambda: merged(policy),
+        value_model=value_model,
+        policy_parameters=_trained(policy),
+        value_parameters={} if value_model is None else _trained(value_model),
     )
 
 
@@ -110,25 +106,33 @@ def _start_apart(source: Source | None, compute: ComputeConfig, start: Path, tra
     return start_value_model(load_reward_model(folder, compute, source.config.revision))
 
 
-def _load_adapters(context: StageContext[RLConfig], start: Path, reward_models: Path) -> Models:
+def _load_adapters(context: StageContext[RLConfig], start: Path, reward_models: Path, *, has_critic: bool) -> Models:
     config, setup = context.config, context.setup
     assert config.lora is not None, "the configuration asks for it"
     backbone = load_backbone(start, config.lora, setup)
     folder = reward_models / "reward_model"
     sources = load_sources(context, lambda: add_reward_model(backbone, folder, "reward_model"))
     trained = next((source.model for source in sources if source.config.kind == "trained"), None)
-    value_model = (
-        add_value_model(backbone, folder, trained) if trained else add_zero_value_model(backbone, config.lora, setup)
-    )
+    value_model: ValueModel | None = None
+    value_parameters: Parameters = {}
+    if has_critic:
+        value_model = (
+            add_value_model(backbone, folder, trained)
+            if trained
+            else add_zero_value_model(backbone, config.lora, setup)
+        )
+        of_head = {f"head.{name}": parameter for name, parameter in value_model.head.named_parameters()}
+        value_parameters = backbone.parameters_of("value") | of_head
+    selection = add_reward_model(backbone, reward_models / "selection_reward_model", "selection_reward_model")
     return Models(
-        Role(backbone, "policy", backbone.causal_lm),
-        Role(backbone, None, backbone.causal_lm),
-        value_model,
-        sources,
-        add_reward_model(backbone, reward_models / "selection_reward_model", "selection_reward_model"),
-        backbone.parameters_of("policy"),
-        backbone.parameters_of("value") | {f"head.{name}": p for name, p in value_model.head.named_parameters()},
-        lambda: merged_policy(backbone, start, setup),
+        policy=Role(backbone, "policy", backbone.causal_lm),
+        ref_policy=Role(backbone, None, backbone.causal_lm),
+        sources=sources,
+        selection_reward_model=selection,
+        export_policy=lambda: merged_policy(backbone, start, setup),
+        value_model=value_model,
+        policy_parameters=backbone.parameters_of("policy"),
+        value_parameters=value_parameters,
     )
 
 

@@ -1,4 +1,4 @@
-"""One PPO update: passes over a rollout in minibatches, each a real optimizer step.
+"""One update: passes over a rollout in minibatches, each a real optimizer step.
 
 Shapes: M rows of a minibatch, R response columns.
 """
@@ -17,11 +17,13 @@ from rlhf.modeling.cpu.parallel import side_by_side
 from rlhf.modeling.device import cached_casts
 from rlhf.modeling.logprobs import chosen_logprobs, chosen_logprobs_and_entropy, response_logits
 from rlhf.modeling.precision import autocast
-from rlhf.rl import distributed as processes
+from rlhf.policy import distributed as processes
+from rlhf.policy.kl import kl_k3
+from rlhf.policy.sampling import micro_batches
 from rlhf.rl.context import Optimizers, RLContext
 from rlhf.rl.loss import policy_loss, value_loss
 from rlhf.rl.ptx import demonstration_loss
-from rlhf.rl.rollout import Rollout, micro_batches
+from rlhf.rl.rollout import Rollout, compared_anew
 from rlhf.rl.value_model import TrunkValueHead
 
 Totals = dict[str, Tensor]
@@ -39,7 +41,7 @@ def set_learning_rates(optimizers: Optimizers, config: RLConfig, update: int) ->
         (optimizers.policy, config.learning_rate),
         (optimizers.value, config.value_learning_rate),
     ):
-        for group in optimizer.param_groups:
+        for group in optimizer.param_groups if optimizer is not None else ():
             group["lr"] = peak * share
     return share
 
@@ -53,7 +55,7 @@ def optimize(context: RLContext, rollout: Rollout, update: int) -> list[Minibatc
     config, statistics = context.config, list[MinibatchStatistics]()
     for epoch in range(config.num_ppo_epochs):
         generator = torch.Generator().manual_seed(context.seed("minibatches", update, epoch))
-        order = torch.randperm(config.rollout_size, generator=generator).to(rollout.batch.input_ids.device)
+        order = _shuffled(context, generator).to(rollout.batch.input_ids.device)
         of_epoch = [
             train_minibatch(context, rollout, index, update, len(statistics) + number)
             for number, index in enumerate(order.split(config.minibatch_size))
@@ -63,6 +65,13 @@ def optimize(context: RLContext, rollout: Rollout, update: int) -> list[Minibatc
         if config.target_kl is not None and kl > config.target_kl:
             break
     return statistics
+
+
+def _shuffled(context: RLContext, generator: torch.Generator) -> Tensor:
+    """A rollout's rows in random order, [B]; where groups are compared each stays together."""
+    size = context.config.num_responses_per_prompt if context.algorithm.method.has_groups else 1
+    groups = torch.randperm(context.config.rollout_size // size, generator=generator)
+    return (groups[:, None] * size + torch.arange(size)).flatten()
 
 
 def train_minibatch(
@@ -81,10 +90,14 @@ def train_minibatch(
         number: of the minibatch within the update; it decides the demonstrations of PPO-ptx.
     """
     config, models = context.config, context.models
-    train_policy = update >= config.num_critic_warmup_updates
+    train_policy = not context.algorithm.method.has_critic or update >= config.num_critic_warmup_updates
+    if context.algorithm.by_pairs and number > 0:
+        rollout = compared_anew(context, rollout, index)
     step = MinibatchLoss(context, rollout, index, train_policy)
     norms = {}
-    if isinstance(models.value_model, TrunkValueHead):
+    if context.optimizers.value is None:
+        step.accumulate(step.policy)
+    elif isinstance(models.value_model, TrunkValueHead):
         step.accumulate(step.both)
         norms["value_grad_norm"] = _optimizer_step(context.optimizers.value, config)
     elif config.side_by_side and train_policy:
@@ -111,8 +124,11 @@ class MinibatchLoss:
         config = context.config
         by_length = torch.cat(micro_batches(rollout.batch, index, len(index)))
         own = processes.local_rows(by_length)
-        self.micro_batches = micro_batches(rollout.batch, own, config.micro_batch_size or config.minibatch_size)
-        self.num_tokens = int(rollout.batch.response_mask[index].sum())
+        self.micro_batches = micro_batches(rollout.batch, own, config.rows_per_pass)
+        mask, averaging = rollout.batch.response_mask[index], context.algorithm.averaging
+        self.num_tokens = int(mask.sum())
+        self.divisor = averaging.divisor(mask, config.max_response_tokens)
+        self.row_weights = averaging.row_weights
         self.totals: Totals = defaultdict(lambda: torch.zeros((), dtype=torch.float64))
         self.ratio_error = torch.zeros(())
 
@@ -121,7 +137,7 @@ class MinibatchLoss:
         with cached_casts(self.context.compute):
             for rows in self.micro_batches:
                 loss, totals = losses(rows, self.rollout.batch.rows(rows))
-                (loss / self.num_tokens).backward()
+                (loss / self.divisor).backward()
                 for name, value in totals.items():
                     self.totals[name] = self.totals[name] + value.detach().double().cpu()
 
@@ -133,7 +149,7 @@ class MinibatchLoss:
     def value(self, rows: Tensor, batch: SequenceBatch) -> tuple[Tensor, Totals]:
         """The value model's own pass and loss."""
         with autocast(self.context.compute):
-            values = self.context.models.value_model(batch)
+            values = self._value_model(batch)
         return self._value_loss(rows, batch, values)
 
     def policy(self, rows: Tensor, batch: SequenceBatch) -> tuple[Tensor, Totals]:
@@ -144,12 +160,18 @@ class MinibatchLoss:
         """One pass for both losses; while only the critic learns, its gradient stops at the head."""
         with torch.set_grad_enabled(self.train_policy):
             logits = self._logits(batch)
-        values = self.context.models.value_model(batch, learn_backbone=self.train_policy)
+        values = self._value_model(batch, learn_backbone=self.train_policy)
         loss, totals = self._value_loss(rows, batch, values)
         if self.train_policy:
             policy_loss, of_policy = self._policy_loss(rows, batch, logits)
             loss, totals = loss + policy_loss, totals | of_policy
         return loss, totals
+
+    def _value_model(self, batch: SequenceBatch, **learning: bool) -> Tensor:
+        model = self.context.models.value_model
+        assert model is not None, "the method has no critic"
+        values: Tensor = model(batch, **learning)
+        return values
 
     def means(self) -> dict[str, float]:
         """Means over the tokens of the whole minibatch, of all processes."""
@@ -173,14 +195,22 @@ class MinibatchLoss:
             bonus = config.entropy_coef * entropy.masked_fill(~mask, 0.0).sum()
         else:
             logprobs = chosen_logprobs(logits, batch.responses, config.temperature)
-        loss = policy_loss(logprobs, old_logprobs, self.rollout.advantages[rows, columns], mask, config.clip_range)
+        weights = None if self.row_weights is None else self.row_weights(mask)
+        advantages = self.rollout.advantages[rows, columns]
+        loss = policy_loss(logprobs, old_logprobs, advantages, mask, config.clip_range, weights)
         error = ((logprobs.detach() - old_logprobs).exp() - 1.0).abs().masked_fill(~mask, 0.0).max()
         self.ratio_error = torch.maximum(self.ratio_error, error.cpu())
         totals = {"policy_loss": loss.loss, "clip_fraction": loss.num_clipped, "approx_kl": loss.approx_kl}
-        return loss.loss - bonus, totals
+        if self.rollout.loss_kl_coef == 0.0:
+            return loss.loss - bonus, totals
+        kl = kl_k3(logprobs, self.rollout.ref_logprobs[rows, columns])
+        kl = (kl if weights is None else kl * weights[:, None]).masked_fill(~mask, 0.0).sum()
+        return loss.loss - bonus + self.rollout.loss_kl_coef * kl, totals
 
     def _value_loss(self, rows: Tensor, batch: SequenceBatch, values: Tensor) -> tuple[Tensor, Totals]:
         config, columns = self.context.config, slice(0, batch.num_response_tokens)
+        assert self.rollout.values is not None, "the method has a critic"
+        assert self.rollout.returns is not None, "the method has a critic"
         loss = value_loss(
             values,
             self.rollout.values[rows, columns],

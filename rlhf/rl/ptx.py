@@ -10,7 +10,7 @@ from rlhf.modeling.batches import batches_by_length, pad_sequences
 from rlhf.modeling.context import StageContext
 from rlhf.modeling.logprobs import chosen_logprobs, response_logits
 from rlhf.modeling.precision import autocast
-from rlhf.rl import distributed as processes
+from rlhf.policy import distributed as processes
 from rlhf.rl.context import Demonstrations
 
 

@@ -1,4 +1,4 @@
-"""A PPO run as JSON, for the processes that share it."""
+"""A run as JSON, for the processes that share it."""
 
 from pathlib import Path
 
@@ -8,10 +8,12 @@ from rlhf.config.rl import RLConfig
 
 
 class RLRequest(Section):
-    """Arguments of `rlhf.rl.stage.train_policy`, as JSON."""
+    """Arguments of `rlhf.rl.stage.train_from_rollouts`, as JSON."""
 
-    policy: RLConfig
-    """PPO's settings."""
+    method: str
+    """One of `rlhf.config.rl.ROLLOUT_METHODS`."""
+    rl: RLConfig
+    """Its settings."""
     setup: Setup
     """Seed, model and compute."""
     data: Path

@@ -5,27 +5,31 @@ rows, and all of them hold the whole rollout.
 """
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import TypeVar
 
 import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
-from rlhf.config.rl import RewardSourceConfig, RLConfig
-from rlhf.modeling.batches import SequenceBatch, batches_by_length, pad_sequences
-from rlhf.modeling.context import StageContext
+from rlhf.modeling.batches import SequenceBatch
 from rlhf.modeling.cpu.parallel import side_by_side
 from rlhf.modeling.device import cached_casts, derive_seed
-from rlhf.modeling.generation import sample, sampling_noise
-from rlhf.modeling.logprobs import chosen_logprobs, chosen_logprobs_and_entropy, response_logits
+from rlhf.modeling.generation import sampling_noise
+from rlhf.modeling.logprobs import chosen_logprobs_and_entropy, response_logits
 from rlhf.modeling.precision import autocast
-from rlhf.rewards.sources import RunningMoments, SampledResponses, Source, apply_penalties, combine, raw_scores
-from rlhf.rl import distributed as processes
-from rlhf.rl.advantages import estimate_advantages
-from rlhf.rl.context import Prompts, RLContext
-from rlhf.rl.kl import kl_exact, kl_k1, token_rewards
+from rlhf.policy.kl import kl_k1, token_rewards
+from rlhf.policy.sampling import (
+    map_rows,
+    micro_batches,
+    response_logprobs_of,
+    sample_responses,
+    score_responses,
+)
+from rlhf.rewards.sources import RunningMoments, SampledResponses, apply_penalties, combine
+from rlhf.rl.advantages import best_against_worst, estimate_advantages
+from rlhf.rl.context import RLContext
 from rlhf.rl.value_model import TrunkValueHead
 
 # Of an update whose sampling is looked at: enough tokens to see another distribution, and no time to speak of.
@@ -34,7 +38,6 @@ _TOKENS_AT_A_TIME = 64
 
 A = TypeVar("A")
 B = TypeVar("B")
-RowFunction = Callable[[SequenceBatch], tuple[Tensor, ...]]
 
 
 @dataclass(frozen=True)
@@ -46,13 +49,14 @@ class Rollout:
         old_logprobs: log-probabilities under the policy that sampled, [B, R].
         ref_logprobs: under the SFT policy, [B, R].
         entropy: of the distribution that each token was drawn from, nats, [B, R].
-        values: of the value model before the update, [B, R].
+        values: of the value model before the update, [B, R]; None without a critic.
         source_scores: what each source says, less its offset, [B], by name.
         scores: their weighted sum, after clipping and penalties, [B].
         kl: k1 of each token, policy against reference, nats, [B, R].
         rewards: a token's reward, after the KL penalty, [B, R].
-        advantages: whitened, [B, R].
-        returns: targets of the value model, [B, R].
+        advantages: what a token is worth, [B, R]; of PPO whitened.
+        returns: targets of the value model, [B, R]; None without one.
+        loss_kl_coef: weight of the KL (k3) in a token's loss; 0 where the rewards have it.
         ended: whether the response has its EOS, [B].
         moments: of the sources' scores, this rollout's included.
     """
@@ -61,13 +65,14 @@ class Rollout:
     old_logprobs: Tensor
     ref_logprobs: Tensor
     entropy: Tensor
-    values: Tensor
+    values: Tensor | None
     source_scores: Mapping[str, Tensor]
     scores: Tensor
     kl: Tensor
     rewards: Tensor
     advantages: Tensor
-    returns: Tensor
+    returns: Tensor | None
+    loss_kl_coef: float
     ended: Tensor
     moments: Mapping[str, RunningMoments]
 
@@ -80,7 +85,7 @@ def rollout_prompts(seed: int, update: int, num_rollout_prompts: int, num_prompt
 
 
 def collect_rollout(context: RLContext, update: int, kl_coef: float, moments: Mapping[str, RunningMoments]) -> Rollout:
-    """Sample, score and estimate advantages.
+    """Sample, score and estimate advantages, as the method does.
 
     Args:
         context: of the run.
@@ -88,7 +93,7 @@ def collect_rollout(context: RLContext, update: int, kl_coef: float, moments: Ma
         kl_coef: weight of the KL penalty in this rollout.
         moments: of the sources' scores in the rollouts before.
     """
-    config, models = context.config, context.models
+    config, models, algorithm = context.config, context.models, context.algorithm
     chosen = _chosen_prompts(context, update)
     rows = sample_responses(context, context.prompts.pick(chosen), _noise_keys(update, chosen), context.setup.seed)
     mask, lengths = rows.batch.response_mask, rows.batch.response_mask.sum(1)
@@ -97,8 +102,15 @@ def collect_rollout(context: RLContext, update: int, kl_coef: float, moments: Ma
     combined, moments = combine(models.sources, source_scores, moments)
     scores = apply_penalties(combined, rows.ended, lengths, config)
     kl = kl_k1(old_logprobs, ref_logprobs)
-    rewards = token_rewards(scores, kl, mask, kl_coef)
-    estimate = estimate_advantages(rewards, values, mask, config.gamma, config.gae_lambda)
+    rewards = token_rewards(scores, kl, mask, kl_coef if algorithm.kl_in_reward(config) else 0.0)
+    returns = None
+    if values is not None:
+        estimate = estimate_advantages(rewards, values, mask, config.gamma, config.gae_lambda)
+        advantages, returns = estimate.advantages, estimate.returns
+    elif algorithm.estimate is not None:
+        advantages = algorithm.estimate(rewards, mask, config.num_responses_per_prompt)
+    else:
+        advantages = _of_pairs(context, scores, kl, mask)
     return Rollout(
         batch=rows.batch,
         old_logprobs=old_logprobs,
@@ -109,11 +121,36 @@ def collect_rollout(context: RLContext, update: int, kl_coef: float, moments: Ma
         scores=scores,
         kl=kl,
         rewards=rewards,
-        advantages=estimate.advantages,
-        returns=estimate.returns,
+        advantages=advantages,
+        returns=returns,
+        loss_kl_coef=kl_coef if algorithm.kl_in_loss(config) else 0.0,
         ended=rows.ended,
         moments=moments,
     )
+
+
+def compared_anew(context: RLContext, rollout: Rollout, index: Tensor) -> Rollout:
+    """The rollout with the pairs of some rows compared as the policy is now, for a step of online DPO on them.
+
+    Args:
+        context: whose policy has learned since it sampled.
+        rollout: what it sampled.
+        index: rows of whole groups, [M].
+    """
+    rows = index.sort().values
+    batch = rollout.batch.rows(rows)
+    columns = slice(0, batch.num_response_tokens)
+    with cached_casts(context.compute):
+        logprobs = response_logprobs_of(context, context.models.policy, batch)
+    log_ratios = logprobs - rollout.ref_logprobs[rows, columns]
+    advantages, old_logprobs = rollout.advantages.clone(), rollout.old_logprobs.clone()
+    advantages[rows, columns] = _of_pairs(context, rollout.scores[rows], log_ratios, batch.response_mask)
+    old_logprobs[rows, columns] = logprobs
+    return replace(rollout, advantages=advantages, old_logprobs=old_logprobs)
+
+
+def _of_pairs(context: RLContext, scores: Tensor, log_ratios: Tensor, mask: Tensor) -> Tensor:
+    return best_against_worst(scores, log_ratios, mask, context.config.num_responses_per_prompt, context.config.beta)
 
 
 @torch.no_grad()
@@ -148,97 +185,8 @@ def sampling_error(context: RLContext, rollout: Rollout, update: int) -> float:
     return largest
 
 
-def sample_responses(
-    context: RLContext, prompts: Prompts, noise_keys: Sequence[tuple[str | int, ...]], seed: int
-) -> SampledResponses:
-    """Sample a response to each prompt, each from noise of its own.
-
-    Args:
-        context: whose policy samples.
-        prompts: B of them.
-        noise_keys: what identifies each row's draw.
-        seed: of the draws.
-
-    Raises:
-        FloatingPointError: the policy's logits are not finite.
-    """
-    config, tokenizer, device = context.config, context.tokenizer, context.compute.device
-    own = processes.local_rows(torch.arange(len(prompts.ids))).tolist()
-    sampled: list[list[int]] = []
-    if own:  # of a few prompts a process may have none
-        noise = sampling_noise(seed, [noise_keys[i] for i in own], config.max_response_tokens)
-        ids = [prompts.ids[i] for i in own]
-        size = config.micro_batch_size or config.minibatch_size
-        sampled = sample(context.models.policy, ids, noise, tokenizer, context.compute, config.temperature, size)
-    responses = processes.all_gather(sampled, len(prompts.ids))
-    batch = pad_sequences(prompts.ids, responses, tokenizer.pad_token_id, device)
-    ended = torch.tensor([response[-1] == tokenizer.eos_token_id for response in responses], device=device)
-    return SampledResponses(batch, prompts.conversations, responses, ended)
-
-
-def response_logprobs_of(context: StageContext[RLConfig], model: object, batch: SequenceBatch) -> Tensor:
-    """Log-probabilities of the batch's responses, [B, R], 0 outside the mask."""
-
-    def logprobs(rows: SequenceBatch) -> tuple[Tensor, ...]:
-        with autocast(context.compute):
-            logits = response_logits(model, rows)
-        return (chosen_logprobs(logits, rows.responses, context.config.temperature),)
-
-    return map_rows(logprobs, batch, context.config)[0]
-
-
-def kl_of_responses(context: RLContext, batch: SequenceBatch) -> Tensor:
-    """Exact KL of policy to reference at each of the batch's response tokens, nats, [B, R], 0 outside the mask."""
-
-    def exact(rows: SequenceBatch) -> tuple[Tensor, ...]:
-        models = (context.models.policy, context.models.ref_policy)
-        with autocast(context.compute):
-            logits, ref_logits = (response_logits(model, rows) for model in models)
-        return (kl_exact(logits, ref_logits, context.config.temperature),)
-
-    return map_rows(exact, batch, context.config)[0]
-
-
-def score_responses(context: RLContext, rows: SampledResponses) -> dict[str, Tensor]:
-    """Scores [B] of every source, by its name."""
-    return {source.config.name: _scores(context, source, rows) for source in context.models.sources}
-
-
-def selection_scores(context: RLContext, rows: SampledResponses) -> Tensor:
-    """Scores [B] of the reward model that chooses checkpoints."""
-    name = RewardSourceConfig(name="selection_reward_model")
-    return _scores(context, Source(name, context.models.selection_reward_model), rows)
-
-
-@torch.no_grad()
-def _scores(context: RLContext, source: Source, rows: SampledResponses) -> Tensor:
-    scores = torch.zeros(len(rows.responses), device=rows.batch.input_ids.device)
-    for index in _own_micro_batches(rows.batch, context.config):
-        with autocast(context.compute):
-            scores[index] = raw_scores(context, source, _pick(rows, index))
-    return processes.all_reduce_sum(scores)
-
-
-@torch.no_grad()
-def map_rows(
-    compute_rows: RowFunction, batch: SequenceBatch, config: RLConfig, num_results: int = 1
-) -> tuple[Tensor, ...]:
-    """Apply a function of several [b, r] to trimmed rows of like length and put the results together, each [B, R]."""
-    results = [torch.zeros(batch.response_mask.shape, device=batch.input_ids.device) for _ in range(num_results)]
-    for index in _own_micro_batches(batch, config):
-        for result, part in zip(results, compute_rows(batch.rows(index)), strict=True):
-            result[index, : part.shape[1]] = part.float()
-    return tuple(processes.all_reduce_sum(result).masked_fill(~batch.response_mask, 0.0) for result in results)
-
-
-def micro_batches(batch: SequenceBatch, index: Tensor, size: int) -> list[Tensor]:
-    """The rows `index` in pieces of `size` rows of like length, the longest first."""
-    lengths = batch.lengths[index].tolist()
-    return [index[torch.tensor(piece, device=index.device)] for piece in batches_by_length(lengths, size)]
-
-
-def _policy_and_values(context: RLContext, batch: SequenceBatch) -> tuple[Tensor, ...]:
-    """Log-probabilities and entropy under the policy, and values, each [B, R]."""
+def _policy_and_values(context: RLContext, batch: SequenceBatch) -> tuple[Tensor, Tensor, Tensor | None]:
+    """Log-probabilities and entropy under the policy, and values where there is a value model, each [B, R]."""
     config, compute, models = context.config, context.compute, context.models
 
     def with_policy(rows: SequenceBatch) -> tuple[Tensor, ...]:
@@ -246,13 +194,22 @@ def _policy_and_values(context: RLContext, batch: SequenceBatch) -> tuple[Tensor
             logits = response_logits(models.policy, rows)
         return chosen_logprobs_and_entropy(logits, rows.responses, config.temperature)
 
+    value_model = models.value_model
+    if value_model is None:
+        with cached_casts(compute):
+            logprobs, entropy = map_rows(with_policy, batch, config, num_results=2)
+        return logprobs, entropy, None
+
     def with_values(rows: SequenceBatch) -> tuple[Tensor, ...]:
         with autocast(compute):
-            return (models.value_model(rows),)
+            return (value_model(rows),)
 
-    if isinstance(models.value_model, TrunkValueHead):
+    if isinstance(value_model, TrunkValueHead):
         with cached_casts(compute):
-            return map_rows(lambda rows: (*with_policy(rows), *with_values(rows)), batch, config, num_results=3)
+            logprobs, entropy, values = map_rows(
+                lambda rows: (*with_policy(rows), *with_values(rows)), batch, config, num_results=3
+            )
+        return logprobs, entropy, values
 
     def of_policy() -> tuple[Tensor, ...]:
         with cached_casts(compute):
@@ -262,8 +219,8 @@ def _policy_and_values(context: RLContext, batch: SequenceBatch) -> tuple[Tensor
         with cached_casts(compute):
             return map_rows(with_values, batch, config)
 
-    logprobs_and_entropy, values = _both(context, of_policy, of_value_model)
-    return (*logprobs_and_entropy, *values)
+    of_tokens, of_states = _both(context, of_policy, of_value_model)
+    return of_tokens[0], of_tokens[1], of_states[0]
 
 
 def _scores_and_ref_logprobs(context: RLContext, rows: SampledResponses) -> tuple[dict[str, Tensor], Tensor]:
@@ -281,21 +238,6 @@ def _both(context: RLContext, first: Callable[[], A], second: Callable[[], B]) -
     if context.config.side_by_side:
         return side_by_side(context.compute, first, second)
     return first(), second()
-
-
-def _own_micro_batches(batch: SequenceBatch, config: RLConfig) -> Iterator[Tensor]:
-    everything = torch.arange(len(batch.input_ids), device=batch.input_ids.device)
-    yield from micro_batches(batch, processes.local_rows(everything), config.micro_batch_size or config.minibatch_size)
-
-
-def _pick(rows: SampledResponses, index: Tensor) -> SampledResponses:
-    picked = index.tolist()
-    return SampledResponses(
-        rows.batch.rows(index),
-        [rows.prompts[i] for i in picked],
-        [rows.responses[i] for i in picked],
-        rows.ended[index],
-    )
 
 
 def _order(seed: int, epoch: int, num_prompts: int) -> list[int]:

@@ -1,8 +1,8 @@
-"""The PPO stage: from the SFT policy and two reward models to the checkpoint that held-out evidence prefers."""
+"""From the SFT policy and two reward models, by rollouts, to the checkpoint that held-out evidence prefers."""
 
 import logging
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
@@ -17,27 +17,28 @@ from rlhf.files.manifest import folder_sha256
 from rlhf.modeling.context import StageContext, start_stage
 from rlhf.modeling.conversations import Conversation, encode_pairs, encode_prompts
 from rlhf.modeling.cpu.memory import trim_heap
+from rlhf.policy import distributed as processes
+from rlhf.policy.alarms import AlarmState, watch_update
+from rlhf.policy.best_checkpoint import remove_other_candidates
+from rlhf.policy.choice import Choice, raise_alarms
+from rlhf.policy.context import Prompts
+from rlhf.policy.kl import steer_kl_coef
 from rlhf.progress import report_progress
 from rlhf.rewards.sources import RunningMoments
-from rlhf.rl import distributed as processes
-from rlhf.rl.alarms import Alarm, AlarmState, watch_evaluations, watch_update
-from rlhf.rl.best_checkpoint import keep_candidate, remove_other_candidates, write_results
+from rlhf.rl.algorithms import ALGORITHMS
 from rlhf.rl.checkpoint import (
     TrainerState,
-    explain_write_errors,
+    last_saved_update,
     latest_checkpoint,
     load_checkpoint,
     needed_bytes,
     save_checkpoint,
 )
 from rlhf.rl.checks import check_finite, check_weights
-from rlhf.rl.context import Demonstrations, Prompts, RLContext, make_context
-from rlhf.rl.kl import steer_kl_coef
+from rlhf.rl.context import Demonstrations, RLContext, make_context
 from rlhf.rl.models import load_models
-from rlhf.rl.objective import Units, best_evaluation
 from rlhf.rl.request import RLRequest
 from rlhf.rl.update import run_update
-from rlhf.rl.validation import validate, write_generations
 from rlhf.text.lines import read_json_lines
 from rlhf.workspace import Workspace
 
@@ -49,34 +50,34 @@ class Run:
     """Parts of a run that stay the same throughout."""
 
     context: RLContext
-    validation: Prompts
-    workspace: Workspace
+    choice: Choice
 
     @property
     def config(self) -> RLConfig:
-        """PPO's settings."""
+        """The method's settings."""
         return self.context.config
+
+    @property
+    def workspace(self) -> Workspace:
+        """Of the stage."""
+        return self.choice.workspace
 
     @cached_property
     def settings(self) -> dict[str, Any]:
         """All settings of the run by name, as JSON. A folder counts by what is in it: a project may move."""
         compute = self.context.compute.model_dump(mode="json")
         of_compute = {f"compute.{name}": value for name, value in compute.items()}
-        settings = self.config.model_dump(mode="json") | of_compute | {"seed": self.context.setup.seed}
+        own = {"method": self.context.algorithm.method.title, "seed": self.context.setup.seed}
+        settings = self.config.model_dump(mode="json") | of_compute | own
         for source in settings["rewards"]:
             if source["path"] is not None and Path(source["path"]).is_dir():
                 source["path"] = f"sha256:{folder_sha256(Path(source['path']))}"
         return settings
 
-    def log(self, metrics: Mapping[str, float], step: int | None) -> None:
-        """Log metrics, once for all processes."""
-        if processes.is_first():
-            self.workspace.log_metrics(metrics, step)
-
 
 def train(request: RLRequest, workspace: Workspace) -> None:
-    """Run PPO in this process, which may be one of several that were started; see `rlhf.rl.stage.train_policy`."""
-    context = start_stage(request.policy, request.setup, request.start / "policy")
+    """Train in this process, which may be one of several that were started; see `rlhf.rl.stage.train_from_rollouts`."""
+    context = start_stage(request.rl, request.setup, request.start / "policy")
     with processes.process_group(context.compute):
         _train(_prepare(context, request, workspace))
 
@@ -89,7 +90,7 @@ def _train(run: Run) -> None:
         state = _update(run, state)
     stopped_because = "finished" if state.next_update == config.num_updates else str(state.stopped_because)
     elapsed = time.monotonic() - started
-    logger.info("PPO: %s after %d updates, %.0f s", stopped_because, state.next_update, elapsed)
+    logger.info("training: %s after %d updates, %.0f s", stopped_because, state.next_update, elapsed)
     _finish(run, state, stopped_because)
 
 
@@ -102,7 +103,7 @@ def _update(run: Run, state: TrainerState) -> TrainerState:
     speed = {"policy/episodes_per_second": config.rollout_size / (time.monotonic() - start)}
     check_finite(outcome.metrics, update + 1, run.workspace.checkpoints)
     check_weights(run.context.models, update + 1, run.workspace.checkpoints)
-    state = _log(run, state, outcome.metrics | speed, update + 1)
+    state = run.choice.log_and_note(state, outcome.metrics | speed, update + 1)
     if processes.is_first():
         report_progress("policy", update + 1, config.num_updates)
     state = _watch(run, state, outcome.metrics)
@@ -135,37 +136,24 @@ def _save(run: Run, state: TrainerState) -> None:
     if processes.is_first():
         start = time.monotonic()
         save_checkpoint(run.workspace.checkpoints, state, models, optimizers, run.settings)
-        run.log({"policy/checkpoint_seconds": time.monotonic() - start}, state.next_update)
-        remove_other_candidates(run.workspace.checkpoints, state.evaluations, run.config.kl_budget)
-
-
-def _log(run: Run, state: TrainerState, metrics: Mapping[str, float], step: int) -> TrainerState:
-    """Log metrics, and note them: a run that goes on from here logs them again, so that its curves are whole."""
-    run.log(metrics, step)
-    return replace(state, logged=[*state.logged, [step, dict(metrics)]])
+        run.choice.log({"policy/checkpoint_seconds": time.monotonic() - start}, state.next_update)
+        remove_other_candidates(run.workspace.checkpoints, state.evaluations, run.config.kl_budget, state.next_update)
 
 
 def _watch(run: Run, state: TrainerState, metrics: Mapping[str, float]) -> TrainerState:
     """Look at an update's metrics; a fatal alarm or a spent KL budget is a reason to stop."""
     memory, alarms = watch_update(run.config.alarms, AlarmState(**state.alarms), metrics, state.next_update + 1)
-    state = _alarmed(state, memory, alarms)
+    state = raise_alarms(state, memory, alarms)
     if state.stopped_because is None and metrics["policy/kl_mean"] > run.config.kl_budget:
         state = replace(state, stopped_because="kl_budget")
     return state
 
 
-def _alarmed(state: TrainerState, memory: AlarmState, alarms: Sequence[Alarm]) -> TrainerState:
-    """Say which alarms went off, and note them; the first fatal one is why the run stops."""
-    for alarm in alarms:
-        logger.warning("alarm %s after update %d: %s", alarm.name, alarm.update, alarm.message)
-    fatal = next((alarm.name for alarm in alarms if alarm.fatal), None)
-    return replace(state, alarms=asdict(memory), stopped_because=state.stopped_because or fatal)
-
-
 def _prepare(context: StageContext[RLConfig], request: RLRequest, workspace: Workspace) -> Run:
     config, tokenizer, data = context.config, context.tokenizer, request.data
-    models = load_models(context, request.start, request.reward_models)
-    check_room(workspace.checkpoints, needed_bytes(models), "PPO's checkpoints")
+    has_critic = ALGORITHMS[request.method].method.has_critic
+    models = load_models(context, request.start, request.reward_models, has_critic=has_critic)
+    check_room(workspace.checkpoints, needed_bytes(models), "the policy's checkpoints")
     prompts = _read_prompts(data / "prompts" / "train.jsonl")
     # Each once: two rows of one prompt are no independent witnesses of a gain.
     by_key = {prompt_key(prompt): prompt for prompt in _read_prompts(data / "prompts" / "validation.jsonl")}
@@ -176,8 +164,11 @@ def _prepare(context: StageContext[RLConfig], request: RLRequest, workspace: Wor
         models,
         Prompts(prompts, encode_prompts(tokenizer, prompts)),
         _read_demonstrations(demonstrations, tokenizer) if config.ptx_coef else None,
+        request.method,
     )
-    return Run(updates, Prompts(validation, encode_prompts(tokenizer, validation)), workspace)
+    prompts_to_validate = Prompts(validation, encode_prompts(tokenizer, validation))
+    choice = Choice(updates, config.alarms, prompts_to_validate, workspace, config.num_updates, config.rollout_size)
+    return Run(updates, choice)
 
 
 def _read_prompts(path: Path) -> list[Conversation]:
@@ -201,52 +192,23 @@ def _resume(run: Run) -> TrainerState:
     path = latest_checkpoint(run.workspace.checkpoints)
     processes.check_agreed("newest checkpoint", path.name if path else "none")
     if path is not None:
-        logger.info("PPO goes on from %s", path.name)
+        logger.info("training goes on from %s", path.name)
         state = load_checkpoint(path, run.context.models, run.context.optimizers, run.settings)
-        for step, metrics in state.logged:
-            run.log(metrics, step)
+        run.choice.log_again(state)
         processes.wait_for_all()  # before the first one writes, and removes what the others read
         return state
-    return _evaluate(run, TrainerState(0, run.config.kl_coef))
+    return _evaluate(run, TrainerState(kl_coef=run.config.kl_coef))
 
 
 def _evaluate(run: Run, state: TrainerState) -> TrainerState:
-    """Evaluate on validation prompts; a policy that is better than all before it is kept."""
-    models = run.context.models
     with _diverging(run, state.next_update):
-        units = Units.from_dict(state.units) if state.units else None
-        evaluation, generations, units = validate(run.context, run.validation, state.next_update, units)
-    logger.info(
-        "update %d/%d: score %.3f, held-out score %.3f, KL %.2f, objective %.3f",
-        evaluation.update,
-        run.config.num_updates,
-        evaluation.score,
-        evaluation.held_out_score,
-        evaluation.kl,
-        evaluation.objective,
-    )
-    state = _log(run, state, evaluation.metrics(), state.next_update)
-    evaluations = [*state.evaluations, asdict(evaluation)]
-    if processes.is_first():
-        with explain_write_errors("the generations of a held-out evaluation", run.workspace.checkpoints):
-            write_generations(run.workspace.checkpoints, evaluation.update, generations)
-        if best_evaluation(evaluations, run.config.kl_budget)["update"] == state.next_update:
-            keep_candidate(run.workspace.checkpoints, evaluation.update, models.export_policy(), run.context.tokenizer)
-            remove_other_candidates(run.workspace.checkpoints, evaluations, run.config.kl_budget)
-    memory, alarms = watch_evaluations(run.config.alarms, AlarmState(**state.alarms), evaluations, run.config.kl_budget)
-    return _alarmed(replace(state, evaluations=evaluations, units=asdict(units)), memory, alarms)
+        return run.choice.evaluate(state, state.next_update, last_saved_update(run.workspace.checkpoints))
 
 
 def _finish(run: Run, state: TrainerState, stopped_because: str) -> None:
     if state.evaluations[-1]["update"] != state.next_update:
         state = _evaluate(run, state)
-    if processes.is_first():
-        with explain_write_errors("PPO's output", run.workspace.checkpoints):
-            write_results(run.workspace, state, stopped_because, run.config)
-        best = best_evaluation(state.evaluations, run.config.kl_budget)
-        run.log({"policy/chosen_update": best["update"], "policy/chosen_objective": best["objective"]}, None)
-        run.log({"policy/num_alarms": len(state.alarms["raised"])}, None)
-    processes.wait_for_all()
+    run.choice.finish(state, state.next_update, stopped_because)
 
 
 def _next_kl_coef(config: RLConfig, kl_coef: float, kl: float) -> float:

@@ -1,13 +1,14 @@
-"""One update of PPO from beginning to end: a rollout, what is learned from it, and its metrics."""
+"""One update from beginning to end: a rollout, what is learned from it, and its metrics."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from rlhf.modeling.cpu.memory import trim_heap
+from rlhf.policy.kl import kl_k3, response_kl
 from rlhf.rewards.sources import RunningMoments
+from rlhf.rl.advantages import constant_groups
 from rlhf.rl.checks import check_kl_starts_at_zero, check_ratio_starts_at_one, check_sampling_is_scored
 from rlhf.rl.context import RLContext
-from rlhf.rl.kl import kl_k3, response_kl
 from rlhf.rl.loss import explained_variance
 from rlhf.rl.optimization import MinibatchStatistics, optimize, set_learning_rates
 from rlhf.rl.rollout import Rollout, collect_rollout, sampling_error
@@ -54,9 +55,11 @@ def run_update(
     statistics = optimize(context, rollout, update)
     if not config.side_by_side:  # which gives memory for time
         trim_heap()
-    if update == config.num_critic_warmup_updates:
+    if update == (config.num_critic_warmup_updates if context.algorithm.method.has_critic else 0):
         check_ratio_starts_at_one(statistics[0], config.alarms, dtype)
     of_steps = {"policy/kl_coef": kl_coef, "policy/learning_rate": config.learning_rate * share}
+    if context.algorithm.method.has_groups:
+        of_steps["policy/constant_groups"] = constant_groups(rollout.scores, config.num_responses_per_prompt)
     return Update(rollout, _metrics(rollout, statistics) | of_steps)
 
 
@@ -70,6 +73,9 @@ def _metrics(rollout: Rollout, statistics: Sequence[MinibatchStatistics]) -> dic
     }
     if "ratio_error" in statistics[0]:
         means["policy/ratio_error"] = statistics[0]["ratio_error"]
+    critic = {}
+    if rollout.values is not None and rollout.returns is not None:
+        critic = {"policy/explained_variance": explained_variance(rollout.values, rollout.returns, mask)}
     sources = {f"policy/source_score_mean/{name}": float(s.mean()) for name, s in rollout.source_scores.items()}
     return (
         means
@@ -83,6 +89,6 @@ def _metrics(rollout: Rollout, statistics: Sequence[MinibatchStatistics]) -> dic
             "policy/reward_mean": float(rollout.rewards.sum(1).mean()),
             "policy/response_tokens_mean": float(mask.sum(1).float().mean()),
             "policy/eos_rate": float(rollout.ended.float().mean()),
-            "policy/explained_variance": explained_variance(rollout.values, rollout.returns, mask),
         }
+        | critic
     )

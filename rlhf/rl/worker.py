@@ -1,4 +1,4 @@
-"""One process of a PPO run that several share: `python -m rlhf.rl.worker REQUEST.json`.
+"""One process of a run that several share: `python -m rlhf.rl.worker REQUEST.json`.
 
 The stage starts its own (`rlhf.rl.launch`) and leaves the request of its last run in
 `CHECKPOINTS/processes/request.json`. By hand, on one machine or on several that share a disk, it is
@@ -134,12 +134,14 @@ def _for_parent(request: RLRequest, parent: ParentConnection) -> int:
 
 
 def _train(request: RLRequest, log_metrics: MetricLog) -> None:
-    from rlhf.rl.stage import train_policy
+    from rlhf.rl.stage import train_from_rollouts
 
     workspace = Workspace(request.output, request.report, request.checkpoints, log_metrics)
     for folder in (workspace.output, workspace.report, workspace.checkpoints):
         folder.mkdir(parents=True, exist_ok=True)
-    train_policy(request.policy, request.setup, request.data, request.start, request.reward_models, workspace)
+    train_from_rollouts(
+        request.method, request.rl, request.setup, request.data, request.start, request.reward_models, workspace
+    )
 
 
 def _file_log(path: Path) -> MetricLog:

@@ -20,7 +20,7 @@ from tasks.pipeline_run import cancel_on_signal, pipeline_run  # noqa: E402
 from tasks.stage import Attempt, stage  # noqa: E402
 
 
-@stage("sft", version="1", module="rlhf.rl.masking")
+@stage("sft", version="1", module="rlhf.policy.masking")
 def wait(attempt: Attempt, config: SFTConfig) -> ModelRef:
     """Wait."""
     resumed = (attempt.workspace.checkpoints / "step_1").exists()

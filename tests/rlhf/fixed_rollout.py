@@ -11,12 +11,13 @@ from tiny_world import SETUP
 
 from rlhf.config.rl import RLConfig
 from rlhf.modeling.context import start_stage
-from rlhf.rl import distributed as processes
-from rlhf.rl.context import Prompts, make_context
+from rlhf.policy import distributed as processes
+from rlhf.policy.context import Prompts
+from rlhf.policy.validation import validate
+from rlhf.rl.context import make_context
 from rlhf.rl.models import load_models
 from rlhf.rl.optimization import train_minibatch
 from rlhf.rl.rollout import Rollout, collect_rollout
-from rlhf.rl.validation import validate
 
 BASE = {"rollout_size": 16, "num_minibatches": 2, "max_response_tokens": 24, "max_grad_norm": 1e9, "temperature": 0.8}
 CASES = {
@@ -104,7 +105,7 @@ def save_all(world):
 
 
 def try_collectives():
-    """What the functions of `rlhf.rl.distributed` give in this one of two processes."""
+    """What the functions of `rlhf.policy.distributed` give in this one of two processes."""
     rank = dist.get_rank()
     parameters = [torch.nn.Parameter(torch.ones(2)) for _ in range(3)]
     parameters[0].grad = torch.tensor([1.0, 10.0]) * (rank + 1)

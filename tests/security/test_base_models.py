@@ -10,7 +10,7 @@ import pytest
 
 from rlhf.config.model import ArchitectureConfig, ComputeConfig, ModelConfig, Setup
 from rlhf.config.pipeline import PipelineConfig
-from rlhf.config.rl import RewardSourceConfig
+from rlhf.config.policy import RewardSourceConfig
 from rlhf.errors import ModelError
 from rlhf.modeling import template_trial
 from rlhf.modeling.checks import check_model

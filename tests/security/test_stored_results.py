@@ -25,7 +25,7 @@ pytestmark = pytest.mark.usefixtures("project_root", "prefect_server")
 Tamper = Callable[[dict[str, Any], Path], dict[str, Any]]
 
 
-@stage("sft", version="1", module="rlhf.rl.masking")
+@stage("sft", version="1", module="rlhf.policy.masking")
 def train(attempt: Attempt, config: SFTConfig) -> ModelRef:
     """Write a file."""
     (attempt.workspace.output / "weights").write_text("w")

@@ -56,7 +56,7 @@ class Trainer:
 TRAINER = Trainer()
 
 
-@stage("sft", version="1", module="rlhf.rl.masking")
+@stage("sft", version="1", module="rlhf.policy.masking")
 def train(attempt: Attempt, config: SFTConfig) -> ModelRef:
     """Write a file, and say so."""
     TRAINER.train(attempt)

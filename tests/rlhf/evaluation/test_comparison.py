@@ -8,8 +8,8 @@ import pytest
 from known_models import EASY, HARD, HEDGED, PLAIN, SETUP, make_tokenizer, saying_policy, word_reward_model
 
 from rlhf.config.evaluation import EvaluationConfig
+from rlhf.config.policy import RewardSourceConfig
 from rlhf.config.retrain import JudgesConfig, RetrainConfig
-from rlhf.config.rl import RewardSourceConfig
 from rlhf.errors import ConfigError, DataError
 from rlhf.evaluation.comparison import compare_policies
 from rlhf.modeling.models import save_model

@@ -9,8 +9,8 @@ from known_models import SETUP
 from transformers import AutoModelForSequenceClassification
 
 from rlhf.config.evaluation import EvaluationConfig, RewardAuditConfig
+from rlhf.config.policy import RewardSourceConfig
 from rlhf.config.retrain import JudgesConfig
-from rlhf.config.rl import RewardSourceConfig
 from rlhf.errors import ModelError
 from rlhf.evaluation.comparison import compare_policies
 from rlhf.evaluation.policy import evaluate_policy

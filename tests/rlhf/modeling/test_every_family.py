@@ -24,7 +24,7 @@ from rlhf.modeling.device import derive_seed
 from rlhf.modeling.lora import add_adapters
 from rlhf.modeling.models import load_policy, load_reward_model
 from rlhf.modeling.tokenizer import load_tokenizer
-from rlhf.rl.stage import train_policy
+from rlhf.rl.stage import train_from_rollouts
 from rlhf.supervised.reward_model import train_reward_models
 from rlhf.supervised.sft import evaluate_completions, train_sft
 from rlhf.supervised.trainer import switch_dropout_off, training_order
@@ -59,7 +59,7 @@ def run_pipeline(family, dtype, sharing, data, folder):
     train_sft(SFT, setup, data, sft)
     train_reward_models(REWARD.model_copy(update={"lora": lora}), setup, data, sft.output, reward_models)
     config = RLConfig.model_validate(PPO | {"sharing": sharing, "lora": lora})
-    train_policy(config, setup, data, sft.output, reward_models.output, ppo)
+    train_from_rollouts("ppo", config, setup, data, sft.output, reward_models.output, ppo)
     evaluate_policy(EVALUATION, setup, 6, data, ppo.output, sft.output, reward_models.output, evaluation)
     return runs
 

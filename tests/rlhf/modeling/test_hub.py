@@ -12,7 +12,8 @@ from made_hub import Hub, hub
 
 from rlhf.config.model import ModelConfig, Setup
 from rlhf.config.pipeline import PipelineConfig
-from rlhf.config.rl import RewardSourceConfig, RLConfig
+from rlhf.config.policy import RewardSourceConfig
+from rlhf.config.rl import RLConfig
 from rlhf.errors import ModelError
 from rlhf.modeling.context import StageContext
 from rlhf.modeling.hub import at_commits, sources_at_commits

@@ -12,7 +12,7 @@ from model_families import FAMILIES
 from safetensors.torch import load_file, save_file
 
 from rlhf.config.model import ModelConfig
-from rlhf.config.rl import RewardSourceConfig
+from rlhf.config.policy import RewardSourceConfig
 from rlhf.errors import ModelError
 from rlhf.modeling.checks import check_model
 from rlhf.modeling.models import load_policy, load_reward_model

@@ -9,8 +9,9 @@ from made_tokenizers import CHATML, byte_level, sentencepiece_bpe
 
 from rlhf.config.model import ModelConfig
 from rlhf.config.pipeline import PipelineConfig
+from rlhf.config.policy import RewardSourceConfig
 from rlhf.config.retrain import SafetyGate
-from rlhf.config.rl import RewardSourceConfig, RLConfig
+from rlhf.config.rl import RLConfig
 from rlhf.errors import InputError, ModelError
 from rlhf.modeling import templates
 from rlhf.modeling.conversations import decode_responses, encode_pairs

@@ -6,7 +6,8 @@ import pytest
 
 from rlhf.config.model import ModelConfig
 from rlhf.config.pipeline import PipelineConfig
-from rlhf.config.rl import RewardSourceConfig, RLConfig
+from rlhf.config.policy import RewardSourceConfig
+from rlhf.config.rl import RLConfig
 from rlhf.errors import InputError
 from rlhf.provenance import GitState, Patch, StageRecord
 from rlhf.provenance.capture import begin_record, default_remote, with_data, with_stage

@@ -68,7 +68,7 @@ def test_a_fingerprint_depends_on_all_that_decides():
         ppo_print(setup=SETUP.model_copy(update={"compute": SETUP.compute.model_copy(update={"num_threads": 7})})),
         stage_fingerprint("policy", "2", {"config": RLConfig(), "setup": SETUP}, "rlhf.rl.optimization"),
         stage_fingerprint("sft", "1", {"config": RLConfig(), "setup": SETUP}, "rlhf.rl.optimization"),
-        stage_fingerprint("policy", "1", {"config": RLConfig(), "setup": SETUP}, "rlhf.rl.kl"),
+        stage_fingerprint("policy", "1", {"config": RLConfig(), "setup": SETUP}, "rlhf.policy.kl"),
         ppo_print(more=1),
     }
     assert len(prints) == 8

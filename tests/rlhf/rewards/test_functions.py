@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from rlhf.config.pipeline import PipelineConfig
-from rlhf.config.rl import RewardSourceConfig, RLConfig
+from rlhf.config.policy import RewardSourceConfig
+from rlhf.config.rl import RLConfig
 from rlhf.errors import ConfigError
 from rlhf.provenance import GitState, Patch
 from rlhf.provenance import capture as recording
@@ -102,7 +103,7 @@ class TestFingerprint:
     @staticmethod
     def print_of(*rewards):
         fingerprints._source_sha256.cache_clear()
-        return stage_fingerprint("policy", "1", {"config": RLConfig(rewards=rewards)}, "rlhf.rl.masking")
+        return stage_fingerprint("policy", "1", {"config": RLConfig(rewards=rewards)}, "rlhf.policy.masking")
 
     def test_it_changes_with_the_functions_code(self, install):
         path = install(BREVITY, "brevity = my_rewards:brevity")

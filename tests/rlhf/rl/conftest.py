@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from rlhf.config.rl import RLConfig
-from rlhf.rl.stage import train_policy
+from rlhf.rl.stage import train_from_rollouts
 from rlhf.workspace import Workspace
 
 
@@ -59,7 +59,7 @@ class TinyRun:
         workspace = Workspace(
             self.folder / "output", self.folder / "report", self.folder / "checkpoints", self._log_metrics
         )
-        train_policy(config, self.setup, self.data, self.start, self.reward_models, workspace)
+        train_from_rollouts("ppo", config, self.setup, self.data, self.start, self.reward_models, workspace)
         return self.folder / "output"
 
     def curve(self, name: str) -> dict[int, float]:
@@ -100,7 +100,8 @@ def tiny_run(
 def make_learner(tiny_run: Callable[..., TinyRun]) -> Callable[..., Any]:
     """Makes the context of updates of the tiny models, on prompts given as token ids; settings change `config`."""
     from rlhf.modeling.context import start_stage
-    from rlhf.rl.context import Prompts, make_context
+    from rlhf.policy.context import Prompts
+    from rlhf.rl.context import make_context
     from rlhf.rl.models import load_models
 
     run = tiny_run("learner")

@@ -11,7 +11,7 @@ from pathlib import Path
 import rlhf.rl.trainer
 from rlhf.config.model import Setup
 from rlhf.config.rl import RLConfig
-from rlhf.rl.stage import train_policy
+from rlhf.rl.stage import train_from_rollouts
 from rlhf.workspace import Workspace
 
 CONFIG = RLConfig(
@@ -55,7 +55,7 @@ def main(setup: str, data: str, start: str, reward_models: str, folder: str, mom
         parts = [Path(folder) / part for part in ("output", "report", "checkpoints")]
         inputs = [Path(path) for path in (data, start, reward_models)]
         workspace = Workspace(*parts, log_metrics)
-        train_policy(CONFIG, Setup.model_validate_json(setup), *inputs, workspace)
+        train_from_rollouts("ppo", CONFIG, Setup.model_validate_json(setup), *inputs, workspace)
 
 
 if __name__ == "__main__":

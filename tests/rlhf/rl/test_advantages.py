@@ -4,8 +4,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from rlhf.policy.masking import masked_whiten
 from rlhf.rl.advantages import estimate_advantages
-from rlhf.rl.masking import masked_whiten
 
 
 def lengths_mask(lengths: list[int], columns: int) -> torch.Tensor:

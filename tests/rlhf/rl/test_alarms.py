@@ -14,7 +14,7 @@ from rlhf.config.model import ComputeConfig
 from rlhf.config.rl import AlarmsConfig
 from rlhf.errors import StartError
 from rlhf.modeling.models import save_model
-from rlhf.rl.alarms import AlarmState, watch_evaluations, watch_update
+from rlhf.policy.alarms import AlarmState, watch_evaluations, watch_update
 
 CALM = {
     "policy/kl_mean": 0.5,

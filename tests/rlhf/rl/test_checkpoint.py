@@ -37,13 +37,15 @@ def test_a_loaded_checkpoint_goes_on_to_the_same_bits(tmp_path, make_models):
     models = make_models()
     optimizers = make_optimizers(RLConfig(), models)
     take_a_step(models, optimizers)
-    save_checkpoint(tmp_path, TrainerState(3, 0.2, [{"update": 0}]), models, optimizers, SETTINGS)
+    save_checkpoint(
+        tmp_path, TrainerState(next_update=3, kl_coef=0.2, evaluations=[{"update": 0}]), models, optimizers, SETTINGS
+    )
     take_a_step(models, optimizers)
     others = make_models()
     other_optimizers = make_optimizers(RLConfig(), others)
     state = load_checkpoint(tmp_path / "update_000003", others, other_optimizers, SETTINGS)
     take_a_step(others, other_optimizers)
-    assert state == TrainerState(3, 0.2, [{"update": 0}])
+    assert state == TrainerState(next_update=3, kl_coef=0.2, evaluations=[{"update": 0}])
     assert all(torch.equal(a, b) for a, b in zip(weights(models), weights(others), strict=True))
 
 
@@ -52,7 +54,9 @@ def test_only_the_newest_two_are_kept_and_a_partial_one_is_none(tmp_path, make_m
     optimizers = make_optimizers(RLConfig(), models)
     assert latest_checkpoint(tmp_path) is None
     for update in range(1, 4):
-        save_checkpoint(tmp_path, TrainerState(update, 0.1, []), models, optimizers, SETTINGS)
+        save_checkpoint(
+            tmp_path, TrainerState(next_update=update, kl_coef=0.1, evaluations=[]), models, optimizers, SETTINGS
+        )
     (tmp_path / "update_000009.partial").mkdir()
     assert latest_checkpoint(tmp_path) == tmp_path / "update_000003"
     assert sorted(p.name for p in tmp_path.glob("update_??????")) == ["update_000002", "update_000003"]
@@ -63,7 +67,9 @@ def test_an_altered_or_truncated_checkpoint_is_refused(tmp_path, make_models, na
     models = make_models()
     optimizers = make_optimizers(RLConfig(), models)
     take_a_step(models, optimizers)
-    path = save_checkpoint(tmp_path, TrainerState(1, 0.1, []), models, optimizers, SETTINGS)
+    path = save_checkpoint(
+        tmp_path, TrainerState(next_update=1, kl_coef=0.1, evaluations=[]), models, optimizers, SETTINGS
+    )
     content = bytearray((path / name).read_bytes())
     content[-1] ^= 1
     (path / name).write_bytes(content)
@@ -79,14 +85,16 @@ def test_a_checkpoint_that_fails_leaves_the_previous_one(tmp_path, make_models, 
 
     models = make_models()
     optimizers = make_optimizers(RLConfig(), models)
-    save_checkpoint(tmp_path, TrainerState(1, 0.1, []), models, optimizers, SETTINGS)
+    save_checkpoint(tmp_path, TrainerState(next_update=1, kl_coef=0.1, evaluations=[]), models, optimizers, SETTINGS)
 
     def no_space(*_):
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(checkpoint, "save_file", no_space)
     with pytest.raises(CheckpointError, match=r"No space left.*update_000001 is as it was.*Make room"):
-        save_checkpoint(tmp_path, TrainerState(2, 0.1, []), models, optimizers, SETTINGS)
+        save_checkpoint(
+            tmp_path, TrainerState(next_update=2, kl_coef=0.1, evaluations=[]), models, optimizers, SETTINGS
+        )
     assert latest_checkpoint(tmp_path) == tmp_path / "update_000001"
     assert json.loads((tmp_path / "update_000001" / "state.json").read_text())["state"]["next_update"] == 1
     assert not list(tmp_path.glob("*.partial"))
@@ -95,7 +103,9 @@ def test_a_checkpoint_that_fails_leaves_the_previous_one(tmp_path, make_models, 
 def test_a_checkpoint_of_another_configuration_is_refused(tmp_path, make_models):
     models = make_models()
     optimizers = make_optimizers(RLConfig(), models)
-    path = save_checkpoint(tmp_path, TrainerState(1, 0.1, []), models, optimizers, SETTINGS)
+    path = save_checkpoint(
+        tmp_path, TrainerState(next_update=1, kl_coef=0.1, evaluations=[]), models, optimizers, SETTINGS
+    )
     with pytest.raises(CheckpointError, match=r"another configuration: kl_coef differ \(kl_coef was 0.1 and is 0.2\)"):
         load_checkpoint(path, models, optimizers, SETTINGS | {"kl_coef": 0.2})
 
@@ -111,7 +121,12 @@ def test_a_checkpoint_of_another_configuration_is_refused(tmp_path, make_models)
 def test_an_altered_state_is_refused(tmp_path, make_models, alter):
     models = make_models()
     optimizers = make_optimizers(RLConfig(), models)
-    state = TrainerState(1, 0.1, [], logged=[[1, {"policy/explained_variance": math.nan, "policy/kl_mean": 1e-7}]])
+    state = TrainerState(
+        next_update=1,
+        kl_coef=0.1,
+        evaluations=[],
+        logged=[[1, {"policy/explained_variance": math.nan, "policy/kl_mean": 1e-7}]],
+    )
     path = save_checkpoint(tmp_path, state, models, optimizers, SETTINGS)
     assert load_checkpoint(path, models, optimizers, SETTINGS).kl_coef == 0.1
     words = json.loads((path / "state.json").read_text())
@@ -125,7 +140,9 @@ def test_an_altered_state_is_refused(tmp_path, make_models, alter):
 def test_what_is_no_state_at_all_is_refused(tmp_path, make_models, words):
     models = make_models()
     optimizers = make_optimizers(RLConfig(), models)
-    path = save_checkpoint(tmp_path, TrainerState(1, 0.1, []), models, optimizers, SETTINGS)
+    path = save_checkpoint(
+        tmp_path, TrainerState(next_update=1, kl_coef=0.1, evaluations=[]), models, optimizers, SETTINGS
+    )
     (path / "state.json").write_text(words)
     with pytest.raises(ArtifactMismatchError, match=r"state\.json .*remove .* and start again"):
         load_checkpoint(path, models, optimizers, SETTINGS)
@@ -134,7 +151,9 @@ def test_what_is_no_state_at_all_is_refused(tmp_path, make_models, words):
 def test_a_truncated_state_is_refused(tmp_path, make_models):
     models = make_models()
     optimizers = make_optimizers(RLConfig(), models)
-    path = save_checkpoint(tmp_path, TrainerState(1, 0.1, []), models, optimizers, SETTINGS)
+    path = save_checkpoint(
+        tmp_path, TrainerState(next_update=1, kl_coef=0.1, evaluations=[]), models, optimizers, SETTINGS
+    )
     state = path / "state.json"
     state.write_text(state.read_text()[:-10])
     with pytest.raises(ArtifactMismatchError, match=r"state\.json cannot be read"):

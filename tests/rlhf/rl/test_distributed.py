@@ -15,8 +15,8 @@ from rlhf.config.model import ComputeConfig
 from rlhf.config.pipeline import PipelineConfig
 from rlhf.config.rl import RLConfig
 from rlhf.errors import ConfigError
+from rlhf.policy import distributed as processes
 from rlhf.provenance.fingerprint import reached_sources, stage_fingerprint
-from rlhf.rl import distributed as processes
 
 TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
 PER_TOKEN = ("old_logprobs", "ref_logprobs", "entropy", "values", "kl", "rewards", "advantages", "returns")

@@ -35,9 +35,9 @@ MOMENTS = {
     "before a checkpoint has its name": "rlhf.files.atomic:put_in_place:4",
     "before superfluous policies are removed": "rlhf.rl.trainer:remove_other_candidates:3",
     "between a checkpoint and the next update": "rlhf.rl.trainer:trim_heap:3",
-    "as generations are written": "rlhf.rl.validation:generations_path:3",
-    "as the chosen policy is saved": "rlhf.rl.best_checkpoint:save_model:2",
-    "as the output is written": "rlhf.rl.best_checkpoint:run_flags:1",
+    "as generations are written": "rlhf.policy.validation:generations_path:3",
+    "as the chosen policy is saved": "rlhf.policy.best_checkpoint:save_model:2",
+    "as the output is written": "rlhf.policy.best_checkpoint:run_flags:1",
 }
 
 

@@ -21,12 +21,12 @@ from tiny_world import SETUP, save_world
 from rlhf.config.model import ComputeConfig, Setup
 from rlhf.config.rl import RLConfig
 from rlhf.errors import TrainingDivergedError
+from rlhf.policy.distributed import ProcessesError
 from rlhf.progress import watching
 from rlhf.rewards.scoring import ScoringError
 from rlhf.rl.checkpoint import CheckpointError
-from rlhf.rl.distributed import ProcessesError
 from rlhf.rl.request import RLRequest
-from rlhf.rl.stage import train_policy
+from rlhf.rl.stage import train_from_rollouts
 from rlhf.workspace import Workspace
 
 BASE = {"num_updates": 4, "rollout_size": 16, "num_minibatches": 2, "max_response_tokens": 8, "learning_rate": 1e-3}
@@ -66,13 +66,15 @@ class Run:
             (self.folder / part).mkdir(parents=True, exist_ok=True)
         folders = [self.folder / part for part in ("output", "report", "checkpoints")]
         inputs = [self.world / part for part in ("data", "sft", "reward_models")]
-        train_policy(RLConfig(**(BASE | settings)), self.setup, *inputs, Workspace(*folders, self._log_metrics))
+        train_from_rollouts(
+            "ppo", RLConfig(**(BASE | settings)), self.setup, *inputs, Workspace(*folders, self._log_metrics)
+        )
         return self.folder / "output"
 
     def request(self, **settings: Any) -> str:
         inputs = {part: self.world / part for part in ("data", "reward_models")} | {"start": self.world / "sft"}
         folders = {part: self.folder / part for part in ("output", "report", "checkpoints")}
-        request = RLRequest(policy=RLConfig(**(BASE | settings)), setup=self.setup, **inputs, **folders)
+        request = RLRequest(method="ppo", rl=RLConfig(**(BASE | settings)), setup=self.setup, **inputs, **folders)
         self.folder.mkdir(exist_ok=True)
         path = self.folder / "request.json"
         path.write_text(request.model_dump_json())

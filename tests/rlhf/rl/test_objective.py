@@ -8,9 +8,9 @@ import pytest
 import torch
 
 from rlhf.config.rl import RLConfig
+from rlhf.policy.kl import kl_exact, kl_k1
+from rlhf.policy.objective import Units, best_evaluation, climbed_and_held_out, paired_gain, units_of
 from rlhf.rewards.sources import Source
-from rlhf.rl.kl import kl_exact, kl_k1
-from rlhf.rl.objective import Units, best_evaluation, climbed_and_held_out, paired_gain, units_of
 
 ENDED, LENGTHS = torch.tensor([True, True, False]), torch.tensor([2, 3, 4])
 

@@ -13,7 +13,7 @@ from rlhf.errors import DataError
 from rlhf.modeling.context import StageContext
 from rlhf.modeling.conversations import encode_pairs
 from rlhf.modeling.models import load_policy
-from rlhf.rl import distributed as processes
+from rlhf.policy import distributed as processes
 from rlhf.rl.ptx import demonstration_loss
 
 PAIRS = [([6], [9, 10, 5]), ([6, 7, 8, 9], [11, 5]), ([7, 8], [9, 12, 13, 14, 15, 5])]

@@ -3,8 +3,8 @@ import torch
 
 from rlhf.config.rl import RLConfig
 from rlhf.modeling.generation import sampling_noise
+from rlhf.policy.kl import kl_k1
 from rlhf.rewards.sources import apply_penalties
-from rlhf.rl.kl import kl_k1
 from rlhf.rl.rollout import _noise_keys, collect_rollout, rollout_prompts
 from rlhf.rl.update import run_update
 

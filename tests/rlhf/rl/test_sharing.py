@@ -14,7 +14,8 @@ from rlhf.modeling.batches import pad_sequences
 from rlhf.modeling.context import start_stage
 from rlhf.modeling.lora import ADAPTER, save_adapter
 from rlhf.modeling.models import load_policy, load_reward_model, save_model, score
-from rlhf.rl.context import Prompts, make_context
+from rlhf.policy.context import Prompts
+from rlhf.rl.context import make_context
 from rlhf.rl.models import load_models
 from rlhf.rl.rollout import response_logprobs_of
 from rlhf.rl.update import run_update

@@ -10,7 +10,8 @@ from interrupted import contents, run_whole_and_broken
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import LlamaConfig, LlamaForSequenceClassification, PreTrainedTokenizerFast
 
-from rlhf.config.rl import RewardSourceConfig, RLConfig
+from rlhf.config.policy import RewardSourceConfig
+from rlhf.config.rl import RLConfig
 from rlhf.errors import ConfigError, ModelError
 from rlhf.modeling.batches import pad_sequences
 from rlhf.modeling.context import StageContext

@@ -1,8 +1,8 @@
-"""Choice of the checkpoint: PPO's own objective, with the selection reward model in place of the trained reward model.
+"""Choice of the checkpoint: training's own objective, with the selection reward model in the trained one's place.
 
-Every source counts with its weight, its normalization and the penalties, as in PPO's score. Only the trained reward
-model is replaced by the selection reward model, which was trained on other preferences. Without a trained source the
-score itself is the evidence: its prompts are held out, but PPO has climbed its judges.
+Every source counts with its weight, its normalization and the penalties, as in the score that is climbed. Only the
+trained reward model is replaced by the selection reward model, which was trained on other preferences. Without a
+trained source the score itself is the evidence: its prompts are held out, but training has climbed its judges.
 
 Shapes: B responses.
 """
@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
-from rlhf.config.rl import RLConfig
+from rlhf.config.policy import PolicyConfig
 from rlhf.rewards.sources import RunningMoments, Source, apply_penalties, combine
 
 
@@ -53,7 +53,7 @@ def units_of(raw: Mapping[str, Tensor], selection: Tensor) -> Units:
 
 
 def climbed_and_held_out(
-    config: RLConfig,
+    config: PolicyConfig,
     sources: Sequence[Source],
     raw: Mapping[str, Tensor],
     selection: Tensor,
@@ -61,7 +61,7 @@ def climbed_and_held_out(
     ended: Tensor,
     lengths: Tensor,
 ) -> tuple[Tensor, Tensor]:
-    """The score that PPO climbs, and the same with the selection reward model in the trained one's place, both [B].
+    """The score that is climbed, and the same with the selection reward model in the trained one's place, both [B].
 
     The selection scores are brought to the trained model's mean and standard deviation on the SFT policy's responses:
     two reward models agree on what is better, and not on how much a point is.

@@ -7,7 +7,7 @@ that the policy sampled.
 import torch
 from torch import Tensor
 
-from rlhf.rl.masking import masked_sum
+from rlhf.policy.masking import masked_sum
 
 # Logits that are fp32 at one time.
 _CHUNK_ELEMENTS = 2**20

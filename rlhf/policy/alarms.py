@@ -1,4 +1,4 @@
-"""Alarms: what goes wrong in a PPO run, each with the name of its likely cause.
+"""Alarms: what goes wrong while a policy is trained, each with the name of its likely cause.
 
 An alarm goes off once its condition has held for some updates in a row. It is told once, and again after it had ended.
 """
@@ -7,8 +7,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
+from rlhf.config.policy import EvaluationAlarms
 from rlhf.config.rl import AlarmsConfig
-from rlhf.rl.objective import best_evaluation, paired_gain
+from rlhf.policy.objective import best_evaluation, paired_gain
 
 _COMPARED_WITH_THE_FIRST = ("policy/entropy", "policy/eos_rate", "policy/response_tokens_mean")
 
@@ -72,7 +73,7 @@ def watch_update(
 
 
 def watch_evaluations(
-    config: AlarmsConfig, memory: AlarmState, evaluations: Sequence[Mapping[str, Any]], kl_budget: float
+    config: EvaluationAlarms, memory: AlarmState, evaluations: Sequence[Mapping[str, Any]], kl_budget: float
 ) -> tuple[AlarmState, list[Alarm]]:
     """Look at the newest held-out evaluation, beside the best one.
 
@@ -133,6 +134,8 @@ def _conditions(
             f"responses grew from {start:.1f} to {length:.1f} tokens: the reward model likes length; see its audit, or "
             f"set length_penalty",
         )
+    if "policy/explained_variance" not in metrics:
+        return  # what follows is of a critic
     explained = metrics["policy/explained_variance"]
     if (
         config.explained_variance is not None

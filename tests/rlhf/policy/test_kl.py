@@ -3,7 +3,7 @@ import math
 import pytest
 import torch
 
-from rlhf.rl.kl import kl_k1, kl_k3, response_kl, steer_kl_coef, token_rewards
+from rlhf.policy.kl import kl_k1, kl_k3, response_kl, steer_kl_coef, token_rewards
 
 LOGPROBS = torch.tensor([[math.log(0.5), math.log(0.2)]])
 REF = torch.tensor([[math.log(0.25), math.log(0.4)]])

@@ -1,6 +1,6 @@
 import torch
 
-from rlhf.rl.masking import masked_mean, masked_sum, masked_whiten
+from rlhf.policy.masking import masked_mean, masked_sum, masked_whiten
 
 VALUES = torch.tensor([[1.0, 2.0, 100.0], [3.0, -50.0, 7.0]])
 MASK = torch.tensor([[True, True, False], [True, False, False]])

@@ -1,4 +1,4 @@
-"""Several processes that share the work of one PPO run, row by row.
+"""Several processes that share the work of one run, row by row.
 
 Every process holds the models and knows the whole rollout; each computes its share of the rows, and what it computed
 is summed over all. With one process every function here hands back what it was given.

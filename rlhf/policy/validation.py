@@ -1,7 +1,7 @@
-"""Held-out evaluation during a PPO run: the evidence by which a checkpoint is chosen.
+"""Held-out evaluation while a policy is trained: the evidence by which a checkpoint is chosen.
 
-The score that PPO climbs goes up whatever happens. What counts is the same score with the selection reward model in the
-place of the trained one, on validation prompts, less kl_coef times the KL (`rlhf.rl.objective`).
+The score that training climbs goes up whatever happens. What counts is the same score with the selection reward model
+in the place of the trained one, on validation prompts, less kl_coef times the KL (`rlhf.policy.objective`).
 """
 
 from collections.abc import Sequence
@@ -12,14 +12,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from rlhf.config.rl import RLConfig
+from rlhf.config.policy import PolicyConfig
 from rlhf.data.schema import json_lines
 from rlhf.files.atomic import write_file
 from rlhf.modeling.conversations import Conversation, decode_responses
-from rlhf.rl.context import Prompts, RLContext
-from rlhf.rl.masking import masked_sum
-from rlhf.rl.objective import Units, climbed_and_held_out, units_of
-from rlhf.rl.rollout import kl_of_responses, sample_responses, score_responses, selection_scores
+from rlhf.policy.context import PolicyContext, Prompts
+from rlhf.policy.masking import masked_sum
+from rlhf.policy.objective import Units, climbed_and_held_out, units_of
+from rlhf.policy.sampling import kl_of_responses, sample_responses, score_responses, selection_scores
 
 BATCH_SIZE = 256
 _MEANS = ("score", "held_out_score", "selection_score", "kl", "objective")
@@ -33,7 +33,7 @@ class Generation:
     Attributes:
         prompt: what was answered.
         response: its text.
-        score: what PPO climbs: weights, normalization, bounds and penalties, in the run's units.
+        score: what training climbs: weights, normalization, bounds and penalties, in the run's units.
         held_out_score: the same with the selection reward model in the trained one's place.
         selection_score: what the selection reward model says, as it is.
         kl: exact KL to the SFT policy at each token, summed over the response, nats.
@@ -89,7 +89,7 @@ class Evaluation:
 
 
 def validate(
-    context: RLContext, prompts: Prompts, update: int, units: Units | None
+    context: PolicyContext[PolicyConfig], prompts: Prompts, update: int, episodes: int, units: Units | None
 ) -> tuple[Evaluation, list[Generation], Units]:
     """Sample a response to every validation prompt, with the same noise at every evaluation.
 
@@ -97,6 +97,7 @@ def validate(
         context: of the run.
         prompts: of validation.
         update: updates taken before.
+        episodes: responses that these have learned from.
         units: of the run; None at the first evaluation, of the SFT policy, which gives them.
 
     Returns:
@@ -125,7 +126,7 @@ def validate(
         ended.tolist(),
     ]
     generations = [Generation(*row) for row in zip(*columns, strict=True)]
-    return _summarize(config, generations, update), generations, units
+    return _summarize(generations, update, episodes), generations, units
 
 
 def generations_path(checkpoints: Path, update: int) -> Path:
@@ -151,7 +152,7 @@ class _Sampled:
     ended: Tensor
 
 
-def _sample(context: RLContext, prompts: Prompts, first: int) -> _Sampled:
+def _sample(context: PolicyContext[PolicyConfig], prompts: Prompts, first: int) -> _Sampled:
     keys: list[tuple[str | int, ...]] = [("validation", first + row) for row in range(len(prompts.ids))]
     rows = sample_responses(context, prompts, keys, context.seed("validation"))
     kl = kl_of_responses(context, rows.batch)
@@ -165,13 +166,13 @@ def _sample(context: RLContext, prompts: Prompts, first: int) -> _Sampled:
     )
 
 
-def _summarize(config: RLConfig, generations: Sequence[Generation], update: int) -> Evaluation:
+def _summarize(generations: Sequence[Generation], update: int, episodes: int) -> Evaluation:
     def mean(name: str) -> float:
         return float(torch.tensor([float(getattr(g, name)) for g in generations], dtype=torch.float64).mean())
 
     return Evaluation(
         update=update,
-        episodes=update * config.rollout_size,
+        episodes=episodes,
         objectives=[generation.objective for generation in generations],
         scores=[generation.score for generation in generations],
         **{name: mean(name) for name in _MEANS},
