@@ -1,14 +1,17 @@
-"""`make bench-optimum`: does PPO reach an optimum that is known?
+"""`make bench-optimum`: do the methods reach an optimum that is known?
 
-In worlds so small that the best policy is a finite sum (`benchmarks.closed_form`): five seeds, each another world, in
-fp32 and bf16, with every kind of sharing, at two temperatures. Each cell is set beside its ceiling, what exact gradient
-ascent reaches on the same weights, and planted faults must not get there.
+In worlds so small that the best policy is a finite sum (`benchmarks.closed_form`): five seeds, each another world. PPO
+in fp32 and bf16, with every kind of sharing, at two temperatures; the methods without a critic in fp32, with the KL in
+the reward and in the loss. Each cell is set beside its ceiling, what exact gradient ascent reaches on the same weights,
+and planted faults must not get there.
 
-    make bench-optimum             # everything, some three quarters of an hour on two cores
-    make bench-optimum QUICK=1     # a smoke of two minutes; its figures mean nothing and are not kept
+    make bench-optimum                       # everything, some hour and a half on two cores
+    make bench-optimum ARGS="--only methods" # the methods without a critic
+    make bench-optimum QUICK=1               # a smoke of minutes; its figures mean nothing and are not kept
 
-Results go to benchmarks/results/optimum.jsonl, a line a run, so that an interrupted benchmark goes on at the runs that
-it has not done; then come a JSON line a cell, a figure, the table of benchmarks/README.md and a figure in README.md.
+Results go to benchmarks/results/optimum.jsonl and optimum-methods.jsonl, a line a run, so that an interrupted benchmark
+goes on at the runs that it has not done; then come a JSON line a cell, figures, the tables of benchmarks/README.md and
+a figure in README.md.
 """
 
 import argparse
@@ -23,9 +26,8 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks import optimum_report, records
-from benchmarks.optimum_runs import CURVE_STEP, FULL, Budget, Case, Ended, ascend, run_ppo
+from benchmarks.optimum_runs import CURVE_STEP, FULL, Budget, Case, Ended, ascend, run_method
 
-RESULTS = records.RESULTS / "optimum.jsonl"
 QUICK = Budget(num_updates=4, rollout_size=64)
 CASES = [Case(*cell) for cell in itertools.product(("fp32", "bf16"), ("none", "trunk", "adapters"), (1.0, 0.7))]
 FAULTY = [
@@ -34,10 +36,54 @@ FAULTY = [
     Case("fp32", "none", 1.0, "next-advantage"),
     Case("fp32", "none", 0.7, "reference-at-T1"),
 ]
-ASCENTS = sorted({case.ascent for case in CASES}, key=lambda case: case.name)
+_SOUND_METHODS = [
+    ("rloo", "reward"),
+    *((method, kl_in) for method in ("dr_grpo", "grpo") for kl_in in ("reward", "loss")),
+    ("online_dpo", ""),
+]
+_FAULTS_OF_GROUPS = ("handed-on", "kl-sign", "eos-masked")
+
+
+@dataclass(frozen=True)
+class Part:
+    """A part of the benchmark, with results and a table of its own.
+
+    Attributes:
+        name: of its results and of its table.
+        cases: without a fault.
+        faulty: with one.
+    """
+
+    name: str
+    cases: Sequence[Case]
+    faulty: Sequence[Case]
+
+    @property
+    def results(self) -> Path:
+        """The file of its runs."""
+        return records.RESULTS / f"{self.name}.jsonl"
+
+    @property
+    def ascents(self) -> list[Case]:
+        """The exact ascents beside its cases."""
+        return sorted({case.ascent for case in self.cases}, key=lambda case: case.name)
+
+
+PARTS = {
+    "ppo": Part("optimum", CASES, FAULTY),
+    "methods": Part(
+        "optimum-methods",
+        [Case("fp32", "none", 1.0, "", *method) for method in _SOUND_METHODS],
+        [
+            Case("fp32", "none", 1.0, fault, method)
+            for method in ("rloo", "dr_grpo", "grpo")
+            for fault in _FAULTS_OF_GROUPS
+        ],
+    ),
+}
 
 Job = tuple[str, Case, int]
-"""Kind (`ascent` or `ppo`), case and seed."""
+"""Kind (`ascent` or `method`), case and seed."""
 
 
 @dataclass(frozen=True)
@@ -46,7 +92,7 @@ class OptimumRun:
 
     Attributes:
         session: code and settings; runs of different sessions are never mixed.
-        kind: `ppo`, or `ascent` for exact gradient ascent.
+        kind: `method`, or `ascent` for exact gradient ascent.
         case: `Case.name`.
         seed: of the world and of the run.
         ceiling: share that exact ascent reached in this world; None for an ascent itself.
@@ -76,14 +122,21 @@ class OptimumRun:
 def main() -> None:
     options = _options()
     os.environ |= {"OMP_NUM_THREADS": "1", "HF_HUB_DISABLE_PROGRESS_BARS": "1"}  # of the processes that are started
+    for name, part in PARTS.items():
+        if options.only in (None, name):
+            _do_part(part, options)
+
+
+def _do_part(part: Part, options: argparse.Namespace) -> None:
     if options.quick:
-        rows = [asdict(run) for run in _measure(_jobs(1), "quick", QUICK, options.processes, [])]
+        rows = [asdict(run) for run in _measure(_jobs(part, 1), "quick", QUICK, options.processes, [])]
         optimum_report.print_lines(rows, quick=True)
         return
-    session = records.current_session(RESULTS, _fingerprint(), options.fresh)
-    for run in _measure(_jobs(options.seeds), session, FULL, options.processes, _rows(session)):
-        records.append(RESULTS, run)
-    optimum_report.report(_rows(session))
+    session = records.current_session(part.results, _fingerprint(), options.fresh)
+    done = _rows(part, session)
+    for run in _measure(_jobs(part, options.seeds), session, FULL, options.processes, done):
+        records.append(part.results, run)
+    optimum_report.report(part.name, _rows(part, session))
 
 
 def _options() -> argparse.Namespace:
@@ -92,6 +145,7 @@ def _options() -> argparse.Namespace:
     cores = len(os.sched_getaffinity(0))
     parser.add_argument("--processes", type=int, default=cores, help="runs at a time, each on one thread [all cores]")
     parser.add_argument("--fresh", action="store_true", help="use no run of an earlier call")
+    parser.add_argument("--only", choices=PARTS, help="this part alone")
     parser.add_argument("--quick", action="store_true", help="few updates, one seed, nothing kept")
     options = parser.parse_args()
     if min(options.seeds, options.processes) < 1:
@@ -105,14 +159,14 @@ def _fingerprint() -> str:
     return records.fingerprint(code)
 
 
-def _rows(session: str) -> list[dict[str, Any]]:
-    return [row for row in records.read_rows(RESULTS) if row["session"] == session]
+def _rows(part: Part, session: str) -> list[dict[str, Any]]:
+    return [row for row in records.read_rows(part.results) if row["session"] == session]
 
 
-def _jobs(num_seeds: int) -> list[Job]:
+def _jobs(part: Part, num_seeds: int) -> list[Job]:
     """Seed by seed, so that an interrupted benchmark has whole seeds; within one, what bounds its runs comes first."""
-    kinds = [("ascent", case) for case in ASCENTS] + [
-        ("ppo", case) for case in (*FAULTY, *reversed(CASES))
+    kinds = [("ascent", case) for case in part.ascents] + [
+        ("method", case) for case in (*part.faulty, *reversed(part.cases))
     ]  # the long ones first
     return [(kind, case, seed) for seed in range(1, num_seeds + 1) for kind, case in kinds]
 
@@ -146,7 +200,7 @@ def _measure(
 
 def _do(job: Job, budget: Budget) -> Ended:
     kind, case, seed = job
-    return ascend(case, seed, budget) if kind == "ascent" else run_ppo(case, seed, budget)
+    return ascend(case, seed, budget) if kind == "ascent" else run_method(case, seed, budget)
 
 
 def _run(job: Job, ended: Ended, session: str, ceiling: float | None) -> OptimumRun:

@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from rlhf.modeling.batches import SequenceBatch
+from rlhf.policy.kl import token_rewards
 from rlhf.policy.masking import masked_whiten
 from rlhf.policy.sampling import response_logprobs_of
 from rlhf.rl import rollout as rollouts
@@ -46,15 +47,35 @@ def _learning_from(changed: Callable[[RLContext, Rollout], Rollout]) -> Iterator
 def _eos_masked(context: RLContext, rollout: Rollout) -> Rollout:
     """Nothing is learned from EOS, which is what happens where EOS is the pad token and padding is masked."""
     mask = rollout.batch.response_mask & (rollout.batch.responses != context.tokenizer.eos_token_id)
-    assert rollout.returns is not None, "the fault is one of PPO"
-    assert rollout.values is not None, "the fault is one of PPO"
-    advantages = masked_whiten(rollout.returns - rollout.values, mask)
+    advantages = rollout.advantages
+    if rollout.returns is not None and rollout.values is not None:
+        advantages = masked_whiten(rollout.returns - rollout.values, mask)
     return replace(rollout, batch=replace(rollout.batch, response_mask=mask), advantages=advantages)
 
 
 def _next_advantage(_: RLContext, rollout: Rollout) -> Rollout:
     """A token is weighted by the advantage of the token after it, the last one of a response by 0."""
     return replace(rollout, advantages=pad(rollout.advantages[:, 1:], (0, 1)))
+
+
+def _handed_on(context: RLContext, rollout: Rollout) -> Rollout:
+    """Each response of a group has the advantage of the one before it."""
+    size = context.config.num_responses_per_prompt
+    by_group = rollout.advantages[:, 0].view(-1, size).roll(1, dims=1).reshape(-1, 1)
+    mask = rollout.batch.response_mask
+    return replace(rollout, advantages=by_group.expand(mask.shape).masked_fill(~mask, 0.0))
+
+
+@contextmanager
+def _kl_with_the_wrong_sign() -> Iterator[None]:
+    """The penalty on the KL is a reward for it."""
+    original = token_rewards
+
+    def rewards(scores: Tensor, kl: Tensor, response_mask: Tensor, kl_coef: float) -> Tensor:
+        return original(scores, kl, response_mask, -kl_coef)
+
+    with patch.object(rollouts, "token_rewards", rewards):
+        yield
 
 
 @contextmanager
@@ -74,6 +95,8 @@ FAULTS: dict[str, Callable[[], AbstractContextManager[None]]] = {
     "": nullcontext,
     "value-after-token": _values_after_tokens,
     "eos-masked": lambda: _learning_from(_eos_masked),
+    "handed-on": lambda: _learning_from(_handed_on),
+    "kl-sign": _kl_with_the_wrong_sign,
     "next-advantage": lambda: _learning_from(_next_advantage),
     "reference-at-T1": _reference_without_temperature,
 }

@@ -14,6 +14,7 @@ from benchmarks.closed_form import NUM_TOKENS
 from benchmarks.optimum_runs import (
     CURVE_STEP,
     FULL,
+    GROUP_SIZE,
     KL_COEF,
     LEARNING_RATES,
     LORA,
@@ -21,13 +22,22 @@ from benchmarks.optimum_runs import (
     VALUE_CLIP_RANGE,
     VALUE_LEARNING_RATE,
     Case,
+    config_of,
     num_policy_steps,
-    ppo_config,
 )
+from rlhf.config.rl import ROLLOUT_METHODS
 
-PICTURE = records.ROOT / "benchmarks" / "pictures" / "optimum.png"
+_PICTURES = records.ROOT / "benchmarks" / "pictures"
+_KINDS = ("method", "ppo")
+"""Of rows that are no ascent; `ppo` in older ones."""
 CLAIM = re.compile(r"reaches (\d+)% of an optimum that is known in closed form")
 BELOW_CEILING, LEAST, MOST_WITH_FAULT = 0.02, 0.95, 0.75
+MEANS = {"rloo-kl-in-reward": 0.975, "dr_grpo-kl-in-reward": 0.975, "grpo-kl-in-reward": 0.965}
+"""Least mean share of the methods without a critic; with the KL in the loss, and of online DPO, it is reported only."""
+MEAN_WITH_FAULT = 0.90
+"""Mean share that a method without a critic must not reach with a planted fault."""
+
+METHODS_WITHOUT_CRITIC = tuple(name for name, method in ROLLOUT_METHODS.items() if not method.has_critic)
 
 Row = Mapping[str, Any]
 
@@ -59,6 +69,10 @@ class Cell:
             return bool(self.rows[0]["fault"])
         if self.refused:
             return False
+        if self.name.startswith(METHODS_WITHOUT_CRITIC):
+            if self.rows[0]["fault"]:
+                return bool(self.mean("share") < MEAN_WITH_FAULT)
+            return self.mean("share") >= MEANS.get(self.name, -math.inf)
         if self.rows[0]["fault"]:
             return bool(max(self._all("share")) < MOST_WITH_FAULT)
         return self.mean("share") >= self.mean("ceiling") - BELOW_CEILING and min(self._all("share")) >= LEAST
@@ -87,21 +101,25 @@ class Cell:
 
 
 def cells(rows: Sequence[Row]) -> list[Cell]:
-    """PPO's runs by case, in the order in which the cases are defined."""
-    names = dict.fromkeys(row["case"] for row in sorted(rows, key=_order) if row["kind"] == "ppo")
-    by_case = {name: [row for row in rows if row["kind"] == "ppo" and row["case"] == name] for name in names}
+    """Runs of methods by case, in the order in which the cases are defined."""
+    runs = [row for row in rows if row["kind"] in _KINDS]
+    names = dict.fromkeys(row["case"] for row in sorted(runs, key=_order))
+    by_case = {name: [row for row in runs if row["case"] == name] for name in names}
     return [Cell(sorted(found, key=lambda row: int(row["seed"]))) for found in by_case.values()]
 
 
-def report(rows: Sequence[Row]) -> None:
-    """Print the JSON lines, draw the figure, write the README's part and the figure in README.md."""
+def report(name: str, rows: Sequence[Row]) -> None:
+    """Print the JSON lines, write the README's part, and for PPO draw the figure and write the figure in README.md."""
     from benchmarks.figures import draw_optimum
 
     found = cells(rows)
     print_lines(rows)
-    PICTURE.parent.mkdir(parents=True, exist_ok=True)
-    draw_optimum([cell.rows for cell in found], FULL.num_updates, CURVE_STEP, PICTURE)
-    readme.write_part("optimum", part(rows))
+    if name != "optimum":
+        readme.write_part(name, part_of_methods(rows))
+        return
+    _PICTURES.mkdir(parents=True, exist_ok=True)
+    draw_optimum([cell.rows for cell in found], FULL.num_updates, CURVE_STEP, _PICTURES / "optimum.png")
+    readme.write_part(name, part(rows))
     write_claim(claimed_percent(found))
 
 
@@ -144,6 +162,25 @@ def part(rows: Sequence[Row]) -> str:
     return "\n\n".join(parts)
 
 
+def part_of_methods(rows: Sequence[Row]) -> str:
+    """The README's part of the methods without a critic."""
+    found = cells(rows)
+    sound, faulty = ([cell for cell in found if bool(cell.rows[0]["fault"]) == fault] for fault in (False, True))
+    targets = ", ".join(f"`{name}` {share:.1%}" for name, share in MEANS.items())
+    return "\n\n".join(
+        [
+            _lead(sound, rows),
+            _table(sound, "lowest", "target of the mean"),
+            f"{GROUP_SIZE} responses to a prompt. Least means: {targets}; the others are reported. With the KL (k3) in "
+            "the loss the gradient is not the KL's, and online DPO learns from the order of the best and the worst "
+            "alone, so they come to rest elsewhere.",
+            "Planted faults, with the same budget and the KL in the reward: a response has the advantage of the one "
+            "before it in its group, the KL is rewarded, EOS is left out of the loss.",
+            _table(faulty, "highest", f"mean below {MEAN_WITH_FAULT:.0%}"),
+        ]
+    )
+
+
 def _lead(sound: Sequence[Cell], rows: Sequence[Row]) -> str:
     last, minutes = rows[-1], sum(row["seconds"] for row in rows) / 60
     return (
@@ -170,7 +207,7 @@ def _cells_of(cell: Cell, worst: str) -> list[str]:
 
 def _points(sound: Sequence[Cell]) -> list[str]:
     rates = ", ".join(f"{rate:g} with sharing `{sharing}`" for sharing, rate in LEARNING_RATES.items())
-    steps = num_policy_steps(ppo_config(Case("fp32", "none", 1.0)))
+    steps = num_policy_steps(config_of(Case("fp32", "none", 1.0)))
     runs = [row for cell in sound for row in cell.rows if not row["refused"]]
     return [
         f"Share: (J - J of the reference) / (J* - J of the reference), of all responses of up to {NUM_TOKENS} tokens, "
@@ -190,8 +227,9 @@ def _surprises(runs: Sequence[Row], name: str) -> str:
     num, beyond = (sum(run[name][of] for run in runs) for of in ("num", "beyond"))
     mean = sum(run[name]["mean"] * run[name]["num"] for run in runs) / num
     return (
-        f"`ppo/{name}_mean` is more than 2 standard errors off in {beyond:,} of {num:,} updates ({beyond / num:.1%}), "
-        f"on average {mean:+.3f} standard errors (95% of a mean of so many: {1.96 / math.sqrt(num):.3f})"
+        f"`policy/{name}_mean` is more than 2 standard errors off in {beyond:,} of {num:,} updates "
+        f"({beyond / num:.1%}), on average {mean:+.3f} standard errors (95% of a mean of so many: "
+        f"{1.96 / math.sqrt(num):.3f})"
     )
 
 

@@ -1,4 +1,4 @@
-"""Runs of the optimum benchmark: PPO by the project's own parts, and exact gradient ascent beside it."""
+"""Runs of the optimum benchmark: each method by the project's own parts, and exact gradient ascent beside it."""
 
 import math
 import tempfile
@@ -25,7 +25,7 @@ from benchmarks.closed_form import (
 from benchmarks.optimum_faults import FAULTS
 from rlhf.config.model import ComputeConfig, LoraConfig
 from rlhf.config.policy import RewardSourceConfig
-from rlhf.config.rl import RLConfig
+from rlhf.config.rl import ROLLOUT_METHODS, RLConfig
 from rlhf.errors import StartError
 from rlhf.modeling.context import StageContext
 from rlhf.modeling.device import configure
@@ -38,6 +38,8 @@ from rlhf.rl.update import run_update
 from rlhf.rl.value_model import TrunkValueHead, ValueModel
 
 KL_COEF = 0.5
+GROUP_SIZE = 4
+"""Responses to a prompt, of methods that compare them."""
 CURVE_STEP = 5
 """Updates between the points of a curve that are kept."""
 TUNING_SEEDS = (0, 100, 101)
@@ -66,24 +68,30 @@ FULL = Budget(num_updates=150, rollout_size=512)
 
 @dataclass(frozen=True)
 class Case:
-    """One way to run PPO.
+    """One way to run a method.
 
     Attributes:
         dtype: `fp32` or `bf16`.
         sharing: `none`, `trunk` or `adapters`.
         temperature: of sampling and of every log-probability.
         fault: name of a planted fault; empty for none.
+        method: of `rlhf.config.rl.ROLLOUT_METHODS`.
+        kl_in: `reward` or `loss`; empty: the method has no say.
     """
 
     dtype: str
     sharing: str
     temperature: float
     fault: str = ""
+    method: str = "ppo"
+    kl_in: str = "reward"
 
     @property
     def name(self) -> str:
         """As it is reported."""
         name = f"{self.dtype}-{self.sharing}-T{self.temperature:g}"
+        if self.method != "ppo":
+            name = self.method + (f"-kl-in-{self.kl_in}" if self.kl_in else "")
         return f"{name}-{self.fault}" if self.fault else name
 
     @property
@@ -116,8 +124,8 @@ class Ended:
         kl_to_optimum: KL(policy || optimum) at the start and at the end, nats a response.
         curve: the share before the first update, and after every one.
         seconds: of processor time, exact evaluations left out.
-        score: of the logged `ppo/score_mean`.
-        kl: of the logged `ppo/kl_mean`, from the first update on at which the policy has moved.
+        score: of the logged `policy/score_mean`.
+        kl: of the logged `policy/kl_mean`, from the first update on at which the policy has moved.
         refused: the alarm that refused to start the run.
     """
 
@@ -130,20 +138,24 @@ class Ended:
     refused: str = ""
 
 
-def ppo_config(case: Case, budget: Budget = FULL) -> RLConfig:
-    """PPO's settings."""
+def config_of(case: Case, budget: Budget = FULL) -> RLConfig:
+    """The method's settings."""
+    of_critic = {
+        "value_learning_rate": VALUE_LEARNING_RATE,
+        # Only a critic that knows something before the policy moves shows what a wrong one does.
+        "num_critic_warmup_updates": min(10, budget.num_updates // 5),
+        "value_clip_range": VALUE_CLIP_RANGE,
+    }
+    of_groups = {"num_responses_per_prompt": GROUP_SIZE, "kl_in": case.kl_in or None}
     return RLConfig.model_validate(
-        {
+        (of_critic if ROLLOUT_METHODS[case.method].has_critic else of_groups)
+        | {
             "num_updates": budget.num_updates,
             "rollout_size": budget.rollout_size,
             "num_ppo_epochs": 2,
             "num_minibatches": 4,
             "learning_rate": LEARNING_RATES[case.sharing],
-            "value_learning_rate": VALUE_LEARNING_RATE,
-            # Only a critic that knows something before the policy moves shows what a wrong one does.
-            "num_critic_warmup_updates": min(10, budget.num_updates // 5),
             "kl_coef": KL_COEF,
-            "value_clip_range": VALUE_CLIP_RANGE,
             "max_response_tokens": NUM_TOKENS,
             "missing_eos_penalty": MISSING_EOS_PENALTY,
             "temperature": case.temperature,
@@ -155,15 +167,15 @@ def ppo_config(case: Case, budget: Budget = FULL) -> RLConfig:
 
 
 def num_policy_steps(config: RLConfig) -> int:
-    """Optimizer steps that the policy takes."""
+    """Optimizer steps that the policy takes by PPO."""
     return (config.num_updates - config.num_critic_warmup_updates) * config.num_ppo_epochs * config.num_minibatches
 
 
-def load(world: World, config: RLConfig) -> Models:
+def load(world: World, config: RLConfig, *, has_critic: bool = True) -> Models:
     """Policy, reference and value model, sharing what `config` says; the score is the world's own rule."""
     setup, folder = world.setup, world.folder
     policy: Any
-    value_model: ValueModel | TrunkValueHead
+    value_model: ValueModel | TrunkValueHead | None
     if config.sharing == "adapters":
         assert config.lora is not None, "the configuration asks for it"
         backbone = load_backbone(folder, config.lora, setup)
@@ -177,11 +189,14 @@ def load(world: World, config: RLConfig) -> Models:
             load_policy(folder, setup.compute),
             freeze(load_policy(folder, setup.compute), setup.compute),
         )
-        if config.sharing == "trunk":
+        if not has_critic:
+            value_model = None
+        elif config.sharing == "trunk":
             value_model = TrunkValueHead(policy)
         else:
             value_model = ValueModel(load_policy(folder, setup.compute).base_model, policy.config.hidden_size)
-        of_policy, of_value = dict(policy.named_parameters()), dict(value_model.named_parameters())
+        of_policy = dict(policy.named_parameters())
+        of_value = {} if value_model is None else dict(value_model.named_parameters())
         export = lambda: policy  # noqa: E731
     sources = (Source(_SOURCE, function=world.reward_function),)
     return Models(
@@ -196,11 +211,13 @@ def load(world: World, config: RLConfig) -> Models:
     )
 
 
-def run_ppo(case: Case, seed: int, budget: Budget = FULL) -> Ended:
-    """PPO from one seed, against the closed form of that seed's world."""
+def run_method(case: Case, seed: int, budget: Budget = FULL) -> Ended:
+    """A method from one seed, against the closed form of that seed's world."""
     with _world(seed, case.dtype) as world, FAULTS[case.fault]():
-        config = ppo_config(case, budget)
-        learner = make_context(StageContext(config, world.setup, world.tokenizer), load(world, config), world.prompts)
+        config = config_of(case, budget)
+        models = load(world, config, has_critic=ROLLOUT_METHODS[case.method].has_critic)
+        stage = StageContext(config, world.setup, world.tokenizer)
+        learner = make_context(stage, models, world.prompts, method=case.method)
         tree = grow_tree(world)
         closed = solve(world, tree, learner.models.ref_policy, config.kl_coef, config.temperature)
         try:
@@ -219,9 +236,9 @@ def _climb(learner: RLContext, tree: Tree, closed: ClosedForm) -> Ended:
         metrics = run_update(learner, update, config.kl_coef).metrics
         seconds += time.process_time() - begun
         exact = found[-1]
-        z_scores.append(_z(metrics["ppo/score_mean"], exact.score, exact.score_variance, config.rollout_size))
+        z_scores.append(_z(metrics["policy/score_mean"], exact.score, exact.score_variance, config.rollout_size))
         if update > config.num_critic_warmup_updates:
-            z_kls.append(_z(metrics["ppo/kl_mean"], exact.kl, exact.kl_variance, config.rollout_size))
+            z_kls.append(_z(metrics["policy/kl_mean"], exact.kl, exact.kl_variance, config.rollout_size))
     found.append(closed.measure(_logprobs(tree, policy, compute, config.temperature)))
     curve = tuple(closed.share(exact.objective) for exact in found)
     kls = (found[0].to_optimum, found[-1].to_optimum)
@@ -231,7 +248,7 @@ def _climb(learner: RLContext, tree: Tree, closed: ClosedForm) -> Ended:
 def ascend(case: Case, seed: int, budget: Budget = FULL) -> Ended:
     """Exact gradient ascent on J: PPO's optimizer, learning rate, schedule and number of steps; no sample anywhere."""
     with _world(seed, case.dtype) as world:
-        config = ppo_config(case, budget)
+        config = config_of(case, budget)
         models, tree = load(world, config), grow_tree(world)
         closed = solve(world, tree, models.ref_policy, config.kl_coef, config.temperature)
         parameters = list(models.policy_parameters.values())

@@ -1,7 +1,7 @@
 """The task that trains the policy, by the recipe's method."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from rlhf.config.model import Setup
@@ -34,7 +34,7 @@ def train_policy(
     """Raise the reward model's score by the recipe's method, and choose a checkpoint on held-out evidence."""
     from rlhf.rl.stage import train_from_rollouts
 
-    train = {method: train_from_rollouts for method in ROLLOUT_METHODS}[method]
+    train: Callable[..., None] = {method: train_from_rollouts for method in ROLLOUT_METHODS}[method]
     try:
         train(
             method,

@@ -8,9 +8,9 @@ import torch
 
 from benchmarks import optimum, optimum_report, records
 from benchmarks.closed_form import NUM_TOKENS, PROMPTS, grow_tree, make_world, solve
-from benchmarks.optimum import ASCENTS, CASES, FAULTY, RESULTS
+from benchmarks.optimum import CASES, FAULTY, PARTS
 from benchmarks.optimum_report import Cell
-from benchmarks.optimum_runs import Budget, Case, ascend, load, ppo_config, run_ppo
+from benchmarks.optimum_runs import Budget, Case, ascend, config_of, load, run_method
 
 KL_COEF = 0.5
 
@@ -27,7 +27,7 @@ def tree(world):
 
 @pytest.fixture(scope="module")
 def models(world):
-    return load(world, ppo_config(Case(world.setup.compute.dtype, "none", 0.7)))
+    return load(world, config_of(Case(world.setup.compute.dtype, "none", 0.7)))
 
 
 @pytest.fixture(scope="module")
@@ -125,7 +125,7 @@ SHORT = Budget(num_updates=60, rollout_size=256)
 
 
 def test_ppo_reaches_nine_tenths_of_the_optimum_in_a_short_run():
-    ended = run_ppo(Case("fp32", "none", 1.0), seed=0, budget=SHORT)
+    ended = run_method(Case("fp32", "none", 1.0), seed=0, budget=SHORT)
     assert ended.share >= 0.9
     start, end = ended.kl_to_optimum
     assert ended.share == pytest.approx(1.0 - end / start, abs=1e-6)
@@ -137,12 +137,20 @@ def test_ppo_reaches_nine_tenths_of_the_optimum_in_a_short_run():
 
 
 def test_a_planted_fault_does_not_get_there():
-    ended = run_ppo(Case("fp32", "none", 1.0, "value-after-token"), seed=0, budget=Budget(30, 128))
+    ended = run_method(Case("fp32", "none", 1.0, "value-after-token"), seed=0, budget=Budget(30, 128))
     assert ended.share < 0.6
 
 
+@pytest.mark.parametrize("method", ["rloo", "dr_grpo", "grpo"])
+def test_a_method_without_a_critic_gets_there_too_and_not_with_a_fault(method):
+    ended = run_method(Case("fp32", "none", 1.0, "", method), seed=0, budget=Budget(40, 128))
+    faulty = run_method(Case("fp32", "none", 1.0, "handed-on", method), seed=0, budget=Budget(10, 128))
+    assert ended.share >= 0.85
+    assert faulty.share < 0.3
+
+
 def test_a_reference_without_temperature_is_refused_at_the_start():
-    ended = run_ppo(Case("fp32", "none", 0.7, "reference-at-T1"), seed=0, budget=Budget(4, 64))
+    ended = run_method(Case("fp32", "none", 0.7, "reference-at-T1"), seed=0, budget=Budget(4, 64))
     assert ended.refused == "start_kl"
     assert ended.share is None
 
@@ -158,7 +166,7 @@ def test_exact_ascent_climbs_with_every_kind_of_sharing(sharing):
 def made_row(case, seed, share, **fields):
     row = {
         "session": "s",
-        "kind": "policy",
+        "kind": "method",
         "case": case.name,
         "seed": seed,
         "dtype": case.dtype,
@@ -198,10 +206,10 @@ def test_a_cell_is_met_by_its_mean_and_by_its_lowest_seed():
 
 def test_report_prints_draws_and_writes(tmp_path, monkeypatch, capsys):
     written = {}
-    monkeypatch.setattr(optimum_report, "PICTURE", tmp_path / "pictures" / "optimum.png")
+    monkeypatch.setattr(optimum_report, "_PICTURES", tmp_path / "pictures")
     monkeypatch.setattr(optimum_report.readme, "write_part", lambda name, new: written.update({name: new}))
     monkeypatch.setattr(optimum_report, "write_claim", lambda percent: written.update(percent=percent))
-    optimum_report.report(list(made_rows()))
+    optimum_report.report("optimum", list(made_rows()))
     lines = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
     assert [line["case"] for line in lines] == [
         "fp32-none-T1",
@@ -222,7 +230,7 @@ def test_report_prints_draws_and_writes(tmp_path, monkeypatch, capsys):
 
 def test_readme_says_what_was_recorded():
     claimed = optimum_report.CLAIM.findall((records.ROOT / "README.md").read_text(encoding="utf-8"))
-    rows = records.read_rows(RESULTS)
+    rows = records.read_rows(PARTS["ppo"].results)
     if not rows:
         pytest.skip("nothing is recorded; `make bench-optimum` does, and writes README.md's figure")
     newest = [row for row in rows if row["session"] == rows[-1]["session"]]
@@ -242,9 +250,9 @@ def test_a_claim_that_is_gone_is_not_written_past(tmp_path):
 
 
 def test_what_was_done_is_not_done_again(monkeypatch):
-    done = [made_row(case, 1, 0.99, kind="ascent") for case in ASCENTS]
+    done = [made_row(case, 1, 0.99, kind="ascent") for case in PARTS["ppo"].ascents]
     done += [made_row(case, 1, 0.98) for case in CASES]
-    jobs = optimum._jobs(1)
+    jobs = optimum._jobs(PARTS["ppo"], 1)
     ran = list(optimum._measure(jobs, "s", Budget(4, 64), 1, done))
     assert [run.case for run in ran] == [case.name for case in FAULTY]
     assert [run.ceiling for run in ran] == [0.99] * len(FAULTY)

@@ -50,7 +50,7 @@ class TinyRun:
     logged: list[tuple[dict[str, float], int | None]] = field(default_factory=list)
     interrupt_at: int | None = None
 
-    def __call__(self, **settings: Any) -> Path:
+    def __call__(self, method: str = "ppo", **settings: Any) -> Path:
         defaults = {"num_updates": 4, "rollout_size": 16, "num_minibatches": 2, "max_response_tokens": 8}
         defaults |= {"evaluate_every": 2, "checkpoint_every": 1, "num_critic_warmup_updates": 1, "kl_budget": 1e6}
         config = RLConfig(**(defaults | settings))
@@ -59,7 +59,7 @@ class TinyRun:
         workspace = Workspace(
             self.folder / "output", self.folder / "report", self.folder / "checkpoints", self._log_metrics
         )
-        train_from_rollouts("ppo", config, self.setup, self.data, self.start, self.reward_models, workspace)
+        train_from_rollouts(method, config, self.setup, self.data, self.start, self.reward_models, workspace)
         return self.folder / "output"
 
     def curve(self, name: str) -> dict[int, float]:
