@@ -146,7 +146,9 @@ def config_of(case: Case, budget: Budget = FULL) -> RLConfig:
         "num_critic_warmup_updates": min(10, budget.num_updates // 5),
         "value_clip_range": VALUE_CLIP_RANGE,
     }
-    of_groups = {"num_responses_per_prompt": GROUP_SIZE, "kl_in": case.kl_in or None}
+    of_groups: dict[str, object] = {"num_responses_per_prompt": GROUP_SIZE, "kl_in": case.kl_in or None}
+    if ROLLOUT_METHODS[case.method].kl_in is None:
+        of_groups["beta"] = KL_COEF
     return RLConfig.model_validate(
         (of_critic if ROLLOUT_METHODS[case.method].has_critic else of_groups)
         | {

@@ -9,14 +9,14 @@ import torch
 import torch.distributed as dist
 from tiny_world import SETUP
 
-from rlhf.config.rl import RLConfig
+from rlhf.config.rl import ROLLOUT_METHODS, RLConfig
 from rlhf.modeling.context import start_stage
 from rlhf.policy import distributed as processes
 from rlhf.policy.context import Prompts
 from rlhf.policy.validation import validate
 from rlhf.rl.context import make_context
 from rlhf.rl.models import load_models
-from rlhf.rl.optimization import train_minibatch
+from rlhf.rl.optimization import _shuffled, train_minibatch
 from rlhf.rl.rollout import Rollout, collect_rollout
 
 BASE = {"rollout_size": 16, "num_minibatches": 2, "max_response_tokens": 24, "max_grad_norm": 1e9, "temperature": 0.8}
@@ -28,6 +28,8 @@ CASES = {
     "trunk": {"sharing": "trunk"},
     "trunk_warm_up": {"sharing": "trunk", "num_critic_warmup_updates": 9},
     "adapters": {"sharing": "adapters", "lora": {"rank": 2}},
+    "grpo": {"num_responses_per_prompt": 4, "micro_batch_size": 2},
+    "online_dpo": {"num_responses_per_prompt": 4},
 }
 UPDATE = 5
 
@@ -48,15 +50,17 @@ def compute(world, case):
     perturb(context.models.policy_parameters, 0.02)
     rollout = collect_rollout(context, UPDATE, 0.1, {})
     few = context.prompts.pick([3])
-    evaluation, generations, _ = validate(context, few, UPDATE, None)
+    evaluation, generations, _ = validate(context, few, UPDATE, 0, None)
     fixed = load(world.path(case, "rollout-1-0")) if processes.num_processes() > 1 else rollout
     perturb(context.models.policy_parameters, 0.02)
     gradients = {"policy": [], "value": []}
     for name, found in gradients.items():
         optimizer = getattr(context.optimizers, name)
+        if optimizer is None:
+            continue
         optimizer.register_step_pre_hook(lambda o, *_, found=found: found.extend(of(o)))
-    index = torch.randperm(16, generator=torch.Generator().manual_seed(0))[:8]
-    statistics = train_minibatch(context, fixed, index, UPDATE, number=0)
+    index = _shuffled(context, torch.Generator().manual_seed(0))[:8]
+    statistics = train_minibatch(context, fixed, index, UPDATE, number=1)
     weights = [p.detach() for p in context.models.policy_parameters.values()]
     return {
         "rollout": rollout,
@@ -71,11 +75,12 @@ def make(world, case):
     config = RLConfig(**(BASE | CASES[case]))
     folder = world.folder / ("adapter_models" if config.sharing == "adapters" else "reward_models")
     stage = start_stage(config, SETUP, world.folder / "sft" / "policy")
-    models = load_models(stage, world.folder / "sft", folder)
+    method = case if case in ROLLOUT_METHODS else "ppo"
+    models = load_models(stage, world.folder / "sft", folder, has_critic=ROLLOUT_METHODS[method].has_critic)
     ids = [[6 + (7 * row + column) % 20 for column in range(1 + row)] for row in range(16)]
     conversations = [[{"role": "user", "content": " ".join(map(str, row))}] for row in ids]
     pairs = [([6, 7 + i % 9], list(range(6, 8 + i % 5))) for i in range(12)]
-    return make_context(stage, models, Prompts(conversations, ids), pairs if config.ptx_coef else None)
+    return make_context(stage, models, Prompts(conversations, ids), pairs if config.ptx_coef else None, method)
 
 
 def perturb(parameters, size):

@@ -22,6 +22,10 @@ TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--np
 PER_TOKEN = ("old_logprobs", "ref_logprobs", "entropy", "values", "kl", "rewards", "advantages", "returns")
 
 
+def per_token(rollout):
+    return [name for name in PER_TOKEN if getattr(rollout, name) is not None]
+
+
 @pytest.fixture(scope="module")
 def world(tmp_path_factory):
     """All cases, computed by one process and by two."""
@@ -44,7 +48,7 @@ def pair(request, world):
 
 def test_loss_and_gradients_on_a_fixed_rollout(pair):
     (_, alone), *of_two = pair
-    assert alone["statistics"]["value_loss"] > 0
+    assert all(alone["statistics"][name] != 0 for name in ("policy_loss", "value_loss") if name in alone["statistics"])
     for _, shared in of_two:
         assert shared["statistics"] == pytest.approx(alone["statistics"], rel=1e-5)
         for name, expected in alone["gradients"].items():
@@ -60,9 +64,11 @@ def test_what_is_sampled(pair):
     for shared, _ in of_two:
         assert torch.equal(shared.batch.input_ids, alone.batch.input_ids)
         assert torch.equal(shared.batch.response_mask, alone.batch.response_mask)
-        for name in PER_TOKEN:
+        for name in per_token(alone):
             torch.testing.assert_close(getattr(shared, name), getattr(alone, name), rtol=1e-5, atol=1e-5)
         torch.testing.assert_close(shared.scores, alone.scores, rtol=1e-5, atol=1e-5)
+        if shared.values is None:
+            continue
         kept = shared.advantages[shared.batch.response_mask]
         assert float(kept.mean()) == pytest.approx(0.0, abs=1e-6)
         assert float(kept.std(unbiased=False)) == pytest.approx(1.0, abs=1e-2)
@@ -72,7 +78,7 @@ def test_both_processes_hold_the_same_bits(pair):
     _, (one_rollout, one), (other_rollout, other) = pair
     assert one["statistics"] == other["statistics"]
     assert all(torch.equal(a, b) for a, b in zip(one["weights"], other["weights"], strict=True))
-    for name in (*PER_TOKEN, "scores"):
+    for name in (*per_token(one_rollout), "scores"):
         assert torch.equal(getattr(one_rollout, name), getattr(other_rollout, name))
 
 

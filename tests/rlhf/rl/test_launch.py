@@ -136,7 +136,10 @@ def test_the_first_process_is_heard_and_no_other(whole):
     assert progress == [("policy", update, 4) for update in (1, 2, 3, 4)]
     updates = [message for _, _, message in lines if message.startswith("update")]
     assert [message.split(":")[0] for message in updates] == ["update 0/4", "update 2/4", "update 4/4"]
-    assert {(name, level) for name, level, _ in lines} == {("rlhf.rl.trainer", logging.INFO)}
+    assert {(name, level) for name, level, _ in lines} == {
+        ("rlhf.rl.trainer", logging.INFO),
+        ("rlhf.policy.choice", logging.INFO),
+    }
     assert json.loads((run.folder / "output" / "summary.json").read_text())["num_updates"] == 4
     assert descendants() == []
 
