@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from benchmarks.curves import Curves
-from rlhf.evaluation.figures import BLUE, GREEN, GREY, ORANGE, PURPLE, VERMILION, new_figure, subtitle
+from rlhf.evaluation.figures import BLUE, COLORS, GREEN, GREY, ORANGE, PURPLE, VERMILION, new_figure, subtitle
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -17,7 +17,6 @@ _SIDES = {
     "ours-trunk": ("ours, trunk", ORANGE, "v"),
     "ours-adapters": ("ours, adapters", PURPLE, "D"),
 }
-_COLORS = (BLUE, VERMILION, GREEN, ORANGE, PURPLE)
 
 
 def draw_learning(curves: Mapping[str, Curves], path: Path) -> None:
@@ -64,7 +63,7 @@ def _scaling_panel(axes: "Axes", name: str, points: ScalingSeries) -> None:
     total = phases["all"]
     axes.plot(x[-len(expected) :], expected, color=GREY, linestyle=(0, (4, 3)), linewidth=1.6, label="expected")
     others = [phase for phase in phases if phase != "all"]
-    for phase, color in zip(others, _COLORS[1:], strict=False):
+    for phase, color in zip(others, COLORS[1:], strict=False):
         axes.plot(x, phases[phase], color=color, linewidth=1.2, marker=".", label=phase)
     axes.plot(x, total, color=BLUE, marker="o", label="all", markeredgecolor="white")
     axes.set_xscale("log", base=2)
@@ -93,7 +92,7 @@ def draw_optimum(cells: Sequence[Sequence[Mapping[str, Any]]], num_updates: int,
         *panels, last = one.subplots(1, len(sharings) + 1, sharey=True)
         for axes, sharing in zip(panels, sharings, strict=True):
             of_sharing = [cell for cell in drawn if cell[0]["sharing"] == sharing and not cell[0]["fault"]]
-            for color, cell in zip(_COLORS, of_sharing, strict=False):
+            for color, cell in zip(COLORS, of_sharing, strict=False):
                 label = f"{cell[0]['dtype']}, T {cell[0]['temperature']:g}"
                 _optimum_curves(axes, cell, num_updates, step, color, label)
             ceiling = sum(cell[0]["ceiling"] for cell in of_sharing) / len(of_sharing)

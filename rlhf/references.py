@@ -151,6 +151,46 @@ class GroupReport(FrozenModel):
         return tuple(seed for seed in self.seeds if seed.error is None)
 
 
+class MethodReport(FrozenModel):
+    """What came of one method of a comparison."""
+
+    method: str
+    group: GroupReport | None = None
+    """Over its seeds. None: none of them finished."""
+    error: str | None = None
+    """Why some of its seeds failed. None: they did not."""
+
+
+class MethodDifference(FrozenModel):
+    """The gain of one method less that of another one, over the seeds that both have."""
+
+    first: str
+    second: str
+    num_seeds: int
+    mean: float
+    low: float
+    """Lower end of the interval over seeds, which holds for all pairs of the comparison at once."""
+    high: float
+    """Upper end of it."""
+
+    @property
+    def is_real(self) -> bool:
+        """The interval leaves 0 out."""
+        return self.low > 0 or self.high < 0
+
+
+class MethodsReport(FrozenModel):
+    """A comparison of methods."""
+
+    run_id: str
+    """MLflow run of the comparison, which the runs of its groups name in the tag `rlhf.group`."""
+    recipe: str
+    seeds: tuple[int, ...]
+    methods: tuple[MethodReport, ...]
+    """In the order in which they were run."""
+    differences: tuple[MethodDifference, ...] = ()
+
+
 class GateVerdict(FrozenModel):
     """What one gate of retraining says of a candidate."""
 

@@ -88,6 +88,12 @@ def show_group(summary: str) -> None:
 
 
 @_best_effort()
+def show_methods(summary: str) -> None:
+    """Show a comparison of methods."""
+    _show_markdown(summary, "methods", "Methods on the same data, SFT policies and reward models")
+
+
+@_best_effort()
 def show_failure(error: Exception) -> None:
     """Show why a run failed, in the words that the command line has for it: what, where, and what to do."""
     known = str(error) if isinstance(error, RLHFError) else explain(error)

@@ -39,10 +39,20 @@ _RECIPES = {
     "hh": ("dialogues", "cpu", "Data of your own with a small base model, on a CPU. Name the model in model.base."),
     "gpu": ("gpu", "gpu", "Data of your own with a model of the hub, on one CUDA device."),
 }
-_TAKEN = {"seeds", "reproduce", "nightly", "dialogues", *(stage.command for stage in pipeline_stages())}
+_TAKEN = {
+    "seeds",
+    "compare-methods",
+    "reproduce",
+    "nightly",
+    "dialogues",
+    *(stage.command for stage in pipeline_stages()),
+}
 """Names of other deployments."""
 _SEEDS = (
     "The demo with several seeds, one after the other, and what it comes to over them. Any recipe can be filled in."
+)
+_METHODS = (
+    "The demo by PPO and by RLOO, several seeds of each, and which differences are real. Any recipe can be filled in."
 )
 _REPRODUCE = "Make a run again from its MLflow run id, and say whether it came out the same to the bit."
 _NIGHTLY = "Retrain where there is new data or feedback, and promote what is better. Ends at once where nothing is new."
@@ -127,6 +137,13 @@ def _deployments(recipes: dict[str, Any], schedule: Schedule | None) -> list[dic
     return [
         *pipelines,
         _deployment("seeds", _SEEDS, "seeds.run_seeds", ["pipeline", "cpu"], {"config": demo}),
+        _deployment(
+            "compare-methods",
+            _METHODS,
+            "methods.compare_methods",
+            ["pipeline", "cpu"],
+            {"config": demo, "methods": ["ppo", "rloo"], "num_seeds": 3},
+        ),
         *stages,
         _deployment("reproduce", _REPRODUCE, "reproduce.reproduce", ["reproduce"], {}),
         nightly,

@@ -18,6 +18,7 @@ COMMANDS = {
     "plan": "say what a run of a recipe would find, compute and cost",
     "run": "run all stages of a recipe",
     "stage": "run one stage on the outputs of earlier runs",
+    "compare-methods": "run a recipe with several methods, and say which differences are real",
     "reproduce": "make a run again from its MLflow run id, and compare",
     "chat": "talk to a policy, and judge its answers",
     "serve": "let other tools talk to a policy, as to OpenAI's models",
@@ -35,12 +36,12 @@ COMMANDS = {
     "down": "stop what `rlhf up` has started",
     "ui": "say where Prefect's and MLflow's user interfaces are, and what opens them",
 }
-"""The commands, each with its line of help. `rlhf.cli.<command>` has `add_arguments` and `run`."""
+"""The commands, each with its line of help. `rlhf.cli.<command>`, with `_` for `-`, has `add_arguments` and `run`."""
 
 
 def command_module(name: str) -> Any:
     """The module of a command."""
-    return import_module(f"rlhf.cli.{name}")
+    return import_module(f"rlhf.cli.{name.replace('-', '_')}")
 
 
 def parse(arguments: Sequence[str]) -> argparse.Namespace:
@@ -67,7 +68,7 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
         parser.print_help()
         parser.exit()
     switches: Collection[str] = ()
-    if named in ("plan", "run", "stage"):
+    if named in ("plan", "run", "compare-methods", "stage"):
         arguments = [given_flag(argument) for argument in arguments]
         recipe = command_module("recipe")
         switches = recipe.switches()

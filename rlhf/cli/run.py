@@ -31,8 +31,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "A run for each seed, one after the other, and what they come to: means with an interval over seeds. The same "
         "command goes on with what was killed or failed.",
     )
+    add_seeds(group, "how many, from the recipe's seed on")
+
+
+def add_seeds(group: argparse._ArgumentGroup, num_seeds_help: str) -> None:
+    """Add what says which seeds."""
     group.add_argument("--seeds", metavar="LIST", help="the seeds, as in 11,12,13")
-    group.add_argument("--num-seeds", metavar="N", help="how many, from the recipe's seed on")
+    group.add_argument("--num-seeds", metavar="N", help=num_seeds_help)
 
 
 def run(options: argparse.Namespace) -> int:
@@ -40,7 +45,7 @@ def run(options: argparse.Namespace) -> int:
     from rlhf.data.versions.resolve import check
 
     config = read_recipe(options)
-    seeds = _seeds(options, config)
+    seeds = read_seeds(options, config)
     say_first(config)
     check(config.data, root())
     if seeds:
@@ -53,7 +58,7 @@ def run(options: argparse.Namespace) -> int:
     return 0
 
 
-def _seeds(options: argparse.Namespace, config: PipelineConfig) -> tuple[int, ...]:
+def read_seeds(options: argparse.Namespace, config: PipelineConfig) -> tuple[int, ...]:
     """The seeds of a group; none where one run was asked for."""
     if options.seeds is None and options.num_seeds is None:
         return ()

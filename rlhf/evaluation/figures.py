@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 BLUE, VERMILION, GREEN, ORANGE, PURPLE, GREY = "#0072B2", "#D55E00", "#009E73", "#E69F00", "#CC79A7", "#6B6B6B"
+COLORS = (BLUE, VERMILION, GREEN, ORANGE, PURPLE)
+"""Of things that stand beside each other."""
 _DPI = 150
 _STYLE: Any = {
     "font.family": "DejaVu Sans",

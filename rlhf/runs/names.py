@@ -46,6 +46,11 @@ def group_name(config: PipelineConfig, seeds: Sequence[int]) -> str:
     return _name(config, f"{len(seeds)} seeds from {seeds[0]}")
 
 
+def methods_name(config: PipelineConfig, methods: Sequence[str], seeds: Sequence[int]) -> str:
+    """The name of a comparison of methods."""
+    return f"{config.name}, {' against '.join(methods)}, {len(seeds)} seeds from {seeds[0]}"
+
+
 def _name(config: PipelineConfig, seeds: str) -> str:
     changes = list(_changes(config))
     name = ", ".join([config.name, *changes, seeds])

@@ -15,7 +15,7 @@ from rlhf.tracking.tags import ERROR_TAG, FLOW_RUN_TAG, GROUP_KEY_TAG, KIND_TAG
 
 
 def open_group(
-    name: str, key: str, flow_run_id: str, settings: Mapping[str, Any], tags: Mapping[str, str]
+    name: str, key: str, flow_run_id: str, settings: Mapping[str, Any], tags: Mapping[str, str], kind: str = GROUP
 ) -> tuple[str, dict[str, Any]]:
     """Create the run of a group, or go on in it: in the flow run's own, or in the newest that did not finish.
 
@@ -27,14 +27,15 @@ def open_group(
         flow_run_id: Prefect's id.
         settings: the resolved configuration of all its seeds, nested.
         tags: what is known of it beside its settings.
+        kind: of the run: a group of seeds, or a comparison of methods.
 
     Returns:
         The run's id, and its settings: those of its first start, with the commits and the day of then.
     """
     tags = {**tags, FLOW_RUN_TAG: flow_run_id}
-    run = _unfinished(key, flow_run_id)
+    run = _unfinished(kind, key, flow_run_id)
     if run is None:
-        run_id = open_run(name, GROUP, {GROUP_KEY_TAG: key, **tags})
+        run_id = open_run(name, kind, {GROUP_KEY_TAG: key, **tags})
     else:
         run_id = run.info.run_id
         set_tags(run_id, tags)
@@ -48,8 +49,8 @@ def open_group(
     return run_id, dict(settings)
 
 
-def _unfinished(key: str, flow_run_id: str) -> Run | None:
-    runs = find(f"tags.`{KIND_TAG}` = '{GROUP}' and tags.`{GROUP_KEY_TAG}` = '{key}'")
+def _unfinished(kind: str, key: str, flow_run_id: str) -> Run | None:
+    runs = find(f"tags.`{KIND_TAG}` = '{kind}' and tags.`{GROUP_KEY_TAG}` = '{key}'")
     own = [run for run in runs if run.data.tags.get(FLOW_RUN_TAG) == flow_run_id]
     ended = [run for run in runs if run.info.status in ("FAILED", "KILLED")]
     return next(iter((*own, *ended)), None)

@@ -19,6 +19,7 @@ from rlhf.tracking.tags import KIND_TAG, STAGE_TAG
 
 PIPELINE = "pipeline"
 GROUP = "group"
+METHODS = "methods"
 Kind = Literal["attribute", "tag", "metric"]
 Comparator = Literal["=", "!=", ">", ">=", "<", "<=", "LIKE"]
 

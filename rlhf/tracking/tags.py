@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 
 KIND_TAG = "rlhf.kind"
-"""Pipeline, stage, group, reproduction or inputs."""
+"""Pipeline, stage, group, methods, reproduction or inputs."""
 STAGE_TAG = "rlhf.stage"
 """Name of the stage, of a stage's run."""
 FINGERPRINT_TAG = "rlhf.fingerprint"

@@ -1,0 +1,181 @@
+"""A comparison of methods: its MLflow run, and the page and figure that it ends with."""
+
+import logging
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from prefect.runtime import flow_run as this_flow_run
+
+from rlhf import provenance
+from rlhf.config.methods import choose_methods, with_method
+from rlhf.config.pipeline import PipelineConfig
+from rlhf.config.seeds import choose_seeds
+from rlhf.errors import ConfigError
+from rlhf.failures import describe_failure
+from rlhf.modeling.hub import at_commits
+from rlhf.modeling.template_choice import settled
+from rlhf.paths import source_root
+from rlhf.references import GroupReport, MethodReport, MethodsReport
+from rlhf.runs.groups import SeedsFailedError
+from rlhf.runs.methods import CURVES, MethodsFailedError, as_markdown, differences, draw_frontiers, methods_key
+from rlhf.runs.names import methods_name
+from rlhf.tracking.client import check_reachable, run_url
+from rlhf.tracking.files import log_content
+from rlhf.tracking.groups import open_group
+from rlhf.tracking.queries import ClientStore
+from rlhf.tracking.records import METHODS
+from rlhf.tracking.run_locks import hold_run_lock
+from rlhf.tracking.runs import close_killed_runs, close_run, closing_run, set_tags
+from rlhf.tracking.tags import COMMIT_TAG, DIRTY_TAG, GROUP_TAG, NOTE_TAG, RECIPE_TAG, SEEDS_TAG, SOURCE_TAG
+from tasks.pipeline_run import page_tags
+from tasks.prefect_artifacts import show_link, show_methods
+
+logger = logging.getLogger("rlhf.methods")
+
+
+@dataclass
+class Methods:
+    """A comparison that is under way.
+
+    Attributes:
+        run_id: its MLflow run.
+        config: the recipe, with the method of its own.
+        methods: in the order in which they are run.
+        seeds: of each.
+        done: what came of those that are over.
+        exit_code: of the first that failed.
+    """
+
+    run_id: str
+    config: PipelineConfig
+    methods: tuple[str, ...]
+    seeds: tuple[int, ...]
+    done: list[MethodReport] = field(default_factory=list)
+    exit_code: int | None = None
+
+    def config_of(self, method: str) -> PipelineConfig:
+        """The recipe with one of the methods."""
+        return with_method(self.config, method)
+
+    @contextmanager
+    def running(self, method: str) -> Iterator[None]:
+        """Run one method within the block. Where seeds of it fail, that is noted, and the others are run."""
+        logger.info("method %s", method)
+        try:
+            yield
+        except SeedsFailedError as error:
+            self._note(method, error.report, str(error), error.exit_code)
+        except Exception as error:  # noqa: BLE001  # it must not lose the other methods; it is told, and ends them
+            self._note(method, None, *describe_failure(error))
+
+    def finish(self, method: str, report: GroupReport) -> None:
+        """Note what came of a method."""
+        self._note(method, report, None, None)
+
+    def report(self) -> MethodsReport:
+        """Compare, and show it."""
+        report = MethodsReport(
+            run_id=self.run_id,
+            recipe=self.config.name,
+            seeds=self.seeds,
+            methods=tuple(self.done),
+            differences=differences(self.done),
+        )
+        text = as_markdown(report)
+        set_tags(self.run_id, {NOTE_TAG: text})
+        log_content(self.run_id, text.encode(), "summary.md")
+        log_content(self.run_id, report.model_dump_json(indent=2).encode(), "summary.json")
+        self._draw()
+        show_methods(text)
+        if self.exit_code is not None:
+            raise MethodsFailedError(report, self.exit_code)
+        return report
+
+    def _note(self, method: str, group: GroupReport | None, error: str | None, exit_code: int | None) -> None:
+        if error is not None:
+            logger.warning("method %s did not finish: %s", method, error)
+        self.exit_code = self.exit_code or exit_code
+        if group is not None:
+            set_tags(group.run_id, {GROUP_TAG: self.run_id})
+        self.done.append(MethodReport(method=method, group=group if group and group.finished else None, error=error))
+
+    def _draw(self) -> None:
+        store = ClientStore()
+        curves, chosen = {}, {}
+        for method in self.done:
+            if method.group is None:
+                continue
+            seeds = [(seed, store.curves(str(seed.run_id), CURVES)) for seed in method.group.finished]
+            curves[method.method] = [of_seed for _, of_seed in seeds]
+            chosen[method.method] = [
+                {
+                    name: [point for point in points if point[0] == seed.metrics["policy/chosen_update"]]
+                    for name, points in of_seed.items()
+                }
+                for seed, of_seed in seeds
+            ]
+        if curves:
+            with tempfile.TemporaryDirectory() as folder:
+                path = Path(folder) / "frontiers.png"
+                draw_frontiers(curves, chosen, path)
+                log_content(self.run_id, path.read_bytes(), "frontiers.png")
+
+
+@contextmanager
+def methods_run(
+    config: PipelineConfig, methods: list[str], seeds: list[int] | None, num_seeds: int | None
+) -> Iterator[Methods]:
+    """Open the MLflow run of a comparison for the flow run that is under way, or go on in it, and close it at the end.
+
+    Args:
+        config: the recipe.
+        methods: names of the methods.
+        seeds: the seeds.
+        num_seeds: how many, from the recipe's seed on, where they are not listed.
+
+    Raises:
+        ConfigError: methods or seeds that cannot be compared, or a method that cannot work with the recipe.
+        MethodsFailedError: some failed, once all were run.
+    """
+    logging.getLogger("rlhf").setLevel(logging.INFO)
+    named, chosen = choose_methods(methods), choose_seeds(config.seed, seeds, num_seeds)
+    for method in named:
+        with_method(config, method)
+    flow_run_id = str(this_flow_run.id)
+    with hold_run_lock(flow_run_id):
+        check_reachable()
+        close_killed_runs()
+        comparison = _open(config, named, chosen, flow_run_id)
+        show_link("mlflow-run", run_url(comparison.run_id), "The MLflow run of this comparison")
+        with closing_run(comparison.run_id):
+            yield comparison
+            close_run(comparison.run_id, "FINISHED")
+
+
+def methods_flow_run_name() -> str:
+    """Name of the flow run of a comparison that is under way."""
+    parameters = this_flow_run.parameters
+    config = PipelineConfig.model_validate(parameters["config"])
+    with suppress(ConfigError):
+        seeds = choose_seeds(config.seed, parameters.get("seeds"), parameters.get("num_seeds"))
+        return methods_name(config, choose_methods(parameters["methods"]), seeds)
+    return f"{config.name}, methods that cannot be compared"
+
+
+def _open(config: PipelineConfig, methods: tuple[str, ...], seeds: tuple[int, ...], flow_run_id: str) -> Methods:
+    git = provenance.git_state(source_root())
+    tags = {
+        RECIPE_TAG: config.name,
+        SEEDS_TAG: ",".join(map(str, seeds)),
+        COMMIT_TAG: git.commit or "",
+        DIRTY_TAG: str(git.dirty).lower(),
+        SOURCE_TAG: "flows.methods",
+        **page_tags(),
+    }
+    settings = settled(at_commits(config)).model_dump(mode="json", exclude={"seed"})
+    key = methods_key(config, methods, seeds)
+    run_id, recorded = open_group(methods_name(config, methods, seeds), key, flow_run_id, settings, tags, METHODS)
+    return Methods(run_id, PipelineConfig.model_validate(recorded), methods, seeds)
