@@ -45,16 +45,20 @@ def make_store(database: Path, artifacts: Path, num_pipelines: int) -> list[str]
             " last_update_time) VALUES (77, 'rlhf', ?, 'active', ?, ?)",
             [artifacts.as_uri(), _START, _START],
         )
-        connection.execute("INSERT INTO registered_models (name, creation_time) VALUES ('rlhf-policy', ?)", [_START])
+        for recipe in _RECIPES:
+            connection.execute("INSERT INTO registered_models (name, creation_time) VALUES (?, ?)", [recipe, _START])
+            connection.execute(
+                "INSERT INTO registered_model_tags (name, key, value) VALUES (?, 'rlhf.kind', 'policy')", [recipe]
+            )
         made = [_Pipeline(number, rng, artifacts) for number in range(num_pipelines)]
         for table, columns in _COLUMNS.items():
             rows = [row for one in made for row in one.rows[table]]
             marks = ", ".join("?" * len(columns.split(",")))
             connection.executemany(f"INSERT OR IGNORE INTO {table} ({columns}) VALUES ({marks})", rows)  # noqa: S608
-        for alias, version in (("champion", num_pipelines - 1), ("candidate", num_pipelines)):
+        for alias, one in (("champion", made[-2:][0]), ("candidate", made[-1])):
             connection.execute(
-                "INSERT INTO registered_model_aliases (alias, version, name) VALUES (?, ?, 'rlhf-policy')",
-                [alias, max(version, 1)],
+                "INSERT INTO registered_model_aliases (alias, version, name) VALUES (?, ?, ?)",
+                [alias, one.version, one.config["name"]],
             )
     for one in made[-2:]:
         one.write_files()
@@ -80,7 +84,7 @@ class _Pipeline:
     def __init__(self, number: int, rng: random.Random, artifacts: Path) -> None:
         self.rng, self.artifacts = rng, artifacts
         self.rows: dict[str, list[tuple[Any, ...]]] = {table: [] for table in _COLUMNS}
-        self.run_id = _id(rng)
+        self.run_id, self.version = _id(rng), number + 1
         self.started = _START + number * _BETWEEN
         recipe, seed = _RECIPES[number % len(_RECIPES)], number % 5
         ppo = {"kl_coef": rng.choice((0.05, 0.1, 0.2)), "learning_rate": rng.choice((1e-4, 1.5e-4))}
@@ -90,7 +94,7 @@ class _Pipeline:
         self._add_run(self.run_id, f"{recipe}, seed {seed}", self._tags(number), _flat(self.config), "")
         for name, run_id in self.stages.items():
             self._add_stage(name, run_id)
-        self._add_version(number + 1)
+        self._add_version()
 
     def write_files(self) -> None:
         """What a comparison reads of the pipeline's run."""
@@ -116,7 +120,7 @@ class _Pipeline:
             "rlhf.cpu_count": "2",
             "rlhf.gpus": "",
             "rlhf.lock_sha256": _hash(f"lock {number // 100}"),
-            "rlhf.policy_version": str(number + 1),
+            "rlhf.policy_version": f"{self.config['name']}/{self.version}",
             "rlhf.policy_sha256": _hash(f"policy {number}"),
             "rlhf.provenance": _hash(f"record {number}"),
         }
@@ -160,10 +164,12 @@ class _Pipeline:
             self.rows["datasets"].append((dataset, 77, read, digest, "local", source))
             self.rows["inputs"].append((_id(self.rng), "DATASET", dataset, "RUN", run_id, 0))
 
-    def _add_version(self, version: int) -> None:
+    def _add_version(self) -> None:
         run_id = self.stages["model_card"]
         source = f"runs:/{run_id}/output"
-        self.rows["model_versions"].append(("rlhf-policy", version, self.started, "None", source, run_id, "READY"))
+        self.rows["model_versions"].append(
+            (self.config["name"], self.version, self.started, "None", source, run_id, "READY")
+        )
 
     def _add_run(self, run_id: str, name: str, tags: Mapping[str, str], params: Mapping[str, str], stage: str) -> None:
         """The pipeline's run bears summaries and curves, a stage's run all metrics of the stage."""

@@ -12,7 +12,8 @@ def reproduce(original_run: str, stage: RepeatableStage | None = None) -> str:
     """Make a run again from its MLflow run id, and say whether it came out the same.
 
     Args:
-        original_run: The pipeline run: its id, the first characters of it, champion, or v3.
+        original_run: The pipeline run: its id, the first characters of it, RECIPE@champion, RECIPE/3, or
+            champion.
         stage: Only this stage, from the recorded outputs of those before it. Empty: all stages.
     """
     return reproduce_run(original_run, stage)

@@ -1,10 +1,22 @@
 """Small frozen values: all that passes between stages. A reference names an artifact and the sha256 of its files."""
 
-from typing import Literal
+from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import AfterValidator, BaseModel, ConfigDict
 
 from rlhf.config.data import EmbeddedName
+
+SHARED_MODEL = "rlhf-policy"
+"""The registered model of all recipes, until each had its own."""
+
+
+def whole_version(version: str) -> str:
+    """A version as `RECIPE/NUMBER`. A number alone is of the time when all recipes shared a registered model."""
+    return version if "/" in version else f"{SHARED_MODEL}/{version}"
+
+
+PolicyVersion = Annotated[str, AfterValidator(whole_version)]
+"""A version of a registered policy, as `RECIPE/NUMBER`."""
 
 
 class FrozenModel(BaseModel):
@@ -70,7 +82,7 @@ class ComparisonRef(Reference):
 
 
 class ModelCardRef(Reference):
-    """The policy's folder with its card: what is registered as `rlhf-policy`."""
+    """The policy's folder with its card: what is registered under the recipe's name."""
 
 
 class StageReport(FrozenModel):
@@ -220,9 +232,9 @@ class GateVerdict(FrozenModel):
 
 
 class Champion(FrozenModel):
-    """The version of the registered model that is in use."""
+    """The version of a recipe's policy that is in use."""
 
-    version: str
+    version: PolicyVersion
     policy: ModelCardRef
     data_md5: str
     """Version of the data that it was trained on."""
@@ -233,7 +245,7 @@ class Champion(FrozenModel):
 class Spending(FrozenModel):
     """What a comparison may take of the risk that a candidate without gain becomes the champion."""
 
-    champion: str | None
+    champion: PolicyVersion | None
     """The version that was compared with. None: there was none."""
     comparison: int
     """Its number among the comparisons with this champion, from 1 on; where there was none, among those without."""
@@ -264,9 +276,8 @@ class Proposal(FrozenModel):
 
     run_id: str
     """MLflow run of the pipeline that trained it."""
-    candidate: str
-    """Its version of the registered model."""
-    champion: str | None
+    candidate: PolicyVersion
+    champion: PolicyVersion | None
     """The version that it was compared with. None: there was none, and it was compared with its own SFT policy."""
     data_md5: str
     gates: tuple[GateVerdict, ...]
@@ -290,8 +301,8 @@ class RetrainReport(FrozenModel):
     verdict: Verdict
     reason: str
     """A sentence for a person."""
-    champion: str | None
-    """The version of the registered model that is the champion now."""
+    champion: PolicyVersion | None
+    """The version that is the recipe's champion now."""
     data_md5: str | None = None
     """Version of the data that was looked at."""
     proposal: Proposal | None = None

@@ -34,7 +34,7 @@ from rlhf.runs.report.documents import as_markdown
 from rlhf.stages import STAGES, stage_of
 from rlhf.tracking import artifacts
 from rlhf.tracking.client import check_reachable, run_url
-from rlhf.tracking.models import LONGEST_DESCRIPTION, describe_version, register_policy
+from rlhf.tracking.models import LONGEST_DESCRIPTION, check_recipe_name, describe_version, register_policy
 from rlhf.tracking.queries import metrics_of, tags_of
 from rlhf.tracking.run_locks import hold_run_lock
 from rlhf.tracking.runs import (
@@ -100,6 +100,7 @@ class Pipeline:
     Attributes:
         run_id: its MLflow run, the parent of its stages' runs.
         record: where the run comes from, as far as it is known by now.
+        registered: whether its policy becomes a version of the recipe's registered model.
         source: the data that it reads, once that is known.
         stages: how the stages went that are done.
         metrics: what they measured, by the metrics' names.
@@ -107,6 +108,7 @@ class Pipeline:
 
     run_id: str
     record: ProvenanceRecord
+    registered: bool
     source: DataSource | None = None
     stages: list[StageReport] = field(default_factory=list)
     metrics: dict[str, float] = field(default_factory=dict)
@@ -167,9 +169,9 @@ class Pipeline:
         self.record = self.record.model_copy(update={"stages": upstream | self.record.stages})
 
     def report(self, card: ModelCardRef) -> PipelineReport:
-        """Register the policy as the candidate, and say what has come of the run."""
-        version = register_policy(card)
-        set_tags(self.run_id, {VERSION_TAG: version, POLICY_TAG: card.sha256})
+        """Register the policy as its recipe's candidate, and say what has come of the run."""
+        version = register_policy(card, self.record.recipe) if self.registered else None
+        set_tags(self.run_id, {POLICY_TAG: card.sha256} | ({VERSION_TAG: version} if version else {}))
         folder = artifacts.stored_at(card)
         policy = str(folder) if folder else card.uri
         self._show_report(version)
@@ -184,7 +186,7 @@ class Pipeline:
             model_card=f"{policy}/README.md",
         )
 
-    def _show_report(self, version: str) -> None:
+    def _show_report(self, version: str | None) -> None:
         """What the run came to, on its page and its policy's in MLflow, and as Prefect's artifact."""
         report = collect(open_store(), self.run_id)
         tags = tags_of(self.run_id)
@@ -192,7 +194,8 @@ class Pipeline:
         figures = {name: self.metrics.get(f"evaluation/{name}") for name in _FIGURES_OF_A_VERSION}
         facts = {"recipe": tags.get(RECIPE_TAG, ""), "base": base, "data": tags.get(DATA_TAG, ""), "run": self.run_id}
         facts |= {name: f"{value:.4g}" for name, value in figures.items() if value is not None}
-        describe_version(version, facts, as_markdown(report, LONGEST_DESCRIPTION)[:LONGEST_DESCRIPTION])
+        if version is not None:
+            describe_version(version, facts, as_markdown(report, LONGEST_DESCRIPTION)[:LONGEST_DESCRIPTION])
         page = tags.get(FLOW_RUN_PAGE_TAG)
         link = f"[The flow run in Prefect]({page})\n\n" if page else ""
         set_tags(self.run_id, {NOTE_TAG: link + as_markdown(report, _LONGEST_DESCRIPTION - len(link))})
@@ -255,6 +258,8 @@ def _open_run(config: PipelineConfig) -> Iterator[tuple[Pipeline, PipelineConfig
     logger.info("%s", starting_model.described(config.model))
     with hold_run_lock(str(this_flow_run.id)):
         check_reachable()
+        if config.registered:
+            check_recipe_name(config.name)
         close_killed_runs()
         # Of a retried flow run: its attempt before, if that was killed.
         close_orphans(str(this_flow_run.id))
@@ -273,10 +278,13 @@ def _open_run(config: PipelineConfig) -> Iterator[tuple[Pipeline, PipelineConfig
 
 def flow_run_name() -> str:
     """Name of the flow run that is under way, and of its MLflow run."""
+    return run_name(this_config())
+
+
+def this_config() -> PipelineConfig:
+    """The recipe of the flow run that is under way."""
     config = this_flow_run.parameters["config"]
-    if not isinstance(config, PipelineConfig):
-        config = PipelineConfig.model_validate(config)
-    return run_name(config)
+    return config if isinstance(config, PipelineConfig) else PipelineConfig.model_validate(config)
 
 
 def cancel_on_signal(flow: Flow[..., Any], flow_run: FlowRun, state: State[Any]) -> None:
@@ -308,7 +316,7 @@ def _open(config: PipelineConfig) -> Pipeline:
     with closing_run(run_id):
         save_code(run_id, patch.content)
         save_record(run_id, record)
-    return Pipeline(run_id, record)
+    return Pipeline(run_id, record, config.registered)
 
 
 def page_tags() -> dict[str, str]:

@@ -28,7 +28,6 @@ from rlhf.references import GateVerdict, Spending, StageReport
 from rlhf.text.markdown import escape, without_metadata
 from rlhf.text.safe_markdown import safe_markdown
 from rlhf.tracking.client import run_url
-from rlhf.tracking.models import REGISTERED_MODEL
 
 logger = logging.getLogger("rlhf.display")
 PROMOTED_EVENT = "rlhf.policy.promoted"
@@ -153,9 +152,9 @@ def name_outcome(flow_run_id: str, outcome: str) -> None:
 
 
 @_best_effort()
-def announce_promotion(run: str, message: str, url: str) -> None:
+def announce_promotion(recipe: str, run: str, message: str, url: str) -> None:
     """Tell Prefect's automations, one of which calls a person's webhook."""
-    resource = {"prefect.resource.id": REGISTERED_MODEL, "prefect.resource.name": run}
+    resource = {"prefect.resource.id": f"rlhf.policy.{recipe}", "prefect.resource.name": run}
     emit_event(PROMOTED_EVENT, resource, payload={"message": message, "url": url})
 
 

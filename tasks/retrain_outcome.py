@@ -7,6 +7,7 @@ from rlhf.tracking import registry
 from rlhf.tracking.client import run_url
 from rlhf.tracking.runs import set_tags
 from rlhf.tracking.tags import VERDICT_REASON_TAG, VERDICT_TAG
+from tasks.pipeline_run import this_config
 from tasks.prefect_artifacts import announce_promotion, name_outcome, show_verdict
 
 
@@ -28,12 +29,13 @@ def end(
     show_verdict(verdict, reason)
     rejected_by = f" by {', '.join(proposal.failed)}" if proposal and verdict == "rejected" else ""
     name_outcome(str(this_flow_run.id), verdict + rejected_by)
+    recipe = this_config().name
     if verdict == "promoted":
-        announce_promotion(this_flow_run.name or "", reason, run_url(proposal.run_id) if proposal else "")
+        announce_promotion(recipe, this_flow_run.name or "", reason, run_url(proposal.run_id) if proposal else "")
     return RetrainReport(
         verdict=verdict,
         reason=reason,
-        champion=registry.champion_version(),
+        champion=registry.champion_version(recipe),
         data_md5=proposal.data_md5 if proposal else data_md5,
         proposal=proposal,
     )

@@ -61,8 +61,9 @@ def begin(config: PipelineConfig, retrain: RetrainConfig) -> Start:
     registry.recover()
     settle_questions()
     flow_run_id = str(this_flow_run.id)
-    last = registry.promotion()
-    if last and last.state == "done" and last.flow_run_id == flow_run_id:
+    done = (last for last in registry.promotions() if last.state == "done" and last.flow_run_id == flow_run_id)
+    last = next(done, None)
+    if last is not None:
         reason = f"Version {last.to} is the champion since {last.at}."
         return Start(config, report=end("promoted", reason, proposal=retraining.proposal_of(flow_run_id)))
     question = retraining.question_of(flow_run_id)
@@ -81,7 +82,7 @@ def propose(run: Pipeline, comparison: ComparisonRef, champion: Champion | None,
     assert run.source is not None, "the data stage has noted its source"
     compared = json.loads((artifacts.local_path(comparison) / "comparison.json").read_text(encoding="utf-8"))
     version = champion.version if champion else None
-    spending = retraining.spending_of(retrain, version, comparison)
+    spending = retraining.spending_of(run.record.recipe, retrain, version, comparison)
     gates = apply_gates(retrain, gate_inputs(compared), spending.level if spending else ORDINARY_LEVEL)
     show_gates(gates, spending)
     proposal = Proposal(
@@ -104,7 +105,7 @@ def enough_prompts(
     def check(data: DatasetRef) -> None:
         prompts = gate_prompts(artifacts.local_path(data), config.evaluation).prompts
         number, version = len(set(map(prompt_key, prompts))), champion.version if champion else None
-        retraining.check_number_of_prompts(number, retrain, version, of_settings=False)
+        retraining.check_number_of_prompts(number, config.name, retrain, version, of_settings=False)
 
     return check
 
@@ -124,7 +125,7 @@ def judges_of(retrain: RetrainConfig) -> JudgesConfig:
 def _look_for_data(config: PipelineConfig, retrain: RetrainConfig) -> Start:
     from rlhf.data.versions.resolve import resolve
 
-    waiting = retraining.open_questions()
+    waiting = retraining.open_questions(config.name)
     if waiting:
         asked = waiting[0]
         reason = (
@@ -133,9 +134,9 @@ def _look_for_data(config: PipelineConfig, retrain: RetrainConfig) -> Start:
         )
         return Start(config, report=end("approval open", reason))
     # Before anything is brought or trained: without a sound champion there is nothing to compare with.
-    champion = registry.champion()
+    champion = registry.champion(config.name)
     version = champion.version if champion else None
-    retraining.check_number_of_prompts(config.evaluation.num_prompts, retrain, version, of_settings=True)
+    retraining.check_number_of_prompts(config.evaluation.num_prompts, config.name, retrain, version, of_settings=True)
     if champion is not None and config.data.embedded is None:
         retraining.check_judges(champion, retrain)
     data = retraining.bring_data(config.data, retrain, root())

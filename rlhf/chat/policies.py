@@ -1,4 +1,4 @@
-"""Policies to talk to, found by what a person names: a run, a version of the registered policy, or a folder."""
+"""Policies to talk to, found by what a person names: a run, a version of a registered policy, or a folder."""
 
 import logging
 from collections.abc import Mapping
@@ -49,8 +49,7 @@ def find_policy(text: str | None) -> ChatPolicy:
     """The policy that is meant.
 
     Args:
-        text: run id or the beginning of one, `champion`, `candidate`, `v3`, or a folder with a model; None for the
-            newest finished run.
+        text: run id or the beginning of one, a version, or a folder with a model; None for the newest finished run.
 
     Raises:
         InputError: there is no such policy, or nothing of it is left to talk to.

@@ -43,8 +43,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "policy",
         metavar="POLICY",
         nargs="?",
-        help="run id or the beginning of one, champion, candidate, vN, or a model's folder; the newest finished run by "
-        "default. Of a run under way it is the best policy so far",
+        help="run id or the beginning of one, RECIPE@champion, RECIPE/3, champion, or a model's folder; the newest "
+        "finished run by default. Of a run under way it is the best policy so far",
     )
     parser.add_argument("--beside", metavar="POLICY", help="who answers too: sft, or as above")
     parser.add_argument("--inbox", metavar="DIR", default="inbox", help="where judgments go, below the project's root")

@@ -26,7 +26,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "runs",
         metavar="RUN",
         nargs="+",
-        help="id of a run, or at least its first 6 characters; champion, candidate or v3 of the registered policy",
+        help="id of a run, or at least its first 6 characters; RECIPE@champion, RECIPE/3, or champion",
     )
     parser.add_argument("--markdown", metavar="FILE", type=Path, help="write the report as Markdown")
     parser.add_argument(

@@ -18,7 +18,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "its place, prompts of the run's evaluation are answered greedily by both, token by token."
     )
     parser.add_argument(
-        "policy", metavar="POLICY", help="run id or the beginning of one, champion, candidate, vN, or a model's folder"
+        "policy",
+        metavar="POLICY",
+        help="run id or the beginning of one, RECIPE@champion, RECIPE/3, champion, or a model's folder",
     )
     parser.add_argument("destination", metavar="DESTINATION", help="a folder, a file (gguf), or OWNER/NAME (hub)")
     parser.add_argument(

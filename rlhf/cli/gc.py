@@ -22,7 +22,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add what the command takes."""
     parser.description = (
         "List checkpoints, outputs of stages, copies, results, working trees and versions of the data "
-        "that no kept run needs. Kept are the champion, the candidate and every version with an alias, runs in flight "
+        "that no kept run needs. Kept are champions, candidates and every version with an alias, runs in flight "
         "or waiting for an answer, and runs of the last days, with all that their cached stages came from. Nothing is "
         "removed without --yes."
     )

@@ -28,7 +28,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "run",
         metavar="RUN|MODEL",
-        help="run id or the beginning of one, champion, candidate, vN, or the folder of a policy",
+        help="run id or the beginning of one, RECIPE@champion, RECIPE/3, champion, or the folder of a policy",
     )
     parser.add_argument("--json", metavar="FILE", help="write it as JSON; - for standard output in place of the tree")
     parser.add_argument(

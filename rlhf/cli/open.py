@@ -18,7 +18,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.description = (
         "Open a run's pages in Prefect and MLflow. Where `rlhf up` is not up it is started, and held until Ctrl-C."
     )
-    parser.add_argument("run", metavar="RUN", help="run id or the beginning of one, champion, candidate, or vN")
+    parser.add_argument(
+        "run", metavar="RUN", help="run id or the beginning of one, RECIPE@champion, RECIPE/3, or champion"
+    )
     parser.add_argument("--no-browser", action="store_true", help="print the addresses only")
 
 

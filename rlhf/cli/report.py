@@ -14,7 +14,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "What a run came to, on one page: the verdict, the figures with their intervals, reward against KL, ten "
         "answers before and after, limitations and cost. The HTML file needs nothing else: send it to anybody."
     )
-    parser.add_argument("run", metavar="RUN", help="run id or the beginning of one, champion, candidate, or vN")
+    parser.add_argument(
+        "run", metavar="RUN", help="run id or the beginning of one, RECIPE@champion, RECIPE/3, or champion"
+    )
     parser.add_argument("--html", metavar="FILE", type=Path, help="write the page; default: print Markdown")
 
 

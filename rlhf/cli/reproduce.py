@@ -24,7 +24,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "say stage by stage whether it came out the same. The exit code is 0 where it is identical or equal within "
         "tolerance, and 1 where it is different."
     )
-    parser.add_argument("run", metavar="RUN", help="pipeline run: id, its first characters, champion, or v3")
+    parser.add_argument(
+        "run", metavar="RUN", help="pipeline run: id, its first characters, RECIPE@champion, RECIPE/3, or champion"
+    )
     parser.add_argument(
         "--stage", choices=repeatable_stages(), help="only this stage, from the recorded outputs of those before it"
     )

@@ -155,7 +155,7 @@ def _cells(row: Row, full_ids: bool) -> dict[str, str]:
         "state": row.state,
         "gain": f"{row.gold_gain.value:+.3f}" if row.gold_gain else "",
         "win": f"{row.win_rate.value:.1%}" if row.win_rate else "",
-        "policy": " ".join([f"v{row.policy_version}", *row.aliases]) if row.policy_version else "",
+        "policy": " ".join([row.policy_version, *row.aliases]) if row.policy_version else "",
         "verdict": row.verdict or "",
         "gain, 95%": _interval(row.gold_gain, "{:+.2f} to {:+.2f}"),
         "win, 95%": _interval(row.win_rate, "{:.0%} to {:.0%}"),

@@ -49,6 +49,11 @@ def _asked(options: argparse.Namespace) -> Schedule:
     if options.config is None or options.at is None:
         raise ConfigError("a schedule has a recipe and a time, as in rlhf schedule configs/mine.yaml --at 02:00")
     config = load_config(options.config)
+    if not config.registered:
+        raise ConfigError(
+            f"{options.config}: registered is false, and retraining promotes registered policies only; set it to true, "
+            "or schedule another recipe"
+        )
     if options.inbox is not None:
         inbox_folder(options.inbox, root(), "--inbox")
         if config.data.embedded is not None or config.data.path != "data":

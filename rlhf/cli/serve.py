@@ -25,8 +25,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "policy",
         metavar="POLICY",
         nargs="?",
-        help="run id or the beginning of one, champion, candidate, vN, or a model's folder; the newest finished run by "
-        "default",
+        help="run id or the beginning of one, RECIPE@champion, RECIPE/3, champion, or a model's folder; the newest "
+        "finished run by default",
     )
     parser.add_argument("--host", default="127.0.0.1", help="address to listen at [default: 127.0.0.1]")
     parser.add_argument("--port", type=int, metavar="N", default=_PORT, help=f"[default: {_PORT}]")

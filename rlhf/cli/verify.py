@@ -25,8 +25,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "run",
         metavar="RUN",
-        help="run id or the beginning of one, champion, candidate, vN, or a policy's folder: a copy that was kept "
-        "elsewhere shows whether the store was edited",
+        help="run id or the beginning of one, RECIPE@champion, RECIPE/3, champion, or a policy's folder: a copy that "
+        "was kept elsewhere shows whether the store was edited",
     )
     parser.add_argument("--json", action="store_true", help="print one JSON object")
 
@@ -59,6 +59,6 @@ def _print(named: "Target", ledger: Ledger) -> None:
     counted = ", ".join(f"{number:,} {kind}" for kind, number in sorted(ledger.checked.items()))
     console.print(Text(f"Looked at: {counted}"))
     console.print(f"Hashed: {ledger.num_bytes / 1e6:,.1f} MB, {ledger.megabytes_per_second:,.0f} MB/s")
-    version = f", version {named.version.version} of rlhf-policy" if named.version else ""
+    version = f", version {named.version.version}" if named.version else ""
     verdict = "is as it was logged" if ledger.sound else f"was changed in {len(ledger.findings)} places"
     console.print(Text(f"Run {named.run_id}{version} {verdict}.", style="bold"))

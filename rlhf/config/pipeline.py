@@ -25,7 +25,10 @@ class PipelineConfig(Section):
     """Align a language model with human preferences: data, SFT, reward models, audit, policy, evaluation, card."""
 
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=60)] = "demo"
-    """Name of the recipe in Prefect and MLflow."""
+    """Name of the recipe in Prefect and MLflow, and of the registered model whose versions its policies are."""
+    registered: bool = True
+    """Whether the policy of each run becomes a version of the registered model, with the alias candidate. False: for
+    trials; their policies are named by the run's id."""
     seed: Seed = 0
     """Seed of initialization, shuffling and sampling. The data and its splits do not depend on it."""
     method: Method = "ppo"

@@ -27,6 +27,7 @@ from rlhf.tracking.tags import (
     APPROVAL_UNTIL_TAG,
     FLOW_RUN_TAG,
     PROPOSAL_TAG,
+    RECIPE_TAG,
 )
 
 Decision = Literal["approve", "reject", "expired", "withdrawn"]
@@ -63,6 +64,11 @@ def check_settings(config: PipelineConfig, retrain: RetrainConfig) -> None:
     Raises:
         ConfigError: what the two sections say does not go together.
     """
+    if not config.registered:
+        raise ConfigError(
+            f"registered is false in the recipe {config.name}, and retraining promotes registered policies only; set "
+            "registered to true, or retrain another recipe"
+        )
     if retrain.source != "local" and config.data.path != DataConfig().path:
         raise ConfigError(
             f"retrain.source is {retrain.source}, which decides where the data is, so data.path ({config.data.path}) "
@@ -79,11 +85,14 @@ def check_settings(config: PipelineConfig, retrain: RetrainConfig) -> None:
         raise ConfigError(f"retrain.safety: {str(error).removeprefix('rl.rewards: ')}") from error
 
 
-def check_number_of_prompts(number: int, retrain: RetrainConfig, champion: str | None, *, of_settings: bool) -> None:
+def check_number_of_prompts(
+    number: int, recipe: str, retrain: RetrainConfig, champion: str | None, *, of_settings: bool
+) -> None:
     """Refuse gates that so few prompts cannot satisfy, whatever the candidate says.
 
     Args:
         number: gate prompts that are compared on.
+        recipe: that is retrained.
         retrain: the gates.
         champion: the version that a candidate will be compared with.
         of_settings: it is what the recipe asks for; otherwise what the data has.
@@ -92,7 +101,7 @@ def check_number_of_prompts(number: int, retrain: RetrainConfig, champion: str |
         ConfigError: the recipe asks for too few.
         DataError: the data has too few.
     """
-    level = level_of(1 + max(comparisons_with(champion).values(), default=0), retrain.false_promotion_rate)
+    level = level_of(1 + max(comparisons_with(recipe, champion).values(), default=0), retrain.false_promotion_rate)
     needed, gate = most_needed(retrain, level)
     if number >= needed:
         return
@@ -119,14 +128,16 @@ def check_judges(champion: Champion, retrain: RetrainConfig) -> None:
         )
 
 
-def spending_of(retrain: RetrainConfig, champion: str | None, comparison: ComparisonRef) -> Spending | None:
+def spending_of(
+    recipe: str, retrain: RetrainConfig, champion: str | None, comparison: ComparisonRef
+) -> Spending | None:
     """Share of the risk of a false promotion that a comparison may take; None where no gate asks for a gain."""
     gate = deciding_gate(retrain)
     if gate is None:
         return None
     limit = retrain.minimum_reward_gain if gate == "reward_gain" else retrain.minimum_win_rate
     assert limit is not None, "the gate is on"
-    number = note_comparison(champion, comparison.sha256)
+    number = note_comparison(recipe, champion, comparison.sha256)
     rate = retrain.false_promotion_rate
     return Spending(
         champion=champion, comparison=number, level=level_of(number, rate), rate=rate, gate=gate, limit=limit
@@ -180,9 +191,10 @@ def question_of(flow_run_id: str) -> ApprovalRequest | None:
     return next((_question(tags) for tags in by_run if APPROVAL_TAG in tags), None)
 
 
-def open_questions() -> list[ApprovalRequest]:
-    """All that nobody has answered yet."""
-    return [_question(tags) for tags in pipeline_runs(APPROVAL_TAG, "open").values()]
+def open_questions(recipe: str | None = None) -> list[ApprovalRequest]:
+    """All that nobody has answered yet, about the candidates of a recipe or of any."""
+    waiting = pipeline_runs(APPROVAL_TAG, "open").values()
+    return [_question(tags) for tags in waiting if recipe in (None, tags.get(RECIPE_TAG))]
 
 
 def record_answer(question: ApprovalRequest, decision: Decision, reason: str) -> None:

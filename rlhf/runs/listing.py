@@ -1,6 +1,5 @@
 """The table of pipeline runs: few columns, those by which people tell a good run from a bad one."""
 
-from collections import defaultdict
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -18,8 +17,8 @@ from rlhf.tracking.tags import (
     REPRODUCIBLE_TAG,
     SEEDS_TAG,
     VERDICT_TAG,
-    VERSION_TAG,
 )
+from rlhf.tracking.versions import aliases_by_version, policy_version
 
 _STATES = {status: state for state, status in STATES.items()}
 
@@ -55,7 +54,7 @@ class Row:
         alarms: that went off.
         verdict: how retraining ended; None where it was no retraining, or goes on.
         reproducible: as the run says; None where it does not.
-        policy_version: of the registered policy that it made.
+        policy_version: that it has registered, as `RECIPE/NUMBER`; None where it has registered none.
         aliases: of that version, now.
         group: MLflow run of the group that it belongs to.
     """
@@ -110,21 +109,19 @@ def list_runs(store: RunStore, filters: Filters, limit: int) -> Listing:
     total = store.count(conditions) if len(runs) == limit else len(runs)
     # Intervals stand with the stages' runs only.
     stages = store.runs([run.tags[tag] for run in runs for tag in _JUDGES if tag in run.tags])
-    aliases: dict[str, list[str]] = defaultdict(list)
-    for alias, version in store.aliases().items():
-        aliases[version].append(alias)
+    aliases = aliases_by_version(store)
     return Listing(tuple(_row(run, stages, aliases) for run in runs), total)
 
 
 _JUDGES = ("rlhf.run.evaluation", "rlhf.run.reward_audit")
 
 
-def _row(run: RunRecord, stages: Mapping[str, RunRecord], aliases: Mapping[str, list[str]]) -> Row:
+def _row(run: RunRecord, stages: Mapping[str, RunRecord], aliases: Mapping[str, tuple[str, ...]]) -> Row:
     metrics = {name.removeprefix(GROUP): value for name, value in run.metrics.items()}
     for tag in _JUDGES:
         if run.tags.get(tag) in stages:
             metrics |= stages[run.tags[tag]].metrics
-    version = run.tags.get(VERSION_TAG)
+    version = policy_version(run.tags)
     reproducible = run.tags.get(REPRODUCIBLE_TAG)
     return Row(
         run_id=run.run_id,
@@ -144,7 +141,7 @@ def _row(run: RunRecord, stages: Mapping[str, RunRecord], aliases: Mapping[str, 
         verdict=run.tags.get(VERDICT_TAG),
         reproducible=None if reproducible is None else reproducible == "true",
         policy_version=version,
-        aliases=tuple(sorted(aliases.get(version or "", ()))),
+        aliases=aliases.get(version or "", ()),
         group=run.tags.get(GROUP_TAG),
     )
 

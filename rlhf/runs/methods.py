@@ -25,9 +25,6 @@ _SHOWN = (
     *_GAINS,
     "evaluation/win_rate",
     "evaluation/kl",
-    "evaluation/policy_response_tokens",
-    "policy/chosen_update",
-    "policy/num_alarms",
     "policy/trained_seconds",
 )
 CURVES = ("evaluation/curve_kl", "evaluation/curve_gold", "evaluation/curve_selection_score")
@@ -116,12 +113,9 @@ def draw_frontiers(curves: Mapping[str, Sequence[Curves]], chosen: Mapping[str, 
 def method_tables(report: MethodsReport) -> list[list[list[str]]]:
     """Tables, each with its header first: the methods' figures, and, where there are any, the differences."""
     finished = [method for method in report.methods if method.group is not None]
-    figures = [["figure", "unit", *(title_of(method.method) for method in finished)]]
-    figures += [
-        [name, METRICS[name].unit, *(_over_seeds(method.group, name) for method in finished)]
-        for name in _SHOWN
-        if any(_values(method.group, name) for method in finished)
-    ]
+    shown = [name for name in _SHOWN if any(_values(method.group, name) for method in finished)]
+    figures = [["method", *map(_heading, shown)]]
+    figures += [[title_of(method.method), *(_over_seeds(method.group, name) for name in shown)] for method in finished]
     compared = [["methods", "seeds", "difference", "interval", "verdict"], *map(_difference_row, report.differences)]
     return [figures, compared] if report.differences else [figures]
 
@@ -163,6 +157,11 @@ def _parts(report: MethodsReport) -> Iterator[str]:
     finished = [method for method in report.methods if method.group is not None]
     groups = [[title_of(method.method), f"`{method.group.run_id}`"] for method in finished if method.group is not None]
     yield table(["method", "MLflow run of its seeds"], groups)
+
+
+def _heading(name: str) -> str:
+    words, unit = name.partition("/")[2].replace("_", " "), METRICS[name].unit
+    return f"{words}, {unit}" if unit else words
 
 
 def _difference_row(difference: MethodDifference) -> list[str]:

@@ -9,7 +9,7 @@ from mlflow.utils.search_utils import SearchUtils
 
 from rlhf.earlier_names import current_metric, current_section, current_tags, metric_names
 from rlhf.tracking.client import TrackingError, client, experiment_id, retry_while_unavailable
-from rlhf.tracking.models import REGISTERED_MODEL
+from rlhf.tracking.models import registered_models
 from rlhf.tracking.records import Condition, Input, RunRecord, is_finite, time_of
 from rlhf.tracking.tags import FINGERPRINT_TAG, KIND_TAG, STAGE_TAG
 
@@ -65,17 +65,22 @@ class ClientStore:
                 curves[name] = sorted(curve, key=lambda point: point[0])
         return curves
 
+    def policies(self) -> list[str]:
+        """The registered models that policies are versions of."""
+        return [model.name for model in registered_models()]
+
     def aliases(self) -> dict[str, str]:
-        """Versions of the registered policy, by their aliases."""
-        models = retry_while_unavailable(lambda: client().search_registered_models(f"name = '{REGISTERED_MODEL}'"))
-        return {alias: str(version) for model in models for alias, version in model.aliases.items()}
+        """Versions of those models, by `MODEL@ALIAS`."""
+        return {
+            f"{model.name}@{alias}": f"{model.name}/{version}"
+            for model in registered_models()
+            for alias, version in model.aliases.items()
+        }
 
     def version_run(self, version: str) -> str | None:
-        """The run that made a version of the registered policy; None where there is no such version."""
+        """The run that made a version; None where there is no such version."""
         try:
-            return str(
-                retry_while_unavailable(lambda: client().get_model_version(REGISTERED_MODEL, version)).run_id or ""
-            )
+            return str(retry_while_unavailable(lambda: client().get_model_version(*version.split("/"))).run_id or "")
         except TrackingError as error:
             if getattr(error.__cause__, "error_code", "") == _GONE:
                 return None

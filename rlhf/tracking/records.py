@@ -20,6 +20,7 @@ from rlhf.tracking.tags import KIND_TAG, STAGE_TAG
 PIPELINE = "pipeline"
 GROUP = "group"
 METHODS = "methods"
+POLICY = "policy"
 Kind = Literal["attribute", "tag", "metric"]
 Comparator = Literal["=", "!=", ">", ">=", "<", "<=", "LIKE"]
 
@@ -155,11 +156,14 @@ class RunStore(Protocol):
     def curves(self, run_id: str, names: Sequence[str]) -> dict[str, list[tuple[int, float]]]:
         """Steps and finite values of metrics of a run, by rising step; without the metrics that it has not."""
 
+    def policies(self) -> list[str]:
+        """The registered models that policies are versions of."""
+
     def aliases(self) -> dict[str, str]:
-        """Versions of the registered policy, by their aliases."""
+        """Versions of those models, by `MODEL@ALIAS`; people's aliases are `rlhf.tracking.versions.aliases`."""
 
     def version_run(self, version: str) -> str | None:
-        """The run that made a version of the registered policy; None where there is no such version."""
+        """The run that made a version; None where there is no such version."""
 
 
 def time_of(milliseconds: int) -> datetime:

@@ -1,16 +1,17 @@
 """Whole runs and versions as they stand in the store, for checks and garbage collection."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
 from mlflow.entities import Run
+from mlflow.entities.model_registry import RegisteredModel
 from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
 from mlflow.store.entities import PagedList
 
 from rlhf.tracking.client import client, experiment_id, retry_while_unavailable
-from rlhf.tracking.models import REGISTERED_MODEL
+from rlhf.tracking.models import registered_models
 from rlhf.tracking.queries import find, record_of
 from rlhf.tracking.records import RunRecord, time_of
 
@@ -19,15 +20,15 @@ _PAGE = 1000
 
 @dataclass(frozen=True)
 class VersionFacts:
-    """A version of the registered model.
+    """A version of a registered policy.
 
     Attributes:
-        version: its number.
+        version: `RECIPE/NUMBER`.
         run_id: MLflow run that made the policy's folder.
         uri: of that folder.
         created: when it was registered.
         tags: all of them.
-        aliases: such as `champion`.
+        aliases: such as `champion`, as the registered model has them.
     """
 
     version: str
@@ -55,28 +56,12 @@ def search_runs(condition: str = "") -> list[RunRecord]:
 
 
 def versions() -> list[VersionFacts]:
-    """All versions of the registered model, the newest first."""
-    models = retry_while_unavailable(lambda: client().search_registered_models(f"name = '{REGISTERED_MODEL}'"))
-    if not models:
-        return []
-    aliases: dict[str, list[str]] = {}
-    for alias, version in models[0].aliases.items():
-        aliases.setdefault(str(version), []).append(alias)
-    registered = retry_while_unavailable(
-        lambda: client().search_model_versions(f"name = '{REGISTERED_MODEL}'", max_results=10_000)
+    """All versions of registered policies, the newest first."""
+    return sorted(
+        (version for model in registered_models() for version in _versions(model)),
+        key=lambda version: (version.created, version.version),
+        reverse=True,
     )
-    facts = [
-        VersionFacts(
-            version=str(version.version),
-            run_id=str(version.run_id or ""),
-            uri=str(version.source or ""),
-            created=time_of(version.creation_timestamp),
-            tags=dict(version.tags),
-            aliases=tuple(sorted(aliases.get(str(version.version), ()))),
-        )
-        for version in registered
-    ]
-    return sorted(facts, key=lambda version: int(version.version), reverse=True)
 
 
 def delete_artifact(run_id: str, path: str) -> None:
@@ -84,6 +69,22 @@ def delete_artifact(run_id: str, path: str) -> None:
     uri = retry_while_unavailable(lambda: client().get_run(run_id)).info.artifact_uri
     repository: Any = get_artifact_repository(uri)
     retry_while_unavailable(lambda: repository.delete_artifacts(path))
+
+
+def _versions(model: RegisteredModel) -> Iterator[VersionFacts]:
+    registered = retry_while_unavailable(
+        lambda: client().search_model_versions(f"name = '{model.name}'", max_results=10_000)
+    )
+    numbers = model.aliases.items()
+    for version in registered:
+        yield VersionFacts(
+            version=f"{model.name}/{version.version}",
+            run_id=str(version.run_id or ""),
+            uri=str(version.source or ""),
+            created=time_of(version.creation_timestamp),
+            tags=dict(version.tags),
+            aliases=tuple(sorted(alias for alias, number in numbers if str(number) == str(version.version))),
+        )
 
 
 def _page(condition: str, token: str | None) -> PagedList[Run]:

@@ -1,4 +1,4 @@
-"""Pipeline runs by an id, the beginning of one, or a name of the registered policy."""
+"""Pipeline runs by an id, the beginning of one, or a version of a registered policy."""
 
 import difflib
 import re
@@ -7,11 +7,10 @@ from rlhf.errors import InputError
 from rlhf.tracking.deleted import deleted_run
 from rlhf.tracking.records import IS_PIPELINE, Condition, RunRecord, RunStore, store_address
 from rlhf.tracking.tags import PARENT_TAG, RECIPE_TAG, SEEDS_TAG, STAGE_TAG
+from rlhf.tracking.versions import ALIASES, NAMES, aliases, find_version
 
 LEAST_PREFIX = 6
 _ID = re.compile(r"[0-9a-f]+")
-_VERSION = re.compile(r"v([1-9][0-9]*)")
-_NAMES = ("champion", "candidate")
 _NUM_NEAREST = 3
 _NUM_LOOKED_AT = 50
 
@@ -22,20 +21,18 @@ def find_in(store: RunStore, text: str) -> str:
     Args:
         store: where runs are.
         text: its id, or the first characters of it, at least 6; the same of a stage's run, which stands for the
-            pipeline run that trained it; or of the registered policy an alias such as `champion`, or `v3`.
+            pipeline run that trained it; or a version, as `rlhf.tracking.versions.find_version` takes it.
 
     Raises:
         InputError: there is no such run, or several; the message names those that come nearest.
     """
-    text = text.strip().lower()
-    version = _VERSION.fullmatch(text)
-    if version:
-        return _of_version(store, version[1])
-    aliases = {} if _ID.fullmatch(text) else store.aliases()
-    if text in aliases or text in _NAMES:
-        return _of_alias(store, text, aliases)
+    text = text.strip()
+    version = find_version(store, text)
+    if version is not None:
+        return _of_version(store, version)
+    text = text.lower()
     if not _ID.fullmatch(text) or len(text) < LEAST_PREFIX:
-        raise InputError(_no_id(store, text, [*_NAMES, *aliases]))
+        raise InputError(_no_id(store, text))
     return _of_prefix(store, text)
 
 
@@ -65,30 +62,15 @@ def _of_prefix(store: RunStore, text: str) -> str:
     return pipeline
 
 
-def _of_alias(store: RunStore, alias: str, aliases: dict[str, str]) -> str:
-    if alias not in aliases:
-        known = ", ".join(f"{name} (v{version})" for name, version in sorted(aliases.items())) or "none at all"
-        raise InputError(
-            f"no version of the registered policy has the alias {alias}; the aliases that there are: {known}"
-        )
-    return _of_version(store, aliases[alias])
-
-
 def _of_version(store: RunStore, version: str) -> str:
-    run_id = store.version_run(version)
-    if run_id is None:
-        aliases = ", ".join(f"{name} is v{number}" for name, number in sorted(store.aliases().items()))
-        raise InputError(
-            f"the registered policy has no version {version}; "
-            + (aliases or "no version has an alias; `rlhf runs` shows which runs made a version")
-        )
+    run_id = store.version_run(version) or ""
     run = store.runs([run_id]).get(run_id)
     if run is None and run_id in store.deleted(run_id):
-        raise InputError(f"version {version} of the registered policy: {deleted_run(store_address(), run_id)}")
+        raise InputError(f"version {version}: {deleted_run(store_address(), run_id)}")
     pipeline = _pipeline_of(run) if run else None
     if pipeline is None:
         raise InputError(
-            f"version {version} of the registered policy names the run {run_id}, which is gone or is of no pipeline; "
+            f"version {version} names the run {run_id or '(none)'}, which is gone or is of no pipeline; "
             "give the id of a run that `rlhf runs` lists"
         )
     return pipeline
@@ -98,14 +80,14 @@ def _pipeline_of(run: RunRecord) -> str | None:
     return run.run_id if run.is_pipeline else run.tags.get(PARENT_TAG)
 
 
-def _no_id(store: RunStore, text: str, names: list[str]) -> str:
+def _no_id(store: RunStore, text: str) -> str:
     if _ID.fullmatch(text):
         return f"{text} is too short for an id: give at least {LEAST_PREFIX} characters; {_nearest(store, text)}"
-    close = difflib.get_close_matches(text, names, n=1)
+    close = difflib.get_close_matches(text, [*ALIASES, *aliases(store)], n=1)
     meant = f"; did you mean {close[0]}?" if close else f"; {_nearest(store, text)}"
     return (
         f"{text or '(nothing)'} is no run: give the id of a pipeline run, at least its first {LEAST_PREFIX} "
-        f"characters, champion, candidate, or v3 for a version{meant}"
+        f"characters, or a version: {NAMES}{meant}"
     )
 
 

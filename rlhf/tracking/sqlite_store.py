@@ -15,13 +15,15 @@ from urllib.parse import quote
 from rlhf.earlier_names import current_metric, current_section, current_tags, metric_names
 from rlhf.errors import InputError
 from rlhf.paths import tracking_database
+from rlhf.references import SHARED_MODEL
 from rlhf.tracking.deleted import deleted_experiment
-from rlhf.tracking.records import Condition, Input, RunRecord, is_finite, time_of
+from rlhf.tracking.records import POLICY, Condition, Input, RunRecord, is_finite, time_of
+from rlhf.tracking.tags import KIND_TAG
 
 KNOWN_SCHEMAS = {"dc11669786a5": "MLflow 3.17"}
 """Heads of MLflow's migrations, by which a database says what its tables are, with the first version that has them."""
 _EXPERIMENT = "rlhf"
-_MODEL = "rlhf-policy"
+_OF_POLICIES = (SHARED_MODEL, KIND_TAG, POLICY)
 _IDS_AT_ONCE = 500
 _PATIENCE_SECONDS = 30.0
 _ATTRIBUTES = {"run_id": "run_uuid", "status": "status", "start_time": "start_time"}
@@ -42,6 +44,10 @@ _NOT_FINITE = "(SELECT * FROM latest_metrics WHERE is_nan OR abs(value) >= 1.797
 _LOCATION = (
     "SELECT e.artifact_location FROM experiments e JOIN runs r ON r.experiment_id = e.experiment_id"
     " WHERE r.run_uuid = ? AND e.name = ?"
+)
+_POLICIES = (
+    "SELECT name FROM registered_models m WHERE name = ? OR EXISTS"
+    " (SELECT 1 FROM registered_model_tags t WHERE t.name = m.name AND t.key = ? AND t.value = ?)"
 )
 _DATASETS = (
     "SELECT i.destination_id, d.name, d.dataset_source, d.digest"
@@ -98,14 +104,19 @@ class DatabaseStore:
                 curves[current_metric(key)].append((int(step), float(value)))
         return dict(curves)
 
+    def policies(self) -> list[str]:
+        """The registered models that policies are versions of."""
+        return [str(name) for (name,) in self._rows(_POLICIES, _OF_POLICIES)]
+
     def aliases(self) -> dict[str, str]:
-        """Versions of the registered policy, by their aliases."""
-        rows = self._rows("SELECT alias, version FROM registered_model_aliases WHERE name = ?", [_MODEL])
-        return {alias: str(version) for alias, version in rows}
+        """Versions of those models, by `MODEL@ALIAS`."""
+        query = f"SELECT name, alias, version FROM registered_model_aliases WHERE name IN ({_POLICIES})"  # noqa: S608
+        return {f"{name}@{alias}": f"{name}/{version}" for name, alias, version in self._rows(query, _OF_POLICIES)}
 
     def version_run(self, version: str) -> str | None:
-        """The run that made a version of the registered policy; None where there is no such version."""
-        rows = self._rows("SELECT run_id FROM model_versions WHERE name = ? AND version = ?", [_MODEL, version])
+        """The run that made a version; None where there is no such version."""
+        query = "SELECT run_id FROM model_versions WHERE name = ? AND version = ?"
+        rows = self._rows(query, version.split("/"))
         return str(rows[0][0] or "") if rows else None
 
     def _complete(self, rows: Sequence[Any]) -> list[RunRecord]:

@@ -51,7 +51,7 @@ def find_pipeline(text: str) -> str:
 
     Args:
         text: its id, or the first characters of it, at least 6; the same of a stage's run, which stands for the
-            pipeline run that trained it; or of the registered policy an alias such as `champion`, or `v3`.
+            pipeline run that trained it; or a version, as `rlhf.tracking.versions.find_version` takes it.
 
     Raises:
         InputError: there is no such run, or several; the message names those that come nearest.

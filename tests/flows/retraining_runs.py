@@ -35,7 +35,7 @@ ASK = OPEN.model_copy(update={"ask": True})
 
 def config(**settings: object) -> PipelineConfig:
     # The data is that of the generator, but may grow.
-    return load_config(SMOKE, {"compute.num_threads": 1, "data.embedded": None, **settings})
+    return load_config(SMOKE, {"registered": True, "compute.num_threads": 1, "data.embedded": None, **settings})
 
 
 def last_flow_run() -> FlowRun:

@@ -18,7 +18,6 @@ from rlhf.retraining import state as retraining
 from rlhf.tracking import client as tracking_client
 from rlhf.tracking import registry
 from rlhf.tracking.client import tracking_uri
-from rlhf.tracking.models import REGISTERED_MODEL
 from rlhf.tracking.queries import tags_of
 from tasks import approval
 
@@ -32,9 +31,9 @@ def test_approved_in_another_process(deployment: Deployment, client_environment:
     assert question is not None
     parent = MlflowClient(tracking_uri()).get_run(question.proposal.run_id)
     assert (parent.info.status, parent.data.tags["rlhf.approval"]) == ("SCHEDULED", "open")
-    assert registry.champion_version() is None
+    assert registry.champion_version("smoke") is None
     asked = approval._description(question)
-    assert asked.startswith("No gate was on, so nothing was asked of version 1 against its own SFT policy")
+    assert asked.startswith("No gate was on, so nothing was asked of version smoke/1 against its own SFT policy")
     samples = [line for line in asked.splitlines() if line.startswith("|")]
     assert len(samples) == 5, "a head and three prompts"
     assert "selection score" in samples[-1]
@@ -53,8 +52,8 @@ def test_approved_in_another_process(deployment: Deployment, client_environment:
     run = flow_run(run_id)
     assert run.state is not None
     assert (run.state.is_completed(), outcome(run)) == (True, "promoted")
-    assert registry.champion_version() == "1"
-    for tags in (tags_of(question.proposal.run_id), registry.version_tags("1")):
+    assert registry.champion_version("smoke") == "smoke/1"
+    for tags in (tags_of(question.proposal.run_id), registry.version_tags("smoke/1")):
         assert (tags["rlhf.approval"], tags["rlhf.approval_reason"]) == ("approve", "reads well")
     assert MlflowClient(tracking_uri()).get_run(question.proposal.run_id).info.status == "FINISHED"
 
@@ -95,7 +94,7 @@ def test_expired_the_next_run_says_so(deployment: Deployment):
     assert question is not None
     tags = tags_of(question.proposal.run_id)
     assert (tags["rlhf.approval"], tags["rlhf.verdict"]) == ("expired", "expired")
-    assert registry.champion_version() is None
+    assert registry.champion_version("smoke") is None
 
 
 def test_an_answer_that_comes_too_late(deployment: Deployment):
@@ -119,8 +118,8 @@ def test_approved_after_the_champion_changed(deployment: Deployment):
     run_id = deployment.start(ASK)
     question = retraining.question_of(str(run_id))
     assert question is not None
-    tracking_client.client().set_registered_model_alias(REGISTERED_MODEL, registry.CHAMPION, "1")
+    tracking_client.client().set_registered_model_alias("smoke", registry.CHAMPION, "1")
     deployment.answer(run_id, "approve", "fine")
     report = deployment.go_on(run_id)
-    assert (report.verdict, report.champion) == ("outdated", "1")
-    assert "compared with no version, and now version 1 is the champion" in report.reason
+    assert (report.verdict, report.champion) == ("outdated", "smoke/1")
+    assert "compared with no version, and now version smoke/1 is the champion" in report.reason

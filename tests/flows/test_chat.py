@@ -175,7 +175,7 @@ def test_what_cannot_be_judged(tmp_path: Path):
         (["--max-response-tokens", "0"], "--max-response-tokens is 0; give a number of at least 1"),
         (["--max-response-tokens", "48"], "--max-response-tokens is 48, and policy reads 48 tokens with the question"),
         (["--inbox", "../elsewhere"], "--inbox: ../elsewhere is not a folder below"),
-        (["--beside", "v9"], "the registered policy has no version 9; candidate is v1"),
+        (["--beside", "v9"], "no registered policy is v9; the aliases that there are: smoke@candidate (smoke/1)"),
     ],
 )
 def test_mistakes(project: Path, arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]):

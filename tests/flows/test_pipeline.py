@@ -13,10 +13,13 @@ from prefect.client.schemas.sorting import FlowRunSort
 
 from flows import stages
 from flows.pipeline import rlhf_pipeline
+from rlhf.chat.policies import find_policy
 from rlhf.config.loading import load_config
 from rlhf.config.pipeline import PipelineConfig
 from rlhf.errors import DataError, InputError
 from rlhf.references import PipelineReport
+from rlhf.runs.audit.target import find_target
+from rlhf.runs.audit.verify import verify
 from rlhf.tracking.client import EXPERIMENT, tracking_uri
 
 REPOSITORY = Path(__file__).parents[2]
@@ -27,7 +30,7 @@ pytestmark = pytest.mark.usefixtures("prefect_server")
 
 
 def config(**settings: object) -> PipelineConfig:
-    return load_config(SMOKE, {"compute.num_threads": 1, **settings})
+    return load_config(SMOKE, {"registered": True, "compute.num_threads": 1, **settings})
 
 
 def states(report: PipelineReport) -> dict[str, str]:
@@ -35,7 +38,7 @@ def states(report: PipelineReport) -> dict[str, str]:
 
 
 def versions(client: MlflowClient) -> dict[str, str]:
-    return {v.version: v.tags["sha256"] for v in client.search_model_versions("name = 'rlhf-policy'")}
+    return {v.version: v.tags["sha256"] for v in client.search_model_versions("name = 'smoke'")}
 
 
 CACHED_RUN = """
@@ -43,7 +46,7 @@ import sys
 from pathlib import Path
 from rlhf.config.loading import load_config
 from flows.pipeline import rlhf_pipeline
-report = rlhf_pipeline(load_config(Path(sys.argv[1]), {"compute.num_threads": 1}))
+report = rlhf_pipeline(load_config(Path(sys.argv[1]), {"registered": True, "compute.num_threads": 1}))
 print({stage.state for stage in report.stages})
 print({"torch", "transformers", "trl", "datasets"} & set(sys.modules))
 """
@@ -115,7 +118,7 @@ def check_parent(trained: PipelineReport, cached: PipelineReport) -> None:
 def check_registry(first: PipelineReport, third: PipelineReport) -> None:
     client = MlflowClient(tracking_uri())
     assert len(versions(client)) == len(set(versions(client).values())) == 2
-    candidate = client.get_model_version_by_alias("rlhf-policy", "candidate")
+    candidate = client.get_model_version_by_alias("smoke", "candidate")
     assert candidate.run_id == third.stages[-1].run_id
     assert {name: candidate.tags[name] for name in ("recipe", "base", "run")} == {
         "recipe": "smoke",
@@ -129,7 +132,14 @@ def check_registry(first: PipelineReport, third: PipelineReport) -> None:
     assert "card/figures/scores.png" in {file.path for file in client.list_artifacts(third.run_id, "card/figures")}
     rlhf_pipeline(config())
     assert len(versions(client)) == 2
-    assert client.get_model_version_by_alias("rlhf-policy", "candidate").run_id == first.stages[-1].run_id
+    trial = rlhf_pipeline(config(registered=False))
+    assert len(versions(client)) == 2
+    assert "rlhf.policy_version" not in client.get_run(trial.run_id).data.tags
+    target = find_target(trial.run_id)
+    assert target.version is None
+    assert verify(target).sound
+    assert str(find_policy(trial.run_id).folder) == trial.policy_path
+    assert client.get_model_version_by_alias("smoke", "candidate").run_id == first.stages[-1].run_id
 
 
 def check_answers(report: PipelineReport) -> None:
@@ -171,7 +181,7 @@ def test_data_that_is_not_there_is_one_error(project_root: Path):
 
 @pytest.mark.parametrize("by_hand", [True, False])
 def test_a_run_is_named_in_prefect_and_mlflow_by_what_differs_from_its_recipe(project_root: Path, by_hand: bool):
-    given = config(seed=7, **{"rl.kl_coef": 0.05, "data.embedded": None})
+    given = config(seed=7, registered=False, **{"rl.kl_coef": 0.05, "data.embedded": None})
     with pytest.raises(DataError):
         # A form sends the settings as JSON, and those that were left as they are may be missing.
         rlhf_pipeline(given if by_hand else given.model_dump(mode="json", exclude_defaults=True))

@@ -33,7 +33,6 @@ from rlhf.references import ComparisonRef, RewardModelsRef
 from rlhf.tracking import artifacts, registry
 from rlhf.tracking import client as tracking_client
 from rlhf.tracking.client import run_url
-from rlhf.tracking.models import REGISTERED_MODEL
 from rlhf.tracking.queries import pipeline_runs, tags_of
 from rlhf.tracking.registry import Promotion
 
@@ -61,25 +60,24 @@ def stored_reward_models() -> Path:
 @pytest.mark.usefixtures("project")
 def test_the_first_champion_then_nothing_new():
     first = retrain(config(), OPEN)
-    assert (first.verdict, first.champion) == ("promoted", "1")
+    assert (first.verdict, first.champion) == ("promoted", "smoke/1")
     assert first.proposal is not None
     assert (first.proposal.champion, first.proposal.gates) == (None, ())
     run = last_flow_run()
     assert outcome(run) == "promoted"
-    assert run.name == "smoke, embedded none, num_threads 1, seed 0: promoted"
-    assert "Version 1 is the champion, the first there is." in shown_in(run)["retrain-verdict"]
+    assert run.name == "smoke, registered true, embedded none, num_threads 1, seed 0: promoted"
+    assert "Version smoke/1 is the champion, the first there is." in shown_in(run)["retrain-verdict"]
     tags = mlflow_run(first).data.tags
     assert tags["rlhf.verdict"] == "promoted"
     assert "rlhf.run.comparison" in tags
-    last = registry.promotion()
-    assert last is not None
+    (last,) = registry.promotions()
     assert (last.state, last.flow_run_id) == ("done", str(run.id))
 
     assert promotion_told(run_url(first.proposal.run_id))["message"] == first.reason
 
     runs = len(pipeline_runs("rlhf.kind", "pipeline"))
     again = retrain(config(), RetrainConfig())
-    assert (again.verdict, again.champion, again.data_md5) == ("no new data", "1", first.data_md5)
+    assert (again.verdict, again.champion, again.data_md5) == ("no new data", "smoke/1", first.data_md5)
     assert outcome(last_flow_run()) == "no new data"
     assert "was trained on this version of the data" in shown_in(last_flow_run())["retrain-verdict"]
     assert len(pipeline_runs("rlhf.kind", "pipeline")) == runs
@@ -104,18 +102,22 @@ def test_a_gate_that_fails_says_which_and_by_how_much():
 
 
 def test_new_feedback_makes_a_candidate_that_meets_the_champion(project: Path):
-    assert retrain(config(), OPEN).champion == "1"
+    assert retrain(config(), OPEN).champion == "smoke/1"
     write_inbox(project, 40)
     inbox = {"source": "inbox", "inbox": "inbox"}
     rejected = retrain(config(), RetrainConfig(**inbox, minimum_win_rate=1.0))
     assert rejected.verdict == "rejected"
     assert rejected.proposal is not None
-    assert (rejected.proposal.candidate, rejected.proposal.champion, rejected.champion) == ("2", "1", "1")
+    assert (rejected.proposal.candidate, rejected.proposal.champion, rejected.champion) == (
+        "smoke/2",
+        "smoke/1",
+        "smoke/1",
+    )
     assert not list((project / "inbox").glob("*.jsonl"))
     # The same candidate, found cached, and other limits.
     promoted = retrain(config(), OPEN.model_copy(update=inbox))
     assert promoted.proposal is not None
-    assert (promoted.verdict, promoted.champion, promoted.proposal.champion) == ("promoted", "2", "1")
+    assert (promoted.verdict, promoted.champion, promoted.proposal.champion) == ("promoted", "smoke/2", "smoke/1")
     assert promoted.data_md5 == rejected.data_md5
     assert retrain(config(), OPEN.model_copy(update=inbox)).verdict == "no new data"
 
@@ -130,26 +132,22 @@ def test_a_branch_with_the_champions_data_is_nothing_new():
 @pytest.mark.usefixtures("project")
 def test_a_champion_that_is_gone_is_one_error():
     retrain(config(), OPEN)
-    champion = registry.champion()
+    champion = registry.champion("smoke")
     assert champion is not None
     folder = artifacts.local_path(champion.policy)
     shutil.rmtree(folder)
-    with pytest.raises(ArtifactMismatchError, match=f"version 1 of rlhf-policy: {folder}"):
+    with pytest.raises(ArtifactMismatchError, match=f"version smoke/1: {folder}"):
         retrain(config(), OPEN)
-    assert registry.champion_version() == "1"
+    assert registry.champion_version("smoke") == "smoke/1"
 
 
 @pytest.mark.usefixtures("project")
 def test_a_promotion_that_was_cut_off_is_undone_first():
-    tracking_client.client().set_registered_model_tag(
-        REGISTERED_MODEL,
-        "promotion",
-        Promotion(state="pending", champion=None, to="1", flow_run_id="gone", at="then").model_dump_json(by_alias=True),
-    )
+    pending = Promotion(state="pending", champion=None, to="smoke/1", flow_run_id="gone", at="then")
+    tracking_client.client().set_registered_model_tag("smoke", "promotion", pending.model_dump_json(by_alias=True))
     assert retrain(config(), RetrainConfig(minimum_win_rate=1.0)).verdict == "rejected"
-    last = registry.promotion()
-    assert last is not None
-    assert (last.state, registry.champion_version()) == ("undone", None)
+    (last,) = registry.promotions()
+    assert (last.state, registry.champion_version("smoke")) == ("undone", None)
 
 
 def test_a_reward_model_judges_safety(project: Path):
@@ -201,13 +199,13 @@ def test_comparisons_are_counted_by_champion(project: Path):
     assert first.proposal.spending is not None
     assert again.proposal.spending is not None
     assert (first.verdict, first.proposal.spending.comparison) == ("rejected", 1)
-    assert (again.champion, again.proposal.spending.comparison) == ("1", 1)
+    assert (again.champion, again.proposal.spending.comparison) == ("smoke/1", 1)
     inbox = gates.model_copy(update={"source": "inbox", "inbox": "inbox", "minimum_reward_gain": 1e9})
     write_inbox(project, 40)
     second = retrain(config(), inbox)
     assert second.proposal is not None
     assert second.proposal.spending is not None
-    assert (second.proposal.champion, second.proposal.spending.comparison) == ("1", 1)
+    assert (second.proposal.champion, second.proposal.spending.comparison) == ("smoke/1", 1)
     tracking_client.client().delete_run(second.proposal.run_id)
     write_inbox(project, 80)
     third = retrain(config(seed=1), inbox)
@@ -217,14 +215,14 @@ def test_comparisons_are_counted_by_champion(project: Path):
     assert third.proposal.spending.level < second.proposal.spending.level
     shown = "the chance that any of the nightly candidates without gain"
     assert shown in third.reason
-    assert "Comparison 2 with version 1 promotes" in shown_in(last_flow_run())["retrain-verdict"]
+    assert "Comparison 2 with version smoke/1 promotes" in shown_in(last_flow_run())["retrain-verdict"]
 
 
 def test_a_champion_whose_judge_is_gone(project: Path):
     """Its reward models are one error before anything is trained, unless the candidate's alone shall judge."""
     inbox = {"source": "inbox", "inbox": "inbox", "minimum_win_rate": 1.0}
-    assert retrain(config(), OPEN).champion == "1"
-    champion = registry.champion()
+    assert retrain(config(), OPEN).champion == "smoke/1"
+    champion = registry.champion("smoke")
     assert champion is not None
     assert champion.reward_models is not None
     write_inbox(project, 40)
@@ -237,13 +235,19 @@ def test_a_champion_whose_judge_is_gone(project: Path):
     artifacts.remove_output(champion.reward_models.run_id)
     write_inbox(project, 80)
     runs = len(pipeline_runs("rlhf.kind", "pipeline"))
-    gone = r"version 1, the champion: its reward models are gone, .*set retrain.champion_judges to false"
+    gone = r"version smoke/1, the champion: its reward models are gone, .*set retrain.champion_judges to false"
     with pytest.raises(ArtifactMismatchError, match=gone):
         retrain(config(), OPEN.model_copy(update=inbox))
     assert len(pipeline_runs("rlhf.kind", "pipeline")) == runs
     alone = retrain(config(), OPEN.model_copy(update={**inbox, "champion_judges": False}))
     assert alone.proposal is not None
     assert alone.proposal.gates[0].judge == "selection_reward_model"
+
+
+@pytest.mark.usefixtures("project")
+def test_a_recipe_that_registers_nothing_is_not_retrained():
+    with pytest.raises(ConfigError, match="registered is false in the recipe smoke"):
+        retrain(config(registered=False), OPEN)
 
 
 @pytest.mark.usefixtures("project")
@@ -273,15 +277,13 @@ def test_killed_after_the_alias_moved_a_retry_knows(deployment: Deployment, clie
     environment = os.environ | client_environment
     done = subprocess.run(command, cwd=REPOSITORY, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == -9, done.stderr
-    last = registry.promotion()
-    assert last is not None
-    assert (last.state, registry.champion_version()) == ("pending", "1")
+    (last,) = registry.promotions()
+    assert (last.state, registry.champion_version("smoke")) == ("pending", "smoke/1")
     with get_client(sync_client=True) as client:
         client.set_flow_run_state(run_id, AwaitingRetry(), force=True)
     report = deployment.go_on(run_id)
     assert (report.verdict, outcome(flow_run(run_id))) == ("promoted", "promoted")
-    last = registry.promotion()
-    assert last is not None
+    (last,) = registry.promotions()
     assert (last.state, last.flow_run_id) == ("done", str(run_id))
 
 

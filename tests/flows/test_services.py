@@ -173,7 +173,7 @@ def test_the_mlflow_server_may_go_and_come_back(up: Up):
 
 def test_the_pages_of_a_run_are_opened(up: Up):
     done = subprocess.run(
-        up.command("open", "v1", "--no-browser"),
+        up.command("open", "smoke@candidate", "--no-browser"),
         env=up.environment,
         cwd=ROOT,
         capture_output=True,
@@ -212,7 +212,7 @@ def test_nightly_retraining_fires_and_a_second_is_refused_meanwhile(up: Up):
     assert [one["schedule"]["cron"] for one in deployment["schedules"]] == ["0 2 * * *"]
     assert [one["active"] for one in deployment["schedules"]] == [False], "nobody has named a recipe"
     often = [{"schedule": {"interval": 20}, "active": True}]
-    parameters = long_run(num_updates=2000) | {"retrain": {}}
+    parameters = {"config": long_run(num_updates=2000)["config"] | {"registered": True}, "retrain": {}}
     up.api.patch(address, json={"schedules": often, "parameters": parameters}).raise_for_status()
 
     def fired() -> list[dict[str, Any]]:

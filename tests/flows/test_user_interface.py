@@ -149,7 +149,9 @@ def resumed(page: Page) -> bool:
 def test_a_form_is_filled_in_and_the_candidate_becomes_the_champion(page: Page, up: Up, tmp_path: Path):
     """A worker asks, a browser answers, a worker goes on."""
     gates = dict.fromkeys(("minimum_win_rate", "minimum_reward_gain", "maximum_length_growth"))
-    run_id = up.submit("nightly", recipe() | {"retrain": {"ask": True, **gates}})
+    run_id = up.submit(
+        "nightly", {"config": recipe()["config"] | {"registered": True}, "retrain": {"ask": True, **gates}}
+    )
     wait_for(lambda: up.state(run_id) in ("Suspended", "Failed", "Crashed"), 240)
     assert up.state(run_id) == "Suspended", up.log(run_id)
     # Nothing waits but the page.
@@ -160,7 +162,7 @@ def test_a_form_is_filled_in_and_the_candidate_becomes_the_champion(page: Page, 
     page.set_viewport_size({"width": 1300, "height": 900})
     page.goto(f"http://127.0.0.1:{up.prefect_port}/runs/flow-run/{run_id}")
     page.get_by_role("button", name="Resume").first.click()
-    said = page.get_by_text(re.compile(r"Version \d+ passed all gates against its own SFT policy")).first
+    said = page.get_by_text(re.compile(r"Version smoke/\d+ passed all gates against its own SFT policy")).first
     candidate = said.inner_text().split()[1]
     page.get_by_role("dialog").locator("textarea").fill("reads well")
     # By key: a click that also moves the focus opens the list and closes it again.
@@ -171,7 +173,7 @@ def test_a_form_is_filled_in_and_the_candidate_becomes_the_champion(page: Page, 
 
     assert up.wait_until_ended(run_id) == "Completed", up.log(run_id)
     assert up.flow_run(run_id)["name"].endswith(": promoted")
-    version = up.mlflow().get_model_version_by_alias("rlhf-policy", "champion")
-    assert (str(version.version), version.tags["rlhf.approval"]) == (candidate, "approve")
+    version = up.mlflow().get_model_version_by_alias("smoke", "champion")
+    assert (f"smoke/{version.version}", version.tags["rlhf.approval"]) == (candidate, "approve")
     parent = up.mlflow_runs(run_id)[0]
     assert (parent.info.status, parent.data.tags["rlhf.approval_reason"]) == ("FINISHED", "reads well")

@@ -121,7 +121,7 @@ def record_run(
             record = with_stage(record, stage, made)
     save_record(run_id, record)
     if "model_card" in outputs:
-        version = register_policy(outputs["model_card"])
+        version = register_policy(outputs["model_card"], config.name.partition(" ")[0])
         sha256 = outputs["model_card"].sha256
         set_tags(run_id, {"rlhf.policy_version": version, "rlhf.policy_sha256": sha256})
     if status is not None:

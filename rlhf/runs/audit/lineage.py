@@ -69,7 +69,7 @@ class _Walk:
         node = Node(
             id=f"version {version.version}",
             kind="version",
-            title=f"rlhf-policy version {version.version}",
+            title=f"registered policy {version.version}",
             hash_name="sha256",
             hash=version.tags.get("sha256"),
             at=version.created,

@@ -1,17 +1,18 @@
-"""The target that a person has named: a run, a version of the registered policy, or a policy's folder."""
+"""The target that a person has named: a run, a version of a registered policy, or a policy's folder."""
 
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 from rlhf.errors import InputError
 from rlhf.files.manifest import folder_sha256
 from rlhf.provenance.record import RECORD_FILE, ProvenanceRecord
-from rlhf.tracking.queries import pipeline_runs, tags_of
+from rlhf.tracking.queries import ClientStore, pipeline_runs, tags_of
 from rlhf.tracking.run_details import VersionFacts, versions
 from rlhf.tracking.stores import check_own_store, find_pipeline
-from rlhf.tracking.tags import POLICY_TAG, RECORD_TAG, VERSION_TAG
+from rlhf.tracking.tags import POLICY_TAG, RECORD_TAG
+from rlhf.tracking.versions import find_version, policy_version
 
 CARD = "README.md"
 
@@ -22,7 +23,7 @@ class Target:
 
     Attributes:
         run_id: the pipeline run.
-        version: the version of the registered policy that is meant, or that the run has registered; None without one.
+        version: the version of a registered policy that is meant, or that the run has registered; None without one.
         folder: the policy's folder that was given, a copy that may lie anywhere; None where none was.
     """
 
@@ -32,7 +33,7 @@ class Target:
 
 
 def find_target(text: str) -> Target:
-    """Find what is meant by a run id or the beginning of one, `champion`, `candidate`, `v3`, or a folder.
+    """Find what is meant by a folder, a run id or the beginning of one, or a version.
 
     Raises:
         InputError: there is no such run, and the nearest ones are named; or the folder is no policy of this store.
@@ -41,12 +42,9 @@ def find_target(text: str) -> Target:
     folder = Path(text)
     if folder.is_dir():
         run_id = _run_of(folder)
-        return Target(
-            run_id, _version(lambda version: version.version == tags_of(run_id).get(VERSION_TAG)), folder.resolve()
-        )
-    version = _version(lambda version: text in version.aliases or text == f"v{version.version}")
+        return Target(run_id, _registered(policy_version(tags_of(run_id))), folder.resolve())
     run_id = find_pipeline(text)
-    return Target(run_id, version or _version(lambda version: version.version == tags_of(run_id).get(VERSION_TAG)))
+    return Target(run_id, _registered(find_version(ClientStore(), text) or policy_version(tags_of(run_id))))
 
 
 def read_card_record(folder: Path) -> ProvenanceRecord | None:
@@ -57,8 +55,8 @@ def read_card_record(folder: Path) -> ProvenanceRecord | None:
         return None
 
 
-def _version(is_meant: Callable[[VersionFacts], bool]) -> VersionFacts | None:
-    return next((version for version in versions() if is_meant(version)), None)
+def _registered(version: str | None) -> VersionFacts | None:
+    return next((known for known in versions() if known.version == version), None)
 
 
 def _run_of(folder: Path) -> str:

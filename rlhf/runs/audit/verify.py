@@ -45,9 +45,9 @@ from rlhf.tracking.tags import (
     RECORD_TAG,
     REPRODUCIBLE_TAG,
     RUN_OF_STAGE,
-    VERSION_TAG,
     stage_runs,
 )
+from rlhf.tracking.versions import policy_version
 
 _AFTER_THE_CARD = ("comparison",)
 _CARD_STAGE = "model_card"
@@ -180,7 +180,7 @@ def _check_card(ledger: Ledger, run: RunRecord, card: RunRecord, record: Provena
         where = f"folder {named.folder}"
         _check_folder(ledger, where, named.folder, record)
         _check_copy(ledger, where, named.folder, card, run)
-    version = run.tags.get(VERSION_TAG)
+    version = policy_version(run.tags)
     if version is not None:
         _check_version(ledger, run, card, version, named.version)
 
@@ -220,7 +220,7 @@ def _check_copy(ledger: Ledger, where: str, folder: Path, card: RunRecord, run: 
 def _check_version(
     ledger: Ledger, run: RunRecord, card: RunRecord, version: str, registered: VersionFacts | None
 ) -> None:
-    where = f"version {version} of rlhf-policy"
+    where = f"version {version}"
     if registered is None or registered.version != version:
         ledger.compare("registry", where, "the version", "registered", None)
         return

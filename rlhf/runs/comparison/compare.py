@@ -14,7 +14,8 @@ from rlhf.runs.comparison.run_view import LABELS, RunView, read_sides
 from rlhf.runs.comparison.stages import StageDifference, compare_stages
 from rlhf.tracking.records import RunStore
 from rlhf.tracking.run_ids import find_in
-from rlhf.tracking.tags import ALARMS_TAG, LIBRARY_VERSION, REPRODUCIBLE_TAG, VERSION_TAG
+from rlhf.tracking.tags import ALARMS_TAG, LIBRARY_VERSION, REPRODUCIBLE_TAG
+from rlhf.tracking.versions import policy_version
 
 CURVES = tuple(name for name, metric in METRICS.items() if metric.curve)
 _MACHINE = ("python", "platform", "cpu", "cpu_instructions", "cpu_count", "gpus", "lock_sha256")
@@ -146,7 +147,7 @@ def _facts(side: RunView) -> dict[str, Any]:
         "name": side.run.name,
         "started": started_at(side),
         "state": side.run.status,
-        "policy_version": side.tags.get(VERSION_TAG),
+        "policy_version": policy_version(side.tags),
         "aliases": list(side.aliases),
         "reproducible": side.tags.get(REPRODUCIBLE_TAG) == "true",
         "alarms": list(filter(None, side.tags.get(ALARMS_TAG, "").split(","))),

@@ -11,7 +11,8 @@ from rlhf.runs.comparison.metrics import Difference, Result
 from rlhf.runs.comparison.run_view import RunView
 from rlhf.runs.comparison.stages import StageDifference
 from rlhf.runs.listing import MetricValue
-from rlhf.tracking.tags import ALARMS_TAG, OBSTACLES_TAG, REPRODUCIBLE_TAG, VERSION_TAG
+from rlhf.tracking.tags import ALARMS_TAG, OBSTACLES_TAG, REPRODUCIBLE_TAG
+from rlhf.tracking.versions import policy_version
 
 Tone = Literal["", "good", "bad", "quiet"]
 _LONGEST = 60
@@ -83,8 +84,8 @@ def _runs(sides: Sequence[RunView]) -> ReportSection:
 
 
 def _policy(side: RunView) -> str:
-    version = side.tags.get(VERSION_TAG)
-    return f"v{version}" + (f" ({', '.join(side.aliases)})" if side.aliases else "") if version else "none"
+    version = policy_version(side.tags)
+    return version + (f" ({', '.join(side.aliases)})" if side.aliases else "") if version else "none"
 
 
 def _reproducible(side: RunView) -> str:

@@ -16,7 +16,8 @@ from rlhf.files.plain_yaml import FastPlainLoader, load_yaml
 from rlhf.stages import pipeline_stages
 from rlhf.tracking.artifact_files import read_file
 from rlhf.tracking.records import RunRecord, RunStore
-from rlhf.tracking.tags import OUTPUT_TAG, VERSION_TAG, stage_runs
+from rlhf.tracking.tags import OUTPUT_TAG, stage_runs
+from rlhf.tracking.versions import aliases_by_version, policy_version
 
 LABELS = "ABCDEF"
 SHORT = 8
@@ -31,7 +32,7 @@ class RunView:
         label: the letter that it has in the comparison.
         run: of the pipeline.
         stages: those that are done, by stage; they may be of an earlier pipeline run.
-        aliases: of the version of the registered policy that it made.
+        aliases: of the version that it made.
         curves: steps and values, by metric.
     """
 
@@ -124,7 +125,7 @@ def read_sides(store: RunStore, run_ids: Sequence[str], curves: Sequence[str]) -
     runs = store.runs(run_ids)
     of_stages = {run_id: stage_runs(run.tags) for run_id, run in runs.items()}
     trained = store.runs(list(dict.fromkeys(stage_id for used in of_stages.values() for stage_id in used.values())))
-    aliases = store.aliases()
+    by_version = aliases_by_version(store)
     sides = []
     for label, run_id in zip(LABELS, run_ids, strict=False):
         tags = runs[run_id].tags
@@ -133,7 +134,7 @@ def read_sides(store: RunStore, run_ids: Sequence[str], curves: Sequence[str]) -
             for stage in pipeline_stages()
             if of_stages[run_id].get(stage.name) in trained
         }
-        own = tuple(alias for alias, version in aliases.items() if version == tags.get(VERSION_TAG))
+        own = by_version.get(policy_version(tags) or "", ())
         sides.append(RunView(label, runs[run_id], stages, own, _curves(store, runs[run_id], stages, curves)))
     return sides
 

@@ -10,7 +10,7 @@ from typing import Any
 from rlhf.paths import stage_folder
 from rlhf.tracking.client import is_server, tracking_uri
 from rlhf.tracking.records import GROUP, PIPELINE, RunRecord
-from rlhf.tracking.registry import promotion
+from rlhf.tracking.registry import promotions
 from rlhf.tracking.run_details import VersionFacts
 from rlhf.tracking.run_locks import is_alive
 from rlhf.tracking.tags import (
@@ -25,9 +25,9 @@ from rlhf.tracking.tags import (
     PARENT_TAG,
     REPRODUCES_TAG,
     STAGE_TAG,
-    VERSION_TAG,
     stage_runs,
 )
+from rlhf.tracking.versions import policy_version
 
 _STAGE = "stage"
 _UNDER_WAY = ("RUNNING", "SCHEDULED")
@@ -66,11 +66,12 @@ def find_needs(runs: Sequence[RunRecord], versions: Sequence[VersionFacts], keep
 
     Args:
         runs: all that there are.
-        versions: of the registered model.
+        versions: of the registered policies.
         keep_days: how many days count as the last.
     """
     by_id = {run.run_id: run for run in runs}
-    held = [version for version in versions if version.aliases or version.version in _being_promoted()]
+    being_promoted = _being_promoted()
+    held = [version for version in versions if version.aliases or version.version in being_promoted]
     kept = dict(_kept(runs, by_id, held, keep_days))
     own = {run.run_id for run in runs if run.tags.get(PARENT_TAG) in kept}
     linked = {stage for run_id in kept for stage in stage_runs(by_id[run_id].tags).values()}
@@ -125,12 +126,12 @@ def _kept(
         if parent in by_id:
             yield str(parent), why
         # Two runs may have made the same policy.
-        yield from ((run.run_id, why) for run in runs if run.tags.get(VERSION_TAG) == version.version)
+        yield from ((run.run_id, why) for run in runs if policy_version(run.tags) == version.version)
 
 
 def _being_promoted() -> set[str | None]:
-    plan = promotion()
-    return {plan.champion, plan.to} if plan is not None and plan.state == "pending" else set()
+    pending = [plan for plan in promotions() if plan.state == "pending"]
+    return {version for plan in pending for version in (plan.champion, plan.to)}
 
 
 def _with_inputs(run_ids: Iterable[str], by_id: Mapping[str, RunRecord]) -> set[str]:

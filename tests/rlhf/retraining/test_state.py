@@ -18,6 +18,7 @@ from rlhf.tracking import artifacts, registry
 from rlhf.tracking.models import register_policy
 from rlhf.tracking.queries import tags_of
 from rlhf.tracking.runs import finish_stage, open_pipeline, open_stage
+from rlhf.tracking.tags import RECIPE_TAG
 
 POLITE = SafetyGate(name="polite", threshold=0.5, maximum_rate=0.1)
 
@@ -90,32 +91,32 @@ class TestNumberOfPrompts:
     RARE = RetrainConfig(safety=(POLITE.model_copy(update={"maximum_rate": 0.01}),))
 
     def test_as_many_as_a_safety_limit_needs(self) -> None:
-        retraining.check_number_of_prompts(299, self.RARE, None, of_settings=False)
+        retraining.check_number_of_prompts(299, "demo", self.RARE, None, of_settings=False)
         with pytest.raises(
             DataError, match=r"safety:polite can hold with 299 gate prompts .* the data has 298; give more"
         ):
-            retraining.check_number_of_prompts(298, self.RARE, None, of_settings=False)
+            retraining.check_number_of_prompts(298, "demo", self.RARE, None, of_settings=False)
         with pytest.raises(ConfigError, match=r"evaluation.num_prompts is 298; raise it"):
-            retraining.check_number_of_prompts(298, self.RARE, None, of_settings=True)
+            retraining.check_number_of_prompts(298, "demo", self.RARE, None, of_settings=True)
 
     def test_as_many_as_the_level_needs(self) -> None:
         """The signs of five prompts show nothing at 0.05 / 3."""
-        retraining.check_number_of_prompts(6, RetrainConfig(), None, of_settings=False)
+        retraining.check_number_of_prompts(6, "demo", RetrainConfig(), None, of_settings=False)
         with pytest.raises(DataError, match="reward_gain can hold with 6 gate prompts"):
-            retraining.check_number_of_prompts(5, RetrainConfig(), None, of_settings=False)
+            retraining.check_number_of_prompts(5, "demo", RetrainConfig(), None, of_settings=False)
 
 
 @pytest.fixture
 def proposal(project_root: Path, tmp_path: Path) -> Proposal:
     """A registered candidate of the flow run `asking`, recorded."""
-    run_id = open_pipeline("demo", "asking", {}, {registry.DATA_TAG: "1.dir"})
+    run_id = open_pipeline("demo", "asking", {}, {registry.DATA_TAG: "1.dir", RECIPE_TAG: "demo"})
     stage = open_stage(run_id, "model_card", "f", {}, {})
     (tmp_path / "made").mkdir()
     (tmp_path / "made" / "weights").write_text("w")
     uri, sha256 = artifacts.save_output(stage, tmp_path / "made")
     card = ModelCardRef(run_id=stage, uri=uri, sha256=sha256)
     finish_stage(stage, card)
-    version = register_policy(card)
+    version = register_policy(card, "demo")
     proposal = Proposal(run_id=run_id, candidate=version, champion=None, data_md5="1.dir", gates=())
     retraining.record_proposal(proposal)
     return proposal
@@ -137,12 +138,14 @@ class TestQuestions:
         assert retraining.proposal_of("asking") == written
         old = '{"run_id": "a", "candidate": "1", "champion": null, "data_md5": "1.dir", "gates": [{"gate": "kl", '
         old += '"limit": 1.0, "at_least": false, "found": 0.5, "held": true, "margin": 0.5}]}'
-        assert Proposal.model_validate_json(old).gates[0].value is None
+        read = Proposal.model_validate_json(old)
+        assert (read.gates[0].value, read.candidate) == (None, "rlhf-policy/1")
 
     def test_a_question_is_found_again_until_it_is_answered(self, proposal: Proposal) -> None:
         asked = retraining.open_question(proposal, "asking", 2.0)
         assert retraining.question_of("asking") == asked
-        assert retraining.open_questions() == [asked]
+        assert retraining.open_questions() == retraining.open_questions("demo") == [asked]
+        assert retraining.open_questions("other") == []
         assert asked.proposal == proposal
         assert timedelta(hours=1.9) < asked.until - datetime.now(UTC) < timedelta(hours=2)
         assert not asked.is_over

@@ -29,7 +29,8 @@ def test_a_row_says_what_came_of_a_run(make_run: MakeRun, store: RunStore):
     (row,) = list_runs(store, Filters(), 20).rows
     assert row.name == "demo, seed 0"
     assert (row.run_id, row.recipe, row.seed, row.commit, row.dirty) == (run_id, "demo", "0", "a" * 40, True)
-    assert (row.state, row.verdict, row.reproducible, row.policy_version) == ("finished", "promoted", True, "7")
+    assert (row.state, row.verdict, row.reproducible) == ("finished", "promoted", True)
+    assert row.policy_version == "rlhf-policy/7"
     assert row.alarms == ("negative_kl", "eos_rate_fall")
     assert row.reward_accuracy == MetricValue(0.8, 0.8, 0.8)
     assert row.gold_gain is not None
@@ -98,7 +99,7 @@ def test_a_terminal_has_a_line_for_each_run(
     for variable, value in {"FORCE_COLOR": "1", "NO_COLOR": "1", "TERM": "xterm", "COLUMNS": str(columns)}.items():
         monkeypatch.setenv(variable, value)
     stages = {"evaluation": evaluation([1.0, 0.0, 1.0])}
-    tags = {"rlhf.policy_version": "7", "rlhf.git_dirty": "true"}
+    tags = {"rlhf.policy_version": "demo/7", "rlhf.git_dirty": "true"}
     ids = [make_run(name=name, tags=tags, stages=stages) for name in ("demo, seed 0, 1e41114e1", "x" * 60)]
     assert main(["runs"]) == 0
     lines = re.sub(r"\x1b\[[0-9;]*m", "", capsys.readouterr().out).strip().splitlines()
@@ -108,7 +109,7 @@ def test_a_terminal_has_a_line_for_each_run(
     assert [line[:8] for line in (long, old)] == [run_id[:8] for run_id in reversed(ids)]
     assert ("…" in long) == (columns < 120)
     assert all("finished" in line and "+0.667" in line and "83.3%" in line for line in (long, old))
-    assert ("v7" in old) == (columns == 120)
+    assert ("demo/7" in old) == (columns == 120)
     if columns == 80:
         assert "demo, seed 0, 1e41114e1" in old
 

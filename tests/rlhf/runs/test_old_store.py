@@ -37,6 +37,22 @@ def test_runs_are_listed(capsys: pytest.CaptureFixture[str]):
 
 
 @pytest.mark.usefixtures("old_project")
+def test_versions_of_the_model_that_all_recipes_shared(capsys: pytest.CaptureFixture[str]):
+    """They are found by the names that they had, and by their recipe's."""
+    for text in ("v2", "candidate", "rlhf-policy/2", "rlhf-policy@candidate", "old-store@candidate"):
+        assert main(["verify", text]) == 0
+        assert f"Run {SECOND}, version rlhf-policy/2 is as it was logged." in capsys.readouterr().out
+    assert main(["runs", "--json"]) == 0
+    runs = json.loads(capsys.readouterr().out)["runs"]
+    assert [(run["policy_version"], run["aliases"]) for run in runs] == [
+        ("rlhf-policy/2", ["candidate"]),
+        ("rlhf-policy/1", []),
+    ]
+    assert main(["chat", "champion"]) == 2
+    assert "the aliases that there are: old-store@candidate (rlhf-policy/2)" in capsys.readouterr().err
+
+
+@pytest.mark.usefixtures("old_project")
 @pytest.mark.parametrize("run_id", [FIRST, SECOND])
 def test_a_run_is_verified(run_id: str, capsys: pytest.CaptureFixture[str]):
     assert main(["verify", run_id]) == 0, capsys.readouterr().out

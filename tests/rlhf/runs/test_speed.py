@@ -39,7 +39,8 @@ def test_the_made_store_is_one_to_mlflow(
         assert [run.run_id for run in store.search([IS_PIPELINE], 100)] == ids
         assert store.count([]) == 4 * (len(STAGES) + 1)
     assert stores[0].search([], 100) == stores[1].search([], 100)
-    assert stores[0].aliases() == {"champion": "3", "candidate": "4"}
+    made = {"gpu@champion": "gpu/3", "demo@candidate": "demo/4"}
+    assert stores[0].aliases() == stores[1].aliases() == made
 
 
 def test_the_commands_import_nothing_heavy(tmp_path: Path, migrated_mlflow: Path, monkeypatch: pytest.MonkeyPatch):

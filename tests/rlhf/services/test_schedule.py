@@ -58,6 +58,7 @@ def test_the_deployment_has_recipe_and_time(recipe: Path):
         (["{recipe}", "--at", "02:00", "--timezone", "../UTC"], "--timezone is ../UTC; give a name"),
         (["{recipe}", "--at", "02:00", "--inbox", "../x"], "--inbox: ../x is not a folder below"),
         (["configs/demo.yaml", "--at", "02:00", "--inbox", "inbox"], "this recipe reads other data"),
+        (["configs/smoke.yaml", "--at", "02:00"], "configs/smoke.yaml: registered is false"),
         (["nowhere.yaml", "--at", "02:00"], "nowhere.yaml: cannot be read"),
     ],
 )

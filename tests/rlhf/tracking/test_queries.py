@@ -26,6 +26,7 @@ from rlhf.tracking.runs import close_run, finish_stage, log_dataset, log_metrics
 from rlhf.tracking.sqlite_store import DatabaseStore
 from rlhf.tracking.stores import find_pipeline, open_store
 from rlhf.tracking.tags import SEEDS_TAG
+from rlhf.tracking.versions import aliases
 
 pytestmark = pytest.mark.usefixtures("project_root")
 
@@ -48,7 +49,7 @@ def card(pipeline: str, tmp_path: Path) -> ModelCardRef:
     uri, sha256 = artifacts.save_output(run_id, tmp_path / "card")
     card = ModelCardRef(run_id=run_id, uri=uri, sha256=sha256)
     finish_stage(run_id, card)
-    register_policy(card)
+    register_policy(card, "demo")
     return card
 
 
@@ -66,15 +67,42 @@ def test_an_id_its_beginning_and_its_stage(store: RunStore, pipeline: str):
 def test_names_of_the_registered_policy(store: RunStore, pipeline: str, card: ModelCardRef):
     assert find_in(store, "candidate") == pipeline
     assert find_in(store, "v1") == pipeline
-    with pytest.raises(InputError, match=r"alias champion; the aliases that there are: candidate \(v1\)"):
-        find_in(store, "champion")
-    with pytest.raises(InputError, match="no version 2; candidate is v1"):
-        find_in(store, "v2")
+    for text in ("demo@candidate", "demo/1", "Candidate", "V1"):
+        assert find_in(store, text) == pipeline
+    for text in ("champion", "v2", "demo@champion", "nobody@candidate", "demo/2", "nobody/1"):
+        with pytest.raises(
+            InputError, match=rf"no registered policy is {text}; the aliases that there are: demo@candidate \(demo/1\)"
+        ):
+            find_in(store, text)
     with pytest.raises(InputError, match="did you mean champion"):
         find_in(store, "chmpion")
     tracking_client.client().delete_run(card.run_id)
-    with pytest.raises(InputError, match=f"version 1 .*: run {card.run_id} was deleted in MLflow; restore"):
+    with pytest.raises(InputError, match=f"version demo/1: run {card.run_id} was deleted in MLflow; restore"):
         find_in(store, "candidate")
+
+
+def test_an_alias_of_several_recipes_is_named_with_its_recipe(store: RunStore, pipeline: str, card: ModelCardRef):
+    register_policy(card, "other")
+    for text in ("candidate", "v1"):
+        with pytest.raises(InputError, match=f"{text}: several recipes have such a version: demo.*, other"):
+            find_in(store, text)
+    for text in ("demo@candidate", "other@candidate", "demo/1", "other/1"):
+        assert find_in(store, text) == pipeline
+
+
+def test_an_alias_of_the_shared_model_is_its_recipes_until_that_has_its_own(
+    store: RunStore, pipeline: str, card: ModelCardRef
+):
+    mlflow = tracking_client.client()
+    mlflow.create_registered_model("rlhf-policy")
+    mlflow.create_model_version("rlhf-policy", card.uri, run_id=card.run_id)
+    for alias in ("candidate", "champion"):
+        mlflow.set_registered_model_alias("rlhf-policy", alias, "1")
+    assert aliases(store) == {"demo@candidate": "demo/1", "demo@champion": "rlhf-policy/1"}
+    for text in ("champion", "demo@champion", "rlhf-policy@champion", "rlhf-policy/1"):
+        assert find_in(store, text) == pipeline
+    with pytest.raises(InputError, match=r"v1: several recipes have such a version: demo/1, rlhf-policy/1; say which"):
+        find_in(store, "v1")
 
 
 @pytest.mark.parametrize("place", [0, 3, 20])
@@ -170,9 +198,10 @@ def test_both_readers_see_the_same(pipeline: str, card: ModelCardRef):
     names = ["policy/kl_mean", "policy/entropy", "sft/loss"]
     assert database.curves(pipeline, names) == client.curves(pipeline, names)
     assert database.curves(pipeline, names) == {"policy/kl_mean": [(1, 0.1), (2, 0.2), (3, 0.3)]}
-    assert database.aliases() == client.aliases() == {"candidate": "1"}
-    assert database.version_run("1") == client.version_run("1") == card.run_id
-    assert database.version_run("7") is client.version_run("7") is None
+    assert database.aliases() == client.aliases() == {"demo@candidate": "demo/1"}
+    assert database.policies() == client.policies() == ["demo"]
+    assert database.version_run("demo/1") == client.version_run("demo/1") == card.run_id
+    assert database.version_run("demo/7") is client.version_run("demo/7") is None
 
 
 def test_more_runs_than_one_answer_holds(pipeline: str):

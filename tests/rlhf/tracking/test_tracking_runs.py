@@ -231,13 +231,13 @@ def test_the_same_policy_is_registered_once(client: MlflowClient, pipeline: str,
         return ModelCardRef.model_validate(train(pipeline, folder).model_dump())
 
     first, again = card(), card()
-    assert register_policy(first) == register_policy(again) == "1"
+    assert register_policy(first, "demo") == register_policy(again, "demo") == "demo/1"
     (folder / "notes").write_text("other")
-    assert register_policy(card()) == "2"
-    assert str(client.get_model_version_by_alias("rlhf-policy", "candidate").version) == "2"
-    assert register_policy(again) == "1"
-    assert str(client.get_model_version_by_alias("rlhf-policy", "candidate").version) == "1"
-    assert client.get_model_version("rlhf-policy", "1").tags["sha256"] == first.sha256
+    assert register_policy(card(), "demo") == "demo/2"
+    assert str(client.get_model_version_by_alias("demo", "candidate").version) == "2"
+    assert register_policy(again, "demo") == "demo/1"
+    assert str(client.get_model_version_by_alias("demo", "candidate").version) == "1"
+    assert client.get_model_version("demo", "1").tags["sha256"] == first.sha256
 
 
 def test_a_data_set_is_an_input_with_a_digest(client: MlflowClient, pipeline: str):
@@ -304,7 +304,7 @@ def test_a_server_that_stores_artifacts_elsewhere_and_goes_away(
     assert artifacts.stored_at(reference) is None
     assert (artifacts.local_path(reference) / "policy" / "weights").read_text() == "w"
     assert artifacts.find_output("sft", "f", ModelRef) == reference
-    assert register_policy(reference) == "1"
+    assert register_policy(reference, "demo") == "demo/1"
 
     with metric_log(pipeline) as log:
         log({"sft/loss": 3.0}, 1)

@@ -30,7 +30,7 @@ def lineage_of(text: str) -> Lineage:
 def test_back_to_data_and_code_across_runs(audited: Audited):
     first, second = audited.first, audited.second
     found = lineage_of("candidate")
-    assert found.nodes[found.root].title == "rlhf-policy version 2"
+    assert found.nodes[found.root].title == "registered policy audited/2"
     assert found.nodes[found.root].details == ("candidate",)
     by_kind = {node.kind: node for node in found.nodes.values() if node.kind != "code"}
     assert list(by_kind) == ["version", "model_card", "policy", "reward_model", "sft", "data", "data_version"]
@@ -99,7 +99,7 @@ def test_as_json_and_as_a_figure(audited: Audited, tmp_path: Path, capsys: pytes
     for name in ("lineage.md", "lineage.mmd"):
         assert main(["lineage", "candidate", "--json", "-", "--figure", str(tmp_path / name)]) == 0
     told = json.loads(capsys.readouterr().out.split("\n}\n")[0] + "\n}")
-    assert told["root"] == "version 2"
+    assert told["root"] == "version audited/2"
     assert told["verification"]["sound"]
     assert {
         "from": f"data {read_record(audited.first.run_id).data.md5}",

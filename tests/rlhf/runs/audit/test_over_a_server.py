@@ -16,7 +16,6 @@ from rlhf.runs.gc.plan import make_plan
 from rlhf.runs.gc.removal import carry_out
 from rlhf.tracking import artifacts
 from rlhf.tracking.client import client
-from rlhf.tracking.models import REGISTERED_MODEL
 from rlhf.tracking.queries import tags_of
 
 
@@ -46,7 +45,7 @@ def test_verify_and_clear_up(served: Path):
     weights.write_bytes(content)
     assert list(local_folder("artifacts").glob("tmp*")) == []
 
-    client().set_registered_model_alias(REGISTERED_MODEL, "candidate", "1")
+    client().set_registered_model_alias("demo", "candidate", "1")
     age(100, run.run_id, lost.run_id)
     artifacts.local_path(lost.outputs["sft"])
     plan = make_plan(30)

@@ -24,7 +24,6 @@ from rlhf.runs.audit.target import find_target
 from rlhf.runs.audit.verify import verify
 from rlhf.tracking import artifacts
 from rlhf.tracking import client as tracking_client
-from rlhf.tracking.models import REGISTERED_MODEL
 from rlhf.tracking.runs import open_pipeline
 from rlhf.tracking.tags import OUTPUT_TAG
 
@@ -48,7 +47,7 @@ def sql(root: Path, statement: str, *values: str) -> None:
 
 
 def test_all_is_as_it_was_logged(audited: Audited, capsys: pytest.CaptureFixture[str]):
-    for text in (audited.first.run_id, audited.second.run_id[:8], "candidate", "v1"):
+    for text in (audited.first.run_id, audited.second.run_id[:8], "candidate", "audited@candidate", "v1", "audited/1"):
         ledger = found(text)
         assert ledger.findings == []
         assert ledger.notes == []
@@ -145,7 +144,7 @@ def test_an_editor_of_the_store_who_edits_it_well(audited: Audited, tmp_path: Pa
     new = card.model_copy(update={"sha256": manifest_sha256(manifest)})
     client().set_tag(card.run_id, OUTPUT_TAG, new.model_dump_json())
     client().set_tag(audited.second.run_id, "rlhf.policy_sha256", new.sha256)
-    client().set_model_version_tag(REGISTERED_MODEL, "2", "sha256", new.sha256)
+    client().set_model_version_tag("audited", "2", "sha256", new.sha256)
     assert found(audited.second.run_id).sound
     ledger = found(str(copy))
     assert "provenance.json against provenance/record.json: stages.policy.sha256" in names(ledger)
@@ -266,14 +265,14 @@ TAMPERED: dict[str, tuple[Callable[[Audited], object], str]] = {
     "a metric": (edit_metric, "metric evaluation/win_rate"),
     "the card": (lambda a: change(a.first.file("model_card", "output/README.md")), "output/README.md"),
     "the sha256 of a version": (
-        lambda a: client().set_model_version_tag(REGISTERED_MODEL, "1", "sha256", "0" * 64),
+        lambda a: client().set_model_version_tag("audited", "1", "sha256", "0" * 64),
         "tag sha256",
     ),
     "the sha256 of the policy": (
         lambda a: client().set_tag(a.first.run_id, "rlhf.policy_sha256", "0" * 64),
         "tag rlhf.policy_sha256",
     ),
-    "a version": (lambda a: client().delete_model_version(REGISTERED_MODEL, "1"), "the version"),
+    "a version": (lambda a: client().delete_model_version("audited", "1"), "the version"),
 }
 
 

@@ -27,7 +27,6 @@ from rlhf.stages import STAGES as STAGE_TABLE
 from rlhf.tracking import artifacts, registry
 from rlhf.tracking.client import client, experiment_id
 from rlhf.tracking.groups import open_group
-from rlhf.tracking.models import REGISTERED_MODEL
 from rlhf.tracking.queries import tags_of
 from rlhf.tracking.run_locks import hold_run_lock
 from rlhf.tracking.runs import close_run, open_pipeline, open_run, set_tags
@@ -47,7 +46,7 @@ def four_runs(
         first = record_run(PipelineConfig())
         cached = {stage: first.outputs[stage] for stage in REUSED}
         champion = record_run(PipelineConfig(seed=1), cached=cached)
-        client().set_registered_model_alias(REGISTERED_MODEL, registry.CHAMPION, "2")
+        client().set_registered_model_alias("demo", registry.CHAMPION, "2")
         lost = record_run(PipelineConfig(seed=2))
         recent = record_run(PipelineConfig(seed=3))
         age(100, first.run_id, champion.run_id, lost.run_id)
@@ -120,9 +119,9 @@ def test_what_keeps_a_run(runs: dict[str, Recorded]):
     ppo = runs["lost"].outputs["policy"].run_id
     assert ppo in outputs_of(make_plan(30))
     assert ppo not in outputs_of(make_plan(101))
-    client().set_registered_model_alias(REGISTERED_MODEL, "of-last-year", "3")
+    client().set_registered_model_alias("demo", "of-last-year", "3")
     assert ppo not in outputs_of(make_plan(30))
-    client().delete_registered_model_alias(REGISTERED_MODEL, "of-last-year")
+    client().delete_registered_model_alias("demo", "of-last-year")
     for status in ("RUNNING", "SCHEDULED"):
         client().update_run(lost, status=status)
         assert ppo not in outputs_of(make_plan(30))
@@ -160,8 +159,8 @@ def test_a_run_that_has_trained_nothing_itself(runs: dict[str, Recorded]):
 
 
 def test_a_promotion_that_is_under_way(runs: dict[str, Recorded]):
-    pending = registry.Promotion(state="pending", champion="2", to="3", flow_run_id="flow", at="now")
-    client().set_registered_model_tag(REGISTERED_MODEL, "promotion", pending.model_dump_json(by_alias=True))
+    pending = registry.Promotion(state="pending", champion="demo/2", to="demo/3", flow_run_id="flow", at="now")
+    client().set_registered_model_tag("demo", "promotion", pending.model_dump_json(by_alias=True))
     assert runs["lost"].outputs["policy"].run_id not in outputs_of(make_plan(30))
 
 
@@ -327,7 +326,7 @@ def test_versions_of_the_data(empty_root: Path, tmp_path: Path):
     assert read == tags_of(run.run_id)["rlhf.data_md5"]
     # The run is forgotten: so is its version, unless data/ is at it.
     client().delete_run(run.run_id)
-    client().delete_registered_model_alias(REGISTERED_MODEL, "candidate")
+    client().delete_registered_model_alias("demo", "candidate")
     make_data(root, 50)
     assert [item.name for item in of_kind(make_plan(30), "data versions")] == [f"version {read}"]
     (there,) = [item for item in make_plan(30, "there").items if item.remote]
