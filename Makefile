@@ -63,7 +63,7 @@ check: .venv/installed-dev ## Formatting, lint, types, and the contracts between
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-cache
 
-prefect.yaml: .venv/installed $(wildcard configs/*.yaml) rlhf/stages.py flows/servers/prefect_yaml.py ## Write the deployments anew.
+prefect.yaml: .venv/installed rlhf/stages.py flows/servers/prefect_yaml.py ## Write the deployments anew.
 	$(BIN)/python -m flows.servers.prefect_yaml
 
 format: .venv/installed-dev ## Put the code in form.

@@ -3,7 +3,7 @@
 import logging
 import math
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 from prefect.runtime import flow_run as this_flow_run
@@ -11,7 +11,6 @@ from prefect.runtime import flow_run as this_flow_run
 from rlhf import provenance
 from rlhf.config.pipeline import PipelineConfig
 from rlhf.config.seeds import choose_seeds
-from rlhf.errors import ConfigError
 from rlhf.failures import describe_failure
 from rlhf.modeling.hub import at_commits
 from rlhf.modeling.template_choice import settled
@@ -26,6 +25,7 @@ from rlhf.tracking.queries import metrics_of, tags_of
 from rlhf.tracking.run_locks import hold_run_lock
 from rlhf.tracking.runs import close_killed_runs, close_run, closing_run, log_metrics
 from rlhf.tracking.tags import COMMIT_TAG, DATA_TAG, DIRTY_TAG, RECIPE_TAG, SEEDS_TAG, SOURCE_TAG
+from tasks.form import named_by
 from tasks.pipeline_run import Membership, member_of, page_tags
 from tasks.prefect_artifacts import show_group, show_link
 
@@ -133,12 +133,12 @@ def group_run(config: PipelineConfig, seeds: list[int] | None, num_seeds: int | 
 
 def group_flow_run_name() -> str:
     """Name of the flow run of a group that is under way."""
-    parameters = this_flow_run.parameters
-    config = PipelineConfig.model_validate(parameters["config"])
-    # A name that cannot be made leaves a flow run Pending; the flow itself refuses such seeds.
-    with suppress(ConfigError):
-        return group_name(config, choose_seeds(config.seed, parameters.get("seeds"), parameters.get("num_seeds")))
-    return f"{config.name}, seeds that are no group"
+    given = this_flow_run.parameters
+
+    def name(config: PipelineConfig) -> str:
+        return group_name(config, choose_seeds(config.seed, given.get("seeds"), given.get("num_seeds")))
+
+    return named_by(name)
 
 
 def _open(config: PipelineConfig, seeds: tuple[int, ...], flow_run_id: str) -> Group:

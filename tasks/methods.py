@@ -3,7 +3,7 @@
 import logging
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -13,7 +13,6 @@ from rlhf import provenance
 from rlhf.config.methods import choose_methods, with_method
 from rlhf.config.pipeline import PipelineConfig
 from rlhf.config.seeds import choose_seeds
-from rlhf.errors import ConfigError
 from rlhf.failures import describe_failure
 from rlhf.modeling.hub import at_commits
 from rlhf.modeling.template_choice import settled
@@ -29,7 +28,8 @@ from rlhf.tracking.queries import ClientStore
 from rlhf.tracking.records import METHODS
 from rlhf.tracking.run_locks import hold_run_lock
 from rlhf.tracking.runs import close_killed_runs, close_run, closing_run, set_tags
-from rlhf.tracking.tags import COMMIT_TAG, DIRTY_TAG, GROUP_TAG, NOTE_TAG, RECIPE_TAG, SEEDS_TAG, SOURCE_TAG
+from rlhf.tracking.tags import COMMIT_TAG, DESCRIPTION_TAG, DIRTY_TAG, GROUP_TAG, RECIPE_TAG, SEEDS_TAG, SOURCE_TAG
+from tasks.form import named_by
 from tasks.pipeline_run import page_tags
 from tasks.prefect_artifacts import show_link, show_methods
 
@@ -85,7 +85,7 @@ class Methods:
             differences=differences(self.done),
         )
         text = as_markdown(report)
-        set_tags(self.run_id, {NOTE_TAG: text})
+        set_tags(self.run_id, {DESCRIPTION_TAG: text})
         log_content(self.run_id, text.encode(), "summary.md")
         log_content(self.run_id, report.model_dump_json(indent=2).encode(), "summary.json")
         self._draw()
@@ -157,12 +157,13 @@ def methods_run(
 
 def methods_flow_run_name() -> str:
     """Name of the flow run of a comparison that is under way."""
-    parameters = this_flow_run.parameters
-    config = PipelineConfig.model_validate(parameters["config"])
-    with suppress(ConfigError):
-        seeds = choose_seeds(config.seed, parameters.get("seeds"), parameters.get("num_seeds"))
-        return methods_name(config, choose_methods(parameters["methods"]), seeds)
-    return f"{config.name}, methods that cannot be compared"
+    given = this_flow_run.parameters
+
+    def name(config: PipelineConfig) -> str:
+        seeds = choose_seeds(config.seed, given.get("seeds"), given.get("num_seeds"))
+        return methods_name(config, choose_methods(given["methods"]), seeds)
+
+    return named_by(name)
 
 
 def _open(config: PipelineConfig, methods: tuple[str, ...], seeds: tuple[int, ...], flow_run_id: str) -> Methods:

@@ -29,9 +29,11 @@ from rlhf.references import DatasetRef, DataSource, ModelCardRef, PipelineReport
 from rlhf.rewards.functions import check_installed
 from rlhf.rl.launchers import drop_launcher_variables
 from rlhf.runs.names import run_name
+from rlhf.runs.note import current_note
 from rlhf.runs.report.collect import collect
 from rlhf.runs.report.documents import as_markdown
 from rlhf.stages import STAGES, stage_of
+from rlhf.text.markdown import escape
 from rlhf.tracking import artifacts
 from rlhf.tracking.client import check_reachable, run_url
 from rlhf.tracking.models import LONGEST_DESCRIPTION, check_recipe_name, describe_version, register_policy
@@ -53,6 +55,7 @@ from rlhf.tracking.tags import (
     DATA_DIRTY_TAG,
     DATA_PATH_TAG,
     DATA_TAG,
+    DESCRIPTION_TAG,
     DIRTY_TAG,
     FLOW_RUN_PAGE_TAG,
     GROUP_TAG,
@@ -65,6 +68,7 @@ from rlhf.tracking.tags import (
     USED_RUN,
     VERSION_TAG,
 )
+from tasks.form import named_by
 from tasks.prefect_artifacts import show_card, show_failure, show_link, show_report, show_stages
 
 logger = logging.getLogger("rlhf.pipeline")
@@ -196,9 +200,8 @@ class Pipeline:
         facts |= {name: f"{value:.4g}" for name, value in figures.items() if value is not None}
         if version is not None:
             describe_version(version, facts, as_markdown(report, LONGEST_DESCRIPTION)[:LONGEST_DESCRIPTION])
-        page = tags.get(FLOW_RUN_PAGE_TAG)
-        link = f"[The flow run in Prefect]({page})\n\n" if page else ""
-        set_tags(self.run_id, {NOTE_TAG: link + as_markdown(report, _LONGEST_DESCRIPTION - len(link))})
+        first = _first_lines(tags.get(FLOW_RUN_PAGE_TAG))
+        set_tags(self.run_id, {DESCRIPTION_TAG: first + as_markdown(report, _LONGEST_DESCRIPTION - len(first))})
         show_report(as_markdown(report))
 
 
@@ -278,13 +281,7 @@ def _open_run(config: PipelineConfig) -> Iterator[tuple[Pipeline, PipelineConfig
 
 def flow_run_name() -> str:
     """Name of the flow run that is under way, and of its MLflow run."""
-    return run_name(this_config())
-
-
-def this_config() -> PipelineConfig:
-    """The recipe of the flow run that is under way."""
-    config = this_flow_run.parameters["config"]
-    return config if isinstance(config, PipelineConfig) else PipelineConfig.model_validate(config)
+    return named_by(run_name)
 
 
 def cancel_on_signal(flow: Flow[..., Any], flow_run: FlowRun, state: State[Any]) -> None:
@@ -320,8 +317,13 @@ def _open(config: PipelineConfig) -> Pipeline:
 
 
 def page_tags() -> dict[str, str]:
-    """Tags of an MLflow run that lead to the page of its flow run. The page of a temporary server is gone with it."""
-    if "PREFECT_API_URL" not in os.environ:
-        return {}
-    page = this_flow_run.ui_url
-    return {FLOW_RUN_PAGE_TAG: page, NOTE_TAG: f"[The flow run in Prefect]({page})"}
+    """Tags of an MLflow run: its note, and the page of its flow run. That of a temporary server is gone with it."""
+    page = this_flow_run.ui_url if "PREFECT_API_URL" in os.environ else None
+    tags = {NOTE_TAG: current_note(), FLOW_RUN_PAGE_TAG: page, DESCRIPTION_TAG: _first_lines(page)}
+    return {name: value for name, value in tags.items() if value}
+
+
+def _first_lines(page: str | None) -> str:
+    """The beginning of a run's description in MLflow: its note, and its flow run."""
+    lines = [escape(current_note()), f"[The flow run in Prefect]({page})" if page else ""]
+    return "".join(f"{line}\n\n" for line in lines if line)

@@ -32,6 +32,7 @@ from rlhf.tracking.client import run_url
 logger = logging.getLogger("rlhf.display")
 PROMOTED_EVENT = "rlhf.policy.promoted"
 _PROGRESS_EVERY_SECONDS = 5.0
+_RETRY = "Once that is done, *Retry* goes on with the stage that failed, and from its last checkpoint."
 
 
 @contextmanager
@@ -93,11 +94,10 @@ def show_methods(summary: str) -> None:
 
 
 @_best_effort()
-def show_failure(error: Exception) -> None:
+def show_failure(error: Exception, advice: str = _RETRY) -> None:
     """Show why a run failed, in the words that the command line has for it: what, where, and what to do."""
     known = str(error) if isinstance(error, RLHFError) else explain(error)
     what = known or f"this is a defect of rlhf, and not of what you gave: {type(error).__name__}: {one_line(error)}"
-    advice = "Once that is done, *Retry* goes on with the stage that failed, and from its last checkpoint."
     _show_markdown(f"**{escape(what)}**\n\n{advice}", "failure", "Why the run failed, and what to do")
 
 

@@ -7,7 +7,7 @@ from rlhf.tracking import registry
 from rlhf.tracking.client import run_url
 from rlhf.tracking.runs import set_tags
 from rlhf.tracking.tags import VERDICT_REASON_TAG, VERDICT_TAG
-from tasks.pipeline_run import this_config
+from tasks.form import this_config
 from tasks.prefect_artifacts import announce_promotion, name_outcome, show_verdict
 
 

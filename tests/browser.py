@@ -1,12 +1,15 @@
 """A real browser, headless, on the pages of the two servers."""
 
+import io
 import os
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Literal
 
 import pytest
+from PIL import Image, ImageStat
 from playwright.sync_api import Page, expect, sync_playwright
 
 PICTURES = os.environ.get("RLHF_PICTURES")
@@ -26,6 +29,25 @@ def opened(*flags: str, width: int = 1400, height: int = 1000) -> Iterator[Page]
         expect.set_options(timeout=30_000)  # what is expected has a limit of its own, of 5 s
         yield page
         browser.close()
+
+
+def use_colors(page: Page, scheme: Literal["light", "dark"]) -> None:
+    """Show a page in light or dark, as a person chooses it in either user interface, or in the browser."""
+    page.emulate_media(color_scheme=scheme)
+    page.evaluate(
+        """scheme => Object.entries({
+            "color-scheme": JSON.stringify(scheme),
+            "_mlflow_dark_mode_toggle_enabled": String(scheme === "dark"),
+            "databricks-dark-mode-pref": scheme,
+        }).forEach(([name, value]) => localStorage.setItem(name, value))""",
+        scheme,
+    )
+    page.reload()
+
+
+def brightness(page: Page) -> float:
+    """The median of what is seen, from 0 (black) to 255 (white)."""
+    return float(ImageStat.Stat(Image.open(io.BytesIO(page.screenshot())).convert("L")).median[0])
 
 
 def take_picture(page: Page, name: str, folder: Path) -> None:

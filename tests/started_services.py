@@ -96,9 +96,11 @@ class Up:
     prefect_port: int = field(default_factory=free_port)
     mlflow_port: int = field(default_factory=free_port)
 
-    def start(self) -> None:
+    def start(self, *command: str, last_line: str = "Ctrl-C") -> None:
+        """Start them, by `rlhf up` unless another command is given, and read what it says up to a line."""
+        up = ["up", *self.flags, *([] if self.with_password else ["--no-password"])]
         self.process = subprocess.Popen(
-            self.command("up", *self.ports, *self.flags, *([] if self.with_password else ["--no-password"])),
+            self.command(*(command or up), *self.ports),
             env=self.environment,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
@@ -108,7 +110,7 @@ class Up:
         said = []
         for line in self.process.stdout:
             said.append(line)
-            if line.startswith("Ctrl-C"):
+            if line.startswith(last_line):
                 break
         self.said = "".join(said)
         assert "\nCtrl-C" in self.said, self.said
@@ -176,9 +178,13 @@ class Up:
         given = self.variables.get("RLHF_PASSWORD")
         return "rlhf", given or (self.root / ".rlhf" / "services" / "password").read_text().strip()
 
-    def deployment(self, name: str) -> dict[str, Any]:
+    def deployments(self) -> dict[str, dict[str, Any]]:
+        """All that are registered, by their names."""
         answer = self.api.post("/deployments/filter", json={"limit": 200}).raise_for_status().json()
-        return next(one for one in answer if one["name"] == name)
+        return {one["name"]: one for one in answer}
+
+    def deployment(self, name: str) -> dict[str, Any]:
+        return self.deployments()[name]
 
     def submit(self, deployment: str, parameters: Mapping[str, Any]) -> str:
         address = f"/deployments/{self.deployment(deployment)['id']}/create_flow_run"

@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from flows.servers.flow_runs import POOL
 from flows.servers.prefect_yaml import own_recipes, prefect_yaml
 from flows.servers.supervision import ServiceError
 from rlhf.config.loading import load_config
+from rlhf.config.recipes import recipes
 from rlhf.errors import ConfigError
 from rlhf.files.atomic import write_file
 from rlhf.paths import local_folder, run_environment, source_root
@@ -44,17 +46,22 @@ async def pause_pool(*, paused: bool) -> None:
         await client.update_work_pool(POOL, WorkPoolUpdate(is_paused=paused))
 
 
-def deploy() -> None:
+def deploy(*, unchanged: bool = True) -> None:
     """Register all deployments: those of prefect.yaml, and every further recipe of configs/.
+
+    Args:
+        unchanged: also where they are as they were when they were registered last.
 
     Raises:
         ServiceError: Prefect refuses one.
     """
     own, errors = own_recipes()
     for error in errors:
-        say(f"not registered: {error}", file=sys.stderr)
-    file = local_folder("services") / "prefect.yaml"
-    write_file(file, prefect_yaml(own, _schedule()))
+        say(f"not registered: {error}", file=sys.stderr, flush=True)
+    file, text = local_folder("services") / "prefect.yaml", prefect_yaml(own, _schedule())
+    if not unchanged and file.read_text(encoding="utf-8") == text:
+        return
+    write_file(file, text)
     program = str(Path(sys.executable).parent / "prefect")
     done = subprocess.run(
         [program, "--no-prompt", "deploy", "--all", "--prefect-file", str(file)],
@@ -66,6 +73,15 @@ def deploy() -> None:
     if done.returncode:
         last = "\n".join(f"  {line}" for line in f"{done.stdout}{done.stderr}".splitlines()[-20:])
         raise ServiceError(f"{file}: a deployment could not be registered:\n{last}")
+
+
+def recipe_times() -> dict[Path, int]:
+    """The files of configs/, and when each was written last, in nanoseconds."""
+    times = {}
+    for file in recipes().values():
+        with suppress(FileNotFoundError):  # it was removed, or is a link that leads nowhere
+            times[file] = file.stat().st_mtime_ns
+    return times
 
 
 def _schedule() -> Schedule | None:

@@ -1,4 +1,4 @@
-"""prefect.yaml, made from the recipes in configs/ and the table of stages: `make prefect.yaml` writes it.
+"""prefect.yaml, made from the names of the recipes and the table of stages: `make prefect.yaml` writes it.
 
 `rlhf up` registers what the file says, and so does `prefect deploy --all` where PREFECT_API_URL names a server.
 Recipes that a person adds to configs/ are deployments of `rlhf up` too, and change no file of the project.
@@ -15,16 +15,16 @@ import yaml
 from flows.servers.flow_runs import POOL
 from rlhf.config.loading import load_config
 from rlhf.config.pipeline import PipelineConfig
+from rlhf.config.recipes import recipes
 from rlhf.errors import ConfigError
-from rlhf.paths import root, source_root
+from rlhf.paths import source_root
 from rlhf.services.schedule import Schedule
 from rlhf.stages import pipeline_stages
+from tasks.form import recipe_name
 
 _HEADER = """\
-# Deployments, written by `make prefect.yaml`: change configs/, rlhf/stages.py or flows/servers/prefect_yaml.py instead.
-# `rlhf up` registers all of them; so does `prefect deploy --all` where PREFECT_API_URL names a server. What the form
-# then asks for is the whole recipe; what is left as it is costs nothing, since a stage that has not changed is not run
-# again.
+# Deployments, written by `make prefect.yaml`: change rlhf/stages.py or flows/servers/prefect_yaml.py instead.
+# `rlhf up` registers all of them; so does `prefect deploy --all` where PREFECT_API_URL names a server.
 """
 _COMMIT = "{{ commit.stdout }}"
 # The project's own recipes: the deployment of one has the recipe's name, but for `hh`.
@@ -48,22 +48,10 @@ _TAKEN = {
     *(stage.command for stage in pipeline_stages()),
 }
 """Names of other deployments."""
-_SEEDS = (
-    "The demo with several seeds, one after the other, and what it comes to over them. Any recipe can be filled in."
-)
-_METHODS = (
-    "The demo by PPO and by RLOO, several seeds of each, and which differences are real. Any recipe can be filled in."
-)
+_SEEDS = "The demo with several seeds, one after the other, and what it comes to over them. Any recipe can be chosen."
+_METHODS = "The demo by PPO and by RLOO, several seeds of each, and what differs. Any recipe can be chosen."
 _REPRODUCE = "Make a run again from its MLflow run id, and say whether it came out the same to the bit."
 _NIGHTLY = "Retrain where there is new data or feedback, and promote what is better. Ends at once where nothing is new."
-
-
-class _Dumper(yaml.SafeDumper):
-    """A recipe that stands in several deployments is written once, and named."""
-
-    def generate_anchor(self, node: yaml.MappingNode) -> str:
-        """The recipe's name."""
-        return next(str(value.value) for key, value in node.value if key.value == "name")
 
 
 def prefect_yaml(own: Mapping[str, PipelineConfig] | None = None, schedule: Schedule | None = None) -> str:
@@ -72,31 +60,25 @@ def prefect_yaml(own: Mapping[str, PipelineConfig] | None = None, schedule: Sche
     Args:
         own: recipes of a person, by the names of their files.
         schedule: when to retrain, and with which recipe; None for never.
-
-    Raises:
-        ConfigError: the scheduled recipe cannot be read.
     """
-    folder = source_root() / "configs"
-    recipes = {name: yaml.safe_load((folder / f"{name}.yaml").read_text(encoding="utf-8")) for name in _RECIPES}
     commit = {"id": "commit", "script": "git describe --always --dirty", "stream_output": False}
     content = {
         "name": "rlhf-pipeline",
         "prefect-version": prefect.__version__,
         "build": [{"prefect.deployments.steps.run_shell_script": commit}],
-        "deployments": [*_deployments(recipes, schedule), *starmap(_own_deployment, (own or {}).items())],
+        "deployments": [*_deployments(schedule), *starmap(_own_deployment, (own or {}).items())],
     }
-    return _HEADER + yaml.dump(content, Dumper=_Dumper, sort_keys=False, width=120)
+    return _HEADER + yaml.safe_dump(content, sort_keys=False, width=120)
 
 
 def own_recipes() -> tuple[dict[str, PipelineConfig], list[ConfigError]]:
     """The recipes that a person has put into configs/, and what is wrong with others."""
     found: dict[str, PipelineConfig] = {}
     errors: list[ConfigError] = []
-    folders = dict.fromkeys(folder / "configs" for folder in (root(), source_root()))
-    for file in (file for folder in folders for file in sorted(folder.glob("*.yaml"))):
-        if file.stem not in {*_RECIPES, *found}:
+    for name, file in recipes().items():
+        if name not in _RECIPES:
             try:
-                found[file.stem] = load_config(file)
+                found[name] = load_config(file)
             except ConfigError as error:
                 errors.append(error)
     return found, errors
@@ -104,45 +86,38 @@ def own_recipes() -> tuple[dict[str, PipelineConfig], list[ConfigError]]:
 
 def _own_deployment(name: str, config: PipelineConfig) -> dict[str, Any]:
     device = "gpu" if config.compute.device == "cuda" else "cpu"
-    settings = config.model_dump(mode="json", exclude_unset=True)
     text = f"The recipe configs/{name}.yaml."
-    return _deployment(
-        f"{name}-recipe" if name in _TAKEN else name,
-        text,
-        "pipeline.rlhf_pipeline",
-        ["pipeline", device],
-        {"config": settings},
-    )
+    called = f"{name}-recipe" if name in _TAKEN else name
+    return _deployment(called, text, "forms.pipeline", ["pipeline", device], {"recipe": name})
 
 
-def _deployments(recipes: dict[str, Any], schedule: Schedule | None) -> list[dict[str, Any]]:
-    demo = recipes["demo"]
+def _deployments(schedule: Schedule | None) -> list[dict[str, Any]]:
+    demo = {"recipe": "demo"}
     pipelines = [
-        _deployment(name, text, "pipeline.rlhf_pipeline", ["pipeline", device], {"config": recipes[recipe]})
+        _deployment(name, text, "forms.pipeline", ["pipeline", device], {"recipe": recipe})
         for recipe, (name, device, text) in _RECIPES.items()
     ]
     stages = [
-        _deployment(stage.command, stage.summary_alone, f"stages.{stage.name}_stage", ["stage"], {"config": demo})
+        _deployment(stage.command, stage.summary_alone, f"forms.{stage.name}_stage", ["stage"], dict(demo))
         for stage in pipeline_stages()
     ]
-    nightly = _deployment("nightly", _NIGHTLY, "retrain.retrain", ["retrain"], {"config": demo, "retrain": {}}) | {
+    nightly = _deployment("nightly", _NIGHTLY, "forms.nightly", ["retrain"], demo | {"retrain": {}}) | {
         # Off until `rlhf schedule` names a recipe and a time.
         "schedules": [{"cron": "0 2 * * *", "timezone": "UTC", "active": False}],
         "concurrency_limit": {"limit": 1, "collision_strategy": "CANCEL_NEW"},
     }
     if schedule is not None:
-        settings = load_config(Path(schedule.recipe)).model_dump(mode="json", exclude_unset=True)
-        nightly["parameters"] = {"config": settings, "retrain": schedule.retrain}
+        nightly["parameters"] = {"recipe": recipe_name(Path(schedule.recipe)), "retrain": schedule.retrain}
         nightly["schedules"] = [{"cron": schedule.cron, "timezone": schedule.timezone, "active": True}]
     return [
         *pipelines,
-        _deployment("seeds", _SEEDS, "seeds.run_seeds", ["pipeline", "cpu"], {"config": demo}),
+        _deployment("seeds", _SEEDS, "forms.seeds", ["pipeline", "cpu"], dict(demo)),
         _deployment(
             "compare-methods",
             _METHODS,
-            "methods.compare_methods",
+            "forms.methods",
             ["pipeline", "cpu"],
-            {"config": demo, "methods": ["ppo", "rloo"], "num_seeds": 3},
+            {**demo, "methods": ["ppo", "rloo"], "num_seeds": 3},
         ),
         *stages,
         _deployment("reproduce", _REPRODUCE, "reproduce.reproduce", ["reproduce"], {}),

@@ -112,8 +112,12 @@ def _health_pages(services: Services) -> dict[str, str]:
 
 
 def _hold(process: "subprocess.Popen[bytes]", services: Services) -> None:
-    """Wait until supervisord ends, and start a server again that hangs. One that dies supervisord starts itself."""
+    """Wait until supervisord ends, start a server again that hangs, and register recipes that are added.
+
+    A server that dies is started by supervisord.
+    """
     silent: Counter[str] = Counter()
+    recipes = deployments.recipe_times()
     while True:
         try:
             process.wait(LOOK_SECONDS)
@@ -127,6 +131,16 @@ def _hold(process: "subprocess.Popen[bytes]", services: Services) -> None:
                 say(f"{name} does not answer any more, and is started again", flush=True)
                 supervisor().restart(name)
                 silent[name] = 0
+        if recipes != (recipes := deployments.recipe_times()):
+            _register()
+
+
+def _register() -> None:
+    """The services stay up where a recipe cannot be registered; the next change of a recipe tries again."""
+    try:
+        deployments.deploy(unchanged=False)
+    except ServiceError as error:
+        say(f"{error}", file=sys.stderr, flush=True)
 
 
 def _wait_until_healthy(services: Services, held: Supervisor) -> None:

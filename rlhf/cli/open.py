@@ -6,7 +6,7 @@ import webbrowser
 
 from rlhf.cli.console import prefect_page
 from rlhf.cli.environment import be_client_of, login_from, use_the_store
-from rlhf.cli.up import start
+from rlhf.cli.up import add_ports, start
 from rlhf.errors import ConfigError
 from rlhf.services.postgresql import DATABASE_VARIABLE
 from rlhf.services.settings import Services, running
@@ -21,6 +21,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "run", metavar="RUN", help="run id or the beginning of one, RECIPE@champion, RECIPE/3, or champion"
     )
+    add_ports(parser)
     parser.add_argument("--no-browser", action="store_true", help="print the addresses only")
 
 
@@ -28,7 +29,7 @@ def run(options: argparse.Namespace) -> None:
     """Open the pages.
 
     Raises:
-        ConfigError: the run is on a server that somebody else has started.
+        ConfigError: the run is on a server that somebody else has started, or the services are up at other ports.
         InputError: there is no such run.
     """
     given, services = os.environ.get("MLFLOW_TRACKING_URI"), running()
@@ -37,6 +38,9 @@ def run(options: argparse.Namespace) -> None:
             f"MLFLOW_TRACKING_URI is {given}, which no server of `rlhf up` shows; unset it, or set it to a server's "
             "address"
         )
+    ports = (options.prefect_port, options.mlflow_port)
+    if (services or given) and ports != (Services.prefect_port, Services.mlflow_port):
+        raise ConfigError("the servers are up already; leave --prefect-port and --mlflow-port away")
     database = os.environ.get(DATABASE_VARIABLE)
     if services is not None and given is None:
         be_client_of(services)
@@ -45,7 +49,7 @@ def run(options: argparse.Namespace) -> None:
     if given is None and services is None:
         if database is None:
             _pages(options.run)  # a mistyped run is told before anything is started
-        services = Services(database=database, database_given=DATABASE_VARIABLE, login_from=login_from())
+        services = Services(Services.host, *ports, database, DATABASE_VARIABLE, login_from())
         start(services, lambda: _show(options))
     else:
         _show(options)

@@ -17,6 +17,7 @@ from rlhf.config.pipeline import PipelineConfig
 from rlhf.errors import ConfigError, nearest
 from rlhf.paths import configure_environment
 from rlhf.references import PipelineReport, StageReport
+from rlhf.runs.note import noted
 from rlhf.services.settings import running
 from rlhf.stages import pipeline_stages
 from rlhf.text.terminal import say
@@ -45,6 +46,11 @@ def add_recipe(parser: argparse.ArgumentParser) -> None:
         while section not in groups:  # an optional section is a flag of its own, among those that are in it
             section = section.rpartition(".")[0]
         _add_setting(groups[section], setting)
+
+
+def add_note(parser: argparse.ArgumentParser) -> None:
+    """--note, for commands that run something."""
+    parser.add_argument("--note", metavar="TEXT", default="", help="for those who look at the run later")
 
 
 def _add_setting(group: argparse._ArgumentGroup, setting: Setting) -> None:
@@ -144,7 +150,7 @@ def flow_environment(options: argparse.Namespace, planned: PipelineConfig | None
         be_client_of(services)
     configure_environment()
     logging.raiseExceptions = False  # what becomes of a log line that Prefect does not take is nothing for the terminal
-    with redirect_stdout(sys.stderr) if options.json else nullcontext():
+    with redirect_stdout(sys.stderr) if options.json else nullcontext(), noted(options.note):
         if planned is not None:
             say_plan(planned)
         from flows.servers.temporary import temporary_server

@@ -5,6 +5,7 @@ import sys
 
 from rlhf.cli.recipe import (
     SETTINGS_HELP,
+    add_note,
     add_recipe,
     flow_environment,
     print_json,
@@ -24,8 +25,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.description = (
         f"Run all stages of a recipe; what an earlier run made and nothing has changed is used again. {SETTINGS_HELP}"
     )
-    parser.usage = "rlhf run [--help] [--json] CONFIG [--seeds LIST | --num-seeds N] [--SECTION.SETTING VALUE ...]"
+    parser.usage = (
+        "rlhf run [--help] [--json] CONFIG [--note TEXT] [--seeds LIST | --num-seeds N] [--SECTION.SETTING VALUE ...]"
+    )
     add_recipe(parser)
+    add_note(parser)
     group = parser.add_argument_group(
         "several seeds",
         "A run for each seed, one after the other, and what they come to: means with an interval over seeds. The same "

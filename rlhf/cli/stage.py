@@ -2,7 +2,7 @@
 
 import argparse
 
-from rlhf.cli.recipe import SETTINGS_HELP, add_recipe, flow_environment, print_result, read_recipe, say_first
+from rlhf.cli.recipe import SETTINGS_HELP, add_note, add_recipe, flow_environment, print_result, read_recipe, say_first
 from rlhf.stages import STAGES, pipeline_stages
 
 
@@ -25,6 +25,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
                 flag, metavar="ID", help="MLflow run of that stage, or of a pipeline that it was part of"
             )
         add_recipe(stage)
+        add_note(stage)
 
 
 def run(options: argparse.Namespace) -> None:

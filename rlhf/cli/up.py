@@ -29,14 +29,20 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="ask for none: every program and user of this machine may then start runs, and read and change results",
     )
-    for name, port in (("prefect", defaults.prefect_port), ("mlflow", defaults.mlflow_port)):
-        parser.add_argument(f"--{name}-port", type=int, metavar="N", default=port, help=f"[default: {port}]")
+    add_ports(parser)
     parser.add_argument(
         "--database",
         metavar="URL",
         help=f"postgresql://USER@HOST:PORT/NAME for both, in schemas of their own; one with a password goes into "
         f"{DATABASE_VARIABLE} [default: SQLite files]",
     )
+
+
+def add_ports(parser: argparse.ArgumentParser) -> None:
+    """Add the ports of both servers."""
+    defaults = Services()
+    for name, port in (("prefect", defaults.prefect_port), ("mlflow", defaults.mlflow_port)):
+        parser.add_argument(f"--{name}-port", type=int, metavar="N", default=port, help=f"[default: {port}]")
 
 
 def run(options: argparse.Namespace) -> None:

@@ -1,7 +1,7 @@
 """Recipes: defaults, then the YAML file, then the command line. Errors name the file and line, or the flag."""
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -59,18 +59,19 @@ class _Sources:
     file: str
     lines: Mapping[str, int]
     flags: frozenset[str]
+    spell: Callable[[str], str]
 
     def of(self, name: str) -> str:
         """`--rl.kl-coef`, `configs/demo.yaml:12: rl.kl_coef`, or `--rl.rewards: [0].weight` within a list."""
         of_list, bracket, place = name.partition("[")
         if of_list in self.flags:
-            return settings()[of_list].flag + (f": [{place}" if bracket else "")
+            return self.spell(of_list) + (f": [{place}" if bracket else "")
         line = self.lines.get(name)
         return f"{self.file}:{line}: {name}" if line else f"{self.file}: {name}".removesuffix(": ")
 
     def of_section(self, name: str) -> str:
         """The same for a group: the flags that reach into it stand beside the file."""
-        flags = [settings()[flag].flag for flag in sorted(self.flags) if flag.startswith(f"{name}." if name else "")]
+        flags = [self.spell(flag) for flag in sorted(self.flags) if flag.startswith(f"{name}." if name else "")]
         return " with ".join([self.of(name), *([", ".join(flags)] if flags else [])])
 
 
@@ -87,7 +88,14 @@ def _all_settings() -> Mapping[str, Setting]:
     return {setting.name: setting for setting in _settings_of(schema, schema["$defs"], "")}
 
 
-def load_config(path: Path | None, overrides: Mapping[str, object] | None = None) -> PipelineConfig:
+def flag_of(name: str) -> str:
+    """The command-line flag of a dotted name."""
+    return "--" + name.replace("_", "-")
+
+
+def load_config(
+    path: Path | None, overrides: Mapping[str, object] | None = None, spell: Callable[[str], str] = flag_of
+) -> PipelineConfig:
     """Read a recipe.
 
     Args:
@@ -95,6 +103,7 @@ def load_config(path: Path | None, overrides: Mapping[str, object] | None = None
         overrides: dotted names and values that replace the file's. Text is read as the setting's type, and `none`
             clears an optional setting. A relative path is taken from the current directory where it exists there;
             other paths, and those of the file, are relative to the project root.
+        spell: how an override is written where it is given, for messages; takes a dotted name.
 
     Raises:
         ConfigError: a setting is unknown, of another type or contradicts another; or the file is missing or not YAML.
@@ -106,20 +115,15 @@ def load_config(path: Path | None, overrides: Mapping[str, object] | None = None
         raise ConfigError(f"{path}: {error}") from None
     overrides = overrides or {}
     lines = {current_section(name): line for name, line in lines.items()}
-    _refuse_unknown_flags(overrides)
+    _refuse_unknown(overrides, spell)
     for name, value in overrides.items():
-        _put(values, name.split("."), _from_text(settings()[name], value))
-    sources = _Sources(str(path) if path else "command line", lines, frozenset(overrides))
+        _put(values, name.split("."), _from_text(settings()[name], value, spell))
+    sources = _Sources(str(path) if path else "command line", lines, frozenset(overrides), spell)
     _refuse_booleans_as_numbers(values, sources)
     try:
         return PipelineConfig.model_validate(values)
     except ValidationError as error:
         raise ConfigError("\n".join(_explain(detail, sources) for detail in error.errors())) from None
-
-
-def flag_of(name: str) -> str:
-    """The command-line flag of a dotted name."""
-    return "--" + name.replace("_", "-")
 
 
 def _settings_of(schema: Mapping[str, Any], definitions: Mapping[str, Any], prefix: str) -> Iterator[Setting]:
@@ -217,29 +221,31 @@ def _lines(node: yaml.Node | None, prefix: str, path: Path) -> Iterator[tuple[st
         yield from _lines(value, f"{name}.", path)
 
 
-def _refuse_unknown_flags(overrides: Mapping[str, object]) -> None:
+def _refuse_unknown(overrides: Mapping[str, object], spell: Callable[[str], str]) -> None:
     for name in overrides:
         if name not in settings():
-            known = flag_of(nearest(name, settings()))
-            raise ConfigError(f"{flag_of(name)} is not a setting; the nearest known one is {known}")
+            known = spell(nearest(name, settings()))
+            raise ConfigError(f"{spell(name)} is not a setting; the nearest known one is {known}")
 
 
-def _from_text(setting: Setting, value: object) -> object:
+def _from_text(setting: Setting, value: object, spell: Callable[[str], str]) -> object:
     if not isinstance(value, str):
         return value
     if setting.optional and value.lower() in _NOTHING:
         return None
-    return _with_paths(setting.name, _parsed(setting, value) if setting.kind == "array" else value)
+    return _with_paths(setting.name, _parsed(setting, value, spell) if setting.kind == "array" else value)
 
 
-def _parsed(setting: Setting, text: str) -> object:
+def _parsed(setting: Setting, text: str, spell: Callable[[str], str]) -> object:
     try:
         return load_yaml(text)
     except yaml.YAMLError as error:
         problem = error.problem if isinstance(error, yaml.MarkedYAMLError) else error
         what = "which is refused" if isinstance(error, RefusedYAMLError) else "which is not YAML"
         got = text if len(text) <= _LONGEST else f"{text[:_LONGEST]}..."
-        raise ConfigError(f"{setting.flag}: got {got}, {what} ({problem}), expected {setting.expected}") from None
+        raise ConfigError(
+            f"{spell(setting.name)}: got {got}, {what} ({problem}), expected {setting.expected}"
+        ) from None
 
 
 def _with_paths(name: str, value: object) -> object:

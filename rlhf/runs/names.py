@@ -14,8 +14,8 @@ from pathlib import Path
 from rlhf.config.flat import flatten
 from rlhf.config.loading import load_config, settings
 from rlhf.config.pipeline import PipelineConfig
+from rlhf.config.recipes import recipes
 from rlhf.errors import ConfigError
-from rlhf.paths import root, source_root
 
 MAX_LENGTH = 60
 """Characters of a name, unless the recipe's name and one setting are longer."""
@@ -76,8 +76,7 @@ def _changes(config: PipelineConfig) -> Iterator[str]:
 
 def _recipe_of(config: PipelineConfig) -> PipelineConfig | None:
     """The recipe in configs/ that bears this name, else the file that the command line was given; None without."""
-    shipped = [folder / "configs" / f"{config.name}.yaml" for folder in (root(), source_root())]
-    for file in (*shipped, _recipe_file.get()):
+    for file in (recipes().get(config.name), _recipe_file.get()):
         with suppress(ConfigError):
             if file is not None and file.is_file():
                 return load_config(file)

@@ -36,7 +36,7 @@ def ppo(**settings: Any) -> dict[str, Any]:
 
 def config(**sections: Any) -> dict[str, Any]:
     compute = {"dtype": "fp32", "num_threads": 1}
-    return {"config": SMOKE | {"compute": compute, "rl": ppo(), "sft": SFT} | sections}
+    return SMOKE | {"compute": compute, "rl": ppo(), "sft": SFT} | sections
 
 
 def go_on(up: Up, run_id: str) -> None:
@@ -65,7 +65,7 @@ def seconds_into(stage: str, moment: int, number: int) -> float:
 
 def crash(up: Up, kill: Callable[[Up, str], None], stage: str, number: int, seconds: float, expected: str) -> None:
     """Submit a run, crash it in a stage, and see that it ends as if nothing had been."""
-    run_id = up.submit("smoke", config(**KNOBS[stage](number)))
+    run_id = up.submit("smoke", {"advanced": config(**KNOBS[stage](number))})
     in_stage(up, run_id, stage)
     time.sleep(seconds)
     kill(up, run_id)
@@ -80,6 +80,6 @@ def crash(up: Up, kill: Callable[[Up, str], None], stage: str, number: int, seco
 
 def undisturbed(up: Up) -> str:
     """The policy of a run that was left alone."""
-    run_id = up.submit("smoke", config())
+    run_id = up.submit("smoke", {"advanced": config()})
     assert up.wait_until_ended(run_id) == "Completed", up.log(run_id)
     return policy(up, run_id)

@@ -15,9 +15,9 @@ FLOW = {"data", "sft", "reward_model", "reward_audit", "policy", "evaluation", "
 
 
 def recipe(**ppo: Any) -> dict[str, Any]:
-    """The smoke recipe on one thread, with another fingerprint for each of the settings."""
+    """The smoke recipe on one thread, with another fingerprint for each of the settings: the fields of a form."""
     changed = SMOKE | {"compute": {"dtype": "fp32", "num_threads": 1}, "rl": SMOKE["rl"] | ppo}
-    return {"config": changed}
+    return {"recipe": "smoke", "advanced": changed}
 
 
 LONG = 60

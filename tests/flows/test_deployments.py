@@ -1,8 +1,7 @@
-"""prefect.yaml: every deployment's recipe is the one in configs/, and its parameters are what its flow takes."""
+"""prefect.yaml: every deployment's parameters are what its flow takes."""
 
 import importlib
 import inspect
-import shutil
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +13,7 @@ from prefect.utilities.schema_tools.validation import validate
 
 from flows.servers.prefect_yaml import own_recipes, prefect_yaml
 from rlhf.stages import pipeline_stages
+from tasks.form import read_form
 
 ROOT = Path(__file__).parents[2]
 FILE = yaml.safe_load((ROOT / "prefect.yaml").read_text())
@@ -80,8 +80,8 @@ def test_the_form_of_several_seeds(filled: dict[str, Any], taken: bool):
 
 
 def test_a_recipe_that_a_person_adds_is_a_deployment_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    shutil.copytree(ROOT / "configs", tmp_path / "configs")
-    monkeypatch.setattr("flows.servers.prefect_yaml.source_root", lambda: tmp_path)
+    monkeypatch.setenv("RLHF_ROOT", str(tmp_path))
+    (tmp_path / "configs").mkdir()
     (tmp_path / "configs" / "mine.yaml").write_text("name: mine\nrl: {kl_coef: 0.2}\ncompute: {device: cuda}\n")
     (tmp_path / "configs" / "data.yaml").write_text("name: other\n")
     (tmp_path / "configs" / "wrong.yaml").write_text("rl: {kl_coeff: 0.2}\n")
@@ -89,6 +89,8 @@ def test_a_recipe_that_a_person_adds_is_a_deployment_too(tmp_path: Path, monkeyp
     assert "kl_coeff" in str(error)
     written = {one["name"]: one for one in yaml.safe_load(prefect_yaml(own))["deployments"]}
     assert set(written) - {one["name"] for one in FILE["deployments"]} == {"mine", "data-recipe"}
-    assert written["mine"]["parameters"]["config"]["rl"] == {"kl_coef": 0.2}
+    assert written["mine"]["parameters"] == {"recipe": "mine"}
+    assert read_form("mine").rl.kl_coef == 0.2
+    assert "mine" in parameter_schema(flow_of(written["seeds"])).properties["recipe"]["enum"]
     assert written["mine"]["tags"] == ["pipeline", "gpu"]
     assert written["data"]["entrypoint"].endswith("data_stage"), "the stage keeps its name"

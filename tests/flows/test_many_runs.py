@@ -42,8 +42,7 @@ def submit_and_wait(up: Up, count: int, *, from_data: bool = True) -> None:
     with least_memory() as least:
         for seed in range(count):
             parameters = recipe() if from_data else recipe(kl_budget=21 + seed)
-            parameters["config"]["seed"] = seed if from_data else 0
-            up.submit("smoke", parameters)
+            up.submit("smoke", parameters | {"seed": seed if from_data else 0})
         submitted = time.monotonic() - begun
         states: Counter[str] = Counter()
         while sum(states[name] for name in ("Completed", "Failed", "Crashed", "Cancelled")) < count:

@@ -11,7 +11,7 @@ from mlflow.tracking import MlflowClient
 from prefect.client.orchestration import get_client
 from prefect.client.schemas.sorting import FlowRunSort
 
-from flows import stages
+from flows import forms, stages
 from flows.pipeline import rlhf_pipeline
 from rlhf.chat.policies import find_policy
 from rlhf.config.loading import load_config
@@ -20,6 +20,7 @@ from rlhf.errors import DataError, InputError
 from rlhf.references import PipelineReport
 from rlhf.runs.audit.target import find_target
 from rlhf.runs.audit.verify import verify
+from rlhf.runs.note import noted
 from rlhf.tracking.client import EXPERIMENT, tracking_uri
 
 REPOSITORY = Path(__file__).parents[2]
@@ -179,15 +180,18 @@ def test_data_that_is_not_there_is_one_error(project_root: Path):
     assert "data.dvc: the file is missing" in parent.data.tags["rlhf.error"]
 
 
-@pytest.mark.parametrize("by_hand", [True, False])
-def test_a_run_is_named_in_prefect_and_mlflow_by_what_differs_from_its_recipe(project_root: Path, by_hand: bool):
-    given = config(seed=7, registered=False, **{"rl.kl_coef": 0.05, "data.embedded": None})
-    with pytest.raises(DataError):
-        # A form sends the settings as JSON, and those that were left as they are may be missing.
-        rlhf_pipeline(given if by_hand else given.model_dump(mode="json", exclude_defaults=True))
+@pytest.mark.parametrize("by_form", [True, False])
+def test_a_run_is_named_in_prefect_and_mlflow_by_what_differs_from_its_recipe(project_root: Path, by_form: bool):
+    overrides = "registered=false rl.kl_coef=0.05 compute.num_threads=1 data.embedded=none"
+    form = {"recipe": "smoke", "seed": 7, "note": "A try", "overrides": overrides}
+    given = {"config": config(seed=7, registered=False, **{"rl.kl_coef": 0.05, "data.embedded": None})}
+    with pytest.raises(DataError), noted("" if by_form else "A try"):
+        (forms.pipeline if by_form else rlhf_pipeline)(**(form if by_form else given))
     with get_client(sync_client=True) as prefect:
         run = prefect.read_flow_runs(sort=FlowRunSort.START_TIME_DESC, limit=1)[0]
     assert run.name == "smoke, embedded none, kl_coef 0.05, num_threads 1, seed 7"
     (parent,) = MlflowClient(tracking_uri()).search_runs(["1"])
     assert parent.info.run_name == run.name
-    assert json.loads(json.dumps(run.parameters))["config"]["seed"] == 7
+    assert parent.data.tags["rlhf.note"] == "A try"
+    parameters = json.loads(json.dumps(run.parameters))
+    assert (parameters if by_form else parameters["config"])["seed"] == 7

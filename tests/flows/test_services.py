@@ -6,6 +6,7 @@ import signal
 import socket
 import subprocess
 import threading
+import time
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -59,7 +60,7 @@ def test_both_servers_answer_and_all_deployments_are_there(up: Up):
     assert httpx.get(f"http://127.0.0.1:{up.prefect_port}/api/health").json() is True
     assert httpx.get(f"http://127.0.0.1:{up.mlflow_port}/health").text == "OK"
     assert "<html" in httpx.get(f"http://127.0.0.1:{up.prefect_port}/", follow_redirects=True).text
-    names = {one["name"] for one in up.api.post("/deployments/filter", json={"limit": 200}).json()}
+    names = set(up.deployments())
     wanted = {one["name"] for one in yaml.safe_load((ROOT / "prefect.yaml").read_text())["deployments"]}
     assert names == wanted
     commit = subprocess.run(
@@ -84,9 +85,11 @@ def test_a_run_through_the_worker_and_the_same_again(up: Up):
 @pytest.mark.parametrize(
     ("parameters", "what"),
     [
-        ({"config": {"rl": {"kl_coef": -1}}}, "less than the minimum"),
-        ({"config": {"rl": {"kl_coeff": 1}}}, "unexpected"),
-        ({"config": {"compute": {"device": "tpu"}}}, "is not one of"),
+        ({"advanced": {"rl": {"kl_coef": -1}}}, "less than the minimum"),
+        ({"advanced": {"rl": {"kl_coeff": 1}}}, "unexpected"),
+        ({"advanced": {"compute": {"device": "tpu"}}}, "is not one of"),
+        ({"overrides": "rl.kl_coef: 0.2"}, "does not match"),
+        ({"seed": -1}, "less than the minimum"),
     ],
 )
 def test_wrong_parameters_are_refused_at_once(up: Up, parameters: dict[str, Any], what: str):
@@ -185,6 +188,30 @@ def test_the_pages_of_a_run_are_opened(up: Up):
     assert second.startswith(f"MLflow: http://127.0.0.1:{up.mlflow_port}/#/experiments/1/runs/")
 
 
+def test_a_recipe_that_is_added_is_registered(up: Up):
+    folder = up.root / "configs"
+    folder.mkdir()
+    file = folder / "mine.yaml"
+    file.write_text("rl: {kl_coeff: 0.2}\n")
+    time.sleep(1)
+    file.write_text("name: mine\nrl: {kl_coef: 0.2}\n")
+    wait_for(lambda: "mine" in up.deployments(), 60)
+    assert up.deployment("mine")["parameters"] == {"recipe": "mine"}
+    choices = up.deployment("seeds")["parameter_openapi_schema"]["properties"]["recipe"]["enum"]
+    assert "mine" in choices
+
+
+def test_a_form_that_names_no_setting_fails_at_once_and_says_which_was_meant(up: Up):
+    run_id = up.submit("smoke", {"overrides": "rl.kl_coeff=0.2"})
+    assert up.wait_until_ended(run_id) == "Failed"
+    run = up.flow_run(run_id)
+    assert run["name"] == "smoke, settings that are refused"
+    said = "rl.kl_coeff is not a setting; the nearest known one is rl.kl_coef"
+    assert said in run["state"]["message"]
+    assert run["total_run_time"] < 5
+    assert "*Copy to new run*" in up.artifact(run_id, "failure")
+
+
 def test_a_schedule_is_taken_by_services_that_are_up(up: Up):
     def schedule(*arguments: str) -> str:
         done = subprocess.run(
@@ -201,7 +228,7 @@ def test_a_schedule_is_taken_by_services_that_are_up(up: Up):
         "Europe/Berlin",
         True,
     )
-    assert nightly["parameters"]["config"]["name"] == "stories"
+    assert nightly["parameters"]["recipe"] == "stories"
     assert schedule("--off").startswith("Nothing is scheduled")
     assert [one["active"] for one in up.deployment("nightly")["schedules"]] == [False]
 
@@ -281,7 +308,12 @@ def test_the_end_leaves_nothing_running(up: Up):
     assert len(everything) >= 4
     assert up.stop(signal.SIGINT) == 0
     wait_until_gone(everything, 20)
-    up.start()
+    # They are started again by who wants to see a run.
+    up.with_password = True
+    del up.api
+    up.start("open", "v1", "--no-browser", last_line="MLflow: h")
+    assert f"\nPrefect: http://127.0.0.1:{up.prefect_port}/runs/flow-run/" in up.said
+    assert f"\nMLflow: http://127.0.0.1:{up.mlflow_port}/#/experiments/1/runs/" in up.said
     assert up.state(run_id) == "Cancelled"
     assert {run.info.status for run in up.mlflow_runs(run_id)} == {"KILLED"}
     # Started again it can be stopped from elsewhere.

@@ -99,7 +99,7 @@ def expected(project: Path, tmp_path_factory: pytest.TempPathFactory) -> str:
     folder = tmp_path_factory.mktemp("expected")
     here = Path(shutil.copytree(project, folder / "project", symlinks=True))
     recipe = folder / "recipe.yaml"
-    recipe.write_text(yaml.safe_dump(config()["config"]))
+    recipe.write_text(yaml.safe_dump(config()))
     subprocess.run([sys.executable, "-m", "rlhf.cli", "run", str(recipe)], env=environment(here), cwd=ROOT, check=True)
     return policy_of(here)
 
@@ -119,7 +119,7 @@ def policy_of(project: Path) -> str:
 def fill_the_projects_disk(project: Path, folder: Path, stage: str, expected: str) -> None:
     """`rlhf run` in a terminal, where project, results, MLflow's and Prefect's databases are on one disk."""
     recipe = folder / "recipe.yaml"
-    recipe.write_text(yaml.safe_dump(config(**KNOBS[stage](number_of(stage)))["config"]))
+    recipe.write_text(yaml.safe_dump(config(**KNOBS[stage](number_of(stage)))))
     with small_disk(folder / "disk", MEGABYTES) as disk:
         shutil.copytree(project, disk.folder, dirs_exist_ok=True, symlinks=True)
         store = disk.folder / "mlruns" / "mlflow.db"

@@ -5,27 +5,20 @@ Otherwise they are of the smoke recipe and go to a temporary folder, since no tw
 """
 
 import re
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
-from browser import PICTURES, opened, take_picture
+from browser import PICTURES, brightness, opened, take_picture, use_colors
 from playwright.sync_api import Locator, Page, expect
 from smoke_runs import recipe
 from started_services import ROOT, Up, continue_project, make_project, services, wait_for
 
 RUN_SECONDS = 1800.0 if PICTURES else 240.0
 pytestmark = [pytest.mark.services, pytest.mark.timeout(3 * RUN_SECONDS if PICTURES else 600)]
-
-
-def shown(**ppo: Any) -> dict[str, Any]:
-    """The recipe of the runs in the pictures, with other settings of PPO."""
-    if not PICTURES:
-        return recipe(**ppo)
-    demo = yaml.safe_load((ROOT / "configs" / "demo.yaml").read_text())
-    return {"config": demo | {"rl": demo["rl"] | ppo}}
 
 
 @pytest.fixture(scope="module")
@@ -41,10 +34,10 @@ def up(
         make_project(folder, embedded_data, migrated_mlflow, migrated_prefect)
     else:
         continue_project(folder, trained, migrated_prefect)
+        # The smoke recipe in the demo's place ends soon.
+        (folder / "configs").mkdir()
+        (folder / "configs" / "demo.yaml").write_text(yaml.safe_dump(recipe()["advanced"] | {"name": "demo"}))
     with services(folder) as started:
-        # The form opens with what the deployment says. The smoke recipe in the demo's place ends soon.
-        address = f"/deployments/{started.deployment('demo')['id']}"
-        started.api.patch(address, json={"parameters": shown()}).raise_for_status()
         yield started
 
 
@@ -61,13 +54,14 @@ def form(page: Page, up: Up) -> Page:
     page.get_by_role("link", name="demo", exact=True).click()
     page.get_by_role("button", name="Run", exact=True).click()
     page.get_by_text("Custom run", exact=True).click()
-    expect(page.get_by_text("Align a language model with human preferences")).to_be_visible()
+    expect(page.get_by_text("overrides (Optional)")).to_be_visible()
     return page
 
 
 def field(page: Page, label: str) -> Locator:
     """The input below a label of the form."""
-    return page.locator(".p-label", has=page.get_by_text(f"{label} (Optional)", exact=True)).last.locator("input")
+    labelled = page.locator(".p-label", has=page.get_by_text(f"{label} (Optional)", exact=True)).last
+    return labelled.locator("input, textarea")
 
 
 def submit(form: Page, up: Up) -> str:
@@ -83,14 +77,27 @@ def submit(form: Page, up: Up) -> str:
     return run_id
 
 
-def test_submit_from_the_form_and_open_the_card(form: Page, up: Up, tmp_path: Path):
+def test_from_the_form_to_the_run_and_its_card(form: Page, up: Up, tmp_path: Path):
+    form.set_viewport_size({"width": 1400, "height": 900})
+    field(form, "note").fill("Less KL, to see what it costs")
+    field(form, "overrides").fill("rl.kl_coef=0.2")
+    for button in ("None", "Submit"):  # `advanced` is closed, and nothing is below the screen
+        expect(form.get_by_role("button", name=button, exact=True)).to_be_in_viewport(ratio=1)
+    expect(form.get_by_text("Run Name", exact=True)).to_be_in_viewport(ratio=1)
     take_picture(form, "prefect-form", tmp_path)
-    kl_coef = field(form, "Kl Coef")
-    kl_coef.fill("0.2")
     run_id = submit(form, up)
+    name = "demo, kl_coef 0.2, seed 0"
+    wait_for(lambda: up.flow_run(run_id)["name"] == name, 60)
+    # The form has led to the deployment's page, where the run is.
+    form.get_by_role("link", name=name).first.click()
+    form.wait_for_url(f"**/runs/flow-run/{run_id}**")
     assert up.wait_until_ended(run_id, RUN_SECONDS) == "Completed", up.log(run_id)
-    assert up.flow_run(run_id)["parameters"]["config"]["rl"]["kl_coef"] == 0.2
-    form.goto(f"http://127.0.0.1:{up.prefect_port}/runs/flow-run/{run_id}")
+    assert up.flow_run(run_id)["parameters"]["overrides"] == "rl.kl_coef=0.2"
+    run = up.mlflow_runs(run_id)[0]
+    assert run.data.params["rl.kl_coef"] == "0.2"
+    assert run.data.tags["rlhf.note"] == "Less KL, to see what it costs"
+    assert run.data.tags["mlflow.note.content"].startswith("Less KL, to see what it costs\n\n[The flow run in Prefect]")
+    form.reload()
     expect(form.get_by_text("Completed").first).to_be_visible()
     take_picture(form, "prefect-run", tmp_path)
     form.get_by_text("Artifacts", exact=True).first.click()
@@ -99,19 +106,59 @@ def test_submit_from_the_form_and_open_the_card(form: Page, up: Up, tmp_path: Pa
     take_picture(form, "prefect-card", tmp_path)
 
 
+def test_the_report_of_the_run_in_three_places_light_and_dark(page: Page, up: Up, tmp_path: Path):
+    run_id = up.flow_runs_of("demo")[0]["id"]
+    parent = up.mlflow_runs(run_id)[0].info.run_id
+    wanted = {"artifacts": {"flow_run_id": {"any_": [run_id]}, "key": {"any_": ["report"]}}}
+    (artifact,) = up.api.post("/artifacts/filter", json=wanted).raise_for_status().json()
+    file = tmp_path / "report.html"
+    subprocess.run(up.command("report", parent, "--html", str(file)), env=up.environment, cwd=ROOT, check=True)
+    pages = {
+        "report": file.as_uri(),
+        "prefect-report": f"http://127.0.0.1:{up.prefect_port}/artifacts/artifact/{artifact['id']}",
+        "mlflow-report": f"http://127.0.0.1:{up.mlflow_port}/#/experiments/1/runs/{parent}?workflowType=machine_learning",
+    }
+    verdict = artifact["data"].splitlines()[0].strip("*")
+    for name, address in pages.items():
+        page.goto(address)
+        for scheme in ("light", "dark"):
+            use_colors(page, scheme)
+            said = page.get_by_text(verdict).first
+            expect(said).to_be_visible()
+            close = page.get_by_role("button", name="Close")  # MLflow's assistant
+            if close.count():
+                close.first.click()
+            said.scroll_into_view_if_needed()
+            take_picture(page, f"{name}-{scheme}", tmp_path)
+            assert (brightness(page) > 128) == (scheme == "light"), f"{name} in {scheme}"
+
+
 def test_the_form_refuses_a_bad_value(form: Page, up: Up, tmp_path: Path):
-    kl_coef = field(form, "Kl Coef")
+    field(form, "overrides").fill("rl.kl_coef: 0.2")
+    form.get_by_role("button", name="Submit", exact=True).click()
+    expect(form.get_by_text("Validation failed for field 'overrides'").first).to_be_visible()
+    field(form, "overrides").fill("")
+    form.get_by_role("button", name="every setting").click()
+    kl_coef = field(form, "kl_coef")
     kl_coef.fill("-1")
     form.get_by_role("button", name="Submit", exact=True).click()
-    refusal = "Validation failed for field 'config.rl.kl_coef'. Failure reason: -1 is less than the minimum"
+    refusal = "Validation failed for field 'advanced.rl.kl_coef'. Failure reason: -1 is less than the minimum"
     expect(form.get_by_text(refusal).first).to_be_visible()
     kl_coef.scroll_into_view_if_needed()
     take_picture(form, "prefect-form-refuses", tmp_path)
+    kl_coef.fill("0.3")
+    before = len(up.flow_runs_of("demo"))
+    form.get_by_role("button", name="Submit", exact=True).click()
+    wait_for(lambda: len(up.flow_runs_of("demo")) > before, 60)
+    run = max(up.flow_runs_of("demo"), key=lambda one: one["created"])
+    up.cancel(run["id"])
+    # Nothing is sent that nobody has touched.
+    assert run["parameters"] == {"recipe": "demo", "note": "", "overrides": "", "advanced": {"rl": {"kl_coef": 0.3}}}
 
 
 def test_two_runs_are_compared_in_mlflow(page: Page, up: Up, tmp_path: Path):
     for settings in ({"kl_coef": 0.1}, {"kl_coef": 0.05}):
-        run_id = up.submit("demo" if PICTURES else "smoke", shown(**settings))
+        run_id = up.submit("demo", {"advanced": {"policy": settings}})
         assert up.wait_until_ended(run_id, RUN_SECONDS) == "Completed", up.log(run_id)
     table = (
         f"http://127.0.0.1:{up.mlflow_port}/#/experiments/1/runs?workflowType=machine_learning&viewStateShareKey=rlhf"
