@@ -36,6 +36,7 @@ _RECIPES = {
         "cpu",
         "Stories that a pretrained base writes itself, labelled by a rule that reads text. Name it in model.base.",
     ),
+    "grpo": ("grpo", "cpu", "The embedded default by Dr. GRPO, with a reward by rule in place of the reward model."),
     "hh": ("dialogues", "cpu", "Data of your own with a small base model, on a CPU. Name the model in model.base."),
     "gpu": ("gpu", "gpu", "Data of your own with a model of the hub, on one CUDA device."),
 }
