@@ -15,7 +15,7 @@ from pathlib import Path
 
 from rlhf.cli.parser import _parser
 from rlhf.config.loading import settings, shown
-from rlhf.metrics import FAMILIES, GROUP, METRICS
+from rlhf.metrics import COSTS, FAMILIES, GROUP, METRICS
 
 ROOT = Path(__file__).parents[1]
 OUTSIDE = {
@@ -124,7 +124,7 @@ def _metrics_tables() -> str:
     head = _table("metric", "unit", "better", "interval", "in the pipeline run")
     sections: dict[str, str] = {}
     for name, metric in {**METRICS, **{f"{prefix}NAME": metric for prefix, metric in FAMILIES.items()}}.items():
-        if name.startswith(GROUP) or name.endswith(("_low", "_high", "/seconds", "/trained_seconds")):
+        if name.startswith(GROUP) or name.endswith(("_low", "_high", *(f"/{cost}" for cost in COSTS))):
             continue
         stage = name.partition("/")[0]
         kept = [kind for kind, is_kept in (("last value", metric.summary), ("curve", metric.curve)) if is_kept]

@@ -170,7 +170,6 @@ _DECLARED: dict[str, Metric] = {
     "comparison/champion_eos_rate": Metric("", "higher"),
 }
 
-_SECONDS = ("seconds", "trained_seconds")
 _ENDS = ("", "_low", "_high")
 METRICS: dict[str, Metric] = {
     f"{name}{end}": replace(metric, summary=metric.summary and not end)
@@ -179,7 +178,11 @@ METRICS: dict[str, Metric] = {
 }
 # What the gate of retraining looks at.
 METRICS["comparison/win_rate_low"] = METRICS["comparison/win_rate"]
-METRICS |= {f"{stage}/{name}": Metric("s", "lower", summary=True) for name in _SECONDS for stage in STAGES}
+COSTS = {"seconds": "s", "trained_seconds": "s", "peak_memory_mb": "MB", "peak_device_memory_mb": "MB"}
+"""Costs that each stage logs, and their units."""
+METRICS |= {f"{stage}/{name}": Metric(unit, "lower", summary=True) for name, unit in COSTS.items() for stage in STAGES}
+COST_UNITS = ("s", "episodes/s", "MB")
+"""Units of what a result costs, which says nothing of the result."""
 
 HEADLINES = tuple(
     name
@@ -187,7 +190,7 @@ HEADLINES = tuple(
     if name.startswith(("reward_audit/", "policy/", "evaluation/"))
     and not name.endswith(("_low", "_high"))
     and (metric.summary or metric.interval)
-    and metric.unit not in ("s", "rows")
+    and metric.unit not in (*COST_UNITS, "rows")
 )
 """The metrics that a recipe is judged by: what pipelines are compared by, and all that has an interval."""
 

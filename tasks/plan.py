@@ -1,32 +1,46 @@
 """A plan of a run: the stages that an earlier run has made, and what the others cost."""
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Iterator, Mapping
+from contextlib import suppress
+from dataclasses import dataclass, replace
 
+from pydantic import ValidationError
+
+from rlhf.config.flat import nested
 from rlhf.config.pipeline import PipelineConfig
+from rlhf.errors import RLHFError
 from rlhf.modeling.hub import at_commits
 from rlhf.modeling.template_choice import settled
+from rlhf.modeling.tokenizer import load_tokenizer
 from rlhf.paths import root
+from rlhf.planning.duration import duration
+from rlhf.planning.memory import peak_memory
+from rlhf.planning.shape import ModelShape, Workload, shape_of
+from rlhf.planning.workload import expected_workload, prepared_workload, survey_before
+from rlhf.provenance import hardware
 from rlhf.references import DatasetRef, ModelCardRef
 from rlhf.stages import STAGES, StageSpec, pipeline_stages
+from rlhf.tracking.artifacts import local_path
 from rlhf.tracking.records import Condition, RunRecord, RunStore
 from rlhf.tracking.runs import parameters
-from rlhf.tracking.tags import STAGE_TAG
+from rlhf.tracking.tags import MACHINE_TAG, STAGE_TAG
 from rlhf.workspace import newest_step
 from tasks.stage import NotMadeError, planning
 from tasks.stages import STAGE_TASKS, Outputs
 
 _SHOWN_DIFFERENCES = 3
-_STEPS: Mapping[str, Sequence[str]] = {
-    "sft": ("config.num_epochs",),
-    "reward_model": ("config.num_epochs",),
-    "policy": ("config.num_updates", "config.rollout_size"),
+_ROWS = {
+    "demonstrations": "data/num_demonstrations_train",
+    "preferences": "data/num_preferences_train",
+    "selection_preferences": "data/num_preferences_selection",
+    "test_preferences": "data/num_preferences_test",
+    "validation_prompts": "data/num_prompts_validation",
+    "test_prompts": "data/num_prompts_test",
 }
-"""The settings that a stage's time is proportional to, as its run in MLflow names them."""
-_OF_MODEL = ("setup.model.", "setup.compute.")
-"""Another model, or another machine's settings, takes another time."""
+"""Numbers of a workload, by the metrics of the data stage."""
+_LOOKED_AT = 20
+"""The newest runs of a stage among which one of the same model is looked for."""
 
 
 @dataclass(frozen=True)
@@ -38,14 +52,18 @@ class PlannedStage:
         title: for people.
         cached: an earlier run has made it.
         why: why it is to be computed; empty where it is cached.
-        seconds: that it will take, by the newest run that computed the stage; None where none has.
+        seconds: that it will take; None where it cannot be said.
+        memory_mb: MB that it will hold at its peak, of the device that computes; None where it cannot be said.
+        measured: both follow from an earlier run of the stage on this machine, and not from the model of cost alone.
     """
 
     name: str
     title: str
     cached: bool
     why: str
-    seconds: float | None
+    seconds: float | None = None
+    memory_mb: float | None = None
+    measured: bool = False
 
 
 @dataclass(frozen=True)
@@ -55,10 +73,12 @@ class Plan:
     Attributes:
         stages: in their order, without the model card.
         data: the prepared data, where it is made.
+        cost: what memory and time follow from; None where the base or the data is not here yet.
     """
 
     stages: tuple[PlannedStage, ...]
     data: DatasetRef | None
+    cost: "Cost | None" = None
 
     @property
     def seconds(self) -> float:
@@ -67,8 +87,19 @@ class Plan:
 
     @property
     def unknown(self) -> list[str]:
-        """Titles of stages that are to be computed, and that no run has computed so far."""
+        """Titles of stages that are to be computed, and whose time cannot be said."""
         return [stage.title for stage in self.stages if not stage.cached and stage.seconds is None]
+
+    @property
+    def memory_mb(self) -> float | None:
+        """MB of the stage that will hold the most."""
+        return None if self.largest is None else self.largest.memory_mb
+
+    @property
+    def largest(self) -> PlannedStage | None:
+        """The stage that will hold the most memory; None where nothing is computed, or it cannot be said."""
+        known = [stage for stage in self.stages if stage.memory_mb is not None]
+        return max(known, key=lambda stage: stage.memory_mb or 0.0, default=None)
 
 
 def plan_run(config: PipelineConfig, store: RunStore | None, *, verified: bool = True) -> Plan:
@@ -88,12 +119,13 @@ def plan_run(config: PipelineConfig, store: RunStore | None, *, verified: bool =
     specs = [spec for spec in pipeline_stages() if spec.output is not ModelCardRef]
     with planning(verified=verified):
         stages = tuple(_plan_stage(spec, config, made, store) for spec in specs)
-    return Plan(stages, made.get(DatasetRef))
+    if all(stage.cached for stage in stages):
+        return Plan(stages, made.get(DatasetRef))
+    cost = _cost(config, made.get(DatasetRef))
+    return Plan(tuple(_with_costs(stage, config, cost, store) for stage in stages), made.get(DatasetRef), cost)
 
 
 def _plan_stage(spec: StageSpec, config: PipelineConfig, made: Outputs, store: RunStore | None) -> PlannedStage:
-    settings: Mapping[str, Any] = {}
-    newest = next(iter(store.search(_finished(spec.name), 1)), None) if store is not None else None
     missing = [STAGES[name].title for name in spec.inputs if STAGES[name].output not in made]
     if missing:
         why = f"behind {missing[0]}"
@@ -105,13 +137,13 @@ def _plan_stage(spec: StageSpec, config: PipelineConfig, made: Outputs, store: R
         try:
             made.add(STAGE_TASKS[spec.name](config, made))
         except NotMadeError as error:
-            settings = parameters(error.settings)
             step = newest_step(error.folder)
             begun = f", goes on from step {step}" if step is not None else ""
-            why = _reason(spec.name, newest, settings) + begun
+            newest = next(iter(store.search(_finished(spec.name), 1)), None)
+            why = _reason(spec.name, newest, parameters(error.settings)) + begun
         else:
-            return PlannedStage(spec.name, spec.title, True, "", None)
-    return PlannedStage(spec.name, spec.title, False, why, _estimate(spec, newest, settings or _of(spec, config)))
+            return PlannedStage(spec.name, spec.title, True, "")
+    return PlannedStage(spec.name, spec.title, False, why)
 
 
 def _finished(stage: str) -> list[Condition]:
@@ -137,20 +169,100 @@ def _differences(stage: str, then: Mapping[str, str], now: Mapping[str, str]) ->
             yield f"{shown} was {before}, is {after}".replace("null", "none")
 
 
-def _of(spec: StageSpec, config: PipelineConfig) -> Mapping[str, str]:
-    """The settings of a stage that was not asked."""
-    section = getattr(config, spec.name, None)  # not every stage has settings of its own
-    settings = {} if section is None else {"config": section.model_dump(mode="json")}
-    return parameters(settings | {"setup": config.setup.model_dump(mode="json")})
+@dataclass(frozen=True)
+class Cost:
+    """What memory and time follow from, by `rlhf.planning`.
+
+    Attributes:
+        config: the recipe.
+        shape: of the model that it starts from.
+        work: its data.
+    """
+
+    config: PipelineConfig
+    shape: ModelShape
+    work: Workload
+
+    def of(self, stage: str) -> tuple[float, float] | None:
+        """Seconds and MB of a stage by the model of cost; None of a stage that it does not know."""
+        seconds = duration(self.config, self.shape, self.work)
+        if stage not in seconds:
+            return None
+        return seconds[stage], sum(peak_memory(self.config, self.shape, self.work)[stage].values()) / 1e6
 
 
-def _estimate(spec: StageSpec, newest: RunRecord | None, settings: Mapping[str, str]) -> float | None:
-    if newest is None or f"{spec.name}/trained_seconds" not in newest.metrics:
-        return None
-    if any(newest.params.get(name) != value for name, value in settings.items() if name.startswith(_OF_MODEL)):
-        return None
-    seconds = newest.metrics[f"{spec.name}/trained_seconds"]
-    for name in _STEPS.get(spec.name, ()):
-        if name in settings and float(newest.params.get(name, 0)) > 0:
-            seconds *= float(settings[name]) / float(newest.params[name])
-    return seconds
+def _cost(config: PipelineConfig, data: DatasetRef | None) -> Cost | None:
+    """What is wrong with base or data is left to the run, which tells it as well."""
+    with suppress(RLHFError, OSError):
+        if data is not None:
+            folder = local_path(data)
+            tokenizer = load_tokenizer(folder / "tokenizer")
+            work, vocab_size = prepared_workload(folder, tokenizer), len(tokenizer)
+        elif (found := survey_before(config)) is not None:
+            work, vocab_size = expected_workload(found[0], config), found[1]
+        else:
+            return None
+        shape = shape_of(config.model, vocab_size)
+        return None if shape is None else Cost(config, shape, work)
+    return None
+
+
+def _with_costs(stage: PlannedStage, config: PipelineConfig, cost: Cost | None, store: RunStore | None) -> PlannedStage:
+    """The model's figures; of a stage that was computed here before that run's, changed as the model's change."""
+    if stage.cached:
+        return stage
+    expected = cost.of(stage.name) if cost is not None else None
+    held = "peak_device_memory_mb" if config.compute.device == "cuda" else "peak_memory_mb"
+    for run in _earlier(stage.name, config, store):
+        seconds, memory = (run.metrics.get(f"{stage.name}/{name}") for name in ("trained_seconds", held))
+        before = _expected_then(run, stage.name, cost, store) if cost is not None else None
+        if seconds is None or (before is None and _of_model(run.params) != _of_model(_setup(config))):
+            continue
+        if expected is None or before is None:
+            return replace(stage, seconds=seconds, memory_mb=memory, measured=True)
+        memory = expected[1] if memory is None else memory + expected[1] - before[1]
+        return replace(stage, seconds=seconds * expected[0] / before[0], memory_mb=memory, measured=True)
+    return stage if expected is None else replace(stage, seconds=expected[0], memory_mb=expected[1])
+
+
+def _earlier(stage: str, config: PipelineConfig, store: RunStore | None) -> list[RunRecord]:
+    """Runs that computed a stage on this machine, those of the same model first, and the newest of them."""
+    runs = [] if store is None else store.search(_finished(stage), _LOOKED_AT)
+    here = [run for run in runs if run.tags.get(MACHINE_TAG, hardware()) == hardware()]
+    return sorted(here, key=lambda run: _of_model(run.params) != _of_model(_setup(config)))
+
+
+def _setup(config: PipelineConfig) -> dict[str, str]:
+    return parameters({"setup": config.setup.model_dump(mode="json")})
+
+
+def _of_model(settings: Mapping[str, str]) -> dict[str, str]:
+    """Model and compute settings, without the length, whose effect on time is known."""
+    return {
+        name.removeprefix("setup."): value
+        for name, value in settings.items()
+        if name.removeprefix("setup.").startswith(("model.", "compute.")) and not name.endswith("model.max_length")
+    }
+
+
+def _expected_then(run: RunRecord, stage: str, cost: Cost, store: RunStore | None) -> tuple[float, float] | None:
+    """What the model of cost says of an earlier run of a stage; None where its recipe cannot be told any more."""
+    then = nested(run.params)
+    settings = cost.config.model_dump(mode="json") | {stage: then.get("config")}
+    settings |= {name: value for name, value in (then.get("setup") or then).items() if name in ("model", "compute")}
+    if "max_response_tokens" in then:
+        settings["rl"] = settings["rl"] | {"max_response_tokens": then["max_response_tokens"]}
+    with suppress(ValidationError, RLHFError, OSError):
+        config = PipelineConfig.model_validate(settings)
+        shape = shape_of(config.model, cost.shape.vocab_size)
+        return None if shape is None else Cost(config, shape, _work_then(run, cost.work, store)).of(stage)
+    return None
+
+
+def _work_then(run: RunRecord, work: Workload, store: RunStore | None) -> Workload:
+    """The data of an earlier run: its rows, and the lengths of today's."""
+    made_by = [source.made_by for source in run.inputs.values() if source.made_by is not None]
+    runs = store.runs(made_by) if store is not None and made_by else {}
+    metrics = {name: value for made in (run, *runs.values()) for name, value in made.metrics.items()}
+    rows = {name: int(metrics[metric]) for name, metric in _ROWS.items() if metric in metrics}
+    return replace(work, **rows)

@@ -28,13 +28,16 @@ from rlhf.files.tidying import tidy_up
 from rlhf.modeling.hub import base_with_folder, source_with_folder
 from rlhf.paths import local_folder, stage_folder
 from rlhf.progress import Measured, Sampled, StageBegan, StageEnded, tell, watching
+from rlhf.provenance import hardware
 from rlhf.provenance.fingerprint import stage_fingerprint
+from rlhf.provenance.memory import peak_memory
 from rlhf.references import Reference, StageReport
 from rlhf.text.lines import read_json_lines
 from rlhf.tracking import artifacts
 from rlhf.tracking.client import TrackingError, UnusableStoreError
 from rlhf.tracking.queries import metrics_of
-from rlhf.tracking.runs import closing_run, finish_stage, log_metrics, metric_log, open_stage
+from rlhf.tracking.runs import closing_run, finish_stage, log_metrics, metric_log, open_stage, set_tags
+from rlhf.tracking.tags import MACHINE_TAG
 from rlhf.workspace import Workspace, newest_step
 from tasks.core_slots import reserve_cores
 from tasks.pipeline_run import current
@@ -243,12 +246,23 @@ def _attempt(call: _Call[R]) -> R:
     with closing_run(run_id):
         with metric_log(run_id) as log, watching(progress_artifact(name)):
             told = _Told(name, log, call.folder / "checkpoints")
-            reference = call.stage.body(Attempt(run_id, _workspace(call.folder, told)), **call.arguments)
+            with peak_memory(_num_workers(call.arguments)) as peak:
+                reference = call.stage.body(Attempt(run_id, _workspace(call.folder, told)), **call.arguments)
         seconds = time.monotonic() - started
-        log_metrics(run_id, {f"{name}/seconds": seconds, f"{name}/trained_seconds": seconds})
+        costs = {"seconds": seconds, "trained_seconds": seconds, **peak.metrics()}
+        log_metrics(run_id, {f"{name}/{cost}": value for cost, value in costs.items()})
+        set_tags(run_id, {MACHINE_TAG: hardware()})
         finish_stage(run_id, reference)
     tidy_up(call.folder)
     return reference
+
+
+def _num_workers(arguments: Mapping[str, Any]) -> int:
+    """Processes that a stage starts: that of the policy, where several share its work."""
+    is_policy = any(isinstance(value, PolicyConfig) for value in arguments.values())
+    setups = [value for value in arguments.values() if isinstance(value, Setup)]
+    several = setups[0].compute.num_processes if is_policy and setups else 1
+    return several if several > 1 else 0
 
 
 @dataclass

@@ -50,7 +50,7 @@ def run(options: argparse.Namespace) -> None:
     head = [
         f"{data.num_preferences:,} preferences and {data.num_demonstrations:,} demonstrations of {data.num_prompts:,} "
         "prompts,",
-        f"on a base of {model.parameters:,} parameters, {machine.device} with {machine.memory / 1e9:.0f} GB. "
+        f"on a base of {model.shape.parameters:,} parameters, {machine.device} with {machine.memory / 1e9:.0f} GB. "
         "What is not set here has its default:",
         "rlhf run --help all lists every setting.",
     ]

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from rich.table import Table
 
 from rlhf.cli.environment import use_the_store
-from rlhf.cli.plan_of_a_run import duration
+from rlhf.cli.plan_of_a_run import does_not_fit, duration, in_gb
 from rlhf.cli.recipe import SETTINGS_HELP, add_recipe, read_recipe
 from rlhf.errors import InputError
 from rlhf.paths import root
@@ -15,14 +15,17 @@ from rlhf.text.console import TextConsole
 from rlhf.text.terminal import say
 
 if TYPE_CHECKING:
-    from flows.plan import Plan
+    from collections.abc import Sequence
+
+    from flows.plan import Plan, PlannedStage
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add what the command takes."""
     parser.description = (
-        "What a run of a recipe would find in the cache, what it would compute and why, how long that took before, and "
-        f"what its data will not show. Nothing is computed or written. {SETTINGS_HELP}"
+        "What a run of a recipe would find in the cache, what it would compute and why, how much memory and time that "
+        "takes, and what its data will not show. A recipe that does not fit the machine's memory is an error, which "
+        f"says what would. Nothing is computed or written. {SETTINGS_HELP}"
     )
     parser.usage = "rlhf plan [--help] [--json] CONFIG [--SECTION.SETTING VALUE ...]"
     add_recipe(parser)
@@ -56,29 +59,47 @@ def run(options: argparse.Namespace) -> None:
     responses = f"{rl.rollout_size:,} responses of at most {rl.max_response_tokens:,} tokens"
     if options.json:
         stages = [vars(stage) for stage in plan.stages]
-        say(json.dumps({"stages": stages, "seconds": plan.seconds, "unknown": plan.unknown, "warnings": warnings}))
-        return
-    say(described(config.model))
-    say(f"PPO: {rl.num_updates:,} updates of {responses}")
-    _print(plan)
-    if plan.data is None:
-        say("The data is looked at once it is prepared: `rlhf stage data CONFIG` does that alone.")
-    for warning in warnings:
-        TextConsole().print(f"Beware: {warning}.", style="yellow")
+        costs = {"seconds": plan.seconds, "unknown": plan.unknown, "memory_mb": plan.memory_mb}
+        say(json.dumps({"stages": stages, **costs, "warnings": warnings}))
+    else:
+        say(described(config.model))
+        say(f"PPO: {rl.num_updates:,} updates of {responses}")
+        _print(plan)
+        if plan.data is None:
+            say("The data is looked at once it is prepared: `rlhf stage data CONFIG` does that alone.")
+        for warning in warnings:
+            TextConsole().print(f"Beware: {warning}.", style="yellow")
+    if (too_large := does_not_fit(config, plan)) is not None:
+        raise InputError(too_large)
 
 
 def _print(plan: "Plan") -> None:
-    table = Table("stage", "state", "time", "why")
+    table = Table("stage", "state", "time", "memory", "why")
     for stage in plan.stages:
         state = "cached" if stage.cached else "computed"
-        time = "" if stage.cached else "?" if stage.seconds is None else duration(stage.seconds)
-        table.add_row(stage.name, state, time, stage.why)
+        time, memory = ("", "") if stage.cached else ("?", "?")
+        time = time if stage.seconds is None else duration(stage.seconds)
+        memory = memory if stage.memory_mb is None else in_gb(stage.memory_mb)
+        table.add_row(stage.name, state, time, memory, stage.why)
     TextConsole().print(table)
     to_compute = [stage for stage in plan.stages if not stage.cached]
     if not to_compute:
         say("All of it is cached; the run takes seconds.")
-    elif plan.unknown:
+        return
+    if plan.unknown:
         known = f"{duration(plan.seconds)} beside " if plan.seconds else ""
         say(f"Time: {known}{', '.join(plan.unknown)}, which no run here has computed so far.")
     else:
-        say(f"Time: about {duration(plan.seconds)}, as long as the same stages took here before.")
+        say(f"Time: about {duration(plan.seconds)}{_by(to_compute)}.")
+    if plan.largest is not None and plan.largest.memory_mb is not None:
+        say(f"Memory: {in_gb(plan.largest.memory_mb)} at its peak, by the stage {plan.largest.name}.")
+
+
+def _by(stages: "Sequence[PlannedStage]") -> str:
+    """What the figures follow from."""
+    guessed = [stage.title for stage in stages if not stage.measured]
+    if not guessed:
+        return ", by earlier runs on this machine"
+    if len(guessed) == len(stages):
+        return ", by the model of cost: nothing like it was computed on this machine so far"
+    return f"; {', '.join(guessed)} by the model of cost, the others by earlier runs on this machine"

@@ -10,12 +10,37 @@ from rlhf.errors import RLHFError
 from rlhf.text.terminal import say
 
 if TYPE_CHECKING:
-    from flows.plan import PlannedStage
+    from flows.plan import Plan, PlannedStage
 
 
 def duration(seconds: float) -> str:
     """Hours, minutes and seconds."""
     return str(timedelta(seconds=round(seconds)))
+
+
+def in_gb(memory_mb: float) -> str:
+    """Memory in GB."""
+    return f"{memory_mb / 1000:.1f} GB"
+
+
+def does_not_fit(config: PipelineConfig, plan: "Plan") -> str | None:
+    """Why a run would not fit the memory of this machine, and what would; None where it fits or that is not known."""
+    if plan.cost is None or plan.largest is None or plan.largest.memory_mb is None:
+        return None
+    from rlhf.planning.fit import ROOM, Peak, what_would_fit
+    from rlhf.planning.memory import GB, peak_memory
+    from rlhf.planning.survey import memory_of
+
+    device, stage, needed = config.compute.device, plan.largest, plan.largest.memory_mb * 1e6
+    memory = memory_of(device)
+    if needed <= ROOM * memory:
+        return None
+    parts = Peak(stage.name, peak_memory(config, plan.cost.shape, plan.cost.work)[stage.name])
+    room = f"{memory / GB:.1f} GB ({device}), of which a run may take {ROOM:.0%}"
+    return (
+        f"{config.name} does not fit: its {stage.name} takes about {needed / GB:.1f} GB ({parts}), and this machine "
+        f"has {room}; {what_would_fit(config, plan.cost.shape, plan.cost.work, memory)}"
+    )
 
 
 def say_plan(config: PipelineConfig) -> None:
@@ -38,6 +63,11 @@ def say_plan(config: PipelineConfig) -> None:
             f"To compute: {', '.join(map(_with_time, to_compute))}{f'. Cached: {cached}' if cached else ''}.",
             file=sys.stderr,
         )
+        if plan.largest is not None and plan.largest.memory_mb is not None:
+            peak = f"{in_gb(plan.largest.memory_mb)} at its peak, by the stage {plan.largest.name}"
+            say(f"Time: about {duration(plan.seconds)}. Memory: {peak}.", file=sys.stderr)
+        if (too_large := does_not_fit(config, plan)) is not None:
+            say(f"Beware: {too_large}.", file=sys.stderr)
         if plan.data is not None:
             from rlhf.modeling.tokenizer import load_tokenizer
             from rlhf.planning.preflight import preflight

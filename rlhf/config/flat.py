@@ -24,3 +24,18 @@ def as_texts(settings: Mapping[str, Any]) -> dict[str, str]:
         name: value if isinstance(value, str) else json.dumps(value, sort_keys=True)
         for name, value in flatten(settings).items()
     }
+
+
+def nested(texts: Mapping[str, str]) -> dict[str, Any]:
+    """Settings of what `as_texts` made of them: of a text that is no JSON, the text."""
+    settings: dict[str, Any] = {}
+    for name, text in texts.items():
+        *sections, key = name.split(".")
+        inner = settings
+        for section in sections:
+            inner = inner.setdefault(section, {})
+        try:
+            inner[key] = json.loads(text)
+        except ValueError:
+            inner[key] = text
+    return settings

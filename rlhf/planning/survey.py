@@ -12,15 +12,16 @@ import psutil
 from rlhf.config.model import ModelConfig
 from rlhf.data.preparation.splits import prompt_key
 from rlhf.data.schema import Row, pairs_of, read_rows
-from rlhf.errors import DataError, InputError
+from rlhf.errors import ConfigError, DataError, InputError
 from rlhf.modeling.conversations import encode_rows
 from rlhf.modeling.device import best_device
 from rlhf.modeling.files import local_files
 from rlhf.modeling.hub import base_with_folder
 from rlhf.modeling.run_models import check_models
-from rlhf.modeling.starting_model import num_parameters
 from rlhf.modeling.tokenizer import prepare_tokenizer
+from rlhf.planning.shape import ModelShape, first, shape_in
 
+_CONTAINER_LIMIT = Path("/sys/fs/cgroup/memory.max")
 _MOST_ROWS = 2000
 """Rows whose lengths are measured in tokens, evenly spaced over the file."""
 
@@ -50,20 +51,14 @@ class ModelSurvey:
 
     Attributes:
         base: folder or hub id.
-        parameters: numbers in its weights.
+        shape: its sizes.
         context: tokens that it reads; None where its config.json does not say.
-        hidden_size: width of the residual stream.
-        num_layers: transformer blocks.
-        vocab_size: tokens.
         tokenizer: as a run prepares it.
     """
 
     base: str
-    parameters: int
+    shape: ModelShape
     context: int | None
-    hidden_size: int
-    num_layers: int
-    vocab_size: int
     tokenizer: Any
 
 
@@ -124,26 +119,31 @@ def survey_model(model: ModelConfig) -> ModelSurvey:
     folder = Path(base_with_folder(model).base or "")
     config = json.loads(local_files(folder).read_settings()["config.json"])
     tokenizer, _ = prepare_tokenizer(model, ())
-    hidden = _first(config, "hidden_size", "n_embd", "d_model") or 0
-    return ModelSurvey(
-        str(model.base),
-        num_parameters(folder),
-        _first(config, "max_position_embeddings", "n_positions", "n_ctx"),
-        hidden,
-        _first(config, "num_hidden_layers", "n_layer", "num_layers") or 0,
-        len(tokenizer),
-        tokenizer,
-    )
+    context = first(config, "max_position_embeddings", "n_positions", "n_ctx")
+    return ModelSurvey(str(model.base), shape_in(folder), context, tokenizer)
 
 
 def this_machine() -> Machine:
     """The device that is there, and its memory."""
-    threads = psutil.cpu_count(logical=False) or 1
-    if best_device() == "cuda":
+    device, threads = best_device(), psutil.cpu_count(logical=False) or 1
+    return Machine(device, memory_of(device), threads)
+
+
+def memory_of(device: str) -> int:
+    """Bytes of a CUDA device; of the CPU what the machine, or the container around this process, has.
+
+    Raises:
+        ConfigError: there is no such device.
+    """
+    if device == "cuda":
         import torch
 
-        return Machine("cuda", torch.cuda.get_device_properties(0).total_memory, threads)
-    return Machine("cpu", psutil.virtual_memory().total, threads)
+        if not torch.cuda.is_available():
+            raise ConfigError("compute.device is cuda, but torch finds no CUDA device; set it to cpu")
+        return int(torch.cuda.get_device_properties(0).total_memory)
+    total: int = psutil.virtual_memory().total
+    limit = _CONTAINER_LIMIT.read_text().strip() if _CONTAINER_LIMIT.is_file() else "max"
+    return min(total, int(limit)) if limit.isdigit() else total
 
 
 def _rows(folder: Path, kind: str) -> list[Row]:
@@ -162,7 +162,3 @@ def _lengths(rows: list[Row], tokenizer: Any) -> Iterator[tuple[int, int]]:
     kept = rows[:: max(1, -(-len(rows) // _MOST_ROWS))]
     for row in encode_rows(tokenizer, [row["prompt"] for row in kept], [[row["completion"] for row in kept]]):
         yield len(row.prompt), len(row.answers[0])
-
-
-def _first(config: dict[str, Any], *names: str) -> int | None:
-    return next((int(config[name]) for name in names if config.get(name)), None)

@@ -47,6 +47,11 @@ def cpu() -> tuple[str, tuple[str, ...]]:
     return fields.get("model name", platform.machine()), tuple(name for name in _ISA if name in flags)
 
 
+def hardware() -> str:
+    """The processor, the cores and the devices: runs on equal hardware take comparable time."""
+    return ", ".join((cpu()[0], f"{os.cpu_count()} cores", *gpus()))
+
+
 @cache
 def gpus() -> tuple[str, ...]:
     """The models of NVIDIA's devices, as the driver names them."""

@@ -1,6 +1,8 @@
 """A plan says what a run then does: cached or computed, why, and what the data will not show."""
 
 import json
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +13,9 @@ from flows.pipeline import rlhf_pipeline
 from flows.plan import plan_run
 from rlhf.cli.main import main
 from rlhf.planning.preflight import preflight
+from rlhf.tracking.records import Condition, RunRecord, RunStore
 from rlhf.tracking.stores import open_store
+from rlhf.tracking.tags import MACHINE_TAG, STAGE_TAG
 
 COMMAND = ["plan", str(SMOKE), "--compute.num-threads", "1", "--data.embedded", "none"]
 
@@ -37,12 +41,60 @@ def test_it_says_why_and_how_long_and_changes_nothing(project: Path):
     assert stages["policy"].why == "rl.kl_coef was 0.1, is 0.2; rl.num_updates was 4, is 8"
     assert stages["evaluation"].why == "behind policy"
     usual = plan_run(config(**{"rl.kl_coef": 0.2}), open_store())
-    seconds = {stage.name: stage.seconds for stage in usual.stages}
-    assert stages["policy"].seconds == pytest.approx(2 * (seconds["policy"] or 0))
+    seconds, memory = (
+        {stage.name: getattr(stage, name) for stage in usual.stages} for name in ("seconds", "memory_mb")
+    )
+    ran = open_store().search([Condition("tag", STAGE_TAG, "=", "policy")], 1)[0].metrics
+    assert seconds["policy"] == pytest.approx(ran["policy/trained_seconds"])
+    assert memory["policy"] == pytest.approx(ran["policy/peak_memory_mb"])
+    assert 200 < ran["policy/peak_memory_mb"] < 5000
+    assert 1.3 < (stages["policy"].seconds or 0) / seconds["policy"] < 2.0, (
+        "twice the updates, and what a stage takes anyway"
+    )
+    assert stages["policy"].memory_mb == memory["policy"], "the number of updates is not in memory"
+    assert stages["policy"].measured
     assert plan.seconds == pytest.approx((stages["policy"].seconds or 0) + (stages["evaluation"].seconds or 0))
     other = plan_run(config(**{"model.architecture.hidden_size": 64}), open_store())
-    assert "policy" in other.unknown, "a run of another model says nothing of its time"
+    larger = {stage.name: stage for stage in other.stages}
+    assert (larger["policy"].memory_mb or 0) > memory["policy"]
+    assert (larger["sft"].seconds or 0) > 0
+    elsewhere = plan_run(config(**{"rl.kl_coef": 0.2}), OtherMachine(open_store()))
+    assert not any(stage.measured for stage in elsewhere.stages), "a run on another machine says nothing of this one"
+    assert elsewhere.unknown == []
     assert {path: path.stat().st_mtime_ns for path in project.rglob("*") if path.suffix != ".db"} == before
+
+
+class OtherMachine:
+    """The store, as if all its runs had been on another machine."""
+
+    def __init__(self, store: RunStore) -> None:
+        self._store = store
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._store, name)
+
+    def search(self, conditions: Sequence[Condition], limit: int) -> list[RunRecord]:
+        runs = self._store.search(conditions, limit)
+        return [replace(run, tags={**run.tags, MACHINE_TAG: "a calculator, 1 cores"}) for run in runs]
+
+
+def test_a_recipe_that_does_not_fit_is_refused_with_what_would(
+    project: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    large = ["--model.architecture.hidden-size", "8192", "--model.architecture.num-layers", "32"]
+    large += ["--model.architecture.feed-forward-size", "22016", "--compute.dtype", "bf16"]
+    monkeypatch.setattr("rlhf.planning.survey.memory_of", lambda device: 60 * 10**9)
+    assert main([*COMMAND, *large]) == 2
+    told = capsys.readouterr()
+    said = " ".join(told.err.split())
+    assert "does not fit: its ppo takes about" in said
+    assert "and this machine has 60.0 GB (cpu), of which a run may take 90%; take a base of at most" in said
+    assert "Memory: " in told.out
+    assert main([*COMMAND, *large[:2], "--model.architecture.num-layers", "4"]) == 2
+    said = capsys.readouterr().err
+    flags = said[said.index("--") :].split()
+    assert "it takes" in said
+    assert main([*COMMAND, *large[:2], "--model.architecture.num-layers", "4", *flags]) == 0
 
 
 def test_the_command_for_people_and_for_programs(project: Path, capsys: pytest.CaptureFixture[str]):
@@ -51,6 +103,8 @@ def test_the_command_for_people_and_for_programs(project: Path, capsys: pytest.C
     assert "PPO: 4 updates of 32 responses of at most 20 tokens" in shown
     assert "rl.kl_coef was 0.1, is 0.2" in " ".join(shown.replace("│", " ").split())
     assert "Time: about 0:00:" in shown
+    assert ", by earlier runs on this machine." in shown
+    assert "Memory: " in shown
     assert "Beware: 60 test prompts: only a win rate above 63% can be told from 50%" in " ".join(shown.split())
     assert all(len(line) <= 80 for line in shown.splitlines() if "│" in line)
     assert main([*COMMAND, "--json"]) == 0

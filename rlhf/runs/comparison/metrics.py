@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from rlhf.data.preparation.splits import prompt_key
-from rlhf.metrics import METRICS
+from rlhf.metrics import COST_UNITS, METRICS
 from rlhf.runs.comparison.run_view import RunView
 from rlhf.runs.listing import MetricValue, metric_value
 
@@ -80,7 +80,7 @@ def compare_results(first: RunView, second: RunView) -> list[Result]:
     pairs = _pairs(first, second)
     results = []
     for name, metric in METRICS.items():
-        if not metric.summary or metric.unit == "s" or name.endswith(("_low", "_high")):
+        if not metric.summary or metric.unit in COST_UNITS or name.endswith(("_low", "_high")):
             continue
         a, b = _figure(name, first), _figure(name, second)
         if a is not None or b is not None:

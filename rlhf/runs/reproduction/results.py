@@ -4,12 +4,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from rlhf.files.manifest import files_sha256, read_manifest
-from rlhf.metrics import describe
+from rlhf.metrics import COST_UNITS, describe
 from rlhf.tracking.files import read_bytes
 from rlhf.tracking.queries import ClientStore, metrics_of, tags_of
 from rlhf.tracking.tags import KIND_TAG, STAGE_TAG, stage_runs
 
-_TIMES = ("s", "episodes/s")
 _WEIGHTS = ".safetensors"
 
 
@@ -20,7 +19,7 @@ class StageResult:
     Attributes:
         run_id: MLflow run that trained it.
         files: sha256 of what it made, by path.
-        metrics: the last value of each metric, those of time apart.
+        metrics: the last value of each metric, those of costs apart.
         curves: steps and values of each.
         seconds: what it took when it was trained.
     """
@@ -47,7 +46,7 @@ def results_of(run_id: str) -> dict[str, StageResult]:
 
 def _result(stage: str, run_id: str) -> StageResult:
     metrics = metrics_of(run_id)
-    lasting = {name: value for name, value in metrics.items() if describe(name).unit not in _TIMES}
+    lasting = {name: value for name, value in metrics.items() if describe(name).unit not in COST_UNITS}
     return StageResult(
         run_id,
         _files(run_id),

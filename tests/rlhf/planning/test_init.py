@@ -1,6 +1,7 @@
 """`rlhf init`: settings that follow from data, model and machine, each with its reason."""
 
 import json
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,11 +14,13 @@ from rlhf.config.loading import load_config
 from rlhf.config.pipeline import PipelineConfig
 from rlhf.errors import InputError
 from rlhf.planning.recipe_file import recipe_text
-from rlhf.planning.recommend import needed_memory, recommend
+from rlhf.planning.recommend import recommend
+from rlhf.planning.shape import ModelShape
 from rlhf.planning.survey import DataSurvey, Machine, ModelSurvey
 
 DATA = DataSurvey(2000, 2000, 1800, (40, 100), (60, 118))
-MODEL = ModelSurvey("a/base", 500_000_000, 4096, 1024, 24, 50_000, None)
+SHAPE = ModelShape(500_000_000, 50_000, 1024, 24, 4096, 16, 1024, True)
+MODEL = ModelSurvey("a/base", SHAPE, 4096, None)
 LAPTOP = Machine("cpu", 32 * 10**9, 8)
 
 
@@ -36,24 +39,33 @@ def test_lengths_are_those_of_the_data_and_bounded_by_the_base():
         chosen(model=replace(MODEL, context=64))
 
 
-def test_what_does_not_fit_as_four_models_has_adapters_and_what_does_not_fit_at_all_is_refused():
-    full = Machine("cuda", int(needed_memory(MODEL, lora=False) / 0.6) + 1, 8)
-    settings = chosen(machine=full)
-    assert "rl.lora" not in settings
-    assert settings["compute.device"].value == "cuda"
-    less = replace(full, memory=int(0.9 * full.memory))
-    adapted = chosen(machine=less)
+def sized(parameters: int) -> ModelSurvey:
+    return replace(MODEL, shape=replace(SHAPE, parameters=parameters))
+
+
+def test_less_memory_means_fewer_rows_then_adapters_and_a_base_that_does_not_fit_is_refused():
+    machines = [replace(LAPTOP, memory=memory * 10**9) for memory in (200, 40, 14)]
+    recipes = [chosen(machine=machine) for machine in machines]
+    rows = [settings["rl.micro_batch_size"].value for settings in recipes]
+    assert rows[0] == 32 > rows[1], "a minibatch at once, and then less"
+    assert ["rl.sharing" in settings for settings in recipes] == [False, False, True]
+    adapted = recipes[-1]
     assert adapted["rl.sharing"].value == "adapters"
     assert adapted["sft.lora"].value == adapted["rl.lora"].value == adapted["reward_model.lora"].value
-    assert adapted["sft.learning_rate"].value > 5 * settings["sft.learning_rate"].value
-    with pytest.raises(InputError, match=r"500,000,000 parameters do not fit: .* take 3 GB .* this machine has 4 GB"):
-        chosen(machine=replace(full, memory=4 * 10**9))
+    assert adapted["sft.learning_rate"].value > 5 * recipes[0]["sft.learning_rate"].value
+    with pytest.raises(
+        InputError, match=r"500,000,000 parameters do not fit: .* and this machine has 4.0 GB"
+    ) as refused:
+        chosen(machine=replace(LAPTOP, memory=4 * 10**9))
+    largest = int(re.search(r"at most ([\d,]+) parameters", str(refused.value)).group(1).replace(",", ""))
+    smaller = replace(SHAPE, parameters=largest, hidden_size=512, num_layers=12, feed_forward_size=2048)
+    chosen(model=replace(MODEL, shape=smaller), machine=replace(LAPTOP, memory=4 * 10**9))
 
 
 def test_learning_rates_fall_with_size_from_those_of_the_demo_to_those_of_the_field():
     sizes = (10**6, 10**8, 10**9, 7 * 10**9)
     huge = Machine("cuda", 10**13, 8)
-    rates = [chosen(model=replace(MODEL, parameters=size), machine=huge) for size in sizes]
+    rates = [chosen(model=sized(size), machine=huge) for size in sizes]
     sft = [settings["sft.learning_rate"].value for settings in rates]
     assert sft == sorted(sft, reverse=True)
     assert (sft[0], sft[-1]) == (1e-3, 1e-5)
@@ -72,10 +84,10 @@ def test_time_decides_the_number_of_updates_and_few_prompts_are_said():
 
 @pytest.mark.parametrize("machine", [LAPTOP, Machine("cuda", 80 * 10**9, 16), Machine("cuda", 12 * 10**9, 4)])
 @pytest.mark.parametrize("rows", [50, 300, 100_000])
-@pytest.mark.parametrize("parameters", [10**5, 10**8, 10**9])
+@pytest.mark.parametrize("parameters", [10**7, 10**8, 10**9])
 def test_every_recipe_is_valid_and_equal_for_equal_inputs(machine: Machine, rows: int, parameters: int):
     data = DataSurvey(rows, rows, rows, (12, 300), (5, 900))
-    model = replace(MODEL, parameters=parameters)
+    model = sized(parameters)
     text = recipe_text("mine", recommend(data, model, machine, 2.0), ["about it"])
     assert text == recipe_text("mine", recommend(data, model, machine, 2.0), ["about it"])
     settings = yaml.safe_load(text)

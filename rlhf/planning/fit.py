@@ -1,0 +1,128 @@
+"""Whether a recipe fits the memory of a machine, and which changes let it."""
+
+import json
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from pydantic import ValidationError
+
+from rlhf.config.flat import flatten
+from rlhf.config.loading import settings
+from rlhf.config.pipeline import PipelineConfig
+from rlhf.planning.memory import GB, Parts, peak_memory
+from rlhf.planning.shape import ModelShape, Workload
+
+ROOM = 0.9
+"""Share of a machine's memory that a run may take."""
+ADAPTERS: Mapping[str, Any] = {"rank": 32, "alpha": 64}
+_MICRO_BATCHES = (8, 4, 2, 1)
+_FEW_RESPONSES = 16
+_NAMED_PARTS = 4
+
+
+@dataclass(frozen=True)
+class Peak:
+    """The stage that needs the most memory.
+
+    Attributes:
+        stage: its name.
+        parts: bytes by what they are for.
+    """
+
+    stage: str
+    parts: Parts
+
+    @property
+    def total(self) -> float:
+        """Bytes."""
+        return sum(self.parts.values())
+
+    def __str__(self) -> str:
+        """The largest parts, in GB."""
+        largest = sorted(self.parts.items(), key=lambda part: -part[1])[:_NAMED_PARTS]
+        return ", ".join(f"{name} {size / GB:.1f}" for name, size in largest)
+
+
+def peak_of(config: PipelineConfig, shape: ModelShape, work: Workload) -> Peak:
+    """The stage of a recipe that needs the most memory."""
+    return max((Peak(*stage) for stage in peak_memory(config, shape, work).items()), key=lambda peak: peak.total)
+
+
+def what_would_fit(config: PipelineConfig, shape: ModelShape, work: Workload, memory: float) -> str:
+    """What lets a recipe fit that does not: flags, or else the largest base.
+
+    Args:
+        config: the recipe.
+        shape: of the model that it starts from.
+        work: its data.
+        memory: bytes of the machine.
+    """
+    for changes in _changes(config):
+        changed = _changed(config, changes)
+        total = peak_of(changed, shape, work).total if changed is not None else memory
+        if total <= ROOM * memory:
+            return f"it takes {total / GB:.1f} GB with {_as_flags(changes)}"
+    return f"take a base of at most {most_parameters(config, shape, work, memory):,} parameters, or a larger machine"
+
+
+def most_parameters(config: PipelineConfig, shape: ModelShape, work: Workload, memory: float) -> int:
+    """Parameters of the largest model of this kind that fits as adapters over one backbone, a row at a time."""
+    peak = peak_of(_changed(config, _smallest(config)) or config, shape, work)
+    process = peak.parts["process"]
+    return max(0, int(shape.parameters * (ROOM * memory - process) / (peak.total - process)))
+
+
+def _changes(config: PipelineConfig) -> Iterator[dict[str, Any]]:
+    """In the order in which they cost the least: time first, then what is trained."""
+    for rows in _MICRO_BATCHES:
+        yield _rows_at_once(config, rows)
+    yield _adapters(config)
+    for rows in _MICRO_BATCHES:
+        yield _adapters(config) | _rows_at_once(config, rows)
+    yield _smallest(config)
+
+
+def _adapters(config: PipelineConfig) -> dict[str, Any]:
+    lora = {f"{stage}.lora": ADAPTERS for stage in ("sft", "reward_model", "policy")}
+    in_turn = {"rl.side_by_side": False} if config.rl.side_by_side else {}
+    return lora | {"rl.sharing": "adapters"} | in_turn
+
+
+def _smallest(config: PipelineConfig) -> dict[str, Any]:
+    """Adapters, a row at a time, and few responses that are sampled together."""
+    rl = config.rl
+    responses = math.lcm(rl.num_minibatches, rl.num_responses_per_prompt)
+    sampled = min(rl.rollout_size, -(-_FEW_RESPONSES // responses) * responses)
+    few = {"rl.rollout_size": sampled, "rl.num_validation_prompts": min(sampled, rl.num_validation_prompts)}
+    return _adapters(config) | _rows_at_once(config, 1) | few
+
+
+def _rows_at_once(config: PipelineConfig, rows: int) -> dict[str, Any]:
+    """Rows of each forward pass, where the recipe has more."""
+    now = {
+        "sft.micro_batch_size": config.sft.micro_batch_size or config.sft.batch_size,
+        "reward_model.micro_batch_size": config.reward_model.micro_batch_size or config.reward_model.batch_size,
+        "reward_audit.batch_size": config.reward_audit.batch_size,
+        "rl.micro_batch_size": config.rl.micro_batch_size or config.rl.minibatch_size,
+        "evaluation.batch_size": config.evaluation.batch_size,
+    }
+    return {name: rows for name, number in now.items() if number > rows}
+
+
+def _changed(config: PipelineConfig, changes: Mapping[str, Any]) -> PipelineConfig | None:
+    """The recipe with other settings; None where it cannot be so."""
+    changed = json.loads(config.model_dump_json())
+    for name, value in changes.items():
+        section, _, key = name.partition(".")
+        changed[section][key] = value
+    try:
+        return PipelineConfig.model_validate(changed)
+    except ValidationError:
+        return None
+
+
+def _as_flags(changes: Mapping[str, Any]) -> str:
+    values = flatten(changes)
+    return " ".join(f"{settings()[name].flag} {json.dumps(value).strip(chr(34))}" for name, value in values.items())

@@ -1,0 +1,199 @@
+"""Peak memory of a stage, from its settings, the model's shape and the data: bytes, added up role by role.
+
+What training holds for each weight: 4 bytes for the weight, 4 for its gradient, 8 for AdamW's two moments; mixed
+precision adds 2 for the copy that products read. The activations of a block are those of Korthikanti et al.
+(2205.05198, section 4), less what this project's layers do not keep. `python -m benchmarks.plan` holds it against runs.
+
+Shapes: B rows at once, T tokens of the longest row, R of them of a response, V vocabulary.
+"""
+
+from collections.abc import Callable, Mapping
+
+from rlhf.config.model import ComputeConfig
+from rlhf.config.pipeline import PipelineConfig
+from rlhf.config.rl import ROLLOUT_METHODS
+from rlhf.config.supervised import TrainingSection
+from rlhf.planning.shape import ModelShape, Workload
+
+GB = 1e9
+Parts = dict[str, float]
+"""Bytes by what they are for."""
+
+_WEIGHT, _GRADIENT, _MOMENTS, _CAST = 4, 4, 8, 2
+_SAMPLED = 28
+"""Bytes of a logit that is sampled from: fp32 with its softmax, and the softmax and its sums in fp64."""
+_SFT_LOGIT, _RL_LOGIT = 16, 8
+"""Bytes of a logit in training: itself and its gradient in fp32, and in transformers' own loss two copies of them."""
+_DATA_ROW = 2_500
+"""Bytes of a row of data, as text and as token ids in Python."""
+_PROCESS = {"cpu": {"data": 520e6}, "cuda": {}}
+_USUAL_PROCESS = {"cpu": 770e6, "cuda": 600e6}
+"""Bytes of a process without a model: libraries, and on a CUDA device its context."""
+_SLACK = 1.8
+"""What comes and goes does not fill all memory that it leaves behind; a backward pass has more of it for a while."""
+_LEFT, _MOST_LEFT = 0.45, 200e6
+"""Of what a stage that trains took on a CPU, bytes that those behind it find gone: kernels, and holes of the heap."""
+
+
+def peak_memory(config: PipelineConfig, shape: ModelShape, work: Workload) -> dict[str, Parts]:
+    """Bytes of each stage at its peak, by what they are for; of the device that computes.
+
+    Args:
+        config: the recipe.
+        shape: of the model that it starts from.
+        work: its data.
+    """
+    device = config.compute.device
+    stages: Mapping[str, Callable[[PipelineConfig, ModelShape, Workload], Parts]] = {
+        "data": _data,
+        "sft": _sft,
+        "reward_model": _reward_models,
+        "reward_audit": _audit,
+        "policy": _rollouts,
+        "evaluation": _evaluation,
+    }
+    peaks, left = {}, 0.0
+    for stage, memory in stages.items():
+        parts = memory(config, shape, work)
+        taken, process = sum(parts.values()), _PROCESS[device].get(stage, _USUAL_PROCESS[device])
+        if stage == "policy" and device == "cpu" and config.compute.num_processes > 1:
+            parts["further processes"] = (config.compute.num_processes - 1) * (taken + process) + process
+        peaks[stage] = parts | {"process": process, "left by the stages before": left}
+        if stage != "data" and device == "cpu":
+            left = max(left, min(_LEFT * taken, _MOST_LEFT))
+    return peaks
+
+
+def _data(config: PipelineConfig, shape: ModelShape, work: Workload) -> Parts:
+    parts = {"rows": float(_DATA_ROW * work.rows)}
+    if config.data.sampled_from is None:
+        return parts
+    return parts | _sampling(config, shape, 288, work)
+
+
+def _sft(config: PipelineConfig, shape: ModelShape, work: Workload) -> Parts:
+    section = config.sft
+    tokens = (section.micro_batch_size or section.batch_size) * work.longest
+    passes = {
+        "activations": _SLACK * tokens * kept_bytes(shape, work.longest, config.compute),
+        "logits": _SLACK * tokens * shape.vocab_size * _SFT_LOGIT,
+    }
+    return _trained(section, shape, config.compute, passes) | {"rows": float(_DATA_ROW * work.demonstrations)}
+
+
+def _reward_models(config: PipelineConfig, shape: ModelShape, work: Workload) -> Parts:
+    section = config.reward_model
+    tokens = 2 * (section.micro_batch_size or section.batch_size) * work.longest
+    passes = {"activations": _SLACK * tokens * kept_bytes(shape, work.longest, config.compute)}
+    rows = 2 * (work.preferences + work.selection_preferences)
+    return _trained(section, shape, config.compute, passes) | {"rows": float(_DATA_ROW * rows)}
+
+
+def _audit(config: PipelineConfig, shape: ModelShape, work: Workload) -> Parts:
+    return {
+        "weights": float((_WEIGHT + _CAST) * shape.parameters),
+        "activations": _SLACK * _passing(config.reward_audit.batch_size, shape, work.longest, config.compute),
+        "rows": float(_DATA_ROW * 2 * work.test_preferences),
+    }
+
+
+def _rollouts(config: PipelineConfig, shape: ModelShape, work: Workload) -> Parts:
+    rl, compute = config.rl, config.compute
+    share = rl.minibatch_size // compute.num_processes
+    rows, longest = min(rl.micro_batch_size or share, share), _longest(config, work)
+    tokens = rows * longest
+    num_reward_models = 1 + sum(source.kind != "function" for source in rl.rewards)
+    learned = 2 if ROLLOUT_METHODS[config.method].has_critic and rl.sharing != "trunk" else 1
+    at_a_time = 2 if rl.side_by_side else 1
+    frozen = (
+        _CAST * shape.products + _WEIGHT * shape.embeddings if compute.dtype == "bf16" else _WEIGHT * shape.parameters
+    )
+    if rl.sharing == "adapters":
+        assert rl.lora is not None, "the configuration asks for it"
+        adapters = shape.adapters(rl.lora.rank)
+        parts = {
+            "backbone": float(frozen),
+            "adapters that learn": float((_WEIGHT + _MOMENTS + _GRADIENT) * learned * adapters),
+            "adapters of reward models": float(_WEIGHT * num_reward_models * adapters),
+        }
+    else:
+        trained = shape.adapters(rl.lora.rank) if rl.lora else shape.parameters
+        of_policy = _WEIGHT * (shape.parameters + (trained if rl.lora else 0)) + _MOMENTS * trained
+        of_value = 0 if learned == 1 else (_WEIGHT + _MOMENTS) * shape.parameters
+        parts = {
+            "policy": float(of_policy),
+            "value model": float(of_value),
+            "gradients": float(_GRADIENT * (shape.parameters if learned == 2 else trained) * at_a_time),
+            "reference": float(frozen),
+            "reward models": float(num_reward_models * frozen),
+            "casts": float(at_a_time * _casts(shape, compute)),
+        }
+    sampling = _sampling(config, shape, max(rl.rollout_size, rl.num_validation_prompts) // compute.num_processes, work)
+    training = {
+        "activations": _SLACK * at_a_time * tokens * kept_bytes(shape, longest, compute),
+        "logits": _SLACK * rows * rl.max_response_tokens * shape.vocab_size * _RL_LOGIT,
+    }
+    return parts | _larger(sampling, training)
+
+
+def _evaluation(config: PipelineConfig, shape: ModelShape, work: Workload) -> Parts:
+    rows = min(config.evaluation.batch_size, work.test_prompts)
+    sampling = {"casts": _casts(shape, config.compute), **_sampling(config, shape, rows, work)}
+    # The second model is loaded while the first is still there.
+    return {"weights": float(_WEIGHT * shape.parameters)} | _larger(
+        sampling, {"second model": float(_WEIGHT * shape.parameters)}
+    )
+
+
+def _trained(section: TrainingSection, shape: ModelShape, compute: ComputeConfig, passes: Parts) -> Parts:
+    """A model that learns alone; one with adapters is merged into a copy in the end."""
+    learned = shape.parameters if section.lora is None else shape.adapters(section.lora.rank)
+    frozen = 0 if section.lora is None else shape.parameters
+    training = {"casts": _casts(shape, compute), **passes}
+    merging = {"merged copy": float(_WEIGHT * frozen)}
+    return {
+        "weights": float(_WEIGHT * (frozen + learned)),
+        "gradients": float(_GRADIENT * learned),
+        "optimizer": float(_MOMENTS * learned),
+        **_larger(training, merging),
+    }
+
+
+def _larger(*alternatives: Parts) -> Parts:
+    """What takes the most, of parts that are not held at the same time."""
+    return max(alternatives, key=lambda parts: sum(parts.values()))
+
+
+def _casts(shape: ModelShape, compute: ComputeConfig) -> float:
+    return float(_CAST * shape.products) if compute.dtype == "bf16" else 0.0
+
+
+def kept_bytes(shape: ModelShape, longest: int, compute: ComputeConfig) -> float:
+    """Bytes that a token's forward pass keeps for the backward pass, all blocks together."""
+    width, inner = shape.hidden_size, shape.feed_forward_size
+    # On a CUDA device attention's probabilities are computed again.
+    numbers = 12 * width + 3 * inner + (shape.num_heads * longest if compute.device == "cpu" else 0)
+    return shape.num_layers * numbers * (2 if compute.dtype == "bf16" else 4)
+
+
+def _passing(rows: int, shape: ModelShape, longest: int, compute: ComputeConfig) -> float:
+    """Bytes of a forward pass that keeps nothing: those of one block at a time."""
+    return rows * longest * kept_bytes(shape, longest, compute) / max(1, shape.num_layers)
+
+
+def _sampling(
+    config: PipelineConfig, shape: ModelShape, rows: int, work: Workload, prompts_at_once: int | None = None
+) -> Parts:
+    """Rows that are decoded together: keys and values of every token so far, and one distribution a row."""
+    number = 2 if config.compute.dtype == "bf16" else 4
+    cache = rows * _longest(config, work) * shape.num_layers * 2 * shape.key_value_size * number
+    return {
+        "keys and values": _SLACK * cache,
+        "logits": _SLACK * rows * shape.vocab_size * _SAMPLED,
+        "activations": _SLACK * _passing(prompts_at_once or rows, shape, work.longest_prompt, config.compute),
+    }
+
+
+def _longest(config: PipelineConfig, work: Workload) -> int:
+    """Tokens of the longest prompt with the longest response that may be sampled."""
+    return min(config.model.max_length, work.longest_prompt + config.rl.max_response_tokens)
