@@ -156,7 +156,7 @@ class TestWhatAFormStandsFor:
 
 
 @pytest.mark.parametrize(
-    "form", [forms.pipeline, forms.seeds, forms.nightly, forms.ppo_stage], ids=lambda one: one.name
+    "form", [forms.pipeline, forms.seeds, forms.nightly, forms.policy_stage], ids=lambda one: one.name
 )
 def test_every_field_is_described(form: Any) -> None:
     fields = parameter_schema(form).properties

@@ -162,13 +162,13 @@ def check_stages_alone(report: PipelineReport) -> None:
         stages.sft_stage(config(), run),
         stages.reward_model_stage(config(), of["data"], of["sft"]),
         stages.reward_audit_stage(config(), run, of["reward_model"]),
-        stages.ppo_stage(config(), run, run, run),
+        stages.policy_stage(config(), run, run, run),
         stages.evaluation_stage(config(), run, of["sft"], run, of["policy"]),
         stages.model_card_stage(config(), run, run, run, run).stages[-1],
     ]
     assert [stage.run_id for stage in alone] == [of[name] for name in STAGES]
     with pytest.raises(InputError, match="has no output of the stage sft"):
-        stages.ppo_stage(config(), run, of["data"], run)
+        stages.policy_stage(config(), run, of["data"], run)
 
 
 def test_data_that_is_not_there_is_one_error(project_root: Path):
