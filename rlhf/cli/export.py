@@ -1,14 +1,17 @@
 """`rlhf export`: take a policy elsewhere."""
 
 import argparse
+import shlex
 from pathlib import Path
 
 from rlhf.cli.environment import use_the_store
 from rlhf.errors import ConfigError, InputError
 from rlhf.text.terminal import say
 
-_KINDS = ("folder", "vllm", "hub", "gguf")
-_ONLY = {"push": "hub", "public": "hub", "llama_cpp": "gguf", "outtype": "gguf", "num_prompts": "gguf"}
+_KINDS = ("folder", "vllm", "hub", "gguf", "ollama")
+_BY_LLAMA_CPP = ("gguf", "ollama")
+_ONLY: dict[str, tuple[str, ...]] = {"push": ("hub",), "public": ("hub",)}
+_ONLY |= dict.fromkeys(("llama_cpp", "outtype", "num_prompts"), _BY_LLAMA_CPP)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -28,15 +31,20 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         required=True,
         choices=_KINDS,
         help="folder: what transformers loads; vllm: the same, and the command that serves it; hub: a repository of a "
-        "Hugging Face hub; gguf: a file of llama.cpp",
+        "Hugging Face hub; gguf: a file of llama.cpp; ollama: a folder with such a file and a Modelfile, which Ollama "
+        "takes where it is here",
     )
     parser.add_argument("--push", action="store_true", help="hub: do it; without it you are told what would be pushed")
     parser.add_argument("--public", action="store_true", help="hub: let everybody see a repository that is made")
     parser.add_argument(
-        "--llama-cpp", metavar="DIR", type=Path, help="gguf: a checkout of llama.cpp; default: LLAMA_CPP"
+        "--llama-cpp", metavar="DIR", type=Path, help="gguf, ollama: a checkout of llama.cpp; default: LLAMA_CPP"
     )
-    parser.add_argument("--outtype", choices=("f32", "f16", "bf16", "q8_0"), help="gguf: of the weights; default f32")
-    parser.add_argument("--num-prompts", metavar="N", type=int, help="gguf: how many prompts are asked; default 10")
+    parser.add_argument(
+        "--outtype", choices=("f32", "f16", "bf16", "q8_0"), help="gguf, ollama: of the weights; default f32"
+    )
+    parser.add_argument(
+        "--num-prompts", metavar="N", type=int, help="gguf, ollama: how many prompts are asked; default 10"
+    )
 
 
 def run(options: argparse.Namespace) -> None:
@@ -47,12 +55,14 @@ def run(options: argparse.Namespace) -> None:
         InputError: there is no such policy, the destination is taken, or what does the export is missing.
         ModelError: what was exported does not answer as before.
     """
-    for flag, kind in _ONLY.items():
-        if getattr(options, flag) and options.to != kind:
+    for flag, kinds in _ONLY.items():
+        if getattr(options, flag) and options.to not in kinds:
             name = flag.replace("_", "-")
-            raise ConfigError(f"--{name} is for --to {kind}, and would be ignored with --to {options.to}; drop it")
+            raise ConfigError(
+                f"--{name} is for --to {' or '.join(kinds)}, and would be ignored with --to {options.to}; drop it"
+            )
     use_the_store()
-    {"folder": _folder, "vllm": _vllm, "hub": _hub, "gguf": _gguf}[options.to](options)
+    {"folder": _folder, "vllm": _vllm, "hub": _hub, "gguf": _gguf, "ollama": _ollama}[options.to](options)
 
 
 def _folder(options: argparse.Namespace) -> None:
@@ -94,9 +104,7 @@ def _hub(options: argparse.Namespace) -> None:
 def _gguf(options: argparse.Namespace) -> None:
     from rlhf.export.gguf import export_gguf, find_converter
 
-    number = 10 if options.num_prompts is None else options.num_prompts
-    if number < 1:
-        raise InputError(f"--num-prompts is {number}; give 1 or more")
+    number = _number(options)
     converter = find_converter(options.llama_cpp)
     from rlhf.chat.policies import find_policy
 
@@ -105,6 +113,42 @@ def _gguf(options: argparse.Namespace) -> None:
         find_policy(options.policy), destination, converter, options.outtype or "f32", number
     )
     say(f"Written: {destination}")
+    _say_of_llama_cpp(asked, difference)
+
+
+def _ollama(options: argparse.Namespace) -> None:
+    from rlhf.export.gguf import find_converter
+    from rlhf.export.ollama import create, create_command, export_ollama, find_ollama
+
+    number, destination = _number(options), Path(options.destination)
+    converter = find_converter(options.llama_cpp)
+    program = find_ollama(destination)
+    from rlhf.chat.policies import find_policy
+
+    policy = find_policy(options.policy)
+    done = export_ollama(policy, destination, converter, options.outtype or "f32", number)
+    say(f"Written: {destination}")
+    _say_of_llama_cpp(done.asked, done.difference)
+    if done.misread:
+        say(f"llama.cpp reads {done.misread} of {done.asked} prompts as other tokens than the policy was trained on.")
+    if done.trims:
+        say("The policy's chat template takes blanks off the ends of messages, and Ollama's cannot: send none there.")
+    if program is None:
+        say(f"Ollama is not here. It takes the folder by: {shlex.join(create_command(destination))}")
+        return
+    difference = create(program, destination, policy, number)
+    seen = "are the policy's" if difference is None else f"are not the policy's everywhere: {difference}"
+    say(f"Ollama has it as {create_command(destination)[2]}; its greedy answers {seen}.")
+
+
+def _number(options: argparse.Namespace) -> int:
+    number = 10 if options.num_prompts is None else int(options.num_prompts)
+    if number < 1:
+        raise InputError(f"--num-prompts is {number}; give 1 or more")
+    return number
+
+
+def _say_of_llama_cpp(asked: int | None, difference: str | None) -> None:
     if asked is None:
         say("Not compared with the policy: llama-server is neither built in llama.cpp's folder nor on PATH.")
     elif difference is None:

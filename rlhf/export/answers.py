@@ -12,7 +12,7 @@ from transformers import AutoModelForCausalLM
 from rlhf.chat.policies import ChatPolicy
 from rlhf.data.stories import openings
 from rlhf.errors import InputError, ModelError
-from rlhf.modeling.conversations import encode_prompts
+from rlhf.modeling.conversations import Conversation, encode_prompts
 from rlhf.modeling.files import readable
 from rlhf.modeling.tokenizer import load_tokenizer
 from rlhf.references import EvaluationRef
@@ -28,11 +28,13 @@ class Questions:
     """What both are asked.
 
     Attributes:
+        dialogues: what each prompt is made of.
         prompts: token ids of each prompt, the chat template included.
         num_tokens: longest answer.
         eos_token_id: ends an answer.
     """
 
+    dialogues: Sequence[Conversation]
     prompts: Sequence[Sequence[int]]
     num_tokens: int
     eos_token_id: int
@@ -50,7 +52,7 @@ def questions(policy: ChatPolicy, number: int = NUM_PROMPTS) -> Questions:
     if not dialogues:
         dialogues = [_message(text) for text in openings(random.Random(1))[:number]]
     longest = int(policy.settings.get("rl.max_response_tokens", _NUM_TOKENS))
-    return Questions(encode_prompts(tokenizer, dialogues), min(longest, _NUM_TOKENS), tokenizer.eos_token_id)
+    return Questions(dialogues, encode_prompts(tokenizer, dialogues), min(longest, _NUM_TOKENS), tokenizer.eos_token_id)
 
 
 def _evaluated(policy: ChatPolicy) -> Any:

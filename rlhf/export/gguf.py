@@ -6,7 +6,8 @@ import socket
 import subprocess
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 import httpx
@@ -21,6 +22,14 @@ CONVERTER = "convert_hf_to_gguf.py"
 SERVER = "llama-server"
 FOLDER_VARIABLE = "LLAMA_CPP"
 _START_SECONDS = 120.0
+# Where the file does not say, llama.cpp adds one to SentencePiece's tokens alone.
+_ADDS_BOS = """
+import sys
+from gguf import GGUFReader
+fields = [GGUFReader(sys.argv[1]).get_field(f"tokenizer.ggml.{name}") for name in ("add_bos_token", "model")]
+told, model = (field and field.contents() for field in fields)
+print(model == "llama" if told is None else told)
+"""
 _REASONS = ("Error", "error:", "NotImplementedError", "not supported", "not recognized")
 
 
@@ -93,10 +102,7 @@ def export_gguf(
 
 def _convert(folder: Path, file: Path, converter: Path, kind: str) -> Path:
     command = [sys.executable, str(converter), str(folder), "--outfile", str(file), "--outtype", kind]
-    # The converter's own copy of the package gguf goes with it.
-    beside = converter.parent / "gguf-py"
-    path = os.pathsep.join([str(beside), *filter(None, [os.environ.get("PYTHONPATH")])])
-    done = subprocess.run(command, env=os.environ | {"PYTHONPATH": path}, capture_output=True, text=True, check=False)
+    done = _run(command, converter)
     if done.returncode or not file.is_file():
         lines = [line.strip() for line in (done.stderr or done.stdout).splitlines() if line.strip()]
         reason = next(
@@ -114,8 +120,40 @@ def _convert(folder: Path, file: Path, converter: Path, kind: str) -> Path:
     return file
 
 
+def adds_bos(file: Path, converter: Path) -> bool:
+    """Whether llama.cpp puts the BOS token before what it reads, by what the file says.
+
+    Raises:
+        InputError: llama.cpp's package gguf cannot read the file.
+    """
+    done = _run([sys.executable, "-c", _ADDS_BOS, str(file)], converter)
+    if done.returncode:
+        reason = done.stderr.strip().rpartition("\n")[2]
+        raise InputError(f"{file}: llama.cpp's package gguf does not read it ({reason}); update llama.cpp")
+    return done.stdout.strip() == "True"
+
+
+def _run(command: Sequence[str], converter: Path) -> "subprocess.CompletedProcess[str]":
+    # The converter's own copy of the package gguf goes with it.
+    beside = converter.parent / "gguf-py"
+    path = os.pathsep.join([str(beside), *filter(None, [os.environ.get("PYTHONPATH")])])
+    environment = os.environ | {"PYTHONPATH": path}
+    return subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+
+
 def _served_answers(file: Path, server: Path, asked: Questions) -> list[list[int]]:
     """Greedy answers of llama.cpp, token by token."""
+    with serving(file, server) as client:
+        return [_ask(client, prompt, asked) for prompt in asked.prompts]
+
+
+@contextmanager
+def serving(file: Path, server: Path) -> Iterator[httpx.Client]:
+    """llama.cpp's server on a file, within the block.
+
+    Raises:
+        ModelError: it does not answer.
+    """
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
     command = [str(server), "--model", str(file), "--host", "127.0.0.1", "--port", str(port), "--no-webui"]
@@ -125,7 +163,7 @@ def _served_answers(file: Path, server: Path, asked: Questions) -> list[list[int
     try:
         with httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=300.0) as client:
             _wait_until_loaded(client, process)
-            return [_ask(client, prompt, asked) for prompt in asked.prompts]
+            yield client
     except (httpx.HTTPError, TimeoutError) as error:
         last = log.read_text(errors="replace").strip().rpartition("\n")[2]
         raise ModelError(
@@ -135,6 +173,7 @@ def _served_answers(file: Path, server: Path, asked: Questions) -> list[list[int
     finally:
         process.kill()
         process.wait()
+        log.unlink()
 
 
 @retry(

@@ -73,7 +73,8 @@ def test_what_nobody_could_use_is_refused_and_leaves_nothing(said: Callable[...,
     ("arguments", "what"),
     [
         (("x", "--to", "folder", "--push"), "--push is for --to hub, and would be ignored with --to folder"),
-        (("x", "--to", "hub", "--llama-cpp", "y"), "--llama-cpp is for --to gguf"),
+        (("x", "--to", "hub", "--llama-cpp", "y"), "--llama-cpp is for --to gguf or ollama"),
+        (("x", "--to", "ollama"), f"written by llama.cpp's {CONVERTER}, which is not here; clone https://"),
         (("x", "--to", "hub"), "x: this names no repository of a hub: the owner is missing; give OWNER/NAME"),
         (("a b/c", "--to", "hub"), "a b/c: this names no repository of a hub"),
         (("x.gguf", "--to", "gguf"), f"written by llama.cpp's {CONVERTER}, which is not here; clone https://"),
@@ -167,6 +168,12 @@ def test_llama_cpp_gives_the_same_tokens(said: Callable[..., str], tmp_path: Pat
     print(text)
     assert file.is_file()
     assert "token by token" in text or "greedy answers are others" in text
+
+    # Ollama's folder: the Modelfile's prompts are read as the policy's own tokens.
+    text = said(str(folder), str(tmp_path / "for-ollama"), "--to", "ollama", "--num-prompts", "50")
+    print(text)
+    assert {file.name for file in (tmp_path / "for-ollama").iterdir()} == {"policy.gguf", "Modelfile"}
+    assert "as other tokens" not in text
 
 
 @pytest.mark.soak
