@@ -26,6 +26,7 @@ from retraining_runs import (
     shown_in,
 )
 
+from flows import forms
 from flows.retrain import retrain
 from rlhf.config.retrain import RetrainConfig, SafetyGate
 from rlhf.errors import ArtifactMismatchError, ConfigError, DataError, ModelError
@@ -288,9 +289,10 @@ def test_killed_after_the_alias_moved_a_retry_knows(deployment: Deployment, clie
 
 
 def test_the_form_takes_defaults_and_refuses_mistakes():
-    schema = parameter_schema(retrain).model_dump_for_openapi()
-    validate({"config": {}, "retrain": RetrainConfig().model_dump(mode="json")}, schema, raise_on_error=True)
+    schema = parameter_schema(forms.nightly).model_dump_for_openapi()
+    given = {"recipe": "demo", "retrain": RetrainConfig().model_dump(mode="json")}
+    validate(given, schema, raise_on_error=True)
     with pytest.raises(ValidationError):
-        validate({"config": {}, "retrain": {"source": "mail"}}, schema, raise_on_error=True)
-    fields = parameter_schema(retrain).definitions["RetrainConfig"]["properties"].values()
+        validate(given | {"retrain": {"source": "mail"}}, schema, raise_on_error=True)
+    fields = parameter_schema(forms.nightly).definitions["RetrainConfig"]["properties"].values()
     assert all(field["description"].endswith(".") for field in fields)

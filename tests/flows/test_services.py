@@ -195,7 +195,7 @@ def test_a_recipe_that_is_added_is_registered(up: Up):
     file.write_text("rl: {kl_coeff: 0.2}\n")
     time.sleep(1)
     file.write_text("name: mine\nrl: {kl_coef: 0.2}\n")
-    wait_for(lambda: "mine" in up.deployments(), 60)
+    wait_for(lambda: "mine" in up.deployments(), 180)
     assert up.deployment("mine")["parameters"] == {"recipe": "mine"}
     choices = up.deployment("seeds")["parameter_openapi_schema"]["properties"]["recipe"]["enum"]
     assert "mine" in choices
