@@ -4,6 +4,8 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
+from rlhf.config.pipeline import METHOD_SECTIONS
+
 
 def flatten(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     """The settings by dotted name; a list is one value.
@@ -24,3 +26,15 @@ def as_texts(settings: Mapping[str, Any]) -> dict[str, str]:
         name: value if isinstance(value, str) else json.dumps(value, sort_keys=True)
         for name, value in flatten(settings).items()
     }
+
+
+def policy_setting(settings: Mapping[str, Any], name: str, default: Any) -> Any:
+    """A setting that every method of training a policy has, from a recorded recipe's section of its method.
+
+    Args:
+        settings: by dotted name.
+        name: without the section.
+        default: where none is recorded.
+    """
+    names = (f"{section}.{name}" for section in dict.fromkeys(METHOD_SECTIONS.values()))
+    return next((settings[name] for name in names if name in settings), default)
