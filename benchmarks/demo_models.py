@@ -30,7 +30,7 @@ def make_demo_models(made: ModelSet) -> None:
     config, work = demo_config(), made.folder / "work"
     calibrated_arithmetic.generate(work / "source")
     source = DataSource(path="source", md5="", tracked=False, embedded=config.data.embedded)
-    prepare_data(config.data, config.model, config.rl.max_response_tokens, source, work, _workspace(work / "data"))
+    prepare_data(config.data, config.model, config.policy.max_response_tokens, source, work, _workspace(work / "data"))
     data, start = work / "data" / "output", work / "sft" / "output"
     train_sft(config.sft, config.setup, data, _workspace(work / "sft"))
     train_reward_models(config.reward_model, config.setup, data, start, _workspace(work / "reward_models"))

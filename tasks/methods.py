@@ -11,7 +11,7 @@ from prefect.runtime import flow_run as this_flow_run
 
 from rlhf import provenance
 from rlhf.config.methods import choose_methods, with_method
-from rlhf.config.pipeline import PipelineConfig
+from rlhf.config.pipeline import Method, PipelineConfig
 from rlhf.config.seeds import choose_seeds
 from rlhf.failures import describe_failure
 from rlhf.modeling.hub import at_commits
@@ -51,12 +51,12 @@ class Methods:
 
     run_id: str
     config: PipelineConfig
-    methods: tuple[str, ...]
+    methods: tuple[Method, ...]
     seeds: tuple[int, ...]
     done: list[MethodReport] = field(default_factory=list)
     exit_code: int | None = None
 
-    def config_of(self, method: str) -> PipelineConfig:
+    def config_of(self, method: Method) -> PipelineConfig:
         """The recipe with one of the methods."""
         return with_method(self.config, method)
 
@@ -166,7 +166,7 @@ def methods_flow_run_name() -> str:
     return named_by(name)
 
 
-def _open(config: PipelineConfig, methods: tuple[str, ...], seeds: tuple[int, ...], flow_run_id: str) -> Methods:
+def _open(config: PipelineConfig, methods: tuple[Method, ...], seeds: tuple[int, ...], flow_run_id: str) -> Methods:
     git = provenance.git_state(source_root())
     tags = {
         RECIPE_TAG: config.name,

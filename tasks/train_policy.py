@@ -1,24 +1,25 @@
 """The task that trains the policy, by the recipe's method."""
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
+from importlib import import_module
 from typing import Any
 
 from rlhf.config.model import Setup
+from rlhf.config.pipeline import METHOD_SECTIONS
 from rlhf.config.policy import PolicyConfig
-from rlhf.config.rl import ROLLOUT_METHODS
 from rlhf.errors import StartError
 from rlhf.references import DatasetRef, ModelRef, PolicyRef, RewardModelsRef
 from rlhf.tracking.runs import set_alarms
 from tasks.pipeline_run import current
 from tasks.stage import Attempt, stage
 
-_MODULES = dict.fromkeys(ROLLOUT_METHODS, "rlhf.rl.stage")
+_FUNCTIONS = {"rl": "train_from_rollouts", "preference": "train_on_preferences", "best_of_n": "train_on_best_of_n"}
 
 
 def _module(arguments: Mapping[str, Any]) -> str:
-    """The module that does the work: what changes in one method makes no other train again."""
-    return _MODULES[arguments["method"]]
+    """The module that does the work: what changes in one kind of methods makes no other train again."""
+    return f"rlhf.{METHOD_SECTIONS[arguments['method']]}.stage"
 
 
 @stage("policy", version="1", module=_module)
@@ -32,9 +33,8 @@ def train_policy(
     reward_models: RewardModelsRef,
 ) -> PolicyRef:
     """Raise the reward model's score by the recipe's method, and choose a checkpoint on held-out evidence."""
-    from rlhf.rl.stage import train_from_rollouts
-
-    train: Callable[..., None] = {method: train_from_rollouts for method in ROLLOUT_METHODS}[method]
+    section = METHOD_SECTIONS[method]
+    train = getattr(import_module(f"rlhf.{section}.stage"), _FUNCTIONS[section])
     try:
         train(
             method,

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from rlhf.chat.policies import ChatPolicy
+from rlhf.config.flat import policy_setting
 from rlhf.config.model import ComputeConfig
 from rlhf.errors import ConfigError, ModelError
 from rlhf.modeling.conversations import Conversation, cut_to_fit, decode_responses, encode_dialogues, encode_prompts
@@ -71,7 +72,7 @@ class Speaker:
         recorded = policy.settings
         self.temperature = sampling.temperature or float(recorded.get("evaluation.temperature", 1))
         self.max_response_tokens = sampling.max_response_tokens or int(
-            recorded.get("rl.max_response_tokens", MAX_RESPONSE_TOKENS)
+            policy_setting(recorded, "max_response_tokens", MAX_RESPONSE_TOKENS)
         )
         context = getattr(self._model.config, "max_position_embeddings", None)
         self._max_length = int(recorded.get("model.max_length", context or 4 * self.max_response_tokens))

@@ -25,6 +25,7 @@ from transformers.cli.serving.utils import GenerationState
 
 from rlhf.chat.dialogue import MAX_RESPONSE_TOKENS
 from rlhf.chat.policies import ChatPolicy
+from rlhf.config.flat import policy_setting
 from rlhf.errors import ConfigError
 
 KEY_VARIABLE = "RLHF_API_KEY"
@@ -49,7 +50,7 @@ class Defaults:
     def of(cls, policy: ChatPolicy) -> "Defaults":
         """Those of the policy's run; 1 and 256 without one."""
         settings = policy.settings
-        longest = int(settings.get("rl.max_response_tokens", MAX_RESPONSE_TOKENS))
+        longest = int(policy_setting(settings, "max_response_tokens", MAX_RESPONSE_TOKENS))
         return cls(float(settings.get("evaluation.temperature", 1)), longest)
 
     def fill(self, body: dict[str, Any], config: Any) -> Any:

@@ -128,7 +128,7 @@ def _notes(metrics: Mapping[str, float]) -> Iterator[str]:
     """Notes without which the figures of a run cannot be read."""
     num_alarms = int(metrics.get("policy/num_alarms", 0))
     if num_alarms:
-        yield f"{num_alarms} alarm{'s' if num_alarms > 1 else ''} went off in PPO; the model card says which."
+        yield f"{num_alarms} alarm{'s' if num_alarms > 1 else ''} went off in training; the model card says which."
 
 
 def _from_here(path: str) -> str:

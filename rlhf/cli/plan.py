@@ -40,6 +40,7 @@ def run(options: argparse.Namespace) -> None:
     from rlhf.modeling.run_models import check_models
     from rlhf.modeling.starting_model import described
     from rlhf.modeling.tokenizer import load_tokenizer
+    from rlhf.planning.method import described_method
     from rlhf.planning.preflight import preflight
     from rlhf.tracking.artifacts import local_path
     from rlhf.tracking.stores import open_store
@@ -55,15 +56,13 @@ def run(options: argparse.Namespace) -> None:
     if plan.data is not None:
         data = local_path(plan.data)
         warnings = list(preflight(data, load_tokenizer(data / "tokenizer"), config))
-    rl = config.rl
-    responses = f"{rl.rollout_size:,} responses of at most {rl.max_response_tokens:,} tokens"
     if options.json:
         stages = [vars(stage) for stage in plan.stages]
         costs = {"seconds": plan.seconds, "unknown": plan.unknown, "memory_mb": plan.memory_mb}
         say(json.dumps({"stages": stages, **costs, "warnings": warnings}))
     else:
         say(described(config.model))
-        say(f"PPO: {rl.num_updates:,} updates of {responses}")
+        say(described_method(config))
         _print(plan)
         if plan.data is None:
             say("The data is looked at once it is prepared: `rlhf stage data CONFIG` does that alone.")

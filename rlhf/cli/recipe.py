@@ -40,7 +40,7 @@ def add_recipe(parser: argparse.ArgumentParser) -> None:
     groups = {"": parser.add_argument_group("settings of the whole run")}
     for setting in settings().values():
         section = setting.name.rpartition(".")[0]
-        if setting.kind == "section" and not setting.optional:
+        if setting.kind == "section" and ("." not in setting.name or not setting.optional):
             groups[setting.name] = parser.add_argument_group(setting.name, setting.help)
             continue
         while section not in groups:  # an optional section is a flag of its own, among those that are in it

@@ -4,6 +4,8 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
+from rlhf.config.pipeline import METHOD_SECTIONS
+
 
 def flatten(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     """The settings by dotted name; a list is one value.
@@ -39,3 +41,15 @@ def nested(texts: Mapping[str, str]) -> dict[str, Any]:
         except ValueError:
             inner[key] = text
     return settings
+
+
+def policy_setting(settings: Mapping[str, Any], name: str, default: Any) -> Any:
+    """A setting that every method of training a policy has, from a recorded recipe's section of its method.
+
+    Args:
+        settings: by dotted name.
+        name: without the section.
+        default: where none is recorded.
+    """
+    names = (f"{section}.{name}" for section in dict.fromkeys(METHOD_SECTIONS.values()))
+    return next((settings[name] for name in names if name in settings), default)

@@ -11,13 +11,17 @@ import yaml
 from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
-from rlhf.config.pipeline import PipelineConfig
+from rlhf.config.pipeline import METHOD_SECTIONS, PipelineConfig
 from rlhf.earlier_names import current_section, given_settings
 from rlhf.errors import ConfigError, nearest, one_line
 from rlhf.files.plain_yaml import RefusedYAMLError, load_yaml, open_yaml, read_yaml_text
 from rlhf.paths import root, source_root
 
-PATH_SETTINGS = ("model.base", "data.path", "rl.rewards[].path")
+PATH_SETTINGS = (
+    "model.base",
+    "data.path",
+    *(f"{section}.rewards[].path" for section in dict.fromkeys(METHOD_SECTIONS.values())),
+)
 _NOTHING = ("none", "null")
 _LONGEST = 200
 """Characters of a value that a message shows."""

@@ -7,18 +7,33 @@ the reference of settings. Only the standard library and pydantic are imported h
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import Field, ValidationInfo, field_validator, model_validator
 
 from rlhf.config.base import Section, Seed
+from rlhf.config.best_of_n import BestOfNConfig
 from rlhf.config.data import DataConfig
 from rlhf.config.evaluation import EvaluationConfig, RewardAuditConfig
 from rlhf.config.model import ComputeConfig, ModelConfig, Setup
 from rlhf.config.policy import PolicyConfig
-from rlhf.config.rl import RLConfig, rollout_error, sharing_error
+from rlhf.config.preference import PREFERENCE_METHODS, PreferenceConfig, preference_error
+from rlhf.config.rl import ROLLOUT_METHODS, RLConfig, rollout_error, sharing_error
 from rlhf.config.supervised import RewardModelConfig, SFTConfig
 from rlhf.earlier_names import given_settings
 
-Method = Literal["ppo", "rloo", "grpo", "dr_grpo", "online_dpo"]
+Method = Literal["ppo", "rloo", "grpo", "dr_grpo", "online_dpo", "dpo", "ipo", "kto", "simpo", "best_of_n"]
+
+METHOD_SECTIONS: Mapping[str, str] = {
+    **dict.fromkeys(ROLLOUT_METHODS, "rl"),
+    **dict.fromkeys(PREFERENCE_METHODS, "preference"),
+    "best_of_n": "best_of_n",
+}
+"""The section of a recipe that holds a method's settings."""
+METHOD_TITLES: Mapping[str, str] = {
+    **{name: method.title for name, method in ROLLOUT_METHODS.items()},
+    **{name: method.title for name, method in PREFERENCE_METHODS.items()},
+    "best_of_n": "best-of-n",
+}
+"""The methods' names for people."""
 
 
 class PipelineConfig(Section):
@@ -33,7 +48,9 @@ class PipelineConfig(Section):
     """Seed of initialization, shuffling and sampling. The data and its splits do not depend on it."""
     method: Method = "ppo"
     """Method that trains the policy. ppo: with a critic. rloo, grpo, dr_grpo: without one, by groups of responses to a
-    prompt. online_dpo: by the best and the worst response to each prompt. Their settings are in `rl`."""
+    prompt. online_dpo: by the best and the worst response to each prompt. Their settings are in `rl`. dpo, ipo, simpo:
+    from the given pairs; kto: from responses that are wanted or not. Their settings are in `preference`. best_of_n:
+    from the best of several responses to each prompt. Its settings are in `best_of_n`."""
     model: ModelConfig = ModelConfig()
     """The language model that everything starts from."""
     data: DataConfig = DataConfig()
@@ -44,8 +61,12 @@ class PipelineConfig(Section):
     """Training of the two reward models."""
     reward_audit: RewardAuditConfig = RewardAuditConfig()
     """Evaluation of the reward models."""
-    rl: RLConfig = RLConfig()
+    rl: Annotated[RLConfig | None, Field(validate_default=True)] = None
     """Training of the policy from its own rollouts."""
+    preference: Annotated[PreferenceConfig | None, Field(validate_default=True)] = None
+    """Training of the policy from given preferences."""
+    best_of_n: Annotated[BestOfNConfig | None, Field(validate_default=True)] = None
+    """Training of the policy on the best of its own responses."""
     evaluation: EvaluationConfig = EvaluationConfig()
     """Evaluation of the policy."""
     compute: ComputeConfig = ComputeConfig()
@@ -56,35 +77,48 @@ class PipelineConfig(Section):
     def _names_of_before_are_read(cls, values: Any) -> Any:
         return given_settings(values) if isinstance(values, Mapping) else values
 
+    @field_validator("rl", "preference", "best_of_n", mode="before")
+    @classmethod
+    def _only_the_section_of_the_method(cls, value: object, info: ValidationInfo) -> object:
+        method = info.data.get("method")
+        if method is None:  # which is told of by itself
+            return value
+        if METHOD_SECTIONS[method] == info.field_name:
+            return {} if value is None else value
+        if value is not None:
+            methods = ", ".join(name for name, section in METHOD_SECTIONS.items() if section == info.field_name)
+            raise ValueError(
+                f"this section is for method: {methods}, and method is {method}, which has its settings in "
+                f"{METHOD_SECTIONS[method]}; drop the section, or change method"
+            )
+        return None
+
     @model_validator(mode="after")
     def _response_fits(self) -> Self:
         if self.policy.max_response_tokens >= self.model.max_length:
             raise ValueError(
-                f"rl.max_response_tokens ({self.policy.max_response_tokens}) leaves no room for a prompt in "
-                f"model.max_length ({self.model.max_length}); raise the one or lower the other"
+                f"{self.section}.max_response_tokens ({self.policy.max_response_tokens}) leaves no room for a prompt "
+                f"in model.max_length ({self.model.max_length}); raise the one or lower the other"
             )
         return self
 
     @model_validator(mode="after")
     def _the_method_can_work(self) -> Self:
-        if reason := rollout_error(self.method, self.rl):
+        if reason := self._method_error():
             raise ValueError(reason)
         return self
 
-    @model_validator(mode="after")
-    def _adapters_fit(self) -> Self:
+    def _method_error(self) -> str | None:
+        if self.preference is not None and (reason := preference_error(self.method, self.preference)):
+            return reason
+        if self.rl is None:
+            return _not_one_process(self.method, self.compute)
         if self.rl.sharing == "adapters" and self.reward_model.lora is None:
-            raise ValueError(
+            return (
                 "rl.sharing is adapters, which needs reward models that are adapters over the SFT policy; set "
                 "reward_model.lora, or another rl.sharing"
             )
-        return self
-
-    @model_validator(mode="after")
-    def _work_can_be_shared(self) -> Self:
-        if reason := sharing_error(self.rl, self.compute):
-            raise ValueError(reason)
-        return self
+        return rollout_error(self.method, self.rl) or sharing_error(self.rl, self.compute)
 
     @model_validator(mode="after")
     def _there_is_a_base_to_sample(self) -> Self:
@@ -108,9 +142,28 @@ class PipelineConfig(Section):
     @property
     def policy(self) -> PolicyConfig:
         """Settings of the method that trains the policy, as far as all methods have them."""
-        return self.rl
+        config: PolicyConfig = getattr(self, self.section)
+        return config
+
+    def with_policy(self, **settings: object) -> Self:
+        """The recipe with other values of settings that all methods have."""
+        return self.model_copy(update={self.section: self.policy.model_copy(update=settings)})
+
+    @property
+    def section(self) -> str:
+        """Name of the section that holds the method's settings."""
+        return METHOD_SECTIONS[self.method]
 
     @property
     def setup(self) -> Setup:
         """Settings that every stage with a model shares."""
         return Setup(seed=self.seed, model=self.model, compute=self.compute)
+
+
+def _not_one_process(method: str, compute: ComputeConfig) -> str | None:
+    if compute.num_processes == 1:
+        return None
+    return (
+        f"compute.num_processes is {compute.num_processes}, but {METHOD_TITLES[method]} trains in one process; set it "
+        f"to 1, or take a method of the section rl"
+    )

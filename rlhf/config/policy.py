@@ -53,7 +53,7 @@ class EvaluationAlarms(Section):
 
     @model_validator(mode="after")
     def _fatal_alarms_are_on(self) -> Self:
-        off = [name for name in self.fatal if getattr(self, name) is None]
+        off = [name for name in self.fatal if getattr(self, name, None) is None]
         if off:
             raise ValueError(
                 f"fatal names {', '.join(off)}, but that alarm is off; give it a threshold or drop it there"

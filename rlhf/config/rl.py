@@ -212,12 +212,12 @@ class RLConfig(PolicyConfig):
         return self.rollout_size // self.num_minibatches
 
 
-_OF_A_CRITIC = (
+OF_A_CRITIC = (
     *("value_learning_rate", "num_critic_warmup_updates", "gamma", "gae_lambda", "value_clip_range", "value_coef"),
     "side_by_side",
 )
-_OF_A_PENALTY = ("kl_in", "clip_range", "target_kl", "kl_target", "kl_horizon")
-_ALARMS_OF_A_CRITIC = ("explained_variance", "value_clipping")
+OF_A_PENALTY = ("kl_in", "clip_range", "target_kl", "kl_target", "kl_horizon")
+ALARMS_OF_A_CRITIC = ("explained_variance", "value_clipping")
 
 
 def rollout_error(name: str, rl: RLConfig) -> str | None:
@@ -229,14 +229,14 @@ def rollout_error(name: str, rl: RLConfig) -> str | None:
     """
     method, defaults = ROLLOUT_METHODS[name], RLConfig()
     ignored = [
-        *(() if method.has_critic else _OF_A_CRITIC),
+        *(() if method.has_critic else OF_A_CRITIC),
         *(() if method.kl_in is None else ("beta",)),
-        *(_OF_A_PENALTY if method.kl_in is None else ()),
+        *(OF_A_PENALTY if method.kl_in is None else ()),
     ]
     settings = {setting: getattr(rl, setting) != getattr(defaults, setting) for setting in ignored}
     if not method.has_critic:
         settings["sharing: trunk"] = rl.sharing == "trunk"
-        for alarm in _ALARMS_OF_A_CRITIC:
+        for alarm in ALARMS_OF_A_CRITIC:
             changed = getattr(rl.alarms, alarm) != getattr(defaults.alarms, alarm)
             settings[f"alarms.{alarm}"] = changed or alarm in rl.alarms.fatal
     for setting, is_set in settings.items():

@@ -10,6 +10,7 @@ from typing import Any
 from transformers import AutoModelForCausalLM
 
 from rlhf.chat.policies import ChatPolicy
+from rlhf.config.flat import policy_setting
 from rlhf.data.stories import openings
 from rlhf.errors import InputError, ModelError
 from rlhf.modeling.conversations import Conversation, encode_prompts
@@ -51,7 +52,7 @@ def questions(policy: ChatPolicy, number: int = NUM_PROMPTS) -> Questions:
     dialogues = list(islice(_evaluated(policy), number))
     if not dialogues:
         dialogues = [_message(text) for text in openings(random.Random(1))[:number]]
-    longest = int(policy.settings.get("rl.max_response_tokens", _NUM_TOKENS))
+    longest = int(policy_setting(policy.settings, "max_response_tokens", _NUM_TOKENS))
     return Questions(dialogues, encode_prompts(tokenizer, dialogues), min(longest, _NUM_TOKENS), tokenizer.eos_token_id)
 
 

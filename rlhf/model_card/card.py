@@ -14,8 +14,8 @@ from typing import Any
 import yaml
 from pydantic import BaseModel
 
-from rlhf.config.pipeline import PipelineConfig
-from rlhf.config.rl import RLConfig
+from rlhf.config.pipeline import METHOD_TITLES, PipelineConfig
+from rlhf.config.policy import RewardSourceConfig
 from rlhf.data.preparation.report import in_tokens_table, tokenizer_sentences
 from rlhf.headline import verdict
 from rlhf.model_card.lineage import lineage_markdown
@@ -109,7 +109,7 @@ def write_model_card(
         data: the data stage's output.
         audit: the reward-model audit's output.
         evaluation: the policy evaluation's output.
-        policy: the PPO stage's output.
+        policy: the policy stage's output.
         workspace: where the card and its files go.
     """
     from huggingface_hub import ModelCard
@@ -147,9 +147,14 @@ def _read(path: Path) -> Any:
 def _texts(config: PipelineConfig, facts: CardFacts, measured: _Measured, datasheet: str) -> dict[str, Any]:
     """The texts that the template puts in, as Markdown."""
     evaluation = measured.evaluation
-    climbed = any(source.kind == "trained" for source in config.policy.rewards)
+    method = METHOD_TITLES[config.method]
+    climbs = config.preference is None
+    climbed = method if climbs and any(source.kind == "trained" for source in config.policy.rewards) else None
+    sources = sources_table(config.policy.rewards) if config.policy.rewards != (RewardSourceConfig(),) else None
     return {
         "config": config,
+        "method": method,
+        "climbs": climbs,
         "facts": facts,
         "code": facts.record.code,
         "lineage": lineage_markdown(facts.record),
@@ -180,8 +185,8 @@ def _texts(config: PipelineConfig, facts: CardFacts, measured: _Measured, datash
         "audit_table": audit_table(measured.audit),
         "length_table": length_table(measured.audit),
         "group_tables": group_tables(measured.audit),
-        "sources_table": sources_table(config.policy.rewards) if config.policy.rewards != RLConfig().rewards else None,
-        "climbs_reward_model": climbed,
+        "sources_table": sources,
+        "climbs_reward_model": climbed is not None,
         "stages_table": stages_table(facts.stages),
         "settings_tables": {name: settings_table(section) for name, section in _sections(config)},
         "command": portable_command(facts.command) if facts.command else None,
@@ -213,18 +218,19 @@ def _limitations(config: PipelineConfig, facts: CardFacts, measured: _Measured) 
     """The limits that a reader must know before trusting the model; the measured ones first."""
     limits = [*measured.audit["warnings"], *measured.evaluation["warnings"], *measured.evaluation["notes"]]
     limits += [str(flag) for flag in measured.policy.get("flags", [])]
+    method = METHOD_TITLES[config.method]
     if measured.policy["chosen_update"] == 0:
-        limits.append("No PPO checkpoint was chosen: the weights are those of SFT.")
+        limits.append(f"No {method} checkpoint was chosen: the weights are those of SFT.")
     if config.policy.temperature != config.evaluation.temperature:
         limits.append(
-            f"PPO sampled at temperature {config.policy.temperature:g} and the evaluation at "
-            f"{config.evaluation.temperature:g}: win rates, KL and lengths are of another distribution than PPO's."
+            f"{method} sampled at temperature {config.policy.temperature:g} and the evaluation at "
+            f"{config.evaluation.temperature:g}: win rates, KL and lengths are of another distribution than {method}'s."
         )
     if measured.policy["stopped_because"] != "finished":
         cause = _STOPS.get(
             measured.policy["stopped_because"], f"the alarm `{measured.policy['stopped_because']}` went off"
         )
-        limits.append(f"PPO stopped early, after {measured.policy['num_updates']} updates: {cause}.")
+        limits.append(f"{method} stopped early, after {measured.policy['num_updates']} updates: {cause}.")
     if measured.num_parameters < _SMALL_MODEL:
         size = count_text(measured.num_parameters)
         limits.append(f"With {size} parameters this is a small model; expect nothing of it beyond its data.")

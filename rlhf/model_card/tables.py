@@ -52,12 +52,12 @@ _SHARES = {
 }
 
 
-def results_table(evaluation: Mapping[str, Any], climbed: bool = True) -> str:
+def results_table(evaluation: Mapping[str, Any], climbed: str | None = "PPO") -> str:
     """Figures of baseline and policy side by side, with the paired gain where there is one.
 
     Args:
         evaluation: `evaluation.json`.
-        climbed: PPO climbed the reward model, be it among others.
+        climbed: the method that climbed the reward model, be it among others; None where none did.
     """
     baseline, policy = evaluation["models"]["baseline"], evaluation["models"]["policy"]
     gains = {_FIGURES_OF_JUDGES[judge]: value_text(gain, "+.3f") for judge, gain in evaluation["gains"].items()}
@@ -75,7 +75,7 @@ def results_table(evaluation: Mapping[str, Any], climbed: bool = True) -> str:
     return table(["", "SFT baseline", "Policy", "Paired gain"], rows)
 
 
-def wins_table(evaluation: Mapping[str, Any], climbed: bool = True) -> str:
+def wins_table(evaluation: Mapping[str, Any], climbed: str | None = "PPO") -> str:
     """Wins, ties and losses of the policy against the baseline, a row per judge; arguments as of `results_table`."""
     rows = [
         [
@@ -88,12 +88,12 @@ def wins_table(evaluation: Mapping[str, Any], climbed: bool = True) -> str:
     return table(["Judged by", "Wins", "Ties", "Losses", "Prompts", "Win rate, ties half"], rows)
 
 
-def _of_judge(label: str, climbed: bool) -> str:
-    return label if climbed else label.removesuffix(" that PPO climbed")
+def _of_judge(label: str, climbed: str | None) -> str:
+    return label.replace("PPO", climbed) if climbed else label.removesuffix(" that PPO climbed")
 
 
 def curve_table(curve: Sequence[Mapping[str, Any]]) -> str:
-    """The held-out evaluations of PPO, the chosen one marked."""
+    """The held-out evaluations of the policy on its way, the chosen one marked."""
     has_gold = curve[0]["gold"] is not None
     header = ["Update", "KL", "Score", "Selection score", *(["Gold reward"] if has_gold else []), "Distinct-2"]
     rows = [

@@ -65,11 +65,9 @@ def at_commits(config: PipelineConfig) -> PipelineConfig:
     """
     resolve = cache(_commit)
     rewards = tuple(_at_commit(source, source.path, resolve) for source in config.policy.rewards)
-    changed = {
-        "model": _at_commit(config.model, config.model.base, resolve),
-        "rl": config.rl.model_copy(update={"rewards": rewards}),
-    }
-    return config.model_copy(update=changed)
+    return config.with_policy(rewards=rewards).model_copy(
+        update={"model": _at_commit(config.model, config.model.base, resolve)}
+    )
 
 
 def sources_at_commits(sources: Iterable[RewardSourceConfig]) -> tuple[RewardSourceConfig, ...]:

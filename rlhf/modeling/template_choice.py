@@ -31,11 +31,9 @@ def settled(config: PipelineConfig) -> PipelineConfig:
         ModelError: a template is broken, or the one that is named is not there.
     """
     rewards = tuple(map(source_settled, config.policy.rewards))
-    changed = {
-        "model": _settled(config.model, config.model.base, "model.template_date"),
-        "rl": config.rl.model_copy(update={"rewards": rewards}),
-    }
-    return config.model_copy(update=changed)
+    return config.with_policy(rewards=rewards).model_copy(
+        update={"model": _settled(config.model, config.model.base, "model.template_date")}
+    )
 
 
 def source_settled(source: RewardSourceConfig) -> RewardSourceConfig:

@@ -11,10 +11,12 @@ import math
 from collections.abc import Callable, Mapping
 
 from rlhf.config.model import ComputeConfig
+from rlhf.config.offline import OfflineConfig
 from rlhf.config.pipeline import PipelineConfig
-from rlhf.config.rl import ROLLOUT_METHODS
+from rlhf.config.policy import PolicyConfig
+from rlhf.config.rl import ROLLOUT_METHODS, RLConfig
 from rlhf.config.supervised import TrainingSection
-from rlhf.planning.memory import kept_bytes
+from rlhf.planning.memory import kept_bytes, rows_of_one
 from rlhf.planning.shape import ModelShape, Workload
 
 FLOPS = {"cpu": {"bf16": 2.5e11, "fp32": 1.2e11}, "cuda": {"bf16": 1e14, "fp32": 3e13}}
@@ -52,7 +54,7 @@ def duration(config: PipelineConfig, shape: ModelShape, work: Workload) -> dict[
         "reward_audit": lambda config, machine: machine.forward(
             2 * 2 * machine.work.test_preferences, config.reward_audit.batch_size, 0
         ),
-        "policy": _rollouts,
+        "policy": _policy,
         "evaluation": _evaluation,
     }
     return {stage: _STAGE[stage] + seconds(config, machine) for stage, seconds in stages.items()}
@@ -60,7 +62,8 @@ def duration(config: PipelineConfig, shape: ModelShape, work: Workload) -> dict[
 
 def seconds_per_update(config: PipelineConfig, shape: ModelShape, work: Workload) -> float:
     """Of one update, without evaluations."""
-    return _update(config, _Machine(config.compute, shape, work))
+    assert config.rl is not None, "the others have no updates"
+    return _update(config, config.rl, _Machine(config.compute, shape, work))
 
 
 class _Machine:
@@ -115,7 +118,7 @@ def _data(config: PipelineConfig, machine: _Machine) -> float:
     seconds = _DATA_ROW * work.rows
     if config.data.sampled_from is not None:
         batch = _SAMPLES_PER_PROMPT * _SAMPLED_PROMPTS
-        seconds += machine.generation(_SAMPLES_PER_PROMPT * work.rows, batch, config.rl.max_response_tokens)
+        seconds += machine.generation(_SAMPLES_PER_PROMPT * work.rows, batch, config.policy.max_response_tokens)
     return seconds
 
 
@@ -133,19 +136,43 @@ def _reward_models(config: PipelineConfig, machine: _Machine) -> float:
     return sum(_training(config.reward_model, number, 2, machine) for number in pairs)
 
 
-def _rollouts(config: PipelineConfig, machine: _Machine) -> float:
-    rl, compute = config.rl, config.compute
+def _policy(config: PipelineConfig, machine: _Machine) -> float:
+    if config.rl is not None:
+        return _rollouts(config, config.rl, machine)
+    section, work = config.policy, machine.work
+    assert isinstance(section, OfflineConfig), "the other sections' settings"
+    rows, seconds = work.preferences, 0.0
+    if config.best_of_n is not None:
+        rows = min(config.best_of_n.num_prompts or work.prompts, work.prompts)
+        sampled = rows * config.best_of_n.num_samples
+        seconds += machine.generation(sampled, section.rows_per_pass, section.max_response_tokens)
+        seconds += machine.forward(sampled, section.rows_per_pass, 0)
+    seconds += _training(section, rows, rows_of_one(config), machine)
+    if rows_of_one(config) == 2:
+        seconds += machine.forward(2 * section.num_epochs * rows, section.rows_per_pass, work.response_tokens)
+    steps = math.ceil(section.num_epochs * rows / section.batch_size)
+    evaluations = 1 + math.ceil(steps / section.evaluate_every)
+    return seconds + evaluations * _held_out(section, section.rows_per_pass, machine)
+
+
+def _rollouts(config: PipelineConfig, rl: RLConfig, machine: _Machine) -> float:
+    compute = config.compute
     machine = _Machine(compute, machine.shape, machine.work, compute.num_processes)
     batch = rl.micro_batch_size or rl.minibatch_size // compute.num_processes
-    rows, response = min(rl.num_validation_prompts, machine.work.validation_prompts), machine.work.response_tokens
-    evaluation = machine.generation(rows, rows, rl.max_response_tokens)
-    evaluation += 2 * machine.forward(rows, batch, response) + 2 * machine.forward(rows, batch, 0)
     num_evaluations = 1 + math.ceil(rl.num_updates / rl.evaluate_every)
-    return rl.num_updates * _update(config, machine) + num_evaluations * evaluation
+    return rl.num_updates * _update(config, rl, machine) + num_evaluations * _held_out(rl, batch, machine)
 
 
-def _update(config: PipelineConfig, machine: _Machine) -> float:
-    rl, shape, response = config.rl, machine.shape, machine.work.response_tokens
+def _held_out(section: PolicyConfig, batch: int, machine: _Machine) -> float:
+    """One held-out evaluation."""
+    rows = min(section.num_validation_prompts, machine.work.validation_prompts)
+    sampling = machine.generation(rows, rows, section.max_response_tokens)
+    scoring = 2 * machine.forward(rows, batch, machine.work.response_tokens) + 2 * machine.forward(rows, batch, 0)
+    return sampling + scoring
+
+
+def _update(config: PipelineConfig, rl: RLConfig, machine: _Machine) -> float:
+    shape, response = machine.shape, machine.work.response_tokens
     batch = rl.micro_batch_size or rl.minibatch_size // machine.processes
     rows = rl.rollout_size
     learned = shape.parameters if rl.lora is None else shape.adapters(rl.lora.rank)
@@ -167,6 +194,6 @@ def _update(config: PipelineConfig, machine: _Machine) -> float:
 def _evaluation(config: PipelineConfig, machine: _Machine) -> float:
     settings, work = config.evaluation, machine.work
     rows = min(settings.num_prompts, work.test_prompts)
-    sampling = machine.generation(rows, settings.batch_size, config.rl.max_response_tokens)
+    sampling = machine.generation(rows, settings.batch_size, config.policy.max_response_tokens)
     scoring = machine.forward(rows, settings.batch_size, work.response_tokens)
     return 2 * sampling + 2 * scoring + 4 * machine.forward(rows, settings.batch_size, 0)

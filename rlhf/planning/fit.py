@@ -85,7 +85,9 @@ def _changes(config: PipelineConfig) -> Iterator[dict[str, Any]]:
 
 
 def _adapters(config: PipelineConfig) -> dict[str, Any]:
-    lora = {f"{stage}.lora": ADAPTERS for stage in ("sft", "reward_model", "policy")}
+    lora = {f"{section}.lora": ADAPTERS for section in ("sft", "reward_model", config.section)}
+    if config.rl is None:
+        return lora
     in_turn = {"rl.side_by_side": False} if config.rl.side_by_side else {}
     return lora | {"rl.sharing": "adapters"} | in_turn
 
@@ -93,6 +95,8 @@ def _adapters(config: PipelineConfig) -> dict[str, Any]:
 def _smallest(config: PipelineConfig) -> dict[str, Any]:
     """Adapters, a row at a time, and few responses that are sampled together."""
     rl = config.rl
+    if rl is None:
+        return _adapters(config) | _rows_at_once(config, 1)
     responses = math.lcm(rl.num_minibatches, rl.num_responses_per_prompt)
     sampled = min(rl.rollout_size, -(-_FEW_RESPONSES // responses) * responses)
     few = {"rl.rollout_size": sampled, "rl.num_validation_prompts": min(sampled, rl.num_validation_prompts)}
@@ -105,7 +109,7 @@ def _rows_at_once(config: PipelineConfig, rows: int) -> dict[str, Any]:
         "sft.micro_batch_size": config.sft.micro_batch_size or config.sft.batch_size,
         "reward_model.micro_batch_size": config.reward_model.micro_batch_size or config.reward_model.batch_size,
         "reward_audit.batch_size": config.reward_audit.batch_size,
-        "rl.micro_batch_size": config.rl.micro_batch_size or config.rl.minibatch_size,
+        f"{config.section}.micro_batch_size": config.policy.rows_per_pass,
         "evaluation.batch_size": config.evaluation.batch_size,
     }
     return {name: rows for name, number in now.items() if number > rows}

@@ -10,8 +10,9 @@ Shapes: B rows at once, T tokens of the longest row, R of them of a response, V 
 from collections.abc import Callable, Mapping
 
 from rlhf.config.model import ComputeConfig
+from rlhf.config.offline import OfflineConfig
 from rlhf.config.pipeline import PipelineConfig
-from rlhf.config.rl import ROLLOUT_METHODS
+from rlhf.config.rl import ROLLOUT_METHODS, RLConfig
 from rlhf.config.supervised import TrainingSection
 from rlhf.planning.shape import ModelShape, Workload
 
@@ -49,7 +50,7 @@ def peak_memory(config: PipelineConfig, shape: ModelShape, work: Workload) -> di
         "sft": _sft,
         "reward_model": _reward_models,
         "reward_audit": _audit,
-        "policy": _rollouts,
+        "policy": _policy,
         "evaluation": _evaluation,
     }
     peaks, left = {}, 0.0
@@ -97,17 +98,45 @@ def _audit(config: PipelineConfig, shape: ModelShape, work: Workload) -> Parts:
     }
 
 
-def _rollouts(config: PipelineConfig, shape: ModelShape, work: Workload) -> Parts:
-    rl, compute = config.rl, config.compute
+def _policy(config: PipelineConfig, shape: ModelShape, work: Workload) -> Parts:
+    if config.rl is not None:
+        return _rollouts(config, config.rl, shape, work)
+    section, compute = config.policy, config.compute
+    assert isinstance(section, OfflineConfig), "the other sections' settings"
+    frozen = _frozen(shape, compute)
+    tokens = rows_of_one(config) * section.rows_per_pass * work.longest
+    passes = {
+        "activations": _SLACK * tokens * kept_bytes(shape, work.longest, compute),
+        "logits": _SLACK * tokens * shape.vocab_size * _SFT_LOGIT,
+    }
+    sampled = min(section.num_validation_prompts, work.validation_prompts)
+    largest = _larger(passes, _sampling(config, shape, sampled, work))
+    num_reward_models = 1 + sum(source.kind != "function" for source in section.rewards)
+    others = {"reference": float(frozen), "reward models": float(num_reward_models * frozen)}
+    return _trained(section, shape, compute, largest) | others
+
+
+def rows_of_one(config: PipelineConfig) -> int:
+    """Responses that a row of a method's data has: two of a pair."""
+    return 2 if config.method in ("dpo", "ipo", "simpo") else 1
+
+
+def _frozen(shape: ModelShape, compute: ComputeConfig) -> int:
+    """Bytes of a model that does not learn."""
+    if compute.dtype == "bf16":
+        return _CAST * shape.products + _WEIGHT * shape.embeddings
+    return _WEIGHT * shape.parameters
+
+
+def _rollouts(config: PipelineConfig, rl: RLConfig, shape: ModelShape, work: Workload) -> Parts:
+    compute = config.compute
     share = rl.minibatch_size // compute.num_processes
     rows, longest = min(rl.micro_batch_size or share, share), _longest(config, work)
     tokens = rows * longest
     num_reward_models = 1 + sum(source.kind != "function" for source in rl.rewards)
     learned = 2 if ROLLOUT_METHODS[config.method].has_critic and rl.sharing != "trunk" else 1
     at_a_time = 2 if rl.side_by_side else 1
-    frozen = (
-        _CAST * shape.products + _WEIGHT * shape.embeddings if compute.dtype == "bf16" else _WEIGHT * shape.parameters
-    )
+    frozen = _frozen(shape, compute)
     if rl.sharing == "adapters":
         assert rl.lora is not None, "the configuration asks for it"
         adapters = shape.adapters(rl.lora.rank)
@@ -196,4 +225,4 @@ def _sampling(
 
 def _longest(config: PipelineConfig, work: Workload) -> int:
     """Tokens of the longest prompt with the longest response that may be sampled."""
-    return min(config.model.max_length, work.longest_prompt + config.rl.max_response_tokens)
+    return min(config.model.max_length, work.longest_prompt + config.policy.max_response_tokens)

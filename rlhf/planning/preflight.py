@@ -32,13 +32,13 @@ def preflight(data: Path, tokenizer: Any, config: PipelineConfig) -> Iterator[st
     if not pairs:
         return
     kept = pairs[:: -(-len(pairs) // _MOST_PAIRS)]
-    limit = config.policy.max_response_tokens
+    limit, setting = config.policy.max_response_tokens, f"{config.section}.max_response_tokens"
     rows = encode_rows(tokenizer, [pair["prompt"] for pair in kept], [[pair["chosen"] for pair in kept]])
     lengths = np.array([len(row.answers[0]) for row in rows])
     cut = float(np.mean(lengths > limit))
     if cut > _CUT_SHARE:
         yield (
-            f"{cut:.0%} of the chosen responses are longer than rl.max_response_tokens ({limit}), so the policy would "
+            f"{cut:.0%} of the chosen responses are longer than {setting} ({limit}), so the policy would "
             f"learn answers that end too soon; {int(np.quantile(lengths, 0.95))} holds 19 of 20"
         )
     longer = float(np.mean([_length(pair["chosen"]) > _length(pair["rejected"]) for pair in pairs]))

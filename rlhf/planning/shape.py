@@ -77,6 +77,7 @@ class Workload:
         longest: prompt and response of the longest row.
         longest_prompt: the longest prompt.
         rows: of all files, before they are split.
+        prompts: that the policy is trained on.
     """
 
     demonstrations: int
@@ -90,6 +91,7 @@ class Workload:
     longest: int
     longest_prompt: int
     rows: int
+    prompts: int
 
 
 def shape_of(model: ModelConfig, vocab_size: int | None = None) -> ModelShape | None:

@@ -54,6 +54,7 @@ def prepared_workload(data: Path, tokenizer: Any) -> Workload:
         longest=int(lengths.sum(1).max()),
         longest_prompt=max(asked),
         rows=sum(map(len, chain(prompts.values(), pairs.values()))) + len(demonstrations),
+        prompts=len(prompts["train"]),
     )
 
 
@@ -83,6 +84,7 @@ def expected_workload(survey: DataSurvey, config: PipelineConfig) -> Workload:
         longest=min(config.model.max_length, survey.prompt_tokens[1] + response),
         longest_prompt=min(survey.prompt_tokens[1], config.model.max_length - 1),
         rows=demonstrations + preferences + prompts,
+        prompts=round(train * prompts),
     )
 
 
@@ -125,7 +127,7 @@ def _survey_prompts(folder: Path, tokenizer: Any, config: PipelineConfig) -> Dat
     """Of data whose responses the base will write: one demonstration and a few pairs for each prompt."""
     prompts = [row["prompt"] for _, row in read_rows(folder / "prompts.jsonl", "prompts")][: config.data.max_rows]
     lengths = np.array([len(row.prompt) for row in encode_rows(tokenizer, prompts[:_MOST_ROWS], [])])
-    longest = config.rl.max_response_tokens
+    longest = config.policy.max_response_tokens
     return DataSurvey(
         len(prompts),
         _PAIRS_PER_PROMPT * len(prompts),

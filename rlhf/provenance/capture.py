@@ -83,7 +83,7 @@ def _bases(config: PipelineConfig) -> Iterator[tuple[str, BaseRecord]]:
         yield "model.base", _base(config.model.base, config.model.revision)
     for number, source in enumerate(config.policy.rewards):
         if source.path is not None:
-            yield f"rl.rewards.{number}.path", _base(source.path, source.revision)
+            yield f"{config.section}.rewards.{number}.path", _base(source.path, source.revision)
 
 
 def _base(name: str, revision: str | None) -> BaseRecord:

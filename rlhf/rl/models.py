@@ -4,16 +4,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import nn
 
 from rlhf.config.model import ComputeConfig
 from rlhf.config.rl import RLConfig
 from rlhf.modeling.context import StageContext
 from rlhf.modeling.cpu.memory import trim_heap
-from rlhf.modeling.lora import add_adapters, leave_inputs, merged
-from rlhf.modeling.models import freeze, load_policy, load_reward_model
+from rlhf.modeling.models import load_policy, load_reward_model
 from rlhf.policy.context import PolicyModels
+from rlhf.policy.models import load_policy_models
 from rlhf.rewards.sources import Source, load_sources
 from rlhf.rl.adapters import Role, add_reward_model, add_value_model, add_zero_value_model, load_backbone, merged_policy
 from rlhf.rl.value_model import TrunkValueHead, ValueModel, output_size, start_value_model
@@ -52,38 +51,26 @@ def load_models(
         ConfigError: a reward source is not there.
     """
     load = _load_adapters if context.config.sharing == "adapters" else _load_apart
-    models = load(context, start / "policy", reward_models, has_critic=has_critic)
+    models = load(context, start, reward_models, has_critic=has_critic)
     trim_heap()
     return models
 
 
 def _load_apart(context: StageContext[RLConfig], start: Path, reward_models: Path, *, has_critic: bool) -> Models:
     config, compute = context.config, context.compute
-    policy = load_policy(start, compute)
-    if config.lora is not None:
-        torch.manual_seed(context.seed("adapters"))
-        policy = add_adapters(policy, config.lora, "CAUSAL_LM")
-        leave_inputs(policy)
-    ref_policy = freeze(load_policy(start, compute), compute)
-    trained = reward_models / "reward_model"
-    sources = load_sources(context, lambda: freeze(load_reward_model(trained, compute), compute))
+    models = load_policy_models(context, start, reward_models)
     value_model: ValueModel | TrunkValueHead | None
     if not has_critic:
         value_model = None
     elif config.sharing == "trunk":
-        value_model = TrunkValueHead(policy).to(compute.device)
+        value_model = TrunkValueHead(models.policy).to(compute.device)
     else:
-        like_policy = next((source for source in sources if _is_like(source, ref_policy)), None)
-        value_model = _start_apart(like_policy, compute, start, trained)
-    selection = freeze(load_reward_model(reward_models / "selection_reward_model", compute), compute)
+        like_policy = next((source for source in models.sources if _is_like(source, models.ref_policy)), None)
+        value_model = _start_apart(like_policy, compute, start / "policy", reward_models / "reward_model")
     return Models(
-        policy=policy,
-        ref_policy=ref_policy,
-        sources=sources,
-        selection_reward_model=selection,
-        export_policy=lambda: merged(policy),
+        **vars(models),
         value_model=value_model,
-        policy_parameters=_trained(policy),
+        policy_parameters=_trained(models.policy),
         value_parameters={} if value_model is None else _trained(value_model),
     )
 
@@ -109,6 +96,7 @@ def _start_apart(source: Source | None, compute: ComputeConfig, start: Path, tra
 def _load_adapters(context: StageContext[RLConfig], start: Path, reward_models: Path, *, has_critic: bool) -> Models:
     config, setup = context.config, context.setup
     assert config.lora is not None, "the configuration asks for it"
+    start = start / "policy"
     backbone = load_backbone(start, config.lora, setup)
     folder = reward_models / "reward_model"
     sources = load_sources(context, lambda: add_reward_model(backbone, folder, "reward_model"))

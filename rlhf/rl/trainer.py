@@ -10,19 +10,18 @@ from pathlib import Path
 from typing import Any
 
 from rlhf.config.rl import LARGEST_KL_ERROR, RLConfig
-from rlhf.data.preparation.splits import prompt_key
 from rlhf.errors import DataError, TrainingDivergedError
 from rlhf.files.disk import check_room
 from rlhf.files.manifest import folder_sha256
 from rlhf.modeling.context import StageContext, start_stage
-from rlhf.modeling.conversations import Conversation, encode_pairs, encode_prompts
+from rlhf.modeling.conversations import encode_pairs
 from rlhf.modeling.cpu.memory import trim_heap
 from rlhf.policy import distributed as processes
 from rlhf.policy.alarms import AlarmState, watch_update
 from rlhf.policy.best_checkpoint import remove_other_candidates
 from rlhf.policy.choice import Choice, raise_alarms
-from rlhf.policy.context import Prompts
 from rlhf.policy.kl import steer_kl_coef
+from rlhf.policy.prompts import training_prompts, validation_prompts
 from rlhf.progress import report_progress
 from rlhf.rewards.sources import RunningMoments
 from rlhf.rl.algorithms import ALGORITHMS
@@ -154,30 +153,17 @@ def _prepare(context: StageContext[RLConfig], request: RLRequest, workspace: Wor
     has_critic = ALGORITHMS[request.method].method.has_critic
     models = load_models(context, request.start, request.reward_models, has_critic=has_critic)
     check_room(workspace.checkpoints, needed_bytes(models), "the policy's checkpoints")
-    prompts = _read_prompts(data / "prompts" / "train.jsonl")
-    # Each once: two rows of one prompt are no independent witnesses of a gain.
-    by_key = {prompt_key(prompt): prompt for prompt in _read_prompts(data / "prompts" / "validation.jsonl")}
-    validation = list(by_key.values())[: config.num_validation_prompts]
     demonstrations = data / "demonstrations" / "train.jsonl"
     updates = make_context(
         context,
         models,
-        Prompts(prompts, encode_prompts(tokenizer, prompts)),
+        training_prompts(data, tokenizer),
         _read_demonstrations(demonstrations, tokenizer) if config.ptx_coef else None,
         request.method,
     )
-    prompts_to_validate = Prompts(validation, encode_prompts(tokenizer, validation))
-    choice = Choice(updates, config.alarms, prompts_to_validate, workspace, config.num_updates, config.rollout_size)
+    validation = validation_prompts(data, tokenizer, config.num_validation_prompts)
+    choice = Choice(updates, config.alarms, validation, workspace, config.num_updates, config.rollout_size)
     return Run(updates, choice)
-
-
-def _read_prompts(path: Path) -> list[Conversation]:
-    prompts = [row["prompt"] for row in read_json_lines(path)]
-    if not prompts:
-        raise DataError(
-            f"{path.name}: there are no prompts in this split; give more prompts, or a larger share of them"
-        )
-    return prompts
 
 
 def _read_demonstrations(path: Path, tokenizer: Any) -> Demonstrations:

@@ -8,8 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from itertools import combinations
 from pathlib import Path
 
-from rlhf.config.pipeline import PipelineConfig
-from rlhf.config.rl import ROLLOUT_METHODS
+from rlhf.config.pipeline import METHOD_TITLES, PipelineConfig
 from rlhf.errors import RLHFError
 from rlhf.evaluation.figures import COLORS, new_figure
 from rlhf.evaluation.intervals import CONFIDENCE
@@ -122,7 +121,7 @@ def method_tables(report: MethodsReport) -> list[list[list[str]]]:
 
 def title_of(method: str) -> str:
     """A method's name for people."""
-    return ROLLOUT_METHODS[method].title if method in ROLLOUT_METHODS else method
+    return METHOD_TITLES[method]
 
 
 def _gains(group: GroupReport | None) -> dict[int, float]:

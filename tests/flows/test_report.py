@@ -73,7 +73,7 @@ def test_what_people_wrote_is_text_on_every_page(made: RunReport):
     assert not re.search(r"<(script|img|a)\b", shown + html)
     assert "<strong>bold" not in shown
     assert "<code>18.3%</code>" in html
-    assert "2 alarms went off in PPO." in markdown
+    assert "2 alarms went off in training." in markdown
 
 
 def test_a_description_holds_as_many_samples_as_fit(made: RunReport):

@@ -48,7 +48,7 @@ def _cost(report: RunReport) -> str:
     slowest = max(report.stages, key=lambda stage: stage[1], default=None)
     longest = f"; the longest stage, {slowest[0]}, took {_time(slowest[1])}" if slowest else ""
     alarms = "alarm" if report.num_alarms == 1 else "alarms"
-    said = f" {report.num_alarms} {alarms} went off in PPO." if report.num_alarms else ""
+    said = f" {report.num_alarms} {alarms} went off in training." if report.num_alarms else ""
     return f"Computed in {_time(report.seconds)}{longest}.{said}"
 
 

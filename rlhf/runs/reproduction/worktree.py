@@ -7,6 +7,7 @@ from typing import Any
 
 import yaml
 
+from rlhf.config.pipeline import METHOD_SECTIONS
 from rlhf.data.versions.repository import TRACKED
 from rlhf.earlier_names import recorded_setting
 from rlhf.files.git import GitError, git
@@ -73,8 +74,9 @@ def _with_models(plan: ReproductionPlan, folder: Path) -> dict[str, Any]:
     base = plan.record.bases.get("model.base")
     if base is not None and base.revision is not None:
         settings["model"]["revision"] = base.revision
-    for number, source in enumerate(settings[recorded_setting("rl", settings)]["rewards"]):
-        base = plan.record.bases.get(f"rl.rewards.{number}.path")
+    section = METHOD_SECTIONS[settings.get("method", "ppo")]
+    for number, source in enumerate(settings[recorded_setting(section, settings)]["rewards"]):
+        base = plan.record.bases.get(f"{section}.rewards.{number}.path")
         if base is not None and base.revision is not None:
             source["revision"] = base.revision
     return settings

@@ -20,7 +20,7 @@ from rlhf.planning.survey import DataSurvey
 from rlhf.planning.workload import expected_workload
 
 BILLION = ModelShape(10**9, 50_000, 2048, 16, 8192, 16, 512, True)
-WORK = Workload(10_000, 4000, 4000, 1000, 500, 1500, 100.0, 80.0, 400, 250, 20_000)
+WORK = Workload(10_000, 4000, 4000, 1000, 500, 1500, 100.0, 80.0, 400, 250, 20_000, 8000)
 LORA = {f"{stage}.lora": {"rank": 16} for stage in ("sft", "reward_model", "policy")}
 
 

@@ -119,7 +119,7 @@ def make_learner(tiny_run: Callable[..., TinyRun]) -> Callable[..., Any]:
 @pytest.fixture
 def spoil_reference(monkeypatch: pytest.MonkeyPatch) -> None:
     """The second policy that is loaded is the reference, and is another than the SFT policy."""
-    from rlhf.rl import models
+    from rlhf.policy import models
 
     load, calls = models.load_policy, []
 
