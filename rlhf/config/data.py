@@ -47,6 +47,10 @@ class DataConfig(Section):
     """Treatment of a row whose last turn alone is longer than model.max_length. error: the run stops and names the row.
     drop: the row is left out and counted."""
 
+    ties: Literal["drop", "soft_label"] = "drop"
+    """Treatment of two answers that raters ranked as equal. drop: they are left out. soft_label: the reward models
+    learn from them as pairs that either answer wins with probability 1/2. Held-out figures never count them."""
+
     @model_validator(mode="after")
     def _something_left(self) -> Self:
         if self.test_fraction + self.validation_fraction >= 1.0:

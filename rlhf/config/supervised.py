@@ -1,6 +1,6 @@
 """Settings of supervised fine-tuning and of the reward models."""
 
-from typing import Annotated, Self
+from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
@@ -14,7 +14,7 @@ class TrainingSection(Section):
     num_epochs: Positive = 1.0
     """Passes over the training rows."""
     batch_size: Count = 64
-    """Rows (of a reward model: pairs) per optimizer step."""
+    """Rows (of a reward model: pairs, or prompts where rankings is groups) per optimizer step."""
     micro_batch_size: Count | None = None
     """Rows per forward pass; gradients are accumulated up to batch_size. Empty: batch_size."""
     learning_rate: Positive = 1e-3
@@ -44,7 +44,10 @@ class SFTConfig(TrainingSection):
 
 
 class RewardModelConfig(TrainingSection):
-    """Training of the two reward models from the SFT weights (Bradley-Terry loss, margins where the data has them)."""
+    """Training of the two reward models from the SFT weights (Bradley-Terry loss; margins, soft labels of the data)."""
 
+    rankings: Literal["pairs", "groups"] = "pairs"
+    """Unit of a batch. pairs: a comparison of two responses. groups: a prompt with all its comparisons, and the mean
+    over them counts; a response of several pairs is read once per step (InstructGPT, 2203.02155)."""
     num_centring_rows: Count = 512
     """Training demonstrations whose mean score becomes the score_offset, so that demonstrations score 0 on average."""

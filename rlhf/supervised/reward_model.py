@@ -1,7 +1,8 @@
 """Training of the two reward models, with TRL's RewardTrainer.
 
 Both start from the SFT weights with a head of their own and minimize -log sigmoid(chosen - rejected - margin)
-(Bradley-Terry; margins as in Llama 2, 2307.09288, eq. 2). They are trained on other prompts: what the first one gets
+(Bradley-Terry; margins as in Llama 2, 2307.09288, eq. 2), by pairs, or by prompts with all that was said of their
+responses (`rlhf.supervised.comparisons`). They are trained on other prompts: what the first one gets
 wrong, the second has no reason to get wrong in the same way, so it may choose the checkpoint of a policy that climbed
 the first.
 """
@@ -25,6 +26,7 @@ from trl import RewardTrainer
 
 from rlhf.config.model import ComputeConfig, Setup
 from rlhf.config.supervised import RewardModelConfig
+from rlhf.data.preparation.splits import prompt_key
 from rlhf.data.schema import Row, read_rows
 from rlhf.errors import DataError, ModelError, TrainingDivergedError
 from rlhf.files.atomic import new_folder
@@ -35,6 +37,7 @@ from rlhf.modeling.lora import ADAPTER, merged, peft_config, save_adapter
 from rlhf.modeling.models import load_policy, load_reward_model, save_model
 from rlhf.progress import report_progress
 from rlhf.rewards.scoring import ScoringError, score_rows
+from rlhf.supervised.comparisons import ComparisonTrainer, group_comparisons, with_batch_sizes
 from rlhf.supervised.trainer import (
     StageCallback,
     WatchedTrainer,
@@ -53,11 +56,13 @@ _HEAD_SCALE = 0.1
 
 @dataclass(frozen=True)
 class _Pairs:
-    """Dialogues as token ids, prompt included, and by how much the first should beat the second."""
+    """Dialogues as token ids, prompt included; by how much, and how probably, the first should win; prompt keys."""
 
     chosen: list[list[int]]
     rejected: list[list[int]]
     margins: list[float] | None
+    probabilities: list[float] | None
+    prompts: list[str]
 
 
 @dataclass(frozen=True)
@@ -96,6 +101,8 @@ def train_reward_models(config: RewardModelConfig, setup: Setup, data: Path, sta
     context = start_stage(config, setup, data / "tokenizer")
     rows = {name: _read(data / "preferences" / f"{split}.jsonl") for name, split in SPLITS.items()}
     _refuse_shared_prompts(*rows.values())
+    if config.rankings == "groups":
+        _refuse_single_pairs(rows)
     inputs = _read_inputs(context, data, start)
     for name in SPLITS:
         finished = workspace.checkpoints / "finished" / name
@@ -159,10 +166,10 @@ def _train(
 ) -> int:
     """Train and save. Returns the number of steps."""
     config, tokenizer, seed = context.config, context.tokenizer, context.seed(name)
-    dataset = _dataset(config, pairs, seed)
+    trainer_class, dataset = _dataset(config, pairs, seed)
     curve = {"loss": f"{name}/loss", "accuracy": f"{name}/accuracy"}
     model = start_reward_model(inputs.start / "policy", context.compute, derive_seed(seed, "head"))
-    trainer = PreferenceTrainer(
+    trainer = trainer_class(
         model=model,
         args=TRLConfig(
             **trainer_settings(context, checkpoints, len(dataset), seed),
@@ -200,14 +207,22 @@ def _centre_and_validate(context: Context, name: str, folder: Path, inputs: _Inp
     return {"validation_accuracy": float(accuracy), "score_offset": model.config.score_offset}
 
 
-def _dataset(config: RewardModelConfig, pairs: _Pairs, seed: int) -> Dataset:
-    """Rows in the order of training: TRL takes token ids as they are."""
-    lengths = [max(len(c), len(r)) for c, r in zip(pairs.chosen, pairs.rejected, strict=True)]
-    order = training_order(lengths, config.num_epochs, config.batch_size, derive_seed(seed, "order"))
+def _dataset(config: RewardModelConfig, pairs: _Pairs, seed: int) -> tuple[type[RewardTrainer], Dataset]:
+    """The trainer that takes the pairs, and its rows in the order of training: TRL takes token ids as they are."""
+
+    def order(lengths: Sequence[int]) -> list[int]:
+        return training_order(lengths, config.num_epochs, config.batch_size, derive_seed(seed, "order"))
+
+    if config.rankings == "groups" or pairs.probabilities is not None:
+        units = pairs.prompts if config.rankings == "groups" else range(len(pairs.prompts))
+        groups = group_comparisons(pairs.chosen, pairs.rejected, pairs.margins, pairs.probabilities, units)
+        rows = order([max(map(len, group["responses"])) for group in groups])
+        return ComparisonTrainer, Dataset.from_list(with_batch_sizes([groups[row] for row in rows], config.batch_size))
     columns: dict[str, Any] = {"chosen_ids": pairs.chosen, "rejected_ids": pairs.rejected}
     if pairs.margins is not None:
         columns["margin"] = pairs.margins
-    return Dataset.from_dict(columns).select(order)
+    lengths = [max(len(c), len(r)) for c, r in zip(pairs.chosen, pairs.rejected, strict=True)]
+    return PreferenceTrainer, Dataset.from_dict(columns).select(order(lengths))
 
 
 def _read_inputs(context: Context, data: Path, start: Path) -> _Inputs:
@@ -225,16 +240,32 @@ def _read(path: Path) -> list[Row]:
 
 
 def _encode(tokenizer: Any, rows: Sequence[Row]) -> _Pairs:
-    margins = [float(row.get("margin") or 0.0) for row in rows]
-    has_margins = any(row.get("margin") is not None for row in rows)
+    def column(name: str, absent: float) -> list[float] | None:
+        values = [row.get(name) for row in rows]
+        return None if set(values) == {None} else [absent if value is None else float(value) for value in values]
+
     return _Pairs(
-        _join(tokenizer, rows, "chosen"), _join(tokenizer, rows, "rejected"), margins if has_margins else None
+        _join(tokenizer, rows, "chosen"),
+        _join(tokenizer, rows, "rejected"),
+        column("margin", 0.0),
+        column("probability", 1.0),
+        [prompt_key(row["prompt"]) for row in rows],
     )
 
 
 def _join(tokenizer: Any, rows: Sequence[Row], answer: str) -> list[list[int]]:
     pairs = encode_pairs(tokenizer, [row["prompt"] for row in rows], [row[answer] for row in rows])
     return [prompt + completion for prompt, completion in pairs]
+
+
+def _refuse_single_pairs(rows: Mapping[str, Sequence[Row]]) -> None:
+    """Groups of one pair each are pairs, whatever the setting says."""
+    for name, split in SPLITS.items():
+        if len({prompt_key(row["prompt"]) for row in rows[name]}) == len(rows[name]):
+            raise DataError(
+                f"preferences/{split}.jsonl: reward_model.rankings is groups, but every prompt has one pair alone, so "
+                f"it would be ignored; give rankings of three or more responses, or set it to pairs"
+            )
 
 
 def _refuse_shared_prompts(first: Sequence[Row], second: Sequence[Row]) -> None:

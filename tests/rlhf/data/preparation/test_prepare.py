@@ -126,6 +126,27 @@ def test_rankings_are_pairs_of_one_prompt_on_one_side(tmp_path: Path, rows: Rows
         assert (len(sides), len(pairs)) == (1, 3)
 
 
+def test_ties_are_soft_labels_of_training_alone(tmp_path: Path, rows: Rows) -> None:
+    texts = [assistant(text) for text in "abc"]
+    rankings = [
+        {"prompt": row["prompt"], "responses": texts, "ranks": ranks}
+        for row, ranks in zip(rows["preferences"], [[1, 2, 2], [1, 1, 1]] * len(rows["preferences"]), strict=False)
+    ]
+    data = write_folder(tmp_path / "data", {**rows, "preferences": [*rows["preferences"], *rankings]})
+    without, prepared = (
+        prepare(tmp_path / ties, data, CONFIG.model_copy(update={"ties": ties})) for ties in ("drop", "soft_label")
+    )
+    for split in (*NEEDED["preferences"], "gate"):
+        tied = [row for row in prepared.rows("preferences", split) if row.get("probability") == 0.5]
+        decided = [row for row in prepared.rows("preferences", split) if row not in tied]
+        assert decided == without.rows("preferences", split)
+        assert bool(tied) == (split in ("train", "selection"))
+    assert prepared.report["rankings"] == {"rankings": 45, "pairs": 90, "ties": 45, "tied_pairs": 45 + 3 * 45}
+    assert prepared.report["label_conflicts"] == without.report["label_conflicts"] == 0
+    assert prepared.report["longer_wins_accuracy"] != without.report["longer_wins_accuracy"]
+    assert "180 pairs of equal rank are soft labels" in (tmp_path / "soft_label" / "report" / "data.md").read_text()
+
+
 def test_names_the_gold_rule(tmp_path: Path, rows: Rows) -> None:
     data = write_folder(tmp_path / "data", rows)
     assert prepare(tmp_path / "a", data).report["gold"] is None
