@@ -23,6 +23,7 @@ from rlhf.model_card.metadata import card_metadata
 from rlhf.model_card.tables import (
     JUDGES,
     PLACEHOLDER,
+    agreement_of_annotators,
     audit_table,
     composition_table,
     count_text,
@@ -178,6 +179,7 @@ def _texts(config: PipelineConfig, facts: CardFacts, measured: _Measured, datash
         "datasheet": _nested(datasheet),
         "agreement": share_text(measured.audit["agreement"]["same_preference"]),
         "audit_table": audit_table(measured.audit),
+        "agreement_of_annotators": agreement_of_annotators(measured.audit),
         "length_table": length_table(measured.audit),
         "group_tables": group_tables(measured.audit),
         "sources_table": sources_table(config.policy.rewards) if config.policy.rewards != RLConfig().rewards else None,

@@ -11,6 +11,8 @@ from typing import Any
 
 from rlhf.config.data import DataConfig
 from rlhf.config.model import ComputeConfig, ModelConfig
+from rlhf.data.preparation.annotations import FILE as ANNOTATIONS
+from rlhf.data.preparation.annotations import check_held_out, shared_annotations
 from rlhf.data.preparation.leaks import find_leaks
 from rlhf.data.preparation.report import Counts, build_report, check_left_out, empty_split, metrics, render
 from rlhf.data.preparation.splits import is_for_selection, prompt_key, split_of
@@ -88,6 +90,11 @@ def prepare_data(
         rows = {kind: list(_read(folder / f"{kind}.jsonl", kind, config.ties, max_rows, counts)) for kind in KINDS}
         if (folder / "labels.jsonl").is_file():
             counts.labels = validate_file(folder / "labels.jsonl", "labels")
+        check_held_out((numbered.row for numbered in rows["preferences"]), config)
+        annotations: list[Row] = []
+        if any("annotator" in numbered.row for numbered in rows["preferences"]):
+            given = (row for _, row in read_rows(folder / "preferences.jsonl", "preferences"))
+            annotations = shared_annotations(islice(given, max_rows), config)
         datasheet = (folder / DATASHEET).read_text(encoding="utf-8")
     counts.label_conflicts = count_label_conflicts(rows["preferences"])
     splits = _split(rows, config)
@@ -102,9 +109,12 @@ def prepare_data(
     for (kind, split), numbered_rows in splits.items():
         (workspace.output / kind).mkdir(parents=True, exist_ok=True)
         write_rows(workspace.output / kind / f"{split}.jsonl", (numbered.row for numbered in numbered_rows))
+    if annotations:
+        write_rows(workspace.output / ANNOTATIONS, annotations)
     tokenizer.save_pretrained(workspace.output / "tokenizer")
     (workspace.output / DATASHEET).write_text(datasheet, encoding="utf-8")
     report = build_report(source, {name: len(numbered_rows) for name, numbered_rows in splits.items()}, counts)
+    report["held_out_annotators"] = list(config.held_out_annotators)
     report["base"] = differences(model, tokenizer)
     report["tokenizer"] = asdict(tokenizer_report) | {
         "origin": _without_folders(tokenizer_report.origin),
@@ -191,6 +201,8 @@ def _split(rows: Mapping[str, Sequence[NumberedRow]], config: DataConfig) -> Spl
                 split = "selection"
             if split not in TRAINING_SPLITS and is_tie(numbered.row):
                 continue  # nobody is right or wrong about it
+            if split != "test" and numbered.row.get("annotator") in config.held_out_annotators:
+                continue
             splits[kind, split].append(numbered)
     return splits
 

@@ -147,6 +147,42 @@ def test_ties_are_soft_labels_of_training_alone(tmp_path: Path, rows: Rows) -> N
     assert "180 pairs of equal rank are soft labels" in (tmp_path / "soft_label" / "report" / "data.md").read_text()
 
 
+def test_verdicts_on_the_same_responses_are_kept_together(tmp_path: Path, rows: Rows) -> None:
+    """Whichever response a row names first; the first verdict of an annotator counts, and single ones are no item."""
+    pairs = [dict(row) for row in rows["preferences"]]
+    turned = [{"prompt": row["prompt"], "chosen": row["rejected"], "rejected": row["chosen"]} for row in pairs]
+    tie = {"prompt": pairs[0]["prompt"], "responses": [pairs[0]["chosen"], pairs[0]["rejected"]], "ranks": [1, 1]}
+    said = [
+        *({**row, "annotator": "a"} for row in pairs[:9]),
+        *({**row, "annotator": "b"} for row in turned[:5]),
+        *({**row, "annotator": "a"} for row in turned[:9]),
+        {**tie, "annotator": "c"},
+    ]
+    data = write_folder(tmp_path / "data", {**rows, "preferences": [*pairs, *said]})
+    prepared = prepare(tmp_path, data)
+    items = [json.loads(line) for line in (prepared.folder / "output" / "annotations.jsonl").read_text().splitlines()]
+    judged = [row for row in pairs[:5] if split_of(prompt_key(row["prompt"]), CONFIG) != "gate"]
+    assert [item["prompt"] for item in items] == [prompt_key(row["prompt"]) for row in judged]
+    for item in items:
+        assert {item["verdicts"]["a"], item["verdicts"]["b"]} == {"first", "second"}
+    assert items[0]["verdicts"].get("c") == "tie"
+    plain = prepare(tmp_path / "none", write_folder(tmp_path / "plain", rows))
+    assert not (plain.folder / "output" / "annotations.jsonl").exists()
+
+
+def test_annotators_that_are_held_out(tmp_path: Path, rows: Rows) -> None:
+    rows["preferences"] = [{**row, "annotator": "ab"[i % 2]} for i, row in enumerate(rows["preferences"])]
+    data = write_folder(tmp_path / "data", rows)
+    prepared = prepare(tmp_path, data, CONFIG.model_copy(update={"held_out_annotators": ("b",)}))
+    names = {
+        split: {row["annotator"] for row in prepared.rows("preferences", split)} for split in NEEDED["preferences"]
+    }
+    assert names == {"train": {"a"}, "selection": {"a"}, "validation": {"a"}, "test": {"a", "b"}}
+    assert prepared.report["held_out_annotators"] == ["b"]
+    with pytest.raises(DataError, match=r"held_out_annotators names x, but no pair has that .*\(there are: a, b\)"):
+        prepare(tmp_path / "x", data, CONFIG.model_copy(update={"held_out_annotators": ("b", "x")}))
+
+
 def test_names_the_gold_rule(tmp_path: Path, rows: Rows) -> None:
     data = write_folder(tmp_path / "data", rows)
     assert prepare(tmp_path / "a", data).report["gold"] is None
