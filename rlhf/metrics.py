@@ -98,6 +98,7 @@ _DECLARED: dict[str, Metric] = {
     "policy/clip_fraction": Metric(""),
     "policy/value_clip_fraction": Metric("", "lower"),
     "policy/explained_variance": Metric("", "higher", curve=True),
+    "policy/unsafe_share": Metric("", "lower"),
     "policy/constant_groups": Metric("", "lower"),
     "policy/ratio_error": Metric("1", "lower"),
     "policy/policy_grad_norm": Metric("1"),

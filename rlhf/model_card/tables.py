@@ -12,7 +12,7 @@ from typing import Any
 from pydantic import BaseModel
 
 from rlhf.addresses import with_public_addresses
-from rlhf.config.policy import RewardSourceConfig
+from rlhf.config.policy import PolicyConfig, RewardSourceConfig
 from rlhf.references import StageReport
 from rlhf.rewards import functions as reward_functions
 from rlhf.text.markdown import escape, table
@@ -254,6 +254,18 @@ def _label(group: Mapping[str, Any]) -> str:
             return escape(group[field], 80)
     low, high = f"{group['from']:.3g}", f"{group['to']:.3g}"
     return low if low == high else f"{low} to {high}"
+
+
+def combination_text(config: PolicyConfig) -> str:
+    """What the sources' scores come to together."""
+    return {
+        "sum": "the weighted sum of these sources",
+        "worst": "the smallest weighted score of these sources",
+        "mean_less_variance": f"the mean of these sources' weighted scores less {config.variance_coef:g} times their "
+        f"variance",
+        "safety_first": f"that of {escape(str(config.safety_source))} where it gives a probability below "
+        f"{config.safety_threshold:g}, else the weighted sum of the others, normalized",
+    }[config.rewards_combination]
 
 
 def stages_table(stages: Sequence[StageReport]) -> str:

@@ -259,7 +259,7 @@ def test_what_the_score_was_made_of(world, tmp_path, install):
         {"kind": "model", "name": "tone", "path": "owner/tone", "revision": "abc"},
         {"kind": "function", "name": "brevity", "weight": -0.01},
     ]
-    config = CONFIG.model_copy(update={"policy": RLConfig(rewards=rewards, ptx_coef=27.8, sharing="trunk")})
+    config = CONFIG.model_copy(update={"rl": RLConfig(rewards=rewards, ptx_coef=27.8, sharing="trunk")})
     output = write(world, tmp_path / "card", config)
     text = section(ModelCard.load(output / "README.md"), "Procedure")
     for row in (
