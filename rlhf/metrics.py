@@ -203,7 +203,10 @@ METRICS |= {f"{GROUP}{name}_std": Metric(METRICS[name].unit, "lower") for name i
 METRICS |= {f"{GROUP}num_seeds": Metric("seeds"), f"{GROUP}num_failed": Metric("seeds", "lower")}
 
 
-FAMILIES: dict[str, Metric] = {"policy/source_score_mean/": Metric("score", "higher")}
+FAMILIES: dict[str, Metric] = {
+    "policy/source_score_mean/": Metric("score", "higher"),
+    "reward_model_": Metric(""),  # members of an ensemble, under the names of the first one
+}
 """Metrics that there are several of: what follows the prefix is a name out of the configuration."""
 
 

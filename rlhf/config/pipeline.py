@@ -78,6 +78,22 @@ class PipelineConfig(Section):
         return self
 
     @model_validator(mode="after")
+    def _members_are_climbed(self) -> Self:
+        trained = {source.member for source in self.policy.rewards if source.kind == "trained"}
+        size = self.reward_model.num_members
+        if trained and max(trained) > size:
+            raise ValueError(
+                f"rl.rewards has member {max(trained)} of the reward models, but reward_model.num_members is {size}; "
+                f"raise it, or drop the source"
+            )
+        if size > 1 and len(trained) < size:
+            raise ValueError(
+                f"reward_model.num_members is {size}, but rl.rewards has {len(trained)} of them, so others would be "
+                f"trained and ignored; name each: [{{kind: trained}}, {{kind: trained, name: second, member: 2}}, ...]"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _work_can_be_shared(self) -> Self:
         if reason := sharing_error(self.rl, self.compute):
             raise ValueError(reason)

@@ -16,6 +16,8 @@ class RewardSourceConfig(Section):
     model. function: a Python function that an installed package offers in the entry-point group rlhf.rewards."""
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]+$", max_length=40)] = "reward_model"
     """Name of the source's curves. Of a function: the name of its entry point."""
+    member: Count = 1
+    """Number of the reward model (kind: trained) where reward_model.num_members is more than 1."""
     path: str | None = None
     """Folder or hub id of the reward model (kind: model). Its tokenizer may differ from the policy's."""
     revision: str | None = None
@@ -37,6 +39,8 @@ class RewardSourceConfig(Section):
         for name in OF_A_MODEL:
             if self.path is None and getattr(self, name) is not None:
                 raise ValueError(f"{name} is set but path is not, so it would be ignored; drop it")
+        if self.member != 1 and self.kind != "trained":
+            raise ValueError("member is for the kind trained, and for it only; drop it elsewhere")
         if self.weight == 0.0:
             raise ValueError("a source of weight 0 would be computed and ignored; drop it")
         return self
@@ -115,8 +119,12 @@ class PolicyConfig(Section):
             raise ValueError("rewards is empty; name a source, such as {kind: trained}")
         if len(set(names)) < len(names):
             raise ValueError(f"rewards: two sources have one name ({', '.join(names)}); give each its own")
-        if sum(source.kind == "trained" for source in self.rewards) > 1:
-            raise ValueError("rewards: two sources are of kind trained, and there is one such reward model")
+        members = [source.member for source in self.rewards if source.kind == "trained"]
+        if len(set(members)) < len(members):
+            raise ValueError(
+                "rewards: two sources are of kind trained and of one member, which is one reward model; give each its "
+                "own member, and reward_model.num_members as many"
+            )
         models = [(source.path, source.revision) for source in self.rewards if source.kind == "model"]
         if len(set(models)) < len(models):
             raise ValueError(

@@ -84,13 +84,13 @@ def climbed_and_held_out(
         combined, _ = combine(config, sources, of_sources, units.sources)
         return apply_penalties(combined, ended, lengths, config)
 
-    trained = next((source.config.name for source in sources if source.config.kind == "trained"), None)
-    climbed = score(raw)
-    if trained is None:
-        return climbed, climbed
-    target = units.sources[trained]
-    replaced = (selection - units.selection.mean) * _ratio(target, units.selection) + target.mean
-    return climbed, score({**raw, trained: replaced})
+    climbed, replaced = score(raw), {}
+    for source in sources:
+        if source.config.kind == "trained":
+            target = units.sources[source.config.name]
+            scale = _ratio(target, units.selection)
+            replaced[source.config.name] = (selection - units.selection.mean) * scale + target.mean
+    return climbed, score({**raw, **replaced}) if replaced else climbed
 
 
 @dataclass(frozen=True)

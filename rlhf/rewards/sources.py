@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from rlhf.config.policy import PolicyConfig, RewardSourceConfig
+from rlhf.config.supervised import member_name
 from rlhf.modeling.batches import SequenceBatch
 from rlhf.modeling.context import StageContext
 from rlhf.modeling.conversations import Conversation, decode_responses, encode_dialogues
@@ -100,12 +101,12 @@ class SampledResponses:
     ended: Tensor
 
 
-def load_sources(context: StageContext[PolicyConfig], load_trained: Callable[[], Any]) -> tuple[Source, ...]:
+def load_sources(context: StageContext[PolicyConfig], load_trained: Callable[[str], Any]) -> tuple[Source, ...]:
     """The sources of `config.rewards`.
 
     Args:
         context: with the method's settings and the policy's tokenizer.
-        load_trained: gives the pipeline's own reward model, where a source asks for it.
+        load_trained: gives the pipeline's own reward model of a name, where a source asks for it.
 
     Raises:
         ConfigError: a function is not installed, or cannot be imported.
@@ -196,9 +197,11 @@ def apply_penalties(scores: Tensor, ended: Tensor, lengths: Tensor, config: Poli
     return scores - config.missing_eos_penalty * (~ended) - config.length_penalty * too_long
 
 
-def _load(context: StageContext[PolicyConfig], config: RewardSourceConfig, load_trained: Callable[[], Any]) -> Source:
+def _load(
+    context: StageContext[PolicyConfig], config: RewardSourceConfig, load_trained: Callable[[str], Any]
+) -> Source:
     if config.kind == "trained":
-        return Source(config, model=load_trained())
+        return Source(config, model=load_trained(member_name(config.member)))
     if config.kind == "function":
         return Source(config, function=reward_functions.load_function(config.name))
     assert config.path is not None, "the configuration asks for it"

@@ -25,7 +25,7 @@ from trl import RewardConfig as TRLConfig
 from trl import RewardTrainer
 
 from rlhf.config.model import ComputeConfig, Setup
-from rlhf.config.supervised import RewardModelConfig
+from rlhf.config.supervised import RewardModelConfig, member_name
 from rlhf.data.preparation.splits import prompt_key
 from rlhf.data.schema import Row, read_rows
 from rlhf.errors import DataError, ModelError, TrainingDivergedError
@@ -49,7 +49,8 @@ from rlhf.supervised.trainer import (
 from rlhf.workspace import MetricLog, Workspace
 
 SPLITS = {"reward_model": "train", "selection_reward_model": "selection"}
-"""The two models, and the split of the preferences that each is trained on."""
+"""The two models, and the split of the preferences that each is trained on; the members of an ensemble share one."""
+SELECTION = "selection_reward_model"
 
 _HEAD_SCALE = 0.1
 
@@ -82,10 +83,11 @@ class PreferenceTrainer(WatchedTrainer, RewardTrainer):  # type: ignore[misc]
 
 
 def train_reward_models(config: RewardModelConfig, setup: Setup, data: Path, start: Path, workspace: Workspace) -> None:
-    """Train the reward model that PPO climbs and the one that chooses checkpoints.
+    """Train the reward models that PPO climbs and the one that chooses checkpoints.
 
-    Writes `reward_model/` and `selection_reward_model/` to the output. A model that was finished before the stage was
-    killed is kept among the checkpoints, and not trained again.
+    Writes `reward_model/`, the further members of an ensemble (`reward_model_2/` and so on) and
+    `selection_reward_model/` to the output. A model that was finished before the stage was killed is kept among the
+    checkpoints, and not trained again.
 
     Args:
         config: settings of the stage.
@@ -99,12 +101,13 @@ def train_reward_models(config: RewardModelConfig, setup: Setup, data: Path, sta
         TrainingDivergedError: the loss or a weight is not finite.
     """
     context = start_stage(config, setup, data / "tokenizer")
-    rows = {name: _read(data / "preferences" / f"{split}.jsonl") for name, split in SPLITS.items()}
-    _refuse_shared_prompts(*rows.values())
+    train, selection = (_read(data / "preferences" / f"{split}.jsonl") for split in SPLITS.values())
+    _refuse_shared_prompts(train, selection)
     if config.rankings == "groups":
-        _refuse_single_pairs(rows)
+        _refuse_single_pairs({"train": train, "selection": selection})
+    rows = {**_members(context, train), SELECTION: selection}
     inputs = _read_inputs(context, data, start)
-    for name in SPLITS:
+    for name in rows:
         finished = workspace.checkpoints / "finished" / name
         if finished.is_dir():
             for metrics, step in json.loads((finished / "metrics.json").read_text()):
@@ -167,6 +170,7 @@ def _train(
     """Train and save. Returns the number of steps."""
     config, tokenizer, seed = context.config, context.tokenizer, context.seed(name)
     trainer_class, dataset = _dataset(config, pairs, seed)
+    report = partial(_report, name, config.num_members)
     curve = {"loss": f"{name}/loss", "accuracy": f"{name}/accuracy"}
     model = start_reward_model(inputs.start / "policy", context.compute, derive_seed(seed, "head"))
     trainer = trainer_class(
@@ -178,7 +182,7 @@ def _train(
         train_dataset=dataset,
         processing_class=tokenizer,
         peft_config=peft_config(config.lora, "SEQ_CLS", model) if config.lora else None,
-        callbacks=[StageCallback(curve, log_metrics, config.checkpoint_every_seconds, partial(_report, name))],
+        callbacks=[StageCallback(curve, log_metrics, config.checkpoint_every_seconds, report)],
     )
     num_steps = run_trainer(trainer, checkpoints)
     save_model(merged(trainer.model), tokenizer, folder)
@@ -187,9 +191,10 @@ def _train(
     return num_steps
 
 
-def _report(name: str, done: int, total: int) -> None:
-    """To those who watch, the two models are one stage, and each is half of it."""
-    report_progress("reward_model", list(SPLITS).index(name) * total + done, len(SPLITS) * total)
+def _report(name: str, num_members: int, done: int, total: int) -> None:
+    """To those who watch, all models are one stage, and each is as much of it."""
+    names = [*map(member_name, range(1, num_members + 1)), SELECTION]
+    report_progress("reward_model", names.index(name) * total + done, len(names) * total)
 
 
 def _centre_and_validate(context: Context, name: str, folder: Path, inputs: _Inputs) -> dict[str, float]:
@@ -235,6 +240,25 @@ def _read_inputs(context: Context, data: Path, start: Path) -> _Inputs:
     return _Inputs(start, demonstrations, validation)
 
 
+def _members(context: Context, rows: Sequence[Row]) -> dict[str, list[Row]]:
+    """The pairs of each member of the ensemble; parts are of whole prompts."""
+    config = context.config
+    names = [member_name(member) for member in range(1, config.num_members + 1)]
+    if config.members_learn_from == "all" or len(names) == 1:
+        return {name: list(rows) for name in names}
+    keys = sorted({prompt_key(row["prompt"]) for row in rows})
+    if len(keys) < len(names):
+        raise DataError(
+            f"preferences/train.jsonl: {len(keys)} prompts make no parts for {len(names)} reward models; lower "
+            f"reward_model.num_members, or set reward_model.members_learn_from to all"
+        )
+    order = np.random.default_rng(context.seed("members")).permutation(len(keys))
+    part = {keys[key]: place % len(names) for place, key in enumerate(order)}
+    return {
+        name: [row for row in rows if part[prompt_key(row["prompt"])] == number] for number, name in enumerate(names)
+    }
+
+
 def _read(path: Path) -> list[Row]:
     return [row for _, row in read_rows(path, "preferences")]
 
@@ -260,8 +284,8 @@ def _join(tokenizer: Any, rows: Sequence[Row], answer: str) -> list[list[int]]:
 
 def _refuse_single_pairs(rows: Mapping[str, Sequence[Row]]) -> None:
     """Groups of one pair each are pairs, whatever the setting says."""
-    for name, split in SPLITS.items():
-        if len({prompt_key(row["prompt"]) for row in rows[name]}) == len(rows[name]):
+    for split, of_split in rows.items():
+        if len({prompt_key(row["prompt"]) for row in of_split}) == len(of_split):
             raise DataError(
                 f"preferences/{split}.jsonl: reward_model.rankings is groups, but every prompt has one pair alone, so "
                 f"it would be ignored; give rankings of three or more responses, or set it to pairs"

@@ -71,6 +71,17 @@ def test_a_judge_that_tells_nothing_apart_sets_no_scale(trained, selection):
     assert held_out.tolist() == pytest.approx([mean + value - sum(selection) / 3 for value in selection])
 
 
+def test_each_member_of_an_ensemble_is_replaced_in_its_own_units():
+    rewards = [TRAINED, {**TRAINED, "name": "second", "member": 2}]
+    raw = {"reward_model": [0.0, 1.0, 2.0], "second": [10.0, 0.0, 20.0]}
+    climbed, held_out = scores(
+        rewards, raw, [-2.0, 0.0, 2.0], rewards_combination="mean_less_variance", variance_coef=0
+    )
+    assert climbed.tolist() == [5.0, 0.5, 11.0]
+    step = math.sqrt(200 / 3) / math.sqrt(8 / 3) * 2
+    assert held_out.tolist() == pytest.approx([(0 + 10 - step) / 2, (1 + 10) / 2, (2 + 10 + step) / 2])
+
+
 def test_a_gated_score_keeps_the_units_of_the_start():
     """Whitened by the SFT policy's combined scores throughout; else every evaluation would have a mean of 0."""
     rewards = [TRAINED, {"kind": "function", "name": "safe"}]

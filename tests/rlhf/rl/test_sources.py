@@ -265,6 +265,22 @@ class TestCombination:
         turned, _ = combine(config, sources[::-1], raw, {})
         torch.testing.assert_close(turned, combined)
 
+    def test_members_of_an_ensemble_are_climbed_together(self, tiny_run, save_reward_model):
+        save_reward_model("reward_model_2", seed=3)
+        run = tiny_run()
+        run(
+            num_updates=2,
+            rewards=({}, {"kind": "trained", "name": "second", "member": 2}),
+            rewards_combination="worst",
+            missing_eos_penalty=0.0,
+        )
+        first, second, worst = (
+            run.curve(f"policy/{name}")[1]
+            for name in ("source_score_mean/reward_model", "source_score_mean/second", "score_mean")
+        )
+        assert worst <= min(first, second)
+        assert first != second
+
     def test_safety_comes_first(self):
         """Where the probability of being safe is below 0.15, a score of -1.73, it is what counts; all is whitened."""
         config, sources = ensemble(

@@ -11,6 +11,7 @@ from rlhf.config.supervised import RewardModelConfig
 from rlhf.data.schema import read_rows
 from rlhf.errors import DataError
 from rlhf.modeling.models import save_model
+from rlhf.supervised import reward_model
 from rlhf.supervised.comparisons import (
     ComparisonTrainer,
     GroupCollator,
@@ -191,6 +192,48 @@ def test_soft_labels_change_what_is_learned(tiny_setup, arithmetic_data, start, 
         assert set(run.curves["reward_model/accuracy"].values()) == {0.5} or probability == 1.0
     assert gaps[0] < 0.3
     assert gaps[1] == pytest.approx(math.log(2), abs=0.02)
+
+
+def test_members_of_an_ensemble_learn_from_parts_of_their_own(
+    tiny_setup, arithmetic_data, start, tmp_path, monkeypatch
+):
+    """Killed in the second member, it ends with the same bits; each prompt of the 32 is one member's."""
+    seen = {}
+    encode = reward_model._encode
+    monkeypatch.setattr(
+        reward_model, "_encode", lambda tokenizer, rows: seen.setdefault(len(seen), rows) and encode(tokenizer, rows)
+    )
+    config = RewardModelConfig(num_members=2, num_epochs=2, batch_size=4, checkpoint_every_seconds=1e-9)
+    whole, killed = Run(tmp_path / "whole"), Run(tmp_path / "killed", killed_at=("reward_model_2/loss", 4))
+    train_reward_models(config, tiny_setup, arithmetic_data, start, whole.workspace)
+    prompts = [{json.dumps(row["prompt"]) for row in seen[number]} for number in (1, 2, 3)]
+    assert [len(part) for part in prompts] == [16, 16, 32]
+    assert not prompts[0] & prompts[1] | prompts[2] & (prompts[0] | prompts[1])
+    with pytest.raises(KilledError):
+        train_reward_models(config, tiny_setup, arithmetic_data, start, killed.workspace)
+    resumed = Run(tmp_path / "killed")
+    train_reward_models(config, tiny_setup, arithmetic_data, start, resumed.workspace)
+    names = ("reward_model", "reward_model_2", "selection_reward_model")
+    assert resumed.weights(*names) == whole.weights(*names)
+    assert len(set(whole.weights(*names))) == 3
+    assert resumed.curves == whole.curves
+
+
+def test_members_that_share_their_pairs_differ_in_head_and_order(tiny_setup, arithmetic_data, start, tmp_path):
+    runs = [Run(tmp_path / "one"), Run(tmp_path / "several")]
+    for run, settings in zip(runs, ({}, {"num_members": 2, "members_learn_from": "all"}), strict=True):
+        config = RewardModelConfig(num_epochs=1, batch_size=16, **settings)
+        train_reward_models(config, tiny_setup, arithmetic_data, start, run.workspace)
+    assert runs[0].weights(*MODELS) == runs[1].weights(*MODELS)
+    assert runs[1].weights("reward_model") != runs[1].weights("reward_model_2")
+
+
+def test_more_members_than_prompts_are_refused(tiny_setup, arithmetic_data, start, tmp_path):
+    path = arithmetic_data / "preferences" / "train.jsonl"
+    path.write_text("".join(path.read_text().splitlines(keepends=True)[:2]))
+    config = RewardModelConfig(num_members=3)
+    with pytest.raises(DataError, match=r"train.jsonl: 2 prompts make no parts for 3 reward models; lower reward_mo"):
+        train_reward_models(config, tiny_setup, arithmetic_data, start, Run(tmp_path / "run").workspace)
 
 
 def test_groups_of_pairs_alone_are_refused(tiny_setup, arithmetic_data, start, tmp_path):
