@@ -67,6 +67,9 @@ _DECLARED: dict[str, Metric] = {
     "reward_audit/pair_length_correlation": Metric("", "neither"),
     "reward_audit/accuracy_shorter_chosen": Metric("", "higher"),
     "reward_audit/accuracy_longer_chosen": Metric("", "higher"),
+    "reward_audit/accuracy_held_out_annotators": Metric("", "higher"),
+    "reward_audit/selection_accuracy_held_out_annotators": Metric("", "higher"),
+    "reward_audit/annotator_agreement": Metric("", "higher"),
     "reward_audit/selection_accuracy": Metric("", "higher", interval=True),
     "reward_audit/selection_expected_calibration_error": Metric("", "lower"),
     "reward_audit/selection_expected_calibration_error_null": Metric("", "neither"),
@@ -95,6 +98,7 @@ _DECLARED: dict[str, Metric] = {
     "policy/clip_fraction": Metric(""),
     "policy/value_clip_fraction": Metric("", "lower"),
     "policy/explained_variance": Metric("", "higher", curve=True),
+    "policy/unsafe_share": Metric("", "lower"),
     "policy/constant_groups": Metric("", "lower"),
     "policy/ratio_error": Metric("1", "lower"),
     "policy/policy_grad_norm": Metric("1"),
@@ -209,7 +213,10 @@ METRICS |= {f"{GROUP}{name}_std": Metric(METRICS[name].unit, "lower") for name i
 METRICS |= {f"{GROUP}num_seeds": Metric("seeds"), f"{GROUP}num_failed": Metric("seeds", "lower")}
 
 
-FAMILIES: dict[str, Metric] = {"policy/source_score_mean/": Metric("score", "higher")}
+FAMILIES: dict[str, Metric] = {
+    "policy/source_score_mean/": Metric("score", "higher"),
+    "reward_model_": Metric(""),  # members of an ensemble, under the names of the first one
+}
 """Metrics that there are several of: what follows the prefix is a name out of the configuration."""
 
 

@@ -4,7 +4,6 @@ They are sampled and scored some prompts at a time. Each part is a file that app
 run that was killed samples the rest alone. Shapes: P prompts, n responses to each.
 """
 
-import json
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -22,6 +21,7 @@ from rlhf.policy.context import PolicyContext, Prompts
 from rlhf.policy.sampling import sample_responses, score_responses
 from rlhf.progress import report_progress
 from rlhf.rewards.sources import apply_penalties, combine
+from rlhf.text.lines import read_json_lines
 
 Context = PolicyContext[BestOfNConfig]
 
@@ -83,12 +83,14 @@ def collect_samples(context: Context, checkpoints: Path) -> Samples:
                 write_file(path, "".join(json_lines(_sample(context, prompts))))
             except FloatingPointError as error:
                 raise TrainingDivergedError(0, str(error), None) from error
-        rows += [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+        rows += read_json_lines(path)
         report_progress("policy", prompts.stop, number)
     names = [source.config.name for source in context.models.sources]
     raw = {name: torch.tensor([row["scores"][name] for row in rows]) for name in names}
     ended, lengths = (torch.tensor([row[name] for row in rows]) for name in ("ended", "num_tokens"))
-    scores = apply_penalties(combine(context.models.sources, raw, {})[0], ended, lengths, context.config)
+    scores = apply_penalties(
+        combine(context.config, context.models.sources, raw, {})[0], ended, lengths, context.config
+    )
     n = context.config.num_samples
     responses = [[row["response"] for row in rows[start : start + n]] for start in range(0, len(rows), n)]
     return Samples(responses, scores.double().numpy().reshape(-1, n))

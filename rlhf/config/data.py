@@ -47,6 +47,13 @@ class DataConfig(Section):
     """Treatment of a row whose last turn alone is longer than model.max_length. error: the run stops and names the row.
     drop: the row is left out and counted."""
 
+    ties: Literal["drop", "soft_label"] = "drop"
+    """Treatment of two answers that raters ranked as equal. drop: they are left out. soft_label: the reward models
+    learn from them as pairs that either answer wins with probability 1/2. Held-out figures never count them."""
+    held_out_annotators: tuple[str, ...] = ()
+    """Annotators whose preferences no stage learns from, so that the audit tells whether the reward models agree with
+    people whom they have not learned from."""
+
     @model_validator(mode="after")
     def _something_left(self) -> Self:
         if self.test_fraction + self.validation_fraction >= 1.0:

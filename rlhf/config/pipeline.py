@@ -121,6 +121,22 @@ class PipelineConfig(Section):
         return rollout_error(self.method, self.rl) or sharing_error(self.rl, self.compute)
 
     @model_validator(mode="after")
+    def _members_are_climbed(self) -> Self:
+        trained = {source.member for source in self.policy.rewards if source.kind == "trained"}
+        size, rewards = self.reward_model.num_members, f"{self.section}.rewards"
+        if trained and max(trained) > size:
+            raise ValueError(
+                f"{rewards} has member {max(trained)} of the reward models, but reward_model.num_members is {size}; "
+                f"raise it, or drop the source"
+            )
+        if size > 1 and len(trained) < size:
+            raise ValueError(
+                f"reward_model.num_members is {size}, but {rewards} has {len(trained)} of them, so others would be "
+                f"trained and ignored; name each: [{{kind: trained}}, {{kind: trained, name: second, member: 2}}, ...]"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _there_is_a_base_to_sample(self) -> Self:
         if self.data.sampled_from is not None and self.model.architecture is not None:
             raise ValueError(

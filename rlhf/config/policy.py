@@ -16,6 +16,8 @@ class RewardSourceConfig(Section):
     model. function: a Python function that an installed package offers in the entry-point group rlhf.rewards."""
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]+$", max_length=40)] = "reward_model"
     """Name of the source's curves. Of a function: the name of its entry point."""
+    member: Count = 1
+    """Number of the reward model (kind: trained) where reward_model.num_members is more than 1."""
     path: str | None = None
     """Folder or hub id of the reward model (kind: model). Its tokenizer may differ from the policy's."""
     revision: str | None = None
@@ -37,6 +39,8 @@ class RewardSourceConfig(Section):
         for name in OF_A_MODEL:
             if self.path is None and getattr(self, name) is not None:
                 raise ValueError(f"{name} is set but path is not, so it would be ignored; drop it")
+        if self.member != 1 and self.kind != "trained":
+            raise ValueError("member is for the kind trained, and for it only; drop it elsewhere")
         if self.weight == 0.0:
             raise ValueError("a source of weight 0 would be computed and ignored; drop it")
         return self
@@ -72,7 +76,17 @@ class PolicyConfig(Section):
     """Temperature of sampling, and of every log-probability."""
     rewards: tuple[RewardSourceConfig, ...] = (RewardSourceConfig(),)
     """Sources of the score, such as [{kind: trained}, {kind: function, name: polite, weight: 0.2}]. They are weighted
-    and summed; then come clipping and penalties. docs/reward-functions.md says how to write a function."""
+    and combined; then come clipping and penalties. docs/reward-functions.md says how to write a function."""
+    rewards_combination: Literal["sum", "worst", "mean_less_variance", "safety_first"] = "sum"
+    """Combination of the weighted scores. sum. worst: the smallest. mean_less_variance: mean less variance_coef times
+    the variance over the sources, for ensembles (2310.02743). safety_first: the safety source's score where it is low,
+    else the sum of the others, normalized (Llama 2, 2307.09288)."""
+    variance_coef: NonNegative = 1.0
+    """Of mean_less_variance: weight of the variance; 0: the mean."""
+    safety_source: str | None = None
+    """Of safety_first: name of the source that says whether a response is safe."""
+    safety_threshold: Annotated[float, Field(gt=0.0, lt=1.0)] = 0.15
+    """Of safety_first: probability (sigmoid of the safety source's score) below which that score counts."""
     micro_batch_size: Count | None = None
     """Rows per forward pass; changes memory, not the loss. Empty: a whole minibatch."""
     max_grad_norm: Positive = 1.0
@@ -105,8 +119,44 @@ class PolicyConfig(Section):
             raise ValueError("rewards is empty; name a source, such as {kind: trained}")
         if len(set(names)) < len(names):
             raise ValueError(f"rewards: two sources have one name ({', '.join(names)}); give each its own")
-        if sum(source.kind == "trained" for source in self.rewards) > 1:
-            raise ValueError("rewards: two sources are of kind trained, and there is one such reward model")
+        members = [source.member for source in self.rewards if source.kind == "trained"]
+        if len(set(members)) < len(members):
+            raise ValueError(
+                "rewards: two sources are of kind trained and of one member, which is one reward model; give each its "
+                "own member, and reward_model.num_members as many"
+            )
+        models = [(source.path, source.revision) for source in self.rewards if source.kind == "model"]
+        if len(set(models)) < len(models):
+            raise ValueError(
+                "rewards: two sources are the same model, which share everything and differ in nothing; drop one"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _scores_are_combined(self) -> Self:
+        combination, defaults = self.rewards_combination, type(self).model_fields
+        if combination != "sum" and len(self.rewards) < 2:
+            raise ValueError(
+                f"rewards_combination is {combination}, which compares several sources, but rewards has one; give more"
+            )
+        used_by = {"variance_coef": "mean_less_variance"}
+        used_by |= dict.fromkeys(("safety_source", "safety_threshold"), "safety_first")
+        for name, user in used_by.items():
+            if combination != user and getattr(self, name) != defaults[name].default:
+                raise ValueError(f"{name} is set but rewards_combination is {combination}, so it would be ignored")
+        if combination == "safety_first":
+            safety = next((source for source in self.rewards if source.name == self.safety_source), None)
+            if safety is None:
+                names = ", ".join(source.name for source in self.rewards)
+                raise ValueError(
+                    f"rewards_combination is safety_first, but safety_source ({self.safety_source or 'empty'}) names "
+                    f"no source; name one of {names}"
+                )
+            if safety.weight != 1.0 or safety.normalize:
+                raise ValueError(
+                    f"safety_threshold is a probability that the source {safety.name} gives as it is; drop its weight "
+                    f"and its normalize"
+                )
         return self
 
     @model_validator(mode="after")

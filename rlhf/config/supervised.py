@@ -1,11 +1,16 @@
 """Settings of supervised fine-tuning and of the reward models."""
 
-from typing import Annotated, Self
+from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
 from rlhf.config.base import Count, Fraction, NonNegative, Positive, Section
 from rlhf.config.model import LoraConfig
+
+
+def member_name(member: int) -> str:
+    """The folder of a member of the ensemble, from 1 on, and the name that its metrics start with."""
+    return "reward_model" if member == 1 else f"reward_model_{member}"
 
 
 class TrainingSection(Section):
@@ -14,7 +19,7 @@ class TrainingSection(Section):
     num_epochs: Positive = 1.0
     """Passes over the training rows."""
     batch_size: Count = 64
-    """Rows (of a reward model: pairs) per optimizer step."""
+    """Rows (of a reward model: pairs, or prompts where rankings is groups) per optimizer step."""
     micro_batch_size: Count | None = None
     """Rows per forward pass; gradients are accumulated up to batch_size. Empty: batch_size."""
     learning_rate: Positive = 1e-3
@@ -44,7 +49,22 @@ class SFTConfig(TrainingSection):
 
 
 class RewardModelConfig(TrainingSection):
-    """Training of the two reward models from the SFT weights (Bradley-Terry loss, margins where the data has them)."""
+    """Training of the two reward models from the SFT weights (Bradley-Terry loss; margins, soft labels of the data)."""
 
+    rankings: Literal["pairs", "groups"] = "pairs"
+    """Unit of a batch. pairs: a comparison of two responses. groups: a prompt with all its comparisons, and the mean
+    over them counts; a response of several pairs is read once per step (InstructGPT, 2203.02155)."""
+    num_members: Annotated[int, Field(ge=1, le=16)] = 1
+    """Reward models of the ensemble that the policy climbs. Each is a source of rl.rewards, such as {kind: trained,
+    member: 2}; rl.rewards_combination says what they come to together. The selection reward model is none of them."""
+    members_learn_from: Literal["parts", "all"] = "parts"
+    """Pairs of each member. parts: those of prompts of its own, a num_members-th of all. all: all of them; members then
+    differ in head and order alone, and share more of their errors."""
     num_centring_rows: Count = 512
     """Training demonstrations whose mean score becomes the score_offset, so that demonstrations score 0 on average."""
+
+    @model_validator(mode="after")
+    def _members_are_several(self) -> Self:
+        if self.num_members == 1 and self.members_learn_from != "parts":
+            raise ValueError("members_learn_from is set but num_members is 1, so it would be ignored")
+        return self

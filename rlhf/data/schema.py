@@ -28,10 +28,12 @@ REQUIRED_FIELDS = {
 RANKING_FIELDS = ("prompt", "responses", "ranks")
 OPTIONAL_FIELDS = {
     "demonstrations": ("source",),
-    "preferences": ("margin", "annotator", "criteria", "source"),
+    "preferences": ("margin", "probability", "annotator", "criteria", "source"),
     "prompts": ("source",),
     "labels": ("annotator", "source"),
 }
+TIE = 0.5
+"""Probability of a pair that neither response wins."""
 MESSAGES = 'give a list of {"role": ..., "content": ...}'
 
 
@@ -156,17 +158,28 @@ def is_ranking(row: Mapping[str, Any]) -> bool:
     return "responses" in row or "ranks" in row
 
 
-def pairs_of(row: Row) -> Iterator[Row]:
-    """The pairs that a row of preferences stands for: itself, or every two answers of a ranking that are no tie."""
+def is_tie(pair: Mapping[str, Any]) -> bool:
+    """Whether a pair says that neither response is the better one."""
+    return pair.get("probability") == TIE
+
+
+def pairs_of(row: Row, with_ties: bool = False) -> Iterator[Row]:
+    """The pairs that a row of preferences stands for: itself, or every two answers of a ranking.
+
+    Args:
+        row: as checked.
+        with_ties: two answers of one rank are a pair as well, of probability 1/2; else they are left out.
+    """
     if not is_ranking(row):
         yield row
         return
     rest = {name: value for name, value in row.items() if name not in RANKING_FIELDS}
     ranked = list(zip(row["ranks"], row["responses"], strict=True))
     for (rank, answer), (other_rank, other) in combinations(ranked, 2):
-        if rank != other_rank and answer != other:
-            chosen, rejected = (answer, other) if rank < other_rank else (other, answer)
-            yield {"prompt": row["prompt"], "chosen": chosen, "rejected": rejected, **rest}
+        if answer != other and (with_ties or rank != other_rank):
+            chosen, rejected = (answer, other) if rank <= other_rank else (other, answer)
+            tie = {"probability": TIE} if rank == other_rank else {}
+            yield {"prompt": row["prompt"], "chosen": chosen, "rejected": rejected, **tie, **rest}
 
 
 def _check(row: Row, kind: str) -> None:
@@ -202,8 +215,9 @@ def _check_ranking(row: Row) -> None:
         raise DataError(f'"ranks" is not a list of {len(responses)} ranks; give one for each response')
     if any(isinstance(rank, bool) or not isinstance(rank, int) or rank < 1 for rank in ranks):
         raise DataError('"ranks" are not whole numbers from 1; 1 is the best, and equal ranks are ties')
-    if "margin" in row:
-        raise DataError('"margin" is not a field of a ranking; leave it out, or give pairs')
+    for field in ("margin", "probability"):
+        if field in row:
+            raise DataError(f'"{field}" is not a field of a ranking; leave it out, or give pairs')
 
 
 def _check_fields(row: Row, kind: str, required: Sequence[str]) -> None:
@@ -270,6 +284,14 @@ def _check_optional(row: Row) -> None:
         raise DataError(f'"margin" is {type_of(margin)}, not a number; give a number of at least 0, or leave it out')
     if not 0 <= margin <= sys.float_info.max:
         raise DataError(f'"margin" is {margin}; give a finite number of at least 0, or swap chosen and rejected')
+    probability = row.get("probability", 1)
+    if isinstance(probability, bool) or not isinstance(probability, int | float):
+        raise DataError(f'"probability" is {type_of(probability)}, not a number; give a number from 0.5 to 1')
+    if not TIE <= probability <= 1:
+        raise DataError(
+            f'"probability" is {probability}; give a number from 0.5 to 1, the probability that "chosen" is preferred, '
+            f"or swap chosen and rejected"
+        )
 
 
 def type_of(value: object) -> str:

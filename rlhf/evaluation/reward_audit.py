@@ -14,8 +14,11 @@ from numpy.typing import NDArray
 
 from rlhf.config.evaluation import RewardAuditConfig
 from rlhf.config.model import Setup
+from rlhf.data.preparation.annotations import FILE as ANNOTATIONS
+from rlhf.data.preparation.annotations import TIE
 from rlhf.data.preparation.splits import prompt_key
 from rlhf.data.schema import read_rows
+from rlhf.evaluation.agreement import annotator_agreement
 from rlhf.evaluation.calibration import calibration
 from rlhf.evaluation.figures import ScoredPairs, draw_reliability, draw_scores
 from rlhf.evaluation.statistics import (
@@ -40,6 +43,7 @@ TITLES = {
 MAX_LENGTH_CORRELATION = 0.5
 _NUM_MARGIN_GROUPS = 4
 _MOST_DISTINCT_MARGINS = 8
+_MOST_ANNOTATORS = 50
 _QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
 
 
@@ -49,6 +53,7 @@ class HeldOutPairs:
 
     Attributes:
         rows: the pairs, as prepared, [N].
+        held_out: the annotators that the models have not learned from.
         prompts: the key of each pair's prompt, [N].
         chosen: token ids of prompt and chosen response, [N].
         rejected: token ids of prompt and rejected response, [N].
@@ -57,6 +62,7 @@ class HeldOutPairs:
     """
 
     rows: Sequence[dict[str, Any]]
+    held_out: Sequence[str]
     prompts: Sequence[str]
     chosen: Sequence[Sequence[int]]
     rejected: Sequence[Sequence[int]]
@@ -96,6 +102,7 @@ def audit_reward_models(
         "num_pairs": len(pairs.rows),
         "num_prompts": len(set(pairs.prompts)),
         "longer_wins": pairs.longer_wins.as_dict(),
+        "annotators": _annotators(data),
         "models": models,
         "agreement": _agreement(margins["reward_model"], margins["selection_reward_model"], pairs),
         "warnings": [text for name in models for text in _warnings(config, TITLES[name], models[name], pairs)],
@@ -117,6 +124,7 @@ def _read_pairs(data: Path, tokenizer: Any) -> HeldOutPairs:
     ids = {side: encode_pairs(tokenizer, prompts, [row[side] for row in rows]) for side in ("chosen", "rejected")}
     return HeldOutPairs(
         rows,
+        json.loads((data / "report.json").read_text(encoding="utf-8")).get("held_out_annotators", []),
         [prompt_key(prompt) for prompt in prompts],
         [[*prompt, *response] for prompt, response in ids["chosen"]],
         [[*prompt, *response] for prompt, response in ids["rejected"]],
@@ -148,7 +156,9 @@ def _describe(scored: ScoredPairs, pairs: HeldOutPairs) -> dict[str, Any]:
         "log_loss": scored.calibration.log_loss.as_dict(),
         "reliability": [asdict(group) for group in scored.calibration.bins],
         "by_score_margin": [_group(margins, pairs, group, np.abs(margins)) for group in by_margin],
-        "by_source": _by_source(margins, pairs),
+        "by_source": _by_field("source", margins, pairs),
+        "by_annotator": _by_field("annotator", margins, pairs)[:_MOST_ANNOTATORS],
+        "held_out_annotators": _held_out_annotators(margins, pairs),
         "by_annotated_margin": _by_annotated_margin(margins, pairs),
         "length_correlation": asdict(lengths),
         "length_by_pairs": _length_by_pairs(margins, pairs),
@@ -178,14 +188,28 @@ def _length_by_pairs(margins: NDArray[Any], pairs: HeldOutPairs) -> dict[str, An
     return {"correlation": asdict(correlation(*both_orders)), **groups}
 
 
-def _by_source(margins: NDArray[Any], pairs: HeldOutPairs) -> list[dict[str, Any]]:
-    """Accuracy by the field `source`; nothing where no row has one."""
-    if not any(row.get("source") for row in pairs.rows):
+def _annotators(data: Path) -> dict[str, Any] | None:
+    """How far annotators of the same two responses agree; None where no two were compared twice."""
+    path = data / ANNOTATIONS
+    if not path.is_file():
+        return None
+    items = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    agreement = annotator_agreement([item["verdicts"] for item in items], TIE, [item["prompt"] for item in items])
+    return agreement.as_dict() if agreement else None
+
+
+def _by_field(field: str, margins: NDArray[Any], pairs: HeldOutPairs) -> list[dict[str, Any]]:
+    """Accuracy by the field `source` or `annotator`; nothing where no row has one."""
+    if not any(row.get(field) for row in pairs.rows):
         return []
-    sources = np.array([str(row.get("source") or "unnamed") for row in pairs.rows])
-    return [
-        {"source": str(name), **_group(margins, pairs, np.flatnonzero(sources == name))} for name in np.unique(sources)
-    ]
+    names = np.array([str(row.get(field) or "unnamed") for row in pairs.rows])
+    return [{field: str(name), **_group(margins, pairs, np.flatnonzero(names == name))} for name in np.unique(names)]
+
+
+def _held_out_annotators(margins: NDArray[Any], pairs: HeldOutPairs) -> dict[str, Any] | None:
+    """Accuracy on the pairs of annotators that the model has not learned from; None where there are none."""
+    rows = np.flatnonzero([row.get("annotator") in pairs.held_out for row in pairs.rows])
+    return _group(margins, pairs, rows) if len(rows) else None
 
 
 def _by_annotated_margin(margins: NDArray[Any], pairs: HeldOutPairs) -> list[dict[str, Any]]:
@@ -285,8 +309,10 @@ def _metrics(audit: Mapping[str, Any]) -> dict[str, float]:
         }
         pearson = {key: coefficients["pearson"] for key, coefficients in correlations.items()}
         metrics |= {f"{prefix}{key}": value for key, value in pearson.items() if value is not None}
-        for side in ("shorter", "longer"):
-            group = model["length_by_pairs"][f"{side}_chosen"]
+        groups = {f"{side}_chosen": model["length_by_pairs"][f"{side}_chosen"] for side in ("shorter", "longer")}
+        for key, group in {**groups, "held_out_annotators": model["held_out_annotators"]}.items():
             if group is not None:
-                metrics[f"{prefix}accuracy_{side}_chosen"] = group["accuracy"]["value"]
+                metrics[f"{prefix}accuracy_{key}"] = group["accuracy"]["value"]
+    if audit["annotators"] is not None:
+        metrics["reward_audit/annotator_agreement"] = audit["annotators"]["all"]["value"]
     return metrics

@@ -12,7 +12,7 @@ from typing import Any
 from pydantic import BaseModel
 
 from rlhf.addresses import with_public_addresses
-from rlhf.config.policy import RewardSourceConfig
+from rlhf.config.policy import PolicyConfig, RewardSourceConfig
 from rlhf.references import StageReport
 from rlhf.rewards import functions as reward_functions
 from rlhf.text.markdown import escape, table
@@ -27,6 +27,7 @@ JUDGES = {
     "selection_reward_model": "the selection reward model",
     "reward_model": "the reward model that PPO climbed",
 }
+_GROUPS = (("by_source", "Source"), ("by_annotator", "Annotator"), ("by_annotated_margin", "Rater's margin"))
 _KINDS = ("demonstrations", "preferences", "prompts")
 _SPLITS = ("train", "selection", "validation", "test", "gate")
 _PREPARATION = {
@@ -151,6 +152,8 @@ def audit_table(audit: Mapping[str, Any]) -> str:
         for label, model in _models(audit)
     ]
     rows.append(["The longer dialogue wins", share_text(audit["longer_wins"]["rate"]), "", "", ""])
+    if (annotators := audit["annotators"]) and annotators["decided"]:
+        rows.append(["One annotator with another, ties apart", share_text(annotators["decided"]), "", "", ""])
     rows.append(["A coin", "50%", "0.693", "0.250", ""])
     header = ["", "Held-out accuracy", "Log loss, nats", "Brier score", "Expected calibration error"]
     return table(header, rows)
@@ -184,13 +187,39 @@ def length_table(audit: Mapping[str, Any]) -> str:
     return table(header, rows)
 
 
+def agreement_of_annotators(audit: Mapping[str, Any]) -> str | None:
+    """Agreement of the annotators, all together and by twos; None where no two responses were compared twice."""
+    agreement = audit["annotators"]
+    if agreement is None:
+        return None
+
+    def kappa(value: float | None) -> str:
+        return "undefined" if value is None else f"{value:.3f}"
+
+    rows = [
+        [
+            escape(f"{two['first']} and {two['second']}"),
+            f"{two['count']:,}",
+            f"{two['agreement']:.3f}",
+            kappa(two["kappa"]),
+        ]
+        for two in agreement["twos"]
+    ]
+    sentence = (
+        f"{agreement['num_annotators']:,} annotators judged {agreement['num_items']:,} times the same two responses as "
+        f"another one. Two of them say the same, ties included, in {share_text(agreement['all'])} of all cases; "
+        f"Fleiss' kappa is {kappa(agreement['fleiss_kappa'])}."
+    )
+    return f"{sentence}\n\n" + table(["Annotators", "Items", "Agreement", "Cohen's kappa"], rows)
+
+
 def group_tables(audit: Mapping[str, Any]) -> dict[str, str]:
-    """Accuracy of both reward models by source and by margin, where there is something to group by."""
+    """Accuracy of both reward models by source, annotator and margin, where there is something to group by."""
     models = [audit["models"][name] for name in REWARD_MODELS]
     tables = {}
-    for key, title in (("by_source", "Source"), ("by_annotated_margin", "Rater's margin")):
+    for key, title in _GROUPS:
         if models[0][key]:
-            both = zip(models[0][key], models[1][key], strict=True)
+            both = zip(*(_groups(model, key) for model in models), strict=True)
             rows = [
                 [*_group(first), share_text(first["accuracy"]), share_text(second["accuracy"])]
                 for first, second in both
@@ -200,6 +229,11 @@ def group_tables(audit: Mapping[str, Any]) -> dict[str, str]:
         rows = [[*_group(first), share_text(first["accuracy"])] for first in model["by_score_margin"]]
         tables[f"Distance of the two scores: {name}"] = table(["Distance", "Pairs", "Prompts", "Accuracy"], rows)
     return tables
+
+
+def _groups(model: Mapping[str, Any], key: str) -> list[Mapping[str, Any]]:
+    held_out = model["held_out_annotators"] if key == "by_annotator" else None
+    return [*model[key], *([{**held_out, "annotator": "All that no stage learned from"}] if held_out else [])]
 
 
 def _models(audit: Mapping[str, Any]) -> list[tuple[str, Mapping[str, Any]]]:
@@ -215,10 +249,23 @@ def _rows(group: Mapping[str, Any]) -> str:
 
 
 def _label(group: Mapping[str, Any]) -> str:
-    if "source" in group:
-        return escape(group["source"], 80)
+    for field in ("source", "annotator"):
+        if field in group:
+            return escape(group[field], 80)
     low, high = f"{group['from']:.3g}", f"{group['to']:.3g}"
     return low if low == high else f"{low} to {high}"
+
+
+def combination_text(config: PolicyConfig) -> str:
+    """What the sources' scores come to together."""
+    return {
+        "sum": "the weighted sum of these sources",
+        "worst": "the smallest weighted score of these sources",
+        "mean_less_variance": f"the mean of these sources' weighted scores less {config.variance_coef:g} times their "
+        f"variance",
+        "safety_first": f"that of {escape(str(config.safety_source))} where it gives a probability below "
+        f"{config.safety_threshold:g}, else the weighted sum of the others, normalized",
+    }[config.rewards_combination]
 
 
 def stages_table(stages: Sequence[StageReport]) -> str:

@@ -1,6 +1,7 @@
 """The policy and the frozen models beside it, each with weights of its own."""
 
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -30,11 +31,14 @@ def load_policy_models(context: StageContext[PolicyConfig], start: Path, reward_
         torch.manual_seed(context.seed("adapters"))
         policy = add_adapters(policy, config.lora, "CAUSAL_LM")
         leave_inputs(policy)
-    trained, selection = (reward_models / name for name in ("reward_model", "selection_reward_model"))
+
+    def load(name: str) -> Any:
+        return freeze(load_reward_model(reward_models / name, compute), compute)
+
     return PolicyModels(
         policy=policy,
         ref_policy=freeze(load_policy(start / "policy", compute), compute),
-        sources=load_sources(context, lambda: freeze(load_reward_model(trained, compute), compute)),
-        selection_reward_model=freeze(load_reward_model(selection, compute), compute),
+        sources=load_sources(context, load),
+        selection_reward_model=load("selection_reward_model"),
         export_policy=lambda: merged(policy),
     )

@@ -1,8 +1,8 @@
 """Choice of the checkpoint: training's own objective, with the selection reward model in the trained one's place.
 
-Every source counts with its weight, its normalization and the penalties, as in the score that is climbed. Only the
-trained reward model is replaced by the selection reward model, which was trained on other preferences. Without a
-trained source the score itself is the evidence: its prompts are held out, but training has climbed its judges.
+Every source counts with its weight, its normalization and the penalties, combined as in the score that is climbed.
+Only the trained reward model is replaced by the selection reward model, which was trained on other preferences. Without
+a trained source the score itself is the evidence: its prompts are held out, but training has climbed its judges.
 
 Shapes: B responses.
 """
@@ -16,7 +16,7 @@ import numpy as np
 from torch import Tensor
 
 from rlhf.config.policy import PolicyConfig
-from rlhf.rewards.sources import RunningMoments, Source, apply_penalties, combine
+from rlhf.rewards.sources import COMBINED, RunningMoments, Source, apply_penalties, combine
 
 
 @dataclass(frozen=True)
@@ -26,7 +26,8 @@ class Units:
     They stay as they are throughout a run, so that the evaluations of different updates compare.
 
     Attributes:
-        sources: moments of each source's scores, less its offset, by name.
+        sources: moments of each source's scores, less its offset, by name; and of the combined score, where it is
+            normalized.
         selection: moments of the selection reward model's.
     """
 
@@ -40,16 +41,19 @@ class Units:
         return cls(sources, RunningMoments(**values["selection"]))
 
 
-def units_of(raw: Mapping[str, Tensor], selection: Tensor) -> Units:
+def units_of(config: PolicyConfig, sources: Sequence[Source], raw: Mapping[str, Tensor], selection: Tensor) -> Units:
     """The units that these scores give.
 
     Args:
+        config: says how they are combined.
+        sources: in the order of the configuration.
         raw: scores of each source on the SFT policy's responses, [B], by name.
         selection: the selection reward model's, [B].
     """
-    return Units(
-        {name: RunningMoments().updated(scores) for name, scores in raw.items()}, RunningMoments().updated(selection)
-    )
+    moments = {name: RunningMoments().updated(scores) for name, scores in raw.items()}
+    _, after = combine(config, sources, raw, moments)
+    combined = {COMBINED: after[COMBINED]} if COMBINED in after else {}
+    return Units(moments | combined, RunningMoments().updated(selection))
 
 
 def climbed_and_held_out(
@@ -77,16 +81,16 @@ def climbed_and_held_out(
     """
 
     def score(of_sources: Mapping[str, Tensor]) -> Tensor:
-        combined, _ = combine(sources, of_sources, units.sources)
+        combined, _ = combine(config, sources, of_sources, units.sources)
         return apply_penalties(combined, ended, lengths, config)
 
-    trained = next((source.config.name for source in sources if source.config.kind == "trained"), None)
-    climbed = score(raw)
-    if trained is None:
-        return climbed, climbed
-    target = units.sources[trained]
-    replaced = (selection - units.selection.mean) * _ratio(target, units.selection) + target.mean
-    return climbed, score({**raw, trained: replaced})
+    climbed, replaced = score(raw), {}
+    for source in sources:
+        if source.config.kind == "trained":
+            target = units.sources[source.config.name]
+            scale = _ratio(target, units.selection)
+            replaced[source.config.name] = (selection - units.selection.mean) * scale + target.mean
+    return climbed, score({**raw, **replaced}) if replaced else climbed
 
 
 @dataclass(frozen=True)

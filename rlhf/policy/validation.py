@@ -116,7 +116,7 @@ def validate(
     selection, kl, lengths, ended = (
         torch.cat([getattr(part, name) for part in parts]) for name in ("selection", "kl", "lengths", "ended")
     )
-    units = units or units_of(raw, selection)
+    units = units or units_of(config, context.models.sources, raw, selection)
     score, held_out = climbed_and_held_out(config, context.models.sources, raw, selection, units, ended, lengths)
     columns: list[Any] = [
         prompts.conversations,

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from rlhf.config.policy import PolicyConfig, RewardSourceConfig
+from rlhf.config.supervised import member_name
 from rlhf.modeling.batches import SequenceBatch
 from rlhf.modeling.context import StageContext
 from rlhf.modeling.conversations import Conversation, decode_responses, encode_dialogues
@@ -21,6 +22,8 @@ from rlhf.modeling.tokenizer import encode_alike, load_source_tokenizer
 from rlhf.rewards import functions as reward_functions
 from rlhf.rewards.scoring import RewardFunction, call_function, score_batch, score_rows
 
+COMBINED = "(combined)"
+"""Name of the moments of the combined score; no source can have it."""
 LEAST_DEVIATION = 1e-6
 """Scores that differ by less are all the same, and what differs from them later is not measured by that."""
 
@@ -98,12 +101,12 @@ class SampledResponses:
     ended: Tensor
 
 
-def load_sources(context: StageContext[PolicyConfig], load_trained: Callable[[], Any]) -> tuple[Source, ...]:
+def load_sources(context: StageContext[PolicyConfig], load_trained: Callable[[str], Any]) -> tuple[Source, ...]:
     """The sources of `config.rewards`.
 
     Args:
         context: with the method's settings and the policy's tokenizer.
-        load_trained: gives the pipeline's own reward model, where a source asks for it.
+        load_trained: gives the pipeline's own reward model of a name, where a source asks for it.
 
     Raises:
         ConfigError: a function is not installed, or cannot be imported.
@@ -131,32 +134,59 @@ def raw_scores(context: StageContext[PolicyConfig], source: Source, rows: Sample
 
 
 def combine(
-    sources: Sequence[Source], raw: Mapping[str, Tensor], moments: Mapping[str, RunningMoments]
+    config: PolicyConfig,
+    sources: Sequence[Source],
+    raw: Mapping[str, Tensor],
+    moments: Mapping[str, RunningMoments],
 ) -> tuple[Tensor, dict[str, RunningMoments]]:
-    """The weighted sum of all sources' scores [B], and the moments with these scores added after use.
+    """All sources' weighted scores in one, [B], and the moments with these scores added after use.
 
     The first scores that are seen are normalized by their own moments: returns keep one scale from the start.
 
     Args:
+        config: says how they are combined.
         sources: in the order of the configuration.
         raw: scores of each source, [B], by name.
         moments: of the rollouts before, by name; missing where nothing was seen.
+
+    Source:
+        Coste et al., "Reward model ensembles help mitigate overoptimization", 2310.02743, section 3 (worst, mean less
+        variance); Llama 2, 2307.09288, section 3.2.3 (safety first). A score is a logit already, so that only the gate
+        remains of its equation.
     """
-    total, after = torch.zeros_like(raw[sources[0].config.name]), dict(moments)
+    after = dict(moments)
+
+    def normalized(name: str, scores: Tensor) -> Tensor:
+        after[name] = moments.get(name, RunningMoments()).updated(scores)
+        return moments.get(name, after[name]).normalize(scores)
+
+    weighted: dict[str, Tensor] = {}
     for source in sources:
         name, scores = source.config.name, raw[source.config.name]
-        if source.config.normalize:
-            with_these = moments.get(name, RunningMoments()).updated(scores)
-            scores, after[name] = moments.get(name, with_these).normalize(scores), with_these
-        total = total + source.config.weight * scores
-    return total, after
+        weighted[name] = source.config.weight * (normalized(name, scores) if source.config.normalize else scores)
+    start = torch.zeros_like(raw[sources[0].config.name])
+    if config.rewards_combination == "sum":
+        return sum(weighted.values(), start), after
+    if config.rewards_combination == "safety_first":
+        helpful = sum((scores for name, scores in weighted.items() if name != config.safety_source), start)
+        gated = torch.where(is_unsafe(config, raw), weighted[str(config.safety_source)], helpful)
+        return normalized(COMBINED, gated), after
+    scores = torch.stack(list(weighted.values()))
+    if config.rewards_combination == "worst":
+        return scores.min(0).values, after
+    return scores.mean(0) - config.variance_coef * scores.var(0, correction=0), after
+
+
+def is_unsafe(config: PolicyConfig, raw: Mapping[str, Tensor]) -> Tensor:
+    """Where the safety source's score is what counts, [B]."""
+    return raw[str(config.safety_source)] < math.log(config.safety_threshold / (1 - config.safety_threshold))
 
 
 def apply_penalties(scores: Tensor, ended: Tensor, lengths: Tensor, config: PolicyConfig) -> Tensor:
     """Scores [B], clipped, then less the penalties for missing EOS and for length.
 
     Args:
-        scores: the weighted sum, [B].
+        scores: as combined, [B].
         ended: whether the response has its EOS, [B].
         lengths: response tokens, [B].
         config: bounds and penalties.
@@ -167,9 +197,11 @@ def apply_penalties(scores: Tensor, ended: Tensor, lengths: Tensor, config: Poli
     return scores - config.missing_eos_penalty * (~ended) - config.length_penalty * too_long
 
 
-def _load(context: StageContext[PolicyConfig], config: RewardSourceConfig, load_trained: Callable[[], Any]) -> Source:
+def _load(
+    context: StageContext[PolicyConfig], config: RewardSourceConfig, load_trained: Callable[[str], Any]
+) -> Source:
     if config.kind == "trained":
-        return Source(config, model=load_trained())
+        return Source(config, model=load_trained(member_name(config.member)))
     if config.kind == "function":
         return Source(config, function=reward_functions.load_function(config.name))
     assert config.path is not None, "the configuration asks for it"

@@ -8,6 +8,7 @@ from torch import nn
 
 from rlhf.config.model import ComputeConfig
 from rlhf.config.rl import RLConfig
+from rlhf.config.supervised import member_name
 from rlhf.modeling.context import StageContext
 from rlhf.modeling.cpu.memory import trim_heap
 from rlhf.modeling.models import load_policy, load_reward_model
@@ -66,7 +67,7 @@ def _load_apart(context: StageContext[RLConfig], start: Path, reward_models: Pat
         value_model = TrunkValueHead(models.policy).to(compute.device)
     else:
         like_policy = next((source for source in models.sources if _is_like(source, models.ref_policy)), None)
-        value_model = _start_apart(like_policy, compute, start / "policy", reward_models / "reward_model")
+        value_model = _start_apart(like_policy, compute, start / "policy", reward_models)
     return Models(
         **vars(models),
         value_model=value_model,
@@ -84,12 +85,12 @@ def _is_like(source: Source, policy: Any) -> bool:
     return shapes == policy_shapes
 
 
-def _start_apart(source: Source | None, compute: ComputeConfig, start: Path, trained: Path) -> ValueModel:
+def _start_apart(source: Source | None, compute: ComputeConfig, start: Path, reward_models: Path) -> ValueModel:
     """A value model of its own: a copy of a source's reward model, or the SFT policy's backbone under a zero head."""
     if source is None:
         policy = load_policy(start, compute)
         return ValueModel(policy.base_model, output_size(policy)).to(compute.device)
-    folder = source.config.path or trained
+    folder = source.config.path or reward_models / member_name(source.config.member)
     return start_value_model(load_reward_model(folder, compute, source.config.revision))
 
 
@@ -98,14 +99,13 @@ def _load_adapters(context: StageContext[RLConfig], start: Path, reward_models: 
     assert config.lora is not None, "the configuration asks for it"
     start = start / "policy"
     backbone = load_backbone(start, config.lora, setup)
-    folder = reward_models / "reward_model"
-    sources = load_sources(context, lambda: add_reward_model(backbone, folder, "reward_model"))
-    trained = next((source.model for source in sources if source.config.kind == "trained"), None)
+    sources = load_sources(context, lambda name: add_reward_model(backbone, reward_models / name, name))
+    trained = next((source for source in sources if source.config.kind == "trained"), None)
     value_model: ValueModel | None = None
     value_parameters: Parameters = {}
     if has_critic:
         value_model = (
-            add_value_model(backbone, folder, trained)
+            add_value_model(backbone, reward_models / member_name(trained.config.member), trained.model)
             if trained
             else add_zero_value_model(backbone, config.lora, setup)
         )

@@ -51,7 +51,7 @@ class Rollout:
         entropy: of the distribution that each token was drawn from, nats, [B, R].
         values: of the value model before the update, [B, R]; None without a critic.
         source_scores: what each source says, less its offset, [B], by name.
-        scores: their weighted sum, after clipping and penalties, [B].
+        scores: what they come to together, after clipping and penalties, [B].
         kl: k1 of each token, policy against reference, nats, [B, R].
         rewards: a token's reward, after the KL penalty, [B, R].
         advantages: what a token is worth, [B, R]; of PPO whitened.
@@ -99,7 +99,7 @@ def collect_rollout(context: RLContext, update: int, kl_coef: float, moments: Ma
     mask, lengths = rows.batch.response_mask, rows.batch.response_mask.sum(1)
     old_logprobs, entropy, values = _policy_and_values(context, rows.batch)
     source_scores, ref_logprobs = _scores_and_ref_logprobs(context, rows)
-    combined, moments = combine(models.sources, source_scores, moments)
+    combined, moments = combine(config, models.sources, source_scores, moments)
     scores = apply_penalties(combined, rows.ended, lengths, config)
     kl = kl_k1(old_logprobs, ref_logprobs)
     rewards = token_rewards(scores, kl, mask, kl_coef if algorithm.kl_in_reward(config) else 0.0)

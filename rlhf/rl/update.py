@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from rlhf.modeling.cpu.memory import trim_heap
 from rlhf.policy.kl import kl_k3, response_kl
-from rlhf.rewards.sources import RunningMoments
+from rlhf.rewards.sources import RunningMoments, is_unsafe
 from rlhf.rl.advantages import constant_groups
 from rlhf.rl.checks import check_kl_starts_at_zero, check_ratio_starts_at_one, check_sampling_is_scored
 from rlhf.rl.context import RLContext
@@ -60,6 +60,8 @@ def run_update(
     of_steps = {"policy/kl_coef": kl_coef, "policy/learning_rate": config.learning_rate * share}
     if context.algorithm.method.has_groups:
         of_steps["policy/constant_groups"] = constant_groups(rollout.scores, config.num_responses_per_prompt)
+    if config.rewards_combination == "safety_first":
+        of_steps["policy/unsafe_share"] = float(is_unsafe(config, rollout.source_scores).float().mean())
     return Update(rollout, _metrics(rollout, statistics) | of_steps)
 
 

@@ -1,7 +1,8 @@
 """Training of the two reward models, with TRL's RewardTrainer.
 
 Both start from the SFT weights with a head of their own and minimize -log sigmoid(chosen - rejected - margin)
-(Bradley-Terry; margins as in Llama 2, 2307.09288, eq. 2). They are trained on other prompts: what the first one gets
+(Bradley-Terry; margins as in Llama 2, 2307.09288, eq. 2), by pairs, or by prompts with all that was said of their
+responses (`rlhf.supervised.comparisons`). They are trained on other prompts: what the first one gets
 wrong, the second has no reason to get wrong in the same way, so it may choose the checkpoint of a policy that climbed
 the first.
 """
@@ -24,7 +25,8 @@ from trl import RewardConfig as TRLConfig
 from trl import RewardTrainer
 
 from rlhf.config.model import ComputeConfig, Setup
-from rlhf.config.supervised import RewardModelConfig
+from rlhf.config.supervised import RewardModelConfig, member_name
+from rlhf.data.preparation.splits import prompt_key
 from rlhf.data.schema import Row, read_rows
 from rlhf.errors import DataError, ModelError, TrainingDivergedError
 from rlhf.files.atomic import new_folder
@@ -35,6 +37,7 @@ from rlhf.modeling.lora import ADAPTER, merged, peft_config, save_adapter
 from rlhf.modeling.models import load_policy, load_reward_model, save_model
 from rlhf.progress import report_progress
 from rlhf.rewards.scoring import ScoringError, score_rows
+from rlhf.supervised.comparisons import ComparisonTrainer, group_comparisons, with_batch_sizes
 from rlhf.supervised.trainer import (
     StageCallback,
     WatchedTrainer,
@@ -46,18 +49,21 @@ from rlhf.supervised.trainer import (
 from rlhf.workspace import MetricLog, Workspace
 
 SPLITS = {"reward_model": "train", "selection_reward_model": "selection"}
-"""The two models, and the split of the preferences that each is trained on."""
+"""The two models, and the split of the preferences that each is trained on; the members of an ensemble share one."""
+SELECTION = "selection_reward_model"
 
 _HEAD_SCALE = 0.1
 
 
 @dataclass(frozen=True)
 class _Pairs:
-    """Dialogues as token ids, prompt included, and by how much the first should beat the second."""
+    """Dialogues as token ids, prompt included; by how much, and how probably, the first should win; prompt keys."""
 
     chosen: list[list[int]]
     rejected: list[list[int]]
     margins: list[float] | None
+    probabilities: list[float] | None
+    prompts: list[str]
 
 
 @dataclass(frozen=True)
@@ -77,10 +83,11 @@ class PreferenceTrainer(WatchedTrainer, RewardTrainer):  # type: ignore[misc]
 
 
 def train_reward_models(config: RewardModelConfig, setup: Setup, data: Path, start: Path, workspace: Workspace) -> None:
-    """Train the reward model that PPO climbs and the one that chooses checkpoints.
+    """Train the reward models that PPO climbs and the one that chooses checkpoints.
 
-    Writes `reward_model/` and `selection_reward_model/` to the output. A model that was finished before the stage was
-    killed is kept among the checkpoints, and not trained again.
+    Writes `reward_model/`, the further members of an ensemble (`reward_model_2/` and so on) and
+    `selection_reward_model/` to the output. A model that was finished before the stage was killed is kept among the
+    checkpoints, and not trained again.
 
     Args:
         config: settings of the stage.
@@ -94,10 +101,13 @@ def train_reward_models(config: RewardModelConfig, setup: Setup, data: Path, sta
         TrainingDivergedError: the loss or a weight is not finite.
     """
     context = start_stage(config, setup, data / "tokenizer")
-    rows = {name: _read(data / "preferences" / f"{split}.jsonl") for name, split in SPLITS.items()}
-    _refuse_shared_prompts(*rows.values())
+    train, selection = (_read(data / "preferences" / f"{split}.jsonl") for split in SPLITS.values())
+    _refuse_shared_prompts(train, selection)
+    if config.rankings == "groups":
+        _refuse_single_pairs({"train": train, "selection": selection})
+    rows = {**_members(context, train), SELECTION: selection}
     inputs = _read_inputs(context, data, start)
-    for name in SPLITS:
+    for name in rows:
         finished = workspace.checkpoints / "finished" / name
         if finished.is_dir():
             for metrics, step in json.loads((finished / "metrics.json").read_text()):
@@ -159,10 +169,11 @@ def _train(
 ) -> int:
     """Train and save. Returns the number of steps."""
     config, tokenizer, seed = context.config, context.tokenizer, context.seed(name)
-    dataset = _dataset(config, pairs, seed)
+    trainer_class, dataset = _dataset(config, pairs, seed)
+    report = partial(_report, name, config.num_members)
     curve = {"loss": f"{name}/loss", "accuracy": f"{name}/accuracy"}
     model = start_reward_model(inputs.start / "policy", context.compute, derive_seed(seed, "head"))
-    trainer = PreferenceTrainer(
+    trainer = trainer_class(
         model=model,
         args=TRLConfig(
             **trainer_settings(context, checkpoints, len(dataset), seed),
@@ -171,7 +182,7 @@ def _train(
         train_dataset=dataset,
         processing_class=tokenizer,
         peft_config=peft_config(config.lora, "SEQ_CLS", model) if config.lora else None,
-        callbacks=[StageCallback(curve, log_metrics, config.checkpoint_every_seconds, partial(_report, name))],
+        callbacks=[StageCallback(curve, log_metrics, config.checkpoint_every_seconds, report)],
     )
     num_steps = run_trainer(trainer, checkpoints)
     save_model(merged(trainer.model), tokenizer, folder)
@@ -180,9 +191,10 @@ def _train(
     return num_steps
 
 
-def _report(name: str, done: int, total: int) -> None:
-    """To those who watch, the two models are one stage, and each is half of it."""
-    report_progress("reward_model", list(SPLITS).index(name) * total + done, len(SPLITS) * total)
+def _report(name: str, num_members: int, done: int, total: int) -> None:
+    """To those who watch, all models are one stage, and each is as much of it."""
+    names = [*map(member_name, range(1, num_members + 1)), SELECTION]
+    report_progress("reward_model", names.index(name) * total + done, len(names) * total)
 
 
 def _centre_and_validate(context: Context, name: str, folder: Path, inputs: _Inputs) -> dict[str, float]:
@@ -200,14 +212,22 @@ def _centre_and_validate(context: Context, name: str, folder: Path, inputs: _Inp
     return {"validation_accuracy": float(accuracy), "score_offset": model.config.score_offset}
 
 
-def _dataset(config: RewardModelConfig, pairs: _Pairs, seed: int) -> Dataset:
-    """Rows in the order of training: TRL takes token ids as they are."""
-    lengths = [max(len(c), len(r)) for c, r in zip(pairs.chosen, pairs.rejected, strict=True)]
-    order = training_order(lengths, config.num_epochs, config.batch_size, derive_seed(seed, "order"))
+def _dataset(config: RewardModelConfig, pairs: _Pairs, seed: int) -> tuple[type[RewardTrainer], Dataset]:
+    """The trainer that takes the pairs, and its rows in the order of training: TRL takes token ids as they are."""
+
+    def order(lengths: Sequence[int]) -> list[int]:
+        return training_order(lengths, config.num_epochs, config.batch_size, derive_seed(seed, "order"))
+
+    if config.rankings == "groups" or pairs.probabilities is not None:
+        units = pairs.prompts if config.rankings == "groups" else range(len(pairs.prompts))
+        groups = group_comparisons(pairs.chosen, pairs.rejected, pairs.margins, pairs.probabilities, units)
+        rows = order([max(map(len, group["responses"])) for group in groups])
+        return ComparisonTrainer, Dataset.from_list(with_batch_sizes([groups[row] for row in rows], config.batch_size))
     columns: dict[str, Any] = {"chosen_ids": pairs.chosen, "rejected_ids": pairs.rejected}
     if pairs.margins is not None:
         columns["margin"] = pairs.margins
-    return Dataset.from_dict(columns).select(order)
+    lengths = [max(len(c), len(r)) for c, r in zip(pairs.chosen, pairs.rejected, strict=True)]
+    return PreferenceTrainer, Dataset.from_dict(columns).select(order(lengths))
 
 
 def _read_inputs(context: Context, data: Path, start: Path) -> _Inputs:
@@ -220,21 +240,56 @@ def _read_inputs(context: Context, data: Path, start: Path) -> _Inputs:
     return _Inputs(start, demonstrations, validation)
 
 
+def _members(context: Context, rows: Sequence[Row]) -> dict[str, list[Row]]:
+    """The pairs of each member of the ensemble; parts are of whole prompts."""
+    config = context.config
+    names = [member_name(member) for member in range(1, config.num_members + 1)]
+    if config.members_learn_from == "all" or len(names) == 1:
+        return {name: list(rows) for name in names}
+    keys = sorted({prompt_key(row["prompt"]) for row in rows})
+    if len(keys) < len(names):
+        raise DataError(
+            f"preferences/train.jsonl: {len(keys)} prompts make no parts for {len(names)} reward models; lower "
+            f"reward_model.num_members, or set reward_model.members_learn_from to all"
+        )
+    order = np.random.default_rng(context.seed("members")).permutation(len(keys))
+    part = {keys[key]: place % len(names) for place, key in enumerate(order)}
+    return {
+        name: [row for row in rows if part[prompt_key(row["prompt"])] == number] for number, name in enumerate(names)
+    }
+
+
 def _read(path: Path) -> list[Row]:
     return [row for _, row in read_rows(path, "preferences")]
 
 
 def _encode(tokenizer: Any, rows: Sequence[Row]) -> _Pairs:
-    margins = [float(row.get("margin") or 0.0) for row in rows]
-    has_margins = any(row.get("margin") is not None for row in rows)
+    def column(name: str, absent: float) -> list[float] | None:
+        values = [row.get(name) for row in rows]
+        return None if set(values) == {None} else [absent if value is None else float(value) for value in values]
+
     return _Pairs(
-        _join(tokenizer, rows, "chosen"), _join(tokenizer, rows, "rejected"), margins if has_margins else None
+        _join(tokenizer, rows, "chosen"),
+        _join(tokenizer, rows, "rejected"),
+        column("margin", 0.0),
+        column("probability", 1.0),
+        [prompt_key(row["prompt"]) for row in rows],
     )
 
 
 def _join(tokenizer: Any, rows: Sequence[Row], answer: str) -> list[list[int]]:
     pairs = encode_pairs(tokenizer, [row["prompt"] for row in rows], [row[answer] for row in rows])
     return [prompt + completion for prompt, completion in pairs]
+
+
+def _refuse_single_pairs(rows: Mapping[str, Sequence[Row]]) -> None:
+    """Groups of one pair each are pairs, whatever the setting says."""
+    for split, of_split in rows.items():
+        if len({prompt_key(row["prompt"]) for row in of_split}) == len(of_split):
+            raise DataError(
+                f"preferences/{split}.jsonl: reward_model.rankings is groups, but every prompt has one pair alone, so "
+                f"it would be ignored; give rankings of three or more responses, or set it to pairs"
+            )
 
 
 def _refuse_shared_prompts(first: Sequence[Row], second: Sequence[Row]) -> None:

@@ -27,6 +27,7 @@ ROLES = {
     "responses": "a list of answers",
     "ranks": "their ranks, 1 the best, ties allowed",
     "margin": "how much better the chosen answer is",
+    "probability": "the probability that the chosen answer is preferred, from 0.5 to 1",
     "annotator": "who judged",
     "criteria": "what was judged",
     "source": "where the row is from",

@@ -13,13 +13,17 @@ from rlhf.data.importing.dialogues import (
     as_number,
 )
 from rlhf.data.importing.verdicts import Verdicts
-from rlhf.data.schema import Row
+from rlhf.data.schema import TIE, Row
 
 Numbered = tuple[int, Row]
 
 UNPAIRED = "the prompt has one rated answer alone"
-ATTRIBUTES = frozenset(["margin", "annotator", "criteria", "source"])
+ATTRIBUTES = frozenset(["margin", "probability", "annotator", "criteria", "source"])
 """Columns that go into a preference as they are."""
+_NUMBERS = (
+    ("margin", 0.0, sys.float_info.max, "finite number of at least 0"),
+    ("probability", TIE, 1.0, "number from 0.5 to 1"),
+)
 
 
 @dataclass(frozen=True)
@@ -63,7 +67,7 @@ def comparison(row: Row, prompt: Messages, answers: Sequence[Messages], ranks: S
     """A preference between two or more answers: a pair, a ranking, or a tie.
 
     Args:
-        row: of the file; margin, annotator, criteria and source are taken from it.
+        row: of the file; margin, probability, annotator, criteria and source are taken from it.
         prompt: what was answered.
         answers: the answers, at least two.
         ranks: their ranks, the smallest the best; equal ones are ties.
@@ -77,7 +81,7 @@ def comparison(row: Row, prompt: Messages, answers: Sequence[Messages], ranks: S
         chosen, rejected = answers if ranks[0] < ranks[1] else reversed(answers)
         if chosen == rejected:
             raise RowDroppedError(SAME_RESPONSES, is_fault=False)
-        return {"prompt": prompt, "chosen": chosen, "rejected": rejected} | _margin(row) | given
+        return {"prompt": prompt, "chosen": chosen, "rejected": rejected} | _numbers(row) | given
     places = sorted(set(ranks))
     return {"prompt": prompt, "responses": list(answers), "ranks": [places.index(rank) + 1 for rank in ranks]} | given
 
@@ -105,10 +109,12 @@ def _check(prompt: Messages, answers: Sequence[Messages]) -> None:
             raise RowDroppedError(EMPTY_RESPONSE, is_fault=False)
 
 
-def _margin(row: Row) -> Row:
-    if row.get("margin", "") == "":
-        return {}
-    margin = as_number(row["margin"])
-    if margin is None or not 0 <= margin <= sys.float_info.max:
-        raise RowDroppedError('the field "margin" is not a finite number of at least 0', repr(row["margin"])[:40])
-    return {"margin": float(margin)}
+def _numbers(row: Row) -> Row:
+    numbers = {}
+    for name, low, high, what in _NUMBERS:
+        if row.get(name, "") != "":
+            number = as_number(row[name])
+            if number is None or not low <= number <= high:
+                raise RowDroppedError(f'the field "{name}" is not a {what}', repr(row[name])[:40])
+            numbers[name] = float(number)
+    return numbers

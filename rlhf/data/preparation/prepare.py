@@ -11,6 +11,8 @@ from typing import Any
 
 from rlhf.config.data import DataConfig
 from rlhf.config.model import ComputeConfig, ModelConfig
+from rlhf.data.preparation.annotations import FILE as ANNOTATIONS
+from rlhf.data.preparation.annotations import check_held_out, shared_annotations
 from rlhf.data.preparation.leaks import find_leaks
 from rlhf.data.preparation.report import Counts, build_report, check_left_out, empty_split, metrics, render
 from rlhf.data.preparation.splits import is_for_selection, prompt_key, split_of
@@ -23,6 +25,7 @@ from rlhf.data.schema import (
     Row,
     check_files,
     is_ranking,
+    is_tie,
     pairs_of,
     read_rows,
     validate_file,
@@ -84,9 +87,14 @@ def prepare_data(
             assert compute is not None, "the task sees to it"
             sample_folder(folder, config, model, max_response_tokens, compute, workspace.checkpoints)
             max_rows = None  # counts prompts then, and these are no more than that
-        rows = {kind: list(_read(folder / f"{kind}.jsonl", kind, max_rows, counts)) for kind in KINDS}
+        rows = {kind: list(_read(folder / f"{kind}.jsonl", kind, config.ties, max_rows, counts)) for kind in KINDS}
         if (folder / "labels.jsonl").is_file():
             counts.labels = validate_file(folder / "labels.jsonl", "labels")
+        check_held_out((numbered.row for numbered in rows["preferences"]), config)
+        annotations: list[Row] = []
+        if any("annotator" in numbered.row for numbered in rows["preferences"]):
+            given = (row for _, row in read_rows(folder / "preferences.jsonl", "preferences"))
+            annotations = shared_annotations(islice(given, max_rows), config)
         datasheet = (folder / DATASHEET).read_text(encoding="utf-8")
     counts.label_conflicts = count_label_conflicts(rows["preferences"])
     splits = _split(rows, config)
@@ -101,9 +109,12 @@ def prepare_data(
     for (kind, split), numbered_rows in splits.items():
         (workspace.output / kind).mkdir(parents=True, exist_ok=True)
         write_rows(workspace.output / kind / f"{split}.jsonl", (numbered.row for numbered in numbered_rows))
+    if annotations:
+        write_rows(workspace.output / ANNOTATIONS, annotations)
     tokenizer.save_pretrained(workspace.output / "tokenizer")
     (workspace.output / DATASHEET).write_text(datasheet, encoding="utf-8")
     report = build_report(source, {name: len(numbered_rows) for name, numbered_rows in splits.items()}, counts)
+    report["held_out_annotators"] = list(config.held_out_annotators)
     report["base"] = differences(model, tokenizer)
     report["tokenizer"] = asdict(tokenizer_report) | {
         "origin": _without_folders(tokenizer_report.origin),
@@ -116,18 +127,19 @@ def prepare_data(
 
 
 def longer_wins_points(row: Row) -> float:
-    """1 where the chosen dialogue is the longer one in characters, 0.5 for a tie, 0 otherwise.
+    """1 where the chosen dialogue is the longer one in characters, 0.5 for a tie of lengths or of raters, 0 otherwise.
 
     Source:
         The baseline of Singhal et al., 2310.03716.
     """
     chosen, rejected = (sum(len(message["content"]) for message in row[side]) for side in ("chosen", "rejected"))
-    return 1.0 if chosen > rejected else 0.5 if chosen == rejected else 0.0
+    return 0.5 if chosen == rejected or is_tie(row) else 1.0 if chosen > rejected else 0.0
 
 
 def count_label_conflicts(preferences: Sequence[NumberedRow]) -> int:
-    """Pairs of responses to one prompt that stand in both orders."""
-    pairs = {(n.key, prompt_key(n.row["chosen"]), prompt_key(n.row["rejected"])) for n in preferences}
+    """Pairs of responses to one prompt that stand in both orders, ties apart."""
+    decided = [n for n in preferences if not is_tie(n.row)]
+    pairs = {(n.key, prompt_key(n.row["chosen"]), prompt_key(n.row["rejected"])) for n in decided}
     return sum(chosen < rejected and (key, rejected, chosen) in pairs for key, chosen, rejected in pairs)
 
 
@@ -148,11 +160,11 @@ def _data_folder(path: Path, scratch: Path) -> Path:
     return path
 
 
-def _read(path: Path, kind: str, max_rows: int | None, counts: Counts) -> Iterator[NumberedRow]:
+def _read(path: Path, kind: str, ties: str, max_rows: int | None, counts: Counts) -> Iterator[NumberedRow]:
     """Rows of a file without exact duplicates; where a row is from makes no difference."""
     seen: set[str] = set()
     points = 0.0
-    for line, row in islice(_pairs(read_rows(path, kind), kind, counts), max_rows):
+    for line, row in islice(_pairs(read_rows(path, kind), kind, ties, counts), max_rows):
         points += longer_wins_points(row) if kind == "preferences" else 0.0
         text = json.dumps({name: value for name, value in row.items() if name != "source"}, sort_keys=True)
         if text in seen:
@@ -164,13 +176,16 @@ def _read(path: Path, kind: str, max_rows: int | None, counts: Counts) -> Iterat
         counts.longer_wins_accuracy = points / max(1, counts.rows[kind])
 
 
-def _pairs(rows: Iterator[tuple[int, Row]], kind: str, counts: Counts) -> Iterator[tuple[int, Row]]:
+def _pairs(rows: Iterator[tuple[int, Row]], kind: str, ties: str, counts: Counts) -> Iterator[tuple[int, Row]]:
     """Rows, each ranking as the pairs that it stands for: of one prompt, so that no split parts them."""
     for line, row in rows:
-        pairs = list(pairs_of(row))
+        pairs = list(pairs_of(row, with_ties=ties == "soft_label"))
         if is_ranking(row):
-            counts.rankings["pairs"] += len(pairs)
-            counts.rankings["rankings" if pairs else "ties"] += 1
+            num_decided = sum(not is_tie(pair) for pair in pairs)
+            counts.rankings["pairs"] += num_decided
+            counts.rankings["rankings" if num_decided else "ties"] += 1
+            if len(pairs) > num_decided:
+                counts.rankings["tied_pairs"] += len(pairs) - num_decided
         for pair in pairs:
             counts.rows[kind] += 1
             yield line, pair
@@ -184,6 +199,10 @@ def _split(rows: Mapping[str, Sequence[NumberedRow]], config: DataConfig) -> Spl
             split = split_of(numbered.key, config)
             if kind == "preferences" and split == "train" and is_for_selection(numbered.key, config):
                 split = "selection"
+            if split not in TRAINING_SPLITS and is_tie(numbered.row):
+                continue  # nobody is right or wrong about it
+            if split != "test" and numbered.row.get("annotator") in config.held_out_annotators:
+                continue
             splits[kind, split].append(numbered)
     return splits
 

@@ -26,7 +26,8 @@ Rows = dict[str, dict[str, list[int]]]
 class Counts:
     """Counts of rows on their way into the splits, by kind, under the names of report.json.
 
-    Preferences are counted in pairs; `rankings` has how many rows were rankings or ties, and the pairs of the rankings.
+    Preferences are counted in pairs; `rankings` has how many rows were rankings or ties, the pairs of the rankings, and
+    the pairs of equal rank that are soft labels.
     """
 
     rows: Counter[str] = field(default_factory=Counter)
@@ -149,7 +150,8 @@ def render(report: Mapping[str, Any]) -> str:
     in_tokens, rankings = in_tokens_table(report), Counter(report["rankings"])
     sentences = [
         f"{rankings['rankings']} rankings of several responses count as {rankings['pairs']} of the pairs; "
-        f"{rankings['ties']} rows are ties, which no stage learns from yet."
+        f"{rankings['ties']} rows are ties. {rankings['tied_pairs']} pairs of equal rank are soft labels of the reward "
+        f"models' training; the others are left out (data.ties)."
         if rankings
         else "",
         f"{report['labels']} rows of unpaired feedback, which no stage learns from yet." if report["labels"] else "",

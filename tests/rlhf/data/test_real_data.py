@@ -2,7 +2,7 @@
 
 import gzip
 import json
-from collections import Counter
+from collections import Counter, defaultdict
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,7 @@ from rlhf.data.importing.formats import Sources, import_dataset
 from rlhf.data.preparation.leaks import find_leaks
 from rlhf.data.preparation.prepare import NEEDED, prepare_data
 from rlhf.data.preparation.splits import prompt_key
-from rlhf.data.schema import read_rows, validate_folder
+from rlhf.data.schema import is_tie, pairs_of, read_rows, validate_folder
 from rlhf.data.versions.resolve import resolve
 from rlhf.workspace import Workspace
 
@@ -80,6 +80,22 @@ def test_preferences_in_other_conventions(tmp_path: Path, real_data: Path, name:
     source = report.sources[0]
     assert (source.form.format, report.counts["preferences"], source.composition) == FILES[name]
     assert validate_folder(tmp_path / "data")["preferences"] == FILES[name][1]
+
+
+def test_rankings_of_four_keep_their_ties(tmp_path: Path, real_data: Path) -> None:
+    """384 of 3,000 verdicts are ties; the others of a question never go round in a circle."""
+    import_dataset(str(real_data / "preference" / "finegrained_rlhf_dev_feedback.jsonl.gz"), tmp_path / "data")
+    rows = [row for _, row in read_rows(tmp_path / "data" / "preferences.jsonl", "preferences")]
+    pairs = [pair for row in rows for pair in pairs_of(row, with_ties=True)]
+    num_ties = sum(is_tie(pair) for pair in pairs)
+    assert (len(pairs) - num_ties, num_ties) == (2616, 384)
+    better: dict[str, set[tuple[str, str]]] = defaultdict(set)
+    for pair in pairs:
+        if not is_tie(pair):
+            better[prompt_key(pair["prompt"])].add((pair["chosen"][0]["content"], pair["rejected"][0]["content"]))
+    chains = [(wins, a, c) for wins in better.values() for a, b in wins for middle, c in wins if b == middle]
+    assert len(chains) > 1000
+    assert not any((c, a) in wins for wins, a, c in chains)
 
 
 def test_every_annotators_verdict_is_a_pair(tmp_path: Path, real_data: Path) -> None:

@@ -7,7 +7,7 @@ from data_rows import assistant, demonstration, preference, user, write_lines
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rlhf.data.schema import check_row, pairs_of, read_rows, validate_file, validate_folder
+from rlhf.data.schema import check_row, is_tie, pairs_of, read_rows, validate_file, validate_folder
 from rlhf.errors import DataError
 
 texts = st.text(st.characters(exclude_categories=["Cs"]))
@@ -93,6 +93,10 @@ ROWS: dict[str, tuple[dict[str, Any], str]] = {
     "margin is infinite": (_with(margin=float("inf")), '"margin" is inf'),
     "margin is no number": (_with(margin=float("nan")), '"margin" is nan'),
     "margin is beyond floats": (_with(margin=10**400), '"margin" is 1000'),
+    "probability is text": (_with(probability="1"), '"probability" is text, not a number'),
+    "probability of the other": (_with(probability=0.4), '"probability" is 0.4; give .* or swap chosen and rejected'),
+    "probability above 1": (_with(probability=1.5), '"probability" is 1.5; give a number from 0.5 to 1'),
+    "probability is no number": (_with(probability=float("nan")), '"probability" is nan'),
 }
 
 
@@ -116,6 +120,7 @@ RANKINGS: dict[str, tuple[dict[str, Any], str]] = {
     "a rank that is true": (ranking(True, 2), '"ranks" are not whole numbers from 1'),
     "a pair as well": (ranking(1, 2, chosen=assistant("a")), '"chosen" is not a field of preferences; remove it'),
     "a margin": (ranking(1, 2, margin=1.0), '"margin" is not a field of a ranking'),
+    "a probability": (ranking(1, 2, probability=1.0), '"probability" is not a field of a ranking'),
     "an empty response": (ranking(1, 2, responses=[assistant("a"), assistant(" ")]), '"responses 2" is an empty resp'),
     "no ranks": ({"prompt": user("Hi"), "responses": [assistant("a"), assistant("b")]}, 'the field "ranks" is missing'),
 }
@@ -137,6 +142,10 @@ def test_a_ranking_stands_for_its_pairs() -> None:
         {**rest, "chosen": second, "rejected": first},
         {**rest, "chosen": second, "rejected": third},
     ]
+    tie = {**rest, "chosen": first, "rejected": third, "probability": 0.5}
+    assert [pair for pair in pairs_of(row, with_ties=True) if pair not in list(pairs_of(row))] == [tie]
+    assert [is_tie(pair) for pair in pairs_of(row, with_ties=True)] == [False, True, False]
+    check_row(tie, "preferences", "x:1")
     assert list(pairs_of(ranking(1, 1))) == []
     assert list(pairs_of(preference())) == [preference()]
 

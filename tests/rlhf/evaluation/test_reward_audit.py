@@ -237,7 +237,8 @@ def test_a_length_rule_that_is_no_better_than_a_coin_is_no_rival(world, workspac
 def test_three_raters_of_real_pairs_are_no_three_witnesses(realdata, tmp_path, workspace):
     """PandaLM's test set: up to thirty rows of a prompt. By row "longer wins" seems told from a coin; it is not."""
     import_dataset(str(realdata / "preference" / "pandalm_human_testset.jsonl.gz"), tmp_path / "given")
-    config, model = DataConfig(path="given"), ModelConfig(max_length=2048)
+    config = DataConfig(path="given", held_out_annotators=("annotator3",))
+    model = ModelConfig(max_length=2048)
     prepared = Workspace(*(tmp_path / name for name in ("prepared", "report", "x")), lambda metrics, step: None)
     prepare_data(config, model, 64, resolve(config, tmp_path), tmp_path, prepared)
     tokenizer = load_tokenizer(prepared.output / "tokenizer")
@@ -254,6 +255,18 @@ def test_three_raters_of_real_pairs_are_no_three_witnesses(realdata, tmp_path, w
     won = audit["longer_wins"]
     num_right = round(won["rate"]["value"] * audit["num_pairs"])
     rows = share_interval([1.0] * num_right + [0.0] * (audit["num_pairs"] - num_right))
+    assert audit["annotators"]["num_annotators"] == 3
+    assert 800 < audit["annotators"]["num_items"] < 900
+    assert audit["annotators"]["fleiss_kappa"] == pytest.approx(0.864, abs=0.02)
+    assert audit["annotators"]["all"]["low"] < 0.92 < audit["annotators"]["all"]["high"]
+    by_annotator = audit["models"]["reward_model"]["by_annotator"]
+    assert [one["annotator"] for one in by_annotator] == ["annotator1", "annotator2", "annotator3"]
+    assert sum(one["count"] for one in by_annotator) == audit["num_pairs"]
+    held_out = audit["models"]["reward_model"]["held_out_annotators"]
+    assert {**held_out, "annotator": "annotator3"} == by_annotator[2]
+    for split in ("train", "selection", "validation"):
+        learned = read_rows(prepared.output / "preferences" / f"{split}.jsonl", "preferences")
+        assert {row["annotator"] for _, row in learned} == {"annotator1", "annotator2"}
     assert audit["num_pairs"] > 10 * audit["num_prompts"]
     assert won["num_prompts"] == audit["num_prompts"]
     assert rows.low > 0.5

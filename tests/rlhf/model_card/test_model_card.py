@@ -180,6 +180,30 @@ def test_what_the_card_must_say(card):
     assert "nan" not in card.text.lower().split()
 
 
+def test_agreement_of_annotators_stands_beside_the_accuracy(own_world, tmp_path):
+    """An audit of pairs that two people judged, one of whom no stage learned from."""
+    from rlhf.evaluation.reward_audit import audit_reward_models
+
+    data, audit = own_world / "data", make_workspace(tmp_path / "audit")
+    path, report = data / "preferences" / "test.jsonl", data / "report.json"
+    rows = [json.loads(line) for line in path.read_text().splitlines()]
+    write_jsonl(path, [{**row, "annotator": "ab"[i % 2]} for i, row in enumerate(rows)])
+    report.write_text(json.dumps({**json.loads(report.read_text()), "held_out_annotators": ["b"]}))
+    verdicts = [{"a": "first", "b": "first"}] * 6 + [{"a": "first", "b": "second"}, {"a": "tie", "b": "second"}] * 2
+    write_jsonl(data / "annotations.jsonl", [{"prompt": str(i), "verdicts": of} for i, of in enumerate(verdicts)])
+    audit_reward_models(RewardAuditConfig(), SETUP, data, own_world / "reward_models", audit)
+    shutil.copy(audit.output / "audit.json", own_world / "audit" / "output" / "audit.json")
+    text = section(ModelCard.load(write(own_world, tmp_path / "card") / "README.md"), "Reward models")
+    for row in (
+        "2 annotators judged 10 times the same two responses",
+        "| One annotator with another, ties apart | 75.0% (40.9% to 92.9%) |",
+        "| a and b | 10 | 0.600 | 0.231 |",
+        "| a | 16 | 16 |",
+        "| All that no stage learned from | 16 | 16 |",
+    ):
+        assert row in text
+
+
 def test_limitations_hold_the_warnings(world, card):
     limitations = section(card, "Limitations")
     for folder, name in (("audit", "audit.json"), ("evaluation", "evaluation.json")):
@@ -235,7 +259,7 @@ def test_what_the_score_was_made_of(world, tmp_path, install):
         {"kind": "model", "name": "tone", "path": "owner/tone", "revision": "abc"},
         {"kind": "function", "name": "brevity", "weight": -0.01},
     ]
-    config = CONFIG.model_copy(update={"policy": RLConfig(rewards=rewards, ptx_coef=27.8, sharing="trunk")})
+    config = CONFIG.model_copy(update={"rl": RLConfig(rewards=rewards, ptx_coef=27.8, sharing="trunk")})
     output = write(world, tmp_path / "card", config)
     text = section(ModelCard.load(output / "README.md"), "Procedure")
     for row in (

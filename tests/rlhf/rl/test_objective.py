@@ -20,7 +20,7 @@ def scores(rewards, raw, selection, start=None, start_selection=None, **settings
     sources = [Source(source) for source in config.rewards]
     raw = {name: torch.tensor(values) for name, values in raw.items()}
     start = raw if start is None else {name: torch.tensor(values) for name, values in start.items()}
-    units = units_of(start, torch.tensor(selection if start_selection is None else start_selection))
+    units = units_of(config, sources, start, torch.tensor(selection if start_selection is None else start_selection))
     restored = Units.from_dict(asdict(units))
     assert restored == units
     return climbed_and_held_out(config, sources, raw, torch.tensor(selection), restored, ENDED, LENGTHS)
@@ -69,6 +69,30 @@ def test_a_judge_that_tells_nothing_apart_sets_no_scale(trained, selection):
     _, held_out = scores([TRAINED], {"reward_model": trained}, selection)
     mean = sum(trained) / 3
     assert held_out.tolist() == pytest.approx([mean + value - sum(selection) / 3 for value in selection])
+
+
+def test_each_member_of_an_ensemble_is_replaced_in_its_own_units():
+    rewards = [TRAINED, {**TRAINED, "name": "second", "member": 2}]
+    raw = {"reward_model": [0.0, 1.0, 2.0], "second": [10.0, 0.0, 20.0]}
+    climbed, held_out = scores(
+        rewards, raw, [-2.0, 0.0, 2.0], rewards_combination="mean_less_variance", variance_coef=0
+    )
+    assert climbed.tolist() == [5.0, 0.5, 11.0]
+    step = math.sqrt(200 / 3) / math.sqrt(8 / 3) * 2
+    assert held_out.tolist() == pytest.approx([(0 + 10 - step) / 2, (1 + 10) / 2, (2 + 10 + step) / 2])
+
+
+def test_a_gated_score_keeps_the_units_of_the_start():
+    """Whitened by the SFT policy's combined scores throughout; else every evaluation would have a mean of 0."""
+    rewards = [TRAINED, {"kind": "function", "name": "safe"}]
+    settings = {"rewards_combination": "safety_first", "safety_source": "safe"}
+    start = {"reward_model": [0.0, 2.0, 4.0], "safe": [5.0, 5.0, -3.0]}
+    later = {"reward_model": [6.0, 8.0, 9.0], "safe": [5.0, 5.0, -3.0]}
+    climbed, held_out = scores(rewards, later, [7.0, 7.0, 7.0], start, [0.0, 2.0, 4.0], **settings)
+    mean = -1 / 3
+    deviation = math.sqrt(sum((value - mean) ** 2 for value in (0, 2, -3)) / 3)
+    assert climbed.tolist() == pytest.approx([(value - mean) / deviation for value in (6, 8, -3)])
+    assert held_out.tolist() == pytest.approx([(value - mean) / deviation for value in (7, 7, -3)])
 
 
 def evaluation(update, objectives, kl=1.0):

@@ -113,11 +113,14 @@ def test_an_exported_policy_is_the_one_in_training(shared_run, tiny_tokenizer, t
     )
 
 
-def test_adapters_on_the_backbone_are_the_merged_models(shared_run):
+def test_adapters_on_the_backbone_are_the_merged_models(shared_run, tiny_tokenizer):
     run = shared_run()
-    models = learner_of(run, **MODES["adapters"]).models
+    adapt(run.reward_models / "reward_model_2", run.start / "policy", tiny_tokenizer, 5, tiny_tokenizer.eos_token_id)
+    rewards = ({"kind": "trained"}, {"kind": "trained", "name": "second", "member": 2})
+    models = learner_of(run, **MODES["adapters"], rewards=rewards).models
     for name, model in (
         ("reward_model", models.sources[0].model),
+        ("reward_model_2", models.sources[1].model),
         ("selection_reward_model", models.selection_reward_model),
     ):
         merged = load_reward_model(run.reward_models / name, run.setup.compute)

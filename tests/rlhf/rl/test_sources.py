@@ -17,7 +17,7 @@ from rlhf.modeling.batches import pad_sequences
 from rlhf.modeling.context import StageContext
 from rlhf.modeling.models import save_model
 from rlhf.rewards.scoring import ScoringError
-from rlhf.rewards.sources import RunningMoments, SampledResponses, Source, combine, load_sources, raw_scores
+from rlhf.rewards.sources import RunningMoments, SampledResponses, Source, combine, is_unsafe, load_sources, raw_scores
 from rlhf.rl.checkpoint import CheckpointError
 
 LENGTH = "def length(prompts, responses):\n    return [len(text) for text in responses]\n"
@@ -49,6 +49,12 @@ def rows(tiny_tokenizer):
 @pytest.fixture
 def context(tiny_setup, tiny_tokenizer):
     return StageContext(RLConfig(), tiny_setup, tiny_tokenizer)
+
+
+def ensemble(*sources, **settings):
+    """Configuration and sources of functions, each a name with its settings."""
+    config = RLConfig(rewards=tuple({"kind": "function", "name": name, **own} for name, own in sources), **settings)
+    return config, [Source(source) for source in config.rewards]
 
 
 def call(rows, context, name="length"):
@@ -234,11 +240,78 @@ class TestCombination:
         two = Source(RewardSourceConfig(name="two", weight=0.5))
         raw = {"one": torch.tensor([1.0, 4.0]), "two": torch.tensor([10.0, 20.0])}
         moments = {"one": RunningMoments(count=2, mean=1.0, squares=18.0)}  # a deviation of 3
-        total, after = combine([one, two], raw, moments)
+        total, after = combine(RLConfig(), [one, two], raw, moments)
         assert total.tolist() == [5.0, 8.0]
         assert set(after) == {"one"}
         assert after["one"].count == 4
         assert moments["one"].count == 2
+
+    @pytest.mark.parametrize(
+        ("settings", "expected"),
+        [
+            ({"rewards_combination": "worst"}, [1.0, 4.0, -3.0]),
+            # Means 3, 4 and 0; variances 14 / 3, 0 and 6.
+            ({"rewards_combination": "mean_less_variance", "variance_coef": 0.3}, [1.6, 4.0, -1.8]),
+            ({"rewards_combination": "mean_less_variance", "variance_coef": 0.0}, [3.0, 4.0, 0.0]),
+        ],
+    )
+    def test_an_ensemble_is_combined(self, settings, expected):
+        config, sources = ensemble(("a", {"weight": 2.0}), ("b", {}), ("c", {}), **settings)
+        raw = {"a": [0.5, 2.0, 1.5], "b": [2.0, 4.0, 0.0], "c": [6.0, 4.0, -3.0]}
+        raw = {name: torch.tensor(values) for name, values in raw.items()}
+        combined, after = combine(config, sources, raw, {})
+        assert combined.tolist() == pytest.approx(expected)
+        assert after == {}
+        turned, _ = combine(config, sources[::-1], raw, {})
+        torch.testing.assert_close(turned, combined)
+
+    def test_members_of_an_ensemble_are_climbed_together(self, tiny_run, save_reward_model):
+        save_reward_model("reward_model_2", seed=3)
+        run = tiny_run()
+        run(
+            num_updates=2,
+            rewards=({}, {"kind": "trained", "name": "second", "member": 2}),
+            rewards_combination="worst",
+            missing_eos_penalty=0.0,
+        )
+        first, second, worst = (
+            run.curve(f"policy/{name}")[1]
+            for name in ("source_score_mean/reward_model", "source_score_mean/second", "score_mean")
+        )
+        assert worst <= min(first, second)
+        assert first != second
+
+    def test_safety_comes_first(self):
+        """Where the probability of being safe is below 0.15, a score of -1.73, it is what counts; all is whitened."""
+        config, sources = ensemble(
+            ("help", {"weight": 2.0}), ("safe", {}), rewards_combination="safety_first", safety_source="safe"
+        )
+        raw = {"help": torch.tensor([3.0, 3.0, 1.0, 9.0]), "safe": torch.tensor([-1.8, -1.7, 4.0, -5.0])}
+        assert is_unsafe(config, raw).tolist() == [True, False, False, True]
+        combined, after = combine(config, sources, raw, {})
+        gated = torch.tensor([-1.8, 6.0, 2.0, -5.0])
+        torch.testing.assert_close(combined, (gated - gated.mean()) / gated.std(correction=0))
+        later, last = combine(config, sources, raw, after)
+        torch.testing.assert_close(later, combined)  # by the moments of the rollouts before
+        assert last["(combined)"].count == 8
+
+    def test_the_share_under_the_gate_is_a_curve(self, tiny_run, offer):
+        offer(
+            "def safety(prompts, responses):\n    return [-9.0 if '7' in t else 9.0 for t in responses]\n",
+            "safety",
+        )
+        run = tiny_run()
+        run(
+            num_updates=2,
+            rewards=({}, {"kind": "function", "name": "safety"}),
+            rewards_combination="safety_first",
+            safety_source="safety",
+            missing_eos_penalty=0.0,
+        )
+        share, mean = run.curve("policy/unsafe_share"), run.curve("policy/source_score_mean/safety")
+        assert share == pytest.approx({step: (9.0 - mean[step]) / 18.0 for step in mean}, abs=1e-6)
+        assert 0 < share[1] < 1
+        assert run.curve("policy/score_mean")[1] == pytest.approx(0.0, abs=1e-5)
 
     def test_clipping_comes_after_the_sum_and_before_the_penalties(self, tiny_run, offer):
         offer("def length(prompts, responses):\n    return [100.0 for _ in responses]\n")

@@ -85,8 +85,17 @@ PREFERENCES: dict[str, tuple[str, dict[str, Any], dict[str, Any]]] = {
     ),
     "TRL with all that is optional": (
         "trl",
-        {"prompt": "Hi", "chosen": "Yes", "rejected": "No", "margin": 2, "annotator": "a", "criteria": "c", "more": 1},
-        {"prompt": user("Hi"), **PAIR, "margin": 2.0, "annotator": "a", "criteria": "c"},
+        {
+            "prompt": "Hi",
+            "chosen": "Yes",
+            "rejected": "No",
+            "margin": 2,
+            "annotator": "a",
+            "criteria": "c",
+            "more": 1,
+            "probability": 0.9,
+        },
+        {"prompt": user("Hi"), **PAIR, "margin": 2.0, "annotator": "a", "criteria": "c", "probability": 0.9},
     ),
     "a judge's verdict": (
         "judgments",

@@ -126,6 +126,63 @@ def test_rankings_are_pairs_of_one_prompt_on_one_side(tmp_path: Path, rows: Rows
         assert (len(sides), len(pairs)) == (1, 3)
 
 
+def test_ties_are_soft_labels_of_training_alone(tmp_path: Path, rows: Rows) -> None:
+    texts = [assistant(text) for text in "abc"]
+    rankings = [
+        {"prompt": row["prompt"], "responses": texts, "ranks": ranks}
+        for row, ranks in zip(rows["preferences"], [[1, 2, 2], [1, 1, 1]] * len(rows["preferences"]), strict=False)
+    ]
+    data = write_folder(tmp_path / "data", {**rows, "preferences": [*rows["preferences"], *rankings]})
+    without, prepared = (
+        prepare(tmp_path / ties, data, CONFIG.model_copy(update={"ties": ties})) for ties in ("drop", "soft_label")
+    )
+    for split in (*NEEDED["preferences"], "gate"):
+        tied = [row for row in prepared.rows("preferences", split) if row.get("probability") == 0.5]
+        decided = [row for row in prepared.rows("preferences", split) if row not in tied]
+        assert decided == without.rows("preferences", split)
+        assert bool(tied) == (split in ("train", "selection"))
+    assert prepared.report["rankings"] == {"rankings": 45, "pairs": 90, "ties": 45, "tied_pairs": 45 + 3 * 45}
+    assert prepared.report["label_conflicts"] == without.report["label_conflicts"] == 0
+    assert prepared.report["longer_wins_accuracy"] != without.report["longer_wins_accuracy"]
+    assert "180 pairs of equal rank are soft labels" in (tmp_path / "soft_label" / "report" / "data.md").read_text()
+
+
+def test_verdicts_on_the_same_responses_are_kept_together(tmp_path: Path, rows: Rows) -> None:
+    """Whichever response a row names first; the first verdict of an annotator counts, and single ones are no item."""
+    pairs = [dict(row) for row in rows["preferences"]]
+    turned = [{"prompt": row["prompt"], "chosen": row["rejected"], "rejected": row["chosen"]} for row in pairs]
+    tie = {"prompt": pairs[0]["prompt"], "responses": [pairs[0]["chosen"], pairs[0]["rejected"]], "ranks": [1, 1]}
+    said = [
+        *({**row, "annotator": "a"} for row in pairs[:9]),
+        *({**row, "annotator": "b"} for row in turned[:5]),
+        *({**row, "annotator": "a"} for row in turned[:9]),
+        {**tie, "annotator": "c"},
+    ]
+    data = write_folder(tmp_path / "data", {**rows, "preferences": [*pairs, *said]})
+    prepared = prepare(tmp_path, data)
+    items = [json.loads(line) for line in (prepared.folder / "output" / "annotations.jsonl").read_text().splitlines()]
+    judged = [row for row in pairs[:5] if split_of(prompt_key(row["prompt"]), CONFIG) != "gate"]
+    assert [item["prompt"] for item in items] == [prompt_key(row["prompt"]) for row in judged]
+    for item in items:
+        assert {item["verdicts"]["a"], item["verdicts"]["b"]} == {"first", "second"}
+    assert items[0]["verdicts"].get("c") == "tie"
+    plain = prepare(tmp_path / "none", write_folder(tmp_path / "plain", rows))
+    assert not (plain.folder / "output" / "annotations.jsonl").exists()
+
+
+def test_annotators_that_are_held_out(tmp_path: Path, rows: Rows) -> None:
+    rows["preferences"] = [{**row, "annotator": "ab"[i % 2]} for i, row in enumerate(rows["preferences"])]
+    data = write_folder(tmp_path / "data", rows)
+    prepared = prepare(tmp_path, data, CONFIG.model_copy(update={"held_out_annotators": ("b",)}))
+    names = {
+        split: {row["annotator"] for row in prepared.rows("preferences", split)} for split in NEEDED["preferences"]
+    }
+    assert names == {"train": {"a"}, "selection": {"a"}, "validation": {"a"}, "test": {"a", "b"}}
+    assert prepared.report["held_out_annotators"] == ["b"]
+    with pytest.raises(DataError, match=r"held_out_annotators names x, but no pair has that .*\(there are: a, b\)"):
+        prepare(tmp_path / "x", data, CONFIG.model_copy(update={"held_out_annotators": ("b", "x")}))
+
+
 def test_names_the_gold_rule(tmp_path: Path, rows: Rows) -> None:
     data = write_folder(tmp_path / "data", rows)
     assert prepare(tmp_path / "a", data).report["gold"] is None
