@@ -8,6 +8,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -74,7 +75,8 @@ def collect_samples(context: Context, checkpoints: Path) -> Samples:
         TrainingDivergedError: the SFT policy's logits are not finite.
         ScoringError: a source failed, or its scores are not one finite number for each response.
     """
-    number, rows = len(context.prompts.ids), []
+    number = len(context.prompts.ids)
+    rows: list[dict[str, Any]] = []
     for first in range(0, number, _PROMPTS_IN_A_PART):
         prompts = range(first, min(first + _PROMPTS_IN_A_PART, number))
         path = checkpoints / "samples" / f"prompts_{first:08d}.jsonl"

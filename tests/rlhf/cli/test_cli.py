@@ -96,7 +96,7 @@ def test_help_is_short_and_has_a_section_on_demand(capsys, monkeypatch, command)
         main([*command, "--help"])
     short = capsys.readouterr().out
     assert "--rl.clip-range" not in short
-    assert "\nppo:\n" in short
+    assert "\nrl:\n" in short
     assert "--seed N" in short
     assert "--help SECTION shows the settings of a section" in short
     assert len(short.splitlines()) < 75
@@ -129,7 +129,7 @@ def test_mistake_in_the_form_of_the_command(capsys, arguments, message):
         (["rnu"], "rnu is not a command; the nearest known one is run"),
         (["run", "nowhere.yaml"], "nowhere.yaml: cannot be read (No such file or directory)"),
         (["run", "demo"], "demo: cannot be read (No such file or directory); did you mean configs/demo.yaml? "),
-        (["run", "--help", "pppo"], "pppo is not a section of a recipe; the nearest known one is rl"),
+        (["run", "--help", "rll"], "rll is not a section of a recipe; the nearest known one is rl"),
         (
             ["run", "x.yaml", "--rl.kl-coeff", "1"],
             "--rl.kl-coeff is not a setting; the nearest known one is --rl.kl-coef",

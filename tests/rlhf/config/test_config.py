@@ -56,7 +56,7 @@ def test_minibatch_size(rollout_size, num_minibatches, minibatch_size):
 
 def test_adapters_with_dropout_are_for_the_supervised_stages_only():
     assert SFTConfig(lora=LoraConfig(dropout=0.1)).lora is not None
-    with pytest.raises(ValidationError, match="ratio"):
+    with pytest.raises(ValidationError, match="dropout must be 0"):
         RLConfig(lora=LoraConfig(dropout=0.1))
 
 

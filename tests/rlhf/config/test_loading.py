@@ -164,7 +164,7 @@ class TestLists:
             ("[{}, {weight: much}]", r"--rl\.rewards: \[1\]\.weight: got much, expected a number$"),
             ("[{}, {weight: true}]", r"--rl\.rewards: \[1\]\.weight: got true, expected a number$"),
             ("[{kind: model}]", r"--rl\.rewards: \[0\]: path is for the kind model"),
-            ("[{}, {}]", r"rl with --rl\.rewards: rl\.rewards: two sources have one name"),
+            ("[{}, {}]", r"rl with --rl\.rewards: rewards: two sources have one name"),
             (
                 "[{kind: trained",
                 r"--rl\.rewards: got \[{kind: trained, which is not YAML .*, expected a list, each element",

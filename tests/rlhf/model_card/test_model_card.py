@@ -235,7 +235,7 @@ def test_limitations_hold_what_went_wrong(own_world, tmp_path):
 
 
 def test_every_alarm_is_a_line_with_its_cause(own_world, tmp_path):
-    from rlhf.rl.checks import run_flags
+    from rlhf.policy.flags import run_flags
 
     alarms = [
         {"name": "length_growth", "update": 4, "message": "responses grew from 3.0 to 9.0 tokens", "fatal": False},

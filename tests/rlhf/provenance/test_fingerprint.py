@@ -105,7 +105,7 @@ def test_a_base_model_in_a_folder_is_known_by_its_content(tmp_path: Path):
 def test_the_code_that_is_reached_counts_and_no_other(source_tree: Path):
     before = ppo_print()
     assert after_appending(source_tree / "rlhf" / "rl" / "loss.py") != before
-    assert after_appending(source_tree / "rlhf" / "rl" / "masking.py") != before
+    assert after_appending(source_tree / "rlhf" / "policy" / "masking.py") != before
     assert after_appending(source_tree / "rlhf" / "rl" / "__init__.py") != before
     assert after_appending(source_tree / "requirements.lock") != before
     assert after_appending(source_tree / "rlhf" / "supervised" / "sft.py") == before
@@ -115,10 +115,11 @@ def test_the_code_that_is_reached_counts_and_no_other(source_tree: Path):
 
 def test_what_a_stage_reaches():
     ppo = set(reached_sources("rlhf.rl.stage"))
-    assert {"rlhf/rl/trainer.py", "rlhf/rl/rollout.py", "rlhf/modeling/models.py", "rlhf/rl/masking.py"} <= ppo
+    assert {"rlhf/rl/trainer.py", "rlhf/rl/rollout.py", "rlhf/modeling/models.py", "rlhf/policy/masking.py"} <= ppo
     assert (
         not {
             "rlhf/supervised/sft.py",
+            "rlhf/preference/stage.py",
             "rlhf/config/pipeline.py",
             "rlhf/tracking/client.py",
             "rlhf/gold/calibrated_arithmetic.py",

@@ -13,7 +13,7 @@ from transformers import AutoModelForCausalLM
 from rlhf.config.model import ComputeConfig
 from rlhf.config.rl import RLConfig
 from rlhf.errors import TrainingDivergedError
-from rlhf.rl.checks import run_flags
+from rlhf.policy.flags import run_flags
 
 
 def test_ppo_raises_a_trivially_learnable_score(tiny_run):
