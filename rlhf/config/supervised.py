@@ -60,8 +60,13 @@ class RewardModelConfig(TrainingSection):
     members_learn_from: Literal["parts", "all"] = "parts"
     """Pairs of each member. parts: those of prompts of its own, a num_members-th of all. all: all of them; members then
     differ in head and order alone, and share more of their errors."""
+    margin_by_rating: tuple[NonNegative, ...] = ()
+    """Margin of each rating, where the field margin of a row is a rating 0, 1, 2 and so on; Llama 2 (2307.09288) has
+    [0, 0.333, 0.667, 1] and [0, 1, 2, 3]. Empty: the field is the margin itself."""
     num_centring_rows: Count = 512
-    """Training demonstrations whose mean score becomes the score_offset, so that demonstrations score 0 on average."""
+    """Demonstrations whose mean score becomes the score_offset, so that demonstrations score 0 on average."""
+    centring_split: Literal["train", "validation"] = "train"
+    """Split of these demonstrations. SFT has learned those of train by heart."""
 
     @model_validator(mode="after")
     def _members_are_several(self) -> Self:

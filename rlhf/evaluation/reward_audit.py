@@ -44,6 +44,8 @@ MAX_LENGTH_CORRELATION = 0.5
 _NUM_MARGIN_GROUPS = 4
 _MOST_DISTINCT_MARGINS = 8
 _MOST_ANNOTATORS = 50
+_VOID_MARGIN = 5.0
+"""A pair that a model has right by as much as this is still pulled apart with half of the loss's full slope."""
 _QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
 
 
@@ -96,7 +98,10 @@ def audit_reward_models(
     context = start_stage(config, setup, data / "tokenizer")
     pairs = _read_pairs(data, context.tokenizer)
     scored = {name: _score(context, reward_models / name, TITLES[name], pairs) for name in TITLES}
-    models = {name: _describe(of_model, pairs) for name, of_model in scored.items()}
+    models = {
+        name: {**_describe(of_model, pairs), "margins": _trained_margins(reward_models / name)}
+        for name, of_model in scored.items()
+    }
     margins = {name: of_model.chosen - of_model.rejected for name, of_model in scored.items()}
     audit = {
         "num_pairs": len(pairs.rows),
@@ -141,6 +146,12 @@ def _score(context: StageContext[RewardAuditConfig], folder: Path, title: str, p
     won = win_rate(chosen, rejected, pairs.prompts)
     calibrated = calibration(chosen - rejected, config.num_bins, context.seed("calibration"), pairs.prompts)
     return ScoredPairs(title, chosen, rejected, won.num_prompts, won.rate, calibrated)
+
+
+def _trained_margins(folder: Path) -> dict[str, float] | None:
+    """Mean and largest margin of the pairs that a reward model learned from; None without margins."""
+    margins: dict[str, float] | None = json.loads((folder / "config.json").read_text(encoding="utf-8")).get("margins")
+    return margins
 
 
 def _describe(scored: ScoredPairs, pairs: HeldOutPairs) -> dict[str, Any]:
@@ -273,6 +284,18 @@ def _warnings(config: RewardAuditConfig, title: str, model: Mapping[str, Any], p
         warnings.append(
             f"{title}: score and response length correlate by {length:+.2f} within pairs; the score may stand for "
             f"length."
+        )
+    margins = model["margins"]
+    if margins and margins["largest"] > _VOID_MARGIN:
+        warnings.append(
+            f"{title}: it was trained with margins of up to {margins['largest']:g}. Beyond {_VOID_MARGIN:g} the loss "
+            f"hardly bends, so its probabilities and their calibration mean nothing; give smaller margins, such as by "
+            f"reward_model.margin_by_rating."
+        )
+    elif margins and margins["mean"] > 0:
+        warnings.append(
+            f"{title}: it was trained with margins, {margins['mean']:.2f} on average, so its scores are further apart by "
+            f"as much and its probabilities over-confident by design."
         )
     for side in ("shorter", "longer"):
         group = by_pairs[f"{side}_chosen"]

@@ -12,7 +12,7 @@ import json
 import math
 import shutil
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -71,7 +71,7 @@ class _Inputs:
     """Inputs that both models share."""
 
     start: Path
-    demonstrations: list[list[int]]
+    demonstrations: Mapping[str, list[list[int]]]
     validation: _Pairs
 
 
@@ -113,7 +113,7 @@ def train_reward_models(config: RewardModelConfig, setup: Setup, data: Path, sta
             for metrics, step in json.loads((finished / "metrics.json").read_text()):
                 workspace.log_metrics(metrics, step)
         else:
-            pairs = _encode(context.tokenizer, rows[name])
+            pairs = _with_margins(config, _encode(context.tokenizer, rows[name]))
             _train_to_end(context, name, pairs, inputs, workspace, finished)
         shutil.copytree(finished / "model", workspace.output / name, dirs_exist_ok=True)
 
@@ -157,7 +157,7 @@ def _train_to_end(
     with new_folder(finished) as folder:
         num_steps = _train(context, name, pairs, inputs, checkpoints, log_metrics, folder / "model")
         try:
-            metrics = _centre_and_validate(context, name, folder / "model", inputs)
+            metrics = _centre_and_validate(context, name, folder / "model", inputs, pairs.margins)
         except ScoringError as error:
             raise TrainingDivergedError(num_steps, str(error), newest_checkpoint(checkpoints)) from error
         log_metrics({f"{name}/{key}": value for key, value in metrics.items()}, None)
@@ -197,8 +197,10 @@ def _report(name: str, num_members: int, done: int, total: int) -> None:
     report_progress("reward_model", names.index(name) * total + done, len(names) * total)
 
 
-def _centre_and_validate(context: Context, name: str, folder: Path, inputs: _Inputs) -> dict[str, float]:
-    """Note the demonstrations' mean score in the saved model's config, and compare the held-out pairs."""
+def _centre_and_validate(
+    context: Context, name: str, folder: Path, inputs: _Inputs, margins: Sequence[float] | None
+) -> dict[str, float]:
+    """Note the demonstrations' mean score and the margins in the saved model's config; compare the held-out pairs."""
     config, model = context.config, load_reward_model(folder, context.compute)
     batch_size = 2 * (config.micro_batch_size or config.batch_size)
 
@@ -206,10 +208,17 @@ def _centre_and_validate(context: Context, name: str, folder: Path, inputs: _Inp
         return score_rows(model, name, context.compute, rows, batch_size)
 
     chosen, rejected = scores(inputs.validation.chosen), scores(inputs.validation.rejected)
-    model.config.score_offset = float(scores(inputs.demonstrations).mean(dtype=np.float64))
+    means = {split: float(scores(rows).mean(dtype=np.float64)) for split, rows in inputs.demonstrations.items()}
+    model.config.score_offset = means[config.centring_split]
+    if margins is not None:
+        model.config.margins = {"mean": float(np.mean(margins)), "largest": max(margins)}
     model.config.save_pretrained(folder)
     accuracy = np.mean((chosen > rejected) + 0.5 * (chosen == rejected))
-    return {"validation_accuracy": float(accuracy), "score_offset": model.config.score_offset}
+    return {
+        "validation_accuracy": float(accuracy),
+        "score_offset": model.config.score_offset,
+        "train_less_validation_score": means["train"] - means["validation"],
+    }
 
 
 def _dataset(config: RewardModelConfig, pairs: _Pairs, seed: int) -> tuple[type[RewardTrainer], Dataset]:
@@ -232,10 +241,12 @@ def _dataset(config: RewardModelConfig, pairs: _Pairs, seed: int) -> tuple[type[
 
 def _read_inputs(context: Context, data: Path, start: Path) -> _Inputs:
     tokenizer = context.tokenizer
-    rows = [row for _, row in read_rows(data / "demonstrations" / "train.jsonl", "demonstrations")]
-    shuffled = np.random.default_rng(context.seed("centring")).permutation(len(rows))
-    drawn = [rows[i] for i in shuffled[: context.config.num_centring_rows]]
-    demonstrations = _join(tokenizer, drawn, "completion")
+    demonstrations = {}
+    for split in ("train", "validation"):
+        rows = [row for _, row in read_rows(data / "demonstrations" / f"{split}.jsonl", "demonstrations")]
+        shuffled = np.random.default_rng(context.seed("centring")).permutation(len(rows))
+        drawn = [rows[i] for i in shuffled[: context.config.num_centring_rows]]
+        demonstrations[split] = _join(tokenizer, drawn, "completion")
     validation = _encode(tokenizer, _read(data / "preferences" / "validation.jsonl"))
     return _Inputs(start, demonstrations, validation)
 
@@ -275,6 +286,25 @@ def _encode(tokenizer: Any, rows: Sequence[Row]) -> _Pairs:
         column("probability", 1.0),
         [prompt_key(row["prompt"]) for row in rows],
     )
+
+
+def _with_margins(config: RewardModelConfig, pairs: _Pairs) -> _Pairs:
+    """The pairs with the margin of each rating, where the settings have a table of them."""
+    table, ratings = config.margin_by_rating, pairs.margins
+    if not table:
+        return pairs
+    places = [int(rating) for rating in ratings or () if rating in range(len(table))]
+    if ratings is None or len(places) < len(ratings):
+        got = (
+            "no row has one"
+            if ratings is None
+            else f"one is {next(r for r in ratings if r not in range(len(table))):g}"
+        )
+        raise DataError(
+            f"preferences: reward_model.margin_by_rating has margins for the ratings 0 to {len(table) - 1} in the "
+            f'field "margin", but {got}; correct the table, or drop it'
+        )
+    return replace(pairs, margins=[table[place] for place in places])
 
 
 def _join(tokenizer: Any, rows: Sequence[Row], answer: str) -> list[list[int]]:

@@ -275,6 +275,32 @@ def test_three_raters_of_real_pairs_are_no_three_witnesses(realdata, tmp_path, w
     assert not any("to beat choosing the" in text for text in audit["warnings"])
 
 
+@pytest.mark.parametrize(
+    ("margins", "warning"),
+    [
+        (
+            {"mean": 0.5, "largest": 1.0},
+            "it was trained with margins, 0.50 on average, so its scores are",
+        ),
+        (
+            {"mean": 0.5, "largest": 10.0},
+            "it was trained with margins of up to 10. Beyond 5 the loss hardly bends",
+        ),
+        ({"mean": 0.0, "largest": 0.0}, None),
+    ],
+)
+def test_margins_of_training_make_calibration_void(world, workspace, tmp_path, margins, warning):
+    models = tmp_path / "models"
+    shutil.copytree(world / "reward_models", models)
+    path = models / "reward_model" / "config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "margins": margins}))
+    audit_reward_models(CONFIG, SETUP, world / "data", models, workspace)
+    warnings = json.loads((workspace.output / "audit.json").read_text())["warnings"]
+    said = [text for text in warnings if "margins" in text]
+    assert len(said) == (warning is not None)
+    assert all(text.startswith(f"Reward model: {warning}") for text in said)
+
+
 def test_no_pairs_is_an_error(world, workspace, tmp_path):
     shutil.copytree(world / "data", tmp_path / "data")
     (tmp_path / "data" / "preferences" / "test.jsonl").write_text("")

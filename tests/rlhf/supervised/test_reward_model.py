@@ -172,6 +172,41 @@ def test_centred_on_the_number_of_rows_asked_for(tiny_setup, arithmetic_data, st
     assert abs(scores.mean()) > 1e-4
 
 
+def test_centred_on_the_split_asked_for(tiny_setup, arithmetic_data, start, tiny_tokenizer, tmp_path):
+    runs = {split: Run(tmp_path / split) for split in ("train", "validation")}
+    for split, run in runs.items():
+        config = CONFIG.model_copy(update={"centring_split": split, "num_epochs": 0.5})
+        train_reward_models(config, tiny_setup, arithmetic_data, start, run.workspace)
+    offsets = {split: run.final["reward_model/score_offset"] for split, run in runs.items()}
+    for run in runs.values():
+        gap = run.final["reward_model/train_less_validation_score"]
+        assert gap == pytest.approx(offsets["train"] - offsets["validation"])
+        assert abs(gap) > 1e-6
+    rows = [row for _, row in read_rows(arithmetic_data / "demonstrations" / "validation.jsonl", "demonstrations")]
+    model = load_reward_model(runs["validation"].output / "reward_model", tiny_setup.compute)
+    scored = score_dialogues(model, tiny_setup, tiny_tokenizer, rows, "completion")
+    assert scored.mean() == pytest.approx(0.0, abs=1e-5)
+
+
+def test_margins_by_rating_are_those_of_the_table(tiny_setup, arithmetic_data, start, tmp_path):
+    """Ratings of 0, 1 and 2, or the margins that the table has for them: the same bits."""
+    config = CONFIG.model_copy(update={"num_epochs": 1})
+    runs = []
+    for values, table in (((0.0, 1.5, 3.0), ()), ((0.0, 1.0, 2.0), (0.0, 1.5, 3.0))):
+        for split in ("train", "selection"):
+            rows = read(arithmetic_data, split)
+            write(arithmetic_data, split, [row | {"margin": values[i % 3]} for i, row in enumerate(rows)])
+        runs.append(Run(tmp_path / str(len(runs))))
+        own = config.model_copy(update={"margin_by_rating": table})
+        train_reward_models(own, tiny_setup, arithmetic_data, start, runs[-1].workspace)
+    assert runs[0].weights(*MODELS) == runs[1].weights(*MODELS)
+    saved = json.loads((runs[1].output / "reward_model" / "config.json").read_text())
+    assert saved["margins"] == {"mean": pytest.approx(1.453125), "largest": 3.0}
+    short = config.model_copy(update={"margin_by_rating": (0.0, 1.0)})
+    with pytest.raises(DataError, match=r'ratings 0 to 1 in the field "margin", but one is 2; correct the table'):
+        train_reward_models(short, tiny_setup, arithmetic_data, start, Run(tmp_path / "short").workspace)
+
+
 def test_models_see_nothing_of_each_others_pairs(tiny_setup, arithmetic_data, start, tmp_path):
     config = CONFIG.model_copy(update={"num_epochs": 1})
     runs = [Run(tmp_path / "before"), Run(tmp_path / "after")]
