@@ -248,18 +248,23 @@ def part(rows: Mapping[str, Mapping[str, Any]]) -> str:
             cells += [_number(outcome["predicted_mb"]), _number(outcome["measured_mb"])]
             cells.append(_error(outcome["predicted_mb"], outcome["measured_mb"]))
             worst["memory"] = max(worst["memory"], _off(outcome["predicted_mb"], outcome["measured_mb"]))
-        cells += [_number(second["predicted_s"]), _number(second["measured_s"])]
-        cells.append(_error(second["predicted_s"], second["measured_s"]))
-        worst["time"] = max(worst["time"], _off(second["predicted_s"], second["measured_s"]))
+        if row["quiet"]:
+            cells += [_number(second["predicted_s"]), _number(second["measured_s"])]
+            cells.append(_error(second["predicted_s"], second["measured_s"]))
+            worst["time"] = max(worst["time"], _off(second["predicted_s"], second["measured_s"]))
+        else:
+            cells += ["", "", "busy machine"]
         cells.append(f"{max(first['others_cores'], second['others_cores']):.2f}")
         lines.append(cells)
     header = ["case", "what", "before any run: MB", "took", "off", "after one run: MB", "took", "off"]
     header += ["after one run: s", "took", "off", "others' cores"]
     rest = next(iter(rows.values()))
+    quiet = [row for row in rows.values() if row["quiet"]]
+    of_time = f"{worst['time']:.0%} (bound {TIME_BOUND:.0%})" if quiet else "not known: the machine was busy"
     return (
         f"{table(header, lines, right=range(2, 12))}\n\n"
-        f"The worst error of memory is {worst['memory']:.0%} (bound {MEMORY_BOUND:.0%}), of time {worst['time']:.0%} "
-        f"(bound {TIME_BOUND:.0%}). {rest['when']} UTC, commit {rest['commit']}, {rest['machine']}. Others' cores: "
+        f"The worst error of memory is {worst['memory']:.0%} (bound {MEMORY_BOUND:.0%}), of time {of_time}. "
+        f"{rest['when']} UTC, commit {rest['commit']}, {rest['machine']}. Others' cores: "
         "what other processes used during the runs, which memory does not depend on and time does."
     )
 

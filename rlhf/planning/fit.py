@@ -70,8 +70,8 @@ def what_would_fit(config: PipelineConfig, shape: ModelShape, work: Workload, me
 def most_parameters(config: PipelineConfig, shape: ModelShape, work: Workload, memory: float) -> int:
     """Parameters of the largest model of this kind that fits as adapters over one backbone, a row at a time."""
     peak = peak_of(_changed(config, _smallest(config)) or config, shape, work)
-    process = peak.parts["process"]
-    return max(0, int(shape.parameters * (ROOM * memory - process) / (peak.total - process)))
+    fixed = sum(peak.parts.get(name, 0.0) for name in ("process", "kernels", "rows"))
+    return max(0, int(shape.parameters * (ROOM * memory - fixed) / (peak.total - fixed)))
 
 
 def _changes(config: PipelineConfig) -> Iterator[dict[str, Any]]:

@@ -27,13 +27,24 @@ _SFT_LOGIT, _RL_LOGIT = 16, 8
 """Bytes of a logit in training: itself and its gradient in fp32, and in transformers' own loss two copies of them."""
 _DATA_ROW = 2_500
 """Bytes of a row of data, as text and as token ids in Python."""
-_PROCESS = {"cpu": {"data": 520e6}, "cuda": {}}
-_USUAL_PROCESS = {"cpu": 770e6, "cuda": 600e6}
-"""Bytes of a process without a model: libraries, and on a CUDA device its context."""
-_SLACK = 1.8
-"""What comes and goes does not fill all memory that it leaves behind; a backward pass has more of it for a while."""
-_LEFT, _MOST_LEFT = 0.45, 200e6
-"""Of what a stage that trains took on a CPU, bytes that those behind it find gone: kernels, and holes of the heap."""
+_PROCESS = {
+    "cpu": {
+        "data": 520e6,
+        "sft": 715e6,
+        "reward_model": 725e6,
+        "reward_audit": 775e6,
+        "policy": 775e6,
+        "evaluation": 775e6,
+    },
+    "cuda": dict.fromkeys(("data", "sft", "reward_model", "reward_audit", "policy", "evaluation"), 600e6),
+}
+"""Bytes of a process without a model: libraries, and on a CUDA device its context (a guess)."""
+_KERNELS = {"sft": 140e6, "reward_model": 320e6, "reward_audit": 235e6, "policy": 260e6, "evaluation": 340e6}
+"""Bytes of what oneDNN has made by then for products of rows of many lengths, and of holes in the heap."""
+_LEAST_FP32_WEIGHTS = 2**14
+"""Of a layer that oneDNN multiplies in fp32 (`rlhf.modeling.cpu.onednn`)."""
+_SLACK = 1.2
+"""What comes and goes does not fill all memory that it leaves behind."""
 
 
 def peak_memory(config: PipelineConfig, shape: ModelShape, work: Workload) -> dict[str, Parts]:
@@ -53,15 +64,15 @@ def peak_memory(config: PipelineConfig, shape: ModelShape, work: Workload) -> di
         "policy": _policy,
         "evaluation": _evaluation,
     }
-    peaks, left = {}, 0.0
+    peaks = {}
     for stage, memory in stages.items():
-        parts = memory(config, shape, work)
-        taken, process = sum(parts.values()), _PROCESS[device].get(stage, _USUAL_PROCESS[device])
+        parts = memory(config, shape, work) | {"process": _PROCESS[device][stage]}
+        if device == "cpu" and (config.compute.dtype == "bf16" or shape.hidden_size**2 >= _LEAST_FP32_WEIGHTS):
+            parts["kernels"] = _KERNELS.get(stage, 0.0)
         if stage == "policy" and device == "cpu" and config.compute.num_processes > 1:
-            parts["further processes"] = (config.compute.num_processes - 1) * (taken + process) + process
-        peaks[stage] = parts | {"process": process, "left by the stages before": left}
-        if stage != "data" and device == "cpu":
-            left = max(left, min(_LEFT * taken, _MOST_LEFT))
+            per_process = sum(parts.values())
+            parts["further processes"] = (config.compute.num_processes - 1) * per_process + parts["process"]
+        peaks[stage] = parts
     return peaks
 
 
@@ -157,7 +168,8 @@ def _rollouts(config: PipelineConfig, rl: RLConfig, shape: ModelShape, work: Wor
             "reward models": float(num_reward_models * frozen),
             "casts": float(at_a_time * _casts(shape, compute)),
         }
-    sampling = _sampling(config, shape, max(rl.rollout_size, rl.num_validation_prompts) // compute.num_processes, work)
+    sampled = max(rl.rollout_size, min(rl.num_validation_prompts, work.validation_prompts)) // compute.num_processes
+    sampling = _sampling(config, shape, sampled, work, rows)
     training = {
         "activations": _SLACK * at_a_time * tokens * kept_bytes(shape, longest, compute),
         "logits": _SLACK * rows * rl.max_response_tokens * shape.vocab_size * _RL_LOGIT,

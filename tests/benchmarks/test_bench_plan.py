@@ -11,7 +11,7 @@ def outcome(predicted_mb: float, measured_mb: float, predicted_s: float | None, 
 
 
 def test_the_table_says_how_far_off_the_worst_plan_was():
-    row = {"when": "2026-01-01 10:00", "commit": "abc", "machine": "a machine"}
+    row = {"quiet": True, "when": "2026-01-01 10:00", "commit": "abc", "machine": "a machine"}
     rows = {
         "smoke": row | {"first": outcome(900, 1000, 50, 40), "second": outcome(1010, 1000, 80, 100)},
         "demo": row | {"first": outcome(1120, 1000, None, 40), "second": outcome(1000, 1000, 100, 100)},
@@ -21,6 +21,8 @@ def test_the_table_says_how_far_off_the_worst_plan_was():
         "| `smoke` | the smallest, fp32 | 900 | 1,000 | -10% | 1,010 | 1,000 | +1% | 80 | 100 | -20% | 0.05 |" in said
     )
     assert "The worst error of memory is 12% (bound 15%), of time 20% (bound 30%)." in said
+    busy = part({name: of_case | {"quiet": False} for name, of_case in rows.items()})
+    assert "of memory is 12% (bound 15%), of time not known: the machine was busy." in busy
     assert len(CASES) >= 5
 
 

@@ -85,6 +85,28 @@ def test_rows_at_once_and_lengths_decide_what_comes_and_goes():
     assert 3.5 < totals[1] / totals[0] < 4.2, "each process holds all models"
 
 
+MEASURED = [
+    ({}, 1379),
+    ({"compute.dtype": "fp32"}, 1553),
+    ({"rl.sharing": "trunk"}, 1191),
+    ({"rl.side_by_side": True, "rl.micro_batch_size": 16}, 1909),
+    ({"rl.sharing": "adapters", "rl.lora": {"rank": 16}, "reward_model.lora": {"rank": 16}}, 740),
+]
+"""MiB that `make bench` measured at 20M parameters (docs/memory-and-time.md)."""
+
+
+@pytest.mark.parametrize(("changes", "mib"), MEASURED)
+def test_memory_is_what_was_measured(changes: dict[str, Any], mib: int):
+    settings = {"rl.rollout_size": 64, "rl.num_minibatches": 1, "rl.micro_batch_size": 8}
+    config = recipe(**(settings | {"rl.max_response_tokens": 48} | changes))
+    shape = ModelShape(19_667_328, 1024, 384, 8, 1536, 6, 384, False)
+    parts = peak_memory(config, shape, Workload(100, 100, 100, 10, 10, 10, 28.0, 48.0, 80, 32, 100))["policy"]
+    # The benchmark holds one reward model, in a process whose imports take 391 MiB.
+    of_reward_models = "adapters of reward models" if "rl.lora" in changes else "reward models"
+    predicted = sum(parts.values()) - parts["process"] - parts[of_reward_models] / 2 + 391 * 2**20
+    assert predicted == pytest.approx(mib * 2**20, rel=0.15)
+
+
 def test_time_grows_with_work():
     seconds = duration(recipe(), BILLION, WORK)
     twice = duration(recipe(**{"sft.num_epochs": 2}), BILLION, WORK)

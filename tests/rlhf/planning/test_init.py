@@ -44,7 +44,7 @@ def sized(parameters: int) -> ModelSurvey:
 
 
 def test_less_memory_means_fewer_rows_then_adapters_and_a_base_that_does_not_fit_is_refused():
-    machines = [replace(LAPTOP, memory=memory * 10**9) for memory in (200, 40, 14)]
+    machines = [replace(LAPTOP, memory=memory * 10**9) for memory in (200, 26, 14)]
     recipes = [chosen(machine=machine) for machine in machines]
     rows = [settings["rl.micro_batch_size"].value for settings in recipes]
     assert rows[0] == 32 > rows[1], "a minibatch at once, and then less"
