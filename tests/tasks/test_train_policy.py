@@ -42,7 +42,14 @@ def only_ppo(config: PipelineConfig) -> StageReport:
     with pipeline_run(config) as (run, config):
         source = DataSource(path="data", md5="1", tracked=True)
         data = stored("data", DatasetRef, source=source)
-        train_policy(config.rl, config.setup, data, stored("sft", ModelRef), stored("reward_models", RewardModelsRef))
+        train_policy(
+            config.method,
+            config.policy,
+            config.setup,
+            data,
+            stored("sft", ModelRef),
+            stored("reward_models", RewardModelsRef),
+        )
         return run.stages[-1]
 
 

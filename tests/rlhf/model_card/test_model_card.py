@@ -271,13 +271,13 @@ def test_what_the_score_was_made_of(world, tmp_path, install):
         "added to the policy's loss with weight 27.8 (PPO-ptx).",
     ):
         assert row in text
-    only_brevity = CONFIG.model_copy(update={"policy": RLConfig(rewards=rewards[3:])})
+    only_brevity = CONFIG.model_copy(update={"rl": RLConfig(rewards=rewards[3:])})
     unclimbed = (write(world, tmp_path / "unclimbed", only_brevity) / "README.md").read_text()
     assert "| the reward model | 48 | 0 | 0 | 48 |" in unclimbed
     assert "that PPO climbed |" not in unclimbed
     assert "flatters" not in unclimbed
     card = (output / "README.md").read_text()
-    assert "PPO against\na weighted sum of scores (see Procedure) with a KL penalty" in card
+    assert "PPO against\na score of several sources (see Procedure) with a KL penalty" in card
     assert "/home/someone" not in card + (output / "config.yaml").read_text()
     assert MarkdownIt("commonmark").enable("table").render(text).count("<table>") == 10, (
         "sources, stages, and eight sections of settings"
