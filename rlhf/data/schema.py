@@ -25,6 +25,8 @@ REQUIRED_FIELDS = {
     "prompts": ("prompt",),
     "labels": ("prompt", "completion", "label"),
 }
+TEXT_FIELDS = {kind: tuple(name for name in names if name != "label") for kind, names in REQUIRED_FIELDS.items()}
+"""Of these the ones that hold messages: the prompt, then the responses."""
 RANKING_FIELDS = ("prompt", "responses", "ranks")
 OPTIONAL_FIELDS = {
     "demonstrations": ("source",),

@@ -45,7 +45,7 @@ def card_metadata(
         license="apache-2.0" if from_scratch else "unknown",
         library_name="transformers",
         pipeline_tag="text-generation",
-        tags=["rlhf", "ppo", "reward-model", "conversational"],
+        tags=["rlhf", config.method.replace("_", "-"), "reward-model", "conversational"],
     )
 
 

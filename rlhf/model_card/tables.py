@@ -113,7 +113,7 @@ def composition_table(report: Mapping[str, Any]) -> str:
     splits = report["splits"]
     rows = [
         [kind, *(f"{splits[f'{kind}/{split}']:,}" if f"{kind}/{split}" in splits else "" for split in _SPLITS)]
-        for kind in _KINDS
+        for kind in (*_KINDS, *(["labels"] if "labels/train" in splits else []))
     ]
     return table(["", *_SPLITS], rows)
 

@@ -174,7 +174,7 @@ def _derived(extras: dict[str, RowReader], num_duplicates: int) -> tuple[str, ..
         name = demonstrations.source.name
         sentences.append(f"{name} is unpaired feedback: only the responses marked as wanted were taken.")
     if "labels" in extras:
-        sentences.append("labels.jsonl is kept for methods that learn from unpaired feedback; PPO does not read it.")
+        sentences.append("labels.jsonl is what `method: kto` learns from; other methods do not read it.")
     if num_duplicates:
         sentences.append(
             f"{num_duplicates} preferences repeat earlier ones; data preparation keeps each preference once."

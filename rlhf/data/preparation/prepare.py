@@ -19,16 +19,16 @@ from rlhf.data.preparation.splits import is_for_selection, prompt_key, split_of
 from rlhf.data.preparation.text_changes import turn_markers
 from rlhf.data.preparation.truncation import Context, Fitted, NumberedRow, check_roles, fit_rows
 from rlhf.data.schema import (
+    ALL_KINDS,
     DATASHEET,
     KINDS,
-    REQUIRED_FIELDS,
+    TEXT_FIELDS,
     Row,
     check_files,
     is_ranking,
     is_tie,
     pairs_of,
     read_rows,
-    validate_file,
     write_rows,
 )
 from rlhf.errors import DataError
@@ -87,9 +87,9 @@ def prepare_data(
             assert compute is not None, "the task sees to it"
             sample_folder(folder, config, model, max_response_tokens, compute, workspace.checkpoints)
             max_rows = None  # counts prompts then, and these are no more than that
-        rows = {kind: list(_read(folder / f"{kind}.jsonl", kind, config.ties, max_rows, counts)) for kind in KINDS}
-        if (folder / "labels.jsonl").is_file():
-            counts.labels = validate_file(folder / "labels.jsonl", "labels")
+        kinds = [kind for kind in ALL_KINDS if kind in KINDS or (folder / f"{kind}.jsonl").is_file()]
+        rows = {kind: list(_read(folder / f"{kind}.jsonl", kind, config.ties, max_rows, counts)) for kind in kinds}
+        counts.labels = counts.rows["labels"] if "labels" in rows else 0
         check_held_out((numbered.row for numbered in rows["preferences"]), config)
         annotations: list[Row] = []
         if any("annotator" in numbered.row for numbered in rows["preferences"]):
@@ -100,7 +100,7 @@ def prepare_data(
     splits = _split(rows, config)
     _remove_leaks(splits, counts)
     tokenizer, tokenizer_report = prepare_tokenizer(model, _training_texts(splits))
-    check_roles(tokenizer, ((kind, numbered) for kind in KINDS for numbered in rows[kind]))
+    check_roles(tokenizer, ((kind, numbered) for kind in kinds for numbered in rows[kind]))
     _cut(splits, Context(tokenizer, model.max_length, max_response_tokens), config, counts)
     check_left_out(counts)
     _remove_collisions(splits, counts)
@@ -194,10 +194,11 @@ def _pairs(rows: Iterator[tuple[int, Row]], kind: str, ties: str, counts: Counts
 def _split(rows: Mapping[str, Sequence[NumberedRow]], config: DataConfig) -> Splits:
     splits: Splits = {(kind, split): [] for kind, names in NEEDED.items() for split in names}
     splits |= {name: [] for name in ASIDE}
+    splits |= {(kind, split): [] for kind in rows if kind == "labels" for split in (*NEEDED["preferences"], "gate")}
     for kind, numbered_rows in rows.items():
         for numbered in numbered_rows:
             split = split_of(numbered.key, config)
-            if kind == "preferences" and split == "train" and is_for_selection(numbered.key, config):
+            if kind in ("preferences", "labels") and split == "train" and is_for_selection(numbered.key, config):
                 split = "selection"
             if split not in TRAINING_SPLITS and is_tie(numbered.row):
                 continue  # nobody is right or wrong about it
@@ -224,7 +225,7 @@ def _remove_collisions(splits: Splits, counts: Counts) -> None:
     taken: set[str] = set()
     for split in ("test", "gate", "validation", "train", "selection"):
         keys: set[str] = set()
-        for kind in (kind for kind in KINDS if (kind, split) in splits):
+        for kind in (kind for kind in ALL_KINDS if (kind, split) in splits):
             not_here = taken | ({n.key for n in splits[kind, "train"]} if split == "selection" else set())
             kept = [numbered for numbered in splits[kind, split] if numbered.key not in not_here]
             if len(kept) < len(splits[kind, split]):
@@ -239,7 +240,7 @@ def _training_texts(splits: Splits) -> Iterator[str]:
     for (kind, split), rows in splits.items():
         if split in TRAINING_SPLITS:
             for numbered in rows:
-                for name in REQUIRED_FIELDS[kind]:
+                for name in TEXT_FIELDS[kind]:
                     yield from (message["content"] for message in numbered.row[name])
 
 

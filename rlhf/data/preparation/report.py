@@ -154,7 +154,7 @@ def render(report: Mapping[str, Any]) -> str:
         f"models' training; the others are left out (data.ties)."
         if rankings
         else "",
-        f"{report['labels']} rows of unpaired feedback, which no stage learns from yet." if report["labels"] else "",
+        f"{report['labels']} rows of unpaired feedback, which KTO learns from." if report["labels"] else "",
     ]
     base = "\n".join(f"- {escape(sentence)}" for sentence in report["base"])
     return "\n\n".join(

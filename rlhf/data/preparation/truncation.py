@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from rlhf.data.preparation.text_changes import text_changes, turn_markers
-from rlhf.data.schema import REQUIRED_FIELDS, Row
+from rlhf.data.schema import TEXT_FIELDS, Row
 from rlhf.errors import DataError, one_line
 from rlhf.modeling.chat import chat_of
 from rlhf.modeling.conversations import EncodedRow, cut_to_fit, encode_prompts, encode_rows
@@ -92,7 +92,7 @@ def check_roles(tokenizer: Any, rows: Iterable[tuple[str, NumberedRow]]) -> None
     """
     seen: set[str] = set()
     for kind, numbered in rows:
-        messages = [message for field in REQUIRED_FIELDS[kind][:2] for message in numbered.row[field]]
+        messages = [message for field in TEXT_FIELDS[kind][:2] for message in numbered.row[field]]
         new = {message["role"] for message in messages} - seen
         seen |= new
         for role in sorted(new):
@@ -112,7 +112,7 @@ def _check_role(tokenizer: Any, where: str, messages: Sequence[Mapping[str, str]
 
 def _encode(kind: str, rows: Sequence[NumberedRow], tokenizer: Any) -> list[EncodedRow]:
     """Encode all rows at once; where that is refused, find the row that is to blame."""
-    answers = REQUIRED_FIELDS[kind][1:]
+    answers = TEXT_FIELDS[kind][1:]
     try:
         return encode_rows(
             tokenizer, [n.row["prompt"] for n in rows], [[n.row[field] for n in rows] for field in answers]

@@ -35,7 +35,7 @@ def test_report_shows_stages_measures_and_places(report, tmp_path, monkeypatch, 
     assert ["sft", "cached", "0.2", "45.0"] in rows
     assert ["policy", "trained", "61.0", "61.0"] in rows
     assert ["win rate against SFT", "75.0%", "70.0% to 80.0%"] in rows
-    assert ["the same, by the reward model that PPO climbed", "95.0%", ""] in rows
+    assert ["the same, by the first reward model", "95.0%", ""] in rows
     assert ["KL to the SFT policy, nats/response", "3.14", ""] in rows
     assert ["Model card: policy/README.md"] in rows
     assert not any("99" in "".join(row) for row in rows)

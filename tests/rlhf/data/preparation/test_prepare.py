@@ -183,6 +183,28 @@ def test_annotators_that_are_held_out(tmp_path: Path, rows: Rows) -> None:
         prepare(tmp_path / "x", data, CONFIG.model_copy(update={"held_out_annotators": ("b", "x")}))
 
 
+def test_labels_are_split_like_preferences(tmp_path: Path, rows: Rows) -> None:
+    """None of those that a policy is trained on is to a prompt that the selection reward model learns from."""
+    data = write_folder(tmp_path / "data", rows)
+    plain = prepare(tmp_path / "plain", data)
+    labels = [
+        {**row, "label": label, "annotator": "a"} for row in rows["demonstrations"] for label in (True, False, False)
+    ]
+    write_lines(data / "labels.jsonl", labels)
+    prepared = prepare(tmp_path / "labelled", data)
+    assert prepared.report["duplicates"]["labels"] == 60
+    splits = {split: prepared.rows("labels", split) for split in (*NEEDED["preferences"], "gate")}
+    assert sum(map(len, splits.values())) == 120
+    for split, found in splits.items():
+        assert {row["label"] for row in found} == {True, False}
+        for row in found:
+            key = prompt_key(row["prompt"])
+            expected = split_of(key, CONFIG)
+            assert split == ("selection" if expected == "train" and is_for_selection(key, CONFIG) else expected)
+    assert not (plain.folder / "output" / "labels").exists()
+    assert prepared.all_rows() == plain.all_rows()
+
+
 def test_names_the_gold_rule(tmp_path: Path, rows: Rows) -> None:
     data = write_folder(tmp_path / "data", rows)
     assert prepare(tmp_path / "a", data).report["gold"] is None
