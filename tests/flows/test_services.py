@@ -310,6 +310,7 @@ def test_the_end_leaves_nothing_running(up: Up):
     wait_until_gone(everything, 20)
     # They are started again by who wants to see a run.
     up.with_password = True
+    up.api.close()
     del up.api
     up.start("open", "v1", "--no-browser", last_line="MLflow: h")
     assert f"\nPrefect: http://127.0.0.1:{up.prefect_port}/runs/flow-run/" in up.said
