@@ -23,6 +23,7 @@ from rlhf.config.model import ComputeConfig, LoraConfig, ModelConfig, Setup
 from rlhf.config.rl import RLConfig
 from rlhf.modeling.context import start_stage
 from rlhf.modeling.models import save_model
+from rlhf.policy import sampling
 from rlhf.policy.context import Prompts
 from rlhf.rl import optimization as updates
 from rlhf.rl import rollout as rollouts
@@ -80,14 +81,15 @@ def watch(clock: PhaseClock, side_by_side: bool) -> None:
     """Count the library's phases."""
     forward = {"with_policy": "policy_logprobs", "with_values": "values", "logprobs": "ref_logprobs"}
     training = {"policy": "policy_training", "value": "value_training", "both": "policy_and_value_training"}
-    clock.watch(rollouts, "sample", "generation")
+    clock.watch(sampling, "sample", "generation")
     clock.watch(updates, "_optimizer_step", "optimizer")
     if side_by_side:  # what goes on at the same time is counted once
         clock.watch(rollouts, "_policy_and_values", "policy_logprobs_and_values")
         clock.watch(rollouts, "_scores_and_ref_logprobs", "scores_and_ref_logprobs")
         clock.watch(updates.MinibatchLoss, "accumulate_side_by_side", "policy_and_value_training")
         return
-    clock.watch(rollouts, "map_rows", lambda rows, *_, **__: forward.get(rows.__name__, "policy_logprobs_and_values"))
+    for module in (rollouts, sampling):
+        clock.watch(module, "map_rows", lambda rows, *_, **__: forward.get(rows.__name__, "policy_logprobs_and_values"))
     clock.watch(rollouts, "score_responses", "scores")
     clock.watch(updates.MinibatchLoss, "accumulate", lambda _, losses: training[losses.__name__])
 

@@ -152,7 +152,7 @@ def test_a_disk_that_is_too_small_is_refused_before_the_first_update(run, tmp_pa
     script = ["sh", "-c", FULL_DISK, "sh", "64k", str(tmp_path / "checkpoints"), *command(run, tmp_path)]
     done = subprocess.run(["unshare", "-Urm", *script], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
-    assert "PPO's checkpoints take up to " in done.stderr
+    assert "the policy's checkpoints take up to " in done.stderr
     assert "make room on that disk" in done.stderr
     (listing,) = (line for line in done.stderr.splitlines() if line.startswith("ended with 1"))
     assert listing.endswith("there were")
