@@ -1,6 +1,6 @@
-"""The curve that shows whether PPO went too far: proxy score, selection score and gold reward against sqrt(KL).
+"""The curve that shows whether training went too far: proxy score, selection score and gold reward against sqrt(KL).
 
-PPO keeps the generations of its held-out evaluations. They are scored by the gold rule here, after the fact.
+Every method keeps the generations of its held-out evaluations. They are scored by the gold rule here, after the fact.
 
 Source: Gao, Schulman, Hilton, "Scaling laws for reward model overoptimization", 2210.10760, figure 1 and section 3.2.
 """
@@ -39,15 +39,15 @@ LEAST_DISTINCT_2 = 0.5
 
 @dataclass(frozen=True)
 class CurvePoint:
-    """One held-out evaluation of PPO, on validation prompts.
+    """One held-out evaluation, on validation prompts.
 
     Attributes:
-        update: PPO updates before it; 0 is the SFT policy.
-        chosen: its checkpoint is the one that PPO returned.
+        update: updates before it; 0 is the SFT policy.
+        chosen: its checkpoint is the one that was chosen.
         num_responses: kept generations behind the figures.
         num_prompts: different prompts among them, which are the unit of the intervals.
         kl: exact KL of policy to SFT policy at each token, summed over the response, nats.
-        score: the one that PPO climbs, penalties included.
+        score: the one that training climbs, penalties included.
         selection_score: by the reward model that chooses checkpoints.
         distinct_2: different pairs of neighbouring words as a share of all: it falls as responses repeat themselves.
         gold: by the gold rule, where there is one.
@@ -76,10 +76,10 @@ class CurvePoint:
 
 
 def overoptimization_curve(policy: Path, rule: GoldRule | None) -> list[CurvePoint]:
-    """Read PPO's kept generations and judge them.
+    """Read the kept generations and judge them.
 
     Args:
-        policy: the PPO stage's output folder.
+        policy: the policy stage's output folder.
         rule: gives gold rewards, where there is one.
 
     Raises:
@@ -87,7 +87,7 @@ def overoptimization_curve(policy: Path, rule: GoldRule | None) -> list[CurvePoi
     """
     files = sorted((policy / "generations").glob("update_*.jsonl"))
     if not files:
-        raise DataError(f"{policy / 'generations'}: there are no kept generations; run PPO again")
+        raise DataError(f"{policy / 'generations'}: there are no kept generations; train the policy again")
     chosen = json.loads((policy / "summary.json").read_text(encoding="utf-8"))["chosen_update"]
     return [_point(file, chosen, rule) for file in files]
 
@@ -110,7 +110,7 @@ def _repetition(points: Sequence[CurvePoint]) -> list[str]:
     if not warnings and last.distinct_2 < least:
         first = next(point for point in points if point.distinct_2 < least)
         warnings.append(
-            f"PPO went on to responses that repeat themselves: distinct-2 fell from {start.distinct_2:.3f} to "
+            f"Training went on to responses that repeat themselves: distinct-2 fell from {start.distinct_2:.3f} to "
             f"{first.distinct_2:.3f} at update {first.update} and {last.distinct_2:.3f} at update {last.update}. The "
             f"chosen checkpoint is not one of these."
         )
@@ -131,7 +131,7 @@ def _lost_gold(points: Sequence[CurvePoint]) -> list[str]:
     ]
     if last_gold.high < best_gold.low and last.score.value >= best.score.value:
         warnings.append(
-            f"PPO over-optimized the reward model: from update {best.update} to {last.update} its score rose from "
+            f"Training over-optimized the reward model: from update {best.update} to {last.update} its score rose from "
             f"{best.score.value:.3f} to {last.score.value:.3f}, and gold reward fell from {best_gold.value:.3f} to "
             f"{last_gold.value:.3f}."
         )
@@ -142,7 +142,9 @@ def draw_overoptimization(points: Sequence[CurvePoint], path: Path) -> None:
     """Draw the curve: scores (and gold reward) against sqrt(KL), and what the responses are like over the updates."""
     has_gold = bool(_gold(points))
     title = (
-        "What PPO climbs, and what the raters meant" if has_gold else "What PPO climbs, and what chooses its checkpoint"
+        "Scores on the way, and what the raters meant"
+        if has_gold
+        else "Scores on the way, and what chose the checkpoint"
     )
     with new_figure(path, title, 12.0, 6.0 if has_gold else 5.2) as drawn:
         grid = drawn.add_gridspec(1, 2, width_ratios=[1.32, 1])
@@ -185,7 +187,7 @@ def _gold(points: Sequence[CurvePoint]) -> list[Estimate]:
 
 def _score_panel(axes: "Axes", points: Sequence[CurvePoint]) -> None:
     x = [point.sqrt_kl for point in points]
-    path_with_bars(axes, x, [point.score for point in points], "score (PPO climbs it)", BLUE)
+    path_with_bars(axes, x, [point.score for point in points], "score", BLUE)
     path_with_bars(
         axes, x, [point.selection_score for point in points], "selection reward model (chooses)", ORANGE, "s"
     )
@@ -195,7 +197,7 @@ def _score_panel(axes: "Axes", points: Sequence[CurvePoint]) -> None:
 def _gold_panel(axes: "Axes", points: Sequence[CurvePoint]) -> None:
     path_with_bars(axes, [point.sqrt_kl for point in points], _gold(points), "gold reward", GREEN, "D")
     positions = [point.sqrt_kl for point in points if point.chosen]
-    _finish(axes, "Gold reward, which PPO never sees", "mean gold reward", positions, with_legend=False)
+    _finish(axes, "Gold reward, which training never sees", "mean gold reward", positions, with_legend=False)
 
 
 def _hedging_panel(axes: "Axes", points: Sequence[CurvePoint]) -> None:
@@ -219,7 +221,7 @@ def _repetition_panel(axes: "Axes", points: Sequence[CurvePoint]) -> None:
 
 
 def _finish_by_update(axes: "Axes", points: Sequence[CurvePoint], title: str, label: str) -> None:
-    axes.set_xlabel("PPO update")
+    axes.set_xlabel("update")
     percent_axis(axes.yaxis)
     _finish(axes, title, label, [point.update for point in points if point.chosen])
 

@@ -9,6 +9,7 @@ import torch
 from mlflow.tracking import MlflowClient
 from prefect import flow
 
+from rlhf.config.best_of_n import BestOfNConfig
 from rlhf.config.model import ArchitectureConfig, ComputeConfig, ModelConfig
 from rlhf.config.pipeline import PipelineConfig
 from rlhf.config.rl import RLConfig
@@ -37,19 +38,13 @@ INPUTS = Path()
 
 
 @flow
-def only_ppo(config: PipelineConfig) -> StageReport:
-    """PPO on inputs that are in the store."""
+def only_policy(config: PipelineConfig) -> StageReport:
+    """The policy's stage on inputs that are in the store."""
     with pipeline_run(config) as (run, config):
         source = DataSource(path="data", md5="1", tracked=True)
         data = stored("data", DatasetRef, source=source)
-        train_policy(
-            config.method,
-            config.policy,
-            config.setup,
-            data,
-            stored("sft", ModelRef),
-            stored("reward_models", RewardModelsRef),
-        )
+        inputs = {"start": stored("sft", ModelRef), "reward_models": stored("reward_models", RewardModelsRef)}
+        train_policy(config.method, config.policy, config.setup, data, **inputs)
         return run.stages[-1]
 
 
@@ -89,7 +84,7 @@ def inputs(tmp_path: Path) -> Path:
 
 def run_ppo(**settings: object) -> StageReport:
     ppo = RLConfig.model_validate(SMALL | settings)
-    return only_ppo(PipelineConfig(model=MODEL, compute=COMPUTE, rl=ppo))
+    return only_policy(PipelineConfig(model=MODEL, compute=COMPUTE, rl=ppo))
 
 
 def runs(kind: str) -> list[Any]:
@@ -162,3 +157,13 @@ def test_a_function_that_is_not_installed_is_refused_before_anything_is_done() -
     with pytest.raises(ConfigError, match="no installed package offers a reward function 'brevity'"):
         run_ppo(rewards=[{"kind": "function", "name": "brevity"}])
     assert runs("pipeline") == []
+
+
+def test_another_method_is_another_function_with_the_same_output() -> None:
+    own = {"num_samples": 2, "batch_size": 4, "max_response_tokens": 6, "evaluate_every": 1, "kl_budget": 1e6}
+    config = PipelineConfig(model=MODEL, compute=COMPUTE, method="best_of_n", best_of_n=BestOfNConfig(**own))
+    report = only_policy(config)
+    folder = artifacts.stored_at(artifacts.output_of(report.run_id, "policy", ModelRef)[0])
+    assert folder is not None
+    assert {path.name for path in folder.iterdir()} == {"policy", "evaluations.jsonl", "generations", "summary.json"}
+    assert only_policy(config).state == "cached"

@@ -6,6 +6,7 @@ import math
 import pytest
 from stage_runs import KilledError
 
+from rlhf.config.model import ComputeConfig
 from rlhf.data.schema import write_rows
 
 METHODS = ("dpo", "ipo", "kto", "simpo")
@@ -54,6 +55,24 @@ def test_a_killed_run_ends_with_the_same_bits(method, killed_at, preference_run)
         assert (killed.output / name).read_bytes() == (whole.output / name).read_bytes()
     assert killed.curves == whole.curves
     assert killed.final == whole.final
+
+
+@pytest.mark.parametrize(
+    ("dtype", "lora"), [("bf16", None), ("fp32", {"rank": 4, "alpha": 8}), ("bf16", {"rank": 4, "alpha": 8})]
+)
+def test_in_either_precision_and_with_adapters_too(dtype, lora, preference_run, tiny_setup):
+    setup = tiny_setup.model_copy(update={"compute": ComputeConfig(dtype=dtype, num_threads=1)})
+    whole, killed = preference_run("whole"), preference_run("killed", ("policy/validation_score", 6))
+    whole.setup = killed.setup = setup
+    whole.train("dpo", lora=lora, learning_rate=1e-2)
+    with pytest.raises(KilledError):
+        killed.train("dpo", lora=lora, learning_rate=1e-2)
+    killed.killed_at = None
+    killed.train("dpo", lora=lora, learning_rate=1e-2)
+    assert whole.evaluations()[0]["kl"] == pytest.approx(0.0, abs=1e-2)
+    assert whole.evaluations()[-1]["implicit_accuracy"] > 0.9
+    assert killed.weights("policy") == whole.weights("policy")
+    assert killed.evaluations() == whole.evaluations()
 
 
 @pytest.mark.parametrize("method", ["dpo", "kto"])

@@ -499,7 +499,7 @@ class TestAnInterruptedRun:
         run, folder = interrupted
         with caplog.at_level("INFO", logger="rlhf.rl.trainer"):
             run(rewards=foreign(folder.rename(tmp_path / "moved")).rewards)
-        assert "PPO goes on from" in caplog.text
+        assert "training goes on from" in caplog.text
 
     def test_is_refused_where_the_model_is_another(self, interrupted, save_reward_model):
         run, folder = interrupted
