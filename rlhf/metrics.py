@@ -114,6 +114,8 @@ _DECLARED: dict[str, Metric] = {
     "policy/validation_response_tokens": Metric("tokens"),
     "policy/validation_eos_rate": Metric("", "higher"),
     "policy/ptx_loss": Metric("nats/token", "lower"),
+    "policy/corpus_loss_before": Metric("nats/token", "lower"),
+    "policy/corpus_loss": Metric("nats/token", "lower"),
     "policy/num_alarms": Metric("", "lower", summary=True),
     "policy/chosen_update": Metric("update", summary=True),
     "policy/chosen_objective": Metric("score", "higher", summary=True),

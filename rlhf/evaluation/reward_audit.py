@@ -294,8 +294,8 @@ def _warnings(config: RewardAuditConfig, title: str, model: Mapping[str, Any], p
         )
     elif margins and margins["mean"] > 0:
         warnings.append(
-            f"{title}: it was trained with margins, {margins['mean']:.2f} on average, so its scores are further apart by "
-            f"as much and its probabilities over-confident by design."
+            f"{title}: it was trained with margins, {margins['mean']:.2f} on average, so its scores are further apart "
+            f"by as much and its probabilities over-confident by design."
         )
     for side in ("shorter", "longer"):
         group = by_pairs[f"{side}_chosen"]
