@@ -115,7 +115,7 @@ def test_a_branch_is_asked_for_once_and_never_again(
     check(pinned)
     assert settled(at_commits(pinned)) == pinned
     load(tiny_setup, pinned)
-    load_sources(StageContext(pinned.rl, tiny_setup, tiny_tokenizer), lambda: None)
+    load_sources(StageContext(pinned.rl, tiny_setup, tiny_tokenizer), lambda name: None)
     assert served.requests
     assert not [path for path in served.requests if "main" in path.split("/")]
 
