@@ -121,6 +121,8 @@ _DECLARED: dict[str, Metric] = {
     "policy/best_of_n_median": Metric("score", "higher"),
     "policy/best_of_n_kl_bound": Metric("nats/response"),
     "policy/ptx_loss": Metric("nats/token", "lower"),
+    "policy/corpus_loss_before": Metric("nats/token", "lower"),
+    "policy/corpus_loss": Metric("nats/token", "lower"),
     "policy/num_alarms": Metric("", "lower", summary=True),
     "policy/chosen_update": Metric("update", summary=True),
     "policy/chosen_objective": Metric("score", "higher", summary=True),

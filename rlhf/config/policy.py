@@ -16,8 +16,6 @@ class RewardSourceConfig(Section):
     model. function: a Python function that an installed package offers in the entry-point group rlhf.rewards."""
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]+$", max_length=40)] = "reward_model"
     """Name of the source's curves. Of a function: the name of its entry point."""
-    member: Count = 1
-    """Number of the reward model (kind: trained) where reward_model.num_members is more than 1."""
     path: str | None = None
     """Folder or hub id of the reward model (kind: model). Its tokenizer may differ from the policy's."""
     revision: str | None = None
@@ -31,6 +29,8 @@ class RewardSourceConfig(Section):
     normalize: bool = False
     """Whether the score is normalized by mean and standard deviation of this source's scores in all earlier rollouts;
     in the first rollout by its own."""
+    member: Count = 1
+    """Number of the reward model (kind: trained) where reward_model.num_members is more than 1."""
 
     @model_validator(mode="after")
     def _fields_belong_to_the_kind(self) -> Self:
@@ -125,11 +125,6 @@ class PolicyConfig(Section):
                 "rewards: two sources are of kind trained and of one member, which is one reward model; give each its "
                 "own member, and reward_model.num_members as many"
             )
-        models = [(source.path, source.revision) for source in self.rewards if source.kind == "model"]
-        if len(set(models)) < len(models):
-            raise ValueError(
-                "rewards: two sources are the same model, which share everything and differ in nothing; drop one"
-            )
         return self
 
     @model_validator(mode="after")
@@ -138,6 +133,11 @@ class PolicyConfig(Section):
         if combination != "sum" and len(self.rewards) < 2:
             raise ValueError(
                 f"rewards_combination is {combination}, which compares several sources, but rewards has one; give more"
+            )
+        models = [(source.path, source.revision) for source in self.rewards if source.kind == "model"]
+        if combination in ("worst", "mean_less_variance") and len(set(models)) < len(models):
+            raise ValueError(
+                "rewards: two sources of the ensemble are the same model, which share everything; drop one"
             )
         used_by = {"variance_coef": "mean_less_variance"}
         used_by |= dict.fromkeys(("safety_source", "safety_threshold"), "safety_first")

@@ -151,9 +151,12 @@ class RLConfig(PolicyConfig):
     """Whether policy and value model work at the same time, each on half of compute.num_threads: faster on a CPU, with
     the memory of both. Needs sharing none, an even number of threads and one process."""
     ptx_coef: NonNegative = 0.0
-    """Weight of the next-token loss on demonstrations that is added to the policy's loss (PPO-ptx, InstructGPT)."""
+    """Weight of the next-token loss that is added to the policy's loss (PPO-ptx, InstructGPT); see ptx_source."""
+    ptx_source: Literal["demonstrations", "corpus"] = "demonstrations"
+    """Text of that loss. demonstrations: their completions. corpus: the texts of corpus.jsonl, one after another, in
+    blocks of model.max_length tokens."""
     ptx_batch_size: Count | None = None
-    """Demonstrations per optimizer step. Empty: as many as a minibatch has episodes."""
+    """Demonstrations or blocks per optimizer step. Empty: as many as a minibatch has episodes."""
     alarms: AlarmsConfig = AlarmsConfig()
     """Thresholds at which PPO says that something is wrong."""
 
@@ -161,6 +164,8 @@ class RLConfig(PolicyConfig):
     def _nothing_is_ignored(self) -> Self:
         if self.ptx_batch_size is not None and not self.ptx_coef:
             raise ValueError("ptx_batch_size is set but ptx_coef is 0, so it would be ignored")
+        if self.ptx_source != "demonstrations" and not self.ptx_coef:
+            raise ValueError("ptx_source is set but ptx_coef is 0, so it would be ignored")
         if self.target_kl is not None and self.num_ppo_epochs == 1:
             raise ValueError(
                 "target_kl is set but num_ppo_epochs is 1, and it is looked at between epochs, so it would be ignored; "

@@ -17,13 +17,14 @@ ROLES = ("assistant", "system", "user")
 DATASHEET = "datasheet.md"
 KINDS = ("demonstrations", "preferences", "prompts")
 """The kinds of rows that every data folder has a file of."""
-ALL_KINDS = (*KINDS, "labels")
-"""All kinds of rows; a folder may have no labels."""
+ALL_KINDS = (*KINDS, "labels", "corpus")
+"""All kinds of rows; a folder may have no labels and no corpus."""
 REQUIRED_FIELDS = {
     "demonstrations": ("prompt", "completion"),
     "preferences": ("prompt", "chosen", "rejected"),
     "prompts": ("prompt",),
     "labels": ("prompt", "completion", "label"),
+    "corpus": ("text",),
 }
 TEXT_FIELDS = {kind: tuple(name for name in names if name != "label") for kind, names in REQUIRED_FIELDS.items()}
 """Of these the ones that hold messages: the prompt, then the responses."""
@@ -33,6 +34,7 @@ OPTIONAL_FIELDS = {
     "preferences": ("margin", "probability", "annotator", "criteria", "source"),
     "prompts": ("source",),
     "labels": ("annotator", "source"),
+    "corpus": ("source",),
 }
 TIE = 0.5
 """Probability of a pair that neither response wins."""
@@ -43,10 +45,11 @@ def validate_folder(folder: Path) -> dict[str, int]:
     """Check every row of a data folder.
 
     Args:
-        folder: holds demonstrations.jsonl, preferences.jsonl, prompts.jsonl and datasheet.md, perhaps labels.jsonl.
+        folder: holds demonstrations.jsonl, preferences.jsonl, prompts.jsonl and datasheet.md, perhaps labels.jsonl and
+            corpus.jsonl.
 
     Returns:
-        Rows by kind: demonstrations, preferences, prompts, and labels where there are any.
+        Rows by kind: demonstrations, preferences, prompts, and labels and corpus where there are any.
 
     Raises:
         DataError: the first fault, with file and line.
@@ -188,6 +191,13 @@ def _check(row: Row, kind: str) -> None:
     ranked = kind == "preferences" and is_ranking(row)
     required = RANKING_FIELDS if ranked else REQUIRED_FIELDS[kind]
     _check_fields(row, kind, required)
+    if kind == "corpus":
+        if not _is_text(row["text"]):
+            raise _text_error(row["text"], '"text"')
+        if not row["text"].strip():
+            raise DataError('"text" is empty; remove the row or give its text')
+        _check_optional(row)
+        return
     _check_messages(row["prompt"], "prompt")
     if not any(message["content"].strip() for message in row["prompt"]):
         raise DataError('"prompt" is empty; remove the row or give its text')

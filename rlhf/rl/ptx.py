@@ -1,5 +1,6 @@
-"""PPO-ptx: the next-token loss on demonstrations, added to the policy's loss so that it does not forget them."""
+"""PPO-ptx: the next-token loss on demonstrations or a corpus, added to the policy's loss so that it does not forget."""
 
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
@@ -7,6 +8,7 @@ from torch import Tensor
 
 from rlhf.config.rl import RLConfig
 from rlhf.modeling.batches import batches_by_length, pad_sequences
+from rlhf.modeling.chat import chat_of
 from rlhf.modeling.context import StageContext
 from rlhf.modeling.logprobs import chosen_logprobs, response_logits
 from rlhf.modeling.precision import autocast
@@ -30,23 +32,48 @@ def demonstration_loss(
         The mean loss, nats per token, before its weight. It is taken at temperature 1.
 
     Source:
-        InstructGPT, 2203.02155, equation 2, its last term; on demonstrations in place of pretraining text.
+        InstructGPT, 2203.02155, equation 2, its last term; on demonstrations, or on a corpus as there.
     """
-    config, compute = context.config, context.compute
+    config = context.config
     generator = torch.Generator().manual_seed(context.seed("ptx", update, number))
     size = min(config.ptx_batch_size or config.minibatch_size, len(demonstrations))
     pairs = [demonstrations[i] for i in torch.randperm(len(demonstrations), generator=generator)[:size].tolist()]
     num_tokens = sum(len(completion) for _, completion in pairs)
     own = [pairs[i] for i in processes.local_rows(torch.arange(len(pairs))).tolist()]
     total = torch.zeros((), dtype=torch.float64)
-    for index in batches_by_length([len(p) + len(c) for p, c in own], config.micro_batch_size or config.minibatch_size):
+    for loss in _losses(context, own, policy):
+        (config.ptx_coef * loss / num_tokens).backward()
+        total += loss.detach().double().cpu()
+    return float(processes.all_reduce_sum(total)) / num_tokens
+
+
+def pack(tokenizer: Any, texts: Sequence[str], length: int) -> Demonstrations:
+    """Texts one after another, each with its EOS, in blocks of `length` tokens. A last block that is short is left out.
+
+    Of each block the first token is given, and the loss is that of the others.
+    """
+    ids = chat_of(tokenizer).tokens.encode(texts)
+    tokens = [token for text in texts for token in (*ids[text], tokenizer.eos_token_id)]
+    starts = range(0, max(1, len(tokens) - length + 1), length) if len(tokens) > 1 else range(0)
+    return [(tokens[start : start + 1], tokens[start + 1 : start + length]) for start in starts]
+
+
+@torch.no_grad()
+def corpus_loss(context: StageContext[RLConfig], blocks: Demonstrations, policy: Any) -> float:
+    """Mean next-token loss on blocks of a corpus, nats per token: what it gains by training is the alignment tax."""
+    total = sum(float(loss.double()) for loss in _losses(context, blocks, policy))
+    return total / sum(len(block) for _, block in blocks)
+
+
+def _losses(context: StageContext[RLConfig], pairs: Demonstrations, policy: Any) -> Iterator[Tensor]:
+    """Sums of the loss over the tokens of rows of like length, nats."""
+    config, compute = context.config, context.compute
+    lengths = [len(prompt) + len(completion) for prompt, completion in pairs]
+    for index in batches_by_length(lengths, config.micro_batch_size or config.minibatch_size):
         batch = pad_sequences(
-            [own[i][0] for i in index], [own[i][1] for i in index], context.tokenizer.pad_token_id, compute.device
+            [pairs[i][0] for i in index], [pairs[i][1] for i in index], context.tokenizer.pad_token_id, compute.device
         )
         with autocast(compute):
             logits = response_logits(policy, batch)
         logprobs = chosen_logprobs(logits, batch.responses, temperature=1.0)
-        loss: Tensor = -logprobs.masked_fill(~batch.response_mask, 0.0).sum()
-        (config.ptx_coef * loss / num_tokens).backward()
-        total += loss.detach().double().cpu()
-    return float(processes.all_reduce_sum(total)) / num_tokens
+        yield -logprobs.masked_fill(~batch.response_mask, 0.0).sum()

@@ -16,6 +16,7 @@ from rlhf.files.manifest import folder_sha256
 from rlhf.modeling.context import StageContext, start_stage
 from rlhf.modeling.conversations import encode_pairs
 from rlhf.modeling.cpu.memory import trim_heap
+from rlhf.modeling.models import load_policy
 from rlhf.policy import distributed as processes
 from rlhf.policy.alarms import AlarmState, watch_update
 from rlhf.policy.best_checkpoint import remove_other_candidates
@@ -36,6 +37,7 @@ from rlhf.rl.checkpoint import (
 from rlhf.rl.checks import check_finite, check_weights
 from rlhf.rl.context import Demonstrations, RLContext, make_context
 from rlhf.rl.models import load_models
+from rlhf.rl.ptx import corpus_loss, pack
 from rlhf.rl.request import RLRequest
 from rlhf.rl.update import run_update
 from rlhf.text.lines import read_json_lines
@@ -50,6 +52,7 @@ class Run:
 
     context: RLContext
     choice: Choice
+    request: RLRequest
 
     @property
     def config(self) -> RLConfig:
@@ -153,24 +156,40 @@ def _prepare(context: StageContext[RLConfig], request: RLRequest, workspace: Wor
     has_critic = ALGORITHMS[request.method].method.has_critic
     models = load_models(context, request.start, request.reward_models, has_critic=has_critic)
     check_room(workspace.checkpoints, needed_bytes(models), "the policy's checkpoints")
-    demonstrations = data / "demonstrations" / "train.jsonl"
     updates = make_context(
         context,
         models,
         training_prompts(data, tokenizer),
-        _read_demonstrations(demonstrations, tokenizer) if config.ptx_coef else None,
+        _read_ptx(context, data) if config.ptx_coef else None,
         request.method,
     )
     validation = validation_prompts(data, tokenizer, config.num_validation_prompts)
     choice = Choice(updates, config.alarms, validation, workspace, config.num_updates, config.rollout_size)
-    return Run(updates, choice)
+    return Run(updates, choice, request)
 
 
-def _read_demonstrations(path: Path, tokenizer: Any) -> Demonstrations:
+def _read_ptx(context: StageContext[RLConfig], data: Path) -> Demonstrations:
+    tokenizer = context.tokenizer
+    if context.config.ptx_source == "corpus":
+        blocks = _read_corpus(context, data, "train")
+        if not blocks:
+            raise DataError(
+                "corpus.jsonl: rl.ptx_source is corpus, but the data has no corpus to learn from; give the file, with "
+                '{"text": ...} on each line, or set rl.ptx_source to demonstrations'
+            )
+        return blocks
+    path = data / "demonstrations" / "train.jsonl"
     rows = list(read_json_lines(path))
     if not rows:
         raise DataError(f"{path.name}: there are no demonstrations for PPO-ptx; set rl.ptx_coef to 0, or give some")
     return encode_pairs(tokenizer, [row["prompt"] for row in rows], [row["completion"] for row in rows])
+
+
+def _read_corpus(context: StageContext[RLConfig], data: Path, split: str) -> Demonstrations:
+    """Blocks of a corpus; none where the data has none."""
+    path = data / "corpus" / f"{split}.jsonl"
+    texts = [row["text"] for row in read_json_lines(path)] if path.is_file() else []
+    return pack(context.tokenizer, texts, context.setup.model.max_length) if texts else []
 
 
 def _resume(run: Run) -> TrainerState:
@@ -195,6 +214,14 @@ def _finish(run: Run, state: TrainerState, stopped_because: str) -> None:
     if state.evaluations[-1]["update"] != state.next_update:
         state = _evaluate(run, state)
     run.choice.finish(state, state.next_update, stopped_because)
+    blocks = _read_corpus(run.context, run.request.data, "validation")
+    if blocks and processes.is_first():
+        folders = {"_before": run.request.start / "policy", "": run.workspace.output / "policy"}
+        losses = {
+            f"policy/corpus_loss{name}": corpus_loss(run.context, blocks, load_policy(folder, run.context.compute))
+            for name, folder in folders.items()
+        }
+        run.workspace.log_metrics(losses, None)
 
 
 def _next_kl_coef(config: RLConfig, kl_coef: float, kl: float) -> float:

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -9,7 +10,7 @@ from pathlib import Path
 
 from rlhf.data.importing.detection import FORMATS
 from rlhf.data.importing.reading import RowReader, SourceOptions, open_rows
-from rlhf.data.schema import ALL_KINDS, DATASHEET, KINDS, Row, is_ranking
+from rlhf.data.schema import ALL_KINDS, DATASHEET, KINDS, Row, is_ranking, validate_file
 from rlhf.files.atomic import install, staged
 from rlhf.text.markdown import escape
 
@@ -22,6 +23,10 @@ _DERIVED = {
     "demonstrations": "No demonstrations were given: they are the chosen responses of the preferences.",
     "prompts": "No prompts were given: they are the prompts of the preferences.",
 }
+
+
+_READ = (*KINDS, "labels")
+"""The kinds of a folder's files whose form is recognized; a corpus is text, and is taken as it is."""
 
 
 @dataclass(frozen=True)
@@ -47,8 +52,8 @@ class Sources:
         folder = Path(self.preferences)
         if not (folder / "preferences.jsonl").is_file():
             return self
-        files = {kind: str(folder / f"{kind}.jsonl") for kind in ALL_KINDS if (folder / f"{kind}.jsonl").is_file()}
-        given = {kind: getattr(self, kind) for kind in ALL_KINDS if getattr(self, kind) is not None}
+        files = {kind: str(folder / f"{kind}.jsonl") for kind in _READ if (folder / f"{kind}.jsonl").is_file()}
+        given = {kind: getattr(self, kind) for kind in _READ if getattr(self, kind) is not None}
         return dataclasses.replace(self, **{**files, **given, "preferences": files["preferences"]})
 
 
@@ -115,11 +120,16 @@ def convert_dataset(
     Raises:
         DataError: something cannot be read.
     """
-    sources = (Sources(sources) if isinstance(sources, str) else sources).of_folder()
+    sources = Sources(sources) if isinstance(sources, str) else sources
+    corpus = Path(sources.preferences) / "corpus.jsonl"
+    sources = sources.of_folder()
     given = {kind: getattr(sources, kind) for kind in ("preferences", "demonstrations", "prompts", "labels")}
     readers = {k: open_rows(source, sources.options.get(k), k) for k, source in given.items() if source is not None}
     extras = {kind: reader for kind, reader in readers.items() if kind != "preferences"}
     counts, num_duplicates = _write_rows(folder, readers["preferences"], extras)
+    if corpus.is_file():
+        counts["corpus"] = validate_file(corpus, "corpus")
+        shutil.copyfile(corpus, folder / corpus.name)
     derived = _derived(extras, num_duplicates)
     report = ImportReport(folder, True, counts, tuple(readers.values()), derived)
     text = _datasheet(report, licence, guidelines)

@@ -5,9 +5,9 @@ import logging
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
-from itertools import islice
+from itertools import chain, islice
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from rlhf.config.data import DataConfig
 from rlhf.config.model import ComputeConfig, ModelConfig
@@ -90,6 +90,7 @@ def prepare_data(
         kinds = [kind for kind in ALL_KINDS if kind in KINDS or (folder / f"{kind}.jsonl").is_file()]
         rows = {kind: list(_read(folder / f"{kind}.jsonl", kind, config.ties, max_rows, counts)) for kind in kinds}
         counts.labels = counts.rows["labels"] if "labels" in rows else 0
+        texts = _read_corpus(folder / "corpus.jsonl", max_rows)
         check_held_out((numbered.row for numbered in rows["preferences"]), config)
         annotations: list[Row] = []
         if any("annotator" in numbered.row for numbered in rows["preferences"]):
@@ -98,8 +99,9 @@ def prepare_data(
         datasheet = (folder / DATASHEET).read_text(encoding="utf-8")
     counts.label_conflicts = count_label_conflicts(rows["preferences"])
     splits = _split(rows, config)
+    corpus = _split_corpus(texts, splits, config, counts)
     _remove_leaks(splits, counts)
-    tokenizer, tokenizer_report = prepare_tokenizer(model, _training_texts(splits))
+    tokenizer, tokenizer_report = prepare_tokenizer(model, chain(_training_texts(splits), corpus.get("train", ())))
     check_roles(tokenizer, ((kind, numbered) for kind in kinds for numbered in rows[kind]))
     _cut(splits, Context(tokenizer, model.max_length, max_response_tokens), config, counts)
     check_left_out(counts)
@@ -109,6 +111,9 @@ def prepare_data(
     for (kind, split), numbered_rows in splits.items():
         (workspace.output / kind).mkdir(parents=True, exist_ok=True)
         write_rows(workspace.output / kind / f"{split}.jsonl", (numbered.row for numbered in numbered_rows))
+    for split, rows_of_split in corpus.items():
+        (workspace.output / "corpus").mkdir(exist_ok=True)
+        write_rows(workspace.output / "corpus" / f"{split}.jsonl", ({"text": text} for text in rows_of_split))
     if annotations:
         write_rows(workspace.output / ANNOTATIONS, annotations)
     tokenizer.save_pretrained(workspace.output / "tokenizer")
@@ -189,6 +194,32 @@ def _pairs(rows: Iterator[tuple[int, Row]], kind: str, ties: str, counts: Counts
         for pair in pairs:
             counts.rows[kind] += 1
             yield line, pair
+
+
+def _read_corpus(path: Path, max_rows: int | None) -> list[str]:
+    """Texts of a corpus, each once; none where there is no file."""
+    if not path.is_file():
+        return []
+    return list(dict.fromkeys(row["text"] for _, row in islice(read_rows(path, "corpus"), max_rows)))
+
+
+def _split_corpus(
+    texts: Sequence[str], splits: Splits, config: DataConfig, counts: Counts
+) -> dict[Literal["train", "validation"], list[str]]:
+    """Texts to learn from and texts to measure on, none with an evaluation prompt in it; empty without texts."""
+    if not texts:
+        return {}
+    aside = (rows for (_, split), rows in splits.items() if split not in TRAINING_SPLITS)
+    held_out = {numbered.key: numbered.row["prompt"] for rows in aside for numbered in rows}
+    prompts = {prompt_key(prompt): prompt for prompt in ([{"role": "user", "content": text}] for text in texts)}
+    leaks = find_leaks(prompts, held_out)
+    counts.leaks.update(f"corpus/{kind}" for kind in leaks.values())
+    corpus: dict[Literal["train", "validation"], list[str]] = {"train": [], "validation": []}
+    for key, prompt in prompts.items():
+        if key not in leaks:
+            # The shares of test and gate are to learn from: nothing else is measured on a corpus.
+            corpus["validation" if split_of(key, config) == "validation" else "train"].append(prompt[0]["content"])
+    return corpus
 
 
 def _split(rows: Mapping[str, Sequence[NumberedRow]], config: DataConfig) -> Splits:

@@ -197,7 +197,7 @@ class TestLists:
         known = settings()
         assert known["rl.rewards"].expected == (
             "a list, each element a section with kind, name, path, revision, chat_template, template_date, weight, "
-            "normalize"
+            "normalize, member"
         )
         assert known["rl.alarms.fatal"].expected.startswith("a list, each element one of negative_kl, entropy_collapse")
         assert not [name for name in known if "[" in name]

@@ -165,6 +165,23 @@ def test_every_message_says_what_to_do(tmp_path: Path) -> None:
             check_row(row, "preferences", "preferences.jsonl:1")
 
 
+@pytest.mark.parametrize(
+    ("row", "message"),
+    [
+        ({"text": " "}, '"text" is empty; remove the row'),
+        ({"text": 3}, '"text" is a number, not text'),
+        ({"prompt": user("Hi")}, 'the field "text" is missing'),
+        ({"text": "a", "label": True}, '"label" is not a field of corpus'),
+    ],
+)
+def test_a_corpus_is_checked_where_there_is_any(data_folder: Path, row: dict[str, Any], message: str) -> None:
+    write_lines(data_folder / "corpus.jsonl", [{"text": "Once upon a time."}, {"text": "The end.", "source": "s"}])
+    assert validate_folder(data_folder)["corpus"] == 2
+    write_lines(data_folder / "corpus.jsonl", [row])
+    with pytest.raises(DataError, match=rf"corpus.jsonl:1: {message}"):
+        validate_folder(data_folder)
+
+
 def test_margin_belongs_to_preferences_only() -> None:
     with pytest.raises(DataError, match='"margin" is not a field of demonstrations'):
         check_row({**demonstration(), "margin": 1.0}, "demonstrations", "x:1")

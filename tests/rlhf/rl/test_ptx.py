@@ -14,7 +14,7 @@ from rlhf.modeling.context import StageContext
 from rlhf.modeling.conversations import encode_pairs
 from rlhf.modeling.models import load_policy
 from rlhf.policy import distributed as processes
-from rlhf.rl.ptx import demonstration_loss
+from rlhf.rl.ptx import corpus_loss, demonstration_loss, pack
 
 PAIRS = [([6], [9, 10, 5]), ([6, 7, 8, 9], [11, 5]), ([7, 8], [9, 12, 13, 14, 15, 5])]
 TOKENIZER = SimpleNamespace(pad_token_id=0)
@@ -140,6 +140,57 @@ def test_an_interrupted_run_goes_on_to_the_same_bits(tiny_run, sharing):
     settings = SETTINGS | {"ptx_coef": 1.0, "ptx_batch_size": 5, "sharing": sharing}
     whole, broken = run_whole_and_broken(tiny_run, 5, **settings)
     assert broken.curve("policy/ptx_loss") == whole.curve("policy/ptx_loss")
+
+
+def write_corpus(run):
+    """Sums in words of the vocabulary that no demonstration has."""
+    for split, texts in (("train", range(8)), ("validation", range(8, 10))):
+        path = run.data / "corpus" / f"{split}.jsonl"
+        path.parent.mkdir(exist_ok=True)
+        rows = [{"text": f"please verify the answer is {n} + {n} , but I believe is What ? " * 4} for n in texts]
+        path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+
+
+def test_texts_are_packed_into_blocks(tiny_tokenizer):
+    texts = ["What is 7 + 5 ?", "I believe", "The answer is 12 ."]
+    ids = [token for text in texts for token in (*tiny_tokenizer(text)["input_ids"], tiny_tokenizer.eos_token_id)]
+    blocks = pack(tiny_tokenizer, texts, 4)
+    assert [prompt + rest for prompt, rest in blocks] == [ids[n : n + 4] for n in range(0, len(ids) - 3, 4)]
+    assert {len(prompt) for prompt, _ in blocks} == {1}
+    assert pack(tiny_tokenizer, texts[1:2], 48) == [(ids[7:8], ids[8:10])], "a corpus that fills no block is one"
+    assert pack(tiny_tokenizer, [], 4) == []
+
+
+def test_loss_of_a_corpus_is_the_mean_over_its_tokens(tiny_policy, tiny_setup):
+    context = StageContext(config(micro_batch_size=1), tiny_setup, TOKENIZER)
+    found = corpus_loss(context, PAIRS, tiny_policy)
+    assert found == pytest.approx(sum(losses(tiny_policy)).item() / NUM_TOKENS, rel=1e-5)
+
+
+def test_the_alignment_tax_is_measured_with_and_without(tiny_run):
+    taxes = {}
+    for name, settings in (("without", {}), ("beside", {"ptx_coef": 1.0, "ptx_source": "corpus"})):
+        run = tiny_run(name)
+        write_corpus(run)
+        run(**SETTINGS, **settings)
+        (losses_of_run,) = (metrics for metrics, _ in run.logged if "policy/corpus_loss" in metrics)
+        taxes[name] = losses_of_run["policy/corpus_loss"] - losses_of_run["policy/corpus_loss_before"]
+        if settings:
+            curve = run.curve("policy/ptx_loss")
+            assert curve[8] < curve[2] - 0.5
+    assert taxes["beside"] < taxes["without"] - 0.3
+
+
+def test_an_interrupted_run_on_a_corpus_goes_on_to_the_same_bits(tiny_run):
+    write_corpus(tiny_run())
+    settings = SETTINGS | {"ptx_coef": 1.0, "ptx_batch_size": 3, "ptx_source": "corpus"}
+    whole, broken = run_whole_and_broken(tiny_run, 5, **settings)
+    assert broken.curve("policy/ptx_loss") == whole.curve("policy/ptx_loss")
+
+
+def test_without_a_corpus_it_is_refused(tiny_run):
+    with pytest.raises(DataError, match=r"corpus.jsonl: rl.ptx_source is corpus, but the data has no corpus to learn"):
+        tiny_run()(ptx_coef=1.0, ptx_source="corpus")
 
 
 def test_without_demonstrations_it_is_refused(tiny_run):

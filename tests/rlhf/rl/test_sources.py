@@ -377,7 +377,7 @@ def foreign(folder, **settings):
     return RLConfig(rewards=({"kind": "model", "name": "safety", "path": str(folder), **settings},))
 
 
-def nothing_trained():
+def nothing_trained(name):
     raise AssertionError("no source asks for the pipeline's own reward model")
 
 

@@ -223,6 +223,19 @@ def test_reads_a_folder_with_a_data_set(tmp_path: Path, monkeypatch: pytest.Monk
     assert report.sources[0].source.name == "set"
 
 
+def test_a_corpus_of_a_folder_comes_along_as_it_is(tmp_path: Path, data_folder: Path) -> None:
+    corpus = data_folder / "corpus.jsonl"
+    write_lines(corpus, [{"text": "Once upon a time."}, {"text": "The end.", "source": "s"}])
+    report = import_dataset(str(data_folder), tmp_path / "out")
+    assert report.counts["corpus"] == 2
+    assert (tmp_path / "out" / "corpus.jsonl").read_bytes() == corpus.read_bytes()
+    assert validate_folder(tmp_path / "out")["corpus"] == 2
+    write_lines(corpus, [{"txt": "Once upon a time."}])
+    with pytest.raises(DataError, match=r'corpus.jsonl:1: the field "text" is missing'):
+        import_dataset(str(data_folder), tmp_path / "other")
+    assert not (tmp_path / "other").exists()
+
+
 def test_reads_a_folder_in_our_own_layout(tmp_path: Path, data_folder: Path) -> None:
     import_dataset(str(data_folder), tmp_path / "data")
     for kind in ("demonstrations", "prompts"):

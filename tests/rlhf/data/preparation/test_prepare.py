@@ -170,6 +170,19 @@ def test_verdicts_on_the_same_responses_are_kept_together(tmp_path: Path, rows: 
     assert not (plain.folder / "output" / "annotations.jsonl").exists()
 
 
+def test_a_corpus_has_a_held_out_part_and_no_evaluation_prompt(tmp_path: Path, rows: Rows) -> None:
+    held_out = next(r for r in rows["prompts"] if split_of(prompt_key(r["prompt"]), CONFIG) == "test")["prompt"]
+    texts = [f"Story {n} of a fox ." for n in range(40)]
+    data = write_folder(tmp_path / "data", rows)
+    corpus = [{"text": text} for text in [*texts, texts[0], held_out[-1]["content"]]]
+    write_lines(data / "corpus.jsonl", corpus)
+    prepared = prepare(tmp_path, data)
+    train, validation = ([row["text"] for row in prepared.rows("corpus", split)] for split in ("train", "validation"))
+    assert sorted([*train, *validation]) == sorted(texts)
+    assert 0 < len(validation) < len(train)
+    assert prepared.report["leaks"]["corpus/prompt"] == 1
+
+
 def test_annotators_that_are_held_out(tmp_path: Path, rows: Rows) -> None:
     rows["preferences"] = [{**row, "annotator": "ab"[i % 2]} for i, row in enumerate(rows["preferences"])]
     data = write_folder(tmp_path / "data", rows)
