@@ -31,6 +31,13 @@ _COMMIT = "{{ commit.stdout }}"
 _RECIPES = {
     "demo": ("demo", "cpu", "Align the embedded default, calibrated arithmetic: minutes on two cores."),
     "smoke": ("smoke", "cpu", "Every stage in seconds, to see that all is in place. Nothing is learned."),
+    "dpo": ("dpo", "cpu", "The embedded default by DPO: from the pairs themselves."),
+    "kto": ("kto", "cpu", "The embedded default by KTO: from responses that are wanted or not."),
+    "best-of-n": (
+        "best-of-n",
+        "cpu",
+        "The embedded default by best-of-n: from the best of the policy's own responses.",
+    ),
     "stories": (
         "stories",
         "cpu",
