@@ -31,19 +31,19 @@ _COMMIT = "{{ commit.stdout }}"
 _RECIPES = {
     "demo": ("demo", "cpu", "Align the embedded default, calibrated arithmetic: minutes on two cores."),
     "smoke": ("smoke", "cpu", "Every stage in seconds, to see that all is in place. Nothing is learned."),
+    "dpo": ("dpo", "cpu", "The embedded default by DPO: from the pairs themselves."),
+    "kto": ("kto", "cpu", "The embedded default by KTO: from responses that are wanted or not."),
+    "best-of-n": (
+        "best-of-n",
+        "cpu",
+        "The embedded default by best-of-n: from the best of the policy's own responses.",
+    ),
     "stories": (
         "stories",
         "cpu",
         "Stories that a pretrained base writes itself, labelled by a rule that reads text. Name it in model.base.",
     ),
     "grpo": ("grpo", "cpu", "The embedded default by Dr. GRPO, with a reward by rule in place of the reward model."),
-    "dpo": ("dpo", "cpu", "The embedded default by DPO, from the pairs alone."),
-    "kto": ("kto", "cpu", "The embedded default by KTO."),
-    "best-of-n": (
-        "best-of-n",
-        "cpu",
-        "The embedded default by rejection sampling: the best of several responses is learned.",
-    ),
     "hh": ("dialogues", "cpu", "Data of your own with a small base model, on a CPU. Name the model in model.base."),
     "gpu": ("gpu", "gpu", "Data of your own with a model of the hub, on one CUDA device."),
 }

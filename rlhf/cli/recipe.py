@@ -107,11 +107,18 @@ def shorten_help(parser: argparse.ArgumentParser, section: str) -> None:
                 shorten_help(inner, section)
         elif "." in action.dest and section not in ("all", action.dest.partition(".")[0]):
             action.help = argparse.SUPPRESS
-    if section in sections():
-        titles = {group.title for group in parser._action_groups} & (sections() - {section})
-        parser._action_groups = [group for group in parser._action_groups if group.title not in titles]
+    if section != "all":
+        parser._action_groups = [
+            group for group in parser._action_groups if _has_a_place(str(group.title).partition("."), section)
+        ]
     if any(action.dest == "config" for action in parser._actions):
         parser.epilog = "--help SECTION shows the settings of a section, such as rl; --help all shows every setting."
+
+
+def _has_a_place(title: tuple[str, str, str], section: str) -> bool:
+    """Whether a group of settings is shown beside a section that is asked for; where none is, without what is in it."""
+    name, is_inner, _ = title
+    return (not section and not is_inner) or name == section or name not in sections()
 
 
 def sections() -> Set[str]:

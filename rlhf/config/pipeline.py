@@ -48,9 +48,9 @@ class PipelineConfig(Section):
     """Seed of initialization, shuffling and sampling. The data and its splits do not depend on it."""
     method: Method = "ppo"
     """Method that trains the policy. ppo: with a critic. rloo, grpo, dr_grpo: without one, by groups of responses to a
-    prompt. online_dpo: by the best and the worst response to each prompt. Their settings are in `rl`. dpo, ipo, simpo:
-    from the given pairs; kto: from responses that are wanted or not. Their settings are in `preference`. best_of_n:
-    from the best of several responses to each prompt. Its settings are in `best_of_n`."""
+    prompt. online_dpo: by the best and the worst response to each. Section `rl`. dpo, ipo, simpo: from the given pairs.
+    kto: from responses that are wanted or not. Section `preference`. best_of_n: from the best of several responses to
+    each prompt. Section `best_of_n`."""
     model: ModelConfig = ModelConfig()
     """The language model that everything starts from."""
     data: DataConfig = DataConfig()
