@@ -89,7 +89,7 @@ class Choice:
         state = self.log_and_note(state, evaluation.metrics(), update)
         evaluations = [*state.evaluations, asdict(evaluation)]
         if processes.is_first():
-            last = None if last_checkpoint is None else f"update_{last_checkpoint:06d}"
+            last = None if last_checkpoint is None else f"the checkpoint of update {last_checkpoint}"
             with explain_write_errors("the generations of a held-out evaluation", last):
                 write_generations(checkpoints, evaluation.update, generations)
             if best_evaluation(evaluations, kl_budget)["update"] == update:

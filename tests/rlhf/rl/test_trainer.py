@@ -183,23 +183,25 @@ def test_what_the_last_optimizer_step_breaks_is_neither_evaluated_nor_saved(tiny
 
 def test_policies_that_may_be_chosen_do_not_pile_up(tiny_run, monkeypatch):
     """Each evaluation is better than the one before it, and no checkpoint comes between them."""
+    from rlhf.policy import choice
     from rlhf.rl import trainer
 
     kept, keep = [], trainer.remove_other_candidates
 
-    def remove_and_count(checkpoints, evaluations, kl_budget):
-        keep(checkpoints, evaluations, kl_budget)
+    def remove_and_count(checkpoints, *arguments):
+        keep(checkpoints, *arguments)
         kept.append(sorted(int(path.name[-4:]) for path in (checkpoints / "candidates").iterdir()))
 
-    evaluated = trainer.validate
+    evaluated = choice.validate
 
-    def better_and_better(context, prompts, update, units):
-        evaluation, generations, units = evaluated(context, prompts, update, units)
+    def better_and_better(context, prompts, update, *arguments):
+        evaluation, generations, units = evaluated(context, prompts, update, *arguments)
         objectives = [float(update)] * len(evaluation.objectives)
         return replace(evaluation, objective=float(update), objectives=objectives), generations, units
 
-    monkeypatch.setattr(trainer, "remove_other_candidates", remove_and_count)
-    monkeypatch.setattr(trainer, "validate", better_and_better)
+    for module in (choice, trainer):
+        monkeypatch.setattr(module, "remove_other_candidates", remove_and_count)
+    monkeypatch.setattr(choice, "validate", better_and_better)
     run = tiny_run()
     run(num_updates=6, evaluate_every=1, checkpoint_every=3)
     assert kept == [[0], [1], [2], [3], [3], [3, 4], [3, 5], [3, 6], [6]]
@@ -312,7 +314,7 @@ def test_a_run_that_chose_the_sft_policy_says_why():
 
 def test_a_run_without_a_trained_source_says_what_chose():
     (line,) = flags(evaluation(0, 0.0, 0.1), evaluation(4, 1.0, 1.2), rewards=[{"kind": "function", "name": "polite"}])
-    assert "chosen by the score that PPO climbs itself" in line
+    assert "chosen by the score that training climbs" in line
 
 
 def test_a_run_that_recovered_says_so():
