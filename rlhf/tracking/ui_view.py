@@ -24,7 +24,7 @@ _METRICS = (
     "policy/trained_seconds",
 )
 _TAGS = (RECIPE_TAG, REPRODUCIBLE_TAG, ALARMS_TAG)
-_PARAMS = ("seed", "rl.kl_coef", "rl.learning_rate")
+_PARAMS = ("method", "seed", "rl.kl_coef")
 
 
 def shared_view() -> str:
