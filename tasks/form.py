@@ -43,12 +43,17 @@ class EverySetting(BaseModel):
         return reference
 
 
+def _told_of_the_field(section: object) -> dict[str, object]:
+    """With `anyOf` alone a mistake is told of the whole section, and not of its field."""
+    return {"if": {"type": "object"}, "then": section}
+
+
 class _ToldOfTheField:
-    """With `anyOf` alone a mistake is told of the whole, and not of its field."""
+    """`_told_of_the_field` for a parameter."""
 
     def __get_pydantic_json_schema__(self, schema: CoreSchema, handler: GetJsonSchemaHandler) -> JsonSchemaValue:
         choices = handler(schema)
-        return choices | {"if": {"type": "object"}, "then": choices["anyOf"][0]}
+        return choices | _told_of_the_field(choices["anyOf"][0])
 
 
 RecipeName = Annotated[str, _RecipeChoices()]
@@ -167,6 +172,8 @@ def _emptied(schema: Mapping[str, Any], definitions: Mapping[str, Any]) -> dict[
         }
     if "anyOf" in kept:
         kept["anyOf"] = [_emptied(choice, definitions) for choice in kept["anyOf"]]
+        if "properties" in kept["anyOf"][0]:
+            kept |= _told_of_the_field(kept["anyOf"][0])
     if "items" in kept:
         kept["items"] = _emptied(kept["items"], definitions)
     if kept.get("type") == "boolean":  # an empty switch is off, and an empty choice is none

@@ -92,7 +92,7 @@ class TestEverySetting:
             ({"rewards": [{"kind": "function", "name": "os:getcwd"}]}, "does not match"),
             (
                 {"rewards": {"kind": "trained"}},
-                "'advanced.rl.rewards'. Failure reason: {'kind': 'trained'} is not valid",
+                "'advanced.rl.rewards'. Failure reason: {'kind': 'trained'} is not of type 'array'",
             ),
             ({"alarms": {"fatal": ["entropy"]}}, "'entropy' is not one of"),
             ({"kl_coef": -1}, r"'advanced.rl.kl_coef'. Failure reason: -1 is less than the minimum"),
