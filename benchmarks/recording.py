@@ -19,7 +19,7 @@ import sys
 import tempfile
 import termios
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -194,9 +194,10 @@ def _output(root: Path, arguments: Sequence[str], keys: Sequence[Key]) -> Iterat
         now = time.monotonic()
         yield now - before, whole
         before, said = now, said + whole
-        if waiting and waiting[0][0] in said:
-            os.write(ours, waiting.pop(0)[1].encode())
-            said = ""
+        due = next((at for at, (words, _) in enumerate(waiting) if words in said), None)
+        if due is not None:  # words that did not come, such as a question about two equal answers, are passed over
+            os.write(ours, waiting[due][1].encode())
+            waiting, said = waiting[due + 1 :], ""
     os.close(ours)
     if process.wait():
         sys.exit(f"benchmarks.recording: rlhf {' '.join(arguments)} ended with status {process.returncode}")
@@ -223,27 +224,35 @@ def svg(frames: Sequence[Frame]) -> str:
     total = sum(seconds for seconds, _ in frames)
     width, height = round(COLUMNS * _WIDTH + 2 * _MARGIN), ROWS * _HEIGHT + 2 * _MARGIN
     rules, groups, begun = [], [], 0.0
+    known: dict[str, int] = {}
     for number, (seconds, shown) in enumerate(frames):
         first, last = 100 * begun / total, 100 * (begun + seconds) / total
         rules.append(
             f"@keyframes k{number}{{0%,{first:.3f}%{{visibility:hidden}}{first:.3f}%,{last:.3f}%{{visibility:visible}}"
             f"{last:.3f}%,100%{{visibility:hidden}}}}#f{number}{{animation:k{number} {total:.1f}s step-end infinite}}"
         )
-        groups.append(f'<g id="f{number}" visibility="hidden">{"".join(_lines(shown))}</g>')
+        groups.append(f'<g id="f{number}" visibility="hidden">{"".join(_lines(shown, known))}</g>')
         begun += seconds
     return (
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" width="{width}" height="{height}" '
         f'font-family="ui-monospace,Menlo,Consolas,monospace" font-size="14">'
         f"<style>text{{white-space:pre}}.b{{font-weight:bold}}.d{{opacity:.6}}{''.join(rules)}</style>"
+        f"<defs>{''.join(_defined(known))}</defs>"
         f'<rect width="100%" height="100%" rx="8" fill="#1a1b26"/>{"".join(groups)}</svg>\n'
     )
 
 
-def _lines(shown: Sequence[Sequence[tuple[str, Style]]]) -> Iterator[str]:
+def _lines(shown: Sequence[Sequence[tuple[str, Style]]], known: dict[str, int]) -> Iterator[str]:
+    """A frame's lines, each of which stands in the picture once, however many frames show it."""
     for number, line in enumerate(shown):
-        spans = "".join(_spans(line))
-        if spans:
-            yield f'<text x="{_MARGIN}" y="{_MARGIN + _HEIGHT * (number + 1) - 5}" fill="#c0caf5">{spans}</text>'
+        if spans := "".join(_spans(line)):
+            named = known.setdefault(spans, len(known))
+            yield f'<use href="#l{named}" y="{_MARGIN + _HEIGHT * (number + 1) - 5}"/>'
+
+
+def _defined(known: Mapping[str, int]) -> Iterator[str]:
+    for spans, number in known.items():
+        yield f'<text id="l{number}" fill="#c0caf5">{spans}</text>'
 
 
 def _spans(line: Sequence[tuple[str, Style]]) -> Iterator[str]:

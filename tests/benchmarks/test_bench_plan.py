@@ -50,5 +50,10 @@ def test_a_recording_is_one_picture_of_frames_that_differ():
     assert len(kept) == 3
     assert kept[0][0] == 0.6
     drawn = ElementTree.fromstring(svg(kept))
+    lines = {f"#{text.get('id')}": "".join(text.itertext()) for text in drawn.iter() if text.tag.endswith("}text")}
     groups = [element for element in drawn if element.tag.endswith("}g")]
-    assert ["".join(group.itertext()) for group in groups] == ["first", "first first", "first first <second>"]
+    assert [[lines[line.get("href")] for line in group] for group in groups] == [
+        ["first"],
+        ["first first"],
+        ["first first <second>"],
+    ]
