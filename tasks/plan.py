@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from pydantic import ValidationError
 
 from rlhf.config.flat import nested
-from rlhf.config.pipeline import PipelineConfig
+from rlhf.config.pipeline import METHOD_SECTIONS, PipelineConfig
 from rlhf.errors import RLHFError
 from rlhf.modeling.hub import at_commits
 from rlhf.modeling.template_choice import settled
@@ -19,8 +19,8 @@ from rlhf.planning.memory import peak_memory
 from rlhf.planning.shape import ModelShape, Workload, shape_of
 from rlhf.planning.workload import expected_workload, prepared_workload, survey_before
 from rlhf.provenance import hardware
-from rlhf.references import DatasetRef, ModelCardRef
-from rlhf.stages import STAGES, StageSpec, pipeline_stages
+from rlhf.references import DatasetRef, ModelCardRef, PolicyRef
+from rlhf.stages import STAGES, StageSpec, pipeline_stages, stage_of
 from rlhf.tracking.artifacts import local_path
 from rlhf.tracking.records import Condition, RunRecord, RunStore
 from rlhf.tracking.runs import parameters
@@ -140,7 +140,8 @@ def _plan_stage(spec: StageSpec, config: PipelineConfig, made: Outputs, store: R
             step = newest_step(error.folder)
             begun = f", goes on from step {step}" if step is not None else ""
             newest = next(iter(store.search(_finished(spec.name), 1)), None)
-            why = _reason(spec.name, newest, parameters(error.settings)) + begun
+            section = config.section if spec.output is PolicyRef else spec.name
+            why = _reason(section, newest, parameters(error.settings)) + begun
         else:
             return PlannedStage(spec.name, spec.title, True, "")
     return PlannedStage(spec.name, spec.title, False, why)
@@ -150,22 +151,22 @@ def _finished(stage: str) -> list[Condition]:
     return [Condition("tag", STAGE_TAG, "=", stage), Condition("attribute", "status", "=", "FINISHED")]
 
 
-def _reason(stage: str, newest: RunRecord | None, settings: Mapping[str, str]) -> str:
-    """What differs from the newest run of the stage."""
+def _reason(section: str, newest: RunRecord | None, settings: Mapping[str, str]) -> str:
+    """What differs from the newest run of the stage, whose settings are a section of the recipe."""
     if newest is None:
         return "never computed here"
-    differing = list(_differences(stage, newest.params, settings))
+    differing = list(_differences(section, newest.params, settings))
     if not differing:
         return "its code, its data or a stage before it has changed"
     more = len(differing) - _SHOWN_DIFFERENCES
     return "; ".join(differing[:_SHOWN_DIFFERENCES]) + (f"; {more} more settings" if more > 0 else "")
 
 
-def _differences(stage: str, then: Mapping[str, str], now: Mapping[str, str]) -> Iterator[str]:
+def _differences(section: str, then: Mapping[str, str], now: Mapping[str, str]) -> Iterator[str]:
     for name in sorted(then.keys() | now.keys()):
         before, after = (settings.get(name, "null") for settings in (then, now))
         if before != after:
-            shown = re.sub("^config\\.", f"{stage}.", name).removeprefix("setup.")
+            shown = re.sub("^config\\.", f"{section}.", name).removeprefix("setup.")
             yield f"{shown} was {before}, is {after}".replace("null", "none")
 
 
@@ -248,10 +249,17 @@ def _of_model(settings: Mapping[str, str]) -> dict[str, str]:
 def _expected_then(run: RunRecord, stage: str, cost: Cost, store: RunStore | None) -> tuple[float, float] | None:
     """What the model of cost says of an earlier run of a stage; None where its recipe cannot be told any more."""
     then = nested(run.params)
-    settings = cost.config.model_dump(mode="json") | {stage: then.get("config")}
+    settings = cost.config.model_dump(mode="json")
+    if stage == stage_of(PolicyRef).name:
+        method = str(then.get("method", cost.config.method))
+        settings |= dict.fromkeys(METHOD_SECTIONS.values()) | {"method": method}
+        settings[METHOD_SECTIONS.get(method, cost.config.section)] = then.get("config")
+    else:
+        settings[stage] = then.get("config")
     settings |= {name: value for name, value in (then.get("setup") or then).items() if name in ("model", "compute")}
     if "max_response_tokens" in then:
-        settings["rl"] = settings["rl"] | {"max_response_tokens": then["max_response_tokens"]}
+        section = cost.config.section
+        settings[section] = settings[section] | {"max_response_tokens": then["max_response_tokens"]}
     with suppress(ValidationError, RLHFError, OSError):
         config = PipelineConfig.model_validate(settings)
         shape = shape_of(config.model, cost.shape.vocab_size)

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from rlhf.config.flat import flatten
 from rlhf.config.loading import load_config, settings
-from rlhf.config.pipeline import PipelineConfig
+from rlhf.config.pipeline import METHOD_SECTIONS, PipelineConfig
 from rlhf.config.recipes import recipes
 from rlhf.errors import ConfigError
 
@@ -66,7 +66,12 @@ def _changes(config: PipelineConfig) -> Iterator[str]:
     recipe = _recipe_of(config)
     if recipe is None:
         return
-    ends = Counter(name.rpartition(".")[2] for name, setting in settings().items() if setting.kind != "section")
+    others = {*METHOD_SECTIONS.values()} - {config.section}
+    ends = Counter(
+        name.rpartition(".")[2]
+        for name, setting in settings().items()
+        if setting.kind != "section" and name.partition(".")[0] not in others
+    )
     of_recipe = flatten(recipe.model_dump(mode="json"))
     for name, value in flatten(config.model_dump(mode="json")).items():
         if name not in _IN_ALL_NAMES and (name not in of_recipe or of_recipe[name] != value):

@@ -87,7 +87,7 @@ def test_a_recipe_that_does_not_fit_is_refused_with_what_would(
     assert main([*COMMAND, *large]) == 2
     told = capsys.readouterr()
     said = " ".join(told.err.split())
-    assert "does not fit: its ppo takes about" in said
+    assert "does not fit: its policy takes about" in said
     assert "and this machine has 60.0 GB (cpu), of which a run may take 90%; take a base of at most" in said
     assert "Memory: " in told.out
     monkeypatch.setattr("rlhf.planning.survey.memory_of", lambda device: 40 * 10**9)

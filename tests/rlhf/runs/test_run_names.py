@@ -24,9 +24,9 @@ def test_a_recipe_as_it_is(recipe: Path):
 @pytest.mark.parametrize(
     ("settings", "name"),
     [
-        ({"ppo__kl_coef": 0.05, "seed": 1}, "demo, kl_coef 0.05, seed 1"),
-        ({"ppo__kl_coef": 0.1}, "demo, seed 0"),
-        ({"ppo__learning_rate": 0.003}, "demo, rl.learning_rate 0.003, seed 0"),
+        ({"rl__kl_coef": 0.05, "seed": 1}, "demo, kl_coef 0.05, seed 1"),
+        ({"rl__kl_coef": 0.1}, "demo, seed 0"),
+        ({"rl__learning_rate": 0.003}, "demo, rl.learning_rate 0.003, seed 0"),
         ({"sft__learning_rate": 0.003}, "demo, sft.learning_rate 0.003, seed 0"),
         ({"model__base": "org/a", "model__architecture": None}, "demo, base org/a, architecture none, seed 0"),
         ({"data__embedded": None}, "demo, embedded none, seed 0"),
@@ -36,7 +36,7 @@ def test_a_recipe_as_it_is(recipe: Path):
         ),
         ({"data__embedded": None, "data__path": "x" * 40}, f"demo, path {'x' * 21}..., embedded none, seed 0"),
         (
-            {"sft__num_epochs": 2, "ppo__kl_coef": 0.2, "ppo__gamma": 0.9, "ppo__clip_range": 0.1, "seed": 5},
+            {"sft__num_epochs": 2, "rl__kl_coef": 0.2, "rl__gamma": 0.9, "rl__clip_range": 0.1, "seed": 5},
             "demo, sft.num_epochs 2.0, kl_coef 0.2, and 2 more, seed 5",
         ),
     ],
@@ -62,7 +62,7 @@ def test_a_recipe_of_ones_own_is_the_file_that_was_given(tmp_path: Path):
     with started_from(recipe):
         assert run_name(config) == "mine, kl_coef 0.5, seed 0"
     with started_from(CONFIGS / "demo.yaml"):
-        assert run_name(demo(name="other", ppo__kl_coef=0.5)) == "other, kl_coef 0.5, seed 0"
+        assert run_name(demo(name="other", rl__kl_coef=0.5)) == "other, kl_coef 0.5, seed 0"
 
 
 def test_a_recipe_that_cannot_be_read_any_more_leaves_its_name(tmp_path: Path):
@@ -80,4 +80,4 @@ def test_copies_of_a_recipe_that_were_edited_are_told_apart(tmp_path: Path):
 
 
 def test_a_group():
-    assert group_name(demo(ppo__kl_coef=0.05), (7, 11, 23)) == "demo, kl_coef 0.05, 3 seeds from 7"
+    assert group_name(demo(rl__kl_coef=0.05), (7, 11, 23)) == "demo, kl_coef 0.05, 3 seeds from 7"
