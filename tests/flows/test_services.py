@@ -239,7 +239,8 @@ def test_nightly_retraining_fires_and_a_second_is_refused_meanwhile(up: Up):
     assert [one["schedule"]["cron"] for one in deployment["schedules"]] == ["0 2 * * *"]
     assert [one["active"] for one in deployment["schedules"]] == [False], "nobody has named a recipe"
     often = [{"schedule": {"interval": 20}, "active": True}]
-    parameters = {"config": long_run(num_updates=2000)["config"] | {"registered": True}, "retrain": {}}
+    form = long_run(num_updates=2000)
+    parameters = form | {"advanced": form["advanced"] | {"registered": True}, "retrain": {}}
     up.api.patch(address, json={"schedules": often, "parameters": parameters}).raise_for_status()
 
     def fired() -> list[dict[str, Any]]:

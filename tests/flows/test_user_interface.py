@@ -160,7 +160,7 @@ def test_the_form_refuses_a_bad_value(form: Page, up: Up, tmp_path: Path):
 
 def test_two_runs_are_compared_in_mlflow(page: Page, up: Up, tmp_path: Path):
     for settings in ({"kl_coef": 0.1}, {"kl_coef": 0.05}):
-        run_id = up.submit("demo", {"advanced": {"policy": settings}})
+        run_id = up.submit("demo", {"advanced": {"rl": settings}})
         assert up.wait_until_ended(run_id, RUN_SECONDS) == "Completed", up.log(run_id)
     table = (
         f"http://127.0.0.1:{up.mlflow_port}/#/experiments/1/runs?workflowType=machine_learning&viewStateShareKey=rlhf"
@@ -197,9 +197,10 @@ def resumed(page: Page) -> bool:
 
 def test_a_form_is_filled_in_and_the_candidate_becomes_the_champion(page: Page, up: Up, tmp_path: Path):
     """A worker asks, a browser answers, a worker goes on."""
+    form = recipe()
     gates = dict.fromkeys(("minimum_win_rate", "minimum_reward_gain", "maximum_length_growth"))
     run_id = up.submit(
-        "nightly", {"config": recipe()["config"] | {"registered": True}, "retrain": {"ask": True, **gates}}
+        "nightly", form | {"advanced": form["advanced"] | {"registered": True}, "retrain": {"ask": True, **gates}}
     )
     wait_for(lambda: up.state(run_id) in ("Suspended", "Failed", "Crashed"), 240)
     assert up.state(run_id) == "Suspended", up.log(run_id)
