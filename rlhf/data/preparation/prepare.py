@@ -87,7 +87,7 @@ def prepare_data(
             assert compute is not None, "the task sees to it"
             sample_folder(folder, config, model, max_response_tokens, compute, workspace.checkpoints)
             max_rows = None  # counts prompts then, and these are no more than that
-        kinds = [kind for kind in ALL_KINDS if kind in KINDS or (folder / f"{kind}.jsonl").is_file()]
+        kinds = (*KINDS, "labels") if (folder / "labels.jsonl").is_file() else KINDS
         rows = {kind: list(_read(folder / f"{kind}.jsonl", kind, config.ties, max_rows, counts)) for kind in kinds}
         counts.labels = counts.rows["labels"] if "labels" in rows else 0
         texts = _read_corpus(folder / "corpus.jsonl", max_rows)

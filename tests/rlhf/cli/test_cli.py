@@ -100,7 +100,7 @@ def test_help_is_short_and_has_a_section_on_demand(capsys, monkeypatch, command)
     assert "\npreference:\n" in short
     assert "--seed N" in short
     assert "--help SECTION shows the settings of a section" in short
-    assert len(short.splitlines()) < 75
+    assert len(short.splitlines()) < 85
     with pytest.raises(SystemExit, match="0"):
         main([*command, "--help", "rl"])
     section = capsys.readouterr().out
@@ -435,7 +435,7 @@ class TestRun:
         assert (Path(report["policy_path"]) / "model.safetensors").is_file()
         assert "policy: 4 of 4\n" in trained.stderr
         (planned,) = (line for line in trained.stderr.splitlines() if line.startswith("To compute: "))
-        assert planned.startswith("To compute: prepared data, ")
+        assert planned.startswith("To compute: prepared data")
 
         cached = run()
         assert cached.returncode == 0, cached.stderr
