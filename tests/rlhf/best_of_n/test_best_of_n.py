@@ -111,3 +111,10 @@ def test_a_later_round_samples_from_the_one_before_and_learns_the_best_of_both(b
     assert starts[1] == starts[0]  # and the SFT policy that is fine-tuned
     assert starts[1]["kl"] == 0.0
     assert max(second.curves["policy/policy_loss"]) == math.ceil(2 * (48 + 40) / 16)
+    killed = Run(tmp_path / "killed", ("policy/policy_loss", 5))
+    with pytest.raises(KilledError):
+        best_of_n_run(killed, earlier=[first], num_prompts=40)
+    killed.killed_at = None
+    best_of_n_run(killed, earlier=[first], num_prompts=40)
+    for name in ("best.jsonl", "evaluations.jsonl", "policy/model.safetensors"):
+        assert (killed.output / name).read_bytes() == (second.output / name).read_bytes()
