@@ -29,7 +29,8 @@ def verdict(metrics: Mapping[str, float]) -> str | None:
     Args:
         metrics: of a run's stages, by their names.
     """
-    if metrics.get("policy/chosen_update") == 0:
+    # The start of a policy that went through several rounds is not the SFT policy.
+    if metrics.get("policy/chosen_update") == 0 and not metrics.get("evaluation/kl"):
         return KEPT_SFT
     for name, form, even, words in (
         ("evaluation/gold_gain", "{:+.3f}", 0.0, "its gain in gold reward is"),

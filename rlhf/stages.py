@@ -4,7 +4,7 @@ Command line, deployments, comparison, lineage, model card and reproduction read
 a function that does its work, a task that adapts it, and the task's line in `tasks/stages.py`.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Annotated
 
@@ -148,6 +148,36 @@ def pipeline_stages() -> tuple[StageSpec, ...]:
 def repeatable_stages() -> tuple[str, ...]:
     """Names of the stages that can be made again alone."""
     return tuple(stage.name for stage in STAGES.values() if stage.repeatable)
+
+
+def round_name(number: int) -> str:
+    """The name of a round before a recipe's own method, from 1 on, in tags and records of a pipeline run."""
+    return f"policy.{number}"
+
+
+def is_round(name: str) -> bool:
+    """Whether a name is one of `round_name`."""
+    return "." in name
+
+
+def stage_name(name: str) -> str:
+    """The name of the stage that a round is an attempt at; of a stage its own."""
+    return name.partition(".")[0]
+
+
+def title_of(name: str) -> str:
+    """The title of a stage or round; of a stage that this version does not know, its name."""
+    stage, _, number = name.partition(".")
+    title = STAGES[stage].title if stage in STAGES else stage
+    return f"{title}, round {number}" if number else title
+
+
+def in_order(names: Iterable[str]) -> list[str]:
+    """Names of stages and rounds in the order in which they run, without stages that this version does not know."""
+    order = list(STAGES)
+    known = [name for name in names if stage_name(name) in STAGES]
+    # A policy is the last of its rounds.
+    return sorted(known, key=lambda name: (order.index(stage_name(name)), float(name.partition(".")[2] or "inf")))
 
 
 def stage_of(kind: type[Reference]) -> StageSpec:

@@ -32,7 +32,7 @@ from rlhf.runs.names import run_name
 from rlhf.runs.note import current_note
 from rlhf.runs.report.collect import collect
 from rlhf.runs.report.documents import as_markdown
-from rlhf.stages import STAGES, stage_of
+from rlhf.stages import STAGES, is_round, stage_of
 from rlhf.text.markdown import escape
 from rlhf.tracking import artifacts
 from rlhf.tracking.client import check_reachable, run_url
@@ -130,13 +130,14 @@ class Pipeline:
         log_dataset(self.run_id, "data", source.md5, source.path)
 
     def finish_stage(self, report: StageReport, reference: Reference, fingerprint: str) -> None:
-        """Note how a stage went, and what it made."""
+        """Note how a stage or round went, and what it made."""
         if not isinstance(reference, ModelCardRef):  # the card holds the record
             made = StageRecord(fingerprint=fingerprint, sha256=reference.sha256)
             self._note(with_stage(self.record, report.name, made))
         link_stage(self.run_id, report.name, report.run_id, fingerprint, report.seconds)
         self.stages.append(report)
-        self.metrics |= metrics_of(report.run_id) | {f"{report.name}/seconds": report.seconds}
+        if not is_round(report.name):
+            self.metrics |= metrics_of(report.run_id) | {f"{report.name}/seconds": report.seconds}
 
     def _note(self, record: ProvenanceRecord) -> None:
         self.record = record
@@ -254,10 +255,10 @@ def pipeline_run(config: PipelineConfig) -> Iterator[tuple[Pipeline, PipelineCon
 def _open_run(config: PipelineConfig) -> Iterator[tuple[Pipeline, PipelineConfig]]:
     logging.getLogger("rlhf").setLevel(logging.INFO)
     drop_launcher_variables()
-    check_installed(config.policy.rewards)
-    check_models(config.model, config.policy.rewards)
+    check_installed(config.rewards)
+    check_models(config.model, config.rewards)
     config = settled(at_commits(config))
-    check_hub_models(config.model, config.policy.rewards)
+    check_hub_models(config.model, config.rewards)
     logger.info("%s", starting_model.described(config.model))
     with hold_run_lock(str(this_flow_run.id)):
         check_reachable()

@@ -252,7 +252,7 @@ def _expected_then(run: RunRecord, stage: str, cost: Cost, store: RunStore | Non
     settings = cost.config.model_dump(mode="json")
     if stage == stage_of(PolicyRef).name:
         method = str(then.get("method", cost.config.method))
-        settings |= dict.fromkeys(METHOD_SECTIONS.values()) | {"method": method}
+        settings |= dict.fromkeys(METHOD_SECTIONS.values()) | {"method": method, "rounds": [], "start": "sft"}
         settings[METHOD_SECTIONS.get(method, cost.config.section)] = then.get("config")
     else:
         settings[stage] = then.get("config")

@@ -55,6 +55,19 @@ Module = str | Callable[[Mapping[str, Any]], str]
 _planning: ContextVar[Literal["verified", "unverified"] | None] = ContextVar("planning", default=None)
 
 
+_round: ContextVar[str | None] = ContextVar("round", default=None)
+
+
+@contextmanager
+def as_round(name: str | None) -> Iterator[None]:
+    """Within the block a stage's call is a round, and its pipeline run knows it by this name. None: it is no round."""
+    token = _round.set(name)
+    try:
+        yield
+    finally:
+        _round.reset(token)
+
+
 class NotMadeError(RLHFError):
     """A stage that is asked for its output, and has yet to compute it.
 
@@ -193,14 +206,14 @@ def _run(adapted: _Stage[R], arguments: Mapping[str, Any]) -> R:
             reference = _task(call, refresh=True)(**arguments)
     trained_seconds = metrics_of(reference.run_id)[f"{adapted.name}/trained_seconds"]
     report = StageReport(
-        name=adapted.name,
+        name=_round.get() or adapted.name,
         state="trained" if found is None else "cached",
         run_id=reference.run_id,
         seconds=time.monotonic() - started,
         trained_seconds=trained_seconds,
     )
     current().finish_stage(report, reference, fingerprint)
-    tell(StageEnded(report.name, report.state, report.seconds))
+    tell(StageEnded(adapted.name, report.state, report.seconds))
     return reference
 
 
@@ -240,7 +253,7 @@ def _may_pass(task: Task[..., Any], run: TaskRun, state: State[Any]) -> bool:
 def _attempt(call: _Call[R]) -> R:
     """Do the work, in an MLflow run of its own."""
     name = call.stage.name
-    inputs = {key: value for key, value in call.arguments.items() if isinstance(value, Reference)}
+    inputs = dict(_references(call.arguments))
     run_id = open_stage(current().run_id, name, call.fingerprint, _settings(call.arguments), inputs)
     started = time.monotonic()
     with closing_run(run_id):
@@ -293,8 +306,17 @@ class _Told:
             tell(Sampled(self.stage, update, row["prompt"][-1]["content"], row["response"]))
 
 
+def _references(arguments: Mapping[str, Any]) -> Iterator[tuple[str, Reference]]:
+    """The outputs that a stage reads, by the names of its arguments; those of a tuple are numbered."""
+    for name, value in arguments.items():
+        if isinstance(value, Reference):
+            yield name, value
+        elif isinstance(value, tuple):
+            yield from ((f"{name}.{number}", reference) for number, reference in enumerate(value, 1))
+
+
 def _settings(arguments: Mapping[str, Any]) -> dict[str, Any]:
-    settings = {key: value for key, value in arguments.items() if not isinstance(value, Reference)}
+    settings = {key: value for key, value in arguments.items() if not isinstance(value, Reference | tuple)}
     return {
         key: value.model_dump(mode="json") if isinstance(value, BaseModel) else value for key, value in settings.items()
     }

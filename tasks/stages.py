@@ -5,10 +5,11 @@ from typing import TypeVar, cast
 
 from rlhf.config.pipeline import PipelineConfig
 from rlhf.references import AuditRef, DatasetRef, EvaluationRef, ModelRef, PolicyRef, Reference, RewardModelsRef
-from rlhf.stages import pipeline_stages
+from rlhf.stages import pipeline_stages, round_name
 from tasks.evaluate_policy import evaluate_policy
 from tasks.evaluate_reward_models import evaluate_reward_models
 from tasks.prepare_data import prepare_data
+from tasks.stage import as_round
 from tasks.train_policy import train_policy
 from tasks.train_reward_models import train_reward_models
 from tasks.train_sft import train_sft
@@ -40,10 +41,26 @@ class Outputs:
         return cast("AnyReference", self._made[kind])
 
 
+def _train_in_rounds(config: PipelineConfig, made: Outputs) -> PolicyRef:
+    """Train the policy of each round; the last one is the recipe's."""
+    policies: list[PolicyRef] = []
+    for number, recipe in enumerate(config.per_round, 1):
+        with as_round(round_name(number) if number <= len(config.rounds) else None):
+            policy = train_policy(
+                recipe.method,
+                recipe.policy,
+                config.setup,
+                made[DatasetRef],
+                start=policies[-1] if recipe.start == "previous" else made[ModelRef],
+                reward_models=made[RewardModelsRef],
+                earlier=tuple(policies) if recipe.method == "best_of_n" else (),
+            )
+        policies.append(policy)
+    return policies[-1]
+
+
 STAGE_TASKS: Mapping[str, Callable[[PipelineConfig, Outputs], Reference]] = {
-    "data": lambda config, made: prepare_data(
-        config.data, config.model, config.policy.max_response_tokens, config.compute
-    ),
+    "data": lambda config, made: prepare_data(config.data, config.model, config.max_response_tokens, config.compute),
     "sft": lambda config, made: train_sft(config.sft, config.setup, made[DatasetRef]),
     "reward_model": lambda config, made: train_reward_models(
         config.reward_model, config.setup, made[DatasetRef], start=made[ModelRef]
@@ -51,14 +68,7 @@ STAGE_TASKS: Mapping[str, Callable[[PipelineConfig, Outputs], Reference]] = {
     "reward_audit": lambda config, made: evaluate_reward_models(
         config.reward_audit, config.setup, made[DatasetRef], made[RewardModelsRef]
     ),
-    "policy": lambda config, made: train_policy(
-        config.method,
-        config.policy,
-        config.setup,
-        made[DatasetRef],
-        start=made[ModelRef],
-        reward_models=made[RewardModelsRef],
-    ),
+    "policy": lambda config, made: _train_in_rounds(config, made),
     "evaluation": lambda config, made: evaluate_policy(
         config.evaluation,
         config.setup,

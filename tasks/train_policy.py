@@ -29,10 +29,14 @@ def train_policy(
     config: PolicyConfig,
     setup: Setup,
     data: DatasetRef,
-    start: ModelRef,
+    start: ModelRef | PolicyRef,
     reward_models: RewardModelsRef,
+    earlier: tuple[PolicyRef, ...] = (),
 ) -> PolicyRef:
-    """Raise the reward model's score by the recipe's method, and choose a checkpoint on held-out evidence."""
+    """Raise the reward model's score by a method, and choose a checkpoint on held-out evidence.
+
+    `earlier` are the rounds before, of best-of-n alone.
+    """
     section = METHOD_SECTIONS[method]
     train = getattr(import_module(f"rlhf.{section}.stage"), _FUNCTIONS[section])
     try:
@@ -44,6 +48,7 @@ def train_policy(
             attempt.path(start),
             attempt.path(reward_models),
             attempt.workspace,
+            *([[attempt.path(policy) for policy in earlier]] if earlier else []),
         )
     except StartError as error:
         set_alarms(attempt.run_id, [error.alarm])

@@ -44,6 +44,12 @@ _RECIPES = {
         "Stories that a pretrained base writes itself, labelled by a rule that reads text. Name it in model.base.",
     ),
     "grpo": ("grpo", "cpu", "The embedded default by Dr. GRPO, with a reward by rule in place of the reward model."),
+    "instructgpt": (
+        "instructgpt",
+        "cpu",
+        "The embedded default as InstructGPT has it: a prompt's comparisons together, and PPO-ptx.",
+    ),
+    "llama2": ("llama2", "cpu", "The embedded default in Llama 2's rounds: rejection sampling twice, then PPO."),
     "hh": ("dialogues", "cpu", "Data of your own with a small base model, on a CPU. Name the model in model.base."),
     "gpu": ("gpu", "gpu", "Data of your own with a model of the hub, on one CUDA device."),
 }

@@ -18,6 +18,7 @@ from rlhf.config.best_of_n import BestOfNConfig
 from rlhf.data.schema import json_lines
 from rlhf.errors import TrainingDivergedError
 from rlhf.files.atomic import write_file
+from rlhf.modeling.conversations import encode_prompts
 from rlhf.policy.context import PolicyContext, Prompts
 from rlhf.policy.sampling import sample_responses, score_responses
 from rlhf.progress import report_progress
@@ -27,6 +28,7 @@ from rlhf.text.lines import read_json_lines
 Context = PolicyContext[BestOfNConfig]
 
 _PROMPTS_IN_A_PART = 64
+_BEST = "best.jsonl"
 
 
 @dataclass(frozen=True)
@@ -64,15 +66,16 @@ class BestOf:
     kl_bound: float
 
 
-def collect_samples(context: Context, checkpoints: Path) -> Samples:
+def collect_samples(context: Context, checkpoints: Path, seed: int) -> Samples:
     """Sample and score, or read what was sampled before.
 
     Args:
         context: with the prompts to answer.
         checkpoints: of the stage.
+        seed: of the draws.
 
     Raises:
-        TrainingDivergedError: the SFT policy's logits are not finite.
+        TrainingDivergedError: the policy's logits are not finite.
         ScoringError: a source failed, or its scores are not one finite number for each response.
     """
     number = len(context.prompts.ids)
@@ -82,7 +85,7 @@ def collect_samples(context: Context, checkpoints: Path) -> Samples:
         path = checkpoints / "samples" / f"prompts_{first:08d}.jsonl"
         if not path.is_file():
             try:
-                write_file(path, "".join(json_lines(_sample(context, prompts))))
+                write_file(path, "".join(json_lines(_sample(context, prompts, seed))))
             except FloatingPointError as error:
                 raise TrainingDivergedError(0, str(error), None) from error
         rows += read_json_lines(path)
@@ -96,6 +99,39 @@ def collect_samples(context: Context, checkpoints: Path) -> Samples:
     n = context.config.num_samples
     responses = [[row["response"] for row in rows[start : start + n]] for start in range(0, len(rows), n)]
     return Samples(responses, scores.double().numpy().reshape(-1, n))
+
+
+def write_best(output: Path, prompts: Prompts, responses: Sequence[list[int]], tokenizer: Any) -> None:
+    """Keep the best response to each prompt for later rounds, as text for people and as the token ids to learn.
+
+    Args:
+        output: of the stage.
+        prompts: P of them.
+        responses: token ids, P of them.
+        tokenizer: of the policy.
+    """
+    rows = [
+        {
+            "prompt": conversation,
+            "response": tokenizer.decode(response, skip_special_tokens=True),
+            "response_ids": response,
+        }
+        for conversation, response in zip(prompts.conversations, responses, strict=True)
+    ]
+    write_file(output / _BEST, "".join(json_lines(rows)))
+
+
+def read_best(rounds: Sequence[Path], tokenizer: Any) -> list[tuple[Sequence[int], list[int]]]:
+    """The best responses of earlier rounds, as token ids of prompt and response; other methods have left none.
+
+    Args:
+        rounds: the rounds' outputs.
+        tokenizer: of the policy.
+    """
+    files = [folder / _BEST for folder in rounds if (folder / _BEST).is_file()]
+    rows = [row for file in files for row in read_json_lines(file)]
+    prompts = encode_prompts(tokenizer, [row["prompt"] for row in rows]) if rows else []
+    return [(prompt, row["response_ids"]) for prompt, row in zip(prompts, rows, strict=True)]
 
 
 def gain_by_number(scores: NDArray[np.float64]) -> list[BestOf]:
@@ -116,12 +152,12 @@ def gain_by_number(scores: NDArray[np.float64]) -> list[BestOf]:
     ]
 
 
-def _sample(context: Context, prompts: range) -> list[dict[str, object]]:
+def _sample(context: Context, prompts: range, seed: int) -> list[dict[str, object]]:
     """Responses to some of the prompts, a row each, with the scores of every source."""
     n = context.config.num_samples
     repeated: Prompts = context.prompts.pick([prompt for prompt in prompts for _ in range(n)])
     keys: list[tuple[str | int, ...]] = [("best_of_n", prompt, number) for prompt in prompts for number in range(n)]
-    rows = sample_responses(context, repeated, keys, context.seed("best_of_n"))
+    rows = sample_responses(context, repeated, keys, seed)
     scores = {name: values.tolist() for name, values in score_responses(context, rows).items()}
     return [
         {

@@ -45,7 +45,7 @@ def run(options: argparse.Namespace) -> None:
     from rlhf.tracking.artifacts import local_path
     from rlhf.tracking.stores import open_store
 
-    check_models(config.model, config.policy.rewards)
+    check_models(config.model, config.rewards)
     check(config.data, root())
     try:
         store = open_store()

@@ -137,8 +137,8 @@ def say_first(config: PipelineConfig) -> None:
     from rlhf.modeling.starting_model import described
     from rlhf.rewards.functions import check_installed
 
-    check_installed(config.policy.rewards)
-    check_models(config.model, config.policy.rewards)
+    check_installed(config.rewards)
+    check_models(config.model, config.rewards)
     say(described(config.model), file=sys.stderr, flush=True)
 
 

@@ -20,7 +20,11 @@ from rlhf.paths import root, source_root
 PATH_SETTINGS = (
     "model.base",
     "data.path",
-    *(f"{section}.rewards[].path" for section in dict.fromkeys(METHOD_SECTIONS.values())),
+    *(
+        f"{of_round}{section}.rewards[].path"
+        for of_round in ("", "rounds[].")
+        for section in dict.fromkeys(METHOD_SECTIONS.values())
+    ),
 )
 _NOTHING = ("none", "null")
 _LONGEST = 200

@@ -4,8 +4,8 @@ The docstring under a field is the help of its command-line flag, the text besid
 the reference of settings. Only the standard library and pydantic are imported here.
 """
 
-from collections.abc import Mapping
-from typing import Annotated, Any, Literal, Self
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Self, TypeVar
 
 from pydantic import Field, ValidationInfo, field_validator, model_validator
 
@@ -14,7 +14,7 @@ from rlhf.config.best_of_n import BestOfNConfig
 from rlhf.config.data import DataConfig
 from rlhf.config.evaluation import EvaluationConfig, RewardAuditConfig
 from rlhf.config.model import ComputeConfig, ModelConfig, Setup
-from rlhf.config.policy import PolicyConfig
+from rlhf.config.policy import PolicyConfig, RewardSourceConfig
 from rlhf.config.preference import PREFERENCE_METHODS, PreferenceConfig, preference_error
 from rlhf.config.rl import ROLLOUT_METHODS, RLConfig, rollout_error, sharing_error
 from rlhf.config.supervised import RewardModelConfig, SFTConfig
@@ -34,9 +34,75 @@ METHOD_TITLES: Mapping[str, str] = {
     "best_of_n": "best-of-n",
 }
 """The methods' names for people."""
+Start = Literal["sft", "previous"]
+AnyChoice = TypeVar("AnyChoice", bound="MethodChoice")
 
 
-class PipelineConfig(Section):
+class MethodChoice(Section):
+    """A method with its section, as a recipe and each of its rounds have them; they declare the fields."""
+
+    if TYPE_CHECKING:
+        method: Method
+
+    @field_validator("rl", "preference", "best_of_n", mode="before", check_fields=False)
+    @classmethod
+    def _only_the_section_of_the_method(cls, value: object, info: ValidationInfo) -> object:
+        method = info.data.get("method")
+        if method is None:  # which is told of by itself
+            return value
+        if METHOD_SECTIONS[method] == info.field_name:
+            return {} if value is None else value
+        if value is not None:
+            methods = ", ".join(name for name, section in METHOD_SECTIONS.items() if section == info.field_name)
+            raise ValueError(
+                f"this section is for method: {methods}, and method is {method}, which has its settings in "
+                f"{METHOD_SECTIONS[method]}; drop the section, or change method"
+            )
+        return None
+
+    @model_validator(mode="after")
+    def _the_method_ignores_nothing(self) -> Self:
+        policy, reason = self.policy, None
+        if isinstance(policy, RLConfig):
+            reason = rollout_error(self.method, policy)
+        elif isinstance(policy, PreferenceConfig):
+            reason = preference_error(self.method, policy)
+        if reason is not None:
+            raise ValueError(reason)
+        return self
+
+    @property
+    def section(self) -> str:
+        """Name of the section that holds the method's settings."""
+        return METHOD_SECTIONS[self.method]
+
+    @property
+    def policy(self) -> PolicyConfig:
+        """Settings of the method that trains the policy, as far as all methods have them."""
+        config: PolicyConfig = getattr(self, self.section)
+        return config
+
+    def with_policy(self, **settings: object) -> Self:
+        """The same with other values of settings that all methods have."""
+        return self.model_copy(update={self.section: self.policy.model_copy(update=settings)})
+
+
+class RoundConfig(MethodChoice):
+    """A policy that is trained before the recipe's own method is, by a method of its own."""
+
+    method: Method
+    """Method of the round, with its settings in the section of the method."""
+    start: Start = "sft"
+    """Policy that the round starts from, which is also the reference of its KL; see the recipe's start."""
+    rl: Annotated[RLConfig | None, Field(validate_default=True)] = None
+    """Of methods that learn from rollouts."""
+    preference: Annotated[PreferenceConfig | None, Field(validate_default=True)] = None
+    """Of methods that learn from given preferences."""
+    best_of_n: Annotated[BestOfNConfig | None, Field(validate_default=True)] = None
+    """Of best-of-n."""
+
+
+class PipelineConfig(MethodChoice):
     """Align a language model with human preferences: data, SFT, reward models, audit, policy, evaluation, card."""
 
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=60)] = "demo"
@@ -51,6 +117,13 @@ class PipelineConfig(Section):
     prompt. online_dpo: by the best and the worst response to each. Section `rl`. dpo, ipo, simpo: from the given pairs.
     kto: from responses that are wanted or not. Section `preference`. best_of_n: from the best of several responses to
     each prompt. Section `best_of_n`."""
+    rounds: tuple[RoundConfig, ...] = ()
+    """Policies that are trained one after another before the recipe's own method, which is the last round: each
+    with a method, its section and its start. Evaluation, card and registry have the last one's."""
+    start: Start = "sft"
+    """Policy that the method starts from, which is also the reference of its KL. sft. previous: the policy of the round
+    before. Best-of-n samples from the policy of the round before in any case, fine-tunes its start, and learns the best
+    responses of all rounds so far (Llama 2, 2307.09288)."""
     model: ModelConfig = ModelConfig()
     """The language model that everything starts from."""
     data: DataConfig = DataConfig()
@@ -77,52 +150,38 @@ class PipelineConfig(Section):
     def _names_of_before_are_read(cls, values: Any) -> Any:
         return given_settings(values) if isinstance(values, Mapping) else values
 
-    @field_validator("rl", "preference", "best_of_n", mode="before")
-    @classmethod
-    def _only_the_section_of_the_method(cls, value: object, info: ValidationInfo) -> object:
-        method = info.data.get("method")
-        if method is None:  # which is told of by itself
-            return value
-        if METHOD_SECTIONS[method] == info.field_name:
-            return {} if value is None else value
-        if value is not None:
-            methods = ", ".join(name for name, section in METHOD_SECTIONS.items() if section == info.field_name)
-            raise ValueError(
-                f"this section is for method: {methods}, and method is {method}, which has its settings in "
-                f"{METHOD_SECTIONS[method]}; drop the section, or change method"
-            )
-        return None
-
     @model_validator(mode="after")
-    def _response_fits(self) -> Self:
-        if self.policy.max_response_tokens >= self.model.max_length:
-            raise ValueError(
-                f"{self.section}.max_response_tokens ({self.policy.max_response_tokens}) leaves no room for a prompt "
-                f"in model.max_length ({self.model.max_length}); raise the one or lower the other"
-            )
+    def _each_round_can_work(self) -> Self:
+        for number, recipe in enumerate(self.per_round):
+            if reason := _round_error(recipe):
+                raise ValueError(self._place(number) + reason)
         return self
 
     @model_validator(mode="after")
-    def _the_method_can_work(self) -> Self:
-        if reason := self._method_error():
-            raise ValueError(reason)
+    def _each_round_counts(self) -> Self:
+        recipes = self.per_round
+        if recipes[0].start == "previous":
+            where = self._place(0)
+            raise ValueError(f"{where}start is previous, but no round comes before it, so it would be ignored; drop it")
+        for number, recipe in enumerate(recipes[:-1]):
+            after = recipes[number + 1]
+            later = {other.method for other in recipes[number + 1 :]}
+            is_learned = recipe.method == "best_of_n" and "best_of_n" in later
+            if after.start == "sft" and after.method != "best_of_n" and not is_learned:
+                where = self._place(number + 1) or "the recipe's own method: "
+                raise ValueError(
+                    f"{where}start is sft, so the policy of rounds[{number}] would be trained and ignored; set start "
+                    f"to previous, or drop that round"
+                )
         return self
 
-    def _method_error(self) -> str | None:
-        if self.preference is not None and (reason := preference_error(self.method, self.preference)):
-            return reason
-        if self.rl is None:
-            return _not_one_process(self.method, self.compute)
-        if self.rl.sharing == "adapters" and self.reward_model.lora is None:
-            return (
-                "rl.sharing is adapters, which needs reward models that are adapters over the SFT policy; set "
-                "reward_model.lora, or another rl.sharing"
-            )
-        return rollout_error(self.method, self.rl) or sharing_error(self.rl, self.compute)
+    def _place(self, number: int) -> str:
+        """Beginning of a message about a round; the recipe's own method needs none."""
+        return f"rounds[{number}]: " if number < len(self.rounds) else ""
 
     @model_validator(mode="after")
     def _members_are_climbed(self) -> Self:
-        trained = {source.member for source in self.policy.rewards if source.kind == "trained"}
+        trained = {source.member for source in self.rewards if source.kind == "trained"}
         size, rewards = self.reward_model.num_members, f"{self.section}.rewards"
         if trained and max(trained) > size:
             raise ValueError(
@@ -156,24 +215,62 @@ class PipelineConfig(Section):
         return self
 
     @property
-    def policy(self) -> PolicyConfig:
-        """Settings of the method that trains the policy, as far as all methods have them."""
-        config: PolicyConfig = getattr(self, self.section)
-        return config
-
-    def with_policy(self, **settings: object) -> Self:
-        """The recipe with other values of settings that all methods have."""
-        return self.model_copy(update={self.section: self.policy.model_copy(update=settings)})
+    def per_round(self) -> tuple["PipelineConfig", ...]:
+        """The recipe as each round sees it, in their order: with its method alone; the last is the recipe's own."""
+        names = RoundConfig.model_fields
+        choices = [{name: getattr(choice, name) for name in names} for choice in (*self.rounds, self)]
+        return tuple(self.model_copy(update={**choice, "rounds": ()}) for choice in choices)
 
     @property
-    def section(self) -> str:
-        """Name of the section that holds the method's settings."""
-        return METHOD_SECTIONS[self.method]
+    def sections(self) -> Mapping[str, PolicyConfig]:
+        """The settings of every round's method, by the dotted name of their section."""
+        rounds = {f"rounds.{number}.{choice.section}": choice.policy for number, choice in enumerate(self.rounds)}
+        return {**rounds, self.section: self.policy}
+
+    @property
+    def rewards(self) -> tuple[RewardSourceConfig, ...]:
+        """The sources of scores of all rounds, each once."""
+        return tuple(dict.fromkeys(source for policy in self.sections.values() for source in policy.rewards))
+
+    @property
+    def max_response_tokens(self) -> int:
+        """Tokens of the longest response that any round samples."""
+        return max(policy.max_response_tokens for policy in self.sections.values())
+
+    def with_sources(self, change: Callable[[RewardSourceConfig], RewardSourceConfig]) -> Self:
+        """The recipe with every source of scores, of all rounds, changed."""
+
+        def changed(choice: AnyChoice) -> AnyChoice:
+            return choice.with_policy(rewards=tuple(map(change, choice.policy.rewards)))
+
+        return changed(self).model_copy(update={"rounds": tuple(map(changed, self.rounds))})
 
     @property
     def setup(self) -> Setup:
         """Settings that every stage with a model shares."""
         return Setup(seed=self.seed, model=self.model, compute=self.compute)
+
+
+def _round_error(recipe: PipelineConfig) -> str | None:
+    """The reason why a round's method cannot work with the rest of the recipe, with advice; else None."""
+    if recipe.policy.max_response_tokens >= recipe.model.max_length:
+        return (
+            f"{recipe.section}.max_response_tokens ({recipe.policy.max_response_tokens}) leaves no room for a prompt "
+            f"in model.max_length ({recipe.model.max_length}); raise the one or lower the other"
+        )
+    if recipe.rl is None:
+        return _not_one_process(recipe.method, recipe.compute)
+    if recipe.rl.sharing == "adapters" and recipe.reward_model.lora is None:
+        return (
+            "rl.sharing is adapters, which needs reward models that are adapters over the SFT policy; set "
+            "reward_model.lora, or another rl.sharing"
+        )
+    if recipe.rl.sharing == "adapters" and recipe.start == "previous":
+        return (
+            "rl.sharing is adapters, where the reward models are adapters over the SFT policy, but start is previous, "
+            "which is another policy; set start to sft, or another rl.sharing"
+        )
+    return sharing_error(recipe.rl, recipe.compute)
 
 
 def _not_one_process(method: str, compute: ComputeConfig) -> str | None:

@@ -56,6 +56,7 @@ _MAX_SAMPLE_CHARACTERS = 300
 _MAX_DATASHEET_CHARACTERS = 20_000
 _SMALL_MODEL = 1_000_000_000
 _LICENCE = re.compile(r"#+ *licen[cs]e\b", re.IGNORECASE)
+_STARTS = {"sft": "SFT", "previous": "the round before"}
 _STOPS = {"kl_budget": "the KL to the SFT policy passed its budget"}
 
 
@@ -157,6 +158,7 @@ def _texts(config: PipelineConfig, facts: CardFacts, measured: _Measured, datash
         "config": config,
         "method": method,
         "climbs": climbs,
+        "rounds": [(METHOD_TITLES[choice.method], _STARTS[choice.start]) for choice in config.rounds],
         "facts": facts,
         "code": facts.record.code,
         "lineage": lineage_markdown(facts.record),
@@ -205,7 +207,10 @@ def _verdict(measured: _Measured) -> str | None:
         "evaluation/gold_gain": measured.evaluation["gains"].get("gold"),
         "evaluation/win_rate": measured.evaluation["win_rate"]["rate"],
     }
-    metrics = {"policy/chosen_update": measured.policy["chosen_update"]}
+    metrics = {
+        "policy/chosen_update": measured.policy["chosen_update"],
+        "evaluation/kl": measured.evaluation["kl"]["value"],
+    }
     for name, interval in intervals.items():
         if interval is not None:
             metrics |= {name: interval["value"], f"{name}_low": interval["low"], f"{name}_high": interval["high"]}
@@ -224,7 +229,12 @@ def _limitations(config: PipelineConfig, facts: CardFacts, measured: _Measured) 
     limits += [str(flag) for flag in measured.policy.get("flags", [])]
     method = METHOD_TITLES[config.method]
     if measured.policy["chosen_update"] == 0:
-        limits.append(f"No {method} checkpoint was chosen: the weights are those of SFT.")
+        limits.append(f"No {method} checkpoint was chosen: the weights are those of {_STARTS[config.start]}.")
+    if config.start == "previous":
+        limits.append(
+            f"{method} started from the policy of the round before. What was measured on its way, by the curve and its "
+            f"warnings, is set beside that policy, and so was its KL; the results on test prompts are set beside SFT."
+        )
     if config.policy.temperature != config.evaluation.temperature:
         limits.append(
             f"{method} sampled at temperature {config.policy.temperature:g} and the evaluation at "
@@ -266,6 +276,8 @@ def _sections(config: PipelineConfig) -> Iterator[tuple[str, BaseModel]]:
         section = getattr(config, name)
         if isinstance(section, BaseModel):
             yield name, section
+        if name == "rounds":
+            yield from ((f"rounds[{number}]", choice) for number, choice in enumerate(section))
 
 
 def _samples(path: Path) -> list[dict[str, str]]:

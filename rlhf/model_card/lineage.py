@@ -1,7 +1,7 @@
 """The lineage in a model card: decided by the record alone, so that it names no run and no time."""
 
 from rlhf.provenance.record import BaseRecord, ProvenanceRecord
-from rlhf.stages import pipeline_stages
+from rlhf.stages import STAGES, in_order, stage_name, title_of
 from rlhf.text.markdown import as_code, table
 
 
@@ -15,9 +15,9 @@ def lineage_markdown(record: ProvenanceRecord) -> str:
         Markdown.
     """
     rows = [
-        [stage.title[:1].upper() + stage.title[1:], stage.made_from, f"sha256 `{record.stages[stage.name].sha256}`"]
-        for stage in reversed(pipeline_stages())
-        if stage.made_from and stage.name in record.stages
+        [title_of(name)[:1].upper() + title_of(name)[1:], made_from, f"sha256 `{record.stages[name].sha256}`"]
+        for name in reversed(in_order(record.stages))
+        if (made_from := STAGES[stage_name(name)].made_from)
     ]
     if record.data is not None:
         generator = f"made by the generator `{record.data.embedded}`" if record.data.embedded else ""

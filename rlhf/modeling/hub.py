@@ -64,8 +64,7 @@ def at_commits(config: PipelineConfig) -> PipelineConfig:
         ModelError: the hub does not have one; or it does not answer, and its local cache does not have it either.
     """
     resolve = cache(_commit)
-    rewards = tuple(_at_commit(source, source.path, resolve) for source in config.policy.rewards)
-    return config.with_policy(rewards=rewards).model_copy(
+    return config.with_sources(lambda source: _at_commit(source, source.path, resolve)).model_copy(
         update={"model": _at_commit(config.model, config.model.base, resolve)}
     )
 

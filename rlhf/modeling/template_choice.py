@@ -30,8 +30,7 @@ def settled(config: PipelineConfig) -> PipelineConfig:
     Raises:
         ModelError: a template is broken, or the one that is named is not there.
     """
-    rewards = tuple(map(source_settled, config.policy.rewards))
-    return config.with_policy(rewards=rewards).model_copy(
+    return config.with_sources(source_settled).model_copy(
         update={"model": _settled(config.model, config.model.base, "model.template_date")}
     )
 

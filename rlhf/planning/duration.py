@@ -54,7 +54,7 @@ def duration(config: PipelineConfig, shape: ModelShape, work: Workload) -> dict[
         "reward_audit": lambda config, machine: machine.forward(
             2 * 2 * machine.work.test_preferences, config.reward_audit.batch_size, 0
         ),
-        "policy": _policy,
+        "policy": lambda config, machine: sum(_policy(recipe, machine) for recipe in config.per_round),
         "evaluation": _evaluation,
     }
     return {stage: _STAGE[stage] + seconds(config, machine) for stage, seconds in stages.items()}
@@ -118,7 +118,7 @@ def _data(config: PipelineConfig, machine: _Machine) -> float:
     seconds = _DATA_ROW * work.rows
     if config.data.sampled_from is not None:
         batch = _SAMPLES_PER_PROMPT * _SAMPLED_PROMPTS
-        seconds += machine.generation(_SAMPLES_PER_PROMPT * work.rows, batch, config.policy.max_response_tokens)
+        seconds += machine.generation(_SAMPLES_PER_PROMPT * work.rows, batch, config.max_response_tokens)
     return seconds
 
 

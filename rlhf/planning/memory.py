@@ -61,7 +61,7 @@ def peak_memory(config: PipelineConfig, shape: ModelShape, work: Workload) -> di
         "sft": _sft,
         "reward_model": _reward_models,
         "reward_audit": _audit,
-        "policy": _policy,
+        "policy": lambda config, shape, work: _larger(*(_policy(recipe, shape, work) for recipe in config.per_round)),
         "evaluation": _evaluation,
     }
     peaks = {}

@@ -4,7 +4,11 @@ from rlhf.config.pipeline import METHOD_TITLES, PipelineConfig
 
 
 def described_method(config: PipelineConfig) -> str:
-    """What the policy learns from, and how much of it."""
+    """What the policy learns from in each round, and how much of it."""
+    return "; then ".join(map(_described, config.per_round))
+
+
+def _described(config: PipelineConfig) -> str:
     title, longest = METHOD_TITLES[config.method], f"of at most {config.policy.max_response_tokens:,} tokens"
     if config.rl is not None:
         return f"{title}: {config.rl.num_updates:,} updates of {config.rl.rollout_size:,} responses {longest}"

@@ -127,7 +127,7 @@ def _survey_prompts(folder: Path, tokenizer: Any, config: PipelineConfig) -> Dat
     """Of data whose responses the base will write: one demonstration and a few pairs for each prompt."""
     prompts = [row["prompt"] for _, row in read_rows(folder / "prompts.jsonl", "prompts")][: config.data.max_rows]
     lengths = np.array([len(row.prompt) for row in encode_rows(tokenizer, prompts[:_MOST_ROWS], [])])
-    longest = config.policy.max_response_tokens
+    longest = config.max_response_tokens
     return DataSurvey(
         len(prompts),
         _PAIRS_PER_PROMPT * len(prompts),

@@ -81,9 +81,10 @@ def default_remote(folder: Path) -> str | None:
 def _bases(config: PipelineConfig) -> Iterator[tuple[str, BaseRecord]]:
     if config.model.base is not None:
         yield "model.base", _base(config.model.base, config.model.revision)
-    for number, source in enumerate(config.policy.rewards):
-        if source.path is not None:
-            yield f"{config.section}.rewards.{number}.path", _base(source.path, source.revision)
+    for section, policy in config.sections.items():
+        for number, source in enumerate(policy.rewards):
+            if source.path is not None:
+                yield f"{section}.rewards.{number}.path", _base(source.path, source.revision)
 
 
 def _base(name: str, revision: str | None) -> BaseRecord:
@@ -99,7 +100,7 @@ def _portable(path: str) -> str:
 
 
 def _reward_obstacles(config: PipelineConfig) -> list[str]:
-    return [why for source in config.policy.rewards if (why := _reward_obstacle(source))]
+    return [why for source in config.rewards if (why := _reward_obstacle(source))]
 
 
 def _reward_obstacle(reward: RewardSourceConfig) -> str | None:

@@ -20,6 +20,7 @@ from rlhf.errors import one_line
 from rlhf.metrics import describe
 from rlhf.paths import local_folder
 from rlhf.references import Reference
+from rlhf.stages import is_round
 from rlhf.tracking.client import TrackingError, client, experiment_id, reason, retry_while_unavailable, translated
 from rlhf.tracking.known_stores import note_store
 from rlhf.tracking.metric_buffer import BATCH_SIZE, MetricPoint, NotSentError, Spool, read_points, write_points
@@ -305,18 +306,26 @@ def _running(flow_run_id: str) -> list[str]:
 def link_stage(pipeline_run_id: str, stage: str, stage_run_id: str, fingerprint: str, seconds: float) -> None:
     """Tell a pipeline run of a stage: the run that trained it, its seconds, alarms, metrics and curves to compare by.
 
+    Seconds, metrics and curves of a round before the policy stay with the round's own run: they have the names of the
+    policy's.
+
     Args:
         pipeline_run_id: the parent.
-        stage: name of the stage.
+        stage: name of the stage or round.
         stage_run_id: the run that trained it, in this pipeline run or an earlier one.
         fingerprint: of the stage.
         seconds: what the stage took this time.
     """
-    metrics = {name: value for name, value in metrics_of(stage_run_id).items() if describe(name).summary}
-    log_metrics(pipeline_run_id, metrics | {f"{stage}/seconds": seconds})
-    _copy_curves(stage_run_id, pipeline_run_id)
-    tags = {f"{RUN_OF_STAGE}{stage}": stage_run_id, f"{FINGERPRINT_TAG}.{stage}": fingerprint}
-    set_tags(pipeline_run_id, tags | {k: v for k, v in tags_of(stage_run_id).items() if k == ALARMS_TAG})
+    if not is_round(stage):
+        metrics = {name: value for name, value in metrics_of(stage_run_id).items() if describe(name).summary}
+        log_metrics(pipeline_run_id, metrics | {f"{stage}/seconds": seconds})
+        _copy_curves(stage_run_id, pipeline_run_id)
+    set_tags(
+        pipeline_run_id,
+        {f"{RUN_OF_STAGE}{stage}": stage_run_id, f"{FINGERPRINT_TAG}.{stage}": fingerprint},
+    )
+    alarms = [tags_of(run_id).get(ALARMS_TAG, "") for run_id in (pipeline_run_id, stage_run_id)]
+    set_alarms(pipeline_run_id, [name for names in alarms for name in names.split(",") if name])
 
 
 def _copy_curves(source: str, target: str) -> None:

@@ -101,7 +101,7 @@ LIBRARY_VERSION = "rlhf.version."
 
 
 def stage_runs(tags: Mapping[str, str]) -> dict[str, str]:
-    """The runs that trained the stages of a pipeline run, by stage.
+    """The runs that trained the stages of a pipeline run, and the rounds before its policy, by name.
 
     Args:
         tags: of the pipeline's run.

@@ -14,11 +14,20 @@ from rlhf.config.model import ArchitectureConfig, ComputeConfig, ModelConfig
 from rlhf.config.pipeline import PipelineConfig
 from rlhf.config.rl import RLConfig
 from rlhf.errors import ConfigError, ModelError, StartError
+from rlhf.provenance.storage import read_record
 from rlhf.references import DatasetRef, DataSource, ModelRef, Reference, RewardModelsRef, StageReport
+from rlhf.runs.audit.findings import Ledger
+from rlhf.runs.audit.lineage import trace
+from rlhf.runs.audit.target import Target
+from rlhf.runs.audit.verify import check_stages
+from rlhf.runs.reproduction.results import results_of
 from rlhf.tracking import artifacts
 from rlhf.tracking.client import EXPERIMENT, tracking_uri
+from rlhf.tracking.run_details import get_run
 from rlhf.tracking.runs import close_run, open_stage
+from rlhf.tracking.tags import stage_runs
 from tasks.pipeline_run import current, pipeline_run
+from tasks.stages import STAGE_TASKS, Outputs
 from tasks.train_policy import train_policy
 
 pytestmark = pytest.mark.usefixtures("project_root", "prefect_server")
@@ -46,6 +55,18 @@ def only_policy(config: PipelineConfig) -> StageReport:
         inputs = {"start": stored("sft", ModelRef), "reward_models": stored("reward_models", RewardModelsRef)}
         train_policy(config.method, config.policy, config.setup, data, **inputs)
         return run.stages[-1]
+
+
+@flow
+def only_rounds(config: PipelineConfig) -> tuple[str, list[StageReport]]:
+    """The policy's stage with the rounds before it, as a pipeline has it."""
+    with pipeline_run(config) as (run, config):
+        made = Outputs()
+        made.add(stored("data", DatasetRef, source=DataSource(path="data", md5="1", tracked=True)))
+        made.add(stored("sft", ModelRef))
+        made.add(stored("reward_models", RewardModelsRef))
+        STAGE_TASKS["policy"](config, made)
+        return run.run_id, run.stages
 
 
 def stored(name: str, kind: type[Reference], **more: object) -> Any:
@@ -165,5 +186,48 @@ def test_another_method_is_another_function_with_the_same_output() -> None:
     report = only_policy(config)
     folder = artifacts.stored_at(artifacts.output_of(report.run_id, "policy", ModelRef)[0])
     assert folder is not None
-    assert {path.name for path in folder.iterdir()} == {"policy", "evaluations.jsonl", "generations", "summary.json"}
+    shared = {"policy", "evaluations.jsonl", "generations", "summary.json"}
+    assert {path.name for path in folder.iterdir()} == {*shared, "best.jsonl"}
     assert only_policy(config).state == "cached"
+
+
+def test_each_round_is_an_attempt_of_its_own_cached_and_linked() -> None:
+    own = {"num_samples": 2, "batch_size": 4, "max_response_tokens": 6, "evaluate_every": 1, "kl_budget": 1e6}
+    sampled = {"method": "best_of_n", "best_of_n": own}
+    last: dict[str, Any] = {"rl": SMALL, "start": "previous", "model": MODEL, "compute": COMPUTE}
+    config = PipelineConfig.model_validate({**last, "rounds": [sampled, sampled]})
+    run_id, reports = only_rounds(config)
+    assert [report.name for report in reports] == ["policy.1", "policy.2", "policy"]
+    client = MlflowClient(tracking_uri())
+    first, second, policy = (client.get_run(report.run_id) for report in reports)
+    assert all(run.data.tags["mlflow.parentRunId"] == run_id for run in (first, second, policy))
+    inputs = [
+        {given.dataset.name: given.dataset.source for given in run.inputs.dataset_inputs} for run in (second, policy)
+    ]
+    assert reports[0].run_id in inputs[0]["earlier.1"]
+    assert reports[1].run_id in inputs[1]["start"]
+    assert reports[0].run_id not in inputs[0]["start"]  # it fine-tunes the SFT policy
+    parent = client.get_run(run_id)
+    assert stage_runs(parent.data.tags) == {report.name: report.run_id for report in reports}
+    assert parent.data.metrics["policy/chosen_update"] == policy.data.metrics["policy/chosen_update"]
+    assert "policy/best_of_n_kl_bound" not in parent.data.metrics
+    record = read_record(run_id)
+    assert list(record.stages) == ["policy.1", "policy.2", "policy"]
+
+    ledger = Ledger()
+    view = get_run(run_id)
+    assert view is not None
+    assert set(check_stages(ledger, view, record)) == {"policy.1", "policy.2", "policy"}
+    assert ledger.sound, ledger.findings
+    lineage = trace(Target(run_id))
+    titles = {node.title for node in lineage.nodes.values()}
+    assert {"policy", "policy, round 1", "policy, round 2"} <= titles
+    assert lineage.nodes[reports[1].run_id].made_from != lineage.nodes[reports[2].run_id].made_from
+    assert reports[1].run_id in lineage.nodes[reports[2].run_id].made_from
+    assert results_of(run_id)["policy.1"].seconds > 0
+
+    assert {report.state for report in only_rounds(config)[1]} == {"cached"}
+    other = PipelineConfig.model_validate({**last, "rl": {**SMALL, "kl_coef": 0.5}, "rounds": [sampled, sampled]})
+    assert [report.state for report in only_rounds(other)[1]] == ["cached", "cached", "trained"]
+    alone = PipelineConfig.model_validate({"method": "best_of_n", **sampled, "model": MODEL, "compute": COMPUTE})
+    assert [report.state for report in only_rounds(alone)[1]] == ["cached"]  # a first round is the method alone

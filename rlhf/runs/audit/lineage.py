@@ -4,6 +4,7 @@ A stage's run names the artifacts that it has read, with the run and the sha256 
 guessed: where a stage was cached, it leads into an earlier pipeline run.
 """
 
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
@@ -19,12 +20,10 @@ from rlhf.runs.audit.check_stages import Expected, check_stage, place_of
 from rlhf.runs.audit.findings import Finding, Ledger
 from rlhf.runs.audit.lineage_graph import Lineage, Node
 from rlhf.runs.audit.target import Target
-from rlhf.stages import STAGES
+from rlhf.stages import STAGES, round_name, stage_name, title_of
 from rlhf.tracking.records import RunRecord
 from rlhf.tracking.run_details import get_run
 from rlhf.tracking.tags import COMMIT_TAG, OUTPUT_TAG, PARENT_TAG, STAGE_TAG, stage_runs
-
-_BASE_OF = {"model.base": "sft"}
 
 
 def trace(named: Target, *, check: bool = True) -> Lineage:
@@ -101,8 +100,8 @@ class _Walk:
             finding = Finding("lineage", f"MLflow run {run_id}", "the run of a stage", "gone")
             node = Node(run_id, "stage", "a stage whose run is gone", "sha256", None, run_id, state="changed")
             return self._enter(node, Ledger(findings=[finding]))
-        stage = run.tags.get(STAGE_TAG, run.name)
         pipeline = run.tags.get(PARENT_TAG, "")
+        stage = _name_in(pipeline, run)
         record = self._record(pipeline)
         ledger = Ledger()
         made_from = list(self._inputs(run, ledger))
@@ -113,8 +112,8 @@ class _Walk:
             check_stage(ledger, run, Expected.of(record.stages.get(stage) if record else None))
         node = Node(
             id=run_id,
-            kind=stage,
-            title=STAGES[stage].title if stage in STAGES else stage,
+            kind=stage_name(stage),
+            title=title_of(stage),
             hash_name="sha256",
             hash=_sha256_of(run),
             run_id=run_id,
@@ -147,7 +146,7 @@ class _Walk:
             if source is not None:
                 yield self._data(source)
         for setting, base in (record.bases if record else {}).items():
-            if _BASE_OF.get(setting, "policy") == stage:
+            if _owner_of(setting) == stage:
                 yield self._base(setting, base)
 
     def _data(self, source: DataSource) -> str:
@@ -207,6 +206,21 @@ class _Walk:
             self.nodes[node.id] = node
             self.ledger.add(ledger)
         return node.id
+
+
+def _name_in(pipeline: str, run: RunRecord) -> str:
+    """The name of the stage or round that a run was in the pipeline run for which it was trained."""
+    parent = get_run(pipeline) if pipeline else None
+    used = stage_runs(parent.tags) if parent else {}
+    return next((name for name, run_id in used.items() if run_id == run.run_id), run.tags.get(STAGE_TAG, run.name))
+
+
+def _owner_of(setting: str) -> str:
+    """The stage or round that loads a model from outside, by the setting that names the model."""
+    of_round = re.match(r"rounds\.(\d+)\.", setting)
+    if of_round:
+        return round_name(int(of_round[1]) + 1)
+    return "sft" if setting == "model.base" else "policy"
 
 
 def _read(pipeline: str, ledger: Ledger) -> ProvenanceRecord | None:

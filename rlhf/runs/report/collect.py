@@ -10,7 +10,7 @@ from typing import Any
 from rlhf.errors import InputError
 from rlhf.headline import ROWS, figure, verdict
 from rlhf.references import EvaluationRef, ModelCardRef
-from rlhf.stages import STAGES
+from rlhf.stages import in_order, is_round, stage_name, title_of
 from rlhf.text.lines import read_json_lines
 from rlhf.tracking.artifacts import local_path, output_of
 from rlhf.tracking.records import RunStore
@@ -82,8 +82,8 @@ def collect(store: RunStore, run_id: str) -> RunReport:
     of_stages = stage_runs(run.tags)
     records = store.runs([*of_stages.values()])
     metrics: dict[str, float] = {}
-    for stage_run in of_stages.values():
-        if stage_run in records:
+    for name, stage_run in of_stages.items():
+        if stage_run in records and not is_round(name):
             metrics |= records[stage_run].metrics
     evaluation = local_path(output_of(run_id, "evaluation", EvaluationRef)[0])
     card = local_path(output_of(run_id, "model_card", ModelCardRef)[0])
@@ -92,7 +92,9 @@ def collect(store: RunStore, run_id: str) -> RunReport:
         raise InputError(f"MLflow run {run_id} has no figures of an evaluation; name a run that has finished")
     picture = evaluation / "overoptimization.png"
     seconds = [
-        (STAGES[name].title, metrics.get(f"{name}/trained_seconds", 0.0)) for name in STAGES if name in of_stages
+        (title_of(name), records[of_stages[name]].metrics.get(f"{stage_name(name)}/trained_seconds", 0.0))
+        for name in in_order(of_stages)
+        if of_stages[name] in records
     ]
     return RunReport(
         run_id,

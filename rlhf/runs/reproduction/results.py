@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 from rlhf.files.manifest import files_sha256, read_manifest
 from rlhf.metrics import COST_UNITS, describe
+from rlhf.stages import stage_name
 from rlhf.tracking.files import read_bytes
 from rlhf.tracking.queries import ClientStore, metrics_of, tags_of
 from rlhf.tracking.tags import KIND_TAG, STAGE_TAG, stage_runs
@@ -52,7 +53,7 @@ def _result(stage: str, run_id: str) -> StageResult:
         _files(run_id),
         lasting,
         ClientStore().curves(run_id, sorted(lasting)),
-        metrics.get(f"{stage}/trained_seconds", 0.0),
+        metrics.get(f"{stage_name(stage)}/trained_seconds", 0.0),
     )
 
 

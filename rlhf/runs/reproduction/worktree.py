@@ -74,11 +74,13 @@ def _with_models(plan: ReproductionPlan, folder: Path) -> dict[str, Any]:
     base = plan.record.bases.get("model.base")
     if base is not None and base.revision is not None:
         settings["model"]["revision"] = base.revision
-    section = METHOD_SECTIONS[settings.get("method", "ppo")]
-    for number, source in enumerate(settings[recorded_setting(section, settings)]["rewards"]):
-        base = plan.record.bases.get(f"{section}.rewards.{number}.path")
-        if base is not None and base.revision is not None:
-            source["revision"] = base.revision
+    rounds = {f"rounds.{number}.": choice for number, choice in enumerate(settings.get("rounds", ()))}
+    for place, choice in {**rounds, "": settings}.items():
+        section = METHOD_SECTIONS[choice.get("method", "ppo")]
+        for number, source in enumerate(choice[recorded_setting(section, choice)]["rewards"]):
+            base = plan.record.bases.get(f"{place}{section}.rewards.{number}.path")
+            if base is not None and base.revision is not None:
+                source["revision"] = base.revision
     return settings
 
 

@@ -20,12 +20,12 @@ def best_of_n_run(tmp_path, tiny_setup, tiny_policy, tiny_tokenizer, arithmetic_
     for seed, name in enumerate(("reward_model", "selection_reward_model")):
         save_reward_model(name, seed)
 
-    def train(run, **settings):
+    def train(run, earlier=(), **settings):
         defaults = {"num_samples": 4, "batch_size": 16, "num_epochs": 2, "learning_rate": 3e-3, "evaluate_every": 3}
         defaults |= {"max_response_tokens": 8, "checkpoint_every_seconds": 1e-9, "kl_coef": 0.0, "kl_budget": 1e6}
         config = BestOfNConfig(**(defaults | settings))
         inputs = (arithmetic_data, tmp_path / "sft", tmp_path / "reward_models")
-        train_on_best_of_n("best_of_n", config, tiny_setup, *inputs, run.workspace)
+        train_on_best_of_n("best_of_n", config, tiny_setup, *inputs, run.workspace, [other.output for other in earlier])
 
     return train
 
@@ -80,11 +80,11 @@ def test_a_run_killed_while_it_samples_samples_the_rest_alone(best_of_n_run, tmp
     best_of_n_run(whole, num_prompts=40)
     sample, sampled = samples._sample, []
 
-    def sample_two(context, prompts):
+    def sample_two(context, prompts, seed):
         if len(sampled) == 2:
             raise KilledError
         sampled.append(prompts)
-        return sample(context, prompts)
+        return sample(context, prompts, seed)
 
     monkeypatch.setattr(samples, "_sample", sample_two)
     with pytest.raises(KilledError):
@@ -94,3 +94,27 @@ def test_a_run_killed_while_it_samples_samples_the_rest_alone(best_of_n_run, tmp
     assert sampled == [range(32, 40)]
     assert read_samples(killed) == read_samples(whole)
     assert killed.weights("policy") == whole.weights("policy")
+
+
+def test_a_later_round_samples_from_the_one_before_and_learns_the_best_of_both(best_of_n_run, tmp_path):
+    first, second, again = (Run(tmp_path / name) for name in ("first", "second", "again"))
+    best_of_n_run(first, num_prompts=48, learning_rate=1e-2, num_epochs=10)
+    best_of_n_run(second, earlier=[first], num_prompts=40)
+    best_of_n_run(again, num_prompts=40)
+    kept, own = ((run.output / "best.jsonl").read_text().splitlines() for run in (first, second))
+    assert (len(kept), len(own)) == (48, 40)
+    assert {*map(str, json.loads(own[0]))} == {"prompt", "response", "response_ids"}
+    of_first, of_second, of_again = (run.curves["policy/best_of_n_median"][4] for run in (first, second, again))
+    assert of_second > of_first + 0.1  # it is the better policy that samples,
+    assert abs(of_again - of_first) < 0.1
+    starts = [json.loads((run.output / "evaluations.jsonl").read_text().splitlines()[0]) for run in (first, second)]
+    assert starts[1] == starts[0]  # and the SFT policy that is fine-tuned
+    assert starts[1]["kl"] == 0.0
+    assert max(second.curves["policy/policy_loss"]) == math.ceil(2 * (48 + 40) / 16)
+    killed = Run(tmp_path / "killed", ("policy/policy_loss", 5))
+    with pytest.raises(KilledError):
+        best_of_n_run(killed, earlier=[first], num_prompts=40)
+    killed.killed_at = None
+    best_of_n_run(killed, earlier=[first], num_prompts=40)
+    for name in ("best.jsonl", "evaluations.jsonl", "policy/model.safetensors"):
+        assert (killed.output / name).read_bytes() == (second.output / name).read_bytes()

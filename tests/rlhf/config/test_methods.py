@@ -82,3 +82,77 @@ def test_a_section_may_be_settings_already():
     assert PipelineConfig(method="ipo", preference=given).preference == given
     with pytest.raises(ValidationError, match="this section is for method"):
         PipelineConfig(preference=given)
+
+
+ROUNDS = """
+method: ppo
+start: previous
+rounds:
+  - {method: best_of_n, best_of_n: {num_samples: 4}}
+  - {method: best_of_n, best_of_n: {num_samples: 2, max_response_tokens: 24}}
+"""
+
+
+def test_a_recipe_has_rounds_before_its_own_method(tmp_path):
+    (tmp_path / "recipe.yaml").write_text(ROUNDS)
+    config = load_config(tmp_path / "recipe.yaml")
+    assert PipelineConfig.model_validate(config.model_dump(mode="json")) == config
+    first, second, last = config.per_round
+    assert [recipe.method for recipe in (first, second, last)] == ["best_of_n", "best_of_n", "ppo"]
+    assert [recipe.policy.max_response_tokens for recipe in (first, second, last)] == [16, 24, 16]
+    assert config.max_response_tokens == 24
+    assert (first.rl, first.start, last.start) == (None, "sft", "previous")
+    assert first.rounds == last.rounds == ()
+    assert list(config.sections) == ["rounds.0.best_of_n", "rounds.1.best_of_n", "rl"]
+    weighted = config.with_sources(lambda source: source.model_copy(update={"weight": 2.0}))
+    assert [policy.rewards[0].weight for policy in weighted.sections.values()] == [2.0, 2.0, 2.0]
+    assert weighted.rewards == (RewardSourceConfig(weight=2.0),)
+    assert described_method(config).startswith("best-of-n: the best of 4 responses")
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("start: previous\n", "start is previous, but no round comes before it"),
+        (
+            "rounds: [{method: ppo, start: previous}]\nstart: previous\n",
+            r"rounds\[0\]: start is previous, but no round",
+        ),
+        ("rounds: [{method: ppo}]\n", r"so the policy of rounds\[0\] would be trained and ignored"),
+        (
+            "rounds: [{method: best_of_n}, {method: ppo}]\nstart: previous\n",
+            r"rounds\[1\]: start is sft, so the policy of rounds\[0\] would be trained and ignored",
+        ),
+        ("rounds: [{}]\nstart: previous\n", r"rounds\[0\].method: got {}, expected one of ppo"),
+        (
+            "rounds: [{method: dpo, rl: {num_updates: 3}}]\nstart: previous\n",
+            r":1: rounds\[0\].rl: this section is for method: ppo",
+        ),
+        (
+            "rounds: [{method: dpo, preference: {target_margin: 1.0}}]\nstart: previous\n",
+            r":1: rounds\[0\]: preference.target_margin is set, but DPO has no use for it",
+        ),
+        (
+            "rounds: [{method: ppo, rl: {max_response_tokens: 96}}]\nstart: previous\n",
+            r"rounds\[0\]: rl.max_response_tokens \(96\) leaves no room",
+        ),
+        (
+            "rounds: [{method: dpo}]\nmethod: dpo\nstart: previous\ncompute: {num_processes: 2}\n",
+            r"rounds\[0\]: compute.num_processes is 2, but DPO trains in one process",
+        ),
+        (
+            "rounds: [{method: dpo}]\nstart: previous\nrl: {sharing: adapters, lora: {rank: 4}}\n"
+            "reward_model: {lora: {rank: 4}}\n",
+            "rl.sharing is adapters, where the reward models are adapters over the SFT policy, but start is previous",
+        ),
+    ],
+)
+def test_rounds_that_cannot_work_or_would_be_ignored_are_refused(text, message, tmp_path):
+    (tmp_path / "recipe.yaml").write_text(text)
+    with pytest.raises(ConfigError, match=message):
+        load_config(tmp_path / "recipe.yaml")
+
+
+def test_a_round_of_best_of_n_counts_by_its_samples_too():
+    rounds = ({"method": "best_of_n"}, {"method": "dpo"})
+    PipelineConfig.model_validate({"method": "best_of_n", "rounds": rounds})
