@@ -21,7 +21,7 @@ from rlhf.planning.workload import expected_workload
 
 BILLION = ModelShape(10**9, 50_000, 2048, 16, 8192, 16, 512, True)
 WORK = Workload(10_000, 4000, 4000, 1000, 500, 1500, 100.0, 80.0, 400, 250, 20_000, 8000)
-LORA = {f"{stage}.lora": {"rank": 16} for stage in ("sft", "reward_model", "policy")}
+LORA = {f"{stage}.lora": {"rank": 16} for stage in ("sft", "reward_model", "rl")}
 
 
 def recipe(**changes: Any) -> PipelineConfig:
@@ -100,7 +100,7 @@ def test_memory_is_what_was_measured(changes: dict[str, Any], mib: int):
     settings = {"rl.rollout_size": 64, "rl.num_minibatches": 1, "rl.micro_batch_size": 8}
     config = recipe(**(settings | {"rl.max_response_tokens": 48} | changes))
     shape = ModelShape(19_667_328, 1024, 384, 8, 1536, 6, 384, False)
-    parts = peak_memory(config, shape, Workload(100, 100, 100, 10, 10, 10, 28.0, 48.0, 80, 32, 100))["policy"]
+    parts = peak_memory(config, shape, Workload(100, 100, 100, 10, 10, 10, 28.0, 48.0, 80, 32, 100, 100))["policy"]
     # The benchmark holds one reward model, in a process whose imports take 391 MiB.
     of_reward_models = "adapters of reward models" if "rl.lora" in changes else "reward models"
     predicted = sum(parts.values()) - parts["process"] - parts[of_reward_models] / 2 + 391 * 2**20
