@@ -45,11 +45,11 @@ def test_another_process_finds_it_by_the_path_alone(install):
 
 
 def test_a_name_that_nobody_offers_is_refused_with_those_that_there_are(install):
-    with pytest.raises(ConfigError, match=r"offers a reward function 'brevty' .*; there are: none at all$"):
+    with pytest.raises(ConfigError, match=r"offers a reward function 'brevty' .*; there are: calibrated_arithmetic$"):
         load_function("brevty")
     install(BREVITY, "polite = my_rewards:brevity", "brevity = my_rewards:brevity")
     with pytest.raises(
-        ConfigError, match=r"'brevty' in the entry-point group rlhf.rewards; there are: brevity, polite$"
+        ConfigError, match=r"'brevty' in the entry-point group rlhf.rewards; there are: brevity, calibrated_arithmetic, polite$"
     ):
         check_installed([function("brevty")])
 
