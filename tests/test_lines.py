@@ -23,6 +23,7 @@ ALLOWED = {
     "rlhf/failures.py",
     "rlhf/rl/launch.py",
     "rlhf/provenance/environment.py",
+    "rlhf/provenance/memory.py",
     "rlhf/runs/reproduction/venv.py",
 }
 SEPARATORS = "\x0b\x0c\x1c\x1d\x1e\x85\u2028\u2029\r"

@@ -34,6 +34,7 @@ from rlhf.modeling.context import StageContext, start_stage
 from rlhf.modeling.conversations import encode_pairs
 from rlhf.modeling.models import load_reward_model
 from rlhf.rewards.scoring import score_rows
+from rlhf.text.lines import read_json_lines
 from rlhf.workspace import Workspace
 
 TITLES = {
@@ -204,7 +205,7 @@ def _annotators(data: Path) -> dict[str, Any] | None:
     path = data / ANNOTATIONS
     if not path.is_file():
         return None
-    items = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    items = list(read_json_lines(path))
     agreement = annotator_agreement([item["verdicts"] for item in items], TIE, [item["prompt"] for item in items])
     return agreement.as_dict() if agreement else None
 

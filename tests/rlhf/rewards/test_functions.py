@@ -49,7 +49,8 @@ def test_a_name_that_nobody_offers_is_refused_with_those_that_there_are(install)
         load_function("brevty")
     install(BREVITY, "polite = my_rewards:brevity", "brevity = my_rewards:brevity")
     with pytest.raises(
-        ConfigError, match=r"'brevty' in the entry-point group rlhf.rewards; there are: brevity, calibrated_arithmetic, polite$"
+        ConfigError,
+        match=r"'brevty' in the entry-point group rlhf.rewards; there are: brevity, calibrated_arithmetic, polite$",
     ):
         check_installed([function("brevty")])
 
