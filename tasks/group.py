@@ -2,7 +2,7 @@
 
 import logging
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
@@ -22,6 +22,7 @@ from rlhf.tracking.client import check_reachable, run_url
 from rlhf.tracking.files import log_content
 from rlhf.tracking.groups import open_group
 from rlhf.tracking.queries import metrics_of, tags_of
+from rlhf.tracking.records import GROUP
 from rlhf.tracking.run_locks import hold_run_lock
 from rlhf.tracking.runs import close_killed_runs, close_run, closing_run, log_metrics
 from rlhf.tracking.tags import COMMIT_TAG, DATA_TAG, DIRTY_TAG, RECIPE_TAG, SEEDS_TAG, SOURCE_TAG
@@ -118,17 +119,50 @@ def group_run(config: PipelineConfig, seeds: list[int] | None, num_seeds: int | 
         ConfigError: seeds that cannot be a group's.
         SeedsFailedError: some failed, once all were run.
     """
-    logging.getLogger("rlhf").setLevel(logging.INFO)
     chosen = choose_seeds(config.seed, seeds, num_seeds)
+    name, key = group_name(config, chosen), group_key(config, chosen)
+    with summing_run(config, chosen, name, key, "flows.seeds") as (run_id, recorded):
+        yield Group(run_id, recorded, chosen)
+
+
+@contextmanager
+def summing_run(
+    config: PipelineConfig, seeds: Sequence[int], name: str, key: str, source: str, kind: str = GROUP
+) -> Iterator[tuple[str, PipelineConfig]]:
+    """Open the MLflow run that sums up pipeline runs of several seeds, or go on in it, and close it at the end.
+
+    Args:
+        config: the recipe.
+        seeds: of the runs.
+        name: of the run.
+        key: by which it is found again.
+        source: the flow.
+        kind: of the run.
+
+    Yields:
+        The run's id, and the recipe as it was at its first start: all seeds have the model at one commit and the
+        template of one day, whenever they are run.
+    """
+    logging.getLogger("rlhf").setLevel(logging.INFO)
     flow_run_id = str(this_flow_run.id)
     with hold_run_lock(flow_run_id):
         check_reachable()
         close_killed_runs()
-        group = _open(config, chosen, flow_run_id)
-        show_link("mlflow-run", run_url(group.run_id), "The MLflow run of this group")
-        with closing_run(group.run_id):
-            yield group
-            close_run(group.run_id, "FINISHED")
+        git = provenance.git_state(source_root())
+        tags = {
+            RECIPE_TAG: config.name,
+            SEEDS_TAG: ",".join(map(str, seeds)),
+            COMMIT_TAG: git.commit or "",
+            DIRTY_TAG: str(git.dirty).lower(),
+            SOURCE_TAG: source,
+            **page_tags(),
+        }
+        settings = settled(at_commits(config)).model_dump(mode="json", exclude={"seed"})
+        run_id, recorded = open_group(name, key, flow_run_id, settings, tags, kind)
+        show_link("mlflow-run", run_url(run_id), "The MLflow run of this group")
+        with closing_run(run_id):
+            yield run_id, PipelineConfig.model_validate(recorded)
+            close_run(run_id, "FINISHED")
 
 
 def group_flow_run_name() -> str:
@@ -139,20 +173,3 @@ def group_flow_run_name() -> str:
         return group_name(config, choose_seeds(config.seed, given.get("seeds"), given.get("num_seeds")))
 
     return named_by(name)
-
-
-def _open(config: PipelineConfig, seeds: tuple[int, ...], flow_run_id: str) -> Group:
-    git = provenance.git_state(source_root())
-    tags = {
-        RECIPE_TAG: config.name,
-        SEEDS_TAG: ",".join(map(str, seeds)),
-        COMMIT_TAG: git.commit or "",
-        DIRTY_TAG: str(git.dirty).lower(),
-        SOURCE_TAG: "flows.seeds",
-        **page_tags(),
-    }
-    key = group_key(config, seeds)
-    # All seeds have the model at one commit and the template of one day, whenever they are run.
-    settings = settled(at_commits(config)).model_dump(mode="json", exclude={"seed"})
-    run_id, recorded = open_group(group_name(config, seeds), key, flow_run_id, settings, tags)
-    return Group(run_id, PipelineConfig.model_validate(recorded), seeds)

@@ -9,29 +9,22 @@ from pathlib import Path
 
 from prefect.runtime import flow_run as this_flow_run
 
-from rlhf import provenance
 from rlhf.config.methods import choose_methods, with_method
 from rlhf.config.pipeline import Method, PipelineConfig
 from rlhf.config.seeds import choose_seeds
 from rlhf.failures import describe_failure
-from rlhf.modeling.hub import at_commits
-from rlhf.modeling.template_choice import settled
-from rlhf.paths import source_root
 from rlhf.references import GroupReport, MethodReport, MethodsReport
 from rlhf.runs.groups import SeedsFailedError
 from rlhf.runs.methods import CURVES, MethodsFailedError, as_markdown, differences, draw_frontiers, methods_key
 from rlhf.runs.names import methods_name
-from rlhf.tracking.client import check_reachable, run_url
 from rlhf.tracking.files import log_content
-from rlhf.tracking.groups import open_group
 from rlhf.tracking.queries import ClientStore
 from rlhf.tracking.records import METHODS
-from rlhf.tracking.run_locks import hold_run_lock
-from rlhf.tracking.runs import close_killed_runs, close_run, closing_run, set_tags
-from rlhf.tracking.tags import COMMIT_TAG, DESCRIPTION_TAG, DIRTY_TAG, GROUP_TAG, RECIPE_TAG, SEEDS_TAG, SOURCE_TAG
+from rlhf.tracking.runs import set_tags
+from rlhf.tracking.tags import DESCRIPTION_TAG, GROUP_TAG
 from tasks.form import named_by
-from tasks.pipeline_run import page_tags
-from tasks.prefect_artifacts import show_link, show_methods
+from tasks.group import summing_run
+from tasks.prefect_artifacts import show_methods
 
 logger = logging.getLogger("rlhf.methods")
 
@@ -140,19 +133,12 @@ def methods_run(
         ConfigError: methods or seeds that cannot be compared, or a method that cannot work with the recipe.
         MethodsFailedError: some failed, once all were run.
     """
-    logging.getLogger("rlhf").setLevel(logging.INFO)
     named, chosen = choose_methods(methods), choose_seeds(config.seed, seeds, num_seeds)
     for method in named:
         with_method(config, method)
-    flow_run_id = str(this_flow_run.id)
-    with hold_run_lock(flow_run_id):
-        check_reachable()
-        close_killed_runs()
-        comparison = _open(config, named, chosen, flow_run_id)
-        show_link("mlflow-run", run_url(comparison.run_id), "The MLflow run of this comparison")
-        with closing_run(comparison.run_id):
-            yield comparison
-            close_run(comparison.run_id, "FINISHED")
+    name, key = methods_name(config, named, chosen), methods_key(config, named, chosen)
+    with summing_run(config, chosen, name, key, "flows.methods", METHODS) as (run_id, recorded):
+        yield Methods(run_id, recorded, named, chosen)
 
 
 def methods_flow_run_name() -> str:
@@ -164,19 +150,3 @@ def methods_flow_run_name() -> str:
         return methods_name(config, choose_methods(given["methods"]), seeds)
 
     return named_by(name)
-
-
-def _open(config: PipelineConfig, methods: tuple[Method, ...], seeds: tuple[int, ...], flow_run_id: str) -> Methods:
-    git = provenance.git_state(source_root())
-    tags = {
-        RECIPE_TAG: config.name,
-        SEEDS_TAG: ",".join(map(str, seeds)),
-        COMMIT_TAG: git.commit or "",
-        DIRTY_TAG: str(git.dirty).lower(),
-        SOURCE_TAG: "flows.methods",
-        **page_tags(),
-    }
-    settings = settled(at_commits(config)).model_dump(mode="json", exclude={"seed"})
-    key = methods_key(config, methods, seeds)
-    run_id, recorded = open_group(methods_name(config, methods, seeds), key, flow_run_id, settings, tags, METHODS)
-    return Methods(run_id, PipelineConfig.model_validate(recorded), methods, seeds)

@@ -18,9 +18,11 @@ from prefect.flow_engine import run_flow
 from prefect.states import AwaitingRetry, Crashed
 from retraining_runs import flow_run, last_flow_run, shown_in
 
+from flows.methods import compare_methods
 from flows.pipeline import rlhf_pipeline
 from flows.seeds import run_seeds
 from rlhf.config.loading import load_config
+from rlhf.config.methods import choose_methods
 from rlhf.config.pipeline import PipelineConfig
 from rlhf.errors import ConfigError
 from rlhf.references import GroupReport
@@ -86,6 +88,33 @@ def test_a_group_of_two_seeds_of_which_one_fails_later_and_is_mended(embedded_pr
     assert (run.info.status, "rlhf.error" in run.data.tags) == ("FINISHED", False)
     assert run.data.metrics["group/num_failed"] == 0.0
     assert len(runs_of("group")) == 2
+    check_methods()
+
+
+def check_methods() -> None:
+    """What one method has computed another finds: the data, the SFT policy and the reward models of a seed."""
+    report = compare_methods(config(), ["ppo", "rloo"], [4, 3])
+    assert [(method.method, method.error) for method in report.methods] == [("ppo", None), ("rloo", None)]
+    (run,) = runs_of("methods")
+    assert (run.info.run_id, run.info.status) == (report.run_id, "FINISHED")
+    groups = [method.group for method in report.methods if method.group is not None]
+    assert {tags_of(group.run_id)[GROUP_TAG] for group in groups} == {report.run_id}
+    ppo, rloo = ([trained_by(seed.run_id or "") for seed in group.seeds] for group in groups)
+    for first, second in zip(ppo, rloo, strict=True):
+        shared = ["data", "sft", "reward_model", "reward_audit"]
+        assert [stage for stage in STAGES if first[stage] == second[stage]] == shared
+    (difference,) = report.differences
+    gains = [[seed.metrics["evaluation/gold_gain"] for seed in group.seeds] for group in groups]
+    assert difference.mean == pytest.approx(sum(a - b for a, b in zip(*gains, strict=True)) / 2)
+    assert difference.low <= difference.mean <= difference.high
+    page = (read_bytes(report.run_id, "summary.md") or b"").decode()
+    assert "| PPO |" in page
+    assert "PPO less RLOO" in page
+    assert (read_bytes(report.run_id, "frontiers.png") or b"").startswith(b"\x89PNG")
+    with pytest.raises(ConfigError, match="rlo is not a method; the nearest known one is rloo"):
+        choose_methods(["ppo", "rlo"])
+    with pytest.raises(ConfigError, match="a comparison needs two methods or more"):
+        choose_methods(["ppo"])
 
 
 def retry(flow_run_id: UUID) -> GroupReport:
