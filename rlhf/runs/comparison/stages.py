@@ -3,9 +3,12 @@
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from rlhf.config.pipeline import METHOD_SECTIONS
+from rlhf.references import ModelCardRef, PolicyRef
 from rlhf.runs.comparison.code import CodeDifference
 from rlhf.runs.comparison.run_view import RunView
-from rlhf.stages import pipeline_stages
+from rlhf.stages import pipeline_stages, stage_of
+from rlhf.tracking.records import RunRecord
 from rlhf.tracking.tags import FINGERPRINT_TAG, LOCK_TAG
 
 _ENVIRONMENT = {
@@ -70,7 +73,7 @@ def _reasons(stage: str, first: RunView, second: RunView, code: CodeDifference) 
     if inputs:
         yield f"input {', '.join(inputs)}"
     settings = [
-        _setting(stage, name)
+        _setting(_section(stage, b), name)
         for name in dict.fromkeys((*a.params, *b.params))
         if a.params.get(name) != b.params.get(name) and name.rpartition(".")[2] not in _NOT_DECISIVE
     ]
@@ -81,11 +84,18 @@ def _reasons(stage: str, first: RunView, second: RunView, code: CodeDifference) 
         yield _code(code, certain=not (inputs or settings or others))
 
 
-def _setting(stage: str, name: str) -> str:
+def _section(stage: str, run: RunRecord) -> str:
+    """The section of a recipe that a stage's settings are in; empty where it has the whole recipe."""
+    if stage == stage_of(ModelCardRef).name:
+        return ""
+    return METHOD_SECTIONS.get(run.params.get("method", "ppo"), stage) if stage == stage_of(PolicyRef).name else stage
+
+
+def _setting(own: str, name: str) -> str:
     """As the recipe has it: a stage's run calls its own section `config`, and what all stages share `setup`."""
     section, _, rest = name.partition(".")
     if section == "config":
-        return rest if stage == "model_card" else f"{stage}.{rest}"
+        return f"{own}.{rest}".removeprefix(".")
     return rest if section == "setup" else name
 
 
