@@ -12,12 +12,10 @@ from rlhf.config.pipeline import METHOD_SECTIONS, PipelineConfig
 from rlhf.errors import RLHFError
 from rlhf.modeling.hub import at_commits
 from rlhf.modeling.template_choice import settled
-from rlhf.modeling.tokenizer import load_tokenizer
 from rlhf.paths import root
 from rlhf.planning.duration import duration
 from rlhf.planning.memory import peak_memory
 from rlhf.planning.shape import ModelShape, Workload, shape_of
-from rlhf.planning.workload import expected_workload, prepared_workload, survey_before
 from rlhf.provenance import hardware
 from rlhf.references import DatasetRef, ModelCardRef, PolicyRef
 from rlhf.stages import STAGES, StageSpec, pipeline_stages, stage_of
@@ -194,6 +192,10 @@ class Cost:
 
 def _cost(config: PipelineConfig, data: DatasetRef | None) -> Cost | None:
     """What is wrong with base or data is left to the run, which tells it as well."""
+    # A run whose stages are all cached imports no transformers.
+    from rlhf.modeling.tokenizer import load_tokenizer
+    from rlhf.planning.workload import expected_workload, prepared_workload, survey_before
+
     with suppress(RLHFError, OSError):
         if data is not None:
             folder = local_path(data)

@@ -45,9 +45,17 @@ def test_report_shows_stages_measures_and_places(report, tmp_path, monkeypatch, 
     ("metrics", "verdict", "notes"),
     [
         ({"policy/chosen_update": 8.0, "policy/num_alarms": 0.0}, "The policy is better than the SFT policy", []),
-        ({"policy/chosen_update": 0.0, "policy/num_alarms": 0.0}, "No checkpoint was better than the SFT policy", []),
+        (
+            {"policy/chosen_update": 0.0, "evaluation/kl": 0.0, "policy/num_alarms": 0.0},
+            "No checkpoint was better than the SFT policy",
+            [],
+        ),
         ({"policy/num_alarms": 1.0}, "The policy is better", ["1 alarm went off in training"]),
-        ({"policy/chosen_update": 0.0, "policy/num_alarms": 2.0}, "No checkpoint", ["2 alarms went off in training"]),
+        (
+            {"policy/chosen_update": 0.0, "evaluation/kl": 0.0, "policy/num_alarms": 2.0},
+            "No checkpoint",
+            ["2 alarms went off in training"],
+        ),
     ],
 )
 def test_report_says_what_the_figures_cannot_be_read_without(report, metrics, verdict, notes, capsys):
