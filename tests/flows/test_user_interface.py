@@ -140,14 +140,14 @@ def test_the_form_refuses_a_bad_value(form: Page, up: Up, tmp_path: Path):
     expect(form.get_by_text("Validation failed for field 'overrides'").first).to_be_visible()
     field(form, "overrides").fill("")
     form.get_by_role("button", name="every setting").click()
-    kl_coef = field(form, "kl_coef")
-    kl_coef.fill("-1")
+    gae_lambda = field(form, "gae_lambda")
+    gae_lambda.fill("-1")
     form.get_by_role("button", name="Submit", exact=True).click()
-    refusal = "Validation failed for field 'advanced.rl.kl_coef'. Failure reason: -1 is less than the minimum"
+    refusal = "Validation failed for field 'advanced.rl.gae_lambda'. Failure reason: -1 is less than the minimum"
     expect(form.get_by_text(refusal).first).to_be_visible()
-    kl_coef.scroll_into_view_if_needed()
+    gae_lambda.scroll_into_view_if_needed()
     take_picture(form, "prefect-form-refuses", tmp_path)
-    kl_coef.fill("0.3")
+    gae_lambda.fill("0.3")
     before = len(up.flow_runs_of("demo"))
     form.get_by_role("button", name="Submit", exact=True).click()
     wait_for(lambda: len(up.flow_runs_of("demo")) > before, 60)
@@ -155,7 +155,7 @@ def test_the_form_refuses_a_bad_value(form: Page, up: Up, tmp_path: Path):
     up.cancel(run["id"])
     # Nothing is sent that nobody has touched.
     given = {name: value for name, value in run["parameters"].items() if value}
-    assert given == {"recipe": "demo", "advanced": {"rl": {"kl_coef": 0.3}}}
+    assert given == {"recipe": "demo", "advanced": {"rl": {"gae_lambda": 0.3}}}
 
 
 def test_two_runs_are_compared_in_mlflow(page: Page, up: Up, tmp_path: Path):
