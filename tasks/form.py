@@ -12,7 +12,7 @@ from pydantic_core import CoreSchema
 
 from rlhf.config.flat import flatten
 from rlhf.config.loading import load_config, shown
-from rlhf.config.pipeline import PipelineConfig
+from rlhf.config.pipeline import METHOD_SECTIONS, PipelineConfig
 from rlhf.config.recipes import recipes
 from rlhf.errors import ConfigError, nearest
 from rlhf.runs.names import started_from
@@ -38,22 +38,20 @@ class EverySetting(BaseModel):
     def __get_pydantic_json_schema__(cls, schema: CoreSchema, handler: GetJsonSchemaHandler) -> JsonSchemaValue:
         reference = handler(schema)
         recipe = PipelineConfig.model_json_schema()
+        for section in {*METHOD_SECTIONS.values()}:  # one that is left empty is left out, and never nothing
+            optional = recipe["properties"][section]
+            optional |= optional.pop("anyOf")[0]
         title = {"title": "every setting"}
         handler.resolve_ref_schema(reference).update(_emptied(recipe, recipe["$defs"]) | title)
         return reference
 
 
-def _told_of_the_field(section: object) -> dict[str, object]:
-    """With `anyOf` alone a mistake is told of the whole section, and not of its field."""
-    return {"if": {"type": "object"}, "then": section}
-
-
 class _ToldOfTheField:
-    """`_told_of_the_field` for a parameter."""
+    """With `anyOf` alone a mistake is told of the whole, and not of its field."""
 
     def __get_pydantic_json_schema__(self, schema: CoreSchema, handler: GetJsonSchemaHandler) -> JsonSchemaValue:
         choices = handler(schema)
-        return choices | _told_of_the_field(choices["anyOf"][0])
+        return choices | {"if": {"type": "object"}, "then": choices["anyOf"][0]}
 
 
 RecipeName = Annotated[str, _RecipeChoices()]
@@ -172,8 +170,6 @@ def _emptied(schema: Mapping[str, Any], definitions: Mapping[str, Any]) -> dict[
         }
     if "anyOf" in kept:
         kept["anyOf"] = [_emptied(choice, definitions) for choice in kept["anyOf"]]
-        if "properties" in kept["anyOf"][0]:
-            kept |= _told_of_the_field(kept["anyOf"][0])
     if "items" in kept:
         kept["items"] = _emptied(kept["items"], definitions)
     if kept.get("type") == "boolean":  # an empty switch is off, and an empty choice is none
