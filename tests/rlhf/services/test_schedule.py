@@ -40,7 +40,7 @@ def test_the_deployment_has_recipe_and_time(recipe: Path):
     nightly = next(one for one in yaml.safe_load(text)["deployments"] if one["name"] == "nightly")
     assert nightly["schedules"] == [{"cron": "30 2 * * *", "timezone": "Europe/Berlin", "active": True}]
     assert nightly["parameters"] == {
-        "config": {"name": "mine", "rl": {"kl_coef": 0.2}},
+        "recipe": str(recipe),
         "retrain": {"source": "inbox", "inbox": "inbox"},
     }
     nightly = next(one for one in yaml.safe_load(prefect_yaml())["deployments"] if one["name"] == "nightly")
