@@ -28,7 +28,7 @@ import sys
 from gguf import GGUFReader
 fields = [GGUFReader(sys.argv[1]).get_field(f"tokenizer.ggml.{name}") for name in ("add_bos_token", "model")]
 told, model = (field and field.contents() for field in fields)
-print(model == "llama" if told is None else told)
+sys.stdout.write(str(model == "llama" if told is None else told))
 """
 _REASONS = ("Error", "error:", "NotImplementedError", "not supported", "not recognized")
 
