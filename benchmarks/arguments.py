@@ -15,6 +15,7 @@ class Settings:
         rollout: episodes an update.
         micro_batch: rows a forward pass of training.
         missing_eos_penalty: subtracted from the score of a response without EOS; 0 is off.
+        num_responses: responses to each prompt of a rollout.
         ends: a response ends at the tokenizer's EOS. Without it the peer is told that nothing ends, and the models
             must be such that they never say EOS.
         snapshot_every: updates between saved policies; 0 saves none.
@@ -29,6 +30,7 @@ class Settings:
     learning_rate: float = 1e-4
     kl_coef: float = 0.05
     missing_eos_penalty: float = 0.0
+    num_responses: int = 1
     ends: bool = False
     seed: int = 1
     threads: int = 2
@@ -48,7 +50,7 @@ class Settings:
         return self.episodes // self.rollout
 
     def flags(self) -> list[str]:
-        """As command-line flags of `our_ppo` and `peer_ppo`."""
+        """As command-line flags of `our_run` and the peers."""
         flags: list[str] = []
         for name, value in asdict(self).items():
             flag = f"--{name.replace('_', '-')}"

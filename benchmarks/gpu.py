@@ -92,7 +92,7 @@ def _run(size: str, side: str, device: str, settings: Settings) -> GpuRun | None
             timed = run_side(peer_python(), "benchmarks.peer_ppo", flags, settings.threads, f"{size}, peer")
         else:
             flags += ["--dtype", "bf16", "--sharing", side]
-            timed = run_side(sys.executable, "benchmarks.our_ppo", flags, settings.threads, f"{size}, {side}")
+            timed = run_side(sys.executable, "benchmarks.our_run", flags, settings.threads, f"{size}, {side}")
     except (RunFailedError, PeerEnvironmentError) as error:
         print(f"bench-gpu: {size}, {side}: no figure, because {error}", file=sys.stderr)
         return None

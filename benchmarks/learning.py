@@ -142,7 +142,7 @@ def _run(
         if side == "peer":
             timed = run_side(python, "benchmarks.peer_ppo", flags, settings.threads, name)
         else:
-            timed = run_side(sys.executable, "benchmarks.our_ppo", flags, settings.threads, name)
+            timed = run_side(sys.executable, "benchmarks.our_run", flags, settings.threads, name)
         saved = sorted(Path(folder).iterdir())
         gold = _evaluate([models.policy, *saved], models, settings, options.num_prompts)
     updates = [int(path.name.removeprefix("update_")) for path in saved]

@@ -84,7 +84,7 @@ class ModelSet:
         return self.folder / "data"
 
     def flags(self) -> list[str]:
-        """As flags of `our_ppo` and `peer_ppo`."""
+        """As flags of `our_run` and `peer_ppo`."""
         return ["--policy", str(self.policy), "--reward", str(self.reward), "--prompts", str(self.prompts)]
 
 

@@ -101,7 +101,7 @@ def current_session(path: Path, fingerprint: str, fresh: bool) -> str:
 
 
 def _sources() -> list[Path]:
-    timed = ("arguments", "measure", "made_models", "our_ppo", "peer_ppo", "cases")
+    timed = ("arguments", "measure", "made_models", "our_run", "peer_ppo", "peer_groups", "cases")
     ours = reached_sources("rlhf.rl.stage").values()
     return sorted([*ours, *(ROOT / "benchmarks" / f"{name}.py" for name in timed)])
 

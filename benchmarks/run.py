@@ -1,6 +1,6 @@
-"""`make bench`: this project's PPO beside TRL 1.12.0's, in turn, on a machine that is quiet.
+"""`make bench`: PPO beside TRL 1.12.0's, RLOO and GRPO beside those of the lock's TRL, in turn, on a quiet machine.
 
-    make bench                                  # everything, about an hour on two cores
+    make bench                                  # everything, about an hour and a half on two cores
     make bench CASES="20M-epochs4 2M-epochs4"   # some cases
     make bench QUICK=1                          # a smoke of a minute; its figures mean nothing and are not kept
 
@@ -13,8 +13,9 @@ import itertools
 import json
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import cache
 from pathlib import Path
 
 from benchmarks import quiet, readme, records
@@ -57,7 +58,7 @@ def _bench(options: argparse.Namespace) -> None:
     cases = [CASES[name] for name in options.cases or CASES]
     fingerprint = records.fingerprint(options.threads, options.micro_batch)
     session = records.current_session(RESULTS, fingerprint, options.fresh)
-    bench = Bench(peer_python(), session, options.threads, options.micro_batch)
+    bench = Bench(cache(peer_python), session, options.threads, options.micro_batch)
     if options.quick:
         for summary in bench.quick(cases):
             print(json.dumps({"quick": True} | summary.row), flush=True)
@@ -97,13 +98,13 @@ class Bench:
     """What stays the same throughout.
 
     Attributes:
-        peer_python: interpreter of the peer's environment.
+        peer_python: makes the environment of TRL's PPO where it is not there, and returns its interpreter.
         session: see `records.Cycle`.
         threads: of either side.
         micro_batch: ours; None is the case's.
     """
 
-    peer_python: Path
+    peer_python: Callable[[], Path]
     session: str
     threads: int
     micro_batch: int | None
@@ -131,13 +132,14 @@ class Bench:
 
     def _peer(self, case: Case, models: ModelSet, seed: int) -> Timed:
         settings = replace(case.settings, threads=self.threads, seed=seed)
-        flags = [*models.flags(), *settings.flags()]
-        return run_side(self.peer_python, "benchmarks.peer_ppo", flags, self.threads, "peer")
+        flags = [*models.flags(), *settings.flags(), *case.peer_flags()]
+        python = self.peer_python() if case.method == "ppo" else sys.executable
+        return run_side(python, case.peer_module, flags, self.threads, "peer")
 
     def _ours(self, case: Case, models: ModelSet, seed: int) -> Timed:
         case = replace(case, settings=replace(case.settings, threads=self.threads, seed=seed))
         flags = [*models.flags(), *case.our_flags(self.micro_batch)]
-        return run_side(sys.executable, "benchmarks.our_ppo", flags, self.threads, case.name)
+        return run_side(sys.executable, "benchmarks.our_run", flags, self.threads, case.name)
 
 
 if __name__ == "__main__":

@@ -31,7 +31,7 @@ KINDS = {
     "scoring": ("policy_logprobs", "ref_logprobs", "values", "scores"),
     "training": ("policy_training", "value_training", "optimizer"),
 }
-"""Phases as they are drawn, and what `our_ppo` calls their parts."""
+"""Phases as they are drawn, and what `our_run` calls their parts."""
 
 DTYPES = {"bf16": torch.bfloat16, "fp32": torch.float32}
 
@@ -102,7 +102,7 @@ def _scale(options: argparse.Namespace) -> None:
             flags = [*made_elsewhere(models).flags(), *settings.flags(), "--dtype", options.dtype]
             name = f"round {number}: {sweep} {x or models}"
             timed = run_side(
-                sys.executable, "benchmarks.our_ppo", [*flags, "--warmup-updates", "1"], settings.threads, name
+                sys.executable, "benchmarks.our_run", [*flags, "--warmup-updates", "1"], settings.threads, name
             )
             point = Point(
                 session=session,

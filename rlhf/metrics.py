@@ -219,6 +219,7 @@ METRICS |= {f"{GROUP}num_seeds": Metric("seeds"), f"{GROUP}num_failed": Metric("
 
 FAMILIES: dict[str, Metric] = {
     "policy/source_score_mean/": Metric("score", "higher"),
+    "sft_": Metric(""),  # SFT policies that members start from, under the names of the first one
     "reward_model_": Metric(""),  # members of an ensemble, under the names of the first one
 }
 """Metrics that there are several of: what follows the prefix is a name out of the configuration."""

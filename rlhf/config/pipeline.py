@@ -196,6 +196,28 @@ class PipelineConfig(MethodChoice):
         return self
 
     @model_validator(mode="after")
+    def _members_have_their_starts(self) -> Self:
+        number, members = self.sft.num_policies, self.reward_model.num_members
+        if self.reward_model.members_start_from == "own":
+            if number != members:
+                raise ValueError(
+                    f"reward_model.members_start_from is own, but sft.num_policies is {number} and "
+                    f"reward_model.num_members {members}; make them the same"
+                )
+            sharing = next((name for name, p in self.sections.items() if getattr(p, "sharing", "") == "adapters"), None)
+            if sharing:
+                raise ValueError(
+                    f"{sharing}.sharing is adapters, where all reward models are adapters over one SFT policy, but "
+                    f"reward_model.members_start_from is own; set it to one, or take another {sharing}.sharing"
+                )
+        elif number > 1:
+            raise ValueError(
+                f"sft.num_policies is {number}, but reward_model.members_start_from is one, so the others would be "
+                f"trained and ignored; set it to own, or drop sft.num_policies"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _there_is_a_base_to_sample(self) -> Self:
         if self.data.sampled_from is not None and self.model.architecture is not None:
             raise ValueError(

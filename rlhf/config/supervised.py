@@ -8,6 +8,11 @@ from rlhf.config.base import Count, Fraction, NonNegative, Positive, Section
 from rlhf.config.model import LoraConfig
 
 
+def policy_name(number: int) -> str:
+    """The folder of an SFT policy, from 1 on, of which the first is the one that is aligned."""
+    return "policy" if number == 1 else f"policy_{number}"
+
+
 def member_name(member: int) -> str:
     """The folder of a member of the ensemble, from 1 on, and the name that its metrics start with."""
     return "reward_model" if member == 1 else f"reward_model_{member}"
@@ -44,6 +49,9 @@ class TrainingSection(Section):
 class SFTConfig(TrainingSection):
     """Supervised fine-tuning on the demonstrations' completions."""
 
+    num_policies: Annotated[int, Field(ge=1, le=16)] = 1
+    """SFT policies, each of a seed of its own. The first is the one that is aligned; members of an ensemble of reward
+    models start from the others (reward_model.members_start_from)."""
     num_samples: Annotated[int, Field(ge=0, le=1000)] = 16
     """Responses to validation prompts that are kept as a table."""
 
@@ -60,6 +68,9 @@ class RewardModelConfig(TrainingSection):
     members_learn_from: Literal["parts", "all"] = "parts"
     """Pairs of each member. parts: those of prompts of its own, a num_members-th of all. all: all of them; members then
     differ in head and order alone, and share more of their errors."""
+    members_start_from: Literal["one", "own"] = "one"
+    """SFT policy that each member starts from. one: the same for all. own: one of its own seed, of which
+    sft.num_policies has as many; such members share fewer of their errors (2312.09244)."""
     margin_by_rating: tuple[NonNegative, ...] = ()
     """Margin of each rating, where the field margin of a row is a rating 0, 1, 2 and so on; Llama 2 (2307.09288) has
     [0, 0.333, 0.667, 1] and [0, 1, 2, 3]. Empty: the field is the margin itself."""
@@ -70,6 +81,7 @@ class RewardModelConfig(TrainingSection):
 
     @model_validator(mode="after")
     def _members_are_several(self) -> Self:
-        if self.num_members == 1 and self.members_learn_from != "parts":
-            raise ValueError("members_learn_from is set but num_members is 1, so it would be ignored")
+        for name, default in (("members_learn_from", "parts"), ("members_start_from", "one")):
+            if self.num_members == 1 and getattr(self, name) != default:
+                raise ValueError(f"{name} is set but num_members is 1, so it would be ignored")
         return self

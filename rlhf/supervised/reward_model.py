@@ -25,11 +25,10 @@ from trl import RewardConfig as TRLConfig
 from trl import RewardTrainer
 
 from rlhf.config.model import ComputeConfig, Setup
-from rlhf.config.supervised import RewardModelConfig, member_name
+from rlhf.config.supervised import RewardModelConfig, member_name, policy_name
 from rlhf.data.preparation.splits import prompt_key
 from rlhf.data.schema import Row, read_rows
 from rlhf.errors import DataError, ModelError, TrainingDivergedError
-from rlhf.files.atomic import new_folder
 from rlhf.modeling.context import StageContext, start_stage
 from rlhf.modeling.conversations import encode_pairs
 from rlhf.modeling.device import derive_seed
@@ -43,10 +42,11 @@ from rlhf.supervised.trainer import (
     WatchedTrainer,
     newest_checkpoint,
     run_trainer,
+    train_once,
     trainer_settings,
     training_order,
 )
-from rlhf.workspace import MetricLog, Workspace
+from rlhf.workspace import Workspace
 
 SPLITS = {"reward_model": "train", "selection_reward_model": "selection"}
 """The two models, and the split of the preferences that each is trained on; the members of an ensemble share one."""
@@ -68,9 +68,9 @@ class _Pairs:
 
 @dataclass(frozen=True)
 class _Inputs:
-    """Inputs that both models share."""
+    """Inputs of all models: the SFT policy that each starts from, and what all are validated on."""
 
-    start: Path
+    starts: Mapping[str, Path]
     demonstrations: Mapping[str, list[list[int]]]
     validation: _Pairs
 
@@ -108,13 +108,7 @@ def train_reward_models(config: RewardModelConfig, setup: Setup, data: Path, sta
     rows = {**_members(context, train), SELECTION: selection}
     inputs = _read_inputs(context, data, start)
     for name in rows:
-        finished = workspace.checkpoints / "finished" / name
-        if finished.is_dir():
-            for metrics, step in json.loads((finished / "metrics.json").read_text()):
-                workspace.log_metrics(metrics, step)
-        else:
-            pairs = _with_margins(config, _encode(context.tokenizer, rows[name]))
-            _train_to_end(context, name, pairs, inputs, workspace, finished)
+        finished = train_once(name, partial(_train_to_end, context, name, rows[name], inputs), workspace)
         shutil.copytree(finished / "model", workspace.output / name, dirs_exist_ok=True)
 
 
@@ -144,47 +138,37 @@ def start_reward_model(folder: Path, compute: ComputeConfig, seed: int) -> Any:
 
 
 def _train_to_end(
-    context: Context, name: str, pairs: _Pairs, inputs: _Inputs, workspace: Workspace, finished: Path
+    context: Context, name: str, rows: Sequence[Row], inputs: _Inputs, folder: Path, workspace: Workspace
 ) -> None:
-    """Train, centre and validate one model; `finished` appears all at once."""
-    logged: list[tuple[Mapping[str, float], int | None]] = []
-
-    def log_metrics(metrics: Mapping[str, float], step: int | None) -> None:
-        logged.append((metrics, step))
-        workspace.log_metrics(metrics, step)
-
-    checkpoints = workspace.checkpoints / name
-    with new_folder(finished) as folder:
-        num_steps = _train(context, name, pairs, inputs, checkpoints, log_metrics, folder / "model")
-        try:
-            metrics = _centre_and_validate(context, name, folder / "model", inputs, pairs.margins)
-        except ScoringError as error:
-            raise TrainingDivergedError(num_steps, str(error), newest_checkpoint(checkpoints)) from error
-        log_metrics({f"{name}/{key}": value for key, value in metrics.items()}, None)
-        (folder / "metrics.json").write_text(json.dumps(logged))
+    """Train, centre and validate one model."""
+    pairs = _with_margins(context.config, _encode(context.tokenizer, rows))
+    num_steps = _train(context, name, pairs, inputs, folder / "model", workspace)
+    try:
+        metrics = _centre_and_validate(context, name, folder / "model", inputs, pairs.margins)
+    except ScoringError as error:
+        raise TrainingDivergedError(num_steps, str(error), newest_checkpoint(workspace.checkpoints)) from error
+    workspace.log_metrics({f"{name}/{key}": value for key, value in metrics.items()}, None)
 
 
-def _train(
-    context: Context, name: str, pairs: _Pairs, inputs: _Inputs, checkpoints: Path, log_metrics: MetricLog, folder: Path
-) -> int:
+def _train(context: Context, name: str, pairs: _Pairs, inputs: _Inputs, folder: Path, workspace: Workspace) -> int:
     """Train and save. Returns the number of steps."""
     config, tokenizer, seed = context.config, context.tokenizer, context.seed(name)
     trainer_class, dataset = _dataset(config, pairs, seed)
     report = partial(_report, name, config.num_members)
     curve = {"loss": f"{name}/loss", "accuracy": f"{name}/accuracy"}
-    model = start_reward_model(inputs.start / "policy", context.compute, derive_seed(seed, "head"))
+    model = start_reward_model(inputs.starts[name], context.compute, derive_seed(seed, "head"))
     trainer = trainer_class(
         model=model,
         args=TRLConfig(
-            **trainer_settings(context, checkpoints, len(dataset), seed),
+            **trainer_settings(context, workspace.checkpoints, len(dataset), seed),
             disable_dropout=False,  # it would switch off the adapters' own as well; `switch_dropout_off` does not
         ),
         train_dataset=dataset,
         processing_class=tokenizer,
         peft_config=peft_config(config.lora, "SEQ_CLS", model) if config.lora else None,
-        callbacks=[StageCallback(curve, log_metrics, config.checkpoint_every_seconds, report)],
+        callbacks=[StageCallback(curve, workspace.log_metrics, config.checkpoint_every_seconds, report)],
     )
-    num_steps = run_trainer(trainer, checkpoints)
+    num_steps = run_trainer(trainer, workspace.checkpoints)
     save_model(merged(trainer.model), tokenizer, folder)
     if config.lora is not None:
         save_adapter(trainer.model, folder / ADAPTER)
@@ -248,7 +232,16 @@ def _read_inputs(context: Context, data: Path, start: Path) -> _Inputs:
         drawn = [rows[i] for i in shuffled[: context.config.num_centring_rows]]
         demonstrations[split] = _join(tokenizer, drawn, "completion")
     validation = _encode(tokenizer, _read(data / "preferences" / "validation.jsonl"))
-    return _Inputs(start, demonstrations, validation)
+    return _Inputs(_starts(context.config, start), demonstrations, validation)
+
+
+def _starts(config: RewardModelConfig, start: Path) -> dict[str, Path]:
+    """The SFT policy that each model starts from."""
+    of_members = {
+        member_name(member): start / policy_name(member if config.members_start_from == "own" else 1)
+        for member in range(1, config.num_members + 1)
+    }
+    return {**of_members, SELECTION: start / policy_name(1)}
 
 
 def _members(context: Context, rows: Sequence[Row]) -> dict[str, list[Row]]:

@@ -1,7 +1,8 @@
 """Supervised fine-tuning on the completions of demonstrations, with TRL's SFTTrainer."""
 
+import shutil
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -13,11 +14,12 @@ from trl import SFTConfig as TRLConfig
 from trl import SFTTrainer
 
 from rlhf.config.model import ComputeConfig, Setup
-from rlhf.config.supervised import SFTConfig
+from rlhf.config.supervised import SFTConfig, policy_name
 from rlhf.data.schema import Row, json_lines, read_rows
 from rlhf.modeling.batches import batches_by_length, pad_sequences
 from rlhf.modeling.context import StageContext, start_stage
 from rlhf.modeling.conversations import decode_responses, encode_pairs, encode_prompts
+from rlhf.modeling.device import derive_seed
 from rlhf.modeling.generation import generate_responses
 from rlhf.modeling.logprobs import chosen_logprobs, response_logits
 from rlhf.modeling.lora import merged, peft_config
@@ -29,6 +31,7 @@ from rlhf.supervised.trainer import (
     WatchedTrainer,
     refuse_divergence,
     run_trainer,
+    train_once,
     trainer_settings,
     training_order,
 )
@@ -37,8 +40,6 @@ from rlhf.workspace import Workspace
 
 Pair = tuple[list[int], list[int]]
 """Token ids of a prompt and of its completion."""
-
-_CURVE = {"loss": "sft/loss", "learning_rate": "sft/learning_rate"}
 
 
 @dataclass(frozen=True)
@@ -73,7 +74,8 @@ class CompletionTrainer(WatchedTrainer, SFTTrainer):  # type: ignore[misc]
 def train_sft(config: SFTConfig, setup: Setup, data: Path, workspace: Workspace) -> None:
     """Train the policy that reward models and PPO start from.
 
-    Writes `policy/` to the output and `samples.jsonl` and `samples.md` to the report.
+    Writes `policy/` to the output, `policy_2/` and so on where settings ask for several, and `samples.jsonl` and
+    `samples.md` to the report.
 
     Args:
         config: settings of the stage.
@@ -86,10 +88,11 @@ def train_sft(config: SFTConfig, setup: Setup, data: Path, workspace: Workspace)
     """
     context = start_stage(config, setup, data / "tokenizer")
     pairs = _encode(context.tokenizer, data / "demonstrations" / "train.jsonl")
-    num_steps = _train(context, pairs, workspace)
-
-    policy = load_policy(workspace.output / "policy", setup.compute)
-    _evaluate(context, policy, data, num_steps, workspace)
+    policy = _train_policy(context, "sft", pairs, data, workspace.output / "policy", workspace)
+    for number in range(2, config.num_policies + 1):
+        name = f"sft_{number}"
+        finished = train_once(name, partial(_train_further_policy, context, name, pairs, data), workspace)
+        shutil.copytree(finished / "policy", workspace.output / policy_name(number), dirs_exist_ok=True)
     if config.num_samples:
         max_response_tokens = max(len(completion) for _, completion in pairs)
         _write_samples(context, policy, max_response_tokens, data, workspace)
@@ -119,10 +122,31 @@ def evaluate_completions(
     return HeldOut(loss / num_tokens, num_right / num_tokens)
 
 
-def _train(context: StageContext[SFTConfig], pairs: Sequence[Pair], workspace: Workspace) -> int:
+def _train_policy(
+    context: StageContext[SFTConfig], name: str, pairs: Sequence[Pair], data: Path, folder: Path, workspace: Workspace
+) -> Any:
+    """Train, save and evaluate a policy, whose metrics begin with its name."""
+    num_steps = _train(context, name, pairs, folder, workspace)
+    policy = load_policy(folder, context.compute)
+    _evaluate(context, name, policy, data, num_steps, workspace)
+    return policy
+
+
+def _train_further_policy(
+    context: StageContext[SFTConfig], name: str, pairs: Sequence[Pair], data: Path, folder: Path, workspace: Workspace
+) -> None:
+    """Train a policy that differs from the first in its seed alone."""
+    setup = context.setup.model_copy(update={"seed": derive_seed(context.setup.seed, name) % 2**31})
+    _train_policy(replace(context, setup=setup), name, pairs, data, folder / "policy", workspace)
+
+
+def _train(
+    context: StageContext[SFTConfig], name: str, pairs: Sequence[Pair], folder: Path, workspace: Workspace
+) -> int:
     """Train and save. Returns the number of steps."""
     config, tokenizer, dataset = context.config, context.tokenizer, _dataset(context, pairs)
-    report = partial(report_progress, "sft")
+    report = partial(_report, name, config.num_policies)
+    curve = {"loss": f"{name}/loss", "learning_rate": f"{name}/learning_rate"}
     model = start_policy(context.setup, tokenizer)
     trainer = CompletionTrainer(
         model=model,
@@ -136,11 +160,17 @@ def _train(context: StageContext[SFTConfig], pairs: Sequence[Pair], workspace: W
         train_dataset=dataset,
         processing_class=tokenizer,
         peft_config=peft_config(config.lora, "CAUSAL_LM", model) if config.lora else None,
-        callbacks=[StageCallback(_CURVE, workspace.log_metrics, config.checkpoint_every_seconds, report)],
+        callbacks=[StageCallback(curve, workspace.log_metrics, config.checkpoint_every_seconds, report)],
     )
     num_steps = run_trainer(trainer, workspace.checkpoints)
-    save_model(merged(trainer.model), tokenizer, workspace.output / "policy")
+    save_model(merged(trainer.model), tokenizer, folder)
     return num_steps
+
+
+def _report(name: str, num_policies: int, done: int, total: int) -> None:
+    """To those who watch, all policies are one stage, and each is as much of it."""
+    number = int(name.removeprefix("sft_")) if name != "sft" else 1
+    report_progress("sft", (number - 1) * total + done, num_policies * total)
 
 
 def _dataset(context: StageContext[SFTConfig], pairs: Sequence[Pair]) -> Dataset:
@@ -155,13 +185,15 @@ def _dataset(context: StageContext[SFTConfig], pairs: Sequence[Pair]) -> Dataset
     return Dataset.from_dict(columns).select(order)
 
 
-def _evaluate(context: StageContext[SFTConfig], policy: Any, data: Path, num_steps: int, workspace: Workspace) -> None:
+def _evaluate(
+    context: StageContext[SFTConfig], name: str, policy: Any, data: Path, num_steps: int, workspace: Workspace
+) -> None:
     pairs = _encode(context.tokenizer, data / "demonstrations" / "validation.jsonl")
     batch_size = context.config.micro_batch_size or context.config.batch_size
     held_out = evaluate_completions(policy, context.compute, pairs, context.tokenizer.pad_token_id, batch_size)
     refuse_divergence(held_out.loss, "the validation loss", num_steps, workspace.checkpoints)
     workspace.log_metrics(
-        {"sft/validation_loss": held_out.loss, "sft/validation_token_accuracy": held_out.token_accuracy}, None
+        {f"{name}/validation_loss": held_out.loss, f"{name}/validation_token_accuracy": held_out.token_accuracy}, None
     )
 
 

@@ -1,10 +1,12 @@
 """Parts that the two supervised stages share: order of rows, trainer settings, checkpoints, watch over the loss."""
 
+import json
 import math
 import shutil
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,11 +17,12 @@ from transformers import PrinterCallback, Trainer, TrainerCallback
 
 from rlhf.config.supervised import TrainingSection
 from rlhf.errors import TrainingDivergedError
+from rlhf.files.atomic import new_folder
 from rlhf.files.disk import check_room
 from rlhf.files.manifest import is_complete, write_manifest
 from rlhf.modeling.context import StageContext
 from rlhf.modeling.device import derive_seed
-from rlhf.workspace import MetricLog
+from rlhf.workspace import MetricLog, Workspace
 
 LOGGING_STEPS = 10
 
@@ -201,6 +204,33 @@ def run_trainer(trainer: Any, folder: Path) -> int:
     num_steps: int = trainer.state.global_step
     refuse_divergent_weights(trainer.model, num_steps, folder)
     return num_steps
+
+
+def train_once(name: str, train: Callable[[Path, Workspace], None], workspace: Workspace) -> Path:
+    """Train one of a stage's several models, unless an attempt of the stage that was killed has finished it.
+
+    Args:
+        name: of the model, for the names of its folders.
+        train: trains it into a folder; its workspace has checkpoints of the model's own.
+        workspace: the stage's. Metrics of a model that was finished before are logged again.
+
+    Returns:
+        The folder, which appears all at once. It is among the checkpoints, so it is the stage's to copy.
+    """
+    finished, logged = workspace.checkpoints / "finished" / name, list[tuple[Mapping[str, float], int | None]]()
+
+    def log_metrics(metrics: Mapping[str, float], step: int | None) -> None:
+        logged.append((metrics, step))
+        workspace.log_metrics(metrics, step)
+
+    if finished.is_dir():
+        for metrics, step in json.loads((finished / "metrics.json").read_text()):
+            workspace.log_metrics(metrics, step)
+    else:
+        with new_folder(finished) as folder:
+            train(folder, replace(workspace, checkpoints=workspace.checkpoints / name, log_metrics=log_metrics))
+            (folder / "metrics.json").write_text(json.dumps(logged))
+    return finished
 
 
 def refuse_divergence(value: float | Tensor, what: str, step: int, folder: Path) -> None:

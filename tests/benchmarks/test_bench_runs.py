@@ -1,15 +1,17 @@
-"""Runs of ours on a model of a few thousand weights. The peer needs an environment of its own and is not run here."""
+"""Runs on a model of a few thousand weights. TRL's PPO needs an environment of its own and is not run here."""
 
 import json
 import os
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from benchmarks.arguments import Settings, snapshot_due
+from benchmarks.cases import CASES, shrunk
 from benchmarks.made_models import PROMPT_TOKENS, ROOT, ModelSet, model_set
 from benchmarks.measure import PhaseClock, peak_rss_mb, summarize_lengths
 from benchmarks.peer_environment import OVERRIDE, PeerEnvironmentError, peer_python, pins
@@ -36,7 +38,7 @@ def test_prompts_have_the_lengths_that_were_agreed(tiny):
 @pytest.mark.parametrize("sharing", ["none", "trunk", "adapters"])
 def test_a_run_of_ours(tiny, tmp_path, sharing):
     flags = [*tiny.flags(), *SETTINGS.flags(), "--sharing", sharing, "--snapshots", str(tmp_path / "snapshots")]
-    result = run_side(sys.executable, "benchmarks.our_ppo", flags, threads=1, name=sharing).result
+    result = run_side(sys.executable, "benchmarks.our_run", flags, threads=1, name=sharing).result
     assert result["optimizer_steps"] == 4
     assert result["response_tokens"] == [{"mean": 6.0, "longest": 6}] * 2
     assert sum(result["seconds"].values()) == pytest.approx(result["wall_s"], abs=0.02)
@@ -48,11 +50,29 @@ def test_a_run_of_ours(tiny, tmp_path, sharing):
     assert Path(tmp_path / "snapshots" / "update_0002" / "model.safetensors").exists()
 
 
+@pytest.mark.parametrize("case", [CASES["20M-rloo"], CASES["20M-grpo-adapters"]], ids=lambda case: case.name)
+def test_ours_and_the_peer_of_the_lock_take_the_same_step(tiny, case):
+    case = replace(shrunk(case), dtype="fp32")
+    flags = [*tiny.flags(), *replace(case.settings, threads=1, learning_rate=1e-9).flags()]
+    ours = run_side(
+        sys.executable, "benchmarks.our_run", [*flags, *case.our_flags(None)], threads=1, name="ours"
+    ).result
+    peer = run_side(sys.executable, case.peer_module, [*flags, *case.peer_flags()], threads=1, name="peer").result
+    for result in (ours, peer):
+        assert result["optimizer_steps"] == 2
+        assert result["response_tokens"] == [{"mean": 8.0, "longest": 8}] * 2
+        assert sum(result["seconds"].values()) == pytest.approx(result["wall_s"], abs=0.02)
+    # Other responses are sampled; the loss is 0 where the ratio is 1, and the gradient is not.
+    assert abs(ours["log"][0]["policy/policy_loss"]) < 1e-6
+    assert abs(peer["log"][0]["loss"]) < 1e-6
+    assert 0.3 < ours["log"][0]["policy/policy_grad_norm"] / peer["log"][0]["grad_norm"] < 3
+
+
 def test_a_run_that_fails_says_why(tiny):
     with pytest.raises(RunFailedError, match="no such model folder"):
         run_side(
             sys.executable,
-            "benchmarks.our_ppo",
+            "benchmarks.our_run",
             [*tiny.flags(), *SETTINGS.flags(), "--policy", "/nowhere"],
             threads=1,
             name="broken",

@@ -4,10 +4,11 @@ from itertools import combinations
 
 import pytest
 import torch
+from safetensors.torch import load_file
 from stage_runs import KilledError, Run
 from trl import RewardConfig as TRLConfig
 
-from rlhf.config.supervised import RewardModelConfig
+from rlhf.config.supervised import RewardModelConfig, SFTConfig
 from rlhf.data.schema import read_rows
 from rlhf.errors import DataError
 from rlhf.modeling.models import save_model
@@ -20,6 +21,7 @@ from rlhf.supervised.comparisons import (
     with_batch_sizes,
 )
 from rlhf.supervised.reward_model import SPLITS, start_reward_model, train_reward_models
+from rlhf.supervised.sft import train_sft
 
 MODELS = tuple(SPLITS)
 RESPONSES = [[5, 6, 7], [5, 6, 8, 9, 10], [5, 6, 11, 12], [5, 6, 13]]
@@ -226,6 +228,32 @@ def test_members_that_share_their_pairs_differ_in_head_and_order(tiny_setup, ari
         train_reward_models(config, tiny_setup, arithmetic_data, start, run.workspace)
     assert runs[0].weights(*MODELS) == runs[1].weights(*MODELS)
     assert runs[1].weights("reward_model") != runs[1].weights("reward_model_2")
+
+
+def test_members_start_from_sft_policies_of_their_own_seed(tiny_setup, arithmetic_data, tmp_path):
+    """Killed in the second SFT policy, it ends with the same bits; the first is what it is alone."""
+    config = SFTConfig(num_epochs=1.5, batch_size=16, checkpoint_every_seconds=1e-9, num_samples=0)
+    several = config.model_copy(update={"num_policies": 2})
+    alone, whole, killed = Run(tmp_path / "a"), Run(tmp_path / "b"), Run(tmp_path / "c", killed_at=("sft_2/loss", 4))
+    train_sft(config, tiny_setup, arithmetic_data, alone.workspace)
+    train_sft(several, tiny_setup, arithmetic_data, whole.workspace)
+    with pytest.raises(KilledError):
+        train_sft(several, tiny_setup, arithmetic_data, killed.workspace)
+    resumed = Run(tmp_path / "c")
+    train_sft(several, tiny_setup, arithmetic_data, resumed.workspace)
+    assert resumed.weights("policy", "policy_2") == whole.weights("policy", "policy_2")
+    assert resumed.curves == whole.curves
+    assert whole.weights("policy") == alone.weights("policy")
+    assert whole.weights("policy") != whole.weights("policy_2")
+    assert whole.final["sft/validation_loss"] != whole.final["sft_2/validation_loss"]
+
+    config = RewardModelConfig(num_members=2, members_start_from="own", num_epochs=0.01, batch_size=16)
+    run = Run(tmp_path / "members")
+    train_reward_models(config, tiny_setup, arithmetic_data, whole.output, run.workspace)
+    for name, start in (("reward_model", "policy"), ("reward_model_2", "policy_2"), (MODELS[1], "policy")):
+        weights = [load_file(folder / "model.safetensors") for folder in (run.output / name, whole.output / start)]
+        shared = "model.embed_tokens.weight"
+        assert (weights[0][shared] - weights[1][shared]).abs().max() < 0.01, name  # after a step
 
 
 def test_more_members_than_prompts_are_refused(tiny_setup, arithmetic_data, start, tmp_path):

@@ -113,7 +113,7 @@ def test_loss_is_that_of_completion_tokens_alone(
     assert len({len(completion) for _, completion in pairs}) > 1  # else a mean of means would do
     config = SFTConfig(batch_size=64, micro_batch_size=micro_batch_size, num_samples=0)
     run = Run(tmp_path / "run")
-    _train(StageContext(config, tiny_setup, tiny_tokenizer), pairs, run.workspace)
+    _train(StageContext(config, tiny_setup, tiny_tokenizer), "sft", pairs, run.output / "policy", run.workspace)
     losses, _ = losses_row_by_row(start_policy(tiny_setup, tiny_tokenizer), pairs)
     assert run.curves["sft/loss"] == {1: pytest.approx(mean(losses), rel=1e-5)}
 

@@ -1,6 +1,6 @@
-"""Times one run of this project's PPO on saved models, with the flags and the measures of `benchmarks.peer_ppo`.
+"""Times one run of this project's PPO, RLOO or GRPO on saved models, with the flags and the measures of its peers.
 
-    python -m benchmarks.our_ppo --policy DIR --reward DIR --prompts FILE.jsonl --out result.json
+    python -m benchmarks.our_run --policy DIR --reward DIR --prompts FILE.jsonl --out result.json
 
 The loop over updates alone is timed. The library's functions are watched from outside and left as they are.
 """
@@ -20,7 +20,8 @@ from torch.optim.optimizer import register_optimizer_step_post_hook
 from benchmarks.arguments import Settings, add_flags, read_prompts, settings_of, snapshot_due
 from benchmarks.measure import PhaseClock, peak_rss_mb, summarize_lengths, versions, write_result
 from rlhf.config.model import ComputeConfig, LoraConfig, ModelConfig, Setup
-from rlhf.config.rl import RLConfig
+from rlhf.config.rl import ROLLOUT_METHODS, RLConfig, rollout_error
+from rlhf.errors import ConfigError
 from rlhf.modeling.context import start_stage
 from rlhf.modeling.models import save_model
 from rlhf.policy import sampling
@@ -32,10 +33,12 @@ from rlhf.rl.models import load_models
 from rlhf.rl.update import run_update
 
 
-def ppo_config(settings: Settings, sharing: str, side_by_side: bool) -> RLConfig:
+def rl_config(settings: Settings, method: str, sharing: str, side_by_side: bool) -> RLConfig:
     """The settings in the project's own terms: one learning rate for both models, one minibatch, no warm-up."""
+    critic = {"value_learning_rate": settings.learning_rate, "num_critic_warmup_updates": 0}
     return RLConfig.model_validate(
-        {
+        (critic if ROLLOUT_METHODS[method].has_critic else {})
+        | {
             "num_updates": settings.num_updates,
             "rollout_size": settings.rollout,
             "num_ppo_epochs": settings.ppo_epochs,
@@ -44,9 +47,8 @@ def ppo_config(settings: Settings, sharing: str, side_by_side: bool) -> RLConfig
             "max_response_tokens": settings.response_tokens,
             "temperature": settings.temperature,
             "learning_rate": settings.learning_rate,
-            "value_learning_rate": settings.learning_rate,
             "learning_rate_schedule": "linear",
-            "num_critic_warmup_updates": 0,
+            "num_responses_per_prompt": settings.num_responses,
             "kl_coef": settings.kl_coef,
             "missing_eos_penalty": settings.missing_eos_penalty,
             "sharing": sharing,
@@ -58,7 +60,9 @@ def ppo_config(settings: Settings, sharing: str, side_by_side: bool) -> RLConfig
 
 def load(parsed: argparse.Namespace, settings: Settings, scratch: Path) -> RLContext:
     """A learner on the given models, laid out in `scratch` (as links) the way the stages leave them."""
-    config = ppo_config(settings, parsed.sharing, parsed.side_by_side)
+    config = rl_config(settings, parsed.method, parsed.sharing, parsed.side_by_side)
+    if reason := rollout_error(parsed.method, config):
+        raise ConfigError(reason)
     compute = ComputeConfig.model_validate(
         {"device": settings.device, "dtype": parsed.dtype, "num_threads": settings.threads}
     )
@@ -70,11 +74,12 @@ def load(parsed: argparse.Namespace, settings: Settings, scratch: Path) -> RLCon
     for name in ("reward_model", "selection_reward_model"):
         (scratch / "reward_models" / name).symlink_to(parsed.reward.resolve())
     stage = start_stage(config, setup, scratch / "policy")
-    models = load_models(stage, scratch, scratch / "reward_models")
+    has_critic = ROLLOUT_METHODS[parsed.method].has_critic
+    models = load_models(stage, scratch, scratch / "reward_models", has_critic=has_critic)
     # Held-out evaluations, which the peer has none of, are not timed, and neither is their model counted.
     models = replace(models, selection_reward_model=None)
     # The reward model reads the policy's tokens, so nobody looks at the text of a prompt.
-    return make_context(stage, models, Prompts([[] for _ in prompts], prompts))
+    return make_context(stage, models, Prompts([[] for _ in prompts], prompts), method=parsed.method)
 
 
 def watch(clock: PhaseClock, side_by_side: bool) -> None:
@@ -122,6 +127,7 @@ def run(
 def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add_flags(parser)
+    parser.add_argument("--method", choices=sorted(ROLLOUT_METHODS), default="ppo")
     parser.add_argument("--dtype", choices=("bf16", "fp32"), default="bf16")
     parser.add_argument("--warmup-updates", type=int, default=0, help="first updates that are not counted at all")
     parser.add_argument("--sharing", choices=("none", "adapters", "trunk"), default="none")
@@ -133,7 +139,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         clock = PhaseClock(torch.cuda.synchronize if settings.device == "cuda" else lambda: None)
         watch(clock, parsed.side_by_side)
         optimizers = learner.optimizers
-        steps = {id(optimizer): 0 for optimizer in (optimizers.policy, optimizers.value)}
+        steps = {id(optimizer): 0 for optimizer in (optimizers.policy, optimizers.value) if optimizer is not None}
 
         def count(optimizer: Any, *_: object) -> None:
             steps[id(optimizer)] += 1
@@ -144,6 +150,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     episodes = settings.episodes - parsed.warmup_updates * settings.rollout
     result = {
         "trainer": "rlhf",
+        "method": parsed.method,
         "dtype": parsed.dtype,
         "sharing": parsed.sharing,
         "parameters": _num_parameters(parsed.policy),
