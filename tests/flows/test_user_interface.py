@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 import yaml
 from browser import PICTURES, brightness, opened, take_picture, use_colors
-from playwright.sync_api import Locator, Page, expect
+from playwright.sync_api import Locator, Page, TimeoutError, expect
 from smoke_runs import recipe
 from started_services import ROOT, Up, continue_project, make_project, services, wait_for
 
@@ -71,15 +71,20 @@ def submit(form: Page) -> dict[str, Any]:
     def press() -> Any:
         for close in form.locator(".p-toast__close-btn").all():  # the corner where it said so is above the button
             close.click()
-        with form.expect_response("**/create_flow_run", timeout=60_000) as answer:
-            form.get_by_role("button", name="Submit", exact=True).click()
+        try:
+            with form.expect_response("**/create_flow_run", timeout=30_000) as answer:
+                form.get_by_role("button", name="Submit", exact=True).click()
+        except TimeoutError:  # it is asked first whether the fields are as they should be
+            refusals.extend(form.locator(".p-toast").all_inner_texts())
+            return None
         if answer.value.ok:
             return answer.value.json()
         refusals.append(f"{answer.value.status}: {answer.value.text()}")
         assert answer.value.status >= 500, refusals
         return None
 
-    created: dict[str, Any] = wait_for(press, 120, every=2)
+    created: dict[str, Any] = wait_for(press, 150, every=2)
+    print("refused before:", refusals)
     return created
 
 
