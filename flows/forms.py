@@ -9,6 +9,7 @@ from typing import Any
 from prefect import Flow
 from pydantic import MISSING
 
+from flows.feedback import ask_feedback
 from flows.methods import compare_methods
 from flows.pipeline import rlhf_pipeline
 from flows.retrain import retrain
@@ -74,6 +75,7 @@ def _form_of(flow: Flow[..., Any], *, of_one_recipe: bool = False) -> Flow[..., 
     return form
 
 
+feedback_ask = _form_of(ask_feedback)
 pipeline = _form_of(rlhf_pipeline, of_one_recipe=True)
 seeds = _form_of(run_seeds)
 methods = _form_of(compare_methods)

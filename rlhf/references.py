@@ -2,7 +2,7 @@
 
 from typing import Annotated, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict
+from pydantic import AfterValidator, BaseModel, ConfigDict, JsonValue
 
 from rlhf.config.data import EmbeddedName
 
@@ -201,6 +201,29 @@ class MethodsReport(FrozenModel):
     methods: tuple[MethodReport, ...]
     """In the order in which they were run."""
     differences: tuple[MethodDifference, ...] = ()
+
+
+class FeedbackReport(FrozenModel):
+    """A round of feedback, asked or collected."""
+
+    round: str
+    """Its name."""
+    run_id: str
+    """MLflow run that holds what was asked."""
+    asked: int
+    """Comparisons."""
+    queues: dict[str, str] = {}
+    """Address of each person's queue in MLflow, by login; of a queue that is open to all under an empty name."""
+    answered: int = 0
+    """Verdicts, of all people."""
+    preferences: int = 0
+    """Rows that came of them."""
+    data_md5: str | None = None
+    """The version of the data that holds them; none where data/ held all of them already."""
+    figures: dict[str, JsonValue] = {}
+    """Agreement, people, problems."""
+    text: str
+    """All of it in Markdown."""
 
 
 class GateVerdict(FrozenModel):

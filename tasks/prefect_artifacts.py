@@ -94,6 +94,12 @@ def show_methods(summary: str) -> None:
 
 
 @_best_effort()
+def show_round(text: str) -> None:
+    """Show how a round of feedback stands."""
+    _show_markdown(text, "feedback", "The round of feedback")
+
+
+@_best_effort()
 def show_failure(error: Exception, advice: str = _RETRY) -> None:
     """Show why a run failed, in the words that the command line has for it: what, where, and what to do."""
     known = str(error) if isinstance(error, RLHFError) else explain(error)

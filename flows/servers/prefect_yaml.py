@@ -56,6 +56,8 @@ _RECIPES = {
 _TAKEN = {
     "seeds",
     "compare-methods",
+    "feedback-ask",
+    "feedback-collect",
     "reproduce",
     "nightly",
     "dialogues",
@@ -64,6 +66,8 @@ _TAKEN = {
 """Names of other deployments."""
 _SEEDS = "The demo with several seeds, one after the other, and what it comes to over them. Any recipe can be chosen."
 _METHODS = "The demo by PPO and by RLOO, several seeds of each, and what differs. Any recipe can be chosen."
+_ASK = "Ask people to compare answers of a policy, in MLflow's review page."
+_COLLECT = "Make a new version of the data of what people answered."
 _REPRODUCE = "Make a run again from its MLflow run id, and say whether it came out the same to the bit."
 _NIGHTLY = "Retrain where there is new data or feedback, and promote what is better. Ends at once where nothing is new."
 
@@ -134,6 +138,10 @@ def _deployments(schedule: Schedule | None) -> list[dict[str, Any]]:
             {**demo, "methods": ["ppo", "rloo"], "num_seeds": 3},
         ),
         *stages,
+        _deployment("feedback-ask", _ASK, "forms.feedback_ask", ["feedback"], {**demo, "ask": {"round": "round-1"}}),
+        _deployment(
+            "feedback-collect", _COLLECT, "feedback.collect_feedback", ["feedback"], {"collect": {"round": "round-1"}}
+        ),
         _deployment("reproduce", _REPRODUCE, "reproduce.reproduce", ["reproduce"], {}),
         nightly,
     ]

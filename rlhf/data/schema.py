@@ -31,7 +31,11 @@ TEXT_FIELDS = {kind: tuple(name for name in names if name != "label") for kind, 
 RANKING_FIELDS = ("prompt", "responses", "ranks")
 OPTIONAL_FIELDS = {
     "demonstrations": ("source",),
-    "preferences": ("margin", "probability", "annotator", "criteria", "source"),
+    "preferences": (
+        *("margin", "probability", "annotator", "criteria", "source"),
+        # Of a round of feedback: who wrote the responses, why the better one is, what else was said of each.
+        *("round", "policies", "rationale", "flags"),
+    ),
     "prompts": ("source",),
     "labels": ("annotator", "source"),
     "corpus": ("source",),
@@ -259,6 +263,10 @@ def _check_messages(messages: object, field: str) -> None:
             raise _text_error(message["content"], f'the content of message {number} of "{field}"')
 
 
+def _are_texts(texts: object) -> bool:
+    return isinstance(texts, list) and all(map(_is_text, texts))
+
+
 def _is_text(text: object) -> bool:
     if not isinstance(text, str) or text.isascii():
         return isinstance(text, str)
@@ -288,9 +296,14 @@ def _check_response(messages: Any, field: str) -> None:
 
 
 def _check_optional(row: Row) -> None:
-    for field in ("annotator", "criteria", "source"):
+    for field in ("annotator", "criteria", "source", "round", "rationale"):
         if field in row and not _is_text(row[field]):
             raise _text_error(row[field], f'"{field}"')
+    policies, flags = row.get("policies", []), row.get("flags", [])
+    if not _are_texts(policies):
+        raise DataError('"policies" is not a list of names; name who wrote each response, or leave it out')
+    if not isinstance(flags, list) or not all(map(_are_texts, flags)):
+        raise DataError('"flags" is not a list of lists of flags; give a list for each response, or leave it out')
     margin = row.get("margin", 0)
     if isinstance(margin, bool) or not isinstance(margin, int | float):
         raise DataError(f'"margin" is {type_of(margin)}, not a number; give a number of at least 0, or leave it out')

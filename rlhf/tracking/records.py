@@ -20,6 +20,7 @@ from rlhf.tracking.tags import KIND_TAG, STAGE_TAG
 PIPELINE = "pipeline"
 GROUP = "group"
 METHODS = "methods"
+FEEDBACK = "feedback"
 POLICY = "policy"
 Kind = Literal["attribute", "tag", "metric"]
 Comparator = Literal["=", "!=", ">", ">=", "<", "<=", "LIKE"]

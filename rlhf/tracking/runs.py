@@ -92,6 +92,17 @@ def open_run(name: str, kind: str, tags: Mapping[str, str]) -> str:
     return _create(name, {KIND_TAG: kind, **tags})
 
 
+def reopen_run(run_id: str, tags: Mapping[str, str]) -> None:
+    """Go on in a run of `open_run`, whether it is new or had ended.
+
+    Args:
+        run_id: the run.
+        tags: such as the flow run that works on it now, by which it is closed should its process be killed.
+    """
+    set_tags(run_id, tags)
+    retry_while_unavailable(lambda: client().update_run(run_id, status="RUNNING"))
+
+
 def open_stage(
     pipeline_run_id: str, stage: str, fingerprint: str, settings: Mapping[str, Any], inputs: Mapping[str, Reference]
 ) -> str:

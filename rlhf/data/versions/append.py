@@ -13,7 +13,7 @@ from rlhf.config.data import DataConfig
 from rlhf.data.importing.formats import ImportReport, Sources, convert_dataset, to_json
 from rlhf.data.importing.reading import RowReader, SourceOptions, open_rows
 from rlhf.data.row_hash import identity
-from rlhf.data.schema import ALL_KINDS, DATASHEET, check_files, read_rows
+from rlhf.data.schema import ALL_KINDS, DATASHEET, Row, check_files, read_rows, write_rows
 from rlhf.data.versions.repository import TRACKED, check_repository
 from rlhf.data.versions.resolve import resolve
 from rlhf.data.versions.transaction import Version, new_version, publish
@@ -125,6 +125,56 @@ def add_version(
     return AppendResult(counts, notes, examples, version)
 
 
+def replace_round(root: Path, name: str, rows: Sequence[Row], note: str) -> Version | None:
+    """Make the preferences of a round of feedback those that are given, and track that as a new version with DVC.
+
+    Rows of the round that are there already go: an answer that was changed since, or an annotator who is left out now,
+    leaves nothing behind. So a round may be collected as often as one likes.
+
+    Args:
+        root: the project's root.
+        name: of the round.
+        rows: its preferences.
+        note: Markdown for the datasheet, in the place of what it said of the round before.
+
+    Returns:
+        What data/ is now; None where it holds just these rows already.
+
+    Raises:
+        DataError: data/ cannot be had, differs from data.dvc or lacks a file, or DVC refuses.
+    """
+    with new_version(root) as filled:
+        resolve(DataConfig(), root)
+        _copy_data(root, filled)
+        path = filled / "preferences.jsonl"
+        there = [row for _, row in read_rows(path, "preferences")]
+        before = [row for row in there if row.get("round") == name]
+        kept = [row for row in there if row.get("round") != name]
+        if list(map(to_json, before)) == list(map(to_json, rows)):
+            return None
+        write_rows(path, [*kept, *rows])
+        sheet = filled / DATASHEET
+        sheet.write_text(_with_section(sheet.read_text(encoding="utf-8"), f"Round {name}", note), encoding="utf-8")
+        return publish(filled, root, desc=one_line(f"Round {name}: {len(rows)} preferences"), replace=True)
+
+
+def _with_section(text: str, title: str, content: str) -> str:
+    """A Markdown document with a section of its second level replaced, or added at the end."""
+    head = f"## {title}\n"
+    begin = f"\n{text}".find(f"\n{head}")
+    if begin < 0:
+        return f"{text.rstrip()}\n\n{head}\n{content.strip()}\n"
+    end = text.find("\n## ", begin + 1)
+    rest = text[end + 1 :] if end >= 0 else ""
+    return f"{text[:begin]}{head}\n{content.strip()}\n" + (f"\n{rest}" if rest else "")
+
+
+def _copy_data(root: Path, folder: Path) -> None:
+    """Copy data/ to an empty folder. Files that DVC linked from its cache must not be changed in place."""
+    check_files(root / TRACKED)
+    shutil.copytree(root / TRACKED, folder, dirs_exist_ok=True, copy_function=shutil.copyfile)
+
+
 def add_rows(
     additions: Sequence[Addition], root: Path, folder: Path
 ) -> tuple[Counter[str], tuple[str, ...], tuple[str, ...]]:
@@ -133,9 +183,7 @@ def add_rows(
     Returns:
         Rows added by kind, a sentence a file, and lines that show a row of each.
     """
-    check_files(root / TRACKED)
-    # Files that DVC linked from its cache may be read-only, and must not be changed in place.
-    shutil.copytree(root / TRACKED, folder, dirs_exist_ok=True, copy_function=shutil.copyfile)
+    _copy_data(root, folder)
     counts: Counter[str] = Counter()
     notes: list[str] = []
     examples: list[str] = []

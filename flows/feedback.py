@@ -1,0 +1,30 @@
+"""A round of feedback: ask people about a policy's answers, and take what they say into the data."""
+
+from prefect import flow
+
+from rlhf.config.feedback import AskConfig, CollectConfig
+from rlhf.config.pipeline import PipelineConfig
+from rlhf.references import FeedbackReport
+from tasks.feedback import ask_round, collect_round
+from tasks.pipeline_run import cancel_on_signal
+
+
+@flow(name="feedback-ask", flow_run_name="ask {ask.round}", on_crashed=[cancel_on_signal])
+def ask_feedback(config: PipelineConfig, ask: AskConfig) -> FeedbackReport:
+    """Ask people to compare answers of a policy, in MLflow's review page.
+
+    Args:
+        config: The recipe.
+        ask: The round.
+    """
+    return ask_round(config, ask)
+
+
+@flow(name="feedback-collect", flow_run_name="collect {collect.round}", on_crashed=[cancel_on_signal])
+def collect_feedback(collect: CollectConfig) -> FeedbackReport:
+    """Make a new version of the data of what was answered in a round, as often as wanted.
+
+    Args:
+        collect: The round.
+    """
+    return collect_round(collect)

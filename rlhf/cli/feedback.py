@@ -1,0 +1,98 @@
+"""`rlhf feedback`: rounds of comparisons that people are asked for, and what becomes of their answers."""
+
+import argparse
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from rich.markdown import Markdown
+from rich.table import Table
+
+from rlhf.cli.recipe import flow_environment, print_json
+from rlhf.cli.section_flags import add_section, read_section
+from rlhf.config.feedback import AskConfig, CollectConfig
+from rlhf.text.console import TextConsole
+from rlhf.text.terminal import say
+
+if TYPE_CHECKING:
+    from rlhf.references import FeedbackReport
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the actions, and what each takes."""
+    actions = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
+    for name, words in _WORDS.items():
+        action = actions.add_parser(name, help=words, allow_abbrev=False, description=f"{words[0].upper()}{words[1:]}.")
+        action.set_defaults(action=name, parser=action, note="", config=None)
+        action.add_argument("--json", action="store_true", help="print one JSON object, and all else on standard error")
+    ask, status, collect = actions.choices.values()
+    ask.add_argument("config", metavar="CONFIG", type=Path, help="YAML file of the recipe whose policy answers")
+    add_section(ask, AskConfig)
+    status.add_argument("--round", required=True, metavar="NAME", help="name of the round")
+    add_section(collect, CollectConfig)
+
+
+def run(options: argparse.Namespace) -> None:
+    """Do what was asked."""
+    _ACTIONS[options.action](options)
+
+
+def _ask(options: argparse.Namespace) -> None:
+    from rlhf.config.loading import load_config
+
+    config, ask = load_config(options.config), read_section(options, AskConfig)
+    with flow_environment(options):
+        from flows.feedback import ask_feedback
+
+        report = ask_feedback(config, ask)
+    if not _say(report, options):
+        for person, url in report.queues.items():
+            say(f"{person or 'anybody'}: {url}")
+        say(f"Once they are answered: rlhf feedback collect --round {report.round}")
+
+
+def _collect(options: argparse.Namespace) -> None:
+    config = read_section(options, CollectConfig)
+    with flow_environment(options):
+        from flows.feedback import collect_feedback
+
+        report = collect_feedback(config)
+    if not _say(report, options):
+        TextConsole().print(Markdown(report.text))
+
+
+def _status(options: argparse.Namespace) -> None:
+    from rlhf.cli.environment import use_the_store
+
+    use_the_store()
+    from rlhf.feedback.rounds import find_round, num_asked, num_complete
+
+    asked = find_round(options.round)
+    counts, complete = num_asked(asked), num_complete(asked)
+    if options.json:
+        print_json({"round": asked.name, "asked": counts, "complete": complete})
+        return
+    _print_status(counts, complete)
+
+
+def _print_status(asked: Mapping[str, int], complete: Mapping[str, int | None]) -> None:
+    table = Table("annotator", "asked", "complete")
+    for person, count in sorted(asked.items()):
+        done = complete[person]
+        table.add_row(person or "anybody", f"{count:,}", "queue was deleted" if done is None else f"{done:,}")
+    TextConsole().print(table)
+
+
+def _say(report: "FeedbackReport", options: argparse.Namespace) -> bool:
+    """Print the report as JSON where that is asked for, and say whether it was."""
+    if options.json:
+        print_json(report.model_dump(mode="json"))
+    return bool(options.json)
+
+
+_WORDS = {
+    "ask": "have a policy answer prompts, and put pairs of answers into people's queues in MLflow",
+    "status": "say how far a round is",
+    "collect": "make a new version of data/ of what was answered, as often as wanted",
+}
+_ACTIONS = {"ask": _ask, "status": _status, "collect": _collect}

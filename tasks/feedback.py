@@ -1,0 +1,89 @@
+"""A round of feedback: asked, and collected into a version of the data."""
+
+import json
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from prefect import task
+from prefect.runtime import flow_run as this_flow_run
+
+from rlhf.config.feedback import AskConfig, CollectConfig
+from rlhf.config.pipeline import PipelineConfig
+from rlhf.paths import root
+from rlhf.references import FeedbackReport
+from rlhf.tracking.client import check_reachable, run_url
+from rlhf.tracking.files import log_content
+from rlhf.tracking.run_locks import hold_run_lock
+from rlhf.tracking.runs import close_run, closing_run, reopen_run, set_tags
+from rlhf.tracking.tags import DESCRIPTION_TAG, FLOW_RUN_TAG
+from tasks.core_slots import reserve_cores
+from tasks.prefect_artifacts import show_link, show_round
+
+logger = logging.getLogger("rlhf.feedback")
+
+
+@contextmanager
+def _feedback() -> Iterator[None]:
+    logging.getLogger("rlhf").setLevel(logging.INFO)
+    check_reachable()
+    with hold_run_lock(str(this_flow_run.id)):
+        yield
+
+
+@task(name="ask", task_run_name="ask", log_prints=False)
+def ask_round(config: PipelineConfig, ask: AskConfig) -> FeedbackReport:
+    """Have policies answer, and put the comparisons into people's queues."""
+    from rlhf.feedback.ask import find_policies, make_comparisons
+    from rlhf.feedback.guidelines import read_guidelines
+    from rlhf.feedback.report import asked_markdown
+    from rlhf.feedback.rounds import open_round, publish, record_comparisons
+
+    with _feedback():
+        asked = open_round(ask, config.name, read_guidelines(ask.guidelines, root()))
+        with closing_run(asked.run_id):
+            reopen_run(asked.run_id, {FLOW_RUN_TAG: str(this_flow_run.id)})
+            show_link("mlflow-run", run_url(asked.run_id), "The round in MLflow")
+            if not asked.comparisons:
+                policies = find_policies(ask, config.name)
+                with reserve_cores({"compute": config.compute}):
+                    asked = record_comparisons(asked, make_comparisons(config, ask, policies, root()))
+            queues = publish(asked)
+            text = asked_markdown(asked, queues)
+            set_tags(asked.run_id, {DESCRIPTION_TAG: text})
+            show_round(text)
+            close_run(asked.run_id, "FINISHED")
+    return FeedbackReport(round=asked.name, run_id=asked.run_id, asked=len(asked.comparisons), queues=queues, text=text)
+
+
+@task(name="collect", task_run_name="collect", log_prints=False)
+def collect_round(config: CollectConfig) -> FeedbackReport:
+    """Make a version of the data of what was answered."""
+    from rlhf.data.versions.append import replace_round
+    from rlhf.feedback.collect import as_dict, collect
+    from rlhf.feedback.report import collected_markdown, datasheet_note
+    from rlhf.feedback.rounds import find_round
+
+    with _feedback():
+        asked = find_round(config.round)
+        show_link("mlflow-run", run_url(asked.run_id), "The round in MLflow")
+        collected = collect(config, asked)
+        text = collected_markdown(collected)
+        version = replace_round(root(), asked.name, collected.rows, datasheet_note(collected, asked))
+        text += "\n\n" + (
+            f"data/ is version {version.md5} now." if version else "data/ has all of this already, and stays as it is."
+        )
+        figures = json.dumps(as_dict(collected), indent=2)
+        log_content(asked.run_id, figures.encode(), "feedback/collected.json")
+        set_tags(asked.run_id, {DESCRIPTION_TAG: text})
+        show_round(text)
+    return FeedbackReport(
+        round=asked.name,
+        run_id=asked.run_id,
+        asked=len(asked.comparisons),
+        answered=len(collected.verdicts),
+        preferences=len(collected.rows),
+        data_md5=version.md5 if version else None,
+        figures=json.loads(figures),
+        text=text,
+    )

@@ -1,0 +1,202 @@
+"""Rounds of feedback on the smoke recipe: asked of people, answered as their browsers would, collected into data/."""
+
+import json
+from pathlib import Path
+
+import pytest
+from retraining_runs import OPEN, config, last_flow_run, shown_in
+
+from flows.feedback import ask_feedback, collect_feedback
+from flows.retrain import retrain
+from rlhf.config.feedback import AskConfig, CollectConfig
+from rlhf.data.schema import Row, read_rows
+from rlhf.errors import ConfigError
+from rlhf.feedback import rounds
+from rlhf.feedback.comparisons import Comparison
+from rlhf.feedback.rounds import find_round, item_key, num_asked, num_complete
+from rlhf.references import FeedbackReport
+from rlhf.tracking.queries import find
+from rlhf.tracking.reviews import QueueDeletedError, ReviewRound
+
+ASK = AskConfig(
+    round="week-1",
+    num_pairs=12,
+    max_response_tokens=12,
+    annotators=("Ann", "bob"),
+    overlap=0.5,
+    gold_questions="gold.jsonl",
+    guidelines="guidelines.yaml",
+)
+GUIDELINES = """
+question: Which answer is better?
+instruction: Right sums first.
+flags: [harmful, off topic]
+"""
+LEVELS = ("A is much better", "A is better", "They are equally good", "B is better", "B is much better")
+
+
+def write_inputs(project: Path) -> None:
+    (project / "guidelines.yaml").write_text(GUIDELINES)
+    gold = [
+        {"prompt": f"What is {number} + 1 ?", "chosen": f"It is {number + 1} .", "rejected": "I do not know ."}
+        for number in range(4)
+    ]
+    rows = [
+        {
+            "prompt": [{"role": "user", "content": row["prompt"]}],
+            **{name: [{"role": "assistant", "content": row[name]}] for name in ("chosen", "rejected")},
+        }
+        for row in gold
+    ]
+    (project / "gold.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+
+
+def answer(name: str, person: str, comparison: Comparison, level: str, **more: str) -> None:
+    """As the review page does: an answer to each question, and the item is complete."""
+    reviews = ReviewRound(name)
+    trace_id = reviews.trace_id(item_key(comparison, person))
+    reviews.answer(trace_id, "Which answer is better?", level, person.lower(), is_human=True, **more)
+    reviews.complete(person, trace_id, person.lower())
+
+
+def answer_all(name: str, person: str) -> list[Comparison]:
+    """Everything that a person is asked, the gold questions rightly; the longer answer is better."""
+    own = [comparison for comparison in find_round(name).comparisons if person in comparison.annotators]
+    for comparison in own:
+        first, second = comparison.responses
+        better = comparison.known or ("A" if len(first) > len(second) else "B")
+        tie = len(first) == len(second) and comparison.known is None
+        answer(name, person, comparison, "They are equally good" if tie else f"{better} is much better")
+    return own
+
+
+def rows_of(project: Path, name: str) -> list[Row]:
+    return [
+        row for _, row in read_rows(project / "data" / "preferences.jsonl", "preferences") if row.get("round") == name
+    ]
+
+
+@pytest.fixture
+def asked(project: Path) -> FeedbackReport:
+    write_inputs(project)
+    return ask_feedback(config(), ASK)
+
+
+def test_a_round_from_the_question_to_the_retraining(project: Path, asked: FeedbackReport):
+    assert asked.asked == 16
+    assert set(asked.queues) == {"Ann", "bob"}
+    assert all("/review-queue?" in url for url in asked.queues.values())
+    counts = num_asked(find_round("week-1"))
+    assert counts["Ann"] + counts["bob"] == 12 + 6 + 2 * 4
+    assert num_complete(find_round("week-1")) == {"Ann": 0, "bob": 0}
+
+    with pytest.raises(
+        ConfigError, match=r"round week-1 was asked with other settings \(MLflow run \w+, feedback/sett"
+    ):
+        ask_feedback(config(), ASK.model_copy(update={"num_pairs": 13}))
+    with pytest.raises(
+        ConfigError, match=r"there is no round week-2 \(there are: week-1\); ask one with `rlhf feedback"
+    ):
+        collect_feedback(CollectConfig(round="week-2"))
+
+    of_ann, of_bob = answer_all("week-1", "Ann"), []
+    changed = next(comparison for comparison in of_ann if comparison.known is None)
+    answer("week-1", "Ann", changed, "A is better", rationale="It is right.")
+    first = collect_feedback(CollectConfig(round="week-1"))
+    assert first.answered == len(of_ann)
+    assert first.preferences == len(of_ann) - 4
+    assert first.data_md5 is not None
+    (row,) = (row for row in rows_of(project, "week-1") if row.get("rationale"))
+    assert row["rationale"] == "It is right."
+    assert row["chosen"][0]["content"] == changed.responses[0]
+    assert (row["annotator"], row["source"]) == ("ann", "feedback")
+    assert row["policies"] == list(changed.policies)
+    again = collect_feedback(CollectConfig(round="week-1"))
+    assert (again.data_md5, again.preferences) == (None, first.preferences)
+
+    of_bob = answer_all("week-1", "bob")
+    # What is none of the levels, and what is not complete, is counted and not used.
+    reviews = ReviewRound("week-1")
+    reviews.answer(
+        reviews.trace_id(item_key(of_bob[0], "bob")), "Which answer is better?", "perhaps", "bob", is_human=True
+    )
+    last = collect_feedback(CollectConfig(round="week-1", minimum_gold_accuracy=0.9))
+    assert last.figures["problems"] == {"an answer that is none of the levels": 1}
+    assert last.answered == len(of_ann) + len(of_bob) - 1
+    agreement = last.figures["agreement"]
+    assert isinstance(agreement, dict)
+    assert agreement["num_items"] in (5, 6)
+    assert "| ann |" in last.text
+    assert "100.0%" in last.text
+    sheet = (project / "data" / "datasheet.md").read_text()
+    assert sheet.count("## Round week-1") == 1
+    assert "question: Which answer is better?" in sheet
+    assert shown_in(last_flow_run())["feedback"].startswith("**Round week-1**")
+    assert [run.info.status for run in find("tags.`rlhf.kind` = 'feedback'")] == ["FINISHED"]
+
+    report = retrain(config(), OPEN)
+    assert report.verdict == "promoted"
+    assert report.data_md5 == last.data_md5 or report.proposal is not None
+
+
+@pytest.mark.usefixtures("project")
+def test_cut_off_while_it_asks_a_round_goes_on_and_asks_nothing_twice(project: Path, monkeypatch: pytest.MonkeyPatch):
+    write_inputs(project)
+    fill, calls = ReviewRound.fill_queue, []
+
+    def killed_at_the_second(self: ReviewRound, *arguments: object) -> str:
+        calls.append(arguments)
+        if len(calls) == 2:
+            raise KeyboardInterrupt
+        return fill(self, *arguments)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(ReviewRound, "fill_queue", killed_at_the_second)
+        with pytest.raises(KeyboardInterrupt):
+            ask_feedback(config(), ASK)
+    comparisons = find_round("week-1").comparisons
+    monkeypatch.setattr(rounds, "record_comparisons", None)  # they are made once
+    report = ask_feedback(config(), ASK)
+    assert find_round("week-1").comparisons == comparisons
+    of_ann = answer_all("week-1", "Ann")
+    assert num_complete(find_round("week-1")) == {"Ann": len(of_ann), "bob": 0}
+    assert len(find("tags.`rlhf.kind` = 'feedback'")) == 1
+    assert report.asked == len(comparisons)
+
+
+def test_a_queue_that_somebody_deleted(project: Path, asked: FeedbackReport):
+    of_bob = answer_all("week-1", "bob")
+    reviews = ReviewRound("week-1")
+    queue = reviews._find_queue("bob")
+    assert queue is not None
+    reviews._traces._delete_review_queue(queue)
+    with pytest.raises(
+        QueueDeletedError, match=r"round week-1: the queue of bob was deleted in MLflow, so it is not kn"
+    ):
+        collect_feedback(CollectConfig(round="week-1"))
+    assert rows_of(project, "week-1") == []
+    report = collect_feedback(CollectConfig(round="week-1", answered=True))
+    assert report.answered == len(of_bob)
+    ask_feedback(config(), ASK)
+    assert num_complete(find_round("week-1")) == {"Ann": 0, "bob": 0}
+    assert asked.run_id == report.run_id
+
+
+def test_pairs_are_chosen_by_the_reward_models_and_one_queue_is_open_to_all(project: Path):
+    ask = AskConfig(round="close", num_pairs=4, pool=2, choose="disagreement", max_response_tokens=12)
+    report = ask_feedback(config(), ask)
+    assert list(report.queues) == [""]
+    comparisons = find_round("close").comparisons
+    assert all(comparison.why.startswith("disagreement: the reward models differ by") for comparison in comparisons)
+    reviews = ReviewRound("close")
+    for comparison in comparisons:
+        trace_id = reviews.trace_id(item_key(comparison, ""))
+        level = "B is better" if comparison.number == 0 else "I cannot judge this"
+        reviews.answer(trace_id, "Which response is better?", level, "default", is_human=True)
+        reviews.complete("", trace_id, "default")
+    collected = collect_feedback(CollectConfig(round="close"))
+    assert collected.answered == 4
+    assert "| without a name | 4 |" in collected.text
+    (row,) = rows_of(project, "close")
+    assert "annotator" not in row
+    assert row["chosen"][0]["content"] == comparisons[0].responses[1]
