@@ -14,6 +14,7 @@ from rlhf.paths import root
 from rlhf.references import FeedbackReport
 from rlhf.tracking.client import check_reachable, run_url
 from rlhf.tracking.files import log_content
+from rlhf.tracking.reviewers import Reviewers
 from rlhf.tracking.run_locks import hold_run_lock
 from rlhf.tracking.runs import close_run, closing_run, reopen_run, set_tags
 from rlhf.tracking.tags import DESCRIPTION_TAG, FLOW_RUN_TAG
@@ -40,6 +41,7 @@ def ask_round(config: PipelineConfig, ask: AskConfig) -> FeedbackReport:
     from rlhf.feedback.rounds import open_round, publish, record_comparisons
 
     with _feedback():
+        Reviewers().check(ask.annotators)
         asked = open_round(ask, config.name, read_guidelines(ask.guidelines, root()))
         with closing_run(asked.run_id):
             reopen_run(asked.run_id, {FLOW_RUN_TAG: str(this_flow_run.id)})

@@ -31,6 +31,7 @@ COMMANDS = {
     "lineage": "draw what a policy came from, and verify it",
     "gc": "list, and with --yes remove, what no run needs any more",
     "feedback": "ask people to compare a policy's answers, and take what they say into data/",
+    "users": "let people sign in to MLflow to answer, and no more",
     "data": "import, check, compare and share data",
     "up": "start Prefect, MLflow and a worker, with all deployments",
     "schedule": "retrain every day at a time",

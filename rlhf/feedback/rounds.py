@@ -15,6 +15,7 @@ from rlhf.text.safe_markdown import safe_markdown
 from rlhf.tracking.files import log_content, read_bytes
 from rlhf.tracking.queries import find
 from rlhf.tracking.records import FEEDBACK
+from rlhf.tracking.reviewers import Reviewers
 from rlhf.tracking.reviews import Question, QueueDeletedError, ReviewItem, ReviewRound
 from rlhf.tracking.runs import open_run
 from rlhf.tracking.tags import KIND_TAG, RECIPE_TAG, ROUND_KEY_TAG, ROUND_TAG
@@ -105,6 +106,7 @@ def publish(asked: Round) -> dict[str, str]:
     """
     reviews = ReviewRound(asked.name)
     reviews.describe(_description(asked))
+    Reviewers().let_review(sorted(num_asked(asked).keys() - {ANYBODY}), reviews.experiment_id)
     question_ids = reviews.ask(questions(asked.guidelines))
     places = [(comparison, person) for comparison in asked.comparisons for person in comparison.annotators]
     trace_ids = reviews.show([_item(comparison, person) for comparison, person in places])
