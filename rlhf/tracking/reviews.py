@@ -133,7 +133,8 @@ class ReviewRound:
             made = self._traces._create_label_schema(self.experiment_id, name=question.name, type="feedback", **given)
             return str(made.schema_id)
 
-        return [retry_while_unavailable(lambda of=question: make(of)) for question in questions]  # type: ignore[misc]
+        # The page shows the newest first.
+        return [retry_while_unavailable(lambda of=question: make(of)) for question in reversed(questions)]  # type: ignore[misc]
 
     def show(self, items: Sequence[ReviewItem]) -> list[str]:
         """Send items as traces. Returns their ids, in the same order."""
@@ -147,16 +148,21 @@ class ReviewRound:
         return f"tr-{self._digest(key)[:32]}"
 
     def fill_queue(self, person: str, question_ids: Sequence[str], trace_ids: Sequence[str]) -> str:
-        """Put items into a person's queue, or into the round's where no person is named. Returns the queue's id."""
+        """Put items into a person's queue, or into the round's where no person is named. Returns the queue's id.
+
+        Both are of MLflow's kind `custom`: one of kind `user` asks all questions of the experiment, MLflow's own too.
+        """
 
         def make() -> str:
-            if person:
-                return str(self._traces._get_or_create_user_queue(self.experiment_id, user=person).queue_id)
-            found = self._find_queue("")
+            found = self._find_queue(person)
             if found:
                 return found
             made = self._traces._create_review_queue(
-                self.experiment_id, name=self.name, queue_type=ReviewQueueType.CUSTOM, schema_ids=list(question_ids)
+                self.experiment_id,
+                name=self._queue_name(person),
+                queue_type=ReviewQueueType.CUSTOM,
+                users=[person] if person else None,
+                schema_ids=list(question_ids),
             )
             return str(made.queue_id)
 
@@ -231,9 +237,12 @@ class ReviewRound:
         base = public_address(tracking_uri()).rstrip("/") if is_server(tracking_uri()) else "http://127.0.0.1:5000"
         return f"{base}/#/experiments/{self.experiment_id}/review-queue?workflowType=genai&selectedQueueId={queue_id}"
 
+    def _queue_name(self, person: str) -> str:
+        return f"{self.name} for {person}" if person else self.name
+
     def _find_queue(self, person: str) -> str | None:
         try:
-            name = person.strip().lower() or self.name
+            name = self._queue_name(person)
             return str(self._traces._get_review_queue_by_name(self.experiment_id, name).queue_id)
         except MlflowException as error:
             if error.error_code == _GONE:

@@ -5,16 +5,20 @@ import re
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
+import requests
 from browser import opened, take_picture
-from playwright.sync_api import Browser, Page
+from playwright.sync_api import Browser, Page, expect
 from retraining_runs import config
 from started_services import Up, continue_project, services
 
+from rlhf.data.schema import read_rows
+
 pytestmark = [pytest.mark.services, pytest.mark.timeout(900)]
-GUIDELINES = "instruction: Which of the two is right?\nflags: [harmful]\n"
-ASK = {"round": "week-1", "num_pairs": 3, "max_response_tokens": 12, "annotators": ["ann", "bob"], "overlap": 1.0}
+GUIDELINES = "question: Which answer is better?\ninstruction: Which of the two is right?\nflags: [harmful]\n"
+ASK = {"round": "week-1", "num_pairs": 2, "max_response_tokens": 12, "annotators": ["ann", "bob"], "overlap": 1.0}
 
 
 @pytest.fixture(scope="module")
@@ -39,31 +43,84 @@ def rlhf(up: Up, *arguments: str) -> str:
 
 
 def test_two_people_answer_and_the_next_training_finds_it(page: Page, up: Up, tmp_path: Path):
-    passwords = {}
-    for name in ("ann", "bob"):
-        said = rlhf(up, "users", "add", name)
-        found = re.search(r"with the password (\S+) ", said)
-        assert found, said
-        passwords[name] = found[1]
+    passwords = {name: add(up, name) for name in ("ann", "bob")}
     form = {"recipe": "smoke", "advanced": config().model_dump(mode="json", exclude_unset=True)}
     run_id = up.submit("feedback-ask", form | {"ask": ASK | {"guidelines": "guidelines.yaml"}})
     assert up.wait_until_ended(run_id) == "Completed", up.log(run_id)
-    links = dict(re.findall(r"\| (ann|bob) \| 3 \| \[queue\]\((\S+)\) \|", up.artifact(run_id, "feedback")))
+    queues = dict(re.findall(r"\| (ann|bob) \| 2 \| \[queue\]\((\S+)\) \|", up.artifact(run_id, "feedback")))
     browser = page.context.browser
     assert browser is not None
-    for name, url in links.items():
-        answer_all(browser, name, passwords[name], url, tmp_path)
-    print(rlhf(up, "feedback", "status", "--round", "week-1", "--json"))
+    answers = {"ann": ("A is much better", "harmful"), "bob": ("They are equally good", "")}
+    for name, url in queues.items():
+        answer_all(browser, (name, passwords[name]), url, *answers[name], tmp_path)
+    assert json.loads(rlhf(up, "feedback", "status", "--round", "week-1", "--json"))["complete"] == {"ann": 2, "bob": 2}
+
     collected = json.loads(rlhf(up, "feedback", "collect", "--round", "week-1", "--json"))
-    print(collected)
+    assert (collected["answered"], collected["preferences"], collected["figures"]["problems"]) == (4, 4, {})
+    assert collected["figures"]["agreement"]["all"]["value"] == 0
+    file = up.root / "data" / "preferences.jsonl"
+    rows = [row for _, row in read_rows(file, "preferences") if row.get("round") == "week-1"]
+    assert [row["annotator"] for row in rows] == ["ann", "bob"] * 2
+    of_ann, of_bob = rows[:2]
+    assert (of_ann["margin"], of_ann["rationale"]) == (1.0, "ann says so")
+    assert of_ann["flags"] == [["harmful"], []]
+    assert of_bob["ranks"] == [1, 1]
+    retrained = up.submit("nightly", form | {"retrain": {}})
+    assert up.wait_until_ended(retrained) in ("Completed", "Failed"), up.log(retrained)
+    assert collected["data_md5"] in {run.data.tags.get("rlhf.data_md5") for run in up.mlflow_runs(retrained)}
+
+    assert_may_review_alone(up, ("ann", passwords["ann"]))
+    rlhf(up, "users", "remove", "ann")
+    answer = requests.get(f"http://127.0.0.1:{up.mlflow_port}/", auth=("ann", passwords["ann"]), timeout=60)
+    assert answer.status_code == 401
 
 
-def answer_all(browser: Browser, name: str, password: str, url: str, folder: Path) -> None:
+def add(up: Up, name: str) -> str:
+    said = rlhf(up, "users", "add", name)
+    found = re.search(r"with the password (\S+) ", said)
+    assert found, said
+    return found[1]
+
+
+def answer_all(browser: Browser, login: tuple[str, str], url: str, level: str, flag: str, folder: Path) -> None:
+    """As a person does: an answer, a reason, perhaps a flag, Submit, and on to the next."""
+    name, password = login
     context = browser.new_context(http_credentials={"username": name, "password": password})
     page = context.new_page()
     page.set_default_timeout(30_000)
     page.goto(url)
-    page.wait_for_timeout(8000)
-    take_picture(page, f"review-{name}", folder)
-    print(page.locator("body").inner_text()[:3000])
+    page.get_by_role("button", name="Start review").click()
+    page.get_by_role("button", name="Close").first.click()  # MLflow's assistant
+    for number in (1, 2):
+        expect(page.get_by_role("heading", name="Response A")).to_be_visible()
+        questions = page.get_by_role("combobox")
+        expect(questions).to_have_count(3)
+        choose(page, 0, level)
+        page.get_by_placeholder("Rationale (optional)").fill(f"{name} says so")
+        if flag:
+            choose(page, 1, flag)
+            page.keyboard.press("Escape")
+        take_picture(page, f"mlflow-review-{name}", folder)
+        page.get_by_role("button", name="Submit").click()
+        # After the last one the page shows the queue.
+        expect(page.get_by_text("1 of 2 reviewed" if number == 1 else "Completed (2)")).to_be_visible()
     context.close()
+
+
+def choose(page: Page, question: int, option: str) -> None:
+    page.get_by_role("combobox").nth(question).click()
+    page.get_by_role("option", name=option, exact=True).click()
+
+
+def assert_may_review_alone(up: Up, login: tuple[str, str]) -> None:
+    """The runs of training are not shown to her, and she changes nothing of them."""
+    mlflow = f"http://127.0.0.1:{up.mlflow_port}/api/2.0/mlflow"
+    run = up.mlflow_runs(up.flow_runs_of("feedback-ask")[0]["id"])[0].info
+
+    def status(method: str, path: str, given: dict[str, Any]) -> int:
+        how = "params" if method == "GET" else "json"
+        return requests.request(method, f"{mlflow}/{path}", auth=login, timeout=60, **{how: given}).status_code  # type: ignore[arg-type]
+
+    assert status("GET", "runs/get", {"run_id": run.run_id}) == 403
+    assert status("POST", "runs/set-tag", {"run_id": run.run_id, "key": "a", "value": "b"}) == 403
+    assert status("POST", "users/create", {"username": "eve", "password": "eve-eve-eve-eve"}) == 403
