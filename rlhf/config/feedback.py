@@ -49,7 +49,7 @@ class AskConfig(Section):
 
     @model_validator(mode="after")
     def _nothing_is_ignored(self) -> Self:
-        if len(set(self.annotators)) < len(self.annotators):
+        if len({name.casefold() for name in self.annotators}) < len(self.annotators):  # MLflow knows no upper case
             raise ValueError(f"annotators: a name stands twice ({', '.join(self.annotators)}); give each once")
         if self.overlap and len(self.annotators) < self.annotators_per_overlap:
             raise ValueError(
