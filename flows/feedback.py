@@ -3,9 +3,10 @@
 from prefect import flow
 
 from rlhf.config.feedback import AskConfig, CollectConfig
+from rlhf.config.judge import JudgeConfig, LabelConfig
 from rlhf.config.pipeline import PipelineConfig
 from rlhf.references import FeedbackReport
-from tasks.feedback import ask_round, collect_round
+from tasks.feedback import ask_round, collect_round, label_round
 from tasks.pipeline_run import cancel_on_signal
 
 
@@ -18,6 +19,17 @@ def ask_feedback(config: PipelineConfig, ask: AskConfig) -> FeedbackReport:
         ask: The round.
     """
     return ask_round(config, ask)
+
+
+@flow(name="feedback-label", flow_run_name="label {label.round}", on_crashed=[cancel_on_signal])
+def label_feedback(label: LabelConfig, judge: JudgeConfig) -> FeedbackReport:
+    """Have a model label a round's comparisons, measured against people first.
+
+    Args:
+        label: The round, and when the judge is believed.
+        judge: The model.
+    """
+    return label_round(label, judge)
 
 
 @flow(name="feedback-collect", flow_run_name="collect {collect.round}", on_crashed=[cancel_on_signal])

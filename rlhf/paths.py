@@ -15,6 +15,7 @@ LocalFolder = Literal[
     "data",  # copies of versions of the data, by md5
     "environments",  # virtual environments of lock files, each with its lock
     "errors",  # tracebacks of defects
+    "judgments",  # what endpoints answered, by what they were asked
     "models",  # outcomes of checks of the files of models from outside
     "pipelines",  # a locked file for every pipeline run that is alive, by which the dead are told
     "reproductions",  # working trees in which runs were made again

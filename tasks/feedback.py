@@ -9,6 +9,7 @@ from prefect import task
 from prefect.runtime import flow_run as this_flow_run
 
 from rlhf.config.feedback import AskConfig, CollectConfig
+from rlhf.config.judge import JudgeConfig, LabelConfig
 from rlhf.config.pipeline import PipelineConfig
 from rlhf.paths import root
 from rlhf.references import FeedbackReport
@@ -56,6 +57,30 @@ def ask_round(config: PipelineConfig, ask: AskConfig) -> FeedbackReport:
             show_round(text)
             close_run(asked.run_id, "FINISHED")
     return FeedbackReport(round=asked.name, run_id=asked.run_id, asked=len(asked.comparisons), queues=queues, text=text)
+
+
+@task(name="label", task_run_name="label", log_prints=False)
+def label_round(config: LabelConfig, judge: JudgeConfig) -> FeedbackReport:
+    """Have a judge label the comparisons, once it is known how far it agrees with people."""
+    from rlhf.feedback.label import label, record_labels
+    from rlhf.feedback.report import labelled_markdown
+    from rlhf.feedback.rounds import find_round
+
+    with _feedback():
+        asked = find_round(config.round)
+        show_link("mlflow-run", run_url(asked.run_id), "The round in MLflow")
+        labelled = label(config, judge, asked, root())
+        text = labelled_markdown(labelled)
+        record_labels(asked, labelled)
+        show_round(text)
+    return FeedbackReport(
+        round=asked.name,
+        run_id=asked.run_id,
+        asked=len(asked.comparisons),
+        answered=labelled.labelled,
+        figures=labelled.as_dict(),
+        text=text,
+    )
 
 
 @task(name="collect", task_run_name="collect", log_prints=False)

@@ -57,6 +57,7 @@ _TAKEN = {
     "seeds",
     "compare-methods",
     "feedback-ask",
+    "feedback-label",
     "feedback-collect",
     "reproduce",
     "nightly",
@@ -67,6 +68,7 @@ _TAKEN = {
 _SEEDS = "The demo with several seeds, one after the other, and what it comes to over them. Any recipe can be chosen."
 _METHODS = "The demo by PPO and by RLOO, several seeds of each, and what differs. Any recipe can be chosen."
 _ASK = "Ask people to compare answers of a policy, in MLflow's review page."
+_LABEL = "Have a model behind an endpoint label a round's comparisons, measured against people first."
 _COLLECT = "Make a new version of the data of what people answered."
 _REPRODUCE = "Make a run again from its MLflow run id, and say whether it came out the same to the bit."
 _NIGHTLY = "Retrain where there is new data or feedback, and promote what is better. Ends at once where nothing is new."
@@ -139,6 +141,13 @@ def _deployments(schedule: Schedule | None) -> list[dict[str, Any]]:
         ),
         *stages,
         _deployment("feedback-ask", _ASK, "forms.feedback_ask", ["feedback"], {**demo, "ask": {"round": "round-1"}}),
+        _deployment(
+            "feedback-label",
+            _LABEL,
+            "feedback.label_feedback",
+            ["feedback"],
+            {},
+        ),
         _deployment(
             "feedback-collect", _COLLECT, "feedback.collect_feedback", ["feedback"], {"collect": {"round": "round-1"}}
         ),

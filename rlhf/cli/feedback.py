@@ -11,6 +11,7 @@ from rich.table import Table
 from rlhf.cli.recipe import flow_environment, print_json
 from rlhf.cli.section_flags import add_section, read_section
 from rlhf.config.feedback import AskConfig, CollectConfig
+from rlhf.config.judge import JudgeConfig, LabelConfig
 from rlhf.text.console import TextConsole
 from rlhf.text.terminal import say
 
@@ -25,10 +26,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         action = actions.add_parser(name, help=words, allow_abbrev=False, description=f"{words[0].upper()}{words[1:]}.")
         action.set_defaults(action=name, parser=action, note="", config=None)
         action.add_argument("--json", action="store_true", help="print one JSON object, and all else on standard error")
-    ask, status, collect = actions.choices.values()
+    ask, status, label, collect = actions.choices.values()
     ask.add_argument("config", metavar="CONFIG", type=Path, help="YAML file of the recipe whose policy answers")
     add_section(ask, AskConfig)
     status.add_argument("--round", required=True, metavar="NAME", help="name of the round")
+    add_section(label, LabelConfig)
+    add_section(label, JudgeConfig)
     add_section(collect, CollectConfig)
 
 
@@ -49,6 +52,16 @@ def _ask(options: argparse.Namespace) -> None:
         for person, url in report.queues.items():
             say(f"{person or 'anybody'}: {url}")
         say(f"Once they are answered: rlhf feedback collect --round {report.round}")
+
+
+def _label(options: argparse.Namespace) -> None:
+    label, judge = read_section(options, LabelConfig), read_section(options, JudgeConfig)
+    with flow_environment(options):
+        from flows.feedback import label_feedback
+
+        report = label_feedback(label, judge)
+    if not _say(report, options):
+        TextConsole().print(Markdown(report.text))
 
 
 def _collect(options: argparse.Namespace) -> None:
@@ -93,6 +106,7 @@ def _say(report: "FeedbackReport", options: argparse.Namespace) -> bool:
 _WORDS = {
     "ask": "have a policy answer prompts, and put pairs of answers into people's queues in MLflow",
     "status": "say how far a round is",
+    "label": "have a model behind an endpoint label a round's comparisons, measured against people first",
     "collect": "make a new version of data/ of what was answered, as often as wanted",
 }
-_ACTIONS = {"ask": _ask, "status": _status, "collect": _collect}
+_ACTIONS = {"ask": _ask, "status": _status, "label": _label, "collect": _collect}

@@ -3,14 +3,14 @@
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 import krippendorff
 import numpy as np
 
 from rlhf.config.feedback import CollectConfig
 from rlhf.data.preparation.splits import prompt_key
-from rlhf.data.schema import Row
+from rlhf.data.schema import TIE, Row
 from rlhf.evaluation.agreement import Agreement, annotator_agreement
 from rlhf.evaluation.statistics import Estimate, share_interval
 from rlhf.feedback.comparisons import Comparison, Response
@@ -19,6 +19,8 @@ from rlhf.feedback.rounds import Round, item_key
 from rlhf.tracking.reviews import Answer, ReviewRound
 
 SOURCE = "feedback"
+SOFT_QUESTION = "Probability that A is better"
+"""Under which a judge's labels stand beside people's answers."""
 
 
 @dataclass(frozen=True)
@@ -32,6 +34,7 @@ class Verdict:
         rationale: the reason given.
         flags: what was said to be true of A and of B.
         is_human: a person, and no model, said it.
+        probability: that A is better, where a model says so; its level says then which it prefers.
     """
 
     comparison: Comparison
@@ -40,6 +43,7 @@ class Verdict:
     rationale: str = ""
     flags: Mapping[Response, tuple[str, ...]] = field(default_factory=dict)
     is_human: bool = True
+    probability: float | None = None
 
 
 @dataclass(frozen=True)
@@ -112,7 +116,7 @@ def collect(config: CollectConfig, asked: Round) -> Collected:
         left_out=left_out,
         problems=dict(problems),
         annotators=people,
-        agreement=_agreement(kept),
+        agreement=agreement_of(kept),
         alpha=krippendorff_alpha(kept, asked.guidelines),
         rows=rows,
     )
@@ -144,9 +148,9 @@ def read_verdicts(asked: Round, problems: Counter[str], *, complete: bool) -> li
             problems["the comparison was deleted in MLflow"] += 1
             continue
         given = answers[trace_id]
-        if given and complete and trace_id not in done[person]:
+        if complete and trace_id not in done[person] and any(one.is_human for one in given):
             problems["answered, but not marked as complete"] += 1
-            continue
+            given = [one for one in given if not one.is_human]
         verdicts += verdicts_of(comparison, given, asked.guidelines, problems)
     return verdicts
 
@@ -160,6 +164,8 @@ def verdicts_of(
         last[answer.by, answer.is_human, answer.question] = answer
     verdicts = []
     for (by, is_human, question), answer in last.items():
+        if question == SOFT_QUESTION and not is_human:
+            verdicts.append(_soft(comparison, answer))
         if question != guidelines.question:
             continue
         level = guidelines.level_of(answer.value)
@@ -170,6 +176,13 @@ def verdicts_of(
             said = {name: _flags(answer, guidelines, problems) for name, answer in flags.items() if answer is not None}
             verdicts.append(Verdict(comparison, by, level, answer.rationale, said, is_human))
     return sorted(verdicts, key=lambda verdict: verdict.by)
+
+
+def _soft(comparison: Comparison, answer: Answer) -> Verdict:
+    probability = float(answer.value)
+    prefers: Literal["A", "B", "tie"] = "tie" if probability == TIE else "A" if probability > TIE else "B"
+    level = Level(says=f"{prefers} by probability", prefers=prefers)
+    return Verdict(comparison, answer.by, level, answer.rationale, is_human=False, probability=probability)
 
 
 _RESPONSES: tuple[Response, ...] = ("A", "B")
@@ -195,6 +208,8 @@ def as_row(verdict: Verdict, name: str) -> Row | None:
         row |= {"responses": texts, "ranks": [1, 1]}
     else:
         row |= {"chosen": texts[0], "rejected": texts[1], **({"margin": level.margin} if level.margin else {})}
+        if verdict.probability is not None:
+            row["probability"] = max(verdict.probability, 1 - verdict.probability)
     flags = [list(verdict.flags.get(_RESPONSES[place], ())) for place in order]
     return row | {
         **({"annotator": verdict.by} if verdict.by else {}),
@@ -229,7 +244,8 @@ def _judged(verdicts: Sequence[Verdict]) -> dict[int, dict[str, Level]]:
     return judged
 
 
-def _agreement(verdicts: Sequence[Verdict]) -> Agreement | None:
+def agreement_of(verdicts: Sequence[Verdict]) -> Agreement | None:
+    """How far those who judged the same agree; None where nobody did."""
     judged = _judged(verdicts)
     keys = {verdict.comparison.number: prompt_key(verdict.comparison.prompt) for verdict in verdicts}
     said = [{name: level.prefers for name, level in by_name.items()} for by_name in judged.values()]
@@ -248,7 +264,7 @@ def krippendorff_alpha(verdicts: Sequence[Verdict], guidelines: Guidelines) -> f
     table = np.full((len(names), len(judged)), np.nan)
     for column, by_name in enumerate(judged.values()):
         for name, level in by_name.items():
-            table[names.index(name), column] = scale[level.says]
+            table[names.index(name), column] = scale.get(level.says, np.nan)  # a judge has no levels
     shared = (~np.isnan(table)).sum(axis=0) > 1 if judged else np.zeros(0, dtype=bool)
     values = table[:, shared]
     if not shared.any() or len(np.unique(values[~np.isnan(values)])) < 2:

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 
 from rlhf.evaluation.statistics import Estimate
 from rlhf.feedback.collect import Collected
+from rlhf.feedback.label import Labelled, recorded_labels
 from rlhf.feedback.rounds import Round, num_asked
 from rlhf.text.markdown import escape, table
 
@@ -27,15 +28,44 @@ def collected_markdown(collected: Collected) -> str:
 
 
 def datasheet_note(collected: Collected, asked: Round) -> str:
-    """Of the round, for the datasheet: counts, people, agreement, and the guidelines as they were."""
+    """Of the round, for the datasheet: judges, counts, people, agreement, and the guidelines as they were."""
     policies = sorted({name for comparison in asked.comparisons for name in comparison.policies})
     return "\n\n".join(
         [
+            *_judges(asked),
             collected_markdown(collected),
             f"Answers of {', '.join(map(escape, policies))}. Recorded in MLflow run {asked.run_id}.",
             f"Guidelines:\n\n```yaml\n{asked.guidelines.as_yaml().replace('```', '` ` `').strip()}\n```",
         ]
     )
+
+
+def labelled_markdown(labelled: Labelled) -> str:
+    """What a judge said, and how far it may be believed."""
+    agreement = labelled.agreement
+    measured = (
+        f"**Nobody has measured the judge {escape(labelled.judge)} against people.**"
+        if agreement is None
+        else f"The judge {escape(labelled.judge)} agrees with people on {_interval(agreement)} of "
+        f"{labelled.num_compared:,} verdicts"
+        + (f"; people agree with each other on {_interval(labelled.people.all)}." if labelled.people else ".")
+    )
+    orders = "in both orders" if labelled.both_orders else "in one order alone, so that a bias for a place is in them"
+    places = ", ".join(f"the {place} {count:,} times" for place, count in sorted(labelled.places.items()))
+    return "\n\n".join(
+        [
+            measured,
+            f"**Round {labelled.name}**: {labelled.labelled:,} comparisons labelled {orders}; {labelled.ties:,} ties, "
+            f"{labelled.unreadable:,} answers that named no letter"
+            + (f". In contradiction of itself it preferred {places}." if places else "."),
+        ]
+    )
+
+
+def _judges(asked: Round) -> list[str]:
+    """What was measured of each judge that labelled the round; whoever was not comes first."""
+    said = [labelled_markdown(labelled).partition("\n\n")[0] for labelled in recorded_labels(asked)]
+    return sorted(said, key=lambda sentence: not sentence.startswith("**"))
 
 
 def _counts(collected: Collected) -> str:

@@ -25,6 +25,11 @@ def log_file(run_id: str, file: Path, folder: str) -> None:
     retry_while_unavailable(lambda: client().log_artifact(run_id, str(file), None if folder == "." else folder))
 
 
+def list_paths(run_id: str, folder: str) -> list[str]:
+    """The paths of the artifacts in a folder of a run."""
+    return sorted(file.path for file in retry_while_unavailable(lambda: client().list_artifacts(run_id, folder)))
+
+
 def read_bytes(run_id: str, path: str) -> bytes | None:
     """The content of an artifact; None where the run has none of this name."""
 

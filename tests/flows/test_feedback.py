@@ -4,15 +4,18 @@ import json
 from pathlib import Path
 
 import pytest
+from judge_endpoint import judge_endpoint
 from retraining_runs import OPEN, config, last_flow_run, shown_in
 
-from flows.feedback import ask_feedback, collect_feedback
+from flows.feedback import ask_feedback, collect_feedback, label_feedback
 from flows.retrain import retrain
 from rlhf.config.feedback import AskConfig, CollectConfig
+from rlhf.config.judge import JudgeConfig, LabelConfig
 from rlhf.data.schema import Row, read_rows
 from rlhf.errors import ConfigError
 from rlhf.feedback import rounds
 from rlhf.feedback.comparisons import Comparison
+from rlhf.feedback.label import JudgeNotBelievedError
 from rlhf.feedback.rounds import find_round, item_key, num_asked, num_complete
 from rlhf.references import FeedbackReport
 from rlhf.tracking.queries import find
@@ -200,3 +203,61 @@ def test_pairs_are_chosen_by_the_reward_models_and_one_queue_is_open_to_all(proj
     (row,) = rows_of(project, "close")
     assert "annotator" not in row
     assert row["chosen"][0]["content"] == comparisons[0].responses[1]
+
+
+def by_length(_: str, first: str, second: str) -> float:
+    return 0.5 if len(first) == len(second) else 0.75 if len(first) > len(second) else 0.25
+
+
+def test_a_judge_is_measured_against_people_before_it_labels(project: Path):
+    """The people here prefer the longer answer, and so does one judge; the other prefers the shorter."""
+    (project / "constitution.json").write_text('["Prefer what is longer.", "Prefer what says more."]')
+    write_inputs(project)
+    ask_feedback(config(), ASK.model_copy(update={"num_pairs": 24, "annotators": ("ann", "bob"), "overlap": 0.0}))
+    label = LabelConfig(round="week-1", constitution="constitution.json", minimum_agreement=0.5)
+    with judge_endpoint(by_length) as judge:
+        settings = JudgeConfig(url=judge.url, model="long")
+        with pytest.raises(
+            JudgeNotBelievedError, match=r"no person has decided any of its comparisons, so nobody knows"
+        ):
+            label_feedback(label, settings)
+        assert judge.requests == []
+        answer_all("week-1", "ann")
+        judge.decide = lambda *asked: 1 - by_length(*asked)
+        with pytest.raises(JudgeNotBelievedError, match=r"short agrees with people on 0\.0% .* nothing was labelled"):
+            label_feedback(label, settings.model_copy(update={"model": "short"}))
+        assert len(judge.requests) < 24 * 2  # those that people had decided, and no others
+        judge.decide = by_length
+        report = label_feedback(label, settings)
+        sent = len(judge.requests)
+        again = label_feedback(label, settings)
+        assert (again.answered, len(judge.requests)) == (report.answered, sent)
+    assert report.answered == 24
+    agreement = report.figures["agreement"]
+    assert isinstance(agreement, dict)
+    assert agreement["value"] == 1.0
+    assert "The judge long agrees with people on 100.0%" in report.text
+
+    collected = collect_feedback(CollectConfig(round="week-1"))
+    rows = rows_of(project, "week-1")
+    of_judge = [row for row in rows if row["annotator"] == "long"]
+    assert len(of_judge) == 24
+    assert collected.preferences == len(rows)
+    decided = [row for row in of_judge if "chosen" in row]
+    assert {row["probability"] for row in decided} == {0.75}
+    assert {row["source"] for row in of_judge} == {"feedback of a judge"}
+    assert {row["rationale"] for row in of_judge} <= {"Prefer what is longer.", "Prefer what says more."}
+    assert all(len(row["chosen"][0]["content"]) > len(row["rejected"][0]["content"]) for row in decided)
+    assert all(row["ranks"] == [1, 1] for row in of_judge if "ranks" in row)
+
+
+def test_an_unmeasured_judge_is_named_as_one(project: Path):
+    (project / "constitution.json").write_text('["Prefer what is longer."]')
+    ask_feedback(config(), AskConfig(round="alone", num_pairs=4, max_response_tokens=12))
+    label = LabelConfig(round="alone", constitution="constitution.json", unmeasured_judge=True, both_orders=False)
+    with judge_endpoint(by_length) as judge:
+        report = label_feedback(label, JudgeConfig(url=judge.url, model="long"))
+    assert report.text.startswith("**Nobody has measured the judge long against people.**")
+    assert "in one order alone, so that a bias for a place is in them" in report.text
+    collect_feedback(CollectConfig(round="alone"))
+    assert "**Nobody has measured the judge long against people.**" in (project / "data" / "datasheet.md").read_text()

@@ -119,5 +119,5 @@ FINDERS: Mapping[LocalFolder, Callable[[Needs, Sequence[RunRecord], datetime], I
     "environments": _environments,
     "models": _model_checks,
 }
-STAYS: tuple[LocalFolder, ...] = ("errors", "pipelines", "services", "stores", "unsent")
+STAYS: tuple[LocalFolder, ...] = ("errors", "judgments", "pipelines", "services", "stores", "unsent")
 """People read these, or later runs do; of them only what was cut off goes."""

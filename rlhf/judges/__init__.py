@@ -1,0 +1,1 @@
+"""Models that judge, behind OpenAI-compatible endpoints: asked, remembered, and never guessed for."""

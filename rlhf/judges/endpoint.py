@@ -1,0 +1,197 @@
+"""An OpenAI-compatible endpoint: one client, one memory of answers, one budget."""
+
+import hashlib
+import json
+import math
+import os
+import sqlite3
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from openai import APIError, APIStatusError, APITimeoutError, OpenAI
+
+from rlhf.config.judge import JudgeConfig
+from rlhf.errors import InputError, one_line
+from rlhf.paths import local_folder
+
+Message = Mapping[str, str]
+_TOP = 20
+"""Alternatives whose probabilities are asked for; no endpoint gives more."""
+
+
+class EndpointError(InputError):
+    """The endpoint cannot be asked: it is away, it refuses, or the budget is spent."""
+
+
+@dataclass(frozen=True)
+class Completion:
+    """What a model answered.
+
+    Attributes:
+        text: the answer.
+        first_token: log-probabilities of what the first token could have been, by token; empty where the endpoint does
+            not say.
+    """
+
+    text: str
+    first_token: Mapping[str, float] = field(default_factory=dict)
+
+    def probability(self, first: str, second: str) -> float | None:
+        """The probability of the letter `first` against `second` as the first token; None where neither is told of."""
+        weights = {first: 0.0, second: 0.0}
+        for token, logprob in self.first_token.items():
+            letter = token.strip(" ()[].:*\"'\n\t")
+            if letter in weights:
+                weights[letter] += math.exp(logprob)
+        total = sum(weights.values())
+        return weights[first] / total if total > 0 else None
+
+
+class Endpoint:
+    """A judge's endpoint. Answers are kept in a file by what was asked, so nothing is paid twice.
+
+    Args:
+        config: where it is, and how it is asked.
+        folder: of the answers; None for the project's own.
+    """
+
+    def __init__(self, config: JudgeConfig, folder: Path | None = None) -> None:
+        self.config = config
+        self.num_sent = 0
+        self._lock = threading.Lock()
+        self._client = OpenAI(
+            api_key=os.environ.get(config.key_variable) or "none",
+            base_url=config.url,
+            timeout=config.timeout_seconds,
+            max_retries=config.num_retries,
+        )
+        self._memory = _Memory((folder or local_folder("judgments")) / "answers.db")
+
+    def ask_all(self, asked: Sequence[Sequence[Message]], max_tokens: int) -> Iterator[tuple[int, Completion]]:
+        """Ask several things at a time.
+
+        Args:
+            asked: dialogues.
+            max_tokens: of each answer.
+
+        Yields:
+            Place and answer, as they come. What was answered is kept, however this ends.
+
+        Raises:
+            EndpointError: the endpoint does not answer or refuses, or the budget is spent.
+        """
+        places = iter(range(len(asked)))
+        with ThreadPoolExecutor(self.config.concurrency) as pool:
+            running: dict[Future[Completion], int] = {}
+            try:
+                while True:
+                    while len(running) < self.config.concurrency and (place := next(places, None)) is not None:
+                        running[pool.submit(self.ask, asked[place], max_tokens)] = place
+                    if not running:
+                        return
+                    for done in wait(running, return_when=FIRST_COMPLETED).done:
+                        yield running.pop(done), done.result()
+            finally:
+                for future in running:
+                    future.cancel()
+
+    def ask(self, messages: Sequence[Message], max_tokens: int) -> Completion:
+        """Ask one thing.
+
+        Raises:
+            EndpointError: the endpoint does not answer or refuses, or the budget is spent.
+        """
+        request: dict[str, Any] = {
+            "model": self.config.model,
+            "messages": [dict(message) for message in messages],
+            "max_tokens": max_tokens,
+            "temperature": 0.0,
+            "logprobs": True,
+            "top_logprobs": _TOP,
+        }
+        key = hashlib.sha256(json.dumps([self.config.url, request], sort_keys=True).encode()).hexdigest()
+        known = self._memory.read(key)
+        if known is not None:
+            return Completion(**known)
+        self._spend()
+        completion = self._send(request)
+        self._memory.write(key, asdict(completion))
+        return completion
+
+    def _spend(self) -> None:
+        with self._lock:
+            most = self.config.max_requests
+            if most is not None and self.num_sent >= most:
+                raise EndpointError(
+                    f"{self.config.model}: the {most:,} requests of max_requests are sent; what they answered is kept, "
+                    f"so the same command goes on where it was with another budget"
+                )
+            self.num_sent += 1
+
+    def _send(self, request: Mapping[str, Any]) -> Completion:
+        where = f"the endpoint {self.config.url}"
+        try:
+            answer = self._client.chat.completions.create(**request)
+            choice = answer.choices[0]
+            text, logprobs = choice.message.content, choice.logprobs
+        except APITimeoutError:
+            raise EndpointError(
+                f"{where} took longer than {self.config.timeout_seconds:g} s, {self.config.num_retries + 1} times; "
+                f"look whether it is overloaded, raise timeout_seconds or lower concurrency; the same command goes on"
+            ) from None
+        except APIStatusError as error:
+            raise EndpointError(
+                f"{where} answers {error.status_code}: {one_line(error)[:300]}; {_advice(error)}"
+            ) from None
+        except (APIError, json.JSONDecodeError) as error:
+            raise EndpointError(
+                f"{where} does not answer as an OpenAI-compatible one: {one_line(error)[:300]}; look whether it runs, "
+                f"and whether url ends as its own documentation says (often /v1)"
+            ) from None
+        except (AttributeError, IndexError, TypeError):
+            raise EndpointError(
+                f"{where} sent an answer without choices; look whether it is an OpenAI-compatible one"
+            ) from None
+        first = logprobs.content[0] if logprobs is not None and logprobs.content else None
+        alternatives = {one.token: one.logprob for one in first.top_logprobs} if first is not None else {}
+        return Completion(text or "", alternatives)
+
+
+def _advice(error: APIStatusError) -> str:
+    if error.status_code in (401, 403):
+        return "set the variable that key_variable names to a key that it takes"
+    if error.status_code == 404:
+        return "look at url and model"
+    if error.status_code == 429:
+        return "it is still too busy after all retries; lower concurrency, or wait; the same command goes on"
+    return "the same command goes on where it was"
+
+
+class _Memory:
+    """Answers by the digest of what was asked, in a SQLite file."""
+
+    def __init__(self, file: Path) -> None:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        self._lock = threading.Lock()
+        self._connection = sqlite3.connect(file, check_same_thread=False, timeout=60)
+        with self._open() as connection:
+            connection.execute("CREATE TABLE IF NOT EXISTS answers (asked TEXT PRIMARY KEY, answer TEXT NOT NULL)")
+
+    def read(self, key: str) -> dict[str, Any] | None:
+        with self._open() as connection:
+            row = connection.execute("SELECT answer FROM answers WHERE asked = ?", (key,)).fetchone()
+        return None if row is None else dict(json.loads(row[0]))
+
+    def write(self, key: str, answer: Mapping[str, Any]) -> None:
+        with self._open() as connection:
+            connection.execute("INSERT OR REPLACE INTO answers VALUES (?, ?)", (key, json.dumps(answer)))
+
+    @contextmanager
+    def _open(self) -> Iterator[sqlite3.Connection]:
+        with self._lock, self._connection:
+            yield self._connection
