@@ -12,7 +12,7 @@ from torch.nn import Parameter
 from torch.optim import Optimizer
 
 from rlhf.config.rl import RLConfig
-from rlhf.modeling.batches import SequenceBatch
+from rlhf.modeling.batches import SequenceBatch, batches_by_length
 from rlhf.modeling.cpu.parallel import side_by_side
 from rlhf.modeling.device import cached_casts
 from rlhf.modeling.logprobs import chosen_logprobs, chosen_logprobs_and_entropy, response_logits
@@ -116,15 +116,29 @@ def train_minibatch(
     return step.means() | norms
 
 
+def _whole_groups(rollout: Rollout, config: RLConfig) -> list[Tensor]:
+    """A rollout's rows in pieces of whole groups of like length, the longest first."""
+    size, device = config.num_responses_per_prompt, rollout.batch.input_ids.device
+    longest = rollout.batch.lengths.view(-1, size).amax(1).tolist()
+    pieces = batches_by_length(longest, config.rows_per_pass // size)
+    return [
+        (torch.tensor(groups, device=device)[:, None] * size + torch.arange(size, device=device)).flatten()
+        for groups in pieces
+    ]
+
+
 class MinibatchLoss:
     """The losses of one minibatch, summed over the micro-batches that this process has of it."""
 
     def __init__(self, context: RLContext, rollout: Rollout, index: Tensor, train_policy: bool) -> None:
         self.context, self.rollout, self.train_policy = context, rollout, train_policy
         config = context.config
-        by_length = torch.cat(micro_batches(rollout.batch, index, len(index)))
-        own = processes.local_rows(by_length)
-        self.micro_batches = micro_batches(rollout.batch, own, config.rows_per_pass)
+        if rollout.settle is None:
+            by_length = torch.cat(micro_batches(rollout.batch, index, len(index)))
+            own = processes.local_rows(by_length)
+            self.micro_batches = micro_batches(rollout.batch, own, config.rows_per_pass)
+        else:
+            self.micro_batches = _whole_groups(rollout, config)
         mask, averaging = rollout.batch.response_mask[index], context.algorithm.averaging
         self.num_tokens = int(mask.sum())
         self.divisor = averaging.divisor(mask, config.max_response_tokens)
@@ -188,13 +202,17 @@ class MinibatchLoss:
 
     def _policy_loss(self, rows: Tensor, batch: SequenceBatch, logits: Tensor) -> tuple[Tensor, Totals]:
         config, columns = self.context.config, slice(0, batch.num_response_tokens)
-        mask, old_logprobs = batch.response_mask, self.rollout.old_logprobs[rows, columns]
+        mask = batch.response_mask
         bonus = torch.zeros((), device=logits.device)
-        if config.entropy_coef > 0:
+        settle = self.rollout.settle
+        if config.entropy_coef > 0 or settle is not None:
             logprobs, entropy = chosen_logprobs_and_entropy(logits, batch.responses, config.temperature)
             bonus = config.entropy_coef * entropy.masked_fill(~mask, 0.0).sum()
+            if settle is not None:
+                settle(rows, logprobs.detach(), entropy.detach())
         else:
             logprobs = chosen_logprobs(logits, batch.responses, config.temperature)
+        old_logprobs = self.rollout.old_logprobs[rows, columns]
         weights = None if self.row_weights is None else self.row_weights(mask)
         advantages = self.rollout.advantages[rows, columns]
         loss = policy_loss(logprobs, old_logprobs, advantages, mask, config.clip_range, weights)

@@ -36,6 +36,8 @@ from rlhf.rl.value_model import TrunkValueHead
 _NUM_ROWS_LOOKED_AT = 4
 _TOKENS_AT_A_TIME = 64
 
+Settle = Callable[[Tensor, Tensor, Tensor], None]
+"""Takes m rows of a rollout, and their log-probabilities and entropy, [m, r]."""
 A = TypeVar("A")
 B = TypeVar("B")
 
@@ -59,6 +61,8 @@ class Rollout:
         loss_kl_coef: weight of the KL (k3) in a token's loss; 0 where the rewards have it.
         ended: whether the response has its EOS, [B].
         moments: of the sources' scores, this rollout's included.
+        settle: where the one training pass over the rollout is the policy's only one, fills in what that pass tells:
+            old_logprobs, entropy, kl, rewards and advantages of rows, which are whole groups. None: they are there.
     """
 
     batch: SequenceBatch
@@ -75,6 +79,7 @@ class Rollout:
     loss_kl_coef: float
     ended: Tensor
     moments: Mapping[str, RunningMoments]
+    settle: Settle | None = None
 
 
 def rollout_prompts(seed: int, update: int, num_rollout_prompts: int, num_prompts: int) -> list[int]:
@@ -97,12 +102,14 @@ def collect_rollout(context: RLContext, update: int, kl_coef: float, moments: Ma
     chosen = _chosen_prompts(context, update)
     rows = sample_responses(context, context.prompts.pick(chosen), _noise_keys(update, chosen), context.setup.seed)
     mask, lengths = rows.batch.response_mask, rows.batch.response_mask.sum(1)
-    old_logprobs, entropy, values = _policy_and_values(context, rows.batch)
+    once = _is_passed_once(context, update)
+    old_logprobs, entropy, values = _unknown(mask) if once else _policy_and_values(context, rows.batch)
     source_scores, ref_logprobs = _scores_and_ref_logprobs(context, rows)
     combined, moments = combine(config, models.sources, source_scores, moments)
     scores = apply_penalties(combined, rows.ended, lengths, config)
     kl = kl_k1(old_logprobs, ref_logprobs)
-    rewards = token_rewards(scores, kl, mask, kl_coef if algorithm.kl_in_reward(config) else 0.0)
+    reward_kl_coef = kl_coef if algorithm.kl_in_reward(config) else 0.0
+    rewards = token_rewards(scores, kl, mask, reward_kl_coef)
     returns = None
     if values is not None:
         estimate = estimate_advantages(rewards, values, mask, config.gamma, config.gae_lambda)
@@ -111,6 +118,16 @@ def collect_rollout(context: RLContext, update: int, kl_coef: float, moments: Ma
         advantages = algorithm.estimate(rewards, mask, config.num_responses_per_prompt)
     else:
         advantages = _of_pairs(context, scores, kl, mask)
+
+    def settle(index: Tensor, logprobs: Tensor, token_entropy: Tensor) -> None:
+        of_rows, columns = mask[index], slice(0, logprobs.shape[1])
+        for whole, part in ((old_logprobs, logprobs), (entropy, token_entropy)):
+            whole[index, columns] = part.float().masked_fill(~of_rows[:, columns], 0.0)
+        kl[index] = kl_k1(old_logprobs[index], ref_logprobs[index])
+        rewards[index] = token_rewards(scores[index], kl[index], of_rows, reward_kl_coef)
+        assert algorithm.estimate is not None, "the method compares the responses of a group"
+        advantages[index] = algorithm.estimate(rewards[index], of_rows, config.num_responses_per_prompt)
+
     return Rollout(
         batch=rows.batch,
         old_logprobs=old_logprobs,
@@ -126,7 +143,25 @@ def collect_rollout(context: RLContext, update: int, kl_coef: float, moments: Ma
         loss_kl_coef=kl_coef if algorithm.kl_in_loss(config) else 0.0,
         ended=rows.ended,
         moments=moments,
+        settle=settle if once else None,
     )
+
+
+def _is_passed_once(context: RLContext, update: int) -> bool:
+    """Whether the policy's log-probabilities may come from its one training pass, whose ratio is 1 whatever they are.
+
+    Not in the first update, whose checks want them before, nor where rows of a group are not in one pass.
+    """
+    config = context.config
+    one_step = config.num_ppo_epochs == config.num_minibatches == 1
+    whole_groups = config.rows_per_pass % config.num_responses_per_prompt == 0
+    one_process = context.compute.num_processes == 1
+    return update > 0 and context.algorithm.estimate is not None and one_step and whole_groups and one_process
+
+
+def _unknown(mask: Tensor) -> tuple[Tensor, Tensor, None]:
+    """Log-probabilities and entropy that are not known yet, each [B, R]; there is no value model."""
+    return torch.zeros(mask.shape, device=mask.device), torch.zeros(mask.shape, device=mask.device), None
 
 
 def compared_anew(context: RLContext, rollout: Rollout, index: Tensor) -> Rollout:

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 
-from rlhf.config.rl import RLConfig
+from rlhf.config.rl import ROLLOUT_METHODS, RLConfig
 from rlhf.rl.stage import train_from_rollouts
 from rlhf.workspace import Workspace
 
@@ -106,12 +106,13 @@ def make_learner(tiny_run: Callable[..., TinyRun]) -> Callable[..., Any]:
 
     run = tiny_run("learner")
 
-    def make(config: RLConfig, ids: list[list[int]] | None = None, **settings: Any) -> Any:
+    def make(config: RLConfig, ids: list[list[int]] | None = None, method: str = "ppo", **settings: Any) -> Any:
         config = RLConfig.model_validate(config.model_dump() | settings)
         stage = start_stage(config, run.setup, run.start / "policy")
         ids = ids or [[6], [6, 7]]
         conversations = [[{"role": "user", "content": " ".join(map(str, row))}] for row in ids]
-        return make_context(stage, load_models(stage, run.start, run.reward_models), Prompts(conversations, ids))
+        models = load_models(stage, run.start, run.reward_models, has_critic=ROLLOUT_METHODS[method].has_critic)
+        return make_context(stage, models, Prompts(conversations, ids), method=method)
 
     return make
 

@@ -2,6 +2,7 @@ import pytest
 import torch
 
 from rlhf.config.rl import RLConfig
+from rlhf.rl import rollout as rollouts
 from rlhf.rl.optimization import optimize, set_learning_rates
 from rlhf.rl.rollout import collect_rollout
 
@@ -74,3 +75,37 @@ def test_an_entropy_bonus_raises_the_entropy(make_learner):
     before = entropy()
     run_update(learner, update=2)
     assert entropy() > before + 0.02
+
+
+@pytest.mark.parametrize("method", ["rloo", "grpo", "dr_grpo"])
+@pytest.mark.parametrize("kl_in", ["reward", "loss"])
+def test_one_pass_over_a_rollout_gives_what_two_give(make_learner, monkeypatch, method, kl_in):
+    """Where a rollout has one optimizer step, the training pass tells the log-probabilities; the first update has two."""
+    settings = {
+        "num_minibatches": 1,
+        "num_ppo_epochs": 1,
+        "num_responses_per_prompt": 4,
+        "micro_batch_size": 4,
+        "kl_in": kl_in,
+        "learning_rate": 1e-2,
+    }
+    config = RLConfig(rollout_size=8, max_response_tokens=6)
+    found = []
+    for once in (True, False):
+        learner = make_learner(config, method=method, **settings)
+        with torch.no_grad():
+            for parameter in learner.models.policy_parameters.values():
+                parameter.add_(0.02 * torch.randn(parameter.shape, generator=torch.Generator().manual_seed(1)))
+        if not once:
+            monkeypatch.setattr(rollouts, "_is_passed_once", lambda *_: False)
+        rollout = collect_rollout(learner, 3, 0.5, {})
+        assert (rollout.settle is not None) == once
+        assert bool((rollout.old_logprobs != 0).any()) != once
+        (statistics,) = optimize(learner, rollout, 3)
+        found.append((rollout, statistics, copies(learner.models.policy_parameters)))
+    (first, of_first, weights), (second, of_second, expected) = found
+    for name in ("old_logprobs", "entropy", "kl", "rewards", "advantages"):
+        torch.testing.assert_close(getattr(first, name), getattr(second, name), rtol=1e-4, atol=1e-5)
+    assert of_first == pytest.approx(of_second, rel=1e-4, abs=1e-5)
+    torch.testing.assert_close(weights, expected, rtol=1e-4, atol=1e-5)
+    assert collect_rollout(learner, 0, 0.5, {}).settle is None
