@@ -93,12 +93,20 @@ def sample(
     uniform = torch.from_numpy(noise).to(compute.device)
     tokens = torch.full(noise.shape, tokenizer.pad_token_id, device=compute.device)
     num_prompt_columns, position = ids.shape[1], positions(mask)
-    cache = decoding_cache(policy, len(prompts), num_prompt_columns + num_steps)
+    repeats = _num_repeats(prompts)
+    cache = decoding_cache(policy, len(prompts) // repeats, num_prompt_columns + num_steps, len(prompts))
     mask = torch.cat([mask, mask.new_ones(noise.shape)], dim=1)
     rows = torch.arange(len(prompts), device=compute.device)  # those that are computed
     alive = torch.ones_like(rows, dtype=torch.bool)  # those of them that have not ended
     with cached_casts(compute), autocast(compute):
-        logits = _read_prompts(policy, cache, ids, mask[:, :num_prompt_columns], position, prompt_batch_size)
+        own = slice(None, None, repeats)
+        logits = _read_prompts(
+            policy, cache, ids[own], mask[own, :num_prompt_columns], position[own], prompt_batch_size
+        )
+        if repeats > 1:
+            each = torch.arange(len(prompts), device=compute.device) // repeats
+            logits = logits[each]
+            cache.batch_select_indices(each)
         for step in range(num_steps):
             if step > 0:
                 seen = mask[:, : num_prompt_columns + step]
@@ -117,6 +125,14 @@ def sample(
                 cache.batch_select_indices(kept)
                 rows, alive, mask, ids, position = rows[kept], alive[kept], mask[kept], ids[kept], position[kept]
     return [_until_eos(row, tokenizer.eos_token_id) for row in tokens.tolist()]
+
+
+def _num_repeats(prompts: Sequence[Sequence[int]]) -> int:
+    """How often each prompt stands in a row, so that it needs to be read once; 1 where they do not all do so alike."""
+    first = next((place for place, prompt in enumerate(prompts) if prompt != prompts[0]), len(prompts))
+    groups = [prompts[start : start + first] for start in range(0, len(prompts), first)]
+    alike = len(prompts) % first == 0 and all(prompt == group[0] for group in groups for prompt in group)
+    return first if alike else 1
 
 
 def sample_tokens(logits: Tensor, uniform: Tensor) -> Tensor:

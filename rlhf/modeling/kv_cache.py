@@ -31,10 +31,10 @@ class PreallocatedLayer(DynamicLayer):  # type: ignore[misc]
     to mask them.
     """
 
-    def __init__(self, num_rows: int, num_columns: int) -> None:
+    def __init__(self, num_rows: int, num_columns: int, most_rows: int) -> None:
         super().__init__()
         self.num_columns = _whole_blocks(num_columns)
-        self.num_rows = num_rows
+        self.num_rows, self.most_rows = num_rows, most_rows
         self.begin(slice(0, num_rows))
 
     def begin(self, rows: slice) -> None:
@@ -52,7 +52,7 @@ class PreallocatedLayer(DynamicLayer):  # type: ignore[misc]
         if torch.is_autocast_enabled(device.type):
             self.dtype = torch.get_autocast_dtype(device.type)
         heads, columns, size = key_states.shape[1:]
-        num_elements = self.num_rows * heads * self.num_columns * size
+        num_elements = self.most_rows * heads * self.num_columns * size
         self._memory = [torch.empty(num_elements, dtype=self.dtype, device=device) for _ in range(2)]
         none = torch.empty(self.num_rows, heads, 0, size, dtype=self.dtype, device=device)
         self.keys, self.values = self._laid_out([none, none], self._room_for(columns + 1))
@@ -81,7 +81,7 @@ class PreallocatedLayer(DynamicLayer):  # type: ignore[misc]
         return (key_states, value_states) if is_first else (self.keys, self.values)
 
     def batch_select_indices(self, indices: Tensor) -> None:
-        """Keep these rows only."""
+        """Keep these rows only; one may be named several times."""
         self.num_rows = len(indices)
         kept = [states[indices, :, : self.length] for states in (self.keys, self.values)]
         self.keys, self.values = self._laid_out(kept, self.keys.shape[2])
@@ -108,8 +108,9 @@ class PreallocatedLayer(DynamicLayer):  # type: ignore[misc]
 class PreallocatedCache(Cache):  # type: ignore[misc]
     """A cache of such layers."""
 
-    def __init__(self, num_layers: int, num_rows: int, num_columns: int) -> None:
-        super().__init__(layers=[PreallocatedLayer(num_rows, num_columns) for _ in range(num_layers)])
+    def __init__(self, num_layers: int, num_rows: int, num_columns: int, most_rows: int | None = None) -> None:
+        most_rows = most_rows or num_rows
+        super().__init__(layers=[PreallocatedLayer(num_rows, num_columns, most_rows) for _ in range(num_layers)])
 
     def pieces(self, size: int) -> Iterator[slice]:
         """The rows, `size` at a time: a call made meanwhile begins those, later ones go on with all."""
@@ -123,13 +124,14 @@ class PreallocatedCache(Cache):  # type: ignore[misc]
             layer.end()
 
 
-def decoding_cache(policy: Any, num_rows: int, num_columns: int) -> Cache:
+def decoding_cache(policy: Any, num_rows: int, num_columns: int, most_rows: int | None = None) -> Cache:
     """A cache for `num_columns` tokens per row: preallocated, or the model's own where it wants another.
 
     Args:
         policy: a causal language model.
-        num_rows: sequences that are decoded together.
+        num_rows: sequences that are read together.
         num_columns: tokens of the longest prompt and of the longest response.
+        most_rows: sequences that are decoded together, where rows will be named several times. None: num_rows.
     """
     own = DynamicCache(config=policy.config)
     if any(type(layer) is not DynamicLayer for layer in own.layers):
@@ -138,7 +140,7 @@ def decoding_cache(policy: Any, num_rows: int, num_columns: int) -> Cache:
     if not uses_attention_interface(policy):
         _log_once(policy.config.model_type, "its layers make masks of their own, which know no columns set aside")
         return own
-    return PreallocatedCache(len(own.layers), num_rows, num_columns)
+    return PreallocatedCache(len(own.layers), num_rows, num_columns, most_rows)
 
 
 def _whole_blocks(num_columns: int) -> int:

@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from rlhf.modeling.generation import generate_responses, sample_tokens, sampling_noise
+from rlhf.modeling import generation
+from rlhf.modeling.generation import generate_responses, sample, sample_tokens, sampling_noise
 
 
 def test_noise_is_keyed_by_the_row_and_not_by_its_place():
@@ -103,6 +104,39 @@ def test_batch_size_does_not_change_what_is_sampled(tiny_policy, tiny_tokenizer,
     one = generate(tiny_policy, tiny_tokenizer, tiny_setup, prompts, batch_size=1)
     assert generate(tiny_policy, tiny_tokenizer, tiny_setup, prompts, batch_size=12) == one
     assert len({tuple(response) for response in one}) > 6
+
+
+@pytest.mark.parametrize(
+    ("prompts", "repeats"),
+    [
+        ([[5]] * 3, 3),
+        ([[5], [5], [6], [6]], 2),
+        ([[5], [5], [6]], 1),
+        ([[5], [5], [6], [7]], 1),
+        ([[5], [6], [6]], 1),
+        ([[5], [5], [5], [6], [6]], 1),
+        ([[5], [6]], 1),
+    ],
+)
+def test_prompts_that_all_stand_as_often_in_a_row(prompts, repeats):
+    assert generation._num_repeats(prompts) == repeats
+
+
+def test_a_repeated_prompt_is_read_once_and_sampled_from_as_before(
+    tiny_policy, tiny_tokenizer, tiny_setup, monkeypatch
+):
+    prompts = [ids for ids in ([5, 6, 7], [8], [5, 9]) for _ in range(4)]
+    noise = sampling_noise(3, [(row,) for row in range(12)], 9)
+    read = []
+    forward = tiny_policy.forward
+    monkeypatch.setattr(
+        tiny_policy, "forward", lambda *args, **named: read.append(len(named["input_ids"])) or forward(*args, **named)
+    )
+    once = sample(tiny_policy, prompts, noise, tiny_tokenizer, tiny_setup.compute, 1.0, 2)
+    assert read[:3] == [2, 1, 12]
+    monkeypatch.setattr(generation, "_num_repeats", lambda _: 1)
+    assert sample(tiny_policy, prompts, noise, tiny_tokenizer, tiny_setup.compute, 1.0, 2) == once
+    assert len({tuple(response) for response in once}) > 6
 
 
 def test_responses_end_at_their_first_eos(tiny_policy, tiny_tokenizer, tiny_setup, prompts):

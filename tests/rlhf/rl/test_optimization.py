@@ -80,7 +80,7 @@ def test_an_entropy_bonus_raises_the_entropy(make_learner):
 @pytest.mark.parametrize("method", ["rloo", "grpo", "dr_grpo"])
 @pytest.mark.parametrize("kl_in", ["reward", "loss"])
 def test_one_pass_over_a_rollout_gives_what_two_give(make_learner, monkeypatch, method, kl_in):
-    """Where a rollout has one optimizer step, the training pass tells the log-probabilities; the first update has two."""
+    """Where a rollout has one optimizer step, the training pass tells the log-probabilities; the first one has two."""
     settings = {
         "num_minibatches": 1,
         "num_ppo_epochs": 1,
