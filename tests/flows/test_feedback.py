@@ -1,6 +1,8 @@
 """Rounds of feedback on the smoke recipe: asked of people, answered as their browsers would, collected into data/."""
 
 import json
+import sqlite3
+import time
 from pathlib import Path
 
 import pytest
@@ -15,6 +17,7 @@ from rlhf.data.schema import Row, read_rows
 from rlhf.errors import ConfigError
 from rlhf.feedback import rounds
 from rlhf.feedback.comparisons import Comparison
+from rlhf.feedback.guidelines import Guidelines
 from rlhf.feedback.label import JudgeNotBelievedError
 from rlhf.feedback.rounds import find_round, item_key, num_asked, num_complete
 from rlhf.references import FeedbackReport
@@ -207,6 +210,56 @@ def test_pairs_are_chosen_by_the_reward_models_and_one_queue_is_open_to_all(proj
 
 def by_length(_: str, first: str, second: str) -> float:
     return 0.5 if len(first) == len(second) else 0.75 if len(first) > len(second) else 0.25
+
+
+@pytest.mark.soak
+@pytest.mark.timeout(1800)
+def test_ten_thousand_comparisons(project: Path):
+    """Asked and collected in five minutes; the answers are put into the store by the test."""
+    people = [f"person-{number}" for number in range(5)]
+    asked = rounds.open_round(
+        AskConfig(round="large", num_pairs=10_000, annotators=tuple(people)), "smoke", Guidelines()
+    )
+    comparisons = [
+        Comparison(
+            number,
+            [{"role": "user", "content": f"What is {number} + 1 ?"}],
+            (f"It is {number + 1} .", "I do not know ."),
+            ("run/policy", "run/policy"),
+            "at random",
+            (people[number % 5],),
+        )
+        for number in range(10_000)
+    ]
+    began = time.monotonic()
+    rounds.publish(rounds.record_comparisons(asked, comparisons))
+    published = time.monotonic() - began
+    answer_in_the_store(project, "large")
+    began = time.monotonic()
+    report = collect_feedback(CollectConfig(round="large"))
+    collected = time.monotonic() - began
+    print(f"10,000 comparisons: published in {published:.0f} s, collected in {collected:.0f} s")
+    assert report.preferences == 10_000
+    assert published + collected < 300
+
+
+def answer_in_the_store(project: Path, name: str) -> None:
+    """All that a round asks, by the tables of MLflow's store."""
+    reviews = ReviewRound(name)
+    traces = [reviews.trace_id(item_key(c, p)) for c in find_round(name).comparisons for p in c.annotators]
+    first = traces[0]
+    reviews.answer(first, "Which response is better?", "A is better", "person-0", is_human=True)
+    with sqlite3.connect(project / "mlruns" / "mlflow.db") as store:
+        store.row_factory = sqlite3.Row
+        (row,) = store.execute("SELECT * FROM assessments WHERE trace_id = ?", (first,)).fetchall()
+        columns = row.keys()
+        others = [
+            tuple({"trace_id": trace, "assessment_id": f"a-{number}"}.get(column, row[column]) for column in columns)
+            for number, trace in enumerate(traces[1:])
+        ]
+        marks = ", ".join("?" * len(columns))
+        store.executemany(f"INSERT INTO assessments ({', '.join(columns)}) VALUES ({marks})", others)
+        store.execute("UPDATE review_queue_items SET status = 'complete', completed_by = 'somebody'")
 
 
 def test_a_judge_is_measured_against_people_before_it_labels(project: Path):
