@@ -70,7 +70,14 @@ _GROUPS = Settings(ppo_epochs=1, num_responses=4)
 def _against_groups(method: str, title: str) -> list[Case]:
     """A method that compares responses to a prompt, beside TRL's trainer of that method in the same precision."""
     case = Case(
-        f"20M-{method}", f"20M, {title}, 4 responses a prompt", "20M", method, _GROUPS, target=1.7, memory_target=0.65
+        f"20M-{method}",
+        f"20M, {title}, 4 responses a prompt",
+        "20M",
+        method,
+        _GROUPS,
+        micro_batch=32,
+        target=1.7,
+        memory_target=0.65,
     )
     fp32 = replace(case, name=f"{case.name}-fp32", what=f"{case.what}, fp32", dtype="fp32")
     adapters = replace(
@@ -78,6 +85,7 @@ def _against_groups(method: str, title: str) -> list[Case]:
         name=f"{case.name}-adapters",
         what=f"{case.what}, adapters",
         sharing="adapters",
+        micro_batch=8,
         target=None,
         memory_target=0.45,
     )

@@ -2,11 +2,11 @@
 
 from prefect import flow
 
-from rlhf.config.feedback import AskConfig, CollectConfig
+from rlhf.config.feedback import AskConfig, CollectConfig, ReviseConfig
 from rlhf.config.judge import JudgeConfig, LabelConfig
 from rlhf.config.pipeline import PipelineConfig
 from rlhf.references import FeedbackReport
-from tasks.feedback import ask_round, collect_round, label_round
+from tasks.feedback import ask_round, collect_round, label_round, revise_answers
 from tasks.pipeline_run import cancel_on_signal
 
 
@@ -30,6 +30,20 @@ def label_feedback(label: LabelConfig, judge: JudgeConfig) -> FeedbackReport:
         judge: The model.
     """
     return label_round(label, judge)
+
+
+@flow(name="feedback-revise", flow_run_name="revise {revise.round}", on_crashed=[cancel_on_signal])
+def revise_answers_of(
+    config: PipelineConfig, revise: ReviseConfig, critic: JudgeConfig | None = None
+) -> FeedbackReport:
+    """Have a policy's answers criticized and revised by principles, and make demonstrations of that.
+
+    Args:
+        config: The recipe.
+        revise: Prompts, principles, number of revisions.
+        critic: A model that criticizes and revises. Empty: the policy itself.
+    """
+    return revise_answers(config, revise, critic)
 
 
 @flow(name="feedback-collect", flow_run_name="collect {collect.round}", on_crashed=[cancel_on_signal])

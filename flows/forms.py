@@ -9,7 +9,7 @@ from typing import Any
 from prefect import Flow
 from pydantic import MISSING
 
-from flows.feedback import ask_feedback
+from flows.feedback import ask_feedback, revise_answers_of
 from flows.methods import compare_methods
 from flows.pipeline import rlhf_pipeline
 from flows.retrain import retrain
@@ -76,6 +76,7 @@ def _form_of(flow: Flow[..., Any], *, of_one_recipe: bool = False) -> Flow[..., 
 
 
 feedback_ask = _form_of(ask_feedback)
+feedback_revise = _form_of(revise_answers_of)
 pipeline = _form_of(rlhf_pipeline, of_one_recipe=True)
 seeds = _form_of(run_seeds)
 methods = _form_of(compare_methods)

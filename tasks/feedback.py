@@ -8,17 +8,18 @@ from contextlib import contextmanager
 from prefect import task
 from prefect.runtime import flow_run as this_flow_run
 
-from rlhf.config.feedback import AskConfig, CollectConfig
+from rlhf.config.feedback import AskConfig, CollectConfig, ReviseConfig
 from rlhf.config.judge import JudgeConfig, LabelConfig
 from rlhf.config.pipeline import PipelineConfig
 from rlhf.paths import root
 from rlhf.references import FeedbackReport
 from rlhf.tracking.client import check_reachable, run_url
 from rlhf.tracking.files import log_content
+from rlhf.tracking.records import FEEDBACK
 from rlhf.tracking.reviewers import Reviewers
 from rlhf.tracking.run_locks import hold_run_lock
-from rlhf.tracking.runs import close_run, closing_run, reopen_run, set_tags
-from rlhf.tracking.tags import DESCRIPTION_TAG, FLOW_RUN_TAG
+from rlhf.tracking.runs import close_run, closing_run, open_run, reopen_run, set_tags
+from rlhf.tracking.tags import DESCRIPTION_TAG, FLOW_RUN_TAG, RECIPE_TAG
 from tasks.core_slots import reserve_cores
 from tasks.prefect_artifacts import show_link, show_round
 
@@ -48,7 +49,7 @@ def ask_round(config: PipelineConfig, ask: AskConfig) -> FeedbackReport:
             reopen_run(asked.run_id, {FLOW_RUN_TAG: str(this_flow_run.id)})
             show_link("mlflow-run", run_url(asked.run_id), "The round in MLflow")
             if not asked.comparisons:
-                policies = find_policies(ask, config.name)
+                policies = find_policies(ask.policies, config.name)
                 with reserve_cores({"compute": config.compute}):
                     asked = record_comparisons(asked, make_comparisons(config, ask, policies, root()))
             queues = publish(asked)
@@ -57,6 +58,40 @@ def ask_round(config: PipelineConfig, ask: AskConfig) -> FeedbackReport:
             show_round(text)
             close_run(asked.run_id, "FINISHED")
     return FeedbackReport(round=asked.name, run_id=asked.run_id, asked=len(asked.comparisons), queues=queues, text=text)
+
+
+@task(name="revise", task_run_name="revise", log_prints=False)
+def revise_answers(config: PipelineConfig, settings: ReviseConfig, critic: JudgeConfig | None) -> FeedbackReport:
+    """Have answers criticized and revised, and make demonstrations of that."""
+    from rlhf.data.versions.append import replace_round
+    from rlhf.feedback.ask import find_policies
+    from rlhf.feedback.report import revised_markdown
+    from rlhf.feedback.revise import record_revisions, revise
+
+    with _feedback():
+        (policy,) = find_policies([settings.policy] if settings.policy else [], config.name)
+        run_id = open_run(f"revise {settings.round}", FEEDBACK, {RECIPE_TAG: config.name})
+        with closing_run(run_id):
+            set_tags(run_id, {FLOW_RUN_TAG: str(this_flow_run.id)})
+            show_link("mlflow-run", run_url(run_id), "The revisions in MLflow")
+            with reserve_cores({"compute": config.compute}):
+                revisions = revise(config, settings, critic, policy, root())
+            record_revisions(run_id, revisions)
+            rows = [row for one in revisions if (row := one.as_row(settings.round)) is not None]
+            text = revised_markdown(settings, critic.model if critic else None, revisions, len(rows))
+            note = f"{text}\n\nRecorded in MLflow run {run_id}."
+            version = replace_round(root(), settings.round, rows, note, "demonstrations")
+            set_tags(run_id, {DESCRIPTION_TAG: text})
+            show_round(text)
+            close_run(run_id, "FINISHED")
+    return FeedbackReport(
+        round=settings.round,
+        run_id=run_id,
+        asked=len(revisions),
+        answered=len(rows),
+        data_md5=version.md5 if version else None,
+        text=text,
+    )
 
 
 @task(name="label", task_run_name="label", log_prints=False)

@@ -22,6 +22,7 @@ class Judge:
 
     Attributes:
         decide: see `Decide`.
+        write: what is answered to a dialogue, in place of a decision.
         says: `letters` (probabilities of letters), `text` (a letter alone), or other text.
         fails: what the next requests get, one each, before it behaves: an HTTP status, `slow`, `cut`, `nonsense`, or
             `no choices`.
@@ -29,6 +30,7 @@ class Judge:
 
     decide: Decide
     says: str = "letters"
+    write: Callable[[list[dict[str, str]]], str] | None = None
     fails: list[int | str] = field(default_factory=list)
     url: str = ""
     requests: list[dict[str, Any]] = field(default_factory=list)
@@ -83,13 +85,20 @@ def judge_endpoint(decide: Decide, **settings: Any) -> Iterator[Judge]:
 
 
 def _answer(judge: Judge, body: dict[str, Any]) -> bytes:
+    choice: dict[str, Any]
+    if judge.write is not None:
+        message = {"role": "assistant", "content": judge.write(body["messages"])}
+        choice = {"index": 0, "message": message, "finish_reason": "stop", "logprobs": None}
+        return json.dumps(
+            {"id": "1", "object": "chat.completion", "created": 0, "model": body["model"], "choices": [choice]}
+        ).encode()
     question = body["messages"][-1]["content"]
     found = _OPTIONS.search(question)
     assert found is not None, question
     probability = judge.decide(question, found[1], found[2])
     text = {"letters": "A" if probability > 0.5 else "B", "text": f"({'A' if probability > 0.5 else 'B'}) is better"}
     message = {"role": "assistant", "content": text.get(judge.says, judge.says)}
-    choice: dict[str, Any] = {"index": 0, "message": message, "finish_reason": "stop", "logprobs": None}
+    choice = {"index": 0, "message": message, "finish_reason": "stop", "logprobs": None}
     if judge.says == "letters":
         tops = [
             {"token": token, "logprob": math.log(share), "bytes": None}

@@ -58,6 +58,7 @@ _TAKEN = {
     "compare-methods",
     "feedback-ask",
     "feedback-label",
+    "feedback-revise",
     "feedback-collect",
     "reproduce",
     "nightly",
@@ -69,6 +70,7 @@ _SEEDS = "The demo with several seeds, one after the other, and what it comes to
 _METHODS = "The demo by PPO and by RLOO, several seeds of each, and what differs. Any recipe can be chosen."
 _ASK = "Ask people to compare answers of a policy, in MLflow's review page."
 _LABEL = "Have a model behind an endpoint label a round's comparisons, measured against people first."
+_REVISE = "Have a policy's answers criticized and revised by principles, and make demonstrations of that."
 _COLLECT = "Make a new version of the data of what people answered."
 _REPRODUCE = "Make a run again from its MLflow run id, and say whether it came out the same to the bit."
 _NIGHTLY = "Retrain where there is new data or feedback, and promote what is better. Ends at once where nothing is new."
@@ -146,7 +148,20 @@ def _deployments(schedule: Schedule | None) -> list[dict[str, Any]]:
             _LABEL,
             "feedback.label_feedback",
             ["feedback"],
-            {},
+            {
+                "label": {"round": "round-1", "constitution": "constitution.yaml"},
+                "judge": {"url": "http://127.0.0.1:8000/v1", "model": "judge"},
+            },
+        ),
+        _deployment(
+            "feedback-revise",
+            _REVISE,
+            "forms.feedback_revise",
+            ["feedback"],
+            {
+                **demo,
+                "revise": {"round": "revisions-1", "prompts": "prompts.jsonl", "constitution": "constitution.yaml"},
+            },
         ),
         _deployment(
             "feedback-collect", _COLLECT, "feedback.collect_feedback", ["feedback"], {"collect": {"round": "round-1"}}

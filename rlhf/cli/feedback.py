@@ -9,8 +9,8 @@ from rich.markdown import Markdown
 from rich.table import Table
 
 from rlhf.cli.recipe import flow_environment, print_json
-from rlhf.cli.section_flags import add_section, read_section
-from rlhf.config.feedback import AskConfig, CollectConfig
+from rlhf.cli.section_flags import add_section, is_given, read_section
+from rlhf.config.feedback import AskConfig, CollectConfig, ReviseConfig
 from rlhf.config.judge import JudgeConfig, LabelConfig
 from rlhf.text.console import TextConsole
 from rlhf.text.terminal import say
@@ -26,12 +26,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         action = actions.add_parser(name, help=words, allow_abbrev=False, description=f"{words[0].upper()}{words[1:]}.")
         action.set_defaults(action=name, parser=action, note="", config=None)
         action.add_argument("--json", action="store_true", help="print one JSON object, and all else on standard error")
-    ask, status, label, collect = actions.choices.values()
-    ask.add_argument("config", metavar="CONFIG", type=Path, help="YAML file of the recipe whose policy answers")
+    ask, status, label, revise, collect = actions.choices.values()
+    for action in (ask, revise):
+        action.add_argument("config", metavar="CONFIG", type=Path, help="YAML file of the recipe whose policy answers")
     add_section(ask, AskConfig)
     status.add_argument("--round", required=True, metavar="NAME", help="name of the round")
     add_section(label, LabelConfig)
     add_section(label, JudgeConfig)
+    add_section(revise, ReviseConfig)
+    add_section(revise.add_argument_group("a model behind an endpoint that criticizes and revises"), JudgeConfig, False)
     add_section(collect, CollectConfig)
 
 
@@ -60,6 +63,19 @@ def _label(options: argparse.Namespace) -> None:
         from flows.feedback import label_feedback
 
         report = label_feedback(label, judge)
+    if not _say(report, options):
+        TextConsole().print(Markdown(report.text))
+
+
+def _revise(options: argparse.Namespace) -> None:
+    from rlhf.config.loading import load_config
+
+    config, settings = load_config(options.config), read_section(options, ReviseConfig)
+    critic = read_section(options, JudgeConfig) if is_given(options, JudgeConfig) else None
+    with flow_environment(options):
+        from flows.feedback import revise_answers_of
+
+        report = revise_answers_of(config, settings, critic)
     if not _say(report, options):
         TextConsole().print(Markdown(report.text))
 
@@ -107,6 +123,7 @@ _WORDS = {
     "ask": "have a policy answer prompts, and put pairs of answers into people's queues in MLflow",
     "status": "say how far a round is",
     "label": "have a model behind an endpoint label a round's comparisons, measured against people first",
+    "revise": "have answers criticized and revised by principles, and make demonstrations of that",
     "collect": "make a new version of data/ of what was answered, as often as wanted",
 }
-_ACTIONS = {"ask": _ask, "status": _status, "label": _label, "collect": _collect}
+_ACTIONS = {"ask": _ask, "status": _status, "label": _label, "revise": _revise, "collect": _collect}

@@ -14,13 +14,13 @@ from rlhf.errors import ConfigError
 AnySection = TypeVar("AnySection", bound=Section)
 
 
-def add_section(parser: argparse.ArgumentParser, section: type[Section]) -> None:
-    """A flag for every field; those without a default are required."""
+def add_section(parser: argparse._ActionsContainer, section: type[Section], is_needed: bool = True) -> None:
+    """A flag for every field; those without a default are required where the section is."""
     for name, field in section.model_fields.items():
         parser.add_argument(
             _flag(name),
             dest=name,
-            required=field.is_required(),
+            required=is_needed and field.is_required(),
             default=argparse.SUPPRESS,
             **_form(field),
         )
@@ -42,6 +42,11 @@ def read_section(options: argparse.Namespace, section: type[AnySection]) -> AnyS
         return section.model_validate(values)
     except ValidationError as error:
         raise ConfigError("\n".join(_explained(detail) for detail in error.errors())) from None
+
+
+def is_given(options: argparse.Namespace, section: type[Section]) -> bool:
+    """Whether any flag of a section that may be left away is given."""
+    return any(hasattr(options, name) for name in section.model_fields)
 
 
 def _flag(name: str) -> str:

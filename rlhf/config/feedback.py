@@ -66,6 +66,31 @@ class AskConfig(Section):
         return self
 
 
+class ReviseConfig(Section):
+    """Answers that are criticized by principles and written anew, as demonstrations (Constitutional AI, 2212.08073)."""
+
+    round: RoundName
+    """Name of the revisions in the data."""
+    prompts: str
+    """File of prompts, as in data/prompts.jsonl, below the project's root, such as those of red teaming."""
+    constitution: str
+    """File of principles below the project's root, each with a request for a critique and one for a revision, in JSON
+    or YAML."""
+    policy: str | None = None
+    """Policy that answers: a run, version, alias or folder. Empty: the recipe's champion, or its newest finished
+    run."""
+    num_prompts: Count | None = None
+    """Prompts, from the first on. Empty: all."""
+    num_revisions: Annotated[int, Field(ge=1, le=20)] = 1
+    """Critiques and revisions of each answer, one after the other."""
+    temperature: Positive = 1.0
+    """Temperature of the policy's sampling; an endpoint is asked at 0."""
+    max_response_tokens: Count | None = None
+    """Longest answer of the policy. Empty: that of the recipe."""
+    seed: Seed = 0
+    """Seed of answers and principles."""
+
+
 class CollectConfig(Section):
     """The answers of a round, as a new version of the data."""
 

@@ -30,7 +30,7 @@ TEXT_FIELDS = {kind: tuple(name for name in names if name != "label") for kind, 
 """Of these the ones that hold messages: the prompt, then the responses."""
 RANKING_FIELDS = ("prompt", "responses", "ranks")
 OPTIONAL_FIELDS = {
-    "demonstrations": ("source",),
+    "demonstrations": ("source", "round"),
     "preferences": (
         *("margin", "probability", "annotator", "criteria", "source"),
         # Of a round of feedback: who wrote the responses, why the better one is, what else was said of each.

@@ -103,14 +103,14 @@ class Author:
         )
 
 
-def find_policies(ask: AskConfig, recipe: str) -> list[ChatPolicy]:
+def find_policies(names: Sequence[str], recipe: str) -> list[ChatPolicy]:
     """The policies that answer: those that are named, else the recipe's champion, else its newest finished run's.
 
     Raises:
         InputError: there is no such policy, or nothing is left of it.
     """
-    if ask.policies:
-        return [find_policy(name) for name in ask.policies]
+    if names:
+        return [find_policy(name) for name in names]
     if champion_version(recipe) is not None:
         return [find_policy(f"{recipe}@{CHAMPION}")]
     newest = list_runs(open_store(), Filters(recipe=recipe, state="finished"), 1).rows

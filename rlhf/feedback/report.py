@@ -1,10 +1,13 @@
 """What a round came to, for people: on the terminal, in Prefect, in MLflow, and in the datasheet of the data."""
 
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Mapping, Sequence
 
+from rlhf.config.feedback import ReviseConfig
 from rlhf.evaluation.statistics import Estimate
 from rlhf.feedback.collect import Collected
 from rlhf.feedback.label import Labelled, recorded_labels
+from rlhf.feedback.revise import Revision
 from rlhf.feedback.rounds import Round, num_asked
 from rlhf.text.markdown import escape, table
 
@@ -37,6 +40,18 @@ def datasheet_note(collected: Collected, asked: Round) -> str:
             f"Answers of {', '.join(map(escape, policies))}. Recorded in MLflow run {asked.run_id}.",
             f"Guidelines:\n\n```yaml\n{asked.guidelines.as_yaml().replace('```', '` ` `').strip()}\n```",
         ]
+    )
+
+
+def revised_markdown(settings: ReviseConfig, critic: str | None, revisions: Sequence[Revision], num_rows: int) -> str:
+    """What came of critiques and revisions."""
+    counts = Counter(name for one in revisions for name in one.principles)
+    rows = [[escape(name), f"{count:,}"] for name, count in sorted(counts.items())]
+    return (
+        f"**Revisions {settings.round}**: {len(revisions):,} answers, {settings.num_revisions} "
+        f"{'revision' if settings.num_revisions == 1 else 'revisions'} each, by "
+        f"{escape(critic) if critic else 'the policy itself'}; {num_rows:,} became demonstrations, the others were "
+        f"left as they were or came out empty.\n\n{table(['principle', 'drawn'], rows, numbers={1})}"
     )
 
 

@@ -44,7 +44,17 @@ def test_cases_are_those_of_the_issue_and_share_their_peer_where_it_is_the_same(
         ["2M-epochs4"],
         ["20M-epochs1"],
         ["ends-epochs4"],
+        *([name] for name in ("20M-rloo", "20M-rloo-fp32", "20M-rloo-adapters")),
+        *([name] for name in ("20M-grpo", "20M-grpo-fp32", "20M-grpo-adapters")),
     ]
+
+
+def test_a_method_has_its_own_peer_in_the_same_precision():
+    case = CASES["20M-rloo-adapters"]
+    assert case.peer_module == "benchmarks.peer_groups"
+    assert case.peer_flags() == ["--method", "rloo", "--dtype", "bf16", "--adapters"]
+    assert CASES["20M-grpo-fp32"].peer_flags() == ["--method", "grpo", "--dtype", "fp32"]
+    assert (CASES["20M-epochs4"].peer_module, CASES["20M-epochs4"].peer_flags()) == ("benchmarks.peer_ppo", [])
 
 
 def test_the_peer_runs_after_the_first_of_ours():

@@ -9,9 +9,9 @@ import pytest
 from judge_endpoint import judge_endpoint
 from retraining_runs import OPEN, config, last_flow_run, shown_in
 
-from flows.feedback import ask_feedback, collect_feedback, label_feedback
+from flows.feedback import ask_feedback, collect_feedback, label_feedback, revise_answers_of
 from flows.retrain import retrain
-from rlhf.config.feedback import AskConfig, CollectConfig
+from rlhf.config.feedback import AskConfig, CollectConfig, ReviseConfig
 from rlhf.config.judge import JudgeConfig, LabelConfig
 from rlhf.data.schema import Row, read_rows
 from rlhf.errors import ConfigError
@@ -314,3 +314,52 @@ def test_an_unmeasured_judge_is_named_as_one(project: Path):
     assert "in one order alone, so that a bias for a place is in them" in report.text
     collect_feedback(CollectConfig(round="alone"))
     assert "**Nobody has measured the judge long against people.**" in (project / "data" / "datasheet.md").read_text()
+
+
+def revise_settings(**more: object) -> ReviseConfig:
+    given = {"round": "red", "prompts": "red.jsonl", "constitution": "critiques.yaml", "num_revisions": 2}
+    return ReviseConfig.model_validate(given | more)
+
+
+def write_red_team(project: Path, critique: str) -> None:
+    rows = [{"prompt": [{"role": "user", "content": f"What is {number} + 1 ?"}]} for number in range(6)]
+    (project / "red.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    (project / "critiques.yaml").write_text(f"plain: {{critique: {critique}, revision: '1 +'}}\n")
+
+
+def test_an_endpoint_criticizes_and_the_revisions_are_demonstrations(project: Path):
+    write_red_team(project, "'What is wrong ?'")
+    seen = []
+
+    def write(messages: list[dict[str, str]]) -> str:
+        seen.append(messages)
+        return "It is wrong ." if messages[-1]["content"] == "What is wrong ?" else f"Better {len(messages)} ."
+
+    with judge_endpoint(by_length, write=write) as judge:
+        critic = JudgeConfig(url=judge.url, model="critic")
+        report = revise_answers_of(config(), revise_settings(), critic)
+        sent = len(judge.requests)
+        again = revise_answers_of(config(), revise_settings(), critic)
+        assert len(judge.requests) == sent  # the policy's answers are the same again
+    assert (report.asked, report.answered, sent) == (6, 6, 24)
+    assert again.data_md5 is None
+    rows = [row for _, row in read_rows(project / "data" / "demonstrations.jsonl", "demonstrations") if "round" in row]
+    assert [row["completion"][0]["content"] for row in rows] == ["Better 5 ."] * 6
+    assert {(row["source"], row["round"]) for row in rows} == {("revision", "red")}
+    critique = next(messages for messages in seen if messages[-1]["content"] == "What is wrong ?")
+    assert [message["role"] for message in critique] == ["user", "assistant", "user"]
+    assert "| plain | 12 |" in report.text
+    assert "## Round red" in (project / "data" / "datasheet.md").read_text()
+
+
+def test_a_policy_is_its_own_critic(project: Path):
+    write_red_team(project, "'1 +'")
+    report = revise_answers_of(
+        config(**{"model.max_length": 120}), revise_settings(num_revisions=1, max_response_tokens=6)
+    )
+    assert "by the policy itself" in report.text
+    assert report.asked == 6
+    with pytest.raises(
+        ConfigError, match=r"the critique's dialogue has \d+ tokens, which leaves no room for 20 more in"
+    ):
+        revise_answers_of(config(**{"model.max_length": 30, "rl.max_response_tokens": 20}), revise_settings())

@@ -125,8 +125,8 @@ def add_version(
     return AppendResult(counts, notes, examples, version)
 
 
-def replace_round(root: Path, name: str, rows: Sequence[Row], note: str) -> Version | None:
-    """Make the preferences of a round of feedback those that are given, and track that as a new version with DVC.
+def replace_round(root: Path, name: str, rows: Sequence[Row], note: str, kind: str = "preferences") -> Version | None:
+    """Make the rows of a round of feedback those that are given, and track that as a new version with DVC.
 
     Rows of the round that are there already go: an answer that was changed since, or an annotator who is left out now,
     leaves nothing behind. So a round may be collected as often as one likes.
@@ -134,8 +134,9 @@ def replace_round(root: Path, name: str, rows: Sequence[Row], note: str) -> Vers
     Args:
         root: the project's root.
         name: of the round.
-        rows: its preferences.
+        rows: its rows.
         note: Markdown for the datasheet, in the place of what it said of the round before.
+        kind: of the rows, preferences or demonstrations.
 
     Returns:
         What data/ is now; None where it holds just these rows already.
@@ -146,8 +147,8 @@ def replace_round(root: Path, name: str, rows: Sequence[Row], note: str) -> Vers
     with new_version(root) as filled:
         resolve(DataConfig(), root)
         _copy_data(root, filled)
-        path = filled / "preferences.jsonl"
-        there = [row for _, row in read_rows(path, "preferences")]
+        path = filled / f"{kind}.jsonl"
+        there = [row for _, row in read_rows(path, kind)]
         before = [row for row in there if row.get("round") == name]
         kept = [row for row in there if row.get("round") != name]
         if list(map(to_json, before)) == list(map(to_json, rows)):
@@ -155,7 +156,7 @@ def replace_round(root: Path, name: str, rows: Sequence[Row], note: str) -> Vers
         write_rows(path, [*kept, *rows])
         sheet = filled / DATASHEET
         sheet.write_text(_with_section(sheet.read_text(encoding="utf-8"), f"Round {name}", note), encoding="utf-8")
-        return publish(filled, root, desc=one_line(f"Round {name}: {len(rows)} preferences"), replace=True)
+        return publish(filled, root, desc=one_line(f"Round {name}: {len(rows)} {kind}"), replace=True)
 
 
 def _with_section(text: str, title: str, content: str) -> str:

@@ -15,7 +15,7 @@ from pydantic import ValidationError
 from rlhf.config.judge import JudgeConfig
 from rlhf.errors import ConfigError
 from rlhf.evaluation.statistics import share_interval
-from rlhf.judges.constitution import read_principles
+from rlhf.judges.constitution import CritiquePrinciple, read_critiques, read_principles
 from rlhf.judges.endpoint import Completion, Endpoint, EndpointError
 from rlhf.judges.preference import Pair, count_places, judge_pairs, read_letter
 
@@ -185,6 +185,33 @@ def test_constitutions_that_are_none(tmp_path, text, message):
         read_principles("c.yaml", tmp_path)
     with pytest.raises(ConfigError, match=r"nowhere.json: No such file or directory"):
         read_principles("nowhere.json", tmp_path)
+
+
+def test_critiques_and_revisions_in_either_form(tmp_path):
+    paper = {"harmful0": {"prompt": ["\n\nCritiqueRequest: Say why."], "edit_request": "\n\nRevisionRequest: Mend it."}}
+    (tmp_path / "paper.json").write_text(json.dumps(paper))
+    (tmp_path / "own.yaml").write_text("kind:\n  critique: Is it kind?\n  revision: Make it kind.\n")
+    (principle,) = read_critiques("paper.json", tmp_path)
+    assert (principle.name, principle.critique) == ("harmful0", "CritiqueRequest: Say why.")
+    assert principle.revision == "RevisionRequest: Mend it."
+    assert read_critiques("own.yaml", tmp_path) == [CritiquePrinciple("kind", "Is it kind?", "Make it kind.")]
+    (tmp_path / "bad.yaml").write_text("kind: {critique: 'Is it kind?'}")
+    with pytest.raises(
+        ConfigError, match=r"bad.yaml: kind has no text under revision \(or edit_request\); write the req"
+    ):
+        read_critiques("bad.yaml", tmp_path)
+    (tmp_path / "list.yaml").write_text("[a]")
+    with pytest.raises(ConfigError, match="holds no mapping of 1 to 1,000 names to principles"):
+        read_critiques("list.yaml", tmp_path)
+
+
+def test_the_constitution_of_the_paper_is_read():
+    shared = Path(os.environ.get("RLHF_SHARED", Path(__file__).parents[3] / ".." / "shared"))
+    folder = shared / "realdata" / "constitution"
+    if not folder.is_dir():
+        pytest.skip(f"the real data is not at {folder}; RLHF_SHARED says where its parent is")
+    assert len(read_principles("RLMadisonInstructions.json", folder)) == 16
+    assert len(read_critiques("CritiqueRevisionInstructions.json", folder)) == 16
 
 
 def test_a_constitution_in_json_or_yaml(tmp_path):

@@ -1,0 +1,175 @@
+"""Critique and revision: a policy's answers, criticized by a principle and written anew, as demonstrations.
+
+Source: Constitutional AI (2212.08073), section 3.1.
+"""
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from rlhf.chat.policies import ChatPolicy
+from rlhf.config.feedback import ReviseConfig
+from rlhf.config.judge import JudgeConfig
+from rlhf.config.pipeline import PipelineConfig
+from rlhf.data.preparation.splits import prompt_key
+from rlhf.data.schema import Row, read_rows
+from rlhf.errors import ConfigError, DataError
+from rlhf.files.names import below
+from rlhf.judges.constitution import read_critiques
+from rlhf.judges.endpoint import Endpoint
+from rlhf.modeling.conversations import Conversation, decode_responses, encode_prompts
+from rlhf.modeling.device import configure, derive_seed
+from rlhf.modeling.generation import generate_responses
+from rlhf.modeling.models import load_policy
+from rlhf.modeling.tokenizer import load_tokenizer
+from rlhf.progress import report_progress
+from rlhf.tracking.files import log_content
+
+SOURCE = "revision"
+_MAX_TOKENS = 1024
+"""Of an endpoint's critique or revision."""
+Write = Callable[[Sequence[Conversation], str], list[str]]
+"""Writes what follows each dialogue; the text names the step, for its seed."""
+
+
+@dataclass(frozen=True)
+class Revision:
+    """An answer, and what became of it.
+
+    Attributes:
+        prompt: the dialogue.
+        answers: the policy's, and each revision of it.
+        critiques: of each answer but the last.
+        principles: names of those drawn.
+        policy: who wrote the first answer.
+    """
+
+    prompt: Conversation
+    answers: list[str]
+    policy: str
+    critiques: list[str] = field(default_factory=list)
+    principles: list[str] = field(default_factory=list)
+
+    def as_row(self, name: str) -> Row | None:
+        """A demonstration of the last revision; None where it is empty, or nothing was changed."""
+        last = self.answers[-1].strip()
+        if not last or last == self.answers[0].strip():
+            return None
+        completion = [{"role": "assistant", "content": last}]
+        return {"prompt": [dict(one) for one in self.prompt], "completion": completion, "source": SOURCE, "round": name}
+
+
+def revise(
+    config: PipelineConfig, settings: ReviseConfig, critic: JudgeConfig | None, policy: ChatPolicy, root: Path
+) -> list[Revision]:
+    """Have a policy answer prompts, and have the answers criticized and revised.
+
+    Args:
+        config: the recipe.
+        settings: prompts, principles, number of revisions.
+        critic: a model behind an endpoint that criticizes and revises; None for the policy itself.
+        policy: answers.
+        root: the project's root.
+
+    Raises:
+        DataError: there are too few prompts.
+        ConfigError: a file is not there, or holds something else.
+        EndpointError: the critic does not answer, or its budget is spent. What it answered is kept.
+    """
+    configure(config.compute)
+    principles = read_critiques(settings.constitution, root)
+    prompts = _prompts(settings, root)
+    own = _by_policy(config, settings, policy)
+    write = own if critic is None else _by_endpoint(Endpoint(critic))
+    revisions = [
+        Revision(prompt, [answer], policy.name) for prompt, answer in zip(prompts, own(prompts, "answer"), strict=True)
+    ]
+    for number in range(settings.num_revisions):
+        drawn = [principles[_drawn(settings, number, place, len(principles))] for place in range(len(revisions))]
+        asked = [_asked(one, principle.critique) for one, principle in zip(revisions, drawn, strict=True)]
+        critiques = write(asked, f"critique {number}")
+        for one, principle, critique in zip(revisions, drawn, critiques, strict=True):
+            one.principles.append(principle.name)
+            one.critiques.append(critique)
+        asked = [
+            [*dialogue, {"role": "assistant", "content": one.critiques[-1]}, {"role": "user", "content": of.revision}]
+            for dialogue, one, of in zip(asked, revisions, drawn, strict=True)
+        ]
+        for one, revised in zip(revisions, write(asked, f"revision {number}"), strict=True):
+            one.answers.append(revised)
+        report_progress("feedback", number + 1, settings.num_revisions)
+    return revisions
+
+
+def record_revisions(run_id: str, revisions: Sequence[Revision]) -> None:
+    """Write down all of it: answers, principles, critiques."""
+    lines = "".join(json.dumps(asdict(one), ensure_ascii=False) + "\n" for one in revisions)
+    log_content(run_id, lines.encode(), "feedback/revisions.jsonl")
+
+
+def _asked(revision: Revision, request: str) -> list[Any]:
+    """The dialogue with the answer as it is now, and a request about it."""
+    return [
+        *revision.prompt,
+        {"role": "assistant", "content": revision.answers[-1] or "(nothing)"},
+        {"role": "user", "content": request},
+    ]
+
+
+def _by_endpoint(endpoint: Endpoint) -> Write:
+    def write(dialogues: Sequence[Conversation], _: str) -> list[str]:
+        texts = [""] * len(dialogues)
+        for place, completion in endpoint.ask_all(dialogues, _MAX_TOKENS):
+            texts[place] = completion.text.strip()
+        return texts
+
+    return write
+
+
+def _by_policy(config: PipelineConfig, settings: ReviseConfig, policy: ChatPolicy) -> Write:
+    tokenizer, model = load_tokenizer(policy.folder), load_policy(policy.folder, config.compute)
+    longest = settings.max_response_tokens or config.max_response_tokens
+
+    def write(dialogues: Sequence[Conversation], step: str) -> list[str]:
+        ids = encode_prompts(tokenizer, dialogues)
+        most = max(map(len, ids))
+        if most + longest > config.model.max_length:
+            raise ConfigError(
+                f"the {step.partition(' ')[0]}'s dialogue has {most} tokens, which leaves no room for {longest} more "
+                f"in model.max_length ({config.model.max_length}); shorten principles or max_response_tokens, or let "
+                f"an endpoint criticize (--url, --model)"
+            )
+        responses = generate_responses(
+            model,
+            tokenizer,
+            ids,
+            compute=config.compute,
+            max_response_tokens=longest,
+            temperature=settings.temperature,
+            seed=derive_seed(settings.seed, "revise", settings.round, step),
+            batch_size=config.evaluation.batch_size,
+        )
+        return [text.strip() for text in decode_responses(tokenizer, responses)]
+
+    return write
+
+
+def _prompts(settings: ReviseConfig, root: Path) -> list[Conversation]:
+    path = below(root, settings.prompts, "prompts")
+    by_key = {prompt_key(row["prompt"]): row["prompt"] for _, row in read_rows(path, "prompts")}
+    prompts = list(by_key.values())
+    if settings.num_prompts is not None and len(prompts) < settings.num_prompts:
+        raise DataError(
+            f"{path}: {len(prompts)} different prompts, and num_prompts is {settings.num_prompts}; give more, or lower "
+            f"it"
+        )
+    return prompts[: settings.num_prompts]
+
+
+def _drawn(settings: ReviseConfig, number: int, place: int, num_principles: int) -> int:
+    seed = derive_seed(settings.seed, "principle", settings.round, number, place)
+    return int(np.random.default_rng(seed).integers(num_principles))
