@@ -186,6 +186,29 @@ INTERFACES: dict[str, Callable[[], object]] = {
     "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": lambda: of(
         "mlflow.environment_variables", "MLFLOW_SERVER_ENABLE_JOB_EXECUTION"
     ),
+    "mlflow.tracing.client.TracingClient, of the review page": lambda: all(
+        callable(of("mlflow.tracing.client", "TracingClient", f"_{name}"))
+        for name in (
+            *("create_label_schema", "update_label_schema", "list_label_schemas"),
+            *("create_review_queue", "get_review_queue_by_name", "add_items_to_review_queue"),
+            *("list_review_queue_items", "set_review_queue_item_status"),
+        )
+    ),
+    "mlflow: spans of several traces at once": lambda: takes(
+        of("mlflow.store.tracking.rest_store", "RestStore").log_spans, "location", "spans"
+    ),
+    "mlflow: traces' assessments at once": lambda: takes(
+        of("mlflow.store.tracking.rest_store", "RestStore").batch_get_trace_infos, "trace_ids"
+    ),
+    "mlflow: names of a span's attributes": lambda: all(
+        of("mlflow.tracing.constant", "SpanAttributeKey", name)
+        for name in ("REQUEST_ID", "EXPERIMENT_ID", "SPAN_TYPE", "INPUTS", "OUTPUTS")
+    ),
+    "mlflow: a span out of OpenTelemetry's": lambda: takes(of("mlflow.entities", "Span"), "otel_span"),
+    "mlflow: routes of users": lambda: all(
+        f'"/mlflow/users/{name}"' in source("mlflow.server.auth.routes")
+        for name in ("create", "get", "delete", "permissions/grant")
+    ),
     # dvc
     "dvc.repo.Repo.lock, .cache, .cloud": lambda: all(
         f"self.{name}" in source("dvc.repo") or f"def {name}" in source("dvc.repo")
