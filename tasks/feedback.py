@@ -79,8 +79,7 @@ def revise_answers(config: PipelineConfig, settings: ReviseConfig, critic: Judge
             record_revisions(run_id, revisions)
             rows = [row for one in revisions if (row := one.as_row(settings.round)) is not None]
             text = revised_markdown(settings, critic.model if critic else None, revisions, len(rows))
-            note = f"{text}\n\nRecorded in MLflow run {run_id}."
-            version = replace_round(root(), settings.round, rows, note, "demonstrations")
+            version = replace_round(root(), settings.round, rows, text, "demonstrations")
             set_tags(run_id, {DESCRIPTION_TAG: text})
             show_round(text)
             close_run(run_id, "FINISHED")
@@ -97,7 +96,7 @@ def revise_answers(config: PipelineConfig, settings: ReviseConfig, critic: Judge
 @task(name="label", task_run_name="label", log_prints=False)
 def label_round(config: LabelConfig, judge: JudgeConfig) -> FeedbackReport:
     """Have a judge label the comparisons, once it is known how far it agrees with people."""
-    from rlhf.feedback.label import label, record_labels
+    from rlhf.feedback.label import label
     from rlhf.feedback.report import labelled_markdown
     from rlhf.feedback.rounds import find_round
 
@@ -106,7 +105,6 @@ def label_round(config: LabelConfig, judge: JudgeConfig) -> FeedbackReport:
         show_link("mlflow-run", run_url(asked.run_id), "The round in MLflow")
         labelled = label(config, judge, asked, root())
         text = labelled_markdown(labelled)
-        record_labels(asked, labelled)
         show_round(text)
     return FeedbackReport(
         round=asked.name,
@@ -123,13 +121,15 @@ def collect_round(config: CollectConfig) -> FeedbackReport:
     """Make a version of the data of what was answered."""
     from rlhf.data.versions.append import replace_round
     from rlhf.feedback.collect import as_dict, collect
+    from rlhf.feedback.label import recorded_labels
     from rlhf.feedback.report import collected_markdown, datasheet_note
     from rlhf.feedback.rounds import find_round
 
     with _feedback():
         asked = find_round(config.round)
         show_link("mlflow-run", run_url(asked.run_id), "The round in MLflow")
-        collected = collect(config, asked)
+        believed = [labelled.judge for labelled in recorded_labels(asked) if labelled.believed]
+        collected = collect(config, asked, believed)
         text = collected_markdown(collected)
         version = replace_round(root(), asked.name, collected.rows, datasheet_note(collected, asked))
         text += "\n\n" + (

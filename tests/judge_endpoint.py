@@ -96,7 +96,7 @@ def _answer(judge: Judge, body: dict[str, Any]) -> bytes:
     found = _OPTIONS.search(question)
     assert found is not None, question
     probability = judge.decide(question, found[1], found[2])
-    text = {"letters": "A" if probability > 0.5 else "B", "text": f"({'A' if probability > 0.5 else 'B'}) is better"}
+    text = {"letters": "A" if probability > 0.5 else "B", "text": f"({'A' if probability > 0.5 else 'B'})."}
     message = {"role": "assistant", "content": text.get(judge.says, judge.says)}
     choice = {"index": 0, "message": message, "finish_reason": "stop", "logprobs": None}
     if judge.says == "letters":

@@ -58,7 +58,7 @@ def _form(field: FieldInfo) -> dict[str, Any]:
     shown = {PydanticUndefined: "", None: "none", (): "none"}.get(default, default)
     text = f"{field.description}{f' [default: {shown}]' if shown != '' else ''}".replace("%", "%%")
     if field.annotation is bool:
-        return {"action": "store_true", "help": str(field.description).replace("%", "%%")}
+        return {"action": argparse.BooleanOptionalAction, "help": str(field.description).replace("%", "%%")}
     return {"metavar": "LIST" if get_origin(field.annotation) is tuple else "VALUE", "help": text}
 
 

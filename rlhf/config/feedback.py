@@ -7,7 +7,7 @@ from pydantic import Field, model_validator
 from rlhf.config.base import Count, Fraction, Positive, Probability, Section, Seed
 
 RoundName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=60)]
-Annotator = Annotated[str, Field(pattern=r"^[^\s,]+$", max_length=250)]
+Annotator = Annotated[str, Field(pattern=r"^[^\s,]+$", max_length=100)]
 
 
 class AskConfig(Section):
@@ -49,6 +49,8 @@ class AskConfig(Section):
 
     @model_validator(mode="after")
     def _nothing_is_ignored(self) -> Self:
+        if self.round.lower() == "default":
+            raise ValueError("round: default is the name of a queue of MLflow's own; take another")
         if len({name.casefold() for name in self.annotators}) < len(self.annotators):  # MLflow knows no upper case
             raise ValueError(f"annotators: a name stands twice ({', '.join(self.annotators)}); give each once")
         if self.overlap and len(self.annotators) < self.annotators_per_overlap:

@@ -29,11 +29,18 @@ class JudgeConfig(Section):
     @field_validator("url")
     @classmethod
     def _is_an_address(cls, url: str) -> str:
-        parts = urlsplit(url)
+        advice = "give one such as http://127.0.0.1:8000/v1"
+        try:
+            parts = urlsplit(url)
+            parts.port  # noqa: B018  # it is read here, and may be none
+        except ValueError:
+            raise ValueError(f"{url} is no address of an endpoint; {advice}") from None
         if parts.scheme not in ("http", "https") or not parts.hostname:
-            raise ValueError(f"{url} is no address of an endpoint; give one such as http://127.0.0.1:8000/v1")
-        if parts.username or parts.password or parts.query:
-            raise ValueError("url holds a login or a query, which would be recorded; put the key into key_variable")
+            raise ValueError(f"{url} is no address of an endpoint; {advice}")
+        if parts.username or parts.password or parts.query or parts.fragment:
+            raise ValueError(
+                "url holds a login, a query or a fragment, which would be recorded; put the key into key_variable"
+            )
         return url.rstrip("/")
 
 

@@ -40,6 +40,8 @@ OPTIONAL_FIELDS = {
     "labels": ("annotator", "source"),
     "corpus": ("source",),
 }
+OF_RESPONSES = ("policies", "flags")
+"""Fields that have an element for each response of a row, in the order of chosen and rejected, or of responses."""
 TIE = 0.5
 """Probability of a pair that neither response wins."""
 MESSAGES = 'give a list of {"role": ..., "content": ...}'
@@ -182,13 +184,15 @@ def pairs_of(row: Row, with_ties: bool = False) -> Iterator[Row]:
     if not is_ranking(row):
         yield row
         return
-    rest = {name: value for name, value in row.items() if name not in RANKING_FIELDS}
-    ranked = list(zip(row["ranks"], row["responses"], strict=True))
-    for (rank, answer), (other_rank, other) in combinations(ranked, 2):
-        if answer != other and (with_ties or rank != other_rank):
-            chosen, rejected = (answer, other) if rank <= other_rank else (other, answer)
-            tie = {"probability": TIE} if rank == other_rank else {}
-            yield {"prompt": row["prompt"], "chosen": chosen, "rejected": rejected, **tie, **rest}
+    responses, ranks = row["responses"], row["ranks"]
+    rest = {name: value for name, value in row.items() if name not in (*RANKING_FIELDS, *OF_RESPONSES)}
+    for first, second in combinations(range(len(ranks)), 2):
+        if responses[first] != responses[second] and (with_ties or ranks[first] != ranks[second]):
+            order = (first, second) if ranks[first] <= ranks[second] else (second, first)
+            chosen, rejected = (responses[place] for place in order)
+            tie = {"probability": TIE} if ranks[first] == ranks[second] else {}
+            own = {name: [row[name][place] for place in order] for name in OF_RESPONSES if name in row}
+            yield {"prompt": row["prompt"], "chosen": chosen, "rejected": rejected, **tie, **rest, **own}
 
 
 def _check(row: Row, kind: str) -> None:
@@ -304,6 +308,10 @@ def _check_optional(row: Row) -> None:
         raise DataError('"policies" is not a list of names; name who wrote each response, or leave it out')
     if not isinstance(flags, list) or not all(map(_are_texts, flags)):
         raise DataError('"flags" is not a list of lists of flags; give a list for each response, or leave it out')
+    num_responses = len(row.get("responses", ())) or 2
+    for name in OF_RESPONSES:
+        if name in row and len(row[name]) != num_responses:
+            raise DataError(f'"{name}" has {len(row[name])} elements for {num_responses} responses; give one for each')
     margin = row.get("margin", 0)
     if isinstance(margin, bool) or not isinstance(margin, int | float):
         raise DataError(f'"margin" is {type_of(margin)}, not a number; give a number of at least 0, or leave it out')

@@ -16,7 +16,7 @@ from rlhf.data.preparation.splits import prompt_key
 from rlhf.data.schema import Row, is_ranking, read_rows
 from rlhf.data.versions.resolve import resolve
 from rlhf.errors import ConfigError, DataError
-from rlhf.feedback.comparisons import Candidates, ChosenPair, Comparison, arrange, best_pair
+from rlhf.feedback.comparisons import Candidates, ChosenPair, Comparison, arrange, best_pair, can_be_shown
 from rlhf.files.names import below
 from rlhf.modeling.conversations import Conversation, decode_responses, encode_prompts
 from rlhf.modeling.device import configure, derive_seed
@@ -157,25 +157,40 @@ def _pairs(
     authors: Sequence[Author], prompts: Sequence[Conversation], ask: AskConfig, rng: np.random.Generator
 ) -> list[ChosenPair]:
     """The pairs to show: the first that can be, or the best of a pool of prompts."""
-    wanted = ask.num_pairs * (1 if ask.choose == "random" else ask.pool)
-    found: list[ChosenPair] = []
+    wanted = num_prompts(ask)
+    usable: list[Candidates] = []
     looked_at = 0
-    while len(found) < wanted and looked_at < len(prompts):
-        some = prompts[looked_at : looked_at + wanted - len(found)]
+    while len(usable) < wanted and looked_at < len(prompts):
+        some = prompts[looked_at : looked_at + wanted - len(usable)]
+        usable += filter(can_be_shown, _answered(authors, some, ask, looked_at))
         looked_at += len(some)
-        candidates = _answered(authors, some, ask, looked_at)
-        scores = [one.scores for one in candidates if one.scores is not None]
-        spread = np.concatenate(scores, axis=1).std(axis=1) if scores else np.ones(2)
-        chosen = (best_pair(of_prompt, ask, spread, rng) for of_prompt in candidates)
-        found += [pair for pair in chosen if pair is not None]
-        report_progress("feedback", min(len(found), wanted), wanted)
-    if len(found) < ask.num_pairs:
+        report_progress("feedback", len(usable), wanted)
+    if len(usable) < wanted:
         raise DataError(
-            f"round {ask.round}: of {looked_at} prompts only {len(found)} have two answers that differ, and num_pairs "
-            f"is {ask.num_pairs}; raise num_responses or temperature, give more prompts, or lower num_pairs"
+            f"round {ask.round}: of {looked_at} prompts only {len(usable)} have two answers that differ, and {wanted} "
+            f"are needed; raise num_responses or temperature, give more prompts, or lower num_pairs or pool"
         )
-    logger.info("%d prompts were answered; %d had two answers that differ", looked_at, len(found))
-    return sorted(found, key=lambda pair: pair.rank)[: ask.num_pairs]
+    logger.info("%d prompts were answered; %d had two answers that differ", looked_at, len(usable))
+    spreads = _spreads(usable)
+    pairs = [best_pair(candidates, ask, spreads[candidates.policy], rng) for candidates in usable]
+    return sorted((pair for pair in pairs if pair is not None), key=lambda pair: pair.rank)[: ask.num_pairs]
+
+
+def num_prompts(ask: AskConfig) -> int:
+    """Prompts that are answered, so that pairs can be chosen."""
+    return ask.num_pairs * (1 if ask.choose == "random" else ask.pool)
+
+
+def _spreads(answered: Sequence[Candidates]) -> dict[str, NDArray[np.float64]]:
+    """Standard deviations of both reward models' scores over all answers of each policy, [2]."""
+    by_policy: dict[str, list[NDArray[np.float64]]] = {}
+    for candidates in answered:
+        scores = by_policy.setdefault(candidates.policy, [])
+        if candidates.scores is not None:
+            scores.append(candidates.scores)
+    return {
+        name: np.concatenate(scores, axis=1).std(axis=1) if scores else np.ones(2) for name, scores in by_policy.items()
+    }
 
 
 def _answered(
@@ -184,7 +199,7 @@ def _answered(
     """Each prompt with the answers of one of the policies, which take turns."""
     answered: list[Candidates] = []
     for number, author in enumerate(authors):
-        own = prompts[number :: len(authors)]
+        own = prompts[(number - place) % len(authors) :: len(authors)]  # also where a few are asked at a time
         usable = [prompt for prompt, fits in zip(own, author.fits(own), strict=True) if fits]
         if len(usable) < len(own):
             logger.warning("%d prompts are too long for an answer, and were left out", len(own) - len(usable))
@@ -204,10 +219,10 @@ def _prompts(config: PipelineConfig, ask: AskConfig, root: Path, rng: np.random.
         path = folder / "prompts.jsonl"
     by_key = {prompt_key(row["prompt"]): row["prompt"] for _, row in read_rows(path, "prompts")}
     prompts: list[Any] = list(by_key.values())
-    if len(prompts) < ask.num_pairs:
+    if len(prompts) < num_prompts(ask):
         raise DataError(
-            f"{path}: {len(prompts)} different prompts, and num_pairs is {ask.num_pairs}, each of another prompt; give "
-            f"more prompts, or lower num_pairs"
+            f"{path}: {len(prompts)} different prompts, and {num_prompts(ask)} are needed, since each pair is of "
+            f"another prompt and choose is {ask.choose}; give more prompts, or lower num_pairs or pool"
         )
     return [prompts[place] for place in rng.permutation(len(prompts)).tolist()]
 

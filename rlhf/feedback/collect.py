@@ -1,7 +1,7 @@
 """What was answered in a round, as rows of preferences; how far people agree with each other and with what is known."""
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -14,13 +14,11 @@ from rlhf.data.schema import TIE, Row
 from rlhf.evaluation.agreement import Agreement, annotator_agreement
 from rlhf.evaluation.statistics import Estimate, share_interval
 from rlhf.feedback.comparisons import Comparison, Response
-from rlhf.feedback.guidelines import Guidelines, Level
-from rlhf.feedback.rounds import Round, item_key
+from rlhf.feedback.guidelines import SOFT_QUESTION, Guidelines, Level
+from rlhf.feedback.rounds import Round, item_key, judge_key
 from rlhf.tracking.reviews import Answer, ReviewRound
 
 SOURCE = "feedback"
-SOFT_QUESTION = "Probability that A is better"
-"""Under which a judge's labels stand beside people's answers."""
 
 
 @dataclass(frozen=True)
@@ -77,6 +75,7 @@ class Collected:
         name: of the round.
         asked: comparisons times people.
         verdicts: of all people, gold questions among them.
+        labels: of judges that may be believed.
         left_out: annotators whose answers were left out.
         problems: answers that could not be used, counted by what is wrong.
         annotators: how each answered.
@@ -89,6 +88,7 @@ class Collected:
     name: str
     asked: int
     verdicts: Sequence[Verdict]
+    labels: Sequence[Verdict]
     left_out: tuple[str, ...]
     problems: Mapping[str, int]
     annotators: Sequence[Annotating]
@@ -97,22 +97,30 @@ class Collected:
     rows: Sequence[Row]
 
 
-def collect(config: CollectConfig, asked: Round) -> Collected:
+def collect(config: CollectConfig, asked: Round, believed: Collection[str] = ()) -> Collected:
     """Read the answers of a round, and make preferences of those that are usable.
+
+    Args:
+        config: of whom and what.
+        asked: the round.
+        believed: names of the judges whose labels count.
 
     Raises:
         QueueDeletedError: it is not known which answers are complete, and `config.answered` is not set.
     """
     problems: Counter[str] = Counter()
     verdicts = read_verdicts(asked, problems, complete=not config.answered)
+    labels = read_labels(asked, believed, problems)
     people = _annotators(verdicts, config.minimum_gold_accuracy)
     left_out = tuple(person.name for person in people if person.below) if config.leave_out else ()
     kept = [verdict for verdict in verdicts if verdict.by not in left_out]
-    rows = [row for verdict in kept if (row := as_row(verdict, asked.name)) is not None]
+    said = sorted([*kept, *labels], key=lambda verdict: verdict.comparison.number)
+    rows = [row for verdict in said if (row := as_row(verdict, asked.name)) is not None]
     return Collected(
         name=asked.name,
         asked=sum(len(comparison.annotators) for comparison in asked.comparisons),
         verdicts=verdicts,
+        labels=labels,
         left_out=left_out,
         problems=dict(problems),
         annotators=people,
@@ -123,7 +131,7 @@ def collect(config: CollectConfig, asked: Round) -> Collected:
 
 
 def read_verdicts(asked: Round, problems: Counter[str], *, complete: bool) -> list[Verdict]:
-    """The verdicts on a round's comparisons, in the order of the comparisons.
+    """The verdicts of people on a round's comparisons, in the order of the comparisons.
 
     Args:
         asked: the round.
@@ -147,12 +155,38 @@ def read_verdicts(asked: Round, problems: Counter[str], *, complete: bool) -> li
         if trace_id not in answers:
             problems["the comparison was deleted in MLflow"] += 1
             continue
-        given = answers[trace_id]
-        if complete and trace_id not in done[person] and any(one.is_human for one in given):
+        given = [answer for answer in answers[trace_id] if answer.is_human]
+        others = {answer.by for answer in given if person and answer.by.lower() != person.lower()}
+        if others:
+            problems["answered by somebody who was not asked"] += len(others)
+            given = [answer for answer in given if answer.by not in others]
+        if complete and trace_id not in done[person] and given:
             problems["answered, but not marked as complete"] += 1
-            given = [one for one in given if not one.is_human]
+            continue
         verdicts += verdicts_of(comparison, given, asked.guidelines, problems)
     return verdicts
+
+
+def read_labels(asked: Round, believed: Collection[str], problems: Counter[str]) -> list[Verdict]:
+    """The labels of judges that may be believed. Those of others, and what is no probability, are `problems`."""
+    reviews = ReviewRound(asked.name)
+    traces = {comparison.number: reviews.trace_id(judge_key(comparison)) for comparison in asked.comparisons}
+    answers = reviews.answers(list(traces.values()))
+    labels = []
+    for comparison in asked.comparisons:
+        last: dict[str, Answer] = {}
+        for answer in sorted(answers.get(traces[comparison.number], ()), key=lambda given: given.time):
+            if answer.question == SOFT_QUESTION and not answer.is_human:
+                last[answer.by] = answer
+        for judge, answer in sorted(last.items()):
+            verdict = _soft(comparison, answer)
+            if judge not in believed:
+                problems["a label of a judge that is not believed"] += 1
+            elif verdict is None:
+                problems["a judge's answer that is no probability"] += 1
+            else:
+                labels.append(verdict)
+    return labels
 
 
 def verdicts_of(
@@ -164,8 +198,6 @@ def verdicts_of(
         last[answer.by, answer.is_human, answer.question] = answer
     verdicts = []
     for (by, is_human, question), answer in last.items():
-        if question == SOFT_QUESTION and not is_human:
-            verdicts.append(_soft(comparison, answer))
         if question != guidelines.question:
             continue
         level = guidelines.level_of(answer.value)
@@ -178,8 +210,10 @@ def verdicts_of(
     return sorted(verdicts, key=lambda verdict: verdict.by)
 
 
-def _soft(comparison: Comparison, answer: Answer) -> Verdict:
-    probability = float(answer.value)
+def _soft(comparison: Comparison, answer: Answer) -> Verdict | None:
+    probability = answer.value
+    if isinstance(probability, bool) or not isinstance(probability, int | float) or not 0 <= probability <= 1:
+        return None
     prefers: Literal["A", "B", "tie"] = "tie" if probability == TIE else "A" if probability > TIE else "B"
     level = Level(says=f"{prefers} by probability", prefers=prefers)
     return Verdict(comparison, answer.by, level, answer.rationale, is_human=False, probability=probability)
@@ -189,7 +223,7 @@ _RESPONSES: tuple[Response, ...] = ("A", "B")
 
 
 def _flags(answer: Answer, guidelines: Guidelines, problems: Counter[str]) -> tuple[str, ...]:
-    given = answer.value if isinstance(answer.value, list) else [answer.value]
+    given = set(map(str, answer.value)) if isinstance(answer.value, list) else {str(answer.value)}
     known = tuple(flag for flag in guidelines.flags if flag in given)
     if len(known) < len(given):
         problems["a flag that is none of the guidelines'"] += 1
@@ -227,8 +261,9 @@ def _annotators(verdicts: Sequence[Verdict], threshold: float | None) -> list[An
         by_name.setdefault(verdict.by, []).append(verdict)
     people = []
     for name, said in sorted(by_name.items()):
-        gold = [float(one.level.prefers == one.comparison.known) for one in said if one.comparison.known is not None]
-        known = share_interval(gold) if gold else None
+        asked = [verdict for verdict in said if verdict.comparison.known is not None]
+        gold = [float(verdict.level.prefers == verdict.comparison.known) for verdict in asked]
+        known = share_interval(gold, [prompt_key(verdict.comparison.prompt) for verdict in asked]) if gold else None
         prefers = Counter(one.level.prefers for one in said)
         below = threshold is not None and known is not None and known.high < threshold
         people.append(Annotating(name, len(said), prefers["tie"], prefers["none"], known, len(gold), below))
@@ -264,7 +299,7 @@ def krippendorff_alpha(verdicts: Sequence[Verdict], guidelines: Guidelines) -> f
     table = np.full((len(names), len(judged)), np.nan)
     for column, by_name in enumerate(judged.values()):
         for name, level in by_name.items():
-            table[names.index(name), column] = scale.get(level.says, np.nan)  # a judge has no levels
+            table[names.index(name), column] = scale[level.says]
     shared = (~np.isnan(table)).sum(axis=0) > 1 if judged else np.zeros(0, dtype=bool)
     values = table[:, shared]
     if not shared.any() or len(np.unique(values[~np.isnan(values)])) < 2:
@@ -286,6 +321,7 @@ def as_dict(collected: Collected) -> dict[str, Any]:
         "round": collected.name,
         "asked": collected.asked,
         "answered": len(collected.verdicts),
+        "labels": len(collected.labels),
         "preferences": len(collected.rows),
         "left_out": list(collected.left_out),
         "problems": dict(collected.problems),

@@ -1,5 +1,6 @@
 """Comparisons of a round: which two answers are shown, to whom, and in which order."""
 
+import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -97,6 +98,12 @@ def are_alike(first: str, second: str) -> bool:
     return matcher.real_quick_ratio() >= _ALIKE and matcher.ratio() >= _ALIKE
 
 
+def can_be_shown(candidates: Candidates) -> bool:
+    """Whether a prompt has two answers that differ."""
+    texts = [text for text in candidates.texts if text.strip()]
+    return any(not are_alike(first, second) for first, second in combinations(texts, 2))
+
+
 def best_pair(
     candidates: Candidates, config: AskConfig, spread: NDArray[np.float64], rng: np.random.Generator
 ) -> ChosenPair | None:
@@ -146,7 +153,7 @@ def arrange(
     """
     asked = [*pairs, *gold]
     order = rng.permutation(len(asked))
-    shared = set(rng.permutation(len(pairs))[: round(config.overlap * len(pairs))].tolist())
+    shared = set(rng.permutation(len(pairs))[: math.ceil(config.overlap * len(pairs))].tolist())
     load = dict.fromkeys(config.annotators or (ANYBODY,), 0)
     comparisons = []
     for number, place in enumerate(order.tolist()):

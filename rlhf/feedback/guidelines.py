@@ -12,14 +12,20 @@ from rlhf.errors import ConfigError, one_line
 from rlhf.files.names import below
 from rlhf.files.plain_yaml import load_yaml, read_yaml_text
 
+# MLflow's own limits of questions, options and descriptions.
 Text = Annotated[str, Field(min_length=1, max_length=200, pattern=r"\S")]
+Option = Annotated[str, Field(min_length=1, max_length=64, pattern=r"\S")]
 Flag = Annotated[str, Field(min_length=1, max_length=60, pattern=r"^[^\n,]*\S[^\n,]*$")]
+SOFT_QUESTION = "Probability that A is better"
+"""Under which a judge's labels stand."""
+_OWN_QUESTIONS = ("Feedback", SOFT_QUESTION)
+"""MLflow's, which every experiment has, and that of judges."""
 
 
 class Level(Section):
     """An answer to the question which response is better."""
 
-    says: Text
+    says: Option
     """Text of the answer."""
     prefers: Literal["A", "B", "tie", "none"]
     """The response that it prefers. none: it cannot be judged."""
@@ -50,11 +56,11 @@ class Guidelines(Section):
     """The question. Answers are stored under it."""
     instruction: Annotated[str, Field(max_length=1000)] = ""
     """What people should look at. It stands beside the question."""
-    details: Annotated[str, Field(max_length=100_000)] = ""
+    details: Annotated[str, Field(max_length=15_000)] = ""
     """The guidelines at length, in Markdown: the description of the round's experiment."""
-    levels: Annotated[tuple[Level, ...], Field(min_length=2, max_length=20)] = _LEVELS
+    levels: Annotated[tuple[Level, ...], Field(min_length=2, max_length=10)] = _LEVELS
     """The answers there are."""
-    flags: Annotated[tuple[Flag, ...], Field(max_length=20)] = ()
+    flags: Annotated[tuple[Flag, ...], Field(max_length=10)] = ()
     """What may be said of each response, such as harmful."""
 
     @model_validator(mode="after")
@@ -63,6 +69,8 @@ class Guidelines(Section):
             twice = [value for value, count in Counter(values).items() if count > 1]
             if twice:
                 raise ValueError(f"{what}: {twice[0]!r} stands twice; give each its own words")
+        if self.question in (*_OWN_QUESTIONS, *map(self.flags_question, ("A", "B"))):
+            raise ValueError(f"question: {self.question!r} is asked already; ask in other words")
         missing = {"A", "B"} - {level.prefers for level in self.levels}
         if missing:
             raise ValueError(f"levels: no answer prefers {' or '.join(sorted(missing))}; add one")

@@ -1,11 +1,11 @@
 """A judge's labels of a round's comparisons, once it is known how far it agrees with people."""
 
+import hashlib
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
-from urllib.parse import quote
 
 import numpy as np
 from pydantic import TypeAdapter
@@ -15,9 +15,10 @@ from rlhf.data.preparation.splits import prompt_key
 from rlhf.errors import InputError
 from rlhf.evaluation.agreement import Agreement
 from rlhf.evaluation.statistics import Estimate, share_interval
-from rlhf.feedback.collect import SOFT_QUESTION, Verdict, agreement_of, read_verdicts
+from rlhf.feedback.collect import Verdict, agreement_of, read_verdicts
 from rlhf.feedback.comparisons import Comparison
-from rlhf.feedback.rounds import Round, item_key
+from rlhf.feedback.guidelines import SOFT_QUESTION
+from rlhf.feedback.rounds import Round, judge_key, show_to_judges
 from rlhf.judges.constitution import read_principles
 from rlhf.judges.endpoint import Endpoint
 from rlhf.judges.preference import Judgment, Pair, count_places, judge_pairs
@@ -47,6 +48,7 @@ class Labelled:
         unreadable: answers that named no letter, which were not guessed.
         places: how often one place won in both orders.
         both_orders: whether both were asked.
+        believed: whether its labels count.
     """
 
     name: str
@@ -59,6 +61,7 @@ class Labelled:
     unreadable: int
     places: dict[str, int]
     both_orders: bool
+    believed: bool = True
 
     def as_dict(self) -> dict[str, Any]:
         """For JSON."""
@@ -68,6 +71,7 @@ class Labelled:
 
 _LABELLED = TypeAdapter(Labelled)
 _FOLDER = "feedback/judges"
+_UNREADABLE = "no letter"
 
 
 def label(config: LabelConfig, judge: JudgeConfig, asked: Round, root: Path) -> Labelled:
@@ -79,47 +83,62 @@ def label(config: LabelConfig, judge: JudgeConfig, asked: Round, root: Path) -> 
         ConfigError: the constitution cannot be read.
     """
     principles = read_principles(config.constitution, root)
-    people = [one for one in read_verdicts(asked, Counter(), complete=False) if one.is_human]
-    decided = [one for one in people if one.level.prefers in ("A", "B") and one.comparison.known is None]
+    people = read_verdicts(asked, Counter(), complete=False)
+    decided = [
+        verdict for verdict in people if verdict.level.prefers in ("A", "B") and verdict.comparison.known is None
+    ]
     if not decided and not config.unmeasured_judge:
         raise JudgeNotBelievedError(
             f"round {asked.name}: no person has decided any of its comparisons, so nobody knows whether {judge.model} "
             f"agrees with people; have some answered first, or set unmeasured_judge, which the data will say"
         )
     endpoint = Endpoint(judge)
-    first = {one.comparison.number: one.comparison for one in decided}
+    first = {verdict.comparison.number: verdict.comparison for verdict in decided}
     measured = _judge(endpoint, list(first.values()), principles, config, asked.name)
     agreement = _agreement(decided, measured)
+    labelled = Labelled(
+        name=asked.name,
+        judge=judge.model,
+        agreement=agreement,
+        num_compared=len(decided),
+        people=agreement_of(people),
+        labelled=0,
+        ties=0,
+        unreadable=0,
+        places={},
+        both_orders=config.both_orders,
+        believed=False,
+    )
     if agreement is not None and agreement.low < config.minimum_agreement:
+        _record(asked, labelled)  # labels of before, when nobody had measured it, count no more
         raise JudgeNotBelievedError(
             f"round {asked.name}: {judge.model} agrees with people on {agreement.value:.1%} ({agreement.low:.1%} to "
             f"{agreement.high:.1%}) of {len(decided):,} verdicts, and the lower bound must be "
             f"{config.minimum_agreement:.1%} (minimum_agreement); nothing was labelled. Take another judge or "
             f"constitution, or have more comparisons answered if the interval is wide"
         )
-    others = [one for one in asked.comparisons if one.known is None and one.number not in first]
+    others = [
+        comparison for comparison in asked.comparisons if comparison.known is None and comparison.number not in first
+    ]
     judged = measured | _judge(endpoint, others, principles, config, asked.name)
-    _write(asked, judge.model, judged, principles, config)
     readable = [judgment for judgment in judged.values() if judgment.probability is not None]
-    return Labelled(
-        name=asked.name,
-        judge=judge.model,
-        agreement=agreement,
-        num_compared=len(decided),
-        people=agreement_of(people),
+    labelled = replace(
+        labelled,
         labelled=len(readable),
         ties=sum(judgment.is_tie for judgment in readable),
         unreadable=len(judged) - len(readable),
         places=dict(count_places(readable)),
-        both_orders=config.both_orders,
+        believed=True,
     )
+    _record(asked, labelled)  # before the labels: without a record none of them counts
+    _write(asked, judge.model, judged, principles, config)
+    return labelled
 
 
-def record_labels(asked: Round, labelled: Labelled) -> None:
-    """Write down what came of a judge's labels, beside what others said."""
-    log_content(
-        asked.run_id, _LABELLED.dump_json(labelled, indent=2), f"{_FOLDER}/{quote(labelled.judge, safe='')}.json"
-    )
+def _record(asked: Round, labelled: Labelled) -> None:
+    """Write down what is known of a judge, in the place of what was. A name may hold what no path does."""
+    name = hashlib.sha256(labelled.judge.encode()).hexdigest()[:16]
+    log_content(asked.run_id, _LABELLED.dump_json(labelled, indent=2), f"{_FOLDER}/{name}.json")
 
 
 def recorded_labels(asked: Round) -> list[Labelled]:
@@ -164,21 +183,18 @@ def _agreement(people: Sequence[Verdict], judged: dict[int, Judgment]) -> Estima
 def _write(
     asked: Round, model: str, judged: dict[int, Judgment], principles: Sequence[str], config: LabelConfig
 ) -> None:
-    """Put labels beside people's, where they are not there yet."""
+    """Write labels where they are not there yet; where nothing could be read, that a label of before is none."""
+    comparisons = [comparison for comparison in asked.comparisons if comparison.number in judged]
+    show_to_judges(asked, comparisons)
     reviews = ReviewRound(asked.name)
-    traces = {
-        one.number: reviews.trace_id(item_key(one, one.annotators[0]))
-        for one in asked.comparisons
-        if one.number in judged
-    }
-    there = reviews.answers(list(traces.values()))
-    for comparison in asked.comparisons:
-        number = comparison.number
-        judgment = judged.get(number)
-        if judgment is None or judgment.probability is None or traces[number] not in there:
-            continue
-        value = round(judgment.probability, 6)
-        said = [one for one in there[traces[number]] if one.question == SOFT_QUESTION and one.by == model]
-        if not said or max(said, key=lambda one: one.time).value != value:
-            principle = principles[_drawn(config, asked.name, comparison, len(principles))]
-            reviews.answer(traces[number], SOFT_QUESTION, value, model, is_human=False, rationale=principle)
+    traces = [reviews.trace_id(judge_key(comparison)) for comparison in comparisons]
+    there = reviews.answers(traces)
+    for comparison, trace_id in zip(comparisons, traces, strict=True):
+        probability = judged[comparison.number].probability
+        principle = principles[_drawn(config, asked.name, comparison, len(principles))]
+        label = (_UNREADABLE if probability is None else round(probability, 6), principle)
+        said = [answer for answer in there[trace_id] if answer.question == SOFT_QUESTION and answer.by == model]
+        last = max(said, key=lambda answer: answer.time, default=None)
+        is_new = probability is not None if last is None else (last.value, last.rationale) != label
+        if is_new:
+            reviews.answer(trace_id, SOFT_QUESTION, label[0], model, is_human=False, rationale=principle)

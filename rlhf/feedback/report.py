@@ -47,11 +47,13 @@ def revised_markdown(settings: ReviseConfig, critic: str | None, revisions: Sequ
     """What came of critiques and revisions."""
     counts = Counter(name for one in revisions for name in one.principles)
     rows = [[escape(name), f"{count:,}"] for name, count in sorted(counts.items())]
+    num_cut = sum(not revision.ended[-1] for revision in revisions)
     return (
         f"**Revisions {settings.round}**: {len(revisions):,} answers, {settings.num_revisions} "
         f"{'revision' if settings.num_revisions == 1 else 'revisions'} each, by "
         f"{escape(critic) if critic else 'the policy itself'}; {num_rows:,} became demonstrations, the others were "
-        f"left as they were or came out empty.\n\n{table(['principle', 'drawn'], rows, numbers={1})}"
+        f"left as they were, came out empty, or were cut off ({num_cut:,})."
+        f"\n\n{table(['principle', 'drawn'], rows, numbers={1})}"
     )
 
 
@@ -78,7 +80,7 @@ def labelled_markdown(labelled: Labelled) -> str:
 
 
 def _judges(asked: Round) -> list[str]:
-    """What was measured of each judge that labelled the round; whoever was not comes first."""
+    """What was measured of each judge of the round; those that were not measured come first."""
     said = [labelled_markdown(labelled).partition("\n\n")[0] for labelled in recorded_labels(asked)]
     return sorted(said, key=lambda sentence: not sentence.startswith("**"))
 
@@ -89,6 +91,7 @@ def _counts(collected: Collected) -> str:
     none = sum(verdict.level.prefers == "none" for verdict in collected.verdicts)
     said = (
         f"**Round {collected.name}**: {len(collected.verdicts):,} of {collected.asked:,} answered; "
+        f"{f'{len(collected.labels):,} labels of judges; ' if collected.labels else ''}"
         f"{len(collected.rows):,} preferences, {ties:,} of them ties; {none:,} could not be judged, {gold:,} were gold "
         f"questions."
     )

@@ -32,7 +32,9 @@ from rlhf.tracking.files import log_content
 SOURCE = "revision"
 _MAX_TOKENS = 1024
 """Of an endpoint's critique or revision."""
-Write = Callable[[Sequence[Conversation], str], list[str]]
+Written = tuple[str, bool]
+"""A text, and whether it came to its end."""
+Write = Callable[[Sequence[Conversation], str], list[Written]]
 """Writes what follows each dialogue; the text names the step, for its seed."""
 
 
@@ -46,18 +48,20 @@ class Revision:
         critiques: of each answer but the last.
         principles: names of those drawn.
         policy: who wrote the first answer.
+        ended: whether each answer came to its end.
     """
 
     prompt: Conversation
     answers: list[str]
     policy: str
+    ended: list[bool]
     critiques: list[str] = field(default_factory=list)
     principles: list[str] = field(default_factory=list)
 
     def as_row(self, name: str) -> Row | None:
-        """A demonstration of the last revision; None where it is empty, or nothing was changed."""
+        """A demonstration of the last revision; None where it is empty or cut off, or nothing was changed."""
         last = self.answers[-1].strip()
-        if not last or last == self.answers[0].strip():
+        if not last or not self.ended[-1] or last == self.answers[0].strip():
             return None
         completion = [{"role": "assistant", "content": last}]
         return {"prompt": [dict(one) for one in self.prompt], "completion": completion, "source": SOURCE, "round": name}
@@ -86,21 +90,23 @@ def revise(
     own = _by_policy(config, settings, policy)
     write = own if critic is None else _by_endpoint(Endpoint(critic))
     revisions = [
-        Revision(prompt, [answer], policy.name) for prompt, answer in zip(prompts, own(prompts, "answer"), strict=True)
+        Revision(prompt, [answer], policy.name, [ended])
+        for prompt, (answer, ended) in zip(prompts, own(prompts, "answer"), strict=True)
     ]
     for number in range(settings.num_revisions):
         drawn = [principles[_drawn(settings, number, place, len(principles))] for place in range(len(revisions))]
         asked = [_asked(one, principle.critique) for one, principle in zip(revisions, drawn, strict=True)]
         critiques = write(asked, f"critique {number}")
-        for one, principle, critique in zip(revisions, drawn, critiques, strict=True):
+        for one, principle, (critique, _) in zip(revisions, drawn, critiques, strict=True):
             one.principles.append(principle.name)
             one.critiques.append(critique)
         asked = [
             [*dialogue, {"role": "assistant", "content": one.critiques[-1]}, {"role": "user", "content": of.revision}]
             for dialogue, one, of in zip(asked, revisions, drawn, strict=True)
         ]
-        for one, revised in zip(revisions, write(asked, f"revision {number}"), strict=True):
+        for one, (revised, ended) in zip(revisions, write(asked, f"revision {number}"), strict=True):
             one.answers.append(revised)
+            one.ended.append(ended)
         report_progress("feedback", number + 1, settings.num_revisions)
     return revisions
 
@@ -121,11 +127,11 @@ def _asked(revision: Revision, request: str) -> list[Any]:
 
 
 def _by_endpoint(endpoint: Endpoint) -> Write:
-    def write(dialogues: Sequence[Conversation], _: str) -> list[str]:
-        texts = [""] * len(dialogues)
+    def write(dialogues: Sequence[Conversation], _: str) -> list[Written]:
+        written = [("", False)] * len(dialogues)
         for place, completion in endpoint.ask_all(dialogues, _MAX_TOKENS):
-            texts[place] = completion.text.strip()
-        return texts
+            written[place] = completion.text.strip(), completion.ended
+        return written
 
     return write
 
@@ -134,7 +140,7 @@ def _by_policy(config: PipelineConfig, settings: ReviseConfig, policy: ChatPolic
     tokenizer, model = load_tokenizer(policy.folder), load_policy(policy.folder, config.compute)
     longest = settings.max_response_tokens or config.max_response_tokens
 
-    def write(dialogues: Sequence[Conversation], step: str) -> list[str]:
+    def write(dialogues: Sequence[Conversation], step: str) -> list[Written]:
         ids = encode_prompts(tokenizer, dialogues)
         most = max(map(len, ids))
         if most + longest > config.model.max_length:
@@ -153,7 +159,8 @@ def _by_policy(config: PipelineConfig, settings: ReviseConfig, policy: ChatPolic
             seed=derive_seed(settings.seed, "revise", settings.round, step),
             batch_size=config.evaluation.batch_size,
         )
-        return [text.strip() for text in decode_responses(tokenizer, responses)]
+        texts = decode_responses(tokenizer, responses)
+        return [(text.strip(), ids[-1] == tokenizer.eos_token_id) for text, ids in zip(texts, responses, strict=True)]
 
     return write
 

@@ -4,7 +4,7 @@ import hashlib
 import json
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from rlhf.config.feedback import AskConfig
 from rlhf.errors import ConfigError
@@ -56,16 +56,16 @@ def open_round(config: AskConfig, recipe: str, guidelines: Guidelines) -> Round:
     begun = _run_of(config.round)
     if begun is None:
         tags = {ROUND_TAG: config.round, ROUND_KEY_TAG: key, RECIPE_TAG: recipe}
-        run_id = open_run(f"feedback {config.round}", FEEDBACK, tags)
-        log_content(run_id, json.dumps(settings, indent=2).encode(), _SETTINGS)
-        log_content(run_id, guidelines.as_yaml().encode(), _GUIDELINES)
-        return Round(config.round, run_id, recipe, guidelines, ())
+        begun = open_run(f"feedback {config.round}", FEEDBACK, tags), tags
     run_id, tags = begun
     if tags.get(ROUND_KEY_TAG) != key:
         raise ConfigError(
             f"round {config.round} was asked with other settings (MLflow run {run_id}, {_SETTINGS}); give this one a "
             f"name of its own, or the same settings to go on with that one"
         )
+    # Also where the round goes on: it may have been cut off before this.
+    log_content(run_id, json.dumps(settings, indent=2).encode(), _SETTINGS)
+    log_content(run_id, guidelines.as_yaml().encode(), _GUIDELINES)
     return Round(config.round, run_id, recipe, guidelines, _comparisons(run_id))
 
 
@@ -77,7 +77,8 @@ def find_round(name: str) -> Round:
     """
     begun = _run_of(name)
     if begun is None:
-        names = sorted({run.data.tags.get(ROUND_TAG, "") for run in find(f"tags.`{KIND_TAG}` = '{FEEDBACK}'")})
+        runs = find(f"tags.`{KIND_TAG}` = '{FEEDBACK}'")
+        names = sorted({run.data.tags[ROUND_TAG] for run in runs if ROUND_TAG in run.data.tags})
         known = f"there are: {', '.join(names)}" if names else "none was asked yet"
         raise ConfigError(f"there is no round {name} ({known}); ask one with `rlhf feedback ask CONFIG --round {name}`")
     run_id, tags = begun
@@ -151,9 +152,20 @@ def questions(guidelines: Guidelines) -> list[Question]:
 def item_key(comparison: Comparison, person: str) -> str:
     """What tells a comparison that a person is asked for from all others of the round.
 
-    Each person has a trace of her own, so that nobody sees what another has answered.
+    Each person has a trace of her own, and judges have one, so that nobody is shown what others have answered.
     """
     return f"{comparison.number}/{person}"
+
+
+def judge_key(comparison: Comparison) -> str:
+    """What tells the trace that has the labels of judges from those of people."""
+    return f"{comparison.number}//judges"
+
+
+def show_to_judges(asked: Round, comparisons: Sequence[Comparison]) -> None:
+    """Make the traces that judges' labels stand at. They are in no queue."""
+    items = [replace(_item(comparison, ANYBODY), key=judge_key(comparison)) for comparison in comparisons]
+    ReviewRound(asked.name).show(items)
 
 
 def _item(comparison: Comparison, person: str) -> ReviewItem:
@@ -166,7 +178,7 @@ def _item(comparison: Comparison, person: str) -> ReviewItem:
             for name, text in zip(("A", "B"), comparison.responses, strict=True)
         ),
     ]
-    return ReviewItem(item_key(comparison, person), last["content"], "\n".join(parts))
+    return ReviewItem(item_key(comparison, person), safe_markdown(last["content"]), "\n".join(parts))
 
 
 def _quoted(text: str) -> str:

@@ -20,6 +20,7 @@ from rlhf.errors import InputError, one_line
 from rlhf.paths import local_folder
 
 Message = Mapping[str, str]
+_LEAST_MASS = 0.5
 _TOP = 20
 """Alternatives whose probabilities are asked for; no endpoint gives more."""
 
@@ -36,20 +37,26 @@ class Completion:
         text: the answer.
         first_token: log-probabilities of what the first token could have been, by token; empty where the endpoint does
             not say.
+        ended: the answer came to its end, and was not cut off.
     """
 
     text: str
     first_token: Mapping[str, float] = field(default_factory=dict)
+    ended: bool = True
 
     def probability(self, first: str, second: str) -> float | None:
-        """The probability of the letter `first` against `second` as the first token; None where neither is told of."""
+        """The probability of the letter `first` against `second` as the first token.
+
+        None where the two are not most of what the token could have been: the model says something else then, and what
+        is left of the letters is no preference.
+        """
         weights = {first: 0.0, second: 0.0}
         for token, logprob in self.first_token.items():
             letter = token.strip(" ()[].:*\"'\n\t")
             if letter in weights:
                 weights[letter] += math.exp(logprob)
         total = sum(weights.values())
-        return weights[first] / total if total > 0 else None
+        return weights[first] / total if total >= _LEAST_MASS else None
 
 
 class Endpoint:
@@ -64,20 +71,26 @@ class Endpoint:
         self.config = config
         self.num_sent = 0
         self._lock = threading.Lock()
+        key = os.environ.get(config.key_variable) or "none"
+        if not key.isascii() or not key.isprintable():
+            raise EndpointError(f"{config.key_variable} holds what is no key; set it to the endpoint's key alone")
         self._client = OpenAI(
-            api_key=os.environ.get(config.key_variable) or "none",
+            api_key=key,
             base_url=config.url,
             timeout=config.timeout_seconds,
             max_retries=config.num_retries,
         )
         self._memory = _Memory((folder or local_folder("judgments")) / "answers.db")
 
-    def ask_all(self, asked: Sequence[Sequence[Message]], max_tokens: int) -> Iterator[tuple[int, Completion]]:
+    def ask_all(
+        self, asked: Sequence[Sequence[Message]], max_tokens: int, *, letters: bool = False
+    ) -> Iterator[tuple[int, Completion]]:
         """Ask several things at a time.
 
         Args:
             asked: dialogues.
             max_tokens: of each answer.
+            letters: ask for the probabilities of the first token.
 
         Yields:
             Place and answer, as they come. What was answered is kept, however this ends.
@@ -86,21 +99,19 @@ class Endpoint:
             EndpointError: the endpoint does not answer or refuses, or the budget is spent.
         """
         places = iter(range(len(asked)))
-        with ThreadPoolExecutor(self.config.concurrency) as pool:
-            running: dict[Future[Completion], int] = {}
-            try:
-                while True:
-                    while len(running) < self.config.concurrency and (place := next(places, None)) is not None:
-                        running[pool.submit(self.ask, asked[place], max_tokens)] = place
-                    if not running:
-                        return
-                    for done in wait(running, return_when=FIRST_COMPLETED).done:
-                        yield running.pop(done), done.result()
-            finally:
-                for future in running:
-                    future.cancel()
+        pool, running = ThreadPoolExecutor(self.config.concurrency), dict[Future[Completion], int]()
+        try:
+            while True:
+                while len(running) < self.config.concurrency and (place := next(places, None)) is not None:
+                    running[pool.submit(self.ask, asked[place], max_tokens, letters=letters)] = place
+                if not running:
+                    return
+                for done in wait(running, return_when=FIRST_COMPLETED).done:
+                    yield running.pop(done), done.result()
+        finally:  # what is still under way after an error may take minutes, with all its retries
+            pool.shutdown(wait=not running, cancel_futures=True)
 
-    def ask(self, messages: Sequence[Message], max_tokens: int) -> Completion:
+    def ask(self, messages: Sequence[Message], max_tokens: int, *, letters: bool = False) -> Completion:
         """Ask one thing.
 
         Raises:
@@ -111,8 +122,7 @@ class Endpoint:
             "messages": [dict(message) for message in messages],
             "max_tokens": max_tokens,
             "temperature": 0.0,
-            "logprobs": True,
-            "top_logprobs": _TOP,
+            **({"logprobs": True, "top_logprobs": _TOP} if letters else {}),
         }
         key = hashlib.sha256(json.dumps([self.config.url, request], sort_keys=True).encode()).hexdigest()
         known = self._memory.read(key)
@@ -139,6 +149,8 @@ class Endpoint:
             answer = self._client.chat.completions.create(**request)
             choice = answer.choices[0]
             text, logprobs = choice.message.content, choice.logprobs
+            first = logprobs.content[0] if logprobs is not None and logprobs.content else None
+            alternatives = {token.token: token.logprob for token in first.top_logprobs or ()} if first else {}
         except APITimeoutError:
             raise EndpointError(
                 f"{where} took longer than {self.config.timeout_seconds:g} s, {self.config.num_retries + 1} times; "
@@ -157,14 +169,14 @@ class Endpoint:
             raise EndpointError(
                 f"{where} sent an answer without choices; look whether it is an OpenAI-compatible one"
             ) from None
-        first = logprobs.content[0] if logprobs is not None and logprobs.content else None
-        alternatives = {one.token: one.logprob for one in first.top_logprobs} if first is not None else {}
-        return Completion(text or "", alternatives)
+        return Completion(text or "", alternatives, choice.finish_reason != "length")
 
 
 def _advice(error: APIStatusError) -> str:
     if error.status_code in (401, 403):
         return "set the variable that key_variable names to a key that it takes"
+    if error.status_code == 400:
+        return "it does not take what it was asked, which the words before say; look at model, or take another endpoint"
     if error.status_code == 404:
         return "look at url and model"
     if error.status_code == 429:

@@ -21,7 +21,8 @@ _FORM = """Consider the following conversation between a human and an assistant:
 (B) {second}
 
 Answer with one letter, A or B."""
-_LETTER = re.compile(r"[\s(\[*\"']*([AB])\b")
+_LETTER = re.compile(r"[\s(\[*\"']*([AB])[\s)\]*.:,\"']*")
+"""An answer that is a letter, and nothing else: `A better one` is no A."""
 _MAX_TOKENS = 4
 Told = Callable[[int, int], None]
 
@@ -83,7 +84,7 @@ def judge_pairs(
         if both_orders:
             asked.append(_dialogue(pair, pair.second, pair.first))
     answers: list[float | None] = [None] * len(asked)
-    for number, (place, completion) in enumerate(endpoint.ask_all(asked, _MAX_TOKENS), start=1):
+    for number, (place, completion) in enumerate(endpoint.ask_all(asked, _MAX_TOKENS, letters=True), start=1):
         answers[place] = read_letter(completion)
         if told is not None:
             told(number, len(asked))
@@ -98,7 +99,7 @@ def read_letter(completion: Completion) -> float | None:
     probability = completion.probability("A", "B")
     if probability is not None:
         return probability
-    letter = _LETTER.match(completion.text)
+    letter = _LETTER.fullmatch(completion.text)
     return None if letter is None else float(letter[1] == "A")
 
 

@@ -22,7 +22,7 @@ class Reviewers:
         return is_server(tracking_uri()) and self._has(os.environ.get("MLFLOW_TRACKING_USERNAME") or USER)
 
     def add(self, name: str, password: str) -> None:
-        """Let somebody sign in, who sees nothing of what is there but the rounds that she is asked of.
+        """Let somebody sign in, to whom the runs are closed; what other experiments and models there are, she may read.
 
         Raises:
             InputError: the name is taken.

@@ -19,7 +19,7 @@ from rlhf.feedback import rounds
 from rlhf.feedback.comparisons import Comparison
 from rlhf.feedback.guidelines import Guidelines
 from rlhf.feedback.label import JudgeNotBelievedError
-from rlhf.feedback.rounds import find_round, item_key, num_asked, num_complete
+from rlhf.feedback.rounds import find_round, item_key, judge_key, num_asked, num_complete
 from rlhf.references import FeedbackReport
 from rlhf.tracking.queries import find
 from rlhf.tracking.reviews import QueueDeletedError, ReviewRound
@@ -269,7 +269,7 @@ def test_a_judge_is_measured_against_people_before_it_labels(project: Path):
     ask_feedback(config(), ASK.model_copy(update={"num_pairs": 24, "annotators": ("ann", "bob"), "overlap": 0.0}))
     label = LabelConfig(round="week-1", constitution="constitution.json", minimum_agreement=0.5)
     with judge_endpoint(by_length) as judge:
-        settings = JudgeConfig(url=judge.url, model="long")
+        settings = JudgeConfig(url=judge.url, model="org/long:8b")  # as hubs and servers name models
         with pytest.raises(
             JudgeNotBelievedError, match=r"no person has decided any of its comparisons, so nobody knows"
         ):
@@ -289,19 +289,37 @@ def test_a_judge_is_measured_against_people_before_it_labels(project: Path):
     agreement = report.figures["agreement"]
     assert isinstance(agreement, dict)
     assert agreement["value"] == 1.0
-    assert "The judge long agrees with people on 100.0%" in report.text
+    assert "The judge org/long:8b agrees with people on 100.0%" in report.text
 
     collected = collect_feedback(CollectConfig(round="week-1"))
     rows = rows_of(project, "week-1")
-    of_judge = [row for row in rows if row["annotator"] == "long"]
+    of_judge = [row for row in rows if row["annotator"] == "org/long:8b"]
     assert len(of_judge) == 24
     assert collected.preferences == len(rows)
+    assert collected.figures["agreement"] is None  # a judge is no second person
+    assert (collected.answered, collected.figures["labels"]) == (len(rows) - 24 + 4, 24)
     decided = [row for row in of_judge if "chosen" in row]
     assert {row["probability"] for row in decided} == {0.75}
     assert {row["source"] for row in of_judge} == {"feedback of a judge"}
     assert {row["rationale"] for row in of_judge} <= {"Prefer what is longer.", "Prefer what says more."}
     assert all(len(row["chosen"][0]["content"]) > len(row["rejected"][0]["content"]) for row in decided)
     assert all(row["ranks"] == [1, 1] for row in of_judge if "ranks" in row)
+
+
+def test_a_judge_that_people_contradict_later_counts_no_more(project: Path):
+    (project / "constitution.json").write_text('["Prefer what is longer."]')
+    write_inputs(project)
+    ask_feedback(config(), ASK.model_copy(update={"num_pairs": 24, "overlap": 0.0}))
+    label = LabelConfig(round="week-1", constitution="constitution.json", unmeasured_judge=True)
+    with judge_endpoint(lambda *asked: 1 - by_length(*asked)) as judge:
+        settings = JudgeConfig(url=judge.url, model="short")
+        assert label_feedback(label, settings).answered == 24
+        answer_all("week-1", "Ann")
+        with pytest.raises(JudgeNotBelievedError, match="nothing was labelled"):
+            label_feedback(label, settings)
+    collected = collect_feedback(CollectConfig(round="week-1"))
+    assert {row["annotator"] for row in rows_of(project, "week-1")} == {"ann"}
+    assert collected.figures["problems"] == {"a label of a judge that is not believed": 24}
 
 
 def test_an_unmeasured_judge_is_named_as_one(project: Path):
@@ -313,6 +331,14 @@ def test_an_unmeasured_judge_is_named_as_one(project: Path):
     assert report.text.startswith("**Nobody has measured the judge long against people.**")
     assert "in one order alone, so that a bias for a place is in them" in report.text
     collect_feedback(CollectConfig(round="alone"))
+    reviews = ReviewRound("alone")
+    (first, *others) = (reviews.trace_id(judge_key(comparison)) for comparison in find_round("alone").comparisons)
+    reviews.answer(first, "Probability that A is better", 7, "long", is_human=False)
+    reviews.answer(others[0], "Probability that A is better", 0.9, "another", is_human=False)
+    assert collect_feedback(CollectConfig(round="alone")).figures["problems"] == {
+        "a label of a judge that is not believed": 1,
+        "a judge's answer that is no probability": 1,
+    }
     assert "**Nobody has measured the judge long against people.**" in (project / "data" / "datasheet.md").read_text()
 
 
@@ -349,7 +375,7 @@ def test_an_endpoint_criticizes_and_the_revisions_are_demonstrations(project: Pa
     critique = next(messages for messages in seen if messages[-1]["content"] == "What is wrong ?")
     assert [message["role"] for message in critique] == ["user", "assistant", "user"]
     assert "| plain | 12 |" in report.text
-    assert "## Round red" in (project / "data" / "datasheet.md").read_text()
+    assert "## Revisions red" in (project / "data" / "datasheet.md").read_text()
 
 
 def test_a_policy_is_its_own_critic(project: Path):

@@ -13,7 +13,7 @@ from rlhf.config.data import DataConfig
 from rlhf.data.importing.formats import ImportReport, Sources, convert_dataset, to_json
 from rlhf.data.importing.reading import RowReader, SourceOptions, open_rows
 from rlhf.data.row_hash import identity
-from rlhf.data.schema import ALL_KINDS, DATASHEET, Row, check_files, read_rows, write_rows
+from rlhf.data.schema import ALL_KINDS, DATASHEET, Row, check_files, read_rows, validate_file, write_rows
 from rlhf.data.versions.repository import TRACKED, check_repository
 from rlhf.data.versions.resolve import resolve
 from rlhf.data.versions.transaction import Version, new_version, publish
@@ -139,7 +139,7 @@ def replace_round(root: Path, name: str, rows: Sequence[Row], note: str, kind: s
         kind: of the rows, preferences or demonstrations.
 
     Returns:
-        What data/ is now; None where it holds just these rows already.
+        What data/ is now; None where it holds just these rows and this note already.
 
     Raises:
         DataError: data/ cannot be had, differs from data.dvc or lacks a file, or DVC refuses.
@@ -151,11 +151,17 @@ def replace_round(root: Path, name: str, rows: Sequence[Row], note: str, kind: s
         there = [row for _, row in read_rows(path, kind)]
         before = [row for row in there if row.get("round") == name]
         kept = [row for row in there if row.get("round") != name]
-        if list(map(to_json, before)) == list(map(to_json, rows)):
-            return None
-        write_rows(path, [*kept, *rows])
         sheet = filled / DATASHEET
-        sheet.write_text(_with_section(sheet.read_text(encoding="utf-8"), f"Round {name}", note), encoding="utf-8")
+        text = sheet.read_text(encoding="utf-8")
+        noted = _with_section(text, f"{'Round' if kind == 'preferences' else 'Revisions'} {name}", note)
+        same = list(map(to_json, before)) == list(map(to_json, rows))
+        if same and (noted == text or not rows):
+            return None
+        if not kept and not rows:
+            raise DataError(f"round {name} has nothing now, and data/ has no other {kind}; data/ stays as it is")
+        write_rows(path, [*kept, *rows])
+        validate_file(path, kind)
+        sheet.write_text(noted, encoding="utf-8")
         return publish(filled, root, desc=one_line(f"Round {name}: {len(rows)} {kind}"), replace=True)
 
 

@@ -18,11 +18,11 @@ from rlhf.tracking.reviews import Answer
 
 GUIDELINES = Guidelines(flags=("rude", "wrong"))
 QUESTION = GUIDELINES.question
-PROMPT = [{"role": "user", "content": "Why?"}]
 
 
 def comparison(number: int = 0, known: str | None = None) -> Comparison:
-    return Comparison(number, PROMPT, ("because", "no idea"), ("run/a", "run/b"), "at random", ("ann",), known)
+    prompt = [{"role": "user", "content": f"Why {number}?"}]
+    return Comparison(number, prompt, ("because", "no idea"), ("run/a", "run/b"), "at random", ("ann",), known)
 
 
 def said(value: object, by: str = "ann", question: str = QUESTION, time: int = 1, **more: object) -> Answer:

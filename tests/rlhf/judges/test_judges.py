@@ -3,6 +3,7 @@
 import gzip
 import hashlib
 import json
+import math
 import os
 import random
 import time
@@ -69,10 +70,26 @@ def test_a_bias_for_a_place_makes_ties_and_what_is_decided_is_right(tmp_path):
 
 @pytest.mark.parametrize(
     ("text", "expected"),
-    [("A", 1.0), (" (B) is better", 0.0), ("**A**", 1.0), ("Both are fine", None), ("Apples", None), ("", None)],
+    [
+        ("A", 1.0),
+        (" (B).", 0.0),
+        ("**A**", 1.0),
+        ("A better answer", None),
+        ("Apples", None),
+        ("A or B", None),
+        ("", None),
+    ],
 )
 def test_letters_out_of_text_are_read_and_never_guessed(text, expected):
     assert read_letter(Completion(text)) == expected
+
+
+def test_letters_that_are_not_most_of_what_it_would_say_are_no_preference():
+    """The tail of the alternatives always holds a letter or two."""
+    tail = {"Both": math.log(0.99), "A": -8.5, "B": -12.0}
+    assert read_letter(Completion("Both are fine", tail)) is None
+    assert read_letter(Completion("(B)", {"(": math.log(0.99), "A": -8.0, "B": -9.0})) == 0.0
+    assert read_letter(Completion("A", {"A": math.log(0.4), " B": math.log(0.2)})) == pytest.approx(2 / 3)
 
 
 def test_text_without_a_letter_is_counted(tmp_path):
@@ -221,7 +238,16 @@ def test_a_constitution_in_json_or_yaml(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "url", ["ftp://host/v1", "host", "http://", "http://me:secret@host/v1", "http://host/v1?key=secret"]
+    "url",
+    [
+        "http://host:abc/v1",
+        "http://host/v1#k=secret",
+        "ftp://host/v1",
+        "host",
+        "http://",
+        "http://me:secret@host/v1",
+        "http://host/v1?key=secret",
+    ],
 )
 def test_addresses_that_are_refused(url):
     with pytest.raises(ValidationError, match="url"):
