@@ -29,6 +29,10 @@ class EndpointError(InputError):
     """The endpoint cannot be asked: it is away, it refuses, or the budget is spent."""
 
 
+class BudgetSpentError(EndpointError):
+    """As many requests were sent as may be."""
+
+
 @dataclass(frozen=True)
 class Completion:
     """What a model answered.
@@ -108,7 +112,10 @@ class Endpoint:
                     return
                 for done in wait(running, return_when=FIRST_COMPLETED).done:
                     yield running.pop(done), done.result()
-        finally:  # what is still under way after an error may take minutes, with all its retries
+        except BudgetSpentError:  # the others are being answered, and paid
+            pool.shutdown(cancel_futures=True)
+            raise
+        finally:  # what is still under way after another error may take minutes, with all its retries
             pool.shutdown(wait=not running, cancel_futures=True)
 
     def ask(self, messages: Sequence[Message], max_tokens: int, *, letters: bool = False) -> Completion:
@@ -137,7 +144,7 @@ class Endpoint:
         with self._lock:
             most = self.config.max_requests
             if most is not None and self.num_sent >= most:
-                raise EndpointError(
+                raise BudgetSpentError(
                     f"{self.config.model}: the {most:,} requests of max_requests are sent; what they answered is kept, "
                     f"so the same command goes on where it was with another budget"
                 )
