@@ -63,8 +63,7 @@ def _label(options: argparse.Namespace) -> None:
         from flows.feedback import label_feedback
 
         report = label_feedback(label, judge)
-    if not _say(report, options):
-        TextConsole().print(Markdown(report.text))
+    _show(report, options)
 
 
 def _revise(options: argparse.Namespace) -> None:
@@ -76,8 +75,7 @@ def _revise(options: argparse.Namespace) -> None:
         from flows.feedback import revise_answers_of
 
         report = revise_answers_of(config, settings, critic)
-    if not _say(report, options):
-        TextConsole().print(Markdown(report.text))
+    _show(report, options)
 
 
 def _collect(options: argparse.Namespace) -> None:
@@ -86,8 +84,7 @@ def _collect(options: argparse.Namespace) -> None:
         from flows.feedback import collect_feedback
 
         report = collect_feedback(config)
-    if not _say(report, options):
-        TextConsole().print(Markdown(report.text))
+    _show(report, options)
 
 
 def _status(options: argparse.Namespace) -> None:
@@ -110,6 +107,11 @@ def _print_status(asked: Mapping[str, int], complete: Mapping[str, int | None]) 
         done = complete[person]
         table.add_row(person or "anybody", f"{count:,}", "queue was deleted" if done is None else f"{done:,}")
     TextConsole().print(table)
+
+
+def _show(report: "FeedbackReport", options: argparse.Namespace) -> None:
+    if not _say(report, options):
+        TextConsole().print(Markdown(report.text))
 
 
 def _say(report: "FeedbackReport", options: argparse.Namespace) -> bool:

@@ -5,7 +5,8 @@ from urllib.parse import urlsplit
 
 from pydantic import Field, field_validator
 
-from rlhf.config.base import Count, Positive, Probability, Section
+from rlhf.config.base import Count, Positive, Probability, Section, Seed
+from rlhf.config.feedback import RoundName
 
 
 class JudgeConfig(Section):
@@ -47,7 +48,7 @@ class JudgeConfig(Section):
 class LabelConfig(Section):
     """Labels of a round's comparisons by a judge."""
 
-    round: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=60)]
+    round: RoundName
     """Name of the round."""
     constitution: str
     """File of principles below the project's root: a list in JSON or YAML. One is drawn for each comparison."""
@@ -58,5 +59,5 @@ class LabelConfig(Section):
     """Whether to label although no person has decided any of the comparisons. The data then says so."""
     both_orders: bool = True
     """Whether each comparison is asked in both orders, so that a bias for a place makes ties and no preferences."""
-    seed: Annotated[int, Field(ge=0, lt=2**31)] = 0
+    seed: Seed = 0
     """Seed of the principles that are drawn."""

@@ -217,14 +217,19 @@ def _prompts(config: PipelineConfig, ask: AskConfig, root: Path, rng: np.random.
         if not folder.is_dir():
             raise ConfigError(f"data.path is {config.data.path}, which is a file; name a file of prompts (prompts)")
         path = folder / "prompts.jsonl"
-    by_key = {prompt_key(row["prompt"]): row["prompt"] for _, row in read_rows(path, "prompts")}
-    prompts: list[Any] = list(by_key.values())
+    prompts = different_prompts(path)
     if len(prompts) < num_prompts(ask):
         raise DataError(
             f"{path}: {len(prompts)} different prompts, and {num_prompts(ask)} are needed, since each pair is of "
             f"another prompt and choose is {ask.choose}; give more prompts, or lower num_pairs or pool"
         )
     return [prompts[place] for place in rng.permutation(len(prompts)).tolist()]
+
+
+def different_prompts(path: Path) -> list[Conversation]:
+    """The prompts of a file, each once."""
+    by_key: dict[str, Any] = {prompt_key(row["prompt"]): row["prompt"] for _, row in read_rows(path, "prompts")}
+    return list(by_key.values())
 
 
 def _gold_questions(ask: AskConfig, root: Path) -> list[Row]:

@@ -9,8 +9,7 @@ from pydantic import Field, ValidationError, model_validator
 
 from rlhf.config.base import NonNegative, Section
 from rlhf.errors import ConfigError, one_line
-from rlhf.files.names import below
-from rlhf.files.plain_yaml import load_yaml, read_yaml_text
+from rlhf.files.plain_yaml import load_yaml, read_yaml_below
 
 # MLflow's own limits of questions, options and descriptions.
 Text = Annotated[str, Field(min_length=1, max_length=200, pattern=r"\S")]
@@ -101,13 +100,8 @@ def read_guidelines(name: str | None, root: Path) -> Guidelines:
     """
     if name is None:
         return Guidelines()
-    path = below(root, name, "guidelines")
-    try:
-        return parse_guidelines(read_yaml_text(path), str(path))
-    except OSError as error:
-        raise ConfigError(f"guidelines: {path}: {error.strerror}; name a file that is there") from None
-    except UnicodeDecodeError:
-        raise ConfigError(f"guidelines: {path} is not UTF-8; save it as UTF-8") from None
+    path, text = read_yaml_below(root, name, "guidelines")
+    return parse_guidelines(text, str(path))
 
 
 def parse_guidelines(text: str, where: str) -> Guidelines:

@@ -15,9 +15,9 @@ from rlhf.chat.policies import ChatPolicy
 from rlhf.config.feedback import ReviseConfig
 from rlhf.config.judge import JudgeConfig
 from rlhf.config.pipeline import PipelineConfig
-from rlhf.data.preparation.splits import prompt_key
-from rlhf.data.schema import Row, read_rows
+from rlhf.data.schema import Row
 from rlhf.errors import ConfigError, DataError
+from rlhf.feedback.ask import different_prompts
 from rlhf.files.names import below
 from rlhf.judges.constitution import read_critiques
 from rlhf.judges.endpoint import Endpoint
@@ -167,8 +167,7 @@ def _by_policy(config: PipelineConfig, settings: ReviseConfig, policy: ChatPolic
 
 def _prompts(settings: ReviseConfig, root: Path) -> list[Conversation]:
     path = below(root, settings.prompts, "prompts")
-    by_key = {prompt_key(row["prompt"]): row["prompt"] for _, row in read_rows(path, "prompts")}
-    prompts = list(by_key.values())
+    prompts = different_prompts(path)
     if settings.num_prompts is not None and len(prompts) < settings.num_prompts:
         raise DataError(
             f"{path}: {len(prompts)} different prompts, and num_prompts is {settings.num_prompts}; give more, or lower "

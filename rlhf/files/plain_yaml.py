@@ -5,6 +5,9 @@ from typing import Any
 
 import yaml
 
+from rlhf.errors import ConfigError
+from rlhf.files.names import below
+
 MAX_BYTES = 10**6
 MAX_DEPTH = 32
 _AGAIN = "anchors (&) and aliases (*) are not read; write the value out where it is used"
@@ -76,6 +79,22 @@ def read_yaml_text(path: Path) -> str:
     """
     with path.open("rb") as file:
         return file.read(MAX_BYTES + 1).decode("utf-8")
+
+
+def read_yaml_below(root: Path, name: str, setting: str) -> tuple[Path, str]:
+    """The path and the text of a file that a setting names below the project's root.
+
+    Raises:
+        ConfigError: it is not there, or not UTF-8.
+        InputError: the path would leave the root.
+    """
+    path = below(root, name, setting)
+    try:
+        return path, read_yaml_text(path)
+    except OSError as error:
+        raise ConfigError(f"{setting}: {path}: {error.strerror}; name a file that is there") from None
+    except UnicodeDecodeError:
+        raise ConfigError(f"{setting}: {path} is not UTF-8; save it as UTF-8") from None
 
 
 def _refuse_what_grows(text: str | bytes, kind: Loader) -> None:

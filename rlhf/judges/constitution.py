@@ -6,8 +6,7 @@ from pathlib import Path
 import yaml
 
 from rlhf.errors import ConfigError, one_line
-from rlhf.files.names import below
-from rlhf.files.plain_yaml import load_yaml, read_yaml_text
+from rlhf.files.plain_yaml import load_yaml, read_yaml_below
 
 _MOST = 1000
 
@@ -80,12 +79,8 @@ def _critique(name: str, value: object, path: Path) -> CritiquePrinciple:
 
 
 def _read(name: str, root: Path) -> tuple[Path, object]:
-    path = below(root, name, "constitution")
+    path, text = read_yaml_below(root, name, "constitution")
     try:
-        return path, load_yaml(read_yaml_text(path))  # which reads JSON, too
-    except OSError as error:
-        raise ConfigError(f"constitution: {path}: {error.strerror}; name a file that is there") from None
-    except UnicodeDecodeError:
-        raise ConfigError(f"constitution: {path} is not UTF-8; save it as UTF-8") from None
+        return path, load_yaml(text)  # which reads JSON, too
     except yaml.YAMLError as error:
         raise ConfigError(f"constitution: {path} is neither JSON nor YAML: {one_line(error)}") from None
