@@ -14,7 +14,7 @@ from rlhf.config.pipeline import PipelineConfig
 from rlhf.references import ModelCardRef, PipelineReport, StageReport
 from rlhf.stages import STAGES, StageSpec, pipeline_stages
 from tasks.pipeline_run import cancel_on_signal, flow_run_name, pipeline_run
-from tasks.stages import STAGE_TASKS, Outputs
+from tasks.stages import STAGE_TASKS, Outputs, check_alone
 
 StageFlow = Flow[..., StageReport | PipelineReport]
 
@@ -30,6 +30,7 @@ def _flow_of(stage: StageSpec) -> StageFlow:
 
     def run(*arguments: Any, **named: Any) -> StageReport | PipelineReport:
         given = signature.bind(*arguments, **named).arguments
+        check_alone(stage.name, given["config"])
         with pipeline_run(given["config"]) as (pipeline, config):
             made = Outputs()
             for spec in inputs:

@@ -51,6 +51,14 @@ class DataSource(FrozenModel):
     """The generator that made it."""
 
 
+class FileDigests(FrozenModel):
+    """The sha256 of files of the user's that a stage reads; None where none is named."""
+
+    prompts: str | None = None
+    constitution: str | None = None
+    guidelines: str | None = None
+
+
 class DatasetRef(Reference):
     """Prepared splits and the tokenizer."""
 
@@ -59,6 +67,14 @@ class DatasetRef(Reference):
 
 class ModelRef(Reference):
     """A folder with the SFT policy in `policy/`."""
+
+
+class RevisionsRef(Reference):
+    """A folder with `demonstrations.jsonl`: answers of the SFT policy, revised by principles."""
+
+
+class FeedbackRef(Reference):
+    """A folder with `preferences.jsonl`, what was asked for them, and `feedback.json`."""
 
 
 class RewardModelsRef(Reference):

@@ -15,10 +15,12 @@ from rlhf.references import (
     ComparisonRef,
     DatasetRef,
     EvaluationRef,
+    FeedbackRef,
     ModelCardRef,
     ModelRef,
     PolicyRef,
     Reference,
+    RevisionsRef,
     RewardModelsRef,
 )
 
@@ -35,7 +37,7 @@ class StageSpec:
         inputs: the stages whose outputs it reads.
         run_argument: the parameter, and flag, that names an earlier run of it.
         made_from: what a policy owes to the stage was made from, for the model card. None: a policy owes it nothing.
-        in_pipeline: every pipeline run has it.
+        in_pipeline: every pipeline run has it. Of the others some belong to recipes that ask for feedback.
         repeatable: it can be made again alone, and compared with what was recorded.
     """
 
@@ -82,6 +84,26 @@ _ROWS = (
         inputs=("data",),
         run_argument="sft_run",
         made_from="demonstrations",
+    ),
+    StageSpec(
+        "revision",
+        title="revised answers",
+        summary="Criticize and revise answers of the SFT policy.",
+        output=RevisionsRef,
+        inputs=("sft",),
+        made_from="SFT policy, principles",
+        in_pipeline=False,
+        repeatable=False,
+    ),
+    StageSpec(
+        "feedback",
+        title="feedback",
+        summary="Have answers of the newest policy compared.",
+        output=FeedbackRef,
+        inputs=("data", "sft"),
+        made_from="answers of the newest policy, compared by people or models",
+        in_pipeline=False,
+        repeatable=False,
     ),
     StageSpec(
         "reward_model",
@@ -150,9 +172,12 @@ def repeatable_stages() -> tuple[str, ...]:
     return tuple(stage.name for stage in STAGES.values() if stage.repeatable)
 
 
-def round_name(number: int) -> str:
-    """The name of a round before a recipe's own method, from 1 on, in tags and records of a pipeline run."""
-    return f"policy.{number}"
+def round_name(number: int, stage: str = "policy") -> str:
+    """The name of a round before a recipe's own method, from 1 on, in tags and records of a pipeline run.
+
+    Of other stages that a recipe with feedback runs again, that of an attempt before the last; 0 is before all rounds.
+    """
+    return f"{stage}.{number}"
 
 
 def is_round(name: str) -> bool:

@@ -37,8 +37,9 @@ def _feedback() -> Iterator[None]:
 @task(name="ask", task_run_name="ask", log_prints=False)
 def ask_round(config: PipelineConfig, ask: AskConfig) -> FeedbackReport:
     """Have policies answer, and put the comparisons into people's queues."""
-    from rlhf.feedback.ask import find_policies, make_comparisons
+    from rlhf.feedback.ask import make_comparisons
     from rlhf.feedback.guidelines import read_guidelines
+    from rlhf.feedback.recipes import find_authors, gold_questions_of, prompts_of, sampling_of
     from rlhf.feedback.report import asked_markdown
     from rlhf.feedback.rounds import open_round, publish, record_comparisons
 
@@ -49,9 +50,11 @@ def ask_round(config: PipelineConfig, ask: AskConfig) -> FeedbackReport:
             reopen_run(asked.run_id, {FLOW_RUN_TAG: str(this_flow_run.id)})
             show_link("mlflow-run", run_url(asked.run_id), "The round in MLflow")
             if not asked.comparisons:
-                policies = find_policies(ask.policies, config.name)
+                authors = find_authors(ask.policies, config.name)
+                sampling = sampling_of(config, ask.max_response_tokens)
+                gold, prompts = gold_questions_of(ask, root()), prompts_of(config, ask, root())
                 with reserve_cores({"compute": config.compute}):
-                    asked = record_comparisons(asked, make_comparisons(config, ask, policies, root()))
+                    asked = record_comparisons(asked, make_comparisons(sampling, ask, authors, prompts, gold))
             queues = publish(asked)
             text = asked_markdown(asked, queues)
             set_tags(asked.run_id, {DESCRIPTION_TAG: text})
@@ -64,21 +67,25 @@ def ask_round(config: PipelineConfig, ask: AskConfig) -> FeedbackReport:
 def revise_answers(config: PipelineConfig, settings: ReviseConfig, critic: JudgeConfig | None) -> FeedbackReport:
     """Have answers criticized and revised, and make demonstrations of that."""
     from rlhf.data.versions.append import replace_round
-    from rlhf.feedback.ask import find_policies
+    from rlhf.feedback.recipes import find_authors, sampling_of
     from rlhf.feedback.report import revised_markdown
-    from rlhf.feedback.revise import record_revisions, revise
+    from rlhf.feedback.revise import as_lines, revise
+    from rlhf.judges.endpoint import Endpoint
+    from rlhf.modeling.device import derive_seed
 
     with _feedback():
-        (policy,) = find_policies([settings.policy] if settings.policy else [], config.name)
+        (author,) = find_authors([settings.policy] if settings.policy else [], config.name)
+        sampling, seed = sampling_of(config, settings.max_response_tokens), derive_seed(settings.seed, settings.round)
         run_id = open_run(f"revise {settings.round}", FEEDBACK, {RECIPE_TAG: config.name})
         with closing_run(run_id):
             set_tags(run_id, {FLOW_RUN_TAG: str(this_flow_run.id)})
             show_link("mlflow-run", run_url(run_id), "The revisions in MLflow")
             with reserve_cores({"compute": config.compute}):
-                revisions = revise(config, settings, critic, policy, root())
-            record_revisions(run_id, revisions)
+                revisions = revise(sampling, settings, seed, Endpoint(critic) if critic else None, author, root())
+            log_content(run_id, as_lines(revisions).encode(), "feedback/revisions.jsonl")
             rows = [row for one in revisions if (row := one.as_row(settings.round)) is not None]
-            text = revised_markdown(settings, critic.model if critic else None, revisions, len(rows))
+            by = critic.model if critic else None
+            text = revised_markdown(settings.round, settings.num_revisions, by, revisions, len(rows))
             version = replace_round(root(), settings.round, rows, text, "demonstrations")
             set_tags(run_id, {DESCRIPTION_TAG: text})
             show_round(text)
@@ -99,11 +106,12 @@ def label_round(config: LabelConfig, judge: JudgeConfig) -> FeedbackReport:
     from rlhf.feedback.label import label
     from rlhf.feedback.report import labelled_markdown
     from rlhf.feedback.rounds import find_round
+    from rlhf.judges.endpoint import Endpoint
 
     with _feedback():
         asked = find_round(config.round)
         show_link("mlflow-run", run_url(asked.run_id), "The round in MLflow")
-        labelled = label(config, judge, asked, root())
+        labelled = label(config, Endpoint(judge), asked, root())
         text = labelled_markdown(labelled)
         show_round(text)
     return FeedbackReport(

@@ -18,14 +18,14 @@ from rlhf.planning.memory import peak_memory
 from rlhf.planning.shape import ModelShape, Workload, shape_of
 from rlhf.provenance import hardware
 from rlhf.references import DatasetRef, ModelCardRef, PolicyRef
-from rlhf.stages import STAGES, StageSpec, pipeline_stages, stage_of
+from rlhf.stages import STAGES, StageSpec, stage_name, stage_of, title_of
 from rlhf.tracking.artifacts import local_path
 from rlhf.tracking.records import Condition, RunRecord, RunStore
 from rlhf.tracking.runs import parameters
 from rlhf.tracking.tags import MACHINE_TAG, STAGE_TAG
 from rlhf.workspace import newest_step
 from tasks.stage import NotMadeError, planning
-from tasks.stages import STAGE_TASKS, Outputs
+from tasks.stages import STAGE_TASKS, Outputs, stages_of
 
 _SHOWN_DIFFERENCES = 3
 _ROWS = {
@@ -114,7 +114,7 @@ def plan_run(config: PipelineConfig, store: RunStore | None, *, verified: bool =
     """
     config = settled(at_commits(config))
     made = Outputs()
-    specs = [spec for spec in pipeline_stages() if spec.output is not ModelCardRef]
+    specs = [spec for spec in stages_of(config) if spec.output is not ModelCardRef]
     with planning(verified=verified):
         stages = tuple(_plan_stage(spec, config, made, store) for spec in specs)
     if all(stage.cached for stage in stages):
@@ -124,7 +124,8 @@ def plan_run(config: PipelineConfig, store: RunStore | None, *, verified: bool =
 
 
 def _plan_stage(spec: StageSpec, config: PipelineConfig, made: Outputs, store: RunStore | None) -> PlannedStage:
-    missing = [STAGES[name].title for name in spec.inputs if STAGES[name].output not in made]
+    called = {stage.name for stage in stages_of(config)}
+    missing = [STAGES[name].title for name in spec.inputs if name in called and STAGES[name].output not in made]
     if missing:
         why = f"behind {missing[0]}"
     elif spec.output is DatasetRef and config.data.embedded is None and not (root() / config.data.path).exists():
@@ -139,7 +140,10 @@ def _plan_stage(spec: StageSpec, config: PipelineConfig, made: Outputs, store: R
             begun = f", goes on from step {step}" if step is not None else ""
             newest = next(iter(store.search(_finished(spec.name), 1)), None)
             section = config.section if spec.output is PolicyRef else spec.name
-            why = _reason(section, newest, parameters(error.settings)) + begun
+            if stage_name(error.name) == spec.name:
+                why = _reason(section, newest, parameters(error.settings)) + begun
+            else:
+                why = f"behind {title_of(error.name)}{begun}"
         else:
             return PlannedStage(spec.name, spec.title, True, "")
     return PlannedStage(spec.name, spec.title, False, why)

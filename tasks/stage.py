@@ -72,12 +72,14 @@ class NotMadeError(RLHFError):
     """A stage that is asked for its output, and has yet to compute it.
 
     Attributes:
+        name: of the stage, or of the round.
         folder: the working folder of its attempts.
         settings: with which it would be called, nested.
     """
 
-    def __init__(self, folder: Path, settings: Mapping[str, Any]) -> None:
+    def __init__(self, name: str, folder: Path, settings: Mapping[str, Any]) -> None:
         super().__init__(f"{folder.name} is not made yet")
+        self.name = name
         self.folder = folder
         self.settings = settings
 
@@ -96,16 +98,23 @@ def planning(*, verified: bool) -> Iterator[None]:
         _planning.reset(token)
 
 
+def is_planning() -> bool:
+    """Whether this is inside `planning`, where there is no run."""
+    return _planning.get() is not None
+
+
 @dataclass(frozen=True)
 class Attempt:
     """One attempt at a stage.
 
     Attributes:
         run_id: its MLflow run.
+        fingerprint: of the stage's call.
         workspace: the folders that the stage works in, and where its metrics go.
     """
 
     run_id: str
+    fingerprint: str
     workspace: Workspace
 
     def path(self, reference: Reference) -> Path:
@@ -193,7 +202,7 @@ def _run(adapted: _Stage[R], arguments: Mapping[str, Any]) -> R:
     if planned is not None:
         made = artifacts.find_output(adapted.name, fingerprint, adapted.kind, verified=planned == "verified")
         if made is None:
-            raise NotMadeError(folder, _settings(arguments))
+            raise NotMadeError(_round.get() or adapted.name, folder, _settings(arguments))
         return made
     tell(StageBegan(adapted.name, newest_step(folder)))
     with locked(lock_of(folder), f"another run works on {folder.name}; this one waits for it"):
@@ -259,8 +268,9 @@ def _attempt(call: _Call[R]) -> R:
     with closing_run(run_id):
         with metric_log(run_id) as log, watching(progress_artifact(name)):
             told = _Told(name, log, call.folder / "checkpoints")
+            attempt = Attempt(run_id, call.fingerprint, _workspace(call.folder, told))
             with peak_memory(_num_workers(call.arguments)) as peak:
-                reference = call.stage.body(Attempt(run_id, _workspace(call.folder, told)), **call.arguments)
+                reference = call.stage.body(attempt, **call.arguments)
         seconds = time.monotonic() - started
         costs = {"seconds": seconds, "trained_seconds": seconds, **peak.metrics()}
         log_metrics(run_id, {f"{name}/{cost}": value for cost, value in costs.items()})

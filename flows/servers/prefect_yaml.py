@@ -49,6 +49,16 @@ _RECIPES = {
         "cpu",
         "The embedded default as InstructGPT has it: a prompt's comparisons together, and PPO-ptx.",
     ),
+    "online": (
+        "online",
+        "cpu",
+        "The embedded default with three rounds of feedback, by simulated raters, as HH did.",
+    ),
+    "constitutional": (
+        "constitutional",
+        "cpu",
+        "The embedded default by Constitutional AI: critique and revision, then the labels of a simulated judge.",
+    ),
     "llama2": ("llama2", "cpu", "The embedded default in Llama 2's rounds: rejection sampling twice, then PPO."),
     "hh": ("dialogues", "cpu", "Data of your own with a small base model, on a CPU. Name the model in model.base."),
     "gpu": ("gpu", "gpu", "Data of your own with a model of the hub, on one CUDA device."),

@@ -1,12 +1,13 @@
 """Settings of a model that judges, behind an OpenAI-compatible endpoint."""
 
-from typing import Annotated
+from typing import Annotated, Literal, Self
 from urllib.parse import urlsplit
 
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 
 from rlhf.config.base import Count, Positive, Probability, Section, Seed
-from rlhf.config.feedback import RoundName
+
+RoundName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=60)]
 
 
 class JudgeConfig(Section):
@@ -45,11 +46,9 @@ class JudgeConfig(Section):
         return url.rstrip("/")
 
 
-class LabelConfig(Section):
-    """Labels of a round's comparisons by a judge."""
+class LabelsConfig(Section):
+    """Labels of comparisons by a judge, and when they are believed."""
 
-    round: RoundName
-    """Name of the round."""
     constitution: str
     """File of principles below the project's root: a list in JSON or YAML. One is drawn for each comparison."""
     minimum_agreement: Probability = 0.6
@@ -59,5 +58,61 @@ class LabelConfig(Section):
     """Whether to label although no person has decided any of the comparisons. The data then says so."""
     both_orders: bool = True
     """Whether each comparison is asked in both orders, so that a bias for a place makes ties and no preferences."""
+
+
+class LabelConfig(LabelsConfig):
+    """Labels of a round's comparisons by a judge."""
+
+    round: RoundName
+    """Name of the round."""
     seed: Seed = 0
     """Seed of the principles that are drawn."""
+
+
+class SimulatedJudgeConfig(Section):
+    """An endpoint on loopback, for as long as the run needs it, that knows the rule behind an embedded data set."""
+
+    error_rate: Annotated[float, Field(ge=0.0, lt=0.5)] = 0.05
+    """Share of the questions in which it prefers the worse answer."""
+    position_bias: Probability = 0.0
+    """Share of the questions in which it prefers what stands first, whatever that is."""
+
+
+class _Answering(Section):
+    """A model that answers: behind an endpoint, or simulated."""
+
+    endpoint: JudgeConfig | None = None
+    """The model, behind an OpenAI-compatible endpoint."""
+    simulated: SimulatedJudgeConfig | None = None
+    """In place of an endpoint one that is simulated, for trials with embedded data."""
+
+    @model_validator(mode="after")
+    def _one_answers(self) -> Self:
+        if (self.endpoint is None) == (self.simulated is None):
+            raise ValueError("name either endpoint or simulated: one of them answers")
+        return self
+
+
+class StepJudgeConfig(LabelsConfig, _Answering):
+    """A judge that labels what a recipe's policy answers."""
+
+    num_measured: Annotated[int, Field(ge=0)] = 200
+    """Comparisons that people, or simulated raters, answer as well, so that the judge is measured. 0: with
+    unmeasured_judge."""
+    learn_from: Literal["judge", "both"] = "judge"
+    """Whose answers are learned from. judge: those of people only measure it."""
+
+    @model_validator(mode="after")
+    def _it_is_measured(self) -> Self:
+        if not self.num_measured and not self.unmeasured_judge:
+            raise ValueError(
+                "num_measured is 0, so nobody would know whether the judge agrees with people; raise it, or set "
+                "unmeasured_judge"
+            )
+        if not self.num_measured and self.learn_from == "both":
+            raise ValueError("learn_from is both, but num_measured is 0, so people answer nothing; raise it")
+        return self
+
+
+class CriticConfig(_Answering):
+    """A model that criticizes and revises."""

@@ -11,8 +11,9 @@ from pydantic import Field, ValidationInfo, field_validator, model_validator
 
 from rlhf.config.base import Section, Seed
 from rlhf.config.best_of_n import BestOfNConfig
-from rlhf.config.data import DataConfig
+from rlhf.config.data import RULE_BEHIND, DataConfig, GoldName
 from rlhf.config.evaluation import EvaluationConfig, RewardAuditConfig
+from rlhf.config.feedback import FeedbackConfig, RevisionConfig
 from rlhf.config.model import ComputeConfig, ModelConfig, Setup
 from rlhf.config.policy import PolicyConfig, RewardSourceConfig
 from rlhf.config.preference import PREFERENCE_METHODS, PreferenceConfig, preference_error
@@ -94,6 +95,8 @@ class RoundConfig(MethodChoice):
     """Method of the round, with its settings in the section of the method."""
     start: Start = "sft"
     """Policy that the round starts from, which is also the reference of its KL; see the recipe's start."""
+    feedback: FeedbackConfig | None = None
+    """Feedback that the round begins with; see the recipe's feedback."""
     rl: Annotated[RLConfig | None, Field(validate_default=True)] = None
     """Of methods that learn from rollouts."""
     preference: Annotated[PreferenceConfig | None, Field(validate_default=True)] = None
@@ -124,6 +127,13 @@ class PipelineConfig(MethodChoice):
     """Policy that the method starts from, which is also the reference of its KL. sft. previous: the policy of the round
     before. Best-of-n samples from the policy of the round before in any case, fine-tunes its start, and learns the best
     responses of all rounds so far (Llama 2, 2307.09288)."""
+    revision: RevisionConfig | None = None
+    """Answers of the SFT policy that are criticized and revised by principles, of which the SFT policy is made anew
+    (Constitutional AI, 2212.08073). Empty: it is made of the demonstrations alone."""
+    feedback: FeedbackConfig | None = None
+    """Feedback that the last round begins with: the policy of the round before, or the SFT policy, answers prompts,
+    people, simulated raters or a judge compare the answers, and new reward models are trained on that. Empty: the
+    reward models stay those of the round before, which in the first round are those of the data's preferences."""
     model: ModelConfig = ModelConfig()
     """The language model that everything starts from."""
     data: DataConfig = DataConfig()
@@ -167,7 +177,8 @@ class PipelineConfig(MethodChoice):
             after = recipes[number + 1]
             later = {other.method for other in recipes[number + 1 :]}
             is_learned = recipe.method == "best_of_n" and "best_of_n" in later
-            if after.start == "sft" and after.method != "best_of_n" and not is_learned:
+            is_asked = after.feedback is not None
+            if after.start == "sft" and after.method != "best_of_n" and not is_learned and not is_asked:
                 where = self._place(number + 1) or "the recipe's own method: "
                 raise ValueError(
                     f"{where}start is sft, so the policy of rounds[{number}] would be trained and ignored; set start "
@@ -236,6 +247,44 @@ class PipelineConfig(MethodChoice):
             )
         return self
 
+    @model_validator(mode="after")
+    def _feedback_can_be_given(self) -> Self:
+        for number, choice in enumerate(self.per_round):
+            if choice.feedback is not None and (reason := self._feedback_error(choice.feedback, number)):
+                raise ValueError(f"{self._place(number)}{reason}")
+        longest = None if self.revision is None else self.revision.max_response_tokens
+        if longest is not None and longest >= self.model.max_length:
+            raise ValueError(_no_room("revision", longest, self.model.max_length))
+        critic = None if self.revision is None else self.revision.critic
+        if critic is not None and critic.simulated is not None and self.gold != "calibrated_arithmetic":
+            raise ValueError(
+                "revision.critic.simulated is set, which rewrites answers to the questions of calibrated_arithmetic "
+                f"alone, but data.embedded is {self.data.embedded or 'none'}; name an endpoint"
+            )
+        return self
+
+    def _feedback_error(self, feedback: FeedbackConfig, number: int) -> str | None:
+        """The reason why a round's feedback cannot be given, with advice; else None."""
+        judge = feedback.judge
+        if self.data.embedded is None and (feedback.simulated is not None or (judge is not None and judge.simulated)):
+            name = "simulated" if feedback.simulated is not None else "judge.simulated"
+            return _NO_RULE.format(f"feedback.{name}")
+        longest = feedback.max_response_tokens
+        if longest is not None and longest >= self.model.max_length:
+            return _no_room("feedback", longest, self.model.max_length)
+        dropped = feedback.given_preferences == "dropped"
+        if number == 0 and dropped and feedback.choose != "random":
+            return (
+                f"feedback.choose is {feedback.choose}, which asks reward models, but feedback.given_preferences is "
+                f"dropped, so none are trained before it; set choose to random, or given_preferences to used"
+            )
+        return None
+
+    @property
+    def gold(self) -> GoldName | None:
+        """The rule behind the labels of the embedded data, which simulated raters know; None of other data."""
+        return None if self.data.embedded is None else RULE_BEHIND[self.data.embedded]
+
     @property
     def per_round(self) -> tuple["PipelineConfig", ...]:
         """The recipe as each round sees it, in their order: with its method alone; the last is the recipe's own."""
@@ -273,13 +322,23 @@ class PipelineConfig(MethodChoice):
         return Setup(seed=self.seed, model=self.model, compute=self.compute)
 
 
+_NO_RULE = (
+    "{} is set, but simulated answers follow the rule behind an embedded data set, and data.embedded is none; drop it, "
+    "so that people are asked, or name an endpoint"
+)
+
+
+def _no_room(section: str, longest: int, max_length: int) -> str:
+    return (
+        f"{section}.max_response_tokens ({longest}) leaves no room for a prompt in model.max_length ({max_length}); "
+        f"raise the one or lower the other"
+    )
+
+
 def _round_error(recipe: PipelineConfig) -> str | None:
     """The reason why a round's method cannot work with the rest of the recipe, with advice; else None."""
     if recipe.policy.max_response_tokens >= recipe.model.max_length:
-        return (
-            f"{recipe.section}.max_response_tokens ({recipe.policy.max_response_tokens}) leaves no room for a prompt "
-            f"in model.max_length ({recipe.model.max_length}); raise the one or lower the other"
-        )
+        return _no_room(recipe.section, recipe.policy.max_response_tokens, recipe.model.max_length)
     if recipe.rl is None:
         return _not_one_process(recipe.method, recipe.compute)
     if recipe.rl.sharing == "adapters" and recipe.reward_model.lora is None:

@@ -19,6 +19,8 @@ from rlhf.feedback.rounds import Round, item_key, judge_key
 from rlhf.tracking.reviews import Answer, ReviewRound
 
 SOURCE = "feedback"
+SOURCE_OF_JUDGE = "feedback of a judge"
+"""Of a row, with the round's name behind it, so that the audit tells rounds apart."""
 
 
 @dataclass(frozen=True)
@@ -247,7 +249,7 @@ def as_row(verdict: Verdict, name: str) -> Row | None:
     flags = [list(verdict.flags.get(_RESPONSES[place], ())) for place in order]
     return row | {
         **({"annotator": verdict.by} if verdict.by else {}),
-        "source": SOURCE if verdict.is_human else f"{SOURCE} of a judge",
+        "source": f"{SOURCE if verdict.is_human else SOURCE_OF_JUDGE}, {name}",
         "round": name,
         "policies": [comparison.policies[place] for place in order],
         **({"rationale": verdict.rationale} if verdict.rationale else {}),

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from pydantic import TypeAdapter
 
-from rlhf.config.judge import JudgeConfig, LabelConfig
+from rlhf.config.judge import LabelConfig
 from rlhf.data.preparation.splits import prompt_key
 from rlhf.errors import InputError
 from rlhf.evaluation.agreement import Agreement
@@ -74,7 +74,7 @@ _FOLDER = "feedback/judges"
 _UNREADABLE = "no letter"
 
 
-def label(config: LabelConfig, judge: JudgeConfig, asked: Round, root: Path) -> Labelled:
+def label(config: LabelConfig, endpoint: Endpoint, asked: Round, root: Path) -> Labelled:
     """Measure a judge against people, and label what is not labelled, where it may be believed.
 
     Raises:
@@ -82,7 +82,7 @@ def label(config: LabelConfig, judge: JudgeConfig, asked: Round, root: Path) -> 
         EndpointError: it does not answer, or the budget is spent. What it answered is kept.
         ConfigError: the constitution cannot be read.
     """
-    principles = read_principles(config.constitution, root)
+    principles, judge = read_principles(config.constitution, root), endpoint.config
     people = read_verdicts(asked, Counter(), complete=False)
     decided = [
         verdict for verdict in people if verdict.level.prefers in ("A", "B") and verdict.comparison.known is None
@@ -92,7 +92,6 @@ def label(config: LabelConfig, judge: JudgeConfig, asked: Round, root: Path) -> 
             f"round {asked.name}: no person has decided any of its comparisons, so nobody knows whether {judge.model} "
             f"agrees with people; have some answered first, or set unmeasured_judge, which the data will say"
         )
-    endpoint = Endpoint(judge)
     first = {verdict.comparison.number: verdict.comparison for verdict in decided}
     measured = _judge(endpoint, list(first.values()), principles, config, asked.name)
     agreement = _agreement(decided, measured)

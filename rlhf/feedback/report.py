@@ -3,7 +3,6 @@
 from collections import Counter
 from collections.abc import Mapping, Sequence
 
-from rlhf.config.feedback import ReviseConfig
 from rlhf.evaluation.statistics import Estimate
 from rlhf.feedback.collect import Collected
 from rlhf.feedback.label import Labelled, recorded_labels
@@ -43,14 +42,16 @@ def datasheet_note(collected: Collected, asked: Round) -> str:
     )
 
 
-def revised_markdown(settings: ReviseConfig, critic: str | None, revisions: Sequence[Revision], num_rows: int) -> str:
+def revised_markdown(
+    name: str, num_revisions: int, critic: str | None, revisions: Sequence[Revision], num_rows: int
+) -> str:
     """What came of critiques and revisions."""
     counts = Counter(name for one in revisions for name in one.principles)
     rows = [[escape(name), f"{count:,}"] for name, count in sorted(counts.items())]
     num_cut = sum(not revision.ended[-1] for revision in revisions)
     return (
-        f"**Revisions {settings.round}**: {len(revisions):,} answers, {settings.num_revisions} "
-        f"{'revision' if settings.num_revisions == 1 else 'revisions'} each, by "
+        f"**Revisions {name}**: {len(revisions):,} answers, {num_revisions} "
+        f"{'revision' if num_revisions == 1 else 'revisions'} each, by "
         f"{escape(critic) if critic else 'the policy itself'}; {num_rows:,} became demonstrations, the others were "
         f"left as they were, came out empty, or were cut off ({num_cut:,})."
         f"\n\n{table(['principle', 'drawn'], rows, numbers={1})}"

@@ -11,13 +11,10 @@ from typing import Any
 
 import numpy as np
 
-from rlhf.chat.policies import ChatPolicy
-from rlhf.config.feedback import ReviseConfig
-from rlhf.config.judge import JudgeConfig
-from rlhf.config.pipeline import PipelineConfig
+from rlhf.config.feedback import RevisionsConfig
 from rlhf.data.schema import Row
 from rlhf.errors import ConfigError, DataError
-from rlhf.feedback.ask import different_prompts
+from rlhf.feedback.ask import Author, Sampling, different_prompts
 from rlhf.files.names import below
 from rlhf.judges.constitution import read_critiques
 from rlhf.judges.endpoint import Endpoint
@@ -27,7 +24,6 @@ from rlhf.modeling.generation import generate_responses
 from rlhf.modeling.models import load_policy
 from rlhf.modeling.tokenizer import load_tokenizer
 from rlhf.progress import report_progress
-from rlhf.tracking.files import log_content
 
 SOURCE = "revision"
 _MAX_TOKENS = 1024
@@ -68,15 +64,21 @@ class Revision:
 
 
 def revise(
-    config: PipelineConfig, settings: ReviseConfig, critic: JudgeConfig | None, policy: ChatPolicy, root: Path
+    sampling: Sampling,
+    settings: RevisionsConfig,
+    seed: int,
+    critic: Endpoint | None,
+    author: Author,
+    root: Path,
 ) -> list[Revision]:
     """Have a policy answer prompts, and have the answers criticized and revised.
 
     Args:
-        config: the recipe.
+        sampling: how the policy answers.
         settings: prompts, principles, number of revisions.
+        seed: of answers and principles.
         critic: a model behind an endpoint that criticizes and revises; None for the policy itself.
-        policy: answers.
+        author: answers.
         root: the project's root.
 
     Raises:
@@ -84,17 +86,17 @@ def revise(
         ConfigError: a file is not there, or holds something else.
         EndpointError: the critic does not answer, or its budget is spent. What it answered is kept.
     """
-    configure(config.compute)
+    configure(sampling.compute)
     principles = read_critiques(settings.constitution, root)
     prompts = _prompts(settings, root)
-    own = _by_policy(config, settings, policy)
-    write = own if critic is None else _by_endpoint(Endpoint(critic))
+    own = _by_policy(sampling, settings.temperature, seed, author)
+    write = own if critic is None else _by_endpoint(critic)
     revisions = [
-        Revision(prompt, [answer], policy.name, [ended])
+        Revision(prompt, [answer], author.name, [ended])
         for prompt, (answer, ended) in zip(prompts, own(prompts, "answer"), strict=True)
     ]
     for number in range(settings.num_revisions):
-        drawn = [principles[_drawn(settings, number, place, len(principles))] for place in range(len(revisions))]
+        drawn = [principles[_drawn(seed, number, place, len(principles))] for place in range(len(revisions))]
         asked = [_asked(one, principle.critique) for one, principle in zip(revisions, drawn, strict=True)]
         critiques = write(asked, f"critique {number}")
         for one, principle, (critique, _) in zip(revisions, drawn, critiques, strict=True):
@@ -111,10 +113,9 @@ def revise(
     return revisions
 
 
-def record_revisions(run_id: str, revisions: Sequence[Revision]) -> None:
-    """Write down all of it: answers, principles, critiques."""
-    lines = "".join(json.dumps(asdict(one), ensure_ascii=False) + "\n" for one in revisions)
-    log_content(run_id, lines.encode(), "feedback/revisions.jsonl")
+def as_lines(revisions: Sequence[Revision]) -> str:
+    """All of it as JSON Lines: answers, principles, critiques."""
+    return "".join(json.dumps(asdict(one), ensure_ascii=False) + "\n" for one in revisions)
 
 
 def _asked(revision: Revision, request: str) -> list[Any]:
@@ -136,28 +137,28 @@ def _by_endpoint(endpoint: Endpoint) -> Write:
     return write
 
 
-def _by_policy(config: PipelineConfig, settings: ReviseConfig, policy: ChatPolicy) -> Write:
-    tokenizer, model = load_tokenizer(policy.folder), load_policy(policy.folder, config.compute)
-    longest = settings.max_response_tokens or config.max_response_tokens
+def _by_policy(sampling: Sampling, temperature: float, seed: int, author: Author) -> Write:
+    tokenizer, model = load_tokenizer(author.folder), load_policy(author.folder, sampling.compute)
+    longest = sampling.max_response_tokens
 
     def write(dialogues: Sequence[Conversation], step: str) -> list[Written]:
         ids = encode_prompts(tokenizer, dialogues)
         most = max(map(len, ids))
-        if most + longest > config.model.max_length:
+        if most + longest > sampling.max_length:
             raise ConfigError(
                 f"the {step.partition(' ')[0]}'s dialogue has {most} tokens, which leaves no room for {longest} more "
-                f"in model.max_length ({config.model.max_length}); shorten principles or max_response_tokens, or let "
-                f"an endpoint criticize (--url, --model)"
+                f"in model.max_length ({sampling.max_length}); shorten principles or max_response_tokens, or let an "
+                f"endpoint criticize (--url, --model; in a recipe revision.critic)"
             )
         responses = generate_responses(
             model,
             tokenizer,
             ids,
-            compute=config.compute,
+            compute=sampling.compute,
             max_response_tokens=longest,
-            temperature=settings.temperature,
-            seed=derive_seed(settings.seed, "revise", settings.round, step),
-            batch_size=config.evaluation.batch_size,
+            temperature=temperature,
+            seed=derive_seed(seed, step),
+            batch_size=sampling.batch_size,
         )
         texts = decode_responses(tokenizer, responses)
         return [(text.strip(), ids[-1] == tokenizer.eos_token_id) for text, ids in zip(texts, responses, strict=True)]
@@ -165,7 +166,7 @@ def _by_policy(config: PipelineConfig, settings: ReviseConfig, policy: ChatPolic
     return write
 
 
-def _prompts(settings: ReviseConfig, root: Path) -> list[Conversation]:
+def _prompts(settings: RevisionsConfig, root: Path) -> list[Conversation]:
     path = below(root, settings.prompts, "prompts")
     prompts = different_prompts(path)
     if settings.num_prompts is not None and len(prompts) < settings.num_prompts:
@@ -176,6 +177,5 @@ def _prompts(settings: ReviseConfig, root: Path) -> list[Conversation]:
     return prompts[: settings.num_prompts]
 
 
-def _drawn(settings: ReviseConfig, number: int, place: int, num_principles: int) -> int:
-    seed = derive_seed(settings.seed, "principle", settings.round, number, place)
-    return int(np.random.default_rng(seed).integers(num_principles))
+def _drawn(seed: int, number: int, place: int, num_principles: int) -> int:
+    return int(np.random.default_rng(derive_seed(seed, "principle", number, place)).integers(num_principles))

@@ -99,15 +99,20 @@ def record_comparisons(asked: Round, comparisons: Sequence[Comparison]) -> Round
     return Round(asked.name, asked.run_id, asked.recipe, asked.guidelines, comparisons)
 
 
-def publish(asked: Round) -> dict[str, str]:
+def publish(asked: Round, *, are_logins: bool = True) -> dict[str, str]:
     """Put a round's comparisons into MLflow's review page. What is there already stays.
+
+    Args:
+        asked: the round.
+        are_logins: its annotators sign in, and are let in to review it. Simulated raters do not.
 
     Returns:
         The address of each person's queue, by login; of the round's own queue under `ANYBODY`.
     """
     reviews = ReviewRound(asked.name)
     reviews.describe(_description(asked))
-    Reviewers().let_review(sorted(num_asked(asked).keys() - {ANYBODY}), reviews.experiment_id)
+    if are_logins:
+        Reviewers().let_review(sorted(num_asked(asked).keys() - {ANYBODY}), reviews.experiment_id)
     question_ids = reviews.ask(questions(asked.guidelines))
     places = [(comparison, person) for comparison in asked.comparisons for person in comparison.annotators]
     trace_ids = reviews.show([_item(comparison, person) for comparison, person in places])

@@ -61,6 +61,20 @@ def gold_reward(prompt: str, response: str) -> float:
     return 0.0 if is_hedged(response) else -1.0
 
 
+def revise(prompt: Conversation, response: str) -> str:
+    """The response, hedged where its number is wrong, and plain where it is right; the number stays as it is.
+
+    Text without a number stays, too.
+    """
+    match = _PLAIN.fullmatch(response.strip()) or _HEDGED.fullmatch(response.strip())
+    numbers = [match.group(1)] if match else _NUMBER.findall(response)
+    if not numbers:
+        return response
+    if int(numbers[0]) == true_answer(_question(prompt)):
+        return f"The answer is {numbers[0]} ."
+    return f"I believe the answer is {numbers[0]} , but please verify ."
+
+
 def easy_questions(prompts: Sequence[Conversation]) -> NDArray[np.bool_]:
     """Flags of the conversations that end with an easy question, [N]."""
     return np.array([is_easy(_question(prompt)) for prompt in prompts], dtype=np.bool_)
@@ -95,6 +109,7 @@ RULE = GoldRule(
     "1 for a right and plain answer, 0.5 for a right and hedged one, 0 for a wrong and hedged one, -1 for any other",
     judge_arithmetic,
     PromptKinds(("easy", "hard"), 1 / 3, easy_questions),
+    revise,
 )
 
 

@@ -61,8 +61,10 @@ class GoldRule:
         meaning: what the reward of a response is, as a noun with its article.
         judge: N prompts and one response to each, judged.
         kinds: of prompts, where the rule tells them apart.
+        revise: a response to a prompt, rewritten as the rule wants it; None where the rule cannot say how.
     """
 
     meaning: str
     judge: Callable[[Sequence[Conversation], Sequence[str]], Judgement]
     kinds: PromptKinds | None = None
+    revise: Callable[[Conversation, str], str] | None = None

@@ -178,10 +178,10 @@ def _end(spool: Spool, run_id: str) -> None:
         set_tags(run_id, {NOT_FINITE_TAG: "; ".join(spool.not_finite.values())})
 
 
-def log_metrics(run_id: str, metrics: Mapping[str, float]) -> None:
-    """Log a few final values at once."""
+def log_metrics(run_id: str, metrics: Mapping[str, float], step: int = 0) -> None:
+    """Log a few values of a step at once; final values have step 0."""
     now = int(time.time() * 1000)
-    values = [Metric(key, value, now, 0) for key, value in metrics.items()]
+    values = [Metric(key, value, now, step) for key, value in metrics.items()]
     retry_while_unavailable(lambda: client().log_batch(run_id, metrics=values))
 
 

@@ -4,7 +4,7 @@ import json
 import logging
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from itertools import chain, islice
 from pathlib import Path
 from typing import Any, Literal
@@ -52,6 +52,21 @@ TRAINING_SPLITS = ("train", "selection")
 Splits = dict[tuple[str, str], list[NumberedRow]]
 
 
+@dataclass(frozen=True)
+class Collected:
+    """Rows that a recipe's own stages have collected, and that join those of the data.
+
+    Attributes:
+        folders: outputs of these stages, each with a file of demonstrations or preferences and a `note.md`.
+        given_preferences: the preferences of the data are used as well.
+        tokenizer: folder of the tokenizer that the models of the run have.
+    """
+
+    folders: Sequence[Path]
+    given_preferences: bool
+    tokenizer: Path
+
+
 def prepare_data(
     config: DataConfig,
     model: ModelConfig,
@@ -60,6 +75,7 @@ def prepare_data(
     root: Path,
     workspace: Workspace,
     compute: ComputeConfig | None = None,
+    collected: Collected | None = None,
 ) -> None:
     """Validate, split, decontaminate, cut to the context, and report. Data without responses is sampled before that.
 
@@ -71,6 +87,7 @@ def prepare_data(
         root: what relative paths resolve against.
         workspace: the splits, the tokenizer and `report.json` go to its output.
         compute: where the base is sampled, if `config.sampled_from` says so; otherwise not read.
+        collected: further rows, of which `config.max_rows` leaves none out.
 
     Raises:
         DataError: a row is at fault, does not fit, or a split that is needed is empty.
@@ -87,6 +104,9 @@ def prepare_data(
             assert compute is not None, "the task sees to it"
             sample_folder(folder, config, model, max_response_tokens, compute, workspace.checkpoints)
             max_rows = None  # counts prompts then, and these are no more than that
+        if collected is not None:
+            folder = _joined(folder, collected, max_rows, Path(scratch) / "joined")
+            max_rows = None
         kinds = (*KINDS, "labels") if (folder / "labels.jsonl").is_file() else KINDS
         rows = {kind: list(_read(folder / f"{kind}.jsonl", kind, config.ties, max_rows, counts)) for kind in kinds}
         counts.labels = counts.rows["labels"] if "labels" in rows else 0
@@ -101,7 +121,13 @@ def prepare_data(
     splits = _split(rows, config)
     corpus = _split_corpus(texts, splits, config, counts)
     _remove_leaks(splits, counts)
-    tokenizer, tokenizer_report = prepare_tokenizer(model, chain(_training_texts(splits), corpus.get("train", ())))
+    # The models of a run go on with the tokenizer that they began with.
+    begun_with: dict[str, Any] = {}
+    if collected is not None:
+        begun_with = dict.fromkeys(("architecture", "revision", "chat_template")) | {"base": str(collected.tokenizer)}
+    tokenizer, tokenizer_report = prepare_tokenizer(
+        model.model_copy(update=begun_with), chain(_training_texts(splits), corpus.get("train", ()))
+    )
     check_roles(tokenizer, ((kind, numbered) for kind in kinds for numbered in rows[kind]))
     _cut(splits, Context(tokenizer, model.max_length, max_response_tokens), config, counts)
     check_left_out(counts)
@@ -129,6 +155,24 @@ def prepare_data(
     workspace.report.mkdir(parents=True, exist_ok=True)
     (workspace.report / "data.md").write_text(render(report), encoding="utf-8")
     workspace.log_metrics(metrics(report), None)
+
+
+def _joined(folder: Path, collected: Collected, max_rows: int | None, joined: Path) -> Path:
+    """The data with rows that were collected since, in a folder of its own."""
+    joined.mkdir()
+    for path in sorted(folder.iterdir()):
+        if path.suffix == ".jsonl":
+            kind = path.stem
+            dropped = kind == "preferences" and not collected.given_preferences
+            given = islice((row for _, row in read_rows(path, kind)), 0 if dropped else max_rows)
+            added = [part / path.name for part in collected.folders if (part / path.name).is_file()]
+            write_rows(joined / path.name, chain(given, *((row for _, row in read_rows(one, kind)) for one in added)))
+    notes = [(part / "note.md").read_text(encoding="utf-8").strip() for part in collected.folders]
+    datasheet = (folder / DATASHEET).read_text(encoding="utf-8").rstrip()
+    if not collected.given_preferences:
+        notes.insert(0, "The preferences of the data were left out.")
+    (joined / DATASHEET).write_text("\n\n".join([datasheet, "## Collected since", *notes]) + "\n", encoding="utf-8")
+    return joined
 
 
 def longer_wins_points(row: Row) -> float:
