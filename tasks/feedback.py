@@ -11,7 +11,8 @@ from prefect.runtime import flow_run as this_flow_run
 from rlhf.config.feedback import AskConfig, CollectConfig, ReviseConfig
 from rlhf.config.judge import JudgeConfig, LabelConfig
 from rlhf.config.pipeline import PipelineConfig
-from rlhf.paths import root
+from rlhf.files.locks import lock_of, locked
+from rlhf.paths import local_folder, root
 from rlhf.references import FeedbackReport
 from rlhf.tracking.client import check_reachable, run_url
 from rlhf.tracking.files import log_content
@@ -43,7 +44,8 @@ def ask_round(config: PipelineConfig, ask: AskConfig) -> FeedbackReport:
     from rlhf.feedback.report import asked_markdown
     from rlhf.feedback.rounds import open_round, publish, record_comparisons
 
-    with _feedback():
+    busy = f"another process asks round {ask.round}; wait until it is over"
+    with _feedback(), locked(lock_of(local_folder("judgments") / ask.round), busy, timeout=0):
         Reviewers().check(ask.annotators)
         asked = open_round(ask, config.name, read_guidelines(ask.guidelines, root()))
         with closing_run(asked.run_id):

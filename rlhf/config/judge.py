@@ -26,7 +26,8 @@ class JudgeConfig(Section):
     concurrency: Annotated[int, Field(ge=1, le=256)] = 8
     """Requests at the same time."""
     max_requests: Count | None = None
-    """Requests that one command may send; answers that are known already cost none. Empty: as many as it takes."""
+    """Requests that one command may send; answers that are known already cost none, and further tries of a request that
+    failed are not counted (num_retries). Empty: as many as it takes."""
 
     @field_validator("url")
     @classmethod

@@ -74,6 +74,8 @@ class RewardModelConfig(TrainingSection):
     margin_by_rating: tuple[NonNegative, ...] = ()
     """Margin of each rating, where the field margin of a row is a rating 0, 1, 2 and so on; Llama 2 (2307.09288) has
     [0, 0.333, 0.667, 1] and [0, 1, 2, 3]. Empty: the field is the margin itself."""
+    judge_weight: Positive = 1.0
+    """Weight in the loss of a pair that a judge has labelled; that of all others is 1."""
     num_centring_rows: Count = 512
     """Demonstrations whose mean score becomes the score_offset, so that demonstrations score 0 on average."""
     centring_split: Literal["train", "validation"] = "train"

@@ -40,6 +40,8 @@ OPTIONAL_FIELDS = {
     "labels": ("annotator", "source"),
     "corpus": ("source",),
 }
+JUDGE_SOURCE = "feedback of a judge"
+"""Beginning of the source of a row that a model has labelled, and no person; the round's name follows."""
 OF_RESPONSES = ("policies", "flags")
 """Fields that have an element for each response of a row, in the order of chosen and rejected, or of responses."""
 TIE = 0.5
@@ -336,3 +338,8 @@ def type_of(value: object) -> str:
 def _quoted(names: object) -> str:
     assert isinstance(names, dict | list | tuple)
     return ", ".join(f'"{name}"' for name in names) or "none"
+
+
+def is_of_judge(row: Mapping[str, Any]) -> bool:
+    """Whether a model, and no person, has labelled a row."""
+    return str(row.get("source", "")).startswith(JUDGE_SOURCE)

@@ -10,7 +10,7 @@ import numpy as np
 
 from rlhf.config.feedback import CollectConfig
 from rlhf.data.preparation.splits import prompt_key
-from rlhf.data.schema import TIE, Row
+from rlhf.data.schema import JUDGE_SOURCE, TIE, Row
 from rlhf.evaluation.agreement import Agreement, annotator_agreement
 from rlhf.evaluation.statistics import Estimate, share_interval
 from rlhf.feedback.comparisons import Comparison, Response
@@ -19,8 +19,7 @@ from rlhf.feedback.rounds import Round, item_key, judge_key
 from rlhf.tracking.reviews import Answer, ReviewRound
 
 SOURCE = "feedback"
-SOURCE_OF_JUDGE = "feedback of a judge"
-"""Of a row, with the round's name behind it, so that the audit tells rounds apart."""
+"""Beginning of the source of a row that a person has labelled; the round's name follows, so the audit tells rounds."""
 
 
 @dataclass(frozen=True)
@@ -249,7 +248,7 @@ def as_row(verdict: Verdict, name: str) -> Row | None:
     flags = [list(verdict.flags.get(_RESPONSES[place], ())) for place in order]
     return row | {
         **({"annotator": verdict.by} if verdict.by else {}),
-        "source": f"{SOURCE if verdict.is_human else SOURCE_OF_JUDGE}, {name}",
+        "source": f"{SOURCE if verdict.is_human else JUDGE_SOURCE}, {name}",
         "round": name,
         "policies": [comparison.policies[place] for place in order],
         **({"rationale": verdict.rationale} if verdict.rationale else {}),

@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 
 from rlhf.evaluation.statistics import Estimate
 from rlhf.feedback.collect import Collected
+from rlhf.feedback.guidelines import Guidelines
 from rlhf.feedback.label import Labelled, recorded_labels
 from rlhf.feedback.revise import Revision
 from rlhf.feedback.rounds import Round, num_asked
@@ -37,9 +38,14 @@ def datasheet_note(collected: Collected, asked: Round) -> str:
             *_judges(asked),
             collected_markdown(collected),
             f"Answers of {', '.join(map(escape, policies))}. Recorded in MLflow run {asked.run_id}.",
-            f"Guidelines:\n\n```yaml\n{asked.guidelines.as_yaml().replace('```', '` ` `').strip()}\n```",
+            guidelines_markdown(asked.guidelines),
         ]
     )
+
+
+def guidelines_markdown(guidelines: Guidelines) -> str:
+    """The guidelines as they were, in YAML."""
+    return f"Guidelines:\n\n```yaml\n{guidelines.as_yaml().replace('```', '` ` `').strip()}\n```"
 
 
 def revised_markdown(

@@ -11,15 +11,15 @@ from rlhf.config.feedback import AskConfig, CollectConfig, ComparisonsConfig, Fe
 from rlhf.config.judge import LabelConfig, LabelsConfig, StepJudgeConfig
 from rlhf.config.model import Setup
 from rlhf.data.preparation.splits import prompt_key
-from rlhf.data.schema import Row, is_ranking, write_rows
+from rlhf.data.schema import Row, is_of_judge, is_ranking, write_rows
 from rlhf.errors import InputError
 from rlhf.evaluation.statistics import Estimate, share_interval
 from rlhf.feedback.ask import SCORERS, Author, Sampling, different_prompts, make_comparisons, score_by_both
-from rlhf.feedback.collect import SOURCE_OF_JUDGE, Collected, as_dict, collect
+from rlhf.feedback.collect import Collected, as_dict, collect
 from rlhf.feedback.comparisons import Comparison
 from rlhf.feedback.guidelines import read_guidelines
 from rlhf.feedback.label import Labelled, label
-from rlhf.feedback.report import asked_markdown, collected_markdown, labelled_markdown
+from rlhf.feedback.report import asked_markdown, collected_markdown, guidelines_markdown, labelled_markdown
 from rlhf.feedback.rounds import Round, open_round, publish, record_comparisons
 from rlhf.feedback.simulated import answer_as_raters, mean_gold, simulated_endpoint
 from rlhf.judges.endpoint import Endpoint
@@ -116,7 +116,7 @@ def give_feedback(
     details = {"collected": as_dict(collected), "labelled": labelled.as_dict() if labelled else None}
     details = json.loads(json.dumps(details).replace(asked.name, step.label))
     (workspace.output / "feedback.json").write_text(json.dumps(details, indent=2, sort_keys=True) + "\n", "utf-8")
-    note = _note(config, collected, labelled).replace(asked.name, str(step.number))
+    note = _note(config, asked, collected, labelled).replace(asked.name, str(step.number))
     (workspace.output / NOTE).write_text(note + "\n", encoding="utf-8")
     workspace.report.mkdir(parents=True, exist_ok=True)
     report = "\n\n".join([asked_markdown(asked, queues).rpartition("\n\n")[0], note, _figures_markdown(figures)])
@@ -161,7 +161,7 @@ def _label(judge: StepJudgeConfig, setup: Setup, step: FeedbackStep, asked: Roun
 
 
 def _is_learned(row: Row, judge: StepJudgeConfig | None) -> bool:
-    return judge is None or judge.learn_from == "both" or row["source"].startswith(SOURCE_OF_JUDGE)
+    return judge is None or judge.learn_from == "both" or is_of_judge(row)
 
 
 def _named(row: Row, step: FeedbackStep) -> Row:
@@ -215,7 +215,7 @@ def _flat(figures: Mapping[str, float | Estimate]) -> list[tuple[str, float]]:
     return flat
 
 
-def _note(config: FeedbackConfig, collected: Collected, labelled: Labelled | None) -> str:
+def _note(config: FeedbackConfig, asked: Round, collected: Collected, labelled: Labelled | None) -> str:
     parts: list[Any] = [collected_markdown(collected)]
     if labelled is not None:
         parts.insert(0, labelled_markdown(labelled))
@@ -223,6 +223,7 @@ def _note(config: FeedbackConfig, collected: Collected, labelled: Labelled | Non
             parts.insert(1, "The judge is simulated: an endpoint on loopback that knows the gold rule, and errs.")
     if config.judge is not None and config.judge.learn_from == "judge" and collected.asked:
         parts.append("Only the judge's labels are learned from; the annotators' answers measure it.")
+    parts.append(guidelines_markdown(asked.guidelines))
     if config.simulated is not None and collected.asked:
         parts.append("The annotators are simulated: they know the gold rule, and err. No person was asked.")
     return "\n\n".join(parts)

@@ -22,8 +22,8 @@ from rlhf.supervised.trainer import WatchedTrainer
 
 Group = dict[str, Any]
 """`responses`: dialogues as token ids, K of them. `first`, `second`: which two of them a comparison is of. `margin`,
-`probability`: by how much the first should win, and how probably it does."""
-_COMPARED = ("first", "second", "margin", "probability")
+`probability`, `weight`: by how much the first should win, how probably it does, and how much that counts."""
+_COMPARED = ("first", "second", "margin", "probability", "weight")
 
 
 def preference_losses(first: Tensor, second: Tensor, margin: Tensor, probability: Tensor) -> Tensor:
@@ -47,6 +47,7 @@ def group_comparisons(
     rejected: Sequence[Sequence[int]],
     margins: Sequence[float] | None,
     probabilities: Sequence[float] | None,
+    weights: Sequence[float] | None,
     units: Iterable[Hashable],
 ) -> list[Group]:
     """Comparisons in groups, in the order of their first comparison; equal dialogues of a group are one response.
@@ -56,6 +57,7 @@ def group_comparisons(
         rejected: what each is compared with.
         margins: 0 where None.
         probabilities: that chosen is preferred; 1 where None.
+        weights: of each in the loss; 1 where None.
         units: the group of each comparison.
     """
     groups: dict[Hashable, Group] = {}
@@ -69,6 +71,7 @@ def group_comparisons(
             group[side].append(number)
         group["margin"].append(margins[row] if margins else 0.0)
         group["probability"].append(probabilities[row] if probabilities else 1.0)
+        group["weight"].append(weights[row] if weights else 1.0)
     return list(groups.values())
 
 
@@ -94,7 +97,7 @@ class GroupCollator:
     pad_token_id: int
 
     def __call__(self, groups: Sequence[Group]) -> dict[str, Tensor]:
-        """Token ids and mask, [A, T]; of each comparison its places in them, its labels and its weight, [C]."""
+        """Token ids and mask, [A, T]; of each comparison its places in them, its labels and its group's size, [C]."""
         places: list[dict[int, int]] = [{} for _ in groups]
         dialogues: list[Sequence[int]] = []
         for number, column in enumerate(zip_longest(*(group["responses"] for group in groups))):
@@ -121,7 +124,8 @@ class GroupCollator:
 class ComparisonTrainer(WatchedTrainer, RewardTrainer):  # type: ignore[misc]
     """TRL's trainer, watched, with a loss over groups.
 
-    A comparison weighs 1 / (comparisons of its group x groups of the whole batch), so micro-batches change nothing.
+    A comparison of weight 1 counts 1 / (comparisons of its group x groups of the whole batch), so micro-batches change
+    nothing.
     """
 
     loss_is_scaled_for_ga = True
@@ -142,7 +146,7 @@ class ComparisonTrainer(WatchedTrainer, RewardTrainer):  # type: ignore[misc]
         scores = outputs.logits.squeeze(-1)
         first, second = scores[inputs["first"]], scores[inputs["second"]]
         losses = preference_losses(first, second, inputs["margin"], inputs["probability"])
-        loss = (losses / inputs["group_size"]).sum() / inputs["batch_groups"]
+        loss = (inputs["weight"] * losses / inputs["group_size"]).sum() / inputs["batch_groups"]
         with torch.no_grad():
             right = torch.where(inputs["probability"] == 0.5, 0.5, (first > second).float())
             self._metrics["train"]["accuracy"].append(float(right.mean()))

@@ -27,7 +27,7 @@ from trl import RewardTrainer
 from rlhf.config.model import ComputeConfig, Setup
 from rlhf.config.supervised import RewardModelConfig, member_name, policy_name
 from rlhf.data.preparation.splits import prompt_key
-from rlhf.data.schema import Row, read_rows
+from rlhf.data.schema import Row, is_of_judge, read_rows
 from rlhf.errors import DataError, ModelError, TrainingDivergedError
 from rlhf.modeling.context import StageContext, start_stage
 from rlhf.modeling.conversations import encode_pairs
@@ -57,13 +57,23 @@ _HEAD_SCALE = 0.1
 
 @dataclass(frozen=True)
 class _Pairs:
-    """Dialogues as token ids, prompt included; by how much, and how probably, the first should win; prompt keys."""
+    """Dialogues as token ids, prompt included, with what is known of each pair.
+
+    Attributes:
+        chosen: the better dialogues.
+        rejected: what each is compared with.
+        margins: by how much the first should win; None where no row says so.
+        probabilities: how probably it does; None where all are certain.
+        prompts: keys of the prompts.
+        weights: in the loss; None where all are 1.
+    """
 
     chosen: list[list[int]]
     rejected: list[list[int]]
     margins: list[float] | None
     probabilities: list[float] | None
     prompts: list[str]
+    weights: list[float] | None = None
 
 
 @dataclass(frozen=True)
@@ -105,6 +115,11 @@ def train_reward_models(config: RewardModelConfig, setup: Setup, data: Path, sta
     _refuse_shared_prompts(train, selection)
     if config.rankings == "groups":
         _refuse_single_pairs({"train": train, "selection": selection})
+    if config.judge_weight != 1.0 and not any(map(is_of_judge, (*train, *selection))):
+        raise DataError(
+            f"preferences: reward_model.judge_weight is {config.judge_weight:g}, but no pair was labelled by a judge, "
+            f"so it would be ignored; drop it"
+        )
     rows = {**_members(context, train), SELECTION: selection}
     inputs = _read_inputs(context, data, start)
     for name in rows:
@@ -142,6 +157,9 @@ def _train_to_end(
 ) -> None:
     """Train, centre and validate one model."""
     pairs = _with_margins(context.config, _encode(context.tokenizer, rows))
+    if context.config.judge_weight != 1.0:
+        weights = [context.config.judge_weight if is_of_judge(row) else 1.0 for row in rows]
+        pairs = replace(pairs, weights=weights)
     num_steps = _train(context, name, pairs, inputs, folder / "model", workspace)
     try:
         metrics = _centre_and_validate(context, name, folder / "model", inputs, pairs.margins)
@@ -211,9 +229,11 @@ def _dataset(config: RewardModelConfig, pairs: _Pairs, seed: int) -> tuple[type[
     def order(lengths: Sequence[int]) -> list[int]:
         return training_order(lengths, config.num_epochs, config.batch_size, derive_seed(seed, "order"))
 
-    if config.rankings == "groups" or pairs.probabilities is not None:
+    if config.rankings == "groups" or pairs.probabilities is not None or pairs.weights is not None:
         units = pairs.prompts if config.rankings == "groups" else range(len(pairs.prompts))
-        groups = group_comparisons(pairs.chosen, pairs.rejected, pairs.margins, pairs.probabilities, units)
+        groups = group_comparisons(
+            pairs.chosen, pairs.rejected, pairs.margins, pairs.probabilities, pairs.weights, units
+        )
         rows = order([max(map(len, group["responses"])) for group in groups])
         return ComparisonTrainer, Dataset.from_list(with_batch_sizes([groups[row] for row in rows], config.batch_size))
     columns: dict[str, Any] = {"chosen_ids": pairs.chosen, "rejected_ids": pairs.rejected}

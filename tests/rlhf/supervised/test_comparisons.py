@@ -62,7 +62,8 @@ def _dataset(groups):
 
 def grouped(pairs, units, **labels):
     margins, probabilities = labels.get("margins"), labels.get("probabilities")
-    return group_comparisons([c for c, _ in pairs], [r for _, r in pairs], margins, probabilities, units)
+    weights = labels.get("weights")
+    return group_comparisons([c for c, _ in pairs], [r for _, r in pairs], margins, probabilities, weights, units)
 
 
 def write_rankings(data, with_ties=False):
@@ -134,6 +135,14 @@ def test_prompts_weigh_the_same_whatever_they_hold_and_however_they_are_cut(grad
     alone = [gradient(with_batch_sizes([group], 1)) for group in groups]
     torch.testing.assert_close(gradient(together), (alone[0] + alone[1]) / 2, rtol=1e-4, atol=1e-7)
     torch.testing.assert_close(gradient(together[:1], together[1:]), gradient(together), rtol=1e-4, atol=1e-7)
+
+
+def test_a_pair_of_weight_two_counts_as_two(gradient):
+    """Of two groups the first is weighted: its part of the gradient doubles, that of the other stays."""
+    groups = [(RESPONSES[0], RESPONSES[1]), tuple(OTHERS)]
+    weighted = with_batch_sizes(grouped(groups, range(2), weights=[2.0, 1.0]), 2)
+    first, second = (gradient(with_batch_sizes([group], 1)) for group in grouped(groups, range(2)))
+    torch.testing.assert_close(gradient(weighted), (2 * first + second) / 2, rtol=1e-4, atol=1e-7)
 
 
 def test_every_response_is_read_once():

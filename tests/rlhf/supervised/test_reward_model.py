@@ -207,6 +207,22 @@ def test_margins_by_rating_are_those_of_the_table(tiny_setup, arithmetic_data, s
         train_reward_models(short, tiny_setup, arithmetic_data, start, Run(tmp_path / "short").workspace)
 
 
+def test_weight_of_judges_changes_their_pairs_alone_and_is_refused_without_any(
+    tiny_setup, arithmetic_data, start, tmp_path
+):
+    weighted = CONFIG.model_copy(update={"num_epochs": 1, "judge_weight": 0.5})
+    with pytest.raises(DataError, match=r"judge_weight is 0\.5, but no pair was labelled by a judge, so it would be ign"):
+        train_reward_models(weighted, tiny_setup, arithmetic_data, start, Run(tmp_path / "none").workspace)
+    rows = read(arithmetic_data, "train")
+    write(arithmetic_data, "train", [row | {"source": "feedback of a judge, round 1"} for row in rows])
+    runs = [Run(tmp_path / name) for name in ("as people's", "half")]
+    for run, config in zip(runs, (CONFIG.model_copy(update={"num_epochs": 1}), weighted), strict=True):
+        train_reward_models(config, tiny_setup, arithmetic_data, start, run.workspace)
+    (first, first_selection), (second, second_selection) = (run.weights(*MODELS) for run in runs)
+    assert first != second, "its pairs are a judge's"
+    assert first_selection == second_selection, "its pairs are people's"
+
+
 def test_models_see_nothing_of_each_others_pairs(tiny_setup, arithmetic_data, start, tmp_path):
     config = CONFIG.model_copy(update={"num_epochs": 1})
     runs = [Run(tmp_path / "before"), Run(tmp_path / "after")]
