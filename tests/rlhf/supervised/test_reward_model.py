@@ -211,7 +211,7 @@ def test_weight_of_judges_changes_their_pairs_alone_and_is_refused_without_any(
     tiny_setup, arithmetic_data, start, tmp_path
 ):
     weighted = CONFIG.model_copy(update={"num_epochs": 1, "judge_weight": 0.5})
-    with pytest.raises(DataError, match=r"judge_weight is 0\.5, but no pair was labelled by a judge, so it would be ign"):
+    with pytest.raises(DataError, match=r"judge_weight is 0\.5, but no pair was labelled by a judge, so it would"):
         train_reward_models(weighted, tiny_setup, arithmetic_data, start, Run(tmp_path / "none").workspace)
     rows = read(arithmetic_data, "train")
     write(arithmetic_data, "train", [row | {"source": "feedback of a judge, round 1"} for row in rows])
