@@ -5,7 +5,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check --require-virtualenv
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo up down test test-slow test-services test-all test-export coverage pictures tutorial docs soak check format lock clean bench bench-learning bench-optimum bench-scaling bench-services bench-coverage bench-promotion bench-gpu
+.PHONY: help demo up down test test-slow test-services test-all test-export coverage pictures tutorial docs soak check format lock clean bench bench-learning bench-optimum bench-scaling bench-services bench-coverage bench-feedback bench-promotion bench-gpu
 
 help: ## Say what there is.
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -91,6 +91,9 @@ bench-services: .venv/installed ## What orchestration costs: start, share of the
 
 bench-promotion: .venv/installed ## False promotions over nights, and how soon a better candidate is promoted. Minutes.
 	$(BIN)/python -m benchmarks.promotion $(ARGS)
+
+bench-feedback: .venv/installed ## Rounds of feedback against one, a judge's labels against people's: an hour and a half.
+	$(BIN)/python -m benchmarks.feedback $(ARGS)
 
 bench-coverage: .venv/installed ## How often the printed intervals hold the truth, on simulated data. ARGS="--only share"
 	$(BIN)/python -m benchmarks.coverage $(ARGS)
