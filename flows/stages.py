@@ -12,7 +12,7 @@ from prefect import Flow, flow
 
 from rlhf.config.pipeline import PipelineConfig
 from rlhf.references import ModelCardRef, PipelineReport, StageReport
-from rlhf.stages import STAGES, StageSpec, pipeline_stages
+from rlhf.stages import STAGES, StageSpec, attempt_names, pipeline_stages
 from tasks.pipeline_run import cancel_on_signal, flow_run_name, pipeline_run
 from tasks.stages import STAGE_TASKS, Outputs, check_alone
 
@@ -32,7 +32,7 @@ def _flow_of(stage: StageSpec) -> StageFlow:
         given = signature.bind(*arguments, **named).arguments
         check_alone(stage.name, given["config"])
         with pipeline_run(given["config"]) as (pipeline, config):
-            made = Outputs()
+            made = Outputs(attempt_names(config) if stage.name == "policy" else ())
             for spec in inputs:
                 made.add(pipeline.use(given[spec.run_argument], spec.output))
             reference = STAGE_TASKS[stage.name](config, made)

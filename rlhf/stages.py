@@ -6,7 +6,7 @@ a function that does its work, a task that adapts it, and the task's line in `ta
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 from pydantic import AfterValidator, Field
 
@@ -23,6 +23,9 @@ from rlhf.references import (
     RevisionsRef,
     RewardModelsRef,
 )
+
+if TYPE_CHECKING:
+    from rlhf.config.pipeline import PipelineConfig
 
 
 @dataclass(frozen=True)
@@ -175,9 +178,38 @@ def repeatable_stages() -> tuple[str, ...]:
 def round_name(number: int, stage: str = "policy") -> str:
     """The name of a round before a recipe's own method, from 1 on, in tags and records of a pipeline run.
 
-    Of other stages that a recipe with feedback runs again, that of an attempt before the last; 0 is before all rounds.
+    Of other stages that a recipe with feedback runs again, that of an attempt before the last.
     """
     return f"{stage}.{number}"
+
+
+def attempt_names(config: "PipelineConfig") -> list[str]:
+    """The names of a run's attempts at its stages, in the order in which they run.
+
+    The last attempt at a stage has the stage's name, and those before it have numbers: of policies, feedback and reward
+    models that of the round, of data and SFT policies their own. Where the first round's feedback asks no reward
+    models, none are trained before it.
+    """
+    rounds = config.per_round
+    first = rounds[0].feedback
+    attempts = [("data", 0), ("sft", 0)]
+    if config.revision is not None:
+        attempts += [("revision", 0), ("data", 1), ("sft", 1)]
+    if first is None or first.choose != "random":
+        number = 1 if first is None else 0
+        attempts += [("reward_model", number), ("reward_audit", number)]
+    for number, choice in enumerate(rounds, 1):
+        if choice.feedback is not None:
+            num_data = sum(stage == "data" for stage, _ in attempts)
+            of_round = [("reward_model", number), ("reward_audit", number)]
+            attempts += [("feedback", number), ("data", num_data), *of_round]
+        attempts.append(("policy", number))
+    stages = [stage for stage, _ in attempts]
+    names = [
+        round_name(number, stage) if stage in stages[place + 1 :] else stage
+        for place, (stage, number) in enumerate(attempts)
+    ]
+    return [*names, *(stage.name for stage in pipeline_stages() if stage.name not in stages)]
 
 
 def is_round(name: str) -> bool:

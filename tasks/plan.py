@@ -18,7 +18,7 @@ from rlhf.planning.memory import peak_memory
 from rlhf.planning.shape import ModelShape, Workload, shape_of
 from rlhf.provenance import hardware
 from rlhf.references import DatasetRef, ModelCardRef, PolicyRef
-from rlhf.stages import STAGES, StageSpec, stage_name, stage_of, title_of
+from rlhf.stages import STAGES, StageSpec, attempt_names, stage_name, stage_of, title_of
 from rlhf.tracking.artifacts import local_path
 from rlhf.tracking.records import Condition, RunRecord, RunStore
 from rlhf.tracking.runs import parameters
@@ -113,7 +113,7 @@ def plan_run(config: PipelineConfig, store: RunStore | None, *, verified: bool =
         ArtifactMismatchError: an output that the run would use is not what was stored.
     """
     config = settled(at_commits(config))
-    made = Outputs()
+    made = Outputs(attempt_names(config))
     specs = [spec for spec in stages_of(config) if spec.output is not ModelCardRef]
     with planning(verified=verified):
         stages = tuple(_plan_stage(spec, config, made, store) for spec in specs)

@@ -204,7 +204,8 @@ def _run(adapted: _Stage[R], arguments: Mapping[str, Any]) -> R:
         if made is None:
             raise NotMadeError(_round.get() or adapted.name, folder, _settings(arguments))
         return made
-    tell(StageBegan(adapted.name, newest_step(folder)))
+    name = _round.get() or adapted.name
+    tell(StageBegan(name, newest_step(folder)))
     with locked(lock_of(folder), f"another run works on {folder.name}; this one waits for it"):
         found = artifacts.find_output(adapted.name, fingerprint, adapted.kind)
         call = _Call(adapted, arguments, fingerprint, found)
@@ -215,14 +216,14 @@ def _run(adapted: _Stage[R], arguments: Mapping[str, Any]) -> R:
             reference = _task(call, refresh=True)(**arguments)
     trained_seconds = metrics_of(reference.run_id)[f"{adapted.name}/trained_seconds"]
     report = StageReport(
-        name=_round.get() or adapted.name,
+        name=name,
         state="trained" if found is None else "cached",
         run_id=reference.run_id,
         seconds=time.monotonic() - started,
         trained_seconds=trained_seconds,
     )
     current().finish_stage(report, reference, fingerprint)
-    tell(StageEnded(adapted.name, report.state, report.seconds))
+    tell(StageEnded(name, report.state, report.seconds))
     return reference
 
 

@@ -1,6 +1,7 @@
 """The tasks of the stages of `rlhf.stages`, by the stages' names: what each of them takes from the recipe."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import TypeVar, cast
 
 from rlhf.config.pipeline import PipelineConfig
@@ -16,7 +17,7 @@ from rlhf.references import (
     RevisionsRef,
     RewardModelsRef,
 )
-from rlhf.stages import StageSpec, pipeline_stages, round_name, title_of
+from rlhf.stages import StageSpec, attempt_names, is_round, pipeline_stages, stage_name, title_of
 from tasks.evaluate_policy import evaluate_policy
 from tasks.evaluate_reward_models import evaluate_reward_models
 from tasks.give_feedback import give_feedback
@@ -35,21 +36,34 @@ AnyReference = TypeVar("AnyReference", bound=Reference)
 class Outputs:
     """The outputs of stages so far, each by the kind of its reference.
 
+    Args:
+        names: of the attempts that are to come, in their order (`rlhf.stages.attempt_names`). A stage that has none
+            left bears its own name.
+
     Attributes:
         collected: revised answers and feedback, in their order, all of which join the data.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, names: Iterable[str] = ()) -> None:
         self._made: dict[type[Reference], Reference] = {}
+        self._names: dict[str, list[str]] = {}
+        for name in names:
+            self._names.setdefault(stage_name(name), []).append(name)
         self.collected: tuple[FeedbackRef | RevisionsRef, ...] = ()
+
+    @contextmanager
+    def attempt(self, stage: str) -> Iterator[None]:
+        """Within the block the next attempt at a stage is made, under its name."""
+        names = self._names.get(stage)
+        name = names.pop(0) if names else stage
+        with as_round(name if is_round(name) else None):
+            yield
 
     def add(self, reference: Reference) -> None:
         """Add the output of the next stage."""
         self._made[type(reference)] = reference
-
-    def collect(self, reference: FeedbackRef | RevisionsRef) -> None:
-        """Add rows that join the data."""
-        self.collected += (reference,)
+        if isinstance(reference, FeedbackRef | RevisionsRef):
+            self.collected += (reference,)
 
     def __contains__(self, kind: type[Reference]) -> bool:
         """Whether there is an output of this kind."""
@@ -66,24 +80,36 @@ class Outputs:
 
 def _train_sft(config: PipelineConfig, made: Outputs) -> ModelRef:
     """Train the SFT policy; with revisions first the one whose answers are revised."""
+
+    def train() -> ModelRef:
+        with made.attempt("sft"):
+            return train_sft(config.sft, config.setup, made[DatasetRef])
+
     if config.revision is None:
-        return train_sft(config.sft, config.setup, made[DatasetRef])
-    with as_round(round_name(0, "sft")):
-        first = train_sft(config.sft, config.setup, made[DatasetRef])
+        return train()
+    policy = train()
     longest, batch_size = config.max_response_tokens, config.evaluation.batch_size
-    made.collect(revise_sft(config.revision, config.setup, longest, batch_size, config.gold, first))
-    made.add(_prepare_data(config, made, given_preferences=True))
-    return train_sft(config.sft, config.setup, made[DatasetRef])
+    made.add(revise_sft(config.revision, config.setup, longest, batch_size, config.gold, policy))
+    made.add(_prepare_data(config, made))
+    return train()
 
 
-def _prepare_data(config: PipelineConfig, made: Outputs, *, given_preferences: bool) -> DatasetRef:
+def _prepare_data(config: PipelineConfig, made: Outputs, *, given_preferences: bool = True) -> DatasetRef:
     """Prepare the data, with what was collected by now."""
     before = made.get(DatasetRef)
     collected = None if before is None else CollectedSoFar(before, made.collected, given_preferences)
-    number = len(made.collected)
-    num_collected = sum(choice.feedback is not None for choice in config.per_round) + (config.revision is not None)
-    with as_round(round_name(number, "data") if number < num_collected else None):
+    with made.attempt("data"):
         return prepare_data(config.data, config.model, config.max_response_tokens, config.compute, collected)
+
+
+def _train_reward_models(config: PipelineConfig, made: Outputs) -> RewardModelsRef:
+    with made.attempt("reward_model"):
+        return train_reward_models(config.reward_model, config.setup, made[DatasetRef], start=made[ModelRef])
+
+
+def _audit(config: PipelineConfig, made: Outputs) -> AuditRef:
+    with made.attempt("reward_audit"):
+        return evaluate_reward_models(config.reward_audit, config.setup, made[DatasetRef], made[RewardModelsRef])
 
 
 def _learn_from_feedback(config: PipelineConfig, made: Outputs, number: int, policy: ModelRef | PolicyRef) -> None:
@@ -97,23 +123,13 @@ def _learn_from_feedback(config: PipelineConfig, made: Outputs, number: int, pol
     """
     feedback = config.per_round[number - 1].feedback
     assert feedback is not None, "the round begins with it"
-    is_last = all(choice.feedback is None for choice in config.per_round[number:])
-
-    def name(stage: str) -> str | None:
-        return None if is_last else round_name(number, stage)
-
-    with as_round(name("feedback")):
-        longest, batch_size = config.max_response_tokens, config.evaluation.batch_size
-        reward_models = made.get(RewardModelsRef)
-        data, gold = made[DatasetRef], config.gold
-        given = give_feedback(feedback, config.setup, longest, batch_size, gold, number, data, policy, reward_models)
-    made.collect(given)
-    made.add(given)
+    longest, batch_size = config.max_response_tokens, config.evaluation.batch_size
+    setup, gold, data, reward_models = config.setup, config.gold, made[DatasetRef], made.get(RewardModelsRef)
+    with made.attempt("feedback"):
+        made.add(give_feedback(feedback, setup, longest, batch_size, gold, number, data, policy, reward_models))
     made.add(_prepare_data(config, made, given_preferences=feedback.given_preferences == "used"))
-    with as_round(name("reward_model")):
-        made.add(STAGE_TASKS["reward_model"](config, made))
-    with as_round(name("reward_audit")):
-        made.add(STAGE_TASKS["reward_audit"](config, made))
+    made.add(_train_reward_models(config, made))
+    made.add(_audit(config, made))
 
 
 def _train_in_rounds(config: PipelineConfig, made: Outputs) -> PolicyRef:
@@ -122,7 +138,7 @@ def _train_in_rounds(config: PipelineConfig, made: Outputs) -> PolicyRef:
     for number, recipe in enumerate(config.per_round, 1):
         if recipe.feedback is not None:
             _learn_from_feedback(config, made, number, policies[-1] if policies else made[ModelRef])
-        with as_round(round_name(number) if number <= len(config.rounds) else None):
+        with made.attempt("policy"):
             policy = train_policy(
                 recipe.method,
                 recipe.policy,
@@ -139,15 +155,11 @@ def _train_in_rounds(config: PipelineConfig, made: Outputs) -> PolicyRef:
 
 
 STAGE_TASKS: Mapping[str, Callable[[PipelineConfig, Outputs], Reference]] = {
-    "data": lambda config, made: _prepare_data(config, made, given_preferences=True),
-    "sft": lambda config, made: _train_sft(config, made),
-    "reward_model": lambda config, made: train_reward_models(
-        config.reward_model, config.setup, made[DatasetRef], start=made[ModelRef]
-    ),
-    "reward_audit": lambda config, made: evaluate_reward_models(
-        config.reward_audit, config.setup, made[DatasetRef], made[RewardModelsRef]
-    ),
-    "policy": lambda config, made: _train_in_rounds(config, made),
+    "data": _prepare_data,
+    "sft": _train_sft,
+    "reward_model": _train_reward_models,
+    "reward_audit": _audit,
+    "policy": _train_in_rounds,
     "evaluation": lambda config, made: evaluate_policy(
         config.evaluation,
         config.setup,
@@ -164,13 +176,11 @@ STAGE_TASKS: Mapping[str, Callable[[PipelineConfig, Outputs], Reference]] = {
 
 
 def stages_of(config: PipelineConfig) -> tuple[StageSpec, ...]:
-    """The stages that a run of a recipe calls one after another.
-
-    Where the first round's feedback asks no reward models, the first are trained on that feedback, within the round.
-    """
-    first = config.per_round[0].feedback
-    later = () if first is None or first.choose != "random" else ("reward_model", "reward_audit")
-    return tuple(stage for stage in pipeline_stages() if stage.name not in later)
+    """The stages that a run of a recipe calls one after another; what lies between rounds is called by the policy's."""
+    names = attempt_names(config)
+    before_policy = set(map(stage_name, names[: next(i for i, n in enumerate(names) if stage_name(n) == "policy")]))
+    within = {"reward_model", "reward_audit"} - before_policy
+    return tuple(stage for stage in pipeline_stages() if stage.name not in within)
 
 
 def check_alone(stage: str, config: PipelineConfig) -> None:
@@ -195,20 +205,9 @@ def run_stages(config: PipelineConfig, check_data: Callable[[DatasetRef], None] 
         config: the recipe.
         check_data: refuses prepared data before anything is trained on it.
     """
-    made = Outputs()
-    first = _names_of_first(config)
+    made = Outputs(attempt_names(config))
     for stage in stages_of(config):
-        with as_round(first.get(stage.name)):
-            made.add(STAGE_TASKS[stage.name](config, made))
+        made.add(STAGE_TASKS[stage.name](config, made))
         if stage.output is DatasetRef:
             check_data(made[DatasetRef])
     return made
-
-
-def _names_of_first(config: PipelineConfig) -> dict[str, str]:
-    """The names of the first reward models and their audit, where later rounds train others."""
-    rounds = config.per_round
-    if all(choice.feedback is None for choice in rounds):
-        return {}
-    number = 1 if rounds[0].feedback is None else 0
-    return {stage: round_name(number, stage) for stage in ("reward_model", "reward_audit")}

@@ -21,6 +21,7 @@ from rich.table import Table
 from rich.text import Text
 
 from rlhf.progress import Event, Measured, Sampled, StageBegan, StageEnded, listening, watching
+from rlhf.stages import stage_name
 from rlhf.text.console import TextConsole
 from rlhf.text.terminal import printable
 
@@ -92,20 +93,22 @@ class View:
     """The table of stages, with what PPO measures below it.
 
     Attributes:
-        rows: by the stages' names, in their order.
+        rows: by the stages' names, or those of their attempts where a recipe has several, in their order.
         values: the last values of each metric.
         sampled: the last answer to a held-out prompt.
         ended: the run is over.
+        running: the attempt that each stage is at.
     """
 
     rows: dict[str, StageRow]
     values: dict[str, deque[float]] = field(default_factory=dict)
     sampled: Sampled | None = None
     ended: bool = False
+    running: dict[str, str] = field(default_factory=dict)
 
     def show(self, stage: str, done: int, total: int) -> None:
         """A watcher for `rlhf.progress`."""
-        row = self.rows.setdefault(stage, StageRow())
+        row = self.rows.setdefault(self.running.get(stage, stage), StageRow())
         now = time.monotonic()
         row.state, row.since = "running", row.since if row.since is not None else now
         row.done, row.total = done, total
@@ -125,6 +128,7 @@ class View:
                 self.rows = {stage: StageRow() for stage in self.rows}
                 self.values.clear()
                 self.sampled = None
+            self.running[stage_name(event.stage)] = event.stage
             row = self.rows.setdefault(event.stage, StageRow())
             row.state, row.since, row.goes_on_from = "running", time.monotonic(), event.goes_on_from
         elif isinstance(event, StageEnded):
@@ -200,8 +204,8 @@ class _Lines:
 
     def hear(self, event: Event) -> None:
         if isinstance(event, StageBegan):
-            self.rows.pop(event.stage, None)
-            self.written.pop(event.stage, None)
+            self.rows.pop(stage_name(event.stage), None)
+            self.written.pop(stage_name(event.stage), None)
             if event.goes_on_from is not None:
                 self._write(f"{event.stage}: going on from {event.goes_on_from}")
 

@@ -19,7 +19,6 @@ from rlhf.paths import configure_environment
 from rlhf.references import PipelineReport, StageReport
 from rlhf.runs.note import noted
 from rlhf.services.settings import running
-from rlhf.stages import pipeline_stages
 from rlhf.text.terminal import say
 
 _ALIASES = {"--allow-dirty-data": "--data.allow-dirty-data"}
@@ -143,7 +142,9 @@ def say_first(config: PipelineConfig) -> None:
 
 
 @contextmanager
-def flow_environment(options: argparse.Namespace, planned: PipelineConfig | None = None) -> Iterator[None]:
+def flow_environment(
+    options: argparse.Namespace, planned: PipelineConfig | None = None, stages: Sequence[str] = ()
+) -> Iterator[None]:
     """The surroundings of a flow: environment, server, progress; with --json, no word on standard output.
 
     The servers are those of `rlhf up` where it is up.
@@ -151,6 +152,7 @@ def flow_environment(options: argparse.Namespace, planned: PipelineConfig | None
     Args:
         options: of the command.
         planned: the recipe of a pipeline run, whose plan is told before anything is started.
+        stages: names of what the flow runs, as far as they are known.
     """
     services = running()
     if services is not None and "PREFECT_API_URL" not in os.environ and "MLFLOW_TRACKING_URI" not in os.environ:
@@ -164,7 +166,6 @@ def flow_environment(options: argparse.Namespace, planned: PipelineConfig | None
         from rlhf.cli.progress_view import progress_view
         from rlhf.runs.names import started_from
 
-        stages = [spec.name for spec in pipeline_stages()] if options.command == "run" else []
         with temporary_server(), progress_view(stages), started_from(options.config):
             yield
 

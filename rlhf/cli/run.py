@@ -17,6 +17,7 @@ from rlhf.config.pipeline import PipelineConfig
 from rlhf.config.seeds import choose_seeds, parse_num_seeds, parse_seeds
 from rlhf.errors import ConfigError
 from rlhf.paths import root
+from rlhf.stages import attempt_names
 from rlhf.text.terminal import say
 
 
@@ -54,7 +55,7 @@ def run(options: argparse.Namespace) -> int:
     check(config.data, root())
     if seeds:
         return _run_group(config, seeds, options)
-    with flow_environment(options, config):
+    with flow_environment(options, config, attempt_names(config)):
         from flows.pipeline import rlhf_pipeline
 
         report = rlhf_pipeline(config)
@@ -76,7 +77,7 @@ def read_seeds(options: argparse.Namespace, config: PipelineConfig) -> tuple[int
 
 def _run_group(config: PipelineConfig, seeds: tuple[int, ...], options: argparse.Namespace) -> int:
     """Run all seeds, and print what they came to, with those that failed. Returns the exit code."""
-    with flow_environment(options):
+    with flow_environment(options, stages=attempt_names(config)):
         from flows.seeds import run_seeds
         from rlhf.runs.groups import SeedsFailedError
 

@@ -109,7 +109,7 @@ def revise(
         for one, (revised, ended) in zip(revisions, write(asked, f"revision {number}"), strict=True):
             one.answers.append(revised)
             one.ended.append(ended)
-        report_progress("feedback", number + 1, settings.num_revisions)
+        report_progress("revision", number + 1, settings.num_revisions)
     return revisions
 
 

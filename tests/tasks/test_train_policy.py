@@ -21,6 +21,7 @@ from rlhf.runs.audit.lineage import trace
 from rlhf.runs.audit.target import Target
 from rlhf.runs.audit.verify import check_stages
 from rlhf.runs.reproduction.results import results_of
+from rlhf.stages import attempt_names
 from rlhf.tracking import artifacts
 from rlhf.tracking.client import EXPERIMENT, tracking_uri
 from rlhf.tracking.run_details import get_run
@@ -61,7 +62,7 @@ def only_policy(config: PipelineConfig) -> StageReport:
 def only_rounds(config: PipelineConfig) -> tuple[str, list[StageReport]]:
     """The policy's stage with the rounds before it, as a pipeline has it."""
     with pipeline_run(config) as (run, config):
-        made = Outputs()
+        made = Outputs(attempt_names(config))
         made.add(stored("data", DatasetRef, source=DataSource(path="data", md5="1", tracked=True)))
         made.add(stored("sft", ModelRef))
         made.add(stored("reward_models", RewardModelsRef))

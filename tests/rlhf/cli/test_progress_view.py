@@ -61,6 +61,21 @@ def test_what_ppo_measures_is_drawn(view: View, clock: list[float]):
     assert seen(view)[-1] == ["score", "▁▅█", "+1.00", "KL", "▁▁▁", "0.10"]
 
 
+def test_each_attempt_at_a_stage_has_a_line(clock: list[float]):
+    """What a stage reports belongs to the attempt that it is at."""
+    view = View({name: StageRow() for name in ("policy.1", "feedback", "policy")})
+    view.hear(StageBegan("policy.1"))
+    view.show("policy", 2, 2)
+    view.hear(StageEnded("policy.1", "trained", 3))
+    view.hear(StageBegan("feedback"))
+    view.hear(StageEnded("feedback", "cached", 1))
+    view.hear(StageBegan("policy"))
+    view.show("policy", 1, 2)
+    lines = seen(view)
+    assert [line[:2] for line in lines] == [["policy.1", "trained"], ["feedback", "cached"], ["policy", "running"]]
+    assert lines[2][-1] == "1/2"
+
+
 def test_the_next_seed_begins_anew(view: View, clock: list[float]):
     for stage in STAGES:
         view.hear(StageBegan(stage))
