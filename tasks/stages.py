@@ -177,9 +177,9 @@ STAGE_TASKS: Mapping[str, Callable[[PipelineConfig, Outputs], Reference]] = {
 
 def stages_of(config: PipelineConfig) -> tuple[StageSpec, ...]:
     """The stages that a run of a recipe calls one after another; what lies between rounds is called by the policy's."""
-    names = attempt_names(config)
-    before_policy = set(map(stage_name, names[: next(i for i, n in enumerate(names) if stage_name(n) == "policy")]))
-    within = {"reward_model", "reward_audit"} - before_policy
+    stages = list(map(stage_name, attempt_names(config)))
+    before_rounds = stages[: next(place for place, name in enumerate(stages) if name in ("feedback", "policy"))]
+    within = {"reward_model", "reward_audit"}.difference(before_rounds)
     return tuple(stage for stage in pipeline_stages() if stage.name not in within)
 
 

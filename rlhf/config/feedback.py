@@ -96,7 +96,11 @@ class SimulatedRatersConfig(Section):
 
 
 class FeedbackConfig(ComparisonsConfig):
-    """Feedback on the newest policy's answers, from which new reward models are trained before a round's policy is."""
+    """Feedback on answers of the newest policy: that of the round before, or the SFT policy.
+
+    People, simulated raters or a judge compare them, and new reward models are trained on that before the round's
+    policy is.
+    """
 
     simulated: SimulatedRatersConfig | None = None
     """Raters that are simulated, for trials with embedded data. Empty: people, who are asked in MLflow's review page;

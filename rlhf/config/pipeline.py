@@ -96,7 +96,7 @@ class RoundConfig(MethodChoice):
     start: Start = "sft"
     """Policy that the round starts from, which is also the reference of its KL; see the recipe's start."""
     feedback: FeedbackConfig | None = None
-    """Feedback that the round begins with; see the recipe's feedback."""
+    """Feedback with which the round begins. Empty: its reward models are those of the round before."""
     rl: Annotated[RLConfig | None, Field(validate_default=True)] = None
     """Of methods that learn from rollouts."""
     preference: Annotated[PreferenceConfig | None, Field(validate_default=True)] = None
@@ -128,12 +128,9 @@ class PipelineConfig(MethodChoice):
     before. Best-of-n samples from the policy of the round before in any case, fine-tunes its start, and learns the best
     responses of all rounds so far (Llama 2, 2307.09288)."""
     revision: RevisionConfig | None = None
-    """Answers of the SFT policy that are criticized and revised by principles, of which the SFT policy is made anew
-    (Constitutional AI, 2212.08073). Empty: it is made of the demonstrations alone."""
+    """Revised answers from which the SFT policy learns. Empty: none."""
     feedback: FeedbackConfig | None = None
-    """Feedback that the last round begins with: the policy of the round before, or the SFT policy, answers prompts,
-    people, simulated raters or a judge compare the answers, and new reward models are trained on that. Empty: the
-    reward models stay those of the round before, which in the first round are those of the data's preferences."""
+    """Feedback with which the last round begins. Empty: none."""
     model: ModelConfig = ModelConfig()
     """The language model that everything starts from."""
     data: DataConfig = DataConfig()

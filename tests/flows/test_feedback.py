@@ -115,7 +115,7 @@ def test_a_round_from_the_question_to_the_retraining(project: Path, asked: Feedb
     (row,) = (row for row in rows_of(project, "week-1") if row.get("rationale"))
     assert row["rationale"] == "It is right."
     assert row["chosen"][0]["content"] == changed.responses[0]
-    assert (row["annotator"], row["source"]) == ("ann", "feedback")
+    assert (row["annotator"], row["source"]) == ("ann", "feedback, week-1")
     assert row["policies"] == list(changed.policies)
     again = collect_feedback(CollectConfig(round="week-1"))
     assert (again.data_md5, again.preferences) == (None, first.preferences)
@@ -300,7 +300,7 @@ def test_a_judge_is_measured_against_people_before_it_labels(project: Path):
     assert (collected.answered, collected.figures["labels"]) == (len(rows) - 24 + 4, 24)
     decided = [row for row in of_judge if "chosen" in row]
     assert {row["probability"] for row in decided} == {0.75}
-    assert {row["source"] for row in of_judge} == {"feedback of a judge"}
+    assert {row["source"] for row in of_judge} == {"feedback of a judge, week-1"}
     assert {row["rationale"] for row in of_judge} <= {"Prefer what is longer.", "Prefer what says more."}
     assert all(len(row["chosen"][0]["content"]) > len(row["rejected"][0]["content"]) for row in decided)
     assert all(row["ranks"] == [1, 1] for row in of_judge if "ranks" in row)
