@@ -24,7 +24,7 @@ from tasks.plan import plan_run
 REPOSITORY = Path(__file__).parents[2]
 SMOKE = REPOSITORY / "configs" / "smoke.yaml"
 CONSTITUTION = REPOSITORY / "configs" / "constitution"
-ASKED = {"num_pairs": 60, "num_responses": 4, "simulated": {}, "overlap": 0.1}
+ASKED = {"num_pairs": 60, "num_responses": 4, "simulated": {"error_rate": 0.4}, "overlap": 0.1}
 
 pytestmark = pytest.mark.usefixtures("prefect_server")
 
