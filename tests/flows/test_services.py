@@ -277,6 +277,7 @@ def told() -> Iterator[tuple[str, list[dict[str, str]]]]:
         server.shutdown()
 
 
+@pytest.mark.soak
 def test_after_a_power_cut_the_run_is_crashed_told_of_and_goes_on(up: Up, told: tuple[str, list[dict[str, str]]]):
     """Every process at once, as when the machine goes down."""
     with temporary_settings({PREFECT_API_URL: f"http://127.0.0.1:{up.prefect_port}/api"}):
