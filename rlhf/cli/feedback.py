@@ -26,11 +26,20 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         action = actions.add_parser(name, help=words, allow_abbrev=False, description=f"{words[0].upper()}{words[1:]}.")
         action.set_defaults(action=name, parser=action, note="", config=None)
         action.add_argument("--json", action="store_true", help="print one JSON object, and all else on standard error")
-    ask, status, label, revise, collect = actions.choices.values()
+    ask, status, export, label, revise, collect = actions.choices.values()
     for action in (ask, revise):
         action.add_argument("config", metavar="CONFIG", type=Path, help="YAML file of the recipe whose policy answers")
     add_section(ask, AskConfig)
-    status.add_argument("--round", required=True, metavar="NAME", help="name of the round")
+    for action in (status, export):
+        action.add_argument("--round", required=True, metavar="NAME", help="name of the round")
+    export.add_argument("--to", required=True, choices=("argilla", "label-studio"), help="whose form")
+    export.add_argument("--folder", required=True, metavar="FOLDER", type=Path, help="where the files go; new or empty")
+    export.add_argument(
+        "--question",
+        choices=("pairwise", "ranking"),
+        default="pairwise",
+        help="which response is better, or, of Argilla alone, both in an order [default: pairwise]",
+    )
     add_section(label, LabelConfig)
     add_section(label, JudgeConfig)
     add_section(revise, ReviseConfig)
@@ -101,6 +110,22 @@ def _status(options: argparse.Namespace) -> None:
     _print_status(counts, complete)
 
 
+def _export(options: argparse.Namespace) -> None:
+    from rlhf.cli.environment import use_the_store
+
+    use_the_store()
+    from rlhf.feedback.export import export_round
+    from rlhf.feedback.rounds import find_round
+
+    files = export_round(find_round(options.round), options.to, options.question, options.folder)
+    if options.json:
+        print_json({"round": options.round, "files": [str(file) for file in files]})
+        return
+    for file in files:
+        say(str(file))
+    say("What was labelled there comes back with `rlhf data import FILE`")
+
+
 def _print_status(asked: Mapping[str, int], complete: Mapping[str, int | None]) -> None:
     table = Table("annotator", "asked", "complete")
     for person, count in sorted(asked.items()):
@@ -124,8 +149,9 @@ def _say(report: "FeedbackReport", options: argparse.Namespace) -> bool:
 _WORDS = {
     "ask": "have a policy answer prompts, and put pairs of answers into people's queues in MLflow",
     "status": "say how far a round is",
+    "export": "write a round's comparisons for another labelling tool, whose export `rlhf data import` reads",
     "label": "have a model behind an endpoint label a round's comparisons, measured against people first",
     "revise": "have answers criticized and revised by principles, and make demonstrations of that",
     "collect": "make a new version of data/ of what was answered, as often as wanted",
 }
-_ACTIONS = {"ask": _ask, "status": _status, "label": _label, "revise": _revise, "collect": _collect}
+_ACTIONS = {"ask": _ask, "status": _status, "export": _export, "label": _label, "revise": _revise, "collect": _collect}
