@@ -32,7 +32,7 @@ PAIRS = REAL / "preference" / "hh_harmless_base_test.jsonl.gz"
 NUM_PAIRS = 200
 MEMORY_BOUND, TIME_BOUND = 0.15, 0.30
 _20M = "--model.architecture.hidden-size 384 --model.architecture.num-layers 8 --model.architecture.num-heads 6"
-_LORA = " ".join(f"--{stage}.lora.rank 16" for stage in ("sft", "reward-model", "policy"))
+_LORA = " ".join(f"--{stage}.lora.rank 16" for stage in ("sft", "reward-model", "rl"))
 
 
 @dataclass(frozen=True)

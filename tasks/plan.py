@@ -1,7 +1,7 @@
 """A plan of a run: the stages that an earlier run has made, and what the others cost."""
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 
@@ -25,7 +25,7 @@ from rlhf.tracking.runs import parameters
 from rlhf.tracking.tags import MACHINE_TAG, STAGE_TAG
 from rlhf.workspace import newest_step
 from tasks.stage import NotMadeError, planning
-from tasks.stages import STAGE_TASKS, Outputs, stages_of
+from tasks.stages import STAGE_TASKS, Outputs, attempts_of, stages_of
 
 _SHOWN_DIFFERENCES = 3
 _ROWS = {
@@ -43,10 +43,10 @@ _LOOKED_AT = 20
 
 @dataclass(frozen=True)
 class PlannedStage:
-    """A stage of a run that is to come.
+    """An attempt at a stage of a run that is to come.
 
     Attributes:
-        name: of the stage.
+        name: of the stage, or of the round.
         title: for people.
         cached: an earlier run has made it.
         why: why it is to be computed; empty where it is cached.
@@ -114,18 +114,22 @@ def plan_run(config: PipelineConfig, store: RunStore | None, *, verified: bool =
     """
     config = settled(at_commits(config))
     made = Outputs(attempt_names(config))
-    specs = [spec for spec in stages_of(config) if spec.output is not ModelCardRef]
+    calls = [(spec, names) for spec, names in attempts_of(config) if spec.output is not ModelCardRef]
     with planning(verified=verified):
-        stages = tuple(_plan_stage(spec, config, made, store) for spec in specs)
+        stages = [stage for spec, names in calls for stage in _plan_call(spec, names, config, made, store)]
     if all(stage.cached for stage in stages):
-        return Plan(stages, made.get(DatasetRef))
+        return Plan(tuple(stages), made.get(DatasetRef))
     cost = _cost(config, made.get(DatasetRef))
     return Plan(tuple(_with_costs(stage, config, cost, store) for stage in stages), made.get(DatasetRef), cost)
 
 
-def _plan_stage(spec: StageSpec, config: PipelineConfig, made: Outputs, store: RunStore | None) -> PlannedStage:
+def _plan_call(
+    spec: StageSpec, names: Sequence[str], config: PipelineConfig, made: Outputs, store: RunStore | None
+) -> list[PlannedStage]:
+    """The attempts that the call of a stage makes: those that are made, the first that is not, and those behind it."""
     called = {stage.name for stage in stages_of(config)}
     missing = [STAGES[name].title for name in spec.inputs if name in called and STAGES[name].output not in made]
+    first, why = names[0], ""
     if missing:
         why = f"behind {missing[0]}"
     elif spec.output is DatasetRef and config.data.embedded is None and not (root() / config.data.path).exists():
@@ -136,17 +140,25 @@ def _plan_stage(spec: StageSpec, config: PipelineConfig, made: Outputs, store: R
         try:
             made.add(STAGE_TASKS[spec.name](config, made))
         except NotMadeError as error:
-            step = newest_step(error.folder)
-            begun = f", goes on from step {step}" if step is not None else ""
-            newest = next(iter(store.search(_finished(spec.name), 1)), None)
-            section = config.section if spec.output is PolicyRef else spec.name
-            if stage_name(error.name) == spec.name:
-                why = _reason(section, newest, parameters(error.settings)) + begun
-            else:
-                why = f"behind {title_of(error.name)}{begun}"
+            first, why = error.name, _why(error, config, store)
         else:
-            return PlannedStage(spec.name, spec.title, True, "")
-    return PlannedStage(spec.name, spec.title, False, why)
+            return [PlannedStage(name, title_of(name), True, "") for name in names]
+    begin = names.index(first)
+    return [
+        *(PlannedStage(name, title_of(name), True, "") for name in names[:begin]),
+        PlannedStage(first, title_of(first), False, why),
+        *(PlannedStage(name, title_of(name), False, f"behind {title_of(first)}") for name in names[begin + 1 :]),
+    ]
+
+
+def _why(error: NotMadeError, config: PipelineConfig, store: RunStore) -> str:
+    """Why a stage is not made: what differs from its newest run, and the step that it goes on from."""
+    stage = stage_name(error.name)
+    step = newest_step(error.folder)
+    begun = f", goes on from step {step}" if step is not None else ""
+    newest = next(iter(store.search(_finished(stage), 1)), None)
+    section = config.section if STAGES[stage].output is PolicyRef else stage
+    return _reason(section, newest, parameters(error.settings)) + begun
 
 
 def _finished(stage: str) -> list[Condition]:
@@ -218,18 +230,50 @@ def _with_costs(stage: PlannedStage, config: PipelineConfig, cost: Cost | None, 
     """The model's figures; of a stage that was computed here before that run's, changed as the model's change."""
     if stage.cached:
         return stage
-    expected = cost.of(stage.name) if cost is not None else None
+    name, config = stage_name(stage.name), _recipe_of(stage.name, config)
+    cost = None if cost is None else replace(cost, config=config, work=_work_of(stage.name, config, cost.work))
+    expected = cost.of(name) if cost is not None else None
     held = "peak_device_memory_mb" if config.compute.device == "cuda" else "peak_memory_mb"
-    for run in _earlier(stage.name, config, store):
-        seconds, memory = (run.metrics.get(f"{stage.name}/{name}") for name in ("trained_seconds", held))
-        before = _expected_then(run, stage.name, cost, store) if cost is not None else None
+    for run in _earlier(name, config, store):
+        seconds, memory = (run.metrics.get(f"{name}/{metric}") for metric in ("trained_seconds", held))
+        before = _expected_then(run, name, cost, store) if cost is not None else None
         if seconds is None or (before is None and _of_model(run.params) != _of_model(_setup(config))):
             continue
         if expected is None or before is None:
-            return replace(stage, seconds=seconds, memory_mb=memory, measured=True)
+            more = _num_pairs(name, config) / float(run.params.get("config.num_pairs", _num_pairs(name, config)))
+            return replace(stage, seconds=seconds * more, memory_mb=memory, measured=True)
         memory = expected[1] if memory is None else memory + expected[1] - before[1]
         return replace(stage, seconds=seconds * expected[0] / before[0], memory_mb=memory, measured=True)
     return stage if expected is None else replace(stage, seconds=expected[0], memory_mb=expected[1])
+
+
+def _recipe_of(name: str, config: PipelineConfig) -> PipelineConfig:
+    """The recipe as an attempt sees it: a policy or its feedback that of its round, all others the whole."""
+    stage, _, number = name.partition(".")
+    return config.per_round[int(number) - 1 if number else -1] if stage in ("policy", "feedback") else config
+
+
+def _num_pairs(stage: str, config: PipelineConfig) -> int:
+    """Comparisons that a feedback stage asks; 1 of all other stages."""
+    return config.feedback.num_pairs if stage == "feedback" and config.feedback is not None else 1
+
+
+def _work_of(name: str, config: PipelineConfig, work: Workload) -> Workload:
+    """The data of an attempt at the reward models, or their audit, with what the rounds so far have collected."""
+    stage, _, number = name.partition(".")
+    rounds = config.per_round
+    asked = [choice.feedback for choice in rounds[: int(number or len(rounds))] if choice.feedback is not None]
+    if stage not in ("reward_model", "reward_audit") or not asked:
+        return work
+    data, pairs = config.data, sum(feedback.num_pairs for feedback in asked)
+    learned = pairs * (1 - data.test_fraction - data.validation_fraction)
+    more = {
+        "preferences": learned * (1 - data.selection_fraction),
+        "selection_preferences": learned * data.selection_fraction,
+        "test_preferences": pairs * data.test_fraction * (1 - data.gate_fraction),
+    }
+    given = 1 if asked[-1].given_preferences == "used" else 0
+    return replace(work, **{name: round(given * getattr(work, name) + rows) for name, rows in more.items()})
 
 
 def _earlier(stage: str, config: PipelineConfig, store: RunStore | None) -> list[RunRecord]:

@@ -183,6 +183,18 @@ def stages_of(config: PipelineConfig) -> tuple[StageSpec, ...]:
     return tuple(stage for stage in pipeline_stages() if stage.name not in within)
 
 
+def attempts_of(config: PipelineConfig) -> list[tuple[StageSpec, list[str]]]:
+    """The names of the attempts that each call of a stage makes; a call ends with the last attempt at its stage."""
+    rest = attempt_names(config)
+    calls = []
+    for spec in stages_of(config):
+        several = spec.name in ("sft", "policy")
+        end = max(place for place, name in enumerate(rest) if stage_name(name) == spec.name) if several else 0
+        calls.append((spec, rest[: end + 1]))
+        rest = rest[end + 1 :]
+    return calls
+
+
 def check_alone(stage: str, config: PipelineConfig) -> None:
     """Refuse to run a stage without the others, where it is several of them that belong together.
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from rlhf.config.pipeline import PipelineConfig
 from rlhf.errors import RLHFError
+from rlhf.stages import stage_name
 from rlhf.text.terminal import say
 
 if TYPE_CHECKING:
@@ -35,7 +36,8 @@ def does_not_fit(config: PipelineConfig, plan: "Plan") -> str | None:
     memory = memory_of(device)
     if needed <= ROOM * memory:
         return None
-    parts = Peak(stage.name, peak_memory(config, plan.cost.shape, plan.cost.work)[stage.name])
+    name = stage_name(stage.name)
+    parts = Peak(name, peak_memory(config, plan.cost.shape, plan.cost.work)[name])
     room = f"{memory / GB:.1f} GB ({device}), of which a run may take {ROOM:.0%}"
     return (
         f"{config.name} does not fit: its {stage.name} takes about {needed / GB:.1f} GB ({parts}), and this machine "
@@ -65,7 +67,8 @@ def say_plan(config: PipelineConfig) -> None:
         )
         if plan.largest is not None and plan.largest.memory_mb is not None:
             peak = f"{in_gb(plan.largest.memory_mb)} at its peak, by the stage {plan.largest.name}"
-            say(f"Time: about {duration(plan.seconds)}. Memory: {peak}.", file=sys.stderr)
+            beside = f", beside {', '.join(plan.unknown)}" if plan.unknown else ""
+            say(f"Time: about {duration(plan.seconds)}{beside}. Memory: {peak}.", file=sys.stderr)
         if (too_large := does_not_fit(config, plan)) is not None:
             say(f"Beware: {too_large}.", file=sys.stderr)
         if plan.data is not None:

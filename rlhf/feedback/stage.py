@@ -25,6 +25,7 @@ from rlhf.feedback.simulated import answer_as_raters, mean_gold, simulated_endpo
 from rlhf.judges.endpoint import Endpoint
 from rlhf.modeling.conversations import encode_pairs
 from rlhf.modeling.tokenizer import load_tokenizer
+from rlhf.tracking.reviewers import Reviewers
 from rlhf.tracking.runs import close_run, closing_run, reopen_run
 from rlhf.workspace import Workspace
 
@@ -84,11 +85,14 @@ def give_feedback(
 
     Raises:
         NotAnsweredError: people are asked, and too few comparisons are answered by now.
+        InputError: one of them has no login.
         JudgeNotBelievedError: the judge agrees too little with those who answered.
         EndpointError: the judge does not answer.
         DataError: too few prompts have two answers that differ.
     """
     ask = _as_ask(config, setup, step)
+    if config.simulated is None:
+        Reviewers().check(config.annotators)
     asked = open_round(ask, step.recipe, read_guidelines(config.guidelines, root))
     with closing_run(asked.run_id):
         reopen_run(asked.run_id, {})

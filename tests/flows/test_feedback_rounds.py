@@ -109,7 +109,8 @@ def test_rounds_of_simulated_raters(embedded_project: Path, monkeypatch: pytest.
     assert all(stage.cached for stage in plan_run(in_rounds(), open_store()).stages)
     changed = plan_run(in_rounds(temperature=0.9), open_store()).stages
     assert [(stage.name, stage.why) for stage in changed if not stage.cached] == [
-        ("policy", "behind feedback"),
+        ("feedback", "feedback.temperature was 1.0, is 0.9"),
+        *((name, "behind feedback") for name in ("data", "reward_model", "reward_audit", "policy")),
         ("evaluation", "behind policy"),
     ]
     run_id = report.run_id
