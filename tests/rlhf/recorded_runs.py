@@ -28,7 +28,8 @@ from rlhf.tracking.models import register_policy
 from rlhf.tracking.queries import tags_of
 from rlhf.tracking.runs import finish_stage, link_stage, log_metrics, open_pipeline, open_stage, set_tags
 
-INPUTS = {name: stage.inputs for name, stage in STAGES.items()}
+# Of a recipe without feedback.
+INPUTS = {name: stage.inputs for name, stage in STAGES.items() if name not in ("revision", "feedback")}
 METRICS = {"sft": {"sft/validation_loss": 1.5}, "evaluation": {"evaluation/win_rate": 0.6}}
 
 
