@@ -50,7 +50,10 @@ def test_loss_and_gradients_on_a_fixed_rollout(pair):
     (_, alone), *of_two = pair
     assert all(alone["statistics"][name] != 0 for name in ("policy_loss", "value_loss") if name in alone["statistics"])
     for _, shared in of_two:
-        assert shared["statistics"] == pytest.approx(alone["statistics"], rel=1e-5)
+        # An error of the ratio may be one rounding: on some CPUs two rows make another one than four.
+        for name, expected in alone["statistics"].items():
+            least = 2e-6 if name == "ratio_error" else 1e-12
+            assert shared["statistics"][name] == pytest.approx(expected, rel=1e-5, abs=least), name
         for name, expected in alone["gradients"].items():
             assert len(shared["gradients"][name]) == len(expected)
             for one, other in zip(expected, shared["gradients"][name], strict=True):
