@@ -24,12 +24,11 @@ from benchmarks.records import RESULTS, ROOT, commit, machine, now
 from rlhf.config.feedback import AskConfig
 from rlhf.config.loading import load_config
 from rlhf.config.pipeline import PipelineConfig
-from rlhf.data.preparation.splits import prompt_key
-from rlhf.evaluation.statistics import share_interval
-from rlhf.feedback.ask import Author, Sampling, different_prompts, make_comparisons, score_by_both
+from rlhf.data.schema import Row
+from rlhf.feedback.ask import Author, Sampling, different_prompts, make_comparisons
+from rlhf.feedback.comparisons import Comparison
+from rlhf.feedback.stage import accuracy_of_reward_models
 from rlhf.gold.calibrated_arithmetic import judge_arithmetic
-from rlhf.modeling.conversations import encode_pairs
-from rlhf.modeling.tokenizer import load_tokenizer
 from rlhf.paths import in_project
 from rlhf.references import DatasetRef, PolicyRef, RewardModelsRef
 from rlhf.tracking.artifacts import local_path, output_of
@@ -116,25 +115,23 @@ def _accuracy(root: Path, config: PipelineConfig, run_id: str) -> dict[str, floa
     sampling = Sampling(config.compute, 256, config.model.max_length, config.max_response_tokens)
     ask = AskConfig(round="measured", num_pairs=_JUDGED, num_responses=8, seed=config.seed)
     prompts = different_prompts(data / "prompts" / "test.jsonl")
-    asked = make_comparisons(sampling, ask, [Author("policy", policy, reward_models)], prompts)
+    author = Author("policy", policy, reward_models)
+    asked = make_comparisons(sampling, ask, [author], prompts)
     gold = [judge_arithmetic([one.prompt] * 2, one.responses).rewards for one in asked]
     decided = [(one, rewards) for one, rewards in zip(asked, gold, strict=True) if rewards[0] != rewards[1]]
-    tokenizer = load_tokenizer(policy)
-    scores = []
-    for side in (0, 1):
-        answers = [[{"role": "assistant", "content": one.responses[side]}] for one, _ in decided]
-        pairs = encode_pairs(tokenizer, [one.prompt for one, _ in decided], answers)
-        rows = [[*prompt, *response] for prompt, response in pairs]
-        scores.append(score_by_both(reward_models, config.compute, rows, 256)[0])
-    is_first = np.array([rewards[0] > rewards[1] for _, rewards in decided])
-    right = np.where(scores[0] == scores[1], 0.5, (scores[0] > scores[1]) == is_first)
-    accuracy = share_interval(right, [prompt_key(one.prompt) for one, _ in decided])
+    rows = [_row(one, 0 if rewards[0] > rewards[1] else 1) for one, rewards in decided]
+    accuracy = accuracy_of_reward_models(author, rows, sampling)["reward_model_accuracy"]
     return {
         "reward_model_accuracy": accuracy.value,
         "reward_model_accuracy_low": accuracy.low,
         "reward_model_accuracy_high": accuracy.high,
         "num_decided": len(decided),
     }
+
+
+def _row(comparison: Comparison, better: int) -> Row:
+    texts = [[{"role": "assistant", "content": text}] for text in comparison.responses]
+    return {"prompt": comparison.prompt, "chosen": texts[better], "rejected": texts[1 - better]}
 
 
 def part(rows: Mapping[str, Mapping[str, Any]]) -> str:

@@ -198,13 +198,12 @@ def _run(adapted: _Stage[R], arguments: Mapping[str, Any]) -> R:
     module = adapted.module if isinstance(adapted.module, str) else adapted.module(arguments)
     fingerprint = stage_fingerprint(adapted.name, adapted.version, decisive, module)
     folder = stage_folder(adapted.name, fingerprint)
-    planned = _planning.get()
+    name, planned = _round.get() or adapted.name, _planning.get()
     if planned is not None:
         made = artifacts.find_output(adapted.name, fingerprint, adapted.kind, verified=planned == "verified")
         if made is None:
-            raise NotMadeError(_round.get() or adapted.name, folder, _settings(arguments))
+            raise NotMadeError(name, folder, _settings(arguments))
         return made
-    name = _round.get() or adapted.name
     tell(StageBegan(name, newest_step(folder)))
     with locked(lock_of(folder), f"another run works on {folder.name}; this one waits for it"):
         found = artifacts.find_output(adapted.name, fingerprint, adapted.kind)

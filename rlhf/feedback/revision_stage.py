@@ -10,8 +10,7 @@ from rlhf.errors import DataError
 from rlhf.feedback.ask import Author, Sampling
 from rlhf.feedback.report import revised_markdown
 from rlhf.feedback.revise import as_lines, revise
-from rlhf.feedback.simulated import simulated_endpoint
-from rlhf.judges.endpoint import Endpoint
+from rlhf.feedback.simulated import endpoint_of
 from rlhf.modeling.device import derive_seed
 from rlhf.workspace import Workspace
 
@@ -45,12 +44,8 @@ def make_revisions(
     """
     with ExitStack() as stack:
         critic = None
-        if config.critic is not None and config.critic.endpoint is not None:
-            critic = Endpoint(config.critic.endpoint)
-        elif config.critic is not None and config.critic.simulated is not None:
-            assert gold is not None, "the configuration sees to it"
-            simulated = stack.enter_context(simulated_endpoint(config.critic.simulated, gold, seed))
-            critic = Endpoint(simulated, workspace.checkpoints)
+        if config.critic is not None:
+            critic = stack.enter_context(endpoint_of(config.critic, gold, seed, workspace.checkpoints))
         revisions = revise(sampling, config, derive_seed(seed, _NAME), critic, author, root)
     rows = [row for one in revisions if (row := one.as_row(_NAME)) is not None]
     if not rows:

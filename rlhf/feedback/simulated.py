@@ -10,13 +10,14 @@ import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from rlhf.config.data import GoldName
 from rlhf.config.feedback import SimulatedRatersConfig
-from rlhf.config.judge import JudgeConfig, SimulatedJudgeConfig
+from rlhf.config.judge import CriticConfig, JudgeConfig, SimulatedJudgeConfig, StepJudgeConfig
 from rlhf.data.preparation.splits import prompt_key
 from rlhf.evaluation.statistics import Estimate, mean_interval
 from rlhf.feedback.comparisons import Comparison
@@ -24,6 +25,7 @@ from rlhf.feedback.guidelines import Guidelines, Level
 from rlhf.feedback.rounds import Round, item_key
 from rlhf.gold.registered import gold_rule
 from rlhf.gold.rules import GoldRule
+from rlhf.judges.endpoint import Endpoint
 from rlhf.modeling.conversations import Conversation
 from rlhf.modeling.device import derive_seed
 from rlhf.progress import report_progress
@@ -48,12 +50,12 @@ def answer_as_raters(asked: Round, config: SimulatedRatersConfig, gold: GoldName
         seed: of their errors.
     """
     reviews = ReviewRound(asked.name)
-    done = {rater: reviews.completed(rater) for rater in config.names}
+    rule, done = gold_rule(gold), {rater: reviews.completed(rater) for rater in config.names}
     places = [(comparison, rater) for comparison in asked.comparisons for rater in comparison.annotators]
     for number, (comparison, rater) in enumerate(places, start=1):
         trace_id = reviews.trace_id(item_key(comparison, rater))
         if trace_id not in done[rater]:
-            level = rated(comparison, asked.guidelines, gold_rule(gold), config.error_rate, rater, seed)
+            level = rated(comparison, asked.guidelines, rule, config.error_rate, rater, seed)
             reviews.answer(trace_id, asked.guidelines.question, level.says, rater, is_human=True)
             reviews.complete(rater, trace_id, rater)
         report_progress("feedback", number, len(places))
@@ -88,6 +90,27 @@ def mean_gold(comparisons: Sequence[Comparison], gold: GoldName) -> Estimate:
     texts = [text for comparison in comparisons for text in comparison.responses]
     rewards = gold_rule(gold).judge(prompts, texts).rewards
     return mean_interval(rewards, [prompt_key(prompt) for prompt in prompts])
+
+
+@contextmanager
+def endpoint_of(
+    config: StepJudgeConfig | CriticConfig, gold: GoldName | None, seed: int, kept: Path
+) -> Iterator[Endpoint]:
+    """The endpoint that a recipe's judge or critic is behind, within the block, be it simulated or not.
+
+    Args:
+        config: names the one or the other.
+        gold: the rule that a simulated one knows.
+        seed: of its errors.
+        kept: folder of its answers, which are none to pay for again.
+    """
+    if config.endpoint is not None:
+        yield Endpoint(config.endpoint)
+        return
+    assert config.simulated is not None, "the configuration sees to it"
+    assert gold is not None, "the configuration sees to it"
+    with simulated_endpoint(config.simulated, gold, seed) as simulated:
+        yield Endpoint(simulated, kept)
 
 
 @contextmanager

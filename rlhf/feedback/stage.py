@@ -21,8 +21,7 @@ from rlhf.feedback.guidelines import read_guidelines
 from rlhf.feedback.label import Labelled, label
 from rlhf.feedback.report import asked_markdown, collected_markdown, guidelines_markdown, labelled_markdown
 from rlhf.feedback.rounds import Round, open_round, publish, record_comparisons
-from rlhf.feedback.simulated import answer_as_raters, mean_gold, simulated_endpoint
-from rlhf.judges.endpoint import Endpoint
+from rlhf.feedback.simulated import answer_as_raters, endpoint_of, mean_gold
 from rlhf.modeling.conversations import encode_pairs
 from rlhf.modeling.tokenizer import load_tokenizer
 from rlhf.tracking.reviewers import Reviewers
@@ -112,7 +111,7 @@ def give_feedback(
         labelled = _label(config.judge, setup, step, asked, root, workspace.checkpoints)
         collected = collect(CollectConfig(round=asked.name), asked, [labelled.judge])
     rows = [_named(row, step) for row in collected.rows if _is_learned(row, config.judge)]
-    figures = _figures(asked, collected, labelled, rows, step) | _of_reward_models(author, rows, sampling)
+    figures = _figures(asked, collected, labelled, rows, step) | accuracy_of_reward_models(author, rows, sampling)
     workspace.output.mkdir(parents=True, exist_ok=True)
     write_rows(workspace.output / PREFERENCES, rows)
     write_rows(workspace.output / "comparisons.jsonl", (comparison.as_row() for comparison in asked.comparisons))
@@ -156,12 +155,8 @@ def _check_answered(collected: Collected, config: FeedbackConfig, asked: Round, 
 def _label(judge: StepJudgeConfig, setup: Setup, step: FeedbackStep, asked: Round, root: Path, kept: Path) -> Labelled:
     settings = {name: getattr(judge, name) for name in LabelsConfig.model_fields}
     config = LabelConfig(**settings, round=asked.name, seed=setup.seed)
-    if judge.endpoint is not None:
-        return label(config, Endpoint(judge.endpoint), asked, root)
-    assert judge.simulated is not None, "the configuration sees to it"
-    assert step.gold is not None, "the configuration sees to it"
-    with simulated_endpoint(judge.simulated, step.gold, setup.seed) as endpoint:
-        return label(config, Endpoint(endpoint, kept), asked, root)
+    with endpoint_of(judge, step.gold, setup.seed, kept) as endpoint:
+        return label(config, endpoint, asked, root)
 
 
 def _is_learned(row: Row, judge: StepJudgeConfig | None) -> bool:
@@ -191,7 +186,7 @@ def _figures(
     return figures
 
 
-def _of_reward_models(author: Author, rows: Sequence[Row], sampling: Sampling) -> dict[str, Estimate]:
+def accuracy_of_reward_models(author: Author, rows: Sequence[Row], sampling: Sampling) -> dict[str, Estimate]:
     """How often the reward models of before agree with the preferences, none of which they have seen; ties apart."""
     pairs = [row for row in rows if not is_ranking(row)]
     if author.reward_models is None or not pairs:
