@@ -244,7 +244,8 @@ def test_nightly_retraining_fires_and_a_second_is_refused_meanwhile(up: Up):
     up.api.patch(address, json={"schedules": often, "parameters": parameters}).raise_for_status()
 
     def fired() -> list[dict[str, Any]]:
-        return [run for run in up.flow_runs_of("nightly") if run["state_name"] not in ("Scheduled", "Late", "Pending")]
+        waiting = ("Scheduled", "Late", "Pending", "Submitting")
+        return [run for run in up.flow_runs_of("nightly") if run["state_name"] not in waiting]
 
     try:
         first, second = wait_for(lambda: len(fired()) >= 2 and fired(), 240, every=1)[:2]
