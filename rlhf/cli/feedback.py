@@ -36,9 +36,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     export.add_argument("--folder", required=True, metavar="FOLDER", type=Path, help="where the files go; new or empty")
     export.add_argument(
         "--question",
-        choices=("pairwise", "ranking"),
+        choices=("pairwise", "ranking", "rating"),
         default="pairwise",
-        help="which response is better, or, of Argilla alone, both in an order [default: pairwise]",
+        help="which response is better; both in an order (Argilla alone); one to five stars each [default: pairwise]",
     )
     add_section(label, LabelConfig)
     add_section(label, JudgeConfig)

@@ -5,7 +5,15 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from rlhf.data.importing.columns import Column, GivenColumns, Survey, looks_like_verdict
-from rlhf.data.importing.dialogues import NO_VERDICT, NOT_MESSAGES, UNREADABLE, Messages, RowDroppedError, answer_of
+from rlhf.data.importing.dialogues import (
+    NO_VERDICT,
+    NOT_MESSAGES,
+    UNREADABLE,
+    Messages,
+    RowDroppedError,
+    answer_of,
+    number_of,
+)
 from rlhf.data.importing.form import Form, comparison
 from rlhf.data.importing.prompts import find_prompt
 from rlhf.data.importing.verdicts import RANKS, Verdicts
@@ -13,6 +21,8 @@ from rlhf.data.schema import Row, type_of
 
 _NUMBER = re.compile(r"(\d+)\D*$")
 _ANSWER = re.compile(r"(response|answer|output|completion|text|generation|candidate)[ _-]?(\d+|[ab])", re.IGNORECASE)
+_NOT_RATED = "somebody rated one answer and not the other"
+_BY_RATING = "where answers are rated, the one with the greater rating is the better one"
 _OF_TASKS = re.compile(
     "predictions|drafts|meta|total_annotations|cancelled_annotations|comment_count|agreement|"
     "(created|updated|unresolved|last_|file_|inner_|project).*"
@@ -20,7 +30,7 @@ _OF_TASKS = re.compile(
 
 
 def find_label_studio(survey: Survey, given: GivenColumns, source: str, format_name: str) -> Form | None:
-    """Tasks with annotations of kind `pairwise`."""
+    """Tasks with annotations of kind `pairwise`, or with a `rating` of each answer."""
     if not {"data", "annotations"} <= survey.keys():
         return None
     reader = Verdicts("selected", ("left", "right"), {"left": "first", "right": "second"})
@@ -31,15 +41,43 @@ def find_label_studio(survey: Survey, given: GivenColumns, source: str, format_n
             raise RowDroppedError(NOT_MESSAGES, "the task has no data or no annotations")
         prompt, names = _task(data)
         made = []
-        for who, result in _results(row["annotations"]):
-            shown = _as_named(names, result.get("to_name"))
-            ranks = RANKS[reader.read((result.get("value") or {}).get("selected"))]
-            answers = [answer_of(data[name], name) for name in shown]
-            made.append(comparison({"annotator": who}, prompt, answers, ranks))
+        for who, results in _annotations(row["annotations"]):
+            for shown, ranks in _ranked(results, names, reader):
+                answers = [answer_of(data[name], name) for name in shown]
+                policies = [data.get(_policy_of(name)) for name in shown]
+                made.append(_comparison(who, prompt, answers, ranks, {**data, "policies": policies}))
         return _refuse_none(made, "annotation")
 
     known = {name for name in survey if _OF_TASKS.fullmatch(name)}
-    return Form("label_studio", "preferences", {"data", "annotations"}, convert, known, [reader])
+    return Form("label_studio", "preferences", {"data", "annotations"}, convert, known, [reader], _BY_RATING)
+
+
+def _comparison(
+    who: str, prompt: Messages, answers: Sequence[Messages], ranks: Sequence[float], origin: Mapping[str, Any]
+) -> Row:
+    """A preference, with the round of feedback that a tool was given it from, where it tells one.
+
+    Args:
+        who: annotator.
+        prompt: what was answered.
+        answers: the answers.
+        ranks: their ranks, the smallest the best.
+        origin: what stands beside the answers: a round of ours has round, source and policies, one for each answer.
+    """
+    is_of_round = all(isinstance(origin.get(name), str) for name in ("round", "source"))
+    row = comparison({"annotator": who} | ({"source": origin["source"]} if is_of_round else {}), prompt, answers, ranks)
+    if not is_of_round:
+        return row
+    policies = origin.get("policies")
+    if isinstance(policies, list) and len(policies) == len(answers) and all(isinstance(one, str) for one in policies):
+        in_order = reversed(policies) if "chosen" in row and ranks[0] > ranks[1] else policies
+        row["policies"] = list(in_order)
+    return row | {"round": origin["round"]}
+
+
+def _policy_of(response: str) -> str:
+    """The field that says who wrote a response."""
+    return re.sub(r"^\w*?(?=[ _-]?(\d+|[abAB])$)", "policy", response)
 
 
 def _refuse_none(made: list[Row], what: str) -> list[Row]:
@@ -58,22 +96,49 @@ def _task(data: Mapping[str, Any]) -> tuple[Messages, list[str]]:
     return prompt.of(dict(data)), names
 
 
-def _results(annotations: Sequence[Any]) -> Iterator[tuple[str, Mapping[str, Any]]]:
-    """The annotator and each result of kind `pairwise`, of all annotations that were not cancelled."""
+def _annotations(annotations: Sequence[Any]) -> Iterator[tuple[str, Sequence[Mapping[str, Any]]]]:
+    """The annotator and the results of one kind, `pairwise` or `rating`, of annotations that were not cancelled."""
     for annotation in annotations:
         if not isinstance(annotation, dict) or annotation.get("was_cancelled"):
             continue
         by = annotation.get("completed_by")
         who = by.get("email") or by.get("id") if isinstance(by, dict) else by
         results = [r for r in annotation.get("result") or [] if isinstance(r, dict)]
-        if results and not any(r.get("type") == "pairwise" for r in results):
-            kinds = ", ".join(sorted({str(r.get("type")) for r in results}))
-            raise RowDroppedError("an annotation is of another kind than pairwise", kinds[:60])
-        yield from ((str(who) if who is not None else "", r) for r in results if r.get("type") == "pairwise")
+        kinds = sorted({str(r.get("type")) for r in results})
+        kind = next((kind for kind in ("pairwise", "rating") if kind in kinds), None)
+        if results and kind is None:
+            raise RowDroppedError("an annotation is of another kind than pairwise and rating", ", ".join(kinds)[:60])
+        of_kind = [r for r in results if r.get("type") == kind]
+        if of_kind:
+            yield str(who) if who is not None else "", of_kind
 
 
-def _as_named(names: Sequence[str], to_name: object) -> tuple[str, str]:
-    """The fields in the order in which the tool showed them, left and right.
+def _ranked(
+    results: Sequence[Mapping[str, Any]], names: Sequence[str], reader: Verdicts
+) -> Iterator[tuple[Sequence[str], Sequence[float]]]:
+    """The two fields and their ranks: of each choice between them, or of the ratings of both."""
+    if results[0].get("type") == "pairwise":
+        for result in results:
+            shown = _as_named(names, result.get("to_name"))
+            if len(shown) != 2 or shown[0] == shown[1]:
+                said = f'"to_name" is {result.get("to_name")!r}'
+                raise RowDroppedError("it is not clear which answer stood on the left", said[:80])
+            yield shown, RANKS[reader.read((result.get("value") or {}).get("selected"))]
+        return
+    ratings: dict[str, float] = {}
+    for result in results:
+        rated = _as_named(names, result.get("to_name"))
+        if len(rated) != 1 or rated[0] in ratings:
+            said = f'"to_name" is {result.get("to_name")!r}'
+            raise RowDroppedError("it is not clear which answer was rated", said[:80])
+        ratings[rated[0]] = number_of((result.get("value") or {}).get("rating"), "rating")
+    if len(ratings) < len(names):
+        raise RowDroppedError(NO_VERDICT, _NOT_RATED)
+    yield names, [-ratings[name] for name in names]
+
+
+def _as_named(names: Sequence[str], to_name: object) -> list[str]:
+    """The fields that a result is about, in the order in which the tool showed them; empty where one is not known.
 
     The export names what was shown by the labelling configuration's names, which it does not hold. They are told by
     the names of the fields, or by the same numbers at the end.
@@ -81,43 +146,71 @@ def _as_named(names: Sequence[str], to_name: object) -> tuple[str, str]:
     shown = [part.strip() for part in to_name.split(",")] if isinstance(to_name, str) else []
     shown = [str(part) for part in to_name] if isinstance(to_name, list) else shown
     known = {"".join(_NUMBER.findall(name)): name for name in names} | {name: name for name in names}
-    order = [known.get(part) or known.get("".join(_NUMBER.findall(part)) or part) for part in shown]
-    if len(order) != 2 or order[0] is None or order[1] is None or order[0] == order[1]:
-        raise RowDroppedError("it is not clear which answer stood on the left", f'"to_name" is {to_name!r}'[:80])
-    return order[0], order[1]
+    fields = [known.get(part) or known.get("".join(_NUMBER.findall(part)) or part) for part in shown]
+    return [field for field in fields if field is not None] if None not in fields else []
 
 
 def find_argilla(survey: Survey, given: GivenColumns, source: str, format_name: str) -> Form | None:
-    """Records with the answers of several people to a question about two or more responses, or a ranking of them."""
+    """Records with the answers of several people: which response is better, an order of them, or a rating of each."""
     names = [name for name in survey if _ANSWER.fullmatch(name)]
-    questions = [
-        name
-        for name, column in survey.items()
-        if looks_like_verdict(name.removesuffix(".responses"))
-        and (name.endswith(".responses") or column.num_objects)
-        and list in column.types
-    ]
+    asked = [name for name, column in survey.items() if _holds_responses(name, column)]
+    questions = [name for name in asked if looks_like_verdict(_stem(name))]
+    ratings = [_rating_of(name, asked) for name in names]
+    rated = [question for question in ratings if question is not None]
+    if len(rated) == len(names) and not questions:
+        questions = rated
     prompt = find_prompt(survey, source, format_name, taken=[*names, *questions])
-    if len(questions) != 1 or prompt is None or len(names) < 2:
+    if prompt is None or len(names) < 2 or (len(questions) != 1 and questions != rated) or not questions:
         return None
-    question = questions[0]
-    reader = Verdicts(question, (names[0], names[1])) if len(names) == 2 else None
+    is_rated = questions == rated
+    reader = Verdicts(questions[0], (names[0], names[1])) if len(names) == 2 and not is_rated else None
+
+    def ranks(row: Row) -> Iterator[tuple[str, Sequence[float]]]:
+        if not is_rated:
+            yield from ((who, _ranks(value, names, reader)) for who, value in _responses(row, questions[0]))
+            return
+        by_person: dict[str, dict[str, float]] = {}
+        for name, question in zip(names, rated, strict=True):
+            for who, value in _responses(row, question):
+                by_person.setdefault(who, {})[name] = number_of(value, _stem(question))
+        for who, said in by_person.items():
+            if len(said) < len(names):
+                raise RowDroppedError(NO_VERDICT, _NOT_RATED)
+            yield who, [-said[name] for name in names]
 
     def convert(row: Row) -> list[Row]:
-        made = []
         answers = [answer_of(row.get(name), name) for name in names]
-        for who, value in _responses(row, question):
-            ranks = _ranks(value, names, reader)
-            made.append(comparison({"annotator": who}, prompt.of(row), answers, ranks))
+        metadata = row.get("metadata")
+        origin = {**row, **metadata} if isinstance(metadata, dict) else row
+        origin = {**origin, "policies": [origin.get(_policy_of(name)) for name in names]}
+        made = [_comparison(who, prompt.of(row), answers, said, origin) for who, said in ranks(row)]
         return _refuse_none(made, "response")
 
-    stem = question.removesuffix(".responses")
-    known = {name for name in survey if name.startswith((f"{stem}-suggestion", f"{stem}.")) or name == "metadata"}
+    stems = tuple(stem + end for stem in map(_stem, questions) for end in ("-suggestion", "."))
+    known = {name for name in survey if name.startswith(stems) or name == "metadata"}
+    if {"round", "source"} <= survey.keys():
+        known |= {"round", "source", "comparison", *(_policy_of(name) for name in names)}
     # The status of the record, not of its answers, unless it says "rejected".
     if "status" in survey and survey["status"].scalars <= {"completed", "pending", "submitted", "draft"}:
         known.add("status")
-    read = {*names, *prompt.read, question}
-    return Form("argilla", "preferences", read, convert, known, [reader] if reader else [])
+    read = {*names, *prompt.read, *questions}
+    note = _BY_RATING if is_rated else ""
+    return Form("argilla", "preferences", read, convert, known, [reader] if reader else [], note)
+
+
+def _stem(question: str) -> str:
+    return question.removesuffix(".responses")
+
+
+def _holds_responses(name: str, column: Column) -> bool:
+    return list in column.types and (name.endswith(".responses") or bool(column.num_objects))
+
+
+def _rating_of(response: str, asked: Sequence[str]) -> str | None:
+    """The question in which a response is rated."""
+    plain = _plain(response)
+    ratings = {plain + word for word in ("rating", "score")} | {word + plain for word in ("rating", "score")}
+    return next((question for question in asked if _plain(_stem(question)) in ratings), None)
 
 
 def is_record(row: Row) -> bool:

@@ -10,9 +10,9 @@ import pytest
 
 from rlhf.data.importing.formats import import_dataset
 from rlhf.data.schema import Row, read_rows
-from rlhf.errors import ConfigError
+from rlhf.errors import ConfigError, DataError
 from rlhf.feedback.comparisons import Comparison
-from rlhf.feedback.export import export_round
+from rlhf.feedback.export import Asked, export_round
 from rlhf.feedback.guidelines import Guidelines
 from rlhf.feedback.rounds import Round
 
@@ -27,8 +27,8 @@ DIALOGUE = (
 @pytest.fixture
 def asked() -> Round:
     comparisons = [
-        Comparison(0, DIALOGUE, ("It is 8 .", "It is 9 ."), ("p", "p"), "at random", ("ann",)),
-        Comparison(1, DIALOGUE[:1], ("It is 6 .", "It is 5 ."), ("p", "p"), "at random", ("bob",)),
+        Comparison(0, DIALOGUE, ("It is 8 .", "It is 9 ."), ("new", "old"), "at random", ("ann",)),
+        Comparison(1, DIALOGUE[:1], ("It is 6 .", "It is 5 ."), ("new", "old"), "at random", ("bob",)),
         Comparison(2, DIALOGUE[:1], ("Yes", "No"), ("gold", "gold"), "gold question", ("ann", "bob"), "A"),
     ]
     return Round("week-1", "run", "demo", GUIDELINES, comparisons)
@@ -43,54 +43,87 @@ def of_row(row: Row) -> tuple[str, int, str, str]:
     return row["annotator"], len(row["prompt"]), row["chosen"][0]["content"], row["rejected"][0]["content"]
 
 
-def label_studio_answers(tasks: list[Row]) -> list[Row]:
-    """As Label Studio exports what one person has selected: the left answer of the first task, the right one after."""
+def assert_come_back(rows: list[Row], annotator: str) -> None:
+    """The first response of the first comparison was better, the second one of the other."""
+    assert [of_row(row) for row in rows] == [
+        (annotator, 3, "It is 8 .", "It is 9 ."),
+        (annotator, 1, "It is 5 .", "It is 6 ."),
+    ]
+    assert [row["policies"] for row in rows] == [["new", "old"], ["old", "new"]]
+    assert {(row["round"], row["source"]) for row in rows} == {("week-1", "feedback, week-1")}
+
+
+def label_studio_answers(tasks: list[Row], kind: str) -> list[Row]:
+    """As Label Studio exports what one person has said: the first answer is better in the first task only."""
     for number, (task, side) in enumerate(zip(tasks, ("left", "right"), strict=True)):
-        result = {
-            "id": f"r{number}",
-            "type": "pairwise",
-            "from_name": "better",
-            "to_name": "response_1,response_2",
-            "origin": "manual",
-            "value": {"selected": side},
-        }
-        task |= {"id": number, "project": 1, "annotations": [{"id": 1, "completed_by": 7, "result": [result]}]}
+        said = [("better", "response_1,response_2", {"selected": side})]
+        if kind == "rating":
+            stars = {"left": (4, 2), "right": (1, 5)}[side]
+            said = [(f"response_{i}_rating", f"response_{i}", {"rating": given}) for i, given in enumerate(stars, 1)]
+        results = [
+            {"id": f"r{from_name}", "type": kind, "from_name": from_name, "to_name": to_name, "value": value}
+            for from_name, to_name, value in said
+        ]
+        task |= {"id": number, "project": 1, "annotations": [{"id": 1, "completed_by": 7, "result": results}]}
     return tasks
 
 
-def test_label_studio_and_back(asked: Round, tmp_path: Path):
-    tasks, labels = export_round(asked, "label-studio", "pairwise", tmp_path / "out")
+@pytest.mark.parametrize("kind", ["pairwise", "rating"])
+def test_label_studio_and_back(asked: Round, tmp_path: Path, kind: Asked):
+    tasks, labels = export_round(asked, "label-studio", kind, tmp_path / "out")
     rows = json.loads(tasks.read_text())
     assert len(rows) == 2, "a gold question is no task"
     header = ElementTree.fromstring(labels.read_text()).find("Header")
     assert header is not None
-    assert header.get("value") == GUIDELINES.question
+    assert header.get("value") == (GUIDELINES.question if kind == "pairwise" else "How good is the response?")
     export = tmp_path / "export.json"
-    export.write_text(json.dumps(label_studio_answers(rows)))
-    assert [of_row(row) for row in imported(export, tmp_path)] == [
-        ("7", 3, "It is 8 .", "It is 9 ."),
-        ("7", 1, "It is 5 .", "It is 6 ."),
-    ]
+    export.write_text(json.dumps(label_studio_answers(rows, kind)))
+    assert_come_back(imported(export, tmp_path), "7")
 
 
-@pytest.mark.parametrize("kind", ["pairwise", "ranking"])
-def test_argilla_and_back(asked: Round, tmp_path: Path, kind: str):
-    records, settings = export_round(asked, "argilla", kind, tmp_path / "out")  # type: ignore[arg-type]
-    (question,) = json.loads(settings.read_text())["questions"]
-    values = [option["value"] for option in question["settings"]["options"]]
-    assert values == ["response_1", "response_2", *(["tie"] if kind == "pairwise" else [])]
+def test_one_rating_of_two_is_no_verdict(asked: Round, tmp_path: Path):
+    tasks, _ = export_round(asked, "label-studio", "rating", tmp_path / "out")
+    rows = label_studio_answers(json.loads(tasks.read_text()), "rating")
+    rows[1]["annotations"][0]["result"].pop()
+    export = tmp_path / "export.json"
+    export.write_text(json.dumps(rows))
+    with pytest.raises(DataError, match="somebody rated one answer and not the other"):
+        imported(export, tmp_path)
+
+
+@pytest.mark.parametrize("flat", [False, True], ids=["records", "columns"])
+@pytest.mark.parametrize("kind", ["pairwise", "ranking", "rating"])
+def test_argilla_and_back(asked: Round, tmp_path: Path, kind: Asked, flat: bool):
+    records, settings = export_round(asked, "argilla", kind, tmp_path / "out")
+    questions = json.loads(settings.read_text())["questions"]
+    values = {
+        "pairwise": ["response_1", "response_2", "tie"],
+        "ranking": ["response_1", "response_2"],
+        "rating": [1, 2, 3, 4, 5],
+    }
+    assert all([o["value"] for o in question["settings"]["options"]] == values[kind] for question in questions)
     rows = json.loads(records.read_text())
     for row, winner in zip(rows, ("response_1", "response_2"), strict=True):
-        value = winner
-        if kind == "ranking":
-            value = [{"value": name, "rank": 1 if name == winner else 2} for name in ("response_1", "response_2")]
-        row["responses"] = {"preference": [{"value": value, "user_id": "u-1"}]}
+        if kind == "rating":
+            said = {f"{name}_rating": 5 if name == winner else 3 for name in ("response_1", "response_2")}
+        elif kind == "ranking":
+            order = [{"value": name, "rank": 1 if name == winner else 2} for name in ("response_1", "response_2")]
+            said = {"preference": order}
+        else:
+            said = {"preference": winner}
+        assert said.keys() == {question["name"] for question in questions}
         row["status"] = "completed"
+        if flat:  # as its `to_datasets` has them
+            row |= row.pop("fields") | row.pop("metadata")
+            for name in ("responses", "suggestions", "vectors"):
+                del row[name]
+            for name, value in said.items():
+                row |= {f"{name}.responses": [value], f"{name}.responses.users": ["u-1"]}
+                row |= {f"{name}.responses.status": ["submitted"]}
+        else:
+            row["responses"] = {name: [{"value": value, "user_id": "u-1"}] for name, value in said.items()}
     records.write_text(json.dumps(rows))
-    assert [of_row(row) for row in imported(records, tmp_path)] == [
-        ("u-1", 3, "It is 8 .", "It is 9 ."),
-        ("u-1", 1, "It is 5 .", "It is 6 ."),
-    ]
+    assert_come_back(imported(records, tmp_path), "u-1")
 
 
 def test_what_cannot_be_written(asked: Round, tmp_path: Path):
@@ -126,7 +159,9 @@ rg.Argilla(api_url=f"http://127.0.0.1:{server.server_port}", api_key="none")
 settings = rg.Settings.from_json(sys.argv[1] + "/settings.json")
 settings.validate()
 records = JsonIO._records_from_json(sys.argv[1] + "/records.json")
-answer = rg.Response("preference", "response_2", user_id="6f9619ff-8b86-d011-b42d-00cf4fc964ff", status="submitted")
+question = settings.questions[0]
+value = 4 if question.name.endswith("rating") else "response_2"
+answer = rg.Response(question.name, value, user_id="6f9619ff-8b86-d011-b42d-00cf4fc964ff", status="submitted")
 records[0].responses.add(answer)
 JsonIO.to_json(records, sys.argv[2])
 print([field.name for field in settings.fields], [question.name for question in settings.questions])
@@ -139,8 +174,7 @@ interface = LabelInterface(open(sys.argv[1] + "/labels.xml").read())
 interface.validate()
 for task in json.load(open(sys.argv[1] + "/tasks.json")):
     assert interface.validate_task(task)
-(control,) = interface.controls
-print(sorted(control.to_name))
+print(*(sorted(control.to_name) for control in interface.controls))
 """
 
 
@@ -161,5 +195,11 @@ def test_the_real_packages_read_what_is_written(asked: Round, tmp_path: Path):
     )
     (row,) = imported(answered, tmp_path)
     assert of_row(row)[1:] == (3, "It is 9 .", "It is 8 .")
-    export_round(asked, "label-studio", "pairwise", tmp_path / "label-studio")
-    assert run(READ_BY_LABEL_STUDIO, tmp_path / "label-studio").strip() == "['response_1', 'response_2']"
+    for kind, of_controls in {
+        "pairwise": "['response_1', 'response_2']",
+        "rating": "['response_1'] ['response_2']",
+    }.items():
+        export_round(asked, "label-studio", kind, tmp_path / kind)  # type: ignore[arg-type]
+        assert run(READ_BY_LABEL_STUDIO, tmp_path / kind).strip() == of_controls
+    export_round(asked, "argilla", "rating", tmp_path / "rating-argilla")
+    assert "['response_1_rating', 'response_2_rating']" in run(READ_BY_ARGILLA, tmp_path / "rating-argilla", answered)
