@@ -75,13 +75,18 @@ def small_data(tiny_setup: Setup, tmp_path_factory: pytest.TempPathFactory) -> P
 
 
 @pytest.fixture(scope="session")
-def pretrained_model() -> Path:
-    """A small Llama that somebody else trained on stories, with SentencePiece's tokens; skips where it is missing."""
-    shared = Path(os.environ.get("RLHF_SHARED", Path(__file__).parents[2] / ".." / "shared"))
-    folder = shared / "realdata" / "model" / "stories260K-hf"
+def real_data() -> Path:
+    """Public data that people made, and a model, which are no part of the project; skips where they are missing."""
+    folder = Path(os.environ.get("RLHF_SHARED", Path(__file__).parents[3] / "shared")) / "realdata"
     if not folder.is_dir():
-        pytest.skip(f"the pretrained model is not at {folder}; RLHF_SHARED says where its parent is")
+        pytest.skip(f"the real data is not at {folder}; RLHF_SHARED says where its parent is")
     return folder
+
+
+@pytest.fixture(scope="session")
+def pretrained_model(real_data: Path) -> Path:
+    """A small Llama that somebody else trained on stories, with SentencePiece's tokens."""
+    return real_data / "model" / "stories260K-hf"
 
 
 @pytest.fixture

@@ -24,16 +24,6 @@ def data_folder(tmp_path: Path) -> Path:
 
 
 @pytest.fixture(scope="session")
-def real_data() -> Path:
-    """Public data that people made, which is no part of the project."""
-    default = Path(__file__).resolve().parents[3].parent / "shared"
-    folder = Path(os.environ.get("RLHF_SHARED", default)) / "realdata"
-    if not folder.is_dir():
-        pytest.skip(f"the real data is not there: no {folder}")
-    return folder
-
-
-@pytest.fixture(scope="session")
 def embedded_data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("embedded") / "data"
     calibrated_arithmetic.generate(folder)

@@ -1,6 +1,5 @@
 import gzip
 import json
-import os
 from itertools import combinations
 from pathlib import Path
 
@@ -12,13 +11,9 @@ NAMES = ("annotator1", "annotator2", "annotator3")
 
 
 @pytest.fixture(scope="module")
-def pandalm():
+def pandalm(real_data: Path):
     """Verdicts of three people on 999 pairs of answers: 0 a tie, 1 or 2 the better one."""
-    shared = Path(os.environ.get("RLHF_SHARED", Path(__file__).parents[3] / ".." / "shared"))
-    path = shared / "realdata" / "preference" / "pandalm_human_testset.jsonl.gz"
-    if not path.is_file():
-        pytest.skip(f"the real data is not at {path}; RLHF_SHARED says where its parent is")
-    with gzip.open(path, "rt", encoding="utf-8") as file:
+    with gzip.open(real_data / "preference" / "pandalm_human_testset.jsonl.gz", "rt", encoding="utf-8") as file:
         return [{name: row[name] for name in NAMES} for row in map(json.loads, file)]
 
 

@@ -184,8 +184,8 @@ def test_outcomes_that_are_all_equal_leave_room(outcome):
     assert one.high - one.low > 0.8
 
 
-def test_win_rate_is_the_published_one(realdata):
-    path = realdata / "eval" / "alpacaeval1_alpaca-7b_gpt4_annotations.jsonl.gz"
+def test_win_rate_is_the_published_one(real_data):
+    path = real_data / "eval" / "alpacaeval1_alpaca-7b_gpt4_annotations.jsonl.gz"
     with gzip.open(path, "rt", encoding="utf-8") as file:
         preferences = [json.loads(line)["preference"] for line in file]
     points = {1: (0, 1), 2: (1, 0), 0: (0, 0)}  # 2 = the evaluated model (output_2) won, 0 = tie

@@ -234,9 +234,9 @@ def test_a_length_rule_that_is_no_better_than_a_coin_is_no_rival(world, workspac
     assert not any("to beat choosing the" in text for text in audit["warnings"])
 
 
-def test_three_raters_of_real_pairs_are_no_three_witnesses(realdata, tmp_path, workspace):
+def test_three_raters_of_real_pairs_are_no_three_witnesses(real_data, tmp_path, workspace):
     """PandaLM's test set: up to thirty rows of a prompt. By row "longer wins" seems told from a coin; it is not."""
-    import_dataset(str(realdata / "preference" / "pandalm_human_testset.jsonl.gz"), tmp_path / "given")
+    import_dataset(str(real_data / "preference" / "pandalm_human_testset.jsonl.gz"), tmp_path / "given")
     config = DataConfig(path="given", held_out_annotators=("annotator3",))
     model = ModelConfig(max_length=2048)
     prepared = Workspace(*(tmp_path / name for name in ("prepared", "report", "x")), lambda metrics, step: None)
@@ -315,8 +315,8 @@ def test_the_same_input_gives_the_same_bytes(world, workspace, audited):
     assert {path.name: path.read_bytes() for path in workspace.output.iterdir()} == first
 
 
-def test_the_longer_one_wins_on_real_pairs(realdata):
-    with gzip.open(realdata / "preference" / "hh_harmless_base_test.jsonl.gz", "rt", encoding="utf-8") as file:
+def test_the_longer_one_wins_on_real_pairs(real_data):
+    with gzip.open(real_data / "preference" / "hh_harmless_base_test.jsonl.gz", "rt", encoding="utf-8") as file:
         rows = [json.loads(line) for line in file]
     sides = [[count_characters(user(row[side])) for row in rows] for side in ("chosen", "rejected")]
     assert round(win_rate(*sides).rate.value, 3) == 0.446

@@ -1,6 +1,5 @@
 import gzip
 import json
-import os
 from collections import Counter
 from pathlib import Path
 
@@ -104,12 +103,8 @@ def test_annotators_against_what_is_known():
 
 
 @pytest.fixture(scope="module")
-def pandalm():
-    shared = Path(os.environ.get("RLHF_SHARED", Path(__file__).parents[3] / ".." / "shared"))
-    path = shared / "realdata" / "preference" / "pandalm_human_testset.jsonl.gz"
-    if not path.is_file():
-        pytest.skip(f"the real data is not at {path}; RLHF_SHARED says where its parent is")
-    with gzip.open(path, "rt", encoding="utf-8") as file:
+def pandalm(real_data: Path):
+    with gzip.open(real_data / "preference" / "pandalm_human_testset.jsonl.gz", "rt", encoding="utf-8") as file:
         return [[row[f"annotator{n}"] for n in (1, 2, 3)] for row in map(json.loads, file)]
 
 

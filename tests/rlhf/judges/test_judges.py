@@ -4,7 +4,6 @@ import gzip
 import hashlib
 import json
 import math
-import os
 import random
 import time
 from pathlib import Path
@@ -161,13 +160,9 @@ def test_ten_thousand_answers_are_remembered_quickly(tmp_path):
     assert time.monotonic() - began < 5
 
 
-def test_a_judge_that_errs_at_a_known_rate_on_real_comparisons(tmp_path):
+def test_a_judge_that_errs_at_a_known_rate_on_real_comparisons(tmp_path, real_data: Path):
     """LLMBar's natural set (2310.07641): the accuracy that comes out is the rate's, within its interval."""
-    shared = Path(os.environ.get("RLHF_SHARED", Path(__file__).parents[3] / ".." / "shared"))
-    path = shared / "realdata" / "preference" / "llmbar_natural.jsonl.gz"
-    if not path.is_file():
-        pytest.skip(f"the real data is not at {path}; RLHF_SHARED says where its parent is")
-    with gzip.open(path, "rt", encoding="utf-8") as file:
+    with gzip.open(real_data / "preference" / "llmbar_natural.jsonl.gz", "rt", encoding="utf-8") as file:
         rows = list(map(json.loads, file))
     better = {row["input"]: row[f"output_{row['label']}"] for row in rows}
     wrong = set(random.Random(0).sample(sorted(better), round(0.2 * len(better))))
@@ -222,11 +217,8 @@ def test_critiques_and_revisions_in_either_form(tmp_path):
         read_critiques("list.yaml", tmp_path)
 
 
-def test_the_constitution_of_the_paper_is_read():
-    shared = Path(os.environ.get("RLHF_SHARED", Path(__file__).parents[3] / ".." / "shared"))
-    folder = shared / "realdata" / "constitution"
-    if not folder.is_dir():
-        pytest.skip(f"the real data is not at {folder}; RLHF_SHARED says where its parent is")
+def test_the_constitution_of_the_paper_is_read(real_data: Path):
+    folder = real_data / "constitution"
     assert len(read_principles("RLMadisonInstructions.json", folder)) == 16
     assert len(read_critiques("CritiqueRevisionInstructions.json", folder)) == 16
 
