@@ -202,4 +202,6 @@ def test_the_real_packages_read_what_is_written(asked: Round, tmp_path: Path):
         export_round(asked, "label-studio", kind, tmp_path / kind)  # type: ignore[arg-type]
         assert run(READ_BY_LABEL_STUDIO, tmp_path / kind).strip() == of_controls
     export_round(asked, "argilla", "rating", tmp_path / "rating-argilla")
-    assert "['response_1_rating', 'response_2_rating']" in run(READ_BY_ARGILLA, tmp_path / "rating-argilla", answered)
+    assert "['response_1_rating', 'response_2_rating']" in run(
+        READ_BY_ARGILLA, tmp_path / "rating-argilla", tmp_path / "rated.json"
+    )
