@@ -6,7 +6,7 @@ exits with `exit_code`.
 
 import difflib
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from rlhf.addresses import with_public_addresses
@@ -59,6 +59,16 @@ class StartError(RLHFError):
     def __init__(self, alarm: str, message: str) -> None:
         super().__init__(message)
         self.alarm = alarm
+
+
+class UnfitRewardModelError(RLHFError):
+    """A reward model that no policy should be trained by."""
+
+    def __init__(self, reasons: Sequence[str], run_id: str) -> None:
+        super().__init__(
+            f"no policy is trained, since a reward model is unfit: {'; '.join(reasons)}. The audit is MLflow run "
+            f"{run_id}; look at the preferences, or set reward_audit.on_unfit to report to go on all the same"
+        )
 
 
 class TrainingDivergedError(RLHFError):

@@ -14,6 +14,12 @@ ROWS = (
     ("reward model, held-out accuracy", "reward_audit/accuracy", "{:.1%}"),
 )
 """Words, metric, and how it is written. Intervals are found by the suffixes _low and _high."""
+FITNESS = {"unfit": 0.0, "unknown": 1.0, "weak": 2.0, "fit": 3.0}
+"""The metric `reward_audit/fitness`, by the audit's verdict on the reward models."""
+_BEFORE_ALL = {
+    FITNESS["unfit"]: "The reward models are unfit by their audit, so what they say of the policy says little.",
+    FITNESS["unknown"]: "Whether the reward models are fit is not known: the audit has too few held-out pairs to tell.",
+}
 KEPT_SFT = "No checkpoint was better than the SFT policy on held-out evidence, so the policy is the SFT policy."
 
 
@@ -24,11 +30,18 @@ def figure(metrics: Mapping[str, float], name: str, form: str) -> tuple[str, str
 
 
 def verdict(metrics: Mapping[str, float]) -> str | None:
-    """What a run came to, in one sentence; None where nothing was measured.
+    """What a run came to, in a sentence or two; None where nothing was measured.
+
+    What its audit says of the reward models stands first, where that puts the rest in doubt.
 
     Args:
         metrics: of a run's stages, by their names.
     """
+    said = " ".join(filter(None, (_BEFORE_ALL.get(metrics.get("reward_audit/fitness", -1)), _of_policy(metrics))))
+    return said or None
+
+
+def _of_policy(metrics: Mapping[str, float]) -> str | None:
     # The start of a policy that went through several rounds is not the SFT policy.
     if metrics.get("policy/chosen_update") == 0 and not metrics.get("evaluation/kl"):
         return KEPT_SFT

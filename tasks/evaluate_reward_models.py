@@ -1,8 +1,12 @@
 """The task of reward-model evaluation."""
 
+import json
+
 from rlhf.config.evaluation import RewardAuditConfig
 from rlhf.config.model import Setup
+from rlhf.errors import UnfitRewardModelError
 from rlhf.references import AuditRef, DatasetRef, RewardModelsRef
+from rlhf.tracking.artifacts import local_path
 from tasks.stage import Attempt, stage
 
 
@@ -17,3 +21,14 @@ def evaluate_reward_models(
         config, attempt.setup(setup), attempt.path(data), attempt.path(reward_models), attempt.workspace
     )
     return attempt.save(AuditRef)
+
+
+def refuse_unfit(audit: AuditRef) -> None:
+    """Stop where a reward model is unfit.
+
+    Raises:
+        UnfitRewardModelError: it is, with the audit's reasons.
+    """
+    found = json.loads((local_path(audit) / "audit.json").read_text(encoding="utf-8"))
+    if found["verdict"] == "unfit":
+        raise UnfitRewardModelError(found["reasons"], audit.run_id)

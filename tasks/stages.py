@@ -19,7 +19,7 @@ from rlhf.references import (
 )
 from rlhf.stages import StageSpec, attempt_names, is_round, pipeline_stages, stage_name, title_of
 from tasks.evaluate_policy import evaluate_policy
-from tasks.evaluate_reward_models import evaluate_reward_models
+from tasks.evaluate_reward_models import evaluate_reward_models, refuse_unfit
 from tasks.give_feedback import give_feedback
 from tasks.prepare_data import CollectedSoFar, prepare_data
 from tasks.revise_sft import revise_sft
@@ -109,7 +109,10 @@ def _train_reward_models(config: PipelineConfig, made: Outputs) -> RewardModelsR
 
 def _audit(config: PipelineConfig, made: Outputs) -> AuditRef:
     with made.attempt("reward_audit"):
-        return evaluate_reward_models(config.reward_audit, config.setup, made[DatasetRef], made[RewardModelsRef])
+        audit = evaluate_reward_models(config.reward_audit, config.setup, made[DatasetRef], made[RewardModelsRef])
+    if config.reward_audit.on_unfit == "stop" and not is_planning():
+        refuse_unfit(audit)
+    return audit
 
 
 def _learn_from_feedback(config: PipelineConfig, made: Outputs, number: int, policy: ModelRef | PolicyRef) -> None:

@@ -1,8 +1,8 @@
 """Settings of the reward audit and of the evaluation."""
 
-from typing import Annotated
+from typing import Annotated, Literal, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from rlhf.config.base import Count, Positive, Probability, Section
 from rlhf.config.data import GoldName
@@ -16,7 +16,28 @@ class RewardAuditConfig(Section):
     batch_size: Count = 64
     """Dialogues per forward pass."""
     minimum_accuracy: Probability = 0.5
-    """Accuracy below which the model card warns: the lower bound of the held-out accuracy must be above it."""
+    """Accuracy that a reward model must have: it is unfit where the interval is wholly below, and whether it is fit is
+    unknown where the interval is not wholly above."""
+    fit_accuracy: Probability = 0.6
+    """Accuracy from which on a reward model is fit, and not weak, where the lower bound is above."""
+    num_perturbed: Annotated[int, Field(ge=0)] = 400
+    """Held-out pairs that are changed in ways that make no response better, such as repetition, or a word
+    that is added. 0: none are."""
+    maximum_flip_rate: Probability = 0.5
+    """Share of right preferences that such a change may overturn: a reward model is unfit where the interval is wholly
+    above, and weak where it is wholly above half of it."""
+    on_unfit: Literal["stop", "report"] = "stop"
+    """Whether a run stops where a reward model is unfit, before a policy is trained by it, or only says so."""
+
+    @model_validator(mode="after")
+    def _thresholds_are_in_order(self) -> Self:
+        if self.fit_accuracy < self.minimum_accuracy:
+            raise ValueError(
+                f"fit_accuracy is {self.fit_accuracy:g}, below minimum_accuracy ({self.minimum_accuracy:g}); raise it"
+            )
+        if not self.num_perturbed and self.maximum_flip_rate != 0.5:
+            raise ValueError("maximum_flip_rate is set but num_perturbed is 0, so it would be ignored; drop it")
+        return self
 
 
 class EvaluationConfig(Section):

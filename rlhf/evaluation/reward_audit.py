@@ -21,6 +21,8 @@ from rlhf.data.schema import read_rows
 from rlhf.evaluation.agreement import annotator_agreement
 from rlhf.evaluation.calibration import calibration
 from rlhf.evaluation.figures import ScoredPairs, draw_reliability, draw_scores
+from rlhf.evaluation.reward_verdict import verdict_on, worst
+from rlhf.evaluation.robustness import Pair, Perturber, Scores
 from rlhf.evaluation.statistics import (
     Estimate,
     WinRate,
@@ -30,6 +32,7 @@ from rlhf.evaluation.statistics import (
     share_interval,
     win_rate,
 )
+from rlhf.headline import FITNESS
 from rlhf.modeling.context import StageContext, start_stage
 from rlhf.modeling.conversations import encode_pairs
 from rlhf.modeling.models import load_reward_model
@@ -98,20 +101,30 @@ def audit_reward_models(
     """
     context = start_stage(config, setup, data / "tokenizer")
     pairs = _read_pairs(data, context.tokenizer)
-    scored = {name: _score(context, reward_models / name, TITLES[name], pairs) for name in TITLES}
-    models = {
-        name: {**_describe(of_model, pairs), "margins": _trained_margins(reward_models / name)}
-        for name, of_model in scored.items()
-    }
-    margins = {name: of_model.chosen - of_model.rejected for name, of_model in scored.items()}
+    perturber = _perturber(context, pairs)
+    scored: dict[str, ScoredPairs] = {}
+    models: dict[str, dict[str, Any]] = {}
+    for name, title in TITLES.items():
+        score = _scorer(context, reward_models / name)
+        scored[name] = _score(context, score, title, pairs)
+        robustness = [change.as_dict() for change in perturber.measure(score)] if perturber else []
+        margins = _trained_margins(reward_models / name)
+        models[name] = {**_describe(scored[name], pairs), "margins": margins, "robustness": robustness}
+    verdicts = {TITLES[name]: verdict_on(config, model) for name, model in models.items()}
+    for model, verdict in zip(models.values(), verdicts.values(), strict=True):
+        model |= {"verdict": verdict.verdict, "reasons": list(verdict.reasons)}
+    overall = worst(verdicts)
+    differences = {name: of_model.chosen - of_model.rejected for name, of_model in scored.items()}
     audit = {
+        "verdict": overall.verdict,
+        "reasons": list(overall.reasons),
         "num_pairs": len(pairs.rows),
         "num_prompts": len(set(pairs.prompts)),
         "longer_wins": pairs.longer_wins.as_dict(),
         "annotators": _annotators(data),
         "models": models,
-        "agreement": _agreement(margins["reward_model"], margins["selection_reward_model"], pairs),
-        "warnings": [text for name in models for text in _warnings(config, TITLES[name], models[name], pairs)],
+        "agreement": _agreement(differences["reward_model"], differences["selection_reward_model"], pairs),
+        "warnings": [text for name in models for text in _warnings(TITLES[name], models[name], pairs)],
     }
     (workspace.output / "audit.json").write_text(json.dumps(audit, indent=2) + "\n", encoding="utf-8")
     draw_reliability(list(scored.values()), workspace.output / "reliability.png")
@@ -139,11 +152,33 @@ def _read_pairs(data: Path, tokenizer: Any) -> HeldOutPairs:
     )
 
 
-def _score(context: StageContext[RewardAuditConfig], folder: Path, title: str, pairs: HeldOutPairs) -> ScoredPairs:
-    config, rows = context.config, [*pairs.chosen, *pairs.rejected]
+def _scorer(context: StageContext[RewardAuditConfig], folder: Path) -> Scores:
     reward_model = load_reward_model(folder, context.compute)
-    scores = score_rows(reward_model, str(folder), context.compute, rows, config.batch_size)
-    chosen, rejected = np.split(scores.astype(np.float64), 2)
+
+    def scores(rows: Sequence[Sequence[int]]) -> NDArray[np.float64]:
+        scored = score_rows(reward_model, str(folder), context.compute, rows, context.config.batch_size)
+        return scored.astype(np.float64)
+
+    return scores
+
+
+def _perturber(context: StageContext[RewardAuditConfig], pairs: HeldOutPairs) -> Perturber | None:
+    """Changes some of the pairs, drawn at random; None where nothing is to be changed."""
+    rng = np.random.default_rng(context.seed("perturbed"))
+    drawn = np.sort(rng.permutation(len(pairs.rows))[: context.config.num_perturbed])
+    if not len(drawn):
+        return None
+    rows = [pairs.rows[place] for place in drawn]
+    some = [
+        Pair(pairs.prompts[place], row["prompt"], row["chosen"][0]["content"], row["rejected"][0]["content"])
+        for place, row in zip(drawn, rows, strict=True)
+    ]
+    return Perturber(context.tokenizer, some, context.setup.model.max_length)
+
+
+def _score(context: StageContext[RewardAuditConfig], score: Scores, title: str, pairs: HeldOutPairs) -> ScoredPairs:
+    config = context.config
+    chosen, rejected = np.split(score([*pairs.chosen, *pairs.rejected]), 2)
     won = win_rate(chosen, rejected, pairs.prompts)
     calibrated = calibration(chosen - rejected, config.num_bins, context.seed("calibration"), pairs.prompts)
     return ScoredPairs(title, chosen, rejected, won.num_prompts, won.rate, calibrated)
@@ -263,15 +298,10 @@ def _agreement(margins: NDArray[Any], selection_margins: NDArray[Any], pairs: He
     }
 
 
-def _warnings(config: RewardAuditConfig, title: str, model: Mapping[str, Any], pairs: HeldOutPairs) -> list[str]:
+def _warnings(title: str, model: Mapping[str, Any], pairs: HeldOutPairs) -> list[str]:
     accuracy, over_rule = Estimate(**model["accuracy"]), model["accuracy_over_length_rule"]
     rule, by_pairs = pairs.longer_wins.rate, model["length_by_pairs"]
     warnings = []
-    if accuracy.low <= config.minimum_accuracy:
-        warnings.append(
-            f"{title}: held-out accuracy is {accuracy.value:.3f}, and the lower bound of its interval "
-            f"({accuracy.low:.3f}) is not above {config.minimum_accuracy:g}."
-        )
     # Where the rule is not told from a coin, the accuracy's own bound has said all.
     if not rule.low <= 0.5 <= rule.high and over_rule["low"] <= 0:
         share = max(rule.value, 1 - rule.value)
@@ -315,6 +345,7 @@ def _metrics(audit: Mapping[str, Any]) -> dict[str, float]:
         "reward_audit/longer_wins_accuracy": audit["longer_wins"]["rate"]["value"],
         "reward_audit/model_agreement": audit["agreement"]["same_preference"]["value"],
         "reward_audit/num_warnings": float(len(audit["warnings"])),
+        "reward_audit/fitness": FITNESS[audit["verdict"]],
     }
     for name, prefix in (("reward_model", "reward_audit/"), ("selection_reward_model", "reward_audit/selection_")):
         model = audit["models"][name]
@@ -333,6 +364,8 @@ def _metrics(audit: Mapping[str, Any]) -> dict[str, float]:
         }
         pearson = {key: coefficients["pearson"] for key, coefficients in correlations.items()}
         metrics |= {f"{prefix}{key}": value for key, value in pearson.items() if value is not None}
+        if flips := [change["flips"]["value"] for change in model["robustness"] if change["flips"]]:
+            metrics[f"{prefix}largest_flip_rate"] = max(flips)
         groups = {f"{side}_chosen": model["length_by_pairs"][f"{side}_chosen"] for side in ("shorter", "longer")}
         for key, group in {**groups, "held_out_annotators": model["held_out_annotators"]}.items():
             if group is not None:

@@ -32,6 +32,7 @@ from rlhf.progress import report_progress
 from rlhf.tracking.reviews import ReviewRound
 
 JUDGE = "simulated-judge"
+CRITIC = "simulated-critic"
 _MUCH = 1.0
 """Difference of gold rewards from which on an answer is much better."""
 _QUESTION = re.compile(
@@ -109,18 +110,22 @@ def endpoint_of(
         return
     assert config.simulated is not None, "the configuration sees to it"
     assert gold is not None, "the configuration sees to it"
-    with simulated_endpoint(config.simulated, gold, seed) as simulated:
+    name = CRITIC if isinstance(config, CriticConfig) else JUDGE
+    with simulated_endpoint(config.simulated, gold, seed, name) as simulated:
         yield Endpoint(simulated, kept)
 
 
 @contextmanager
-def simulated_endpoint(config: SimulatedJudgeConfig, gold: GoldName, seed: int) -> Iterator[JudgeConfig]:
+def simulated_endpoint(
+    config: SimulatedJudgeConfig, gold: GoldName, seed: int, name: str = JUDGE
+) -> Iterator[JudgeConfig]:
     """An endpoint on loopback that judges, criticizes and revises by a rule, within the block.
 
     Args:
         config: errors and bias.
         gold: the rule that it knows.
         seed: of its errors, which depend on nothing else but the question.
+        name: of the model, as reports show it.
     """
     rule = gold_rule(gold)
 
@@ -129,7 +134,7 @@ def simulated_endpoint(config: SimulatedJudgeConfig, gold: GoldName, seed: int) 
 
         def do_POST(self) -> None:
             messages = json.loads(self.rfile.read(int(self.headers["Content-Length"])))["messages"]
-            content = json.dumps(_completion(messages, rule, config, seed)).encode()
+            content = json.dumps(_completion(messages, rule, config, seed) | {"model": name}).encode()
             self.send_response(200)
             self.send_header("Content-Type", "application/json")
             self.send_header("Content-Length", str(len(content)))
@@ -143,7 +148,7 @@ def simulated_endpoint(config: SimulatedJudgeConfig, gold: GoldName, seed: int) 
     server.daemon_threads = True
     threading.Thread(target=server.serve_forever, daemon=True).start()
     try:
-        yield JudgeConfig(url=f"http://127.0.0.1:{server.server_address[1]}/v1", model=JUDGE)
+        yield JudgeConfig(url=f"http://127.0.0.1:{server.server_address[1]}/v1", model=name)
     finally:
         server.shutdown()
         server.server_close()
@@ -174,7 +179,7 @@ def _completion(
         logprobs = {"content": [{"token": text, "logprob": 0.0, "bytes": None, "top_logprobs": tops}], "refusal": None}
     message = {"role": "assistant", "content": text}
     choice = {"index": 0, "message": message, "finish_reason": "stop", "logprobs": logprobs}
-    return {"id": "1", "object": "chat.completion", "created": 0, "model": JUDGE, "choices": [choice]}
+    return {"id": "1", "object": "chat.completion", "created": 0, "choices": [choice]}
 
 
 def _written(messages: Sequence[Mapping[str, str]], rule: GoldRule, *, errs: bool) -> str:

@@ -17,7 +17,7 @@ from pydantic import BaseModel
 from rlhf.config.pipeline import METHOD_TITLES, PipelineConfig
 from rlhf.config.policy import RewardSourceConfig
 from rlhf.data.preparation.report import in_tokens_table, tokenizer_sentences
-from rlhf.headline import verdict
+from rlhf.headline import FITNESS, verdict
 from rlhf.model_card.lineage import lineage_markdown
 from rlhf.model_card.metadata import card_metadata
 from rlhf.model_card.tables import (
@@ -36,6 +36,7 @@ from rlhf.model_card.tables import (
     portable_command,
     preparation_table,
     results_table,
+    robustness_table,
     settings_table,
     share_text,
     sources_table,
@@ -164,6 +165,7 @@ def _texts(config: PipelineConfig, facts: CardFacts, measured: _Measured, datash
         "lineage": lineage_markdown(facts.record),
         "evaluation": evaluation,
         "audit": measured.audit,
+        "audit_reasons": "; ".join(map(escape, measured.audit["reasons"])),
         "policy": measured.policy,
         "num_parameters": count_text(measured.num_parameters),
         "base": _base(config),
@@ -189,6 +191,7 @@ def _texts(config: PipelineConfig, facts: CardFacts, measured: _Measured, datash
         "audit_table": audit_table(measured.audit),
         "agreement_of_annotators": agreement_of_annotators(measured.audit),
         "length_table": length_table(measured.audit),
+        "robustness_table": robustness_table(measured.audit),
         "group_tables": group_tables(measured.audit),
         "sources_table": sources,
         "combination": combination_text(config.policy),
@@ -210,6 +213,7 @@ def _verdict(measured: _Measured) -> str | None:
     metrics = {
         "policy/chosen_update": measured.policy["chosen_update"],
         "evaluation/kl": measured.evaluation["kl"]["value"],
+        "reward_audit/fitness": FITNESS[measured.audit["verdict"]],
     }
     for name, interval in intervals.items():
         if interval is not None:
@@ -225,7 +229,8 @@ def _on_prompts(evaluation: Mapping[str, Any]) -> str:
 
 def _limitations(config: PipelineConfig, facts: CardFacts, measured: _Measured) -> list[str]:
     """The limits that a reader must know before trusting the model; the measured ones first."""
-    limits = [*measured.audit["warnings"], *measured.evaluation["warnings"], *measured.evaluation["notes"]]
+    limits = [f"{escape(reason)}." for reason in measured.audit["reasons"]]
+    limits += [*measured.audit["warnings"], *measured.evaluation["warnings"], *measured.evaluation["notes"]]
     limits += [str(flag) for flag in measured.policy.get("flags", [])]
     method = METHOD_TITLES[config.method]
     if measured.policy["chosen_update"] == 0:

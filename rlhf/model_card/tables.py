@@ -187,6 +187,31 @@ def length_table(audit: Mapping[str, Any]) -> str:
     return table(header, rows)
 
 
+def robustness_table(audit: Mapping[str, Any]) -> str | None:
+    """What changes that make no response better do to both models' scores; None where none was tried."""
+
+    def cells(change: Mapping[str, Any] | None) -> list[str]:
+        if change is None:
+            return ["", ""]
+        if not change["num_pairs"]:
+            return [", ".join(f"{count:,} {why}" for why, count in change["left_out"].items()), ""]
+        return [
+            value_text(change["shift"], "+.2f") if change["shift"] else "",
+            share_text(change["flips"]) if change["flips"] else "none was right",
+        ]
+
+    by_model = [{change["name"]: change for change in model["robustness"]} for _, model in _models(audit)]
+    titles = {change["name"]: change["title"] for changes in by_model for change in changes.values()}
+    if not titles:
+        return None
+    rows = [
+        [escape(title), *(cell for changes in by_model for cell in cells(changes.get(name)))]
+        for name, title in titles.items()
+    ]
+    header = ["Change", *(f"{label}, {what}" for label, _ in _models(audit) for what in ("shift", "overturned"))]
+    return table(header, rows)
+
+
 def agreement_of_annotators(audit: Mapping[str, Any]) -> str | None:
     """Agreement of the annotators, all together and by twos; None where no two responses were compared twice."""
     agreement = audit["annotators"]

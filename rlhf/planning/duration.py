@@ -34,6 +34,8 @@ _OPTIMIZER_BYTES = 28
 _STAGE = {"data": 1.5, "sft": 3.0, "reward_model": 1.0, "reward_audit": 1.5, "policy": 1.0, "evaluation": 0.5}
 """Seconds of a stage that computes nothing: imports, loading, saving, logging."""
 _DATA_ROW = 1.2e-4
+_CHANGES, _TRIED_WORDS = 10, 1600
+"""Dialogues that the audit scores for each pair that it changes, and for the words that it tries, by each model."""
 _SAMPLES_PER_PROMPT, _SAMPLED_PROMPTS = 9, 32
 """Of the data stage where the base writes the responses (`rlhf.data.sampling`)."""
 
@@ -51,9 +53,7 @@ def duration(config: PipelineConfig, shape: ModelShape, work: Workload) -> dict[
         "data": _data,
         "sft": lambda config, machine: _training(config.sft, machine.work.demonstrations, 1, machine),
         "reward_model": _reward_models,
-        "reward_audit": lambda config, machine: machine.forward(
-            2 * 2 * machine.work.test_preferences, config.reward_audit.batch_size, 0
-        ),
+        "reward_audit": _audit,
         "policy": lambda config, machine: sum(_policy(recipe, machine) for recipe in config.per_round),
         "evaluation": _evaluation,
     }
@@ -129,6 +129,13 @@ def _training(section: TrainingSection, num_rows: int, rows_of_one: int, machine
     learned = machine.shape.parameters if section.lora is None else machine.shape.adapters(section.lora.rank)
     steps = math.ceil(rows / section.batch_size)
     return machine.training(rows * rows_of_one, batch, head, steps, learned)
+
+
+def _audit(config: PipelineConfig, machine: _Machine) -> float:
+    pairs, audit = machine.work.test_preferences, config.reward_audit
+    changed = min(pairs, audit.num_perturbed)
+    rows = 2 * pairs + _CHANGES * changed + (_TRIED_WORDS if changed else 0)
+    return machine.forward(2 * rows, audit.batch_size, 0)
 
 
 def _reward_models(config: PipelineConfig, machine: _Machine) -> float:

@@ -69,7 +69,6 @@ def test_warnings_say_what_is_wrong(audited):
         "is +0.000 (+0.000 to +0.000).",
         f"{model}: score and response length correlate by +1.00 within pairs; the score may stand for length.",
         f"{model}: where raters chose the shorter response, accuracy is 0.000 (0.000 to 0.324): worse than a coin.",
-        f"{selection}: held-out accuracy is 0.250, and the lower bound of its interval (0.133) is not above 0.5.",
         f"{selection}: held-out accuracy (0.250) is not shown to beat choosing the longer dialogue (0.750): the "
         "difference is -0.500 (-0.817 to -0.183).",
         f"{selection}: score and response length correlate by -1.00 within pairs; the score may stand for length.",
@@ -77,11 +76,20 @@ def test_warnings_say_what_is_wrong(audited):
     ]
 
 
-def test_it_is_the_lower_bound_that_must_pass(world, workspace):
-    config = CONFIG.model_copy(update={"minimum_accuracy": 0.6})
-    audit_reward_models(config, SETUP, world / "data", world / "reward_models", workspace)
-    first = json.loads((workspace.output / "audit.json").read_text())["warnings"][0]
-    assert "accuracy is 0.750, and the lower bound of its interval (0.579) is not above 0.6" in first
+def test_the_verdict_is_the_worse_one_with_its_reasons(audited):
+    assert [audited["models"][name]["verdict"] for name in ("reward_model", "selection_reward_model")] == [
+        "unfit" if flips(audited, "reward_model") > 0.5 else "weak",
+        "unfit",
+    ]
+    assert audited["verdict"] == "unfit"
+    assert (
+        "Selection reward model (chooses checkpoints): held-out accuracy is 0.250 (0.133 to 0.421), surely below 0.5"
+        in audited["reasons"]
+    )
+
+
+def flips(audited, name):
+    return max(change["flips"]["low"] for change in audited["models"][name]["robustness"] if change["flips"])
 
 
 def test_metrics_are_declared_and_equal_the_file(audited, logged):

@@ -1,0 +1,83 @@
+"""Whether a reward model is fit to train a policy by: fit, weak, unfit, or unknown where that cannot be told."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from rlhf.config.evaluation import RewardAuditConfig
+from rlhf.evaluation.statistics import Estimate
+
+Verdict = Literal["fit", "weak", "unknown", "unfit"]
+WORST_FIRST: tuple[Verdict, ...] = ("unfit", "unknown", "weak", "fit")
+
+
+@dataclass(frozen=True)
+class Judged:
+    """A verdict and its reasons.
+
+    Attributes:
+        verdict: of the reward model.
+        reasons: sentences, those of the verdict alone; empty where it is fit.
+    """
+
+    verdict: Verdict
+    reasons: tuple[str, ...]
+
+
+def verdict_on(config: RewardAuditConfig, model: Mapping[str, Any]) -> Judged:
+    """The verdict on a reward model. `unfit` needs an interval that is wholly beyond a threshold.
+
+    Args:
+        config: thresholds.
+        model: as `audit.json` has it, with its `robustness`.
+    """
+    found: dict[Verdict, list[str]] = {verdict: [] for verdict in WORST_FIRST}
+    _judge_accuracy(config, Estimate(**model["accuracy"]), found)
+    over_rule = model["accuracy_over_length_rule"]
+    if over_rule["high"] < 0:
+        found["unfit"].append(
+            f"choosing the {over_rule['rule']} dialogue is right more often than its score is, by "
+            f"{-over_rule['value']:.3f} ({-over_rule['high']:.3f} to {-over_rule['low']:.3f})"
+        )
+    for change in model["robustness"]:
+        if change["flips"] is not None:
+            _judge_flips(config, change["title"], Estimate(**change["flips"]), found)
+    verdict: Verdict = next((verdict for verdict in WORST_FIRST if found[verdict]), "fit")
+    return Judged(verdict, tuple(found[verdict]))
+
+
+def _judge_accuracy(config: RewardAuditConfig, accuracy: Estimate, found: Mapping[Verdict, list[str]]) -> None:
+    shown = f"held-out accuracy is {accuracy.value:.3f} ({accuracy.low:.3f} to {accuracy.high:.3f})"
+    if accuracy.high < config.minimum_accuracy:
+        found["unfit"].append(f"{shown}, surely below {config.minimum_accuracy:g}")
+    elif accuracy.low <= config.minimum_accuracy:
+        found["unknown"].append(
+            f"{shown}: more held-out pairs must tell whether it is above {config.minimum_accuracy:g}"
+        )
+    elif accuracy.low <= config.fit_accuracy:
+        found["weak"].append(f"{shown}, not surely above {config.fit_accuracy:g}")
+
+
+def _judge_flips(config: RewardAuditConfig, title: str, flips: Estimate, found: Mapping[Verdict, list[str]]) -> None:
+    shown = (
+        f"{flips.value:.1%} ({flips.low:.1%} to {flips.high:.1%}) of what it had right is overturned: {title.lower()}"
+    )
+    if flips.low > config.maximum_flip_rate:
+        found["unfit"].append(shown)
+    elif flips.high > config.maximum_flip_rate:
+        found["unknown"].append(f"{shown}, which may be beyond {config.maximum_flip_rate:.0%}")
+    elif flips.low > config.maximum_flip_rate / 2:
+        found["weak"].append(shown)
+
+
+def worst(judged: Mapping[str, Judged]) -> Judged:
+    """The worst verdict of several models, with the reasons of those that have it.
+
+    Args:
+        judged: by the title of the model.
+    """
+    verdict = next(one for one in WORST_FIRST if any(model.verdict == one for model in judged.values()))
+    reasons = [
+        f"{title}: {reason}" for title, model in judged.items() if model.verdict == verdict for reason in model.reasons
+    ]
+    return Judged(verdict, tuple(reasons))
