@@ -3,6 +3,9 @@ PYTHON ?= python3
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check --require-virtualenv
 
+# Where it is set, each of the hundreds of processes that tests and services start compiles all that it imports.
+unexport PYTHONDONTWRITEBYTECODE
+
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .PHONY: help demo up down test test-slow test-services test-all test-export coverage pictures tutorial docs soak check format lock clean bench bench-learning bench-optimum bench-scaling bench-services bench-coverage bench-feedback bench-promotion bench-gpu
@@ -45,7 +48,7 @@ coverage: .venv/installed-dev ## Say which lines no test reaches, processes that
 	$(BIN)/pytest -m "not soak" --cov $(SHARED_OUT)
 
 pictures: .venv/installed-dev ## Take the pictures of docs/operating.md anew, of runs of the demo.
-	RLHF_PICTURES=docs/pictures $(BIN)/pytest -m services tests/flows/test_user_interface.py
+	RLHF_PICTURES=docs/pictures $(BIN)/pytest -m "services or soak" tests/flows/test_user_interface.py
 
 tutorial: .venv/installed-dev ## Run the commands of docs/tutorial.md, and write what they print into it.
 	RLHF_TUTORIAL=1 $(BIN)/pytest -m slow tests/docs/test_tutorial.py

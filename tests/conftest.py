@@ -150,6 +150,29 @@ def _migrate_prefect(home: Path) -> None:
 
 
 @pytest.fixture(scope="session")
+def registered_prefect(migrated_prefect: Path) -> Path:
+    """A Prefect home whose server knows all deployments, so that a start of the services finds them as they are."""
+    return made_once("registered-prefect", lambda home: _register_deployments(migrated_prefect, home))
+
+
+_REGISTER = """
+import asyncio
+from flows.servers.temporary import temporary_server
+with temporary_server():
+    from flows.servers import deployments
+    asyncio.run(deployments.set_up())
+    deployments.deploy(deployments.make_deployments())
+"""
+
+
+def _register_deployments(migrated: Path, home: Path) -> None:
+    shutil.copytree(migrated, home, dirs_exist_ok=True)
+    with tempfile.TemporaryDirectory() as root:
+        environment = os.environ | {"PREFECT_HOME": str(home), "RLHF_ROOT": root}
+        subprocess.run([sys.executable, "-c", _REGISTER], env=environment, check=True, cwd=Path(__file__).parents[1])
+
+
+@pytest.fixture(scope="session")
 def prefect_server(migrated_prefect: Path) -> Iterator[str]:
     """A real Prefect server with a database of its own. Yields the URL of its API."""
     from flows.servers.temporary import temporary_server

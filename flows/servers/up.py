@@ -61,8 +61,9 @@ def up(services: Services, on_ready: Callable[[], None] = lambda: None) -> None:
         say(f"Starting Prefect, MLflow and a worker; their logs are in {services_folder()}", flush=True)
         _prepare_stores(services)
         with started(services) as process:
+            registered = deployments.make_deployments()  # meanwhile the servers start
             _wait_until_healthy(services, supervisor())
-            _set_up()
+            _set_up(registered)
             supervisor().start("worker")
             _print_addresses(services)
             on_ready()
@@ -138,7 +139,7 @@ def _hold(process: "subprocess.Popen[bytes]", services: Services) -> None:
 def _register() -> None:
     """The services stay up where a recipe cannot be registered; the next change of a recipe tries again."""
     try:
-        deployments.deploy(unchanged=False)
+        deployments.deploy(deployments.make_deployments(), unchanged=False)
     except ServiceError as error:
         say(f"{error}", file=sys.stderr, flush=True)
 
@@ -164,7 +165,7 @@ def _answers(page: str) -> bool:
         return False
 
 
-def _set_up() -> None:
+def _set_up(registered: deployments.Deployments) -> None:
     """Tell the servers what there is, and close the books of what died with the machine."""
     asyncio.run(deployments.set_up())
     ownerless = runs.mark_ownerless()
@@ -172,7 +173,7 @@ def _set_up() -> None:
     registry.recover()
     if ownerless or killed:
         say(f"Closed after a crash: {len(ownerless)} runs in Prefect, {len(killed)} in MLflow")
-    deployments.deploy()
+    deployments.deploy(registered)
 
 
 def _print_addresses(services: Services) -> None:

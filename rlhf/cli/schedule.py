@@ -36,9 +36,9 @@ def run(options: argparse.Namespace) -> None:
         say("`rlhf up` is not up; it takes this with its next start.")
         return
     be_client_of(services)
-    from flows.servers.deployments import deploy
+    from flows.servers.deployments import deploy, make_deployments
 
-    deploy()
+    deploy(make_deployments())
     _say(read_schedule())
 
 

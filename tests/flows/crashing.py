@@ -1,11 +1,13 @@
 """A run that is crashed in a stage of its own choice, and that ends with the same bits as one that was left alone."""
 
+import contextlib
 import os
 import random
 import time
 from collections.abc import Callable
 from typing import Any
 
+import psutil
 from smoke_runs import SMOKE, policy
 from started_services import Up, wait_for
 
@@ -28,6 +30,7 @@ KNOBS: dict[str, Callable[[int], dict[str, Any]]] = {
 # How long a stage is met, counted from its beginning, in seconds: the moments of a crash lie in there.
 SECONDS = dict.fromkeys(KNOBS, 3.0) | {"data": 0.9, "model_card": 0.3}
 NUM_MOMENTS = 3
+HANG_SECONDS = float(os.environ.get("RLHF_HANG_SECONDS", "20"))
 
 
 def ppo(**settings: Any) -> dict[str, Any]:
@@ -44,6 +47,86 @@ def go_on(up: Up, run_id: str) -> None:
     wait_for(lambda: up.state(run_id) in ("Crashed", "Completed"), 240)
     if up.state(run_id) == "Crashed":
         up.retry(run_id)
+
+
+def kill_flow(up: Up, run_id: str) -> None:
+    up.process_of(run_id).kill()
+    go_on(up, run_id)
+
+
+def kill_machine(up: Up, run_id: str) -> None:
+    up.kill()
+    up.start()
+    assert up.state(run_id) == "Crashed"
+    go_on(up, run_id)
+
+
+def kill_worker(up: Up, run_id: str) -> None:
+    """The flow's process ends itself once its worker is gone, and supervisord starts another worker."""
+    named(up, "worker").kill()
+    go_on(up, run_id)
+
+
+def kill_flow_and_worker(up: Up, run_id: str) -> None:
+    """Nobody is left who could tell Prefect. Its automation misses the heartbeats, after two minutes."""
+    flow = up.process_of(run_id)
+    named(up, "worker").kill()
+    flow.kill()
+    go_on(up, run_id)
+
+
+def kill_prefect(up: Up, run_id: str) -> None:
+    kill_with_children(named(up, "flows.servers.prefect_app"))
+
+
+def kill_mlflow(up: Up, run_id: str) -> None:
+    kill_with_children(named(up, "/mlflow", "server"))
+
+
+def hang_prefect(up: Up, run_id: str) -> None:
+    hang(named(up, "flows.servers.prefect_app"))
+
+
+def hang_mlflow(up: Up, run_id: str) -> None:
+    hang(named(up, "/mlflow", "server"))
+
+
+def hang(process: psutil.Process) -> None:
+    """It listens and does not answer. After a minute `rlhf up` starts it again, and there is nothing left to wake."""
+    held = [process, *process.children(recursive=True)]
+    for one in held:
+        one.suspend()
+    time.sleep(HANG_SECONDS)
+    for one in held:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            one.resume()
+
+
+KINDS: dict[str, Callable[[Up, str], None]] = {
+    "flow": kill_flow,
+    "machine": kill_machine,
+    "worker": kill_worker,
+    "flow and worker": kill_flow_and_worker,
+    "prefect server": kill_prefect,
+    "mlflow server": kill_mlflow,
+    "prefect hangs": hang_prefect,
+    "mlflow hangs": hang_mlflow,
+}
+
+
+def named(up: Up, *words: str) -> psutil.Process:
+    """One of supervisord's own children, by words of its command line or their ends."""
+    (supervisord,) = up.supervised()
+    return next(
+        one
+        for one in psutil.Process(supervisord).children()
+        if all(any(part.endswith(word) for part in one.cmdline()) for word in words)
+    )
+
+
+def kill_with_children(process: psutil.Process) -> None:
+    for one in (process, *process.children(recursive=True)):
+        one.kill()
 
 
 def in_stage(up: Up, run_id: str, stage: str) -> None:

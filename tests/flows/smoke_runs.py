@@ -20,7 +20,7 @@ def recipe(**ppo: Any) -> dict[str, Any]:
     return {"recipe": "smoke", "advanced": changed}
 
 
-LONG = 60
+LONG = 120
 
 
 def long_run(**ppo: Any) -> dict[str, Any]:

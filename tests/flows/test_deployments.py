@@ -1,16 +1,23 @@
 """prefect.yaml: every deployment's parameters are what its flow takes."""
 
+import asyncio
 import importlib
 import inspect
+import os
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
 from prefect import Flow
+from prefect.client.orchestration import get_client
+from prefect.client.schemas.responses import DeploymentResponse
 from prefect.utilities.callables import parameter_schema
 from prefect.utilities.schema_tools.validation import validate
 
+from flows.servers.deployments import is_as_asked, make_deployments, register, set_up
 from flows.servers.prefect_yaml import own_recipes, prefect_yaml
 from rlhf.stages import pipeline_stages
 from tasks.form import read_form
@@ -46,6 +53,34 @@ def test_parameters_are_what_the_flow_takes(deployment: dict[str, Any]):
     filled = deployment["parameters"] | dict.fromkeys(required, "0123")
     validate(filled, parameter_schema(flow).model_dump_for_openapi(), raise_on_error=True)
     flow.validate_parameters(filled)
+
+
+@pytest.mark.slow
+def test_prefects_own_command_registers_the_same(prefect_server: str, client_environment: dict[str, str]):
+    """With what a person types who has a server elsewhere; the names of a flow with a schedule and of two without."""
+    made = make_deployments()
+    requests = {request["name"]: request for _, request in made.requests}
+    chosen = ("nightly", "demo", "reproduce")
+
+    async def read() -> dict[str, DeploymentResponse]:
+        async with get_client() as client:
+            return {one.name: one for one in await client.read_deployments(limit=200)}
+
+    asyncio.run(set_up())
+    command = [sys.executable, "-m", "prefect", "--no-prompt", "deploy", *(f"--name={name}" for name in chosen)]
+    subprocess.run(command, cwd=ROOT, env=os.environ | client_environment, check=True, capture_output=True)
+    by_command = asyncio.run(read())
+    assert by_command.keys() == set(chosen)
+    assert all(is_as_asked(by_command[name], requests[name]) for name in chosen)
+    asyncio.run(register(made))
+    registered = asyncio.run(read())
+    assert {one.updated for one in registered.values() if one.name in chosen} == {
+        one.updated for one in by_command.values()
+    }, "those that are as asked are left alone"
+    assert registered.keys() == requests.keys()
+    assert all(is_as_asked(registered[name], request) for name, request in requests.items())
+    assert not is_as_asked(registered["nightly"], requests["nightly"] | {"schedules": []})
+    assert not is_as_asked(registered["nightly"], requests["nightly"] | {"concurrency_limit": None})
 
 
 def test_there_is_a_deployment_for_every_stage_alone():

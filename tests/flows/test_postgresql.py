@@ -40,8 +40,8 @@ class Soak:
 
 
 @pytest.fixture(scope="module")
-def soak(tmp_path_factory: pytest.TempPathFactory, migrated_prefect: Path, embedded_data: Path) -> Iterator[Soak]:
-    root = make_project(tmp_path_factory.mktemp("postgresql") / "project", embedded_data, None, migrated_prefect)
+def soak(tmp_path_factory: pytest.TempPathFactory, registered_prefect: Path, embedded_data: Path) -> Iterator[Soak]:
+    root = make_project(tmp_path_factory.mktemp("postgresql") / "project", embedded_data, None, registered_prefect)
     with postgresql() as server, services(root, "--database", server.url) as up:
         yield Soak(up, server, undisturbed(up))
 

@@ -22,9 +22,9 @@ ASK = {"round": "week-1", "num_pairs": 2, "max_response_tokens": 12, "annotators
 
 
 @pytest.fixture(scope="module")
-def up(tmp_path_factory: pytest.TempPathFactory, migrated_prefect: Path, trained: Path) -> Iterator[Up]:
+def up(tmp_path_factory: pytest.TempPathFactory, registered_prefect: Path, trained: Path) -> Iterator[Up]:
     folder = tmp_path_factory.mktemp("review") / "project"
-    continue_project(folder, trained, migrated_prefect)
+    continue_project(folder, trained, registered_prefect)
     (folder / "guidelines.yaml").write_text(GUIDELINES)
     with services(folder, with_password=True) as started:
         yield started

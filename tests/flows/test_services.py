@@ -2,6 +2,7 @@
 
 import itertools
 import json
+import random
 import signal
 import socket
 import subprocess
@@ -15,6 +16,7 @@ from typing import Any
 import httpx
 import pytest
 import yaml
+from crashing import KINDS, KNOBS, SECONDS, SEED, crash, undisturbed
 from ports import free_port
 from prefect.blocks.webhook import Webhook
 from prefect.settings import PREFECT_API_URL, temporary_settings
@@ -31,8 +33,8 @@ NEVER_REACHED = itertools.count(21)
 
 
 @pytest.fixture(scope="module")
-def root(tmp_path_factory: pytest.TempPathFactory, trained: Path, migrated_prefect: Path) -> Path:
-    return continue_project(tmp_path_factory.mktemp("up") / "project", trained, migrated_prefect)
+def root(tmp_path_factory: pytest.TempPathFactory, trained: Path, registered_prefect: Path) -> Path:
+    return continue_project(tmp_path_factory.mktemp("up") / "project", trained, registered_prefect)
 
 
 @pytest.fixture(scope="module")
@@ -125,6 +127,7 @@ def test_without_mlflow_a_run_is_refused_within_seconds(up: Up):
     wait_for(up.mlflow_reachable, 120)
 
 
+@pytest.mark.soak
 def test_killed_in_ppo_a_run_is_crashed_and_its_retry_goes_on(up: Up):
     whole = up.submit("smoke", long_run())
     assert up.wait_until_ended(whole) == "Completed", up.log(whole)
@@ -174,6 +177,7 @@ def test_the_mlflow_server_may_go_and_come_back(up: Up):
     assert curve(up, run_id)
 
 
+@pytest.mark.soak
 def test_the_pages_of_a_run_are_opened(up: Up):
     done = subprocess.run(
         up.command("open", "smoke@candidate", "--no-browser"),
@@ -188,6 +192,7 @@ def test_the_pages_of_a_run_are_opened(up: Up):
     assert second.startswith(f"MLflow: http://127.0.0.1:{up.mlflow_port}/#/experiments/1/runs/")
 
 
+@pytest.mark.soak
 def test_a_recipe_that_is_added_is_registered(up: Up):
     folder = up.root / "configs"
     folder.mkdir()
@@ -233,6 +238,7 @@ def test_a_schedule_is_taken_by_services_that_are_up(up: Up):
     assert [one["active"] for one in up.deployment("nightly")["schedules"]] == [False]
 
 
+@pytest.mark.soak
 def test_nightly_retraining_fires_and_a_second_is_refused_meanwhile(up: Up):
     deployment = up.deployment("nightly")
     address = f"/deployments/{deployment['id']}"
@@ -296,6 +302,21 @@ def test_after_a_power_cut_the_run_is_crashed_told_of_and_goes_on(up: Up, told: 
     assert "RUNNING" not in {run.info.status for run in up.mlflow_runs(run_id)}
     up.retry(run_id)
     wait_for(lambda: up.state(run_id) == "Completed", 240)
+
+
+@pytest.fixture(scope="module")
+def expected(up: Up) -> str:
+    return undisturbed(up)
+
+
+@pytest.mark.parametrize("kind", ["flow", "worker", "mlflow hangs"])
+def test_a_crash_ends_with_the_same_bits(up: Up, expected: str, kind: str):
+    """The soak has all kinds in every stage."""
+    draw = random.Random(f"{SEED} {kind}")
+    stage = draw.choice([*KNOBS])
+    seconds = draw.uniform(0.0, SECONDS[stage])
+    print(f"RLHF_CRASH_SEED={SEED}: {kind} killed in {stage} after {seconds:.2f} s")
+    crash(up, KINDS[kind], stage, 1 + [*KINDS].index(kind), seconds, expected)
 
 
 def test_a_second_one_is_refused(up: Up):

@@ -48,10 +48,10 @@ class Served:
 
 @pytest.fixture(scope="module")
 def project(
-    tmp_path_factory: pytest.TempPathFactory, migrated_mlflow: Path, migrated_prefect: Path, embedded_data: Path
+    tmp_path_factory: pytest.TempPathFactory, migrated_mlflow: Path, registered_prefect: Path, embedded_data: Path
 ) -> Path:
     folder = tmp_path_factory.mktemp("small-disks") / "project"
-    return make_project(folder, embedded_data, migrated_mlflow, migrated_prefect)
+    return make_project(folder, embedded_data, migrated_mlflow, registered_prefect)
 
 
 @pytest.fixture(scope="module")

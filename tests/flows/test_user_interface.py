@@ -25,15 +25,15 @@ pytestmark = [pytest.mark.services, pytest.mark.timeout(3 * RUN_SECONDS if PICTU
 def up(
     tmp_path_factory: pytest.TempPathFactory,
     migrated_mlflow: Path,
-    migrated_prefect: Path,
+    registered_prefect: Path,
     embedded_data: Path,
     trained: Path,
 ) -> Iterator[Up]:
     folder = tmp_path_factory.mktemp("browser") / "project"
     if PICTURES:
-        make_project(folder, embedded_data, migrated_mlflow, migrated_prefect)
+        make_project(folder, embedded_data, migrated_mlflow, registered_prefect)
     else:
-        continue_project(folder, trained, migrated_prefect)
+        continue_project(folder, trained, registered_prefect)
         # The smoke recipe in the demo's place ends soon.
         (folder / "configs").mkdir()
         (folder / "configs" / "demo.yaml").write_text(yaml.safe_dump(recipe()["advanced"] | {"name": "demo"}))
@@ -165,6 +165,7 @@ def test_the_form_refuses_a_bad_value(form: Page, up: Up, tmp_path: Path):
     assert given == {"recipe": "demo", "advanced": {"rl": {"gae_lambda": 0.3}}}
 
 
+@pytest.mark.soak
 def test_two_runs_are_compared_in_mlflow(page: Page, up: Up, tmp_path: Path):
     for settings in ({"kl_coef": 0.1}, {"kl_coef": 0.05}):
         run_id = up.submit("demo", {"advanced": {"rl": settings}})

@@ -32,10 +32,10 @@ OPEN_IN_MLFLOW = {
 
 
 @pytest.fixture(scope="module")
-def project(tmp_path_factory: pytest.TempPathFactory, migrated_prefect: Path) -> Path:
+def project(tmp_path_factory: pytest.TempPathFactory, registered_prefect: Path) -> Path:
     folder = tmp_path_factory.mktemp("a") / "project"
     folder.mkdir()
-    shutil.copytree(migrated_prefect, folder / ".prefect")
+    shutil.copytree(registered_prefect, folder / ".prefect")
     return folder
 
 
@@ -47,10 +47,10 @@ def locked(project: Path) -> Iterator[Up]:
 
 
 @pytest.fixture(scope="module")
-def unlocked(tmp_path_factory: pytest.TempPathFactory, migrated_prefect: Path) -> Iterator[Up]:
+def unlocked(tmp_path_factory: pytest.TempPathFactory, registered_prefect: Path) -> Iterator[Up]:
     folder = tmp_path_factory.mktemp("b") / "project"
     folder.mkdir()
-    shutil.copytree(migrated_prefect, folder / ".prefect")
+    shutil.copytree(registered_prefect, folder / ".prefect")
     with services(folder) as up:
         yield up
         up.stop()

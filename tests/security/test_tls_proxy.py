@@ -41,9 +41,9 @@ def site(port: int, upstreams: dict[str, int], folder: Path) -> str:
 
 
 @pytest.fixture(scope="module")
-def up(tmp_path_factory: pytest.TempPathFactory, migrated_prefect: Path) -> Iterator[Up]:
+def up(tmp_path_factory: pytest.TempPathFactory, registered_prefect: Path) -> Iterator[Up]:
     folder = tmp_path_factory.mktemp("t")
-    shutil.copytree(migrated_prefect, folder / ".prefect")
+    shutil.copytree(registered_prefect, folder / ".prefect")
     with services(folder, with_password=True, RLHF_ALLOWED_HOSTS=f"{PREFECT},{MLFLOW}") as started:
         yield started
         started.stop()
