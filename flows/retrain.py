@@ -5,6 +5,7 @@ from prefect import flow
 from rlhf.config.pipeline import PipelineConfig
 from rlhf.config.retrain import RetrainConfig
 from rlhf.references import (
+    AuditRef,
     Champion,
     DatasetRef,
     ModelCardRef,
@@ -63,4 +64,4 @@ def _train_candidate(config: PipelineConfig, retrain: RetrainConfig, champion: C
             champion_reward_models=champion.reward_models if champion and retrain.champion_judges else None,
         )
         run.report(made[ModelCardRef])
-        return propose(run, comparison, champion, retrain)
+        return propose(run, made[AuditRef], comparison, champion, retrain)

@@ -268,6 +268,8 @@ class GateVerdict(FrozenModel):
     """Gate prompts that such a figure needs to reach the limit. None: no number of them is enough."""
     judge: str | None = None
     """The judge whose verdict is the worst, where several judge."""
+    words: str | None = None
+    """The verdict in words, where the figure stands for one: that of the reward models' audit, with its reasons."""
 
 
 class Champion(FrozenModel):

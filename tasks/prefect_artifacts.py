@@ -24,6 +24,7 @@ from prefect.exceptions import ObjectNotFound, PrefectHTTPStatusError
 from rlhf.addresses import with_public_addresses
 from rlhf.errors import RLHFError, one_line
 from rlhf.failures import explain
+from rlhf.headline import FITNESS
 from rlhf.references import GateVerdict, Spending, StageReport
 from rlhf.text.markdown import escape, without_metadata
 from rlhf.text.safe_markdown import safe_markdown
@@ -129,6 +130,11 @@ def show_gates(gates: Sequence[GateVerdict], spending: Spending | None) -> None:
 
 def gate_row(gate: GateVerdict) -> dict[str, str]:
     """A gate's verdict in words and rounded numbers."""
+    if gate.words is not None:
+        least = next(word for word, value in FITNESS.items() if value == gate.limit)
+        row = dict.fromkeys(("figure", "by", "prompts", "needed"), "")
+        held = "yes" if gate.held else "no"
+        return row | {"gate": gate.gate, "limit": f"at least {least}", "bound": gate.words, "held": held}
     return {
         "gate": gate.gate,
         "limit": f"at {'least' if gate.at_least else 'most'} {gate.limit:.4g}",

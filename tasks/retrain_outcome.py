@@ -48,6 +48,8 @@ def reject(proposal: Proposal) -> RetrainReport:
 
 
 def _explain(gate: GateVerdict) -> str:
+    if gate.words is not None:
+        return f"{gate.gate}: the audit calls them {gate.words}"
     least, side = ("least", "lower") if gate.at_least else ("most", "upper")
     of = "" if gate.value is None else f" of {gate.value:.4g}"
     by = f" by {gate.judge.replace('_', ' ')}" if gate.judge else ""

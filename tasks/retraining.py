@@ -17,9 +17,9 @@ from rlhf.modeling.hub import sources_at_commits
 from rlhf.modeling.run_models import check_hub_models, check_models
 from rlhf.modeling.template_choice import source_settled
 from rlhf.paths import root
-from rlhf.references import Champion, ComparisonRef, DatasetRef, Proposal, RetrainReport
+from rlhf.references import AuditRef, Champion, ComparisonRef, DatasetRef, Proposal, RetrainReport
 from rlhf.retraining import state as retraining
-from rlhf.retraining.gates import ORDINARY_LEVEL, apply_gates, gate_inputs
+from rlhf.retraining.gates import ORDINARY_LEVEL, apply_gates, fitness_gate, gate_inputs
 from rlhf.tracking import artifacts, registry
 from rlhf.tracking.client import check_reachable
 from rlhf.tracking.queries import tags_of
@@ -70,11 +70,14 @@ def begin(config: PipelineConfig, retrain: RetrainConfig) -> Start:
     return Start(config, proposal=question.proposal) if question else _look_for_data(config, retrain)
 
 
-def propose(run: Pipeline, comparison: ComparisonRef, champion: Champion | None, retrain: RetrainConfig) -> Proposal:
+def propose(
+    run: Pipeline, audit: AuditRef, comparison: ComparisonRef, champion: Champion | None, retrain: RetrainConfig
+) -> Proposal:
     """Apply the gates to a candidate that was compared, and write down what they say.
 
     Args:
         run: the pipeline run that trained it, with its policy registered.
+        audit: of its reward models.
         comparison: with the champion.
         champion: what it was compared with.
         retrain: the gates.
@@ -83,7 +86,10 @@ def propose(run: Pipeline, comparison: ComparisonRef, champion: Champion | None,
     compared = json.loads((artifacts.local_path(comparison) / "comparison.json").read_text(encoding="utf-8"))
     version = champion.version if champion else None
     spending = retraining.spending_of(run.record.recipe, retrain, version, comparison)
-    gates = apply_gates(retrain, gate_inputs(compared), spending.level if spending else ORDINARY_LEVEL)
+    audited = json.loads((artifacts.local_path(audit) / "audit.json").read_text(encoding="utf-8"))
+    fitness = fitness_gate(retrain, audited)
+    of_comparison = apply_gates(retrain, gate_inputs(compared), spending.level if spending else ORDINARY_LEVEL)
+    gates = of_comparison if fitness is None else (fitness, *of_comparison)
     show_gates(gates, spending)
     proposal = Proposal(
         run_id=run.run_id,

@@ -76,6 +76,9 @@ class RetrainConfig(Section):
     """Branch, tag or commit whose data.dvc names the data (source: branch), as it is in this clone: fetch it before."""
     inbox: str | None = None
     """Folder below the project's root (source: inbox). Imported files move to its subfolder imported/."""
+    minimum_fitness: Literal["weak", "fit"] | None = "weak"
+    """Least verdict of the audit on the candidate's reward models. Below weak are unknown, where there are too few
+    held-out pairs to tell, and unfit."""
     minimum_win_rate: Probability | None = 0.5
     """Smallest lower bound of the candidate's win rate against the champion."""
     minimum_reward_gain: float | None = 0.0

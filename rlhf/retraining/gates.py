@@ -25,6 +25,7 @@ from rlhf.evaluation.bounds import (
     trials_needed,
     win_rate_lower_bound,
 )
+from rlhf.headline import FITNESS
 from rlhf.references import GateVerdict
 
 ORDINARY_LEVEL = 1 - CONFIDENCE
@@ -80,6 +81,27 @@ def apply_gates(config: RetrainConfig, inputs: GateInputs, level: float = ORDINA
         level: the chance that this comparison shows a gain where there is none.
     """
     return tuple(_verdicts(config, inputs, level))
+
+
+def fitness_gate(config: RetrainConfig, audit: Mapping[str, Any]) -> GateVerdict | None:
+    """Verdict on the candidate's reward models by their audit; None where that gate is off.
+
+    Args:
+        config: the limits.
+        audit: an `audit.json`.
+    """
+    if config.minimum_fitness is None:
+        return None
+    limit, found = FITNESS[config.minimum_fitness], FITNESS[audit["verdict"]]
+    return GateVerdict(
+        gate="reward_models",
+        limit=limit,
+        at_least=True,
+        found=found,
+        held=found >= limit,
+        margin=found - limit,
+        words=": ".join(filter(None, (audit["verdict"], "; ".join(audit["reasons"])))),
+    )
 
 
 def most_needed(config: RetrainConfig, level: float) -> tuple[int, str]:

@@ -29,7 +29,9 @@ from rlhf.tracking.client import tracking_uri
 
 REPOSITORY = Path(__file__).parents[2]
 SMOKE = REPOSITORY / "configs" / "smoke.yaml"
-OPEN = RetrainConfig(minimum_win_rate=None, minimum_reward_gain=None, maximum_kl=None, maximum_length_growth=None)
+OPEN = RetrainConfig(
+    minimum_fitness=None, minimum_win_rate=None, minimum_reward_gain=None, maximum_kl=None, maximum_length_growth=None
+)
 ASK = OPEN.model_copy(update={"ask": True})
 
 

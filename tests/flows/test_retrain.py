@@ -86,19 +86,22 @@ def test_the_first_champion_then_nothing_new():
 
 @pytest.mark.usefixtures("project")
 def test_a_gate_that_fails_says_which_and_by_how_much():
-    strict = RetrainConfig(minimum_win_rate=1.0, minimum_reward_gain=None, maximum_kl=1e9)
+    strict = RetrainConfig(minimum_fitness="fit", minimum_win_rate=1.0, minimum_reward_gain=None, maximum_kl=1e9)
     report = retrain(config(), strict)
     run = last_flow_run()
     assert (report.verdict, report.champion) == ("rejected", None)
     assert report.proposal is not None
-    assert report.proposal.failed == ("win_rate",)
-    assert outcome(run) == "rejected by win_rate"
+    assert report.proposal.failed == ("reward_models", "win_rate"), "of 0.2 epochs none is fit"
+    assert outcome(run) == "rejected by reward_models, win_rate"
     assert run.state is not None
     assert run.state.is_completed()
     shown = shown_in(run)
     assert "must be at least 1 (off by 0." in shown["retrain-verdict"]
     rows = json.loads(shown["gates"])
-    assert [(row["gate"], row["held"]) for row in rows] == [("win_rate", "no"), ("kl", "yes"), ("length_growth", "yes")]
+    held = {"reward_models": "no", "win_rate": "no", "kl": "yes", "length_growth": "yes"}
+    assert {row["gate"]: row["held"] for row in rows} == held
+    assert rows[0]["limit"] == "at least fit"
+    assert "reward_models: the audit calls them " in report.reason
     assert mlflow_run(report).data.tags["rlhf.verdict_reason"] in report.reason
 
 

@@ -208,7 +208,7 @@ def resumed(page: Page) -> bool:
 def test_a_form_is_filled_in_and_the_candidate_becomes_the_champion(page: Page, up: Up, tmp_path: Path):
     """A worker asks, a browser answers, a worker goes on."""
     form = recipe()
-    gates = dict.fromkeys(("minimum_win_rate", "minimum_reward_gain", "maximum_length_growth"))
+    gates = dict.fromkeys(("minimum_fitness", "minimum_win_rate", "minimum_reward_gain", "maximum_length_growth"))
     run_id = up.submit(
         "nightly", form | {"advanced": form["advanced"] | {"registered": True}, "retrain": {"ask": True, **gates}}
     )

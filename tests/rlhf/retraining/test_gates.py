@@ -7,7 +7,14 @@ import pytest
 
 from rlhf.config.retrain import RetrainConfig, SafetyGate
 from rlhf.references import GateVerdict
-from rlhf.retraining.gates import GateInputs, apply_gates, deciding_gate, most_needed, unsafe_prompts
+from rlhf.retraining.gates import (
+    GateInputs,
+    apply_gates,
+    deciding_gate,
+    fitness_gate,
+    most_needed,
+    unsafe_prompts,
+)
 
 OFF = {
     "minimum_win_rate": None,
@@ -159,3 +166,24 @@ class TestLevels:
         assert most_needed(RetrainConfig(safety=(POLITE,)), 0.01) == (299, "safety:polite")
         assert most_needed(RetrainConfig(), 1e-6) == (20, "reward_gain")
         assert most_needed(RetrainConfig(**OFF), 1e-6)[0] == 1
+
+
+@pytest.mark.parametrize(
+    ("verdict", "least", "held"),
+    [
+        ("fit", "weak", True),
+        ("weak", "weak", True),
+        ("weak", "fit", False),
+        ("unknown", "weak", False),
+        ("unfit", "weak", False),
+    ],
+)
+def test_reward_models_below_the_least_verdict_promote_nothing(verdict: str, least: Any, held: bool):
+    gate = fitness_gate(RetrainConfig(minimum_fitness=least), {"verdict": verdict, "reasons": ["one", "two"]})
+    assert gate is not None
+    assert (gate.gate, gate.held, gate.words) == ("reward_models", held, f"{verdict}: one; two")
+    assert (gate.margin >= 0) == held
+
+
+def test_the_gate_of_reward_models_may_be_off():
+    assert fitness_gate(RetrainConfig(minimum_fitness=None), {"verdict": "unfit", "reasons": []}) is None
