@@ -143,6 +143,7 @@ _DECLARED: dict[str, Metric] = {
     "policy/episodes_per_second": Metric("episodes/s", "higher"),
     "policy/checkpoint_seconds": Metric("s", "lower"),
     "evaluation/win_rate": Metric("", "higher", summary=True, interval=True),
+    "evaluation/length_controlled_win_rate": Metric("", "higher", interval=True),
     "evaluation/policy_score": Metric("score", "higher", summary=True),
     "evaluation/baseline_score": Metric("score", "higher"),
     "evaluation/policy_selection_score": Metric("score", "higher"),

@@ -29,6 +29,7 @@ from rlhf.evaluation.answers import (
     total_logprobs,
 )
 from rlhf.evaluation.gold import find_rule, shares
+from rlhf.evaluation.length_control import length_controlled_win_rate
 from rlhf.evaluation.overoptimization import CurvePoint, curve_warnings, draw_overoptimization, overoptimization_curve
 from rlhf.evaluation.prompts import PromptChoice, choose_prompts
 from rlhf.evaluation.side_by_side import as_json_lines, as_table, side_by_side
@@ -158,6 +159,8 @@ def _compare(
         for name in values
     }
     win_rates = {name: win_rate(values[name], baseline_values[name], prompts).as_dict() for name in values}
+    won = (1 + np.sign(values[judge] - baseline_values[judge])) / 2
+    at_equal_length = length_controlled_win_rate(won, ours.lengths, theirs.lengths, prompts, config.num_bootstrap, seed)
     evaluation = {
         "judge": judge,
         "num_responses": len(choice.prompts),
@@ -166,6 +169,7 @@ def _compare(
         "temperature": config.temperature,
         "win_rate": win_rates[judge],
         "win_rates": win_rates,
+        "length_controlled_win_rate": at_equal_length.as_dict(),
         "gains": gains,
         "kl": mean_interval(kl, prompts).as_dict(),
         "models": {"policy": _describe(ours, prompts), "baseline": _describe(theirs, prompts)},
@@ -225,6 +229,7 @@ def _metrics(evaluation: Mapping[str, Any]) -> dict[str, float]:
     metrics = {name: float(evaluation[name]) for name in ("num_responses", "num_prompts")}
     metrics["num_warnings"] = float(len(evaluation["warnings"]))
     intervals = {"win_rate": evaluation["win_rate"]["rate"], "kl": evaluation["kl"]}
+    intervals["length_controlled_win_rate"] = evaluation["length_controlled_win_rate"]
     intervals |= {f"{SCORES[judge]}_gain": gain for judge, gain in evaluation["gains"].items()}
     intervals |= {f"{SCORES[judge]}_win_rate": won["rate"] for judge, won in evaluation["win_rates"].items()}
     metrics |= interval_metrics(intervals)

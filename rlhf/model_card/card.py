@@ -174,6 +174,7 @@ def _texts(config: PipelineConfig, facts: CardFacts, measured: _Measured, datash
         "on_prompts": _on_prompts(evaluation),
         "judge": JUDGES[evaluation["judge"]],
         "win_rate": share_text(evaluation["win_rate"]["rate"]),
+        "length_controlled": share_text(evaluation["length_controlled_win_rate"]),
         "gold_gain": value_text(evaluation["gains"]["gold"], "+.3f") if "gold" in evaluation["gains"] else None,
         "gold_is_behind_labels": config.evaluation.gold in (None, measured.report["gold"]),
         "kl": value_text(evaluation["kl"], ".2f"),
