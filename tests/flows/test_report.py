@@ -13,7 +13,7 @@ from retraining_runs import config, last_flow_run, shown_in
 from flows.pipeline import rlhf_pipeline
 from rlhf.chat.policies import find_policy
 from rlhf.cli.main import main
-from rlhf.headline import KEPT_SFT
+from rlhf.headline import KEPT_SFT, verdict
 from rlhf.runs.report.collect import RunReport, Sample, collect
 from rlhf.runs.report.documents import as_html, as_markdown
 from rlhf.tracking.queries import tags_of
@@ -37,20 +37,23 @@ def test_the_same_words_everywhere(project: Path, capsys: pytest.CaptureFixture[
     run_id = report.run_id
     assert main(["report", run_id[:8]]) == 0
     printed = capsys.readouterr().out
-    assert printed.startswith(f"**{KEPT_SFT}**\n\n| measured on held-out data | value | 95% interval |\n")
+    said = verdict(report.metrics)
+    assert said is not None
+    assert said.endswith(KEPT_SFT), "what puts it in doubt stands first"
+    assert printed.startswith(f"**{said}**\n\n| measured on held-out data | value | 95% interval |\n")
     assert "| win rate against SFT | 50.0% |" in printed
     assert "### Before and after\n\nThe first 4 test prompts, not picked." in printed
     assert "- No PPO checkpoint was chosen: the weights are those of SFT." in printed
     assert re.search(r"Computed in \d+ s; the longest stage, .*, took \d+ s\.", printed)
     described = tags_of(run_id)["mlflow.note.content"]
     assert described.endswith(printed)
-    assert KEPT_SFT in Path(report.model_card).read_text().split("## Use")[0]
-    assert KEPT_SFT in shown_in(last_flow_run())["report"]
+    assert said in Path(report.model_card).read_text().split("## Use")[0]
+    assert said in shown_in(last_flow_run())["report"]
 
     page = tmp_path / "report.html"
     assert main(["report", run_id, "--html", str(page)]) == 0
     text = page.read_text()
-    assert KEPT_SFT in text
+    assert said in text
     assert text.count("<article>") == 4
     assert "data:image/png;base64," in text
     assert not re.search(r'(src|href)="(?!data:)', text), "it asks nobody for anything"

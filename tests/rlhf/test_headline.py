@@ -2,7 +2,7 @@
 
 import pytest
 
-from rlhf.headline import KEPT_SFT, figure, verdict
+from rlhf.headline import FITNESS, KEPT_SFT, figure, verdict
 
 
 def metrics(name: str, value: float, low: float, high: float) -> dict[str, float]:
@@ -43,3 +43,15 @@ def test_the_gold_rule_goes_before_a_reward_model():
 
 def test_a_figure_without_an_interval():
     assert figure({"evaluation/kl": 1.2345}, "evaluation/kl", "{:.2f}") == ("1.23", "")
+
+
+@pytest.mark.parametrize(
+    ("fitness", "first"),
+    [("unfit", "The reward models are unfit"), ("unknown", "Whether the reward models are fit is not known"),
+     ("weak", "The policy is better"), ("fit", "The policy is better")],
+)  # fmt: skip
+def test_reward_models_in_doubt_stand_first(fitness: str, first: str):
+    said = verdict(metrics("evaluation/gold_gain", 0.36, 0.339, 0.381) | {"reward_audit/fitness": FITNESS[fitness]})
+    assert said is not None
+    assert said.startswith(first)
+    assert said.endswith("its gain in gold reward is +0.360 (+0.339 to +0.381).")
