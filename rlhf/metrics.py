@@ -161,6 +161,8 @@ _DECLARED: dict[str, Metric] = {
     "evaluation/baseline_response_tokens": Metric("tokens"),
     "evaluation/policy_eos_rate": Metric("", "higher"),
     "evaluation/baseline_eos_rate": Metric("", "higher"),
+    "evaluation/policy_refusal_rate": Metric("", "neither"),
+    "evaluation/baseline_refusal_rate": Metric("", "neither"),
     "evaluation/policy_distinct_1": Metric("", "higher"),
     "evaluation/policy_distinct_2": Metric("", "higher"),
     "evaluation/baseline_distinct_1": Metric("", "higher"),
@@ -202,6 +204,8 @@ _DECLARED: dict[str, Metric] = {
     "comparison/champion_response_tokens": Metric("tokens"),
     "comparison/candidate_eos_rate": Metric("", "higher"),
     "comparison/champion_eos_rate": Metric("", "higher"),
+    "comparison/candidate_refusal_rate": Metric("", "neither"),
+    "comparison/champion_refusal_rate": Metric("", "neither"),
 }
 
 _ENDS = ("", "_low", "_high")

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rlhf.config.evaluation import EvaluationConfig
+from rlhf.evaluation.refusals import refusal_of
 from rlhf.evaluation.statistics import Estimate, mean_interval, share_interval
 from rlhf.gold.rules import Judgement
 from rlhf.modeling.context import StageContext
@@ -58,6 +59,8 @@ class JudgedAnswers:
         estimates = {SCORES[judge]: mean_interval(values, prompts) for judge, values in self.values.items()}
         estimates["response_tokens"] = mean_interval(self.lengths, prompts)
         estimates["eos_rate"] = share_interval(np.asarray(self.answers.ended, dtype=np.float64), prompts)
+        refuses = [refusal_of(text) != "none" for text in self.answers.texts]
+        estimates["refusal_rate"] = share_interval(np.asarray(refuses, dtype=np.float64), prompts)
         return estimates
 
 

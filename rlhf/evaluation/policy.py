@@ -49,7 +49,7 @@ from rlhf.rewards.scoring import score_rows_once
 from rlhf.workspace import Workspace
 
 _LEAST_EOS_RATE = 0.9
-_FIGURES = ("score", "selection_score", "response_tokens", "eos_rate", "gold")
+_FIGURES = ("score", "selection_score", "response_tokens", "eos_rate", "refusal_rate", "gold")
 _TITLES = {"baseline": "SFT baseline", "policy": "Policy"}
 
 

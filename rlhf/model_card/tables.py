@@ -50,6 +50,7 @@ _SHARES = {
     "accuracy_easy": "Right answers, easy questions",
     "accuracy_hard": "Right answers, hard questions",
     "eos_rate": "Responses that end by themselves",
+    "refusal_rate": "Responses that refuse, fully or partially",
 }
 
 
