@@ -49,7 +49,7 @@ def _repeated(text: str) -> str:
 
 
 def _bold_list(text: str) -> str:
-    return "\n".join(f"- **{line.strip()}**" for line in text.splitlines() if line.strip())
+    return "\n".join(f"- **{line.strip()}**" for line in text.split("\n") if line.strip())
 
 
 PERTURBATIONS: Mapping[str, tuple[str, Change]] = {
