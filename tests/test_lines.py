@@ -16,7 +16,6 @@ ALLOWED = {
     "benchmarks/records.py",
     "benchmarks/runner.py",
     "benchmarks/services.py",
-    "flows/servers/deployments.py",
     "flows/servers/supervision.py",
     "flows/servers/temporary.py",
     "rlhf/export/gguf.py",
