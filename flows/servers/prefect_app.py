@@ -2,12 +2,15 @@
 
 import sys
 
-import uvicorn
-from prefect.server.api.server import create_app
-from prefect.settings import get_current_settings
+from rlhf.imports import without_collection
 
-from flows.servers.prefect_page import CompactForm
-from rlhf.services.own_site import own_site
+with without_collection():
+    import uvicorn
+    from prefect.server.api.server import create_app
+    from prefect.settings import get_current_settings
+
+    from flows.servers.prefect_page import CompactForm
+    from rlhf.services.own_site import own_site
 
 
 def main(host: str, port: int) -> None:

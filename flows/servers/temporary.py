@@ -13,12 +13,13 @@ import socket
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from flows.servers.given import check_answers
 from rlhf.errors import InputError
 from rlhf.files.locks import locked
+from rlhf.imports import without_collection
 from rlhf.text.terminal import say
 
 _EPHEMERAL = {"PREFECT_UI_ENABLED": "0", "PREFECT__SERVER_EPHEMERAL": "1", "PREFECT__SERVER_FINAL": "1"}
@@ -26,8 +27,11 @@ START_SECONDS = 180.0
 
 
 @contextlib.contextmanager
-def temporary_server() -> Iterator[str]:
+def temporary_server(meanwhile: Callable[[], object] = lambda: None) -> Iterator[str]:
     """Start a server where no PREFECT_API_URL is set, and make it the one that flows called in the block talk to.
+
+    Args:
+        meanwhile: is called while the server starts, which takes seconds.
 
     Yields:
         The URL of the API that is used.
@@ -41,6 +45,7 @@ def temporary_server() -> Iterator[str]:
     settings = get_current_settings()
     if settings.api.url is not None:
         check_answers(settings.api.url)
+        meanwhile()
         yield settings.api.url
         return
     log = settings.home / "temporary-server.log"
@@ -48,7 +53,7 @@ def temporary_server() -> Iterator[str]:
     password = f"rlhf:{secrets.token_urlsafe(24)}"
     environment = settings.to_environment_variables(exclude_unset=True) | {"PREFECT_SERVER_API_AUTH_STRING": password}
     known = {PREFECT_API_AUTH_STRING: password}
-    with _process(log, environment) as url, temporary_settings({PREFECT_API_URL: url} | known):
+    with _process(log, environment, meanwhile) as url, temporary_settings({PREFECT_API_URL: url} | known):
         try:
             yield url
         finally:
@@ -56,7 +61,7 @@ def temporary_server() -> Iterator[str]:
 
 
 @contextlib.contextmanager
-def _process(log: Path, environment: dict[str, str]) -> Iterator[str]:
+def _process(log: Path, environment: dict[str, str], meanwhile: Callable[[], object]) -> Iterator[str]:
     log.parent.mkdir(parents=True, exist_ok=True)
     with log.open("w") as errors, contextlib.ExitStack() as starting:
         # Two servers that both migrate a new database break it.
@@ -74,6 +79,7 @@ def _process(log: Path, environment: dict[str, str]) -> Iterator[str]:
             try:
                 # The server takes seconds to start; what every flow imports is imported meanwhile.
                 importlib.import_module("flows.pipeline")
+                meanwhile()
                 url = _wait_until_up(process, log)
                 starting.close()
                 yield url
@@ -124,14 +130,16 @@ def _send_what_is_left() -> None:
 
 def _serve() -> None:
     """The process itself: serve Prefect's application at a free port, until standard input ends."""
-    import uvicorn
-
     listener = socket.create_server(("127.0.0.1", 0))
     # From here on a request waits for the application rather than being refused.
     say(str(listener.getsockname()[1]), flush=True)
+    with without_collection():
+        import uvicorn
+        from prefect.server.api.server import create_app
+
+        app = create_app()
     config = uvicorn.Config(
-        "prefect.server.api.server:create_app",
-        factory=True,
+        app,
         log_level="error",
         lifespan="on",
         timeout_graceful_shutdown=5,

@@ -1,5 +1,6 @@
 """The command `rlhf`: what every command has in common, from signals to the exit code."""
 
+import gc
 import os
 import signal
 import sys
@@ -45,6 +46,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return _fail(f"interrupted{goes_on}", _INTERRUPTED)
     except Exception as error:  # noqa: BLE001  # a traceback is for a file, and not for the person
         return _explain(error)
+    finally:
+        if arguments is None:
+            # The process ends. To look once more through all that was imported for what could be freed takes a second.
+            gc.freeze()
 
 
 def _explain(error: Exception) -> int:

@@ -7,7 +7,7 @@ import math
 import os
 import sys
 from collections.abc import Iterator, Sequence, Set
-from contextlib import contextmanager, nullcontext, redirect_stdout
+from contextlib import ExitStack, contextmanager, nullcontext, redirect_stdout
 from pathlib import Path
 
 from rlhf.cli.environment import be_client_of
@@ -15,6 +15,7 @@ from rlhf.cli.plan_of_a_run import say_plan
 from rlhf.config.loading import Setting, load_config, settings, shown
 from rlhf.config.pipeline import PipelineConfig
 from rlhf.errors import ConfigError, nearest
+from rlhf.imports import without_collection
 from rlhf.paths import configure_environment
 from rlhf.references import PipelineReport, StageReport
 from rlhf.runs.note import noted
@@ -151,7 +152,7 @@ def flow_environment(
 
     Args:
         options: of the command.
-        planned: the recipe of a pipeline run, whose plan is told before anything is started.
+        planned: the recipe of a pipeline run, whose plan is told before the flow is started.
         stages: names of what the flow runs, as far as they are known.
     """
     services = running()
@@ -160,13 +161,20 @@ def flow_environment(
     configure_environment()
     logging.raiseExceptions = False  # what becomes of a log line that Prefect does not take is nothing for the terminal
     with redirect_stdout(sys.stderr) if options.json else nullcontext(), noted(options.note):
-        if planned is not None:
-            say_plan(planned)
-        from flows.servers.temporary import temporary_server
-        from rlhf.cli.progress_view import progress_view
-        from rlhf.runs.names import started_from
+        with without_collection():
+            from flows.servers.temporary import temporary_server
+            from rlhf.cli.progress_view import progress_view
+            from rlhf.runs.names import started_from
 
-        with temporary_server(), progress_view(stages), started_from(options.config):
+        def tell_plan() -> None:
+            if planned is not None:
+                say_plan(planned)
+
+        with ExitStack() as surroundings:
+            with without_collection():
+                surroundings.enter_context(temporary_server(tell_plan))
+            surroundings.enter_context(progress_view(stages))
+            surroundings.enter_context(started_from(options.config))
             yield
 
 
