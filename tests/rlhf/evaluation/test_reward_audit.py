@@ -76,20 +76,23 @@ def test_warnings_say_what_is_wrong(audited):
     ]
 
 
-def test_the_verdict_is_the_worse_one_with_its_reasons(audited):
-    assert [audited["models"][name]["verdict"] for name in ("reward_model", "selection_reward_model")] == [
-        "unfit" if flips(audited, "reward_model") > 0.5 else "weak",
-        "unfit",
+def test_a_model_that_pays_for_a_word_is_unfit_by_that_word(audited):
+    """One of real weights, whose score counts "believe", which most of the better answers say."""
+    model = audited["models"]["reward_model"]
+    assert model["verdict"] == "unfit"
+    assert model["reasons"] == [
+        '100.0% (86.2% to 100.0%) of what it had right is overturned: the word "believe" is added'
     ]
+
+
+def test_the_verdict_on_both_has_the_reasons_of_those_that_are_as_bad(audited):
     assert audited["verdict"] == "unfit"
-    assert (
-        "Selection reward model (chooses checkpoints): held-out accuracy is 0.250 (0.133 to 0.421), surely below 0.5"
-        in audited["reasons"]
-    )
-
-
-def flips(audited, name):
-    return max(change["flips"]["low"] for change in audited["models"][name]["robustness"] if change["flips"])
+    assert [reason.partition(": ")[0] for reason in audited["reasons"]] == [
+        "Reward model",
+        *["Selection reward model (chooses checkpoints)"] * 2,
+    ]
+    assert "held-out accuracy is 0.250 (0.133 to 0.421), surely below 0.5" in audited["reasons"][1]
+    assert "choosing the longer dialogue is right more often than its score is, by 0.500" in audited["reasons"][2]
 
 
 def test_metrics_are_declared_and_equal_the_file(audited, logged):
