@@ -59,9 +59,8 @@ def _judge_accuracy(config: RewardAuditConfig, accuracy: Estimate, found: Mappin
 
 
 def _judge_flips(config: RewardAuditConfig, title: str, flips: Estimate, found: Mapping[Verdict, list[str]]) -> None:
-    shown = (
-        f"{flips.value:.1%} ({flips.low:.1%} to {flips.high:.1%}) of what it had right is overturned: {title[0].lower()}{title[1:]}"
-    )
+    interval = f"{flips.value:.1%} ({flips.low:.1%} to {flips.high:.1%})"
+    shown = f"{interval} of what it had right is overturned: {title[0].lower()}{title[1:]}"
     if flips.low > config.maximum_flip_rate:
         found["unfit"].append(shown)
     elif flips.high > config.maximum_flip_rate:
