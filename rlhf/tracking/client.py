@@ -37,7 +37,11 @@ ANSWER_SECONDS = 6.0
 """Within which a store must answer at the start; clients would go on for minutes."""
 Result = TypeVar("Result")
 
-_FINAL = ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE", "RESOURCE_ALREADY_EXISTS")
+_FINAL = (
+    *("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE", "RESOURCE_ALREADY_EXISTS"),
+    # Of a server that has no such route: one without logins, or an older one.
+    *("ENDPOINT_NOT_FOUND", "NOT_FOUND"),
+)
 _REFUSED = {"UNAUTHENTICATED": 401, "CUSTOMER_UNAUTHORIZED": 401, "PERMISSION_DENIED": 403}
 _STATEMENT = " [SQL: "
 _DEFAULT_UI = "http://127.0.0.1:5000"

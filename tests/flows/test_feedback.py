@@ -1,13 +1,17 @@
 """Rounds of feedback on the smoke recipe: asked of people, answered as their browsers would, collected into data/."""
 
+import itertools
 import json
 import sqlite3
+import threading
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 from judge_endpoint import judge_endpoint
 from retraining_runs import OPEN, config, last_flow_run, shown_in
+from tracking_server import Server
 
 from flows.feedback import ask_feedback, collect_feedback, label_feedback, revise_answers_of
 from flows.retrain import retrain
@@ -389,3 +393,50 @@ def test_a_policy_is_its_own_critic(project: Path):
         ConfigError, match=r"the critique's dialogue has \d+ tokens, which leaves no room for 20 more in"
     ):
         revise_answers_of(config(**{"model.max_length": 30, "rl.max_response_tokens": 20}), revise_settings())
+
+
+@pytest.mark.soak
+def test_an_mlflow_server_that_dies_in_the_middle_costs_nothing(
+    project: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """It is killed while questions go into queues, while a judge labels and while answers are read, and comes back."""
+    server = Server(tmp_path, project / "mlruns" / "mlflow.db")
+    server.start()
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", server.url)
+    deaths: list[str] = []
+
+    def dies_before(method: str, number: int) -> None:
+        """Before a call of a method of rounds of review, the server is killed, and started again a moment later."""
+        original, calls = getattr(ReviewRound, method), itertools.count(1)
+
+        def call(self: ReviewRound, *arguments: Any, **keywords: Any) -> Any:
+            if next(calls) == number:
+                deaths.append(method)
+                server.stop()
+                threading.Timer(1.0, server.start).start()
+            return original(self, *arguments, **keywords)
+
+        monkeypatch.setattr(ReviewRound, method, call)
+
+    (project / "constitution.json").write_text('["Prefer what is longer."]')
+    write_inputs(project)
+    try:
+        dies_before("fill_queue", 2)
+        asked = ask_feedback(config(), ASK.model_copy(update={"annotators": ("ann", "bob"), "overlap": 0.0}))
+        of_ann, of_bob = answer_all("week-1", "ann"), answer_all("week-1", "bob")
+        assert asked.asked == len(of_ann) + len(of_bob) - 4, "gold questions are asked of both"
+        dies_before("answer", 5)
+        with judge_endpoint(by_length) as judge:
+            settings = JudgeConfig(url=judge.url, model="long")
+            label = LabelConfig(round="week-1", constitution="constitution.json", minimum_agreement=0.5)
+            assert label_feedback(label, settings).answered == 12
+        dies_before("answers", 1)
+        collected = collect_feedback(CollectConfig(round="week-1"))
+        assert deaths == ["fill_queue", "answer", "answers"]
+        assert (collected.answered, collected.figures["labels"]) == (len(of_ann) + len(of_bob), 12)
+        rows = rows_of(project, "week-1")
+        said = [(row["annotator"], json.dumps(row["prompt"]), row.get("policies")) for row in rows]
+        assert len(rows) == collected.preferences == 24
+        assert len({(who, prompt) for who, prompt, _ in said}) == 24, "nobody's answer is there twice"
+    finally:
+        server.stop()
