@@ -48,7 +48,7 @@ coverage: .venv/installed-dev ## Say which lines no test reaches, processes that
 	$(BIN)/pytest -m "not soak" --cov $(SHARED_OUT)
 
 pictures: .venv/installed-dev ## Take the pictures of docs/operating.md anew, of runs of the demo.
-	RLHF_PICTURES=docs/pictures $(BIN)/pytest -m "services or soak" tests/flows/test_user_interface.py
+	RLHF_PICTURES=docs/pictures $(BIN)/pytest -m "services or soak" tests/flows/test_user_interface.py tests/flows/test_review_page.py
 
 tutorial: .venv/installed-dev ## Run the commands of docs/tutorial.md, and write what they print into it.
 	RLHF_TUTORIAL=1 $(BIN)/pytest -m slow tests/docs/test_tutorial.py

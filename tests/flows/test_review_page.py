@@ -1,4 +1,7 @@
-"""Two people answer a round in MLflow's review page, through a real browser, each signed in by her own name."""
+"""A round is asked from Prefect's form, and two people answer it in MLflow's review page, through a real browser.
+
+Each is signed in by her own name. `make pictures` keeps the pictures of docs/how-to/feedback.md.
+"""
 
 import json
 import re
@@ -10,7 +13,7 @@ from typing import Any
 import pytest
 import requests
 from browser import opened, take_picture
-from playwright.sync_api import Browser, Page, expect
+from playwright.sync_api import Browser, Locator, Page, expect
 from retraining_runs import config
 from started_services import Up, continue_project, services, wait_for
 
@@ -18,7 +21,7 @@ from rlhf.data.schema import read_rows
 
 pytestmark = [pytest.mark.services, pytest.mark.timeout(900)]
 GUIDELINES = "question: Which answer is better?\ninstruction: Which of the two is right?\nflags: [harmful]\n"
-ASK = {"round": "week-1", "num_pairs": 2, "max_response_tokens": 12, "annotators": ["ann", "bob"], "overlap": 1.0}
+ASKED = {"Num Pairs (Optional)": "2", "Overlap (Optional)": "1", "Round": "week-1"}
 
 
 @pytest.fixture(scope="module")
@@ -26,6 +29,9 @@ def up(tmp_path_factory: pytest.TempPathFactory, registered_prefect: Path, train
     folder = tmp_path_factory.mktemp("review") / "project"
     continue_project(folder, trained, registered_prefect)
     (folder / "guidelines.yaml").write_text(GUIDELINES)
+    # The smoke recipe in the demo's place, which the form names already.
+    (folder / "configs").mkdir()
+    (folder / "configs" / "demo.yaml").write_text(config().model_dump_json(exclude_unset=True))  # YAML, too
     with services(folder, with_password=True) as started:
         yield started
 
@@ -44,8 +50,7 @@ def rlhf(up: Up, *arguments: str) -> str:
 
 def test_two_people_answer_and_the_next_training_finds_it(page: Page, up: Up, tmp_path: Path):
     passwords = {name: add(up, name) for name in ("ann", "bob")}
-    form = {"recipe": "smoke", "advanced": config().model_dump(mode="json", exclude_unset=True)}
-    run_id = up.submit("feedback-ask", form | {"ask": ASK | {"guidelines": "guidelines.yaml"}})
+    run_id = ask_by_form(page, up, tmp_path)
     assert up.wait_until_ended(run_id) == "Completed", up.log(run_id)
     queues = dict(re.findall(r"\| (ann|bob) \| 2 \| \[queue\]\((\S+)\) \|", up.artifact(run_id, "feedback")))
     browser = page.context.browser
@@ -65,7 +70,7 @@ def test_two_people_answer_and_the_next_training_finds_it(page: Page, up: Up, tm
     assert (of_ann["margin"], of_ann["rationale"]) == (1.0, "ann says so")
     assert of_ann["flags"] == [["harmful"], []]
     assert of_bob["ranks"] == [1, 1]
-    retrained = up.submit("nightly", form | {"retrain": {}})
+    retrained = up.submit("nightly", {"recipe": "demo", "retrain": {}})
     wait_for(lambda: up.has_mlflow_run(retrained) and collected["data_md5"] in data_of(up, retrained), 240)
     up.cancel(retrained)
 
@@ -73,6 +78,49 @@ def test_two_people_answer_and_the_next_training_finds_it(page: Page, up: Up, tm
     rlhf(up, "users", "remove", "ann")
     answer = requests.get(f"http://127.0.0.1:{up.mlflow_port}/", auth=("ann", passwords["ann"]), timeout=60)
     assert answer.status_code == 401
+
+
+def ask_by_form(page: Page, up: Up, folder: Path) -> str:
+    """As a person does who is signed in to Prefect: what is asked, of whom, and by which guidelines."""
+    assert up.login is not None
+    page.goto(f"http://127.0.0.1:{up.prefect_port}/deployments")
+    page.locator("input").first.fill(":".join(up.login))
+    page.get_by_role("button", name="Login").click()
+    page.goto(f"http://127.0.0.1:{up.prefect_port}/deployments")
+    page.get_by_role("link", name="feedback-ask", exact=True).first.click()
+    page.get_by_role("button", name="Run", exact=True).click()
+    page.get_by_text("Custom run", exact=True).click()
+
+    def labelled(label: str) -> Locator:
+        return page.locator(".p-label", has=page.get_by_text(label, exact=True)).last
+
+    def write(label: str, value: str, place: int = 0) -> None:
+        """The form draws itself anew while one writes, and may lose what was written."""
+        written = labelled(label).locator("input, textarea").nth(place)
+
+        def has_kept() -> bool:
+            written.fill(value)
+            page.wait_for_timeout(300)
+            return written.input_value() == value
+
+        wait_for(has_kept, 30)
+
+    for label, value in ASKED.items():
+        write(label, value)
+    for label, kind, value in (
+        ("Max Response Tokens (Optional)", "int", "12"),
+        ("Guidelines (Optional)", "str", "guidelines.yaml"),
+    ):
+        labelled(label).get_by_text(kind, exact=True).click()
+        write(label, value)
+    for place, person in enumerate(("ann", "bob")):
+        labelled("Annotators (Optional)").get_by_role("button", name="Add item").click()
+        write("Annotators (Optional)", person, place)
+    take_picture(page, "prefect-feedback-form", folder)
+    with page.expect_response("**/create_flow_run") as answer:
+        page.get_by_role("button", name="Submit", exact=True).click()
+    run_id: str = answer.value.json()["id"]
+    return run_id
 
 
 def data_of(up: Up, run_id: str) -> set[str | None]:
@@ -104,7 +152,7 @@ def answer_all(browser: Browser, login: tuple[str, str], url: str, level: str, f
         if flag:
             choose(page, 1, flag)
             page.keyboard.press("Escape")
-        take_picture(page, f"mlflow-review-{name}", folder)
+            take_picture(page, "mlflow-review", folder)
         page.get_by_role("button", name="Submit").click()
         # After the last one the page shows the queue.
         expect(page.get_by_text("1 of 2 reviewed" if number == 1 else "Completed (2)")).to_be_visible()
