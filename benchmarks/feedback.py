@@ -93,7 +93,8 @@ def measure(root: Path, arm: str, seed: int) -> dict[str, Any]:
     settings = recipe(arm, seed)
     config = PipelineConfig.model_validate(settings)
     file = root / "configs" / "measured.yaml"
-    file.write_text(yaml.safe_dump(settings, sort_keys=False))
+    # Rounds share their settings here; in the file each has its own, since references are not read.
+    file.write_text(yaml.safe_dump(json.loads(json.dumps(settings)), sort_keys=False))
     report = json.loads(rlhf(root, "run", str(file.relative_to(root)), "--json"))
     metrics = report["metrics"]
     return {
