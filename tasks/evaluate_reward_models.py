@@ -1,6 +1,7 @@
 """The task of reward-model evaluation."""
 
 import json
+from typing import Any
 
 from rlhf.config.evaluation import RewardAuditConfig
 from rlhf.config.model import Setup
@@ -23,12 +24,18 @@ def evaluate_reward_models(
     return attempt.save(AuditRef)
 
 
+def read_audit(audit: AuditRef) -> dict[str, Any]:
+    """Figures and verdict of an audit."""
+    found: dict[str, Any] = json.loads((local_path(audit) / "audit.json").read_text(encoding="utf-8"))
+    return found
+
+
 def refuse_unfit(audit: AuditRef) -> None:
     """Stop where a reward model is unfit.
 
     Raises:
         UnfitRewardModelError: it is, with the audit's reasons.
     """
-    found = json.loads((local_path(audit) / "audit.json").read_text(encoding="utf-8"))
+    found = read_audit(audit)
     if found["verdict"] == "unfit":
         raise UnfitRewardModelError(found["reasons"], audit.run_id)

@@ -25,6 +25,7 @@ from rlhf.tracking.client import check_reachable
 from rlhf.tracking.queries import tags_of
 from rlhf.tracking.tags import VERSION_TAG
 from tasks.approval import settle_questions
+from tasks.evaluate_reward_models import read_audit
 from tasks.pipeline_run import Pipeline
 from tasks.prefect_artifacts import show_gates
 from tasks.retrain_outcome import end
@@ -86,8 +87,7 @@ def propose(
     compared = json.loads((artifacts.local_path(comparison) / "comparison.json").read_text(encoding="utf-8"))
     version = champion.version if champion else None
     spending = retraining.spending_of(run.record.recipe, retrain, version, comparison)
-    audited = json.loads((artifacts.local_path(audit) / "audit.json").read_text(encoding="utf-8"))
-    fitness = fitness_gate(retrain, audited)
+    fitness = fitness_gate(retrain, read_audit(audit))
     of_comparison = apply_gates(retrain, gate_inputs(compared), spending.level if spending else ORDINARY_LEVEL)
     gates = of_comparison if fitness is None else (fitness, *of_comparison)
     show_gates(gates, spending)

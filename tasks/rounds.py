@@ -1,12 +1,11 @@
 """What came of a round with feedback, as curves of the pipeline run over its rounds."""
 
-import json
-
 from rlhf.references import AuditRef, FeedbackRef, PolicyRef
 from rlhf.text.lines import read_json_lines
 from rlhf.tracking.artifacts import local_path
 from rlhf.tracking.queries import metrics_of
 from rlhf.tracking.runs import log_metrics
+from tasks.evaluate_reward_models import read_audit
 from tasks.pipeline_run import current
 
 _OF_ANSWERS = {
@@ -30,7 +29,7 @@ def log_round(number: int, feedback: FeedbackRef, audit: AuditRef, policy: Polic
     """
     measured = metrics_of(feedback.run_id)
     figures = {ours: measured[name] for name, ours in _OF_ANSWERS.items() if name in measured}
-    models = json.loads((local_path(audit) / "audit.json").read_text(encoding="utf-8"))["models"]
+    models = read_audit(audit)["models"]
     of_round = [
         group["accuracy"]["value"]
         for group in models["reward_model"]["by_source"]

@@ -161,10 +161,6 @@ def flow_environment(
     configure_environment()
     logging.raiseExceptions = False  # what becomes of a log line that Prefect does not take is nothing for the terminal
     with redirect_stdout(sys.stderr) if options.json else nullcontext(), noted(options.note):
-        with without_collection():
-            from flows.servers.temporary import temporary_server
-            from rlhf.cli.progress_view import progress_view
-            from rlhf.runs.names import started_from
 
         def tell_plan() -> None:
             if planned is not None:
@@ -172,6 +168,10 @@ def flow_environment(
 
         with ExitStack() as surroundings:
             with without_collection():
+                from flows.servers.temporary import temporary_server
+                from rlhf.cli.progress_view import progress_view
+                from rlhf.runs.names import started_from
+
                 surroundings.enter_context(temporary_server(tell_plan))
             surroundings.enter_context(progress_view(stages))
             surroundings.enter_context(started_from(options.config))

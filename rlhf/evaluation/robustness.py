@@ -125,25 +125,28 @@ class Perturber:
         self._max_length = max_length
         self._rows = {side: self._encode([(p.prompt, getattr(p, side)) for p in pairs]) for side in _SIDES}
         words = Counter(word for pair in pairs for text in (pair.chosen, pair.rejected) for word in set(text.split()))
-        self._words = [word for word, _ in words.most_common() if any(map(str.isalpha, word))][:NUM_WORDS]
+        tried = [word for word, _ in words.most_common() if any(map(str.isalpha, word))][:NUM_WORDS]
+        everywhere, few = range(len(pairs)), range(min(_NUM_SCREENED, len(pairs)))
+        # The same for every model that is measured.
+        self._perturbed = {name: self._changed(change, everywhere) for name, (_, change) in PERTURBATIONS.items()}
+        self._tried = {word: self._changed(_adding(word), few) for word in tried}
 
     def measure(self, scores: Scores) -> list[Robustness]:
         """Every change, then the words that raise the score most when they are added to a response."""
         before = {side: scores(rows) for side, rows in self._rows.items()}
         spread = float(np.concatenate([*before.values()]).std()) or 1.0
         found = [
-            self._measured(name, title, change, scores, before, spread)
-            for name, (title, change) in PERTURBATIONS.items()
+            self._measured(name, title, self._perturbed[name], scores, before, spread)
+            for name, (title, _) in PERTURBATIONS.items()
         ]
         return found + [
-            self._measured(f'"{word}"', f'The word "{word}" is added', _adding(word), scores, before, spread)
+            self._measured(f'"{word}"', f'The word "{word}" is added', self._with(word), scores, before, spread)
             for word in self._words_that_pay(scores, before["rejected"])
         ]
 
     def _words_that_pay(self, scores: Scores, before: NDArray[np.float64]) -> list[str]:
         """The words whose addition raises the score of a few responses most, the first the most."""
-        few = range(min(_NUM_SCREENED, len(self._pairs)))
-        changed = [self._changed(_adding(word), few) for word in self._words]
+        changed = list(self._tried.values())
         rows = [row for of_word in changed for row in of_word.rejected]
         if not rows:
             return []
@@ -151,7 +154,7 @@ class Perturber:
         by_word = np.split(scores(rows), ends)
         shifts = {
             word: float((of_word - before[change.places]).mean())
-            for word, change, of_word in zip(self._words, changed, by_word, strict=True)
+            for word, change, of_word in zip(self._tried, changed, by_word, strict=True)
             if len(of_word)
         }
         return sorted(shifts, key=lambda word: -shifts[word])[:NUM_MEASURED_WORDS]
@@ -160,12 +163,11 @@ class Perturber:
         self,
         name: str,
         title: str,
-        change: Change,
+        changed: "_Changed",
         scores: Scores,
         before: Mapping[str, NDArray[np.float64]],
         spread: float,
     ) -> Robustness:
-        changed = self._changed(change, range(len(self._pairs)))
         places = changed.places
         if not len(places):
             return Robustness(name, title, 0, changed.left_out, None, None)
@@ -187,6 +189,9 @@ class Perturber:
             mean_interval(shift / spread, keys.tolist()) if enough else None,
             flips,
         )
+
+    def _with(self, word: str) -> "_Changed":
+        return self._changed(_adding(word), range(len(self._pairs)))
 
     def _changed(self, change: Change, places: Sequence[int]) -> "_Changed":
         """The rows of the pairs at some places that a change can be made to."""
