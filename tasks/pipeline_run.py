@@ -17,8 +17,8 @@ from prefect.states import Cancelled
 from rlhf import provenance
 from rlhf.config.gates import FigureGate
 from rlhf.config.pipeline import PipelineConfig
-from rlhf.evaluation.figure_gates import check_figures, figure_verdicts, refusal
 from rlhf.failures import explained
+from rlhf.figure_gates import check_figures, figure_verdicts, refusal
 from rlhf.modeling import starting_model
 from rlhf.modeling.hub import at_commits
 from rlhf.modeling.run_models import check_hub_models, check_models

@@ -2,7 +2,7 @@
 
 from prefect.runtime import flow_run as this_flow_run
 
-from rlhf.evaluation.figure_gates import explain_gate
+from rlhf.figure_gates import explain_gate
 from rlhf.references import Proposal, RetrainReport, Verdict
 from rlhf.tracking import registry
 from rlhf.tracking.client import run_url

@@ -17,7 +17,7 @@ from pydantic import BaseModel
 from rlhf.config.pipeline import METHOD_TITLES, PipelineConfig
 from rlhf.config.policy import RewardSourceConfig
 from rlhf.data.preparation.report import in_tokens_table, tokenizer_sentences
-from rlhf.evaluation.figure_gates import refusal
+from rlhf.figure_gates import refusal
 from rlhf.headline import FITNESS, verdict
 from rlhf.model_card.lineage import lineage_markdown
 from rlhf.model_card.metadata import card_metadata

@@ -8,7 +8,7 @@ from pydantic import ValidationError
 
 from rlhf.config.gates import FigureGate
 from rlhf.errors import ConfigError
-from rlhf.evaluation.figure_gates import check_figures, figure_verdicts, refusal
+from rlhf.figure_gates import check_figures, figure_verdicts, refusal
 
 METRICS = {
     "evaluation/kl": 4.0,
