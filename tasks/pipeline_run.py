@@ -35,6 +35,7 @@ from rlhf.runs.report.documents import as_markdown
 from rlhf.stages import STAGES, is_round, stage_of
 from rlhf.text.markdown import escape
 from rlhf.tracking import artifacts
+from rlhf.tracking.artifact_checks import check_location
 from rlhf.tracking.client import check_reachable, run_url
 from rlhf.tracking.models import LONGEST_DESCRIPTION, check_recipe_name, describe_version, register_policy
 from rlhf.tracking.queries import metrics_of, tags_of
@@ -262,6 +263,7 @@ def _open_run(config: PipelineConfig) -> Iterator[tuple[Pipeline, PipelineConfig
     logger.info("%s", starting_model.described(config.model))
     with hold_run_lock(str(this_flow_run.id)):
         check_reachable()
+        check_location()
         if config.registered:
             check_recipe_name(config.name)
         close_killed_runs()
