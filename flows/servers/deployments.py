@@ -45,6 +45,7 @@ from rlhf.services.schedule import Schedule, read_schedule
 from rlhf.text.terminal import say
 from rlhf.tracking.known_stores import store_identity
 from tasks.core_slots import CORES
+from tasks.lease import PREFIX
 
 CODE_VARIABLE = "rlhf_code"
 """Prefect's variable that says what `rlhf up` has registered."""
@@ -62,6 +63,7 @@ async def set_up() -> None:
         await client.upsert_global_concurrency_limit_by_name(CORES, os.cpu_count() or 1)
         await set_up_automations(client)
         await note_code(client)
+        await _remove_free_leases(client)
 
 
 async def pause_pool(*, paused: bool) -> None:
@@ -217,6 +219,16 @@ async def _set_up_pool(client: PrefectClient) -> None:
     await client.update_work_pool(
         POOL, WorkPoolUpdate(is_paused=False, base_job_template=template, concurrency_limit=runs_at_a_time())
     )
+
+
+async def _remove_free_leases(client: PrefectClient) -> None:
+    """Each fingerprint that was ever computed has left a limit."""
+    page, offset = 200, 0
+    while limits := await client.read_global_concurrency_limits(limit=page, offset=offset):
+        free = [limit for limit in limits if limit.name.startswith(PREFIX) and not limit.active_slots]
+        for limit in free:
+            await client.delete_global_concurrency_limit_by_name(limit.name)
+        offset += len(limits) - len(free)
 
 
 async def note_code(client: PrefectClient) -> None:

@@ -1,4 +1,4 @@
-"""Two hosts, each a network namespace with a clone, a name and a disk of its own: preparation on one, PPO on another."""
+"""Two hosts, each a network namespace with a clone, a name and a disk of its own. Preparation on one, PPO on one."""
 
 import json
 import os
