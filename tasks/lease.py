@@ -10,6 +10,7 @@ import logging
 import os
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -48,6 +49,7 @@ class Lease:
 
     def __init__(self, limit: str, lease_id: UUID) -> None:
         self._limit, self._id = limit, lease_id
+        self._lock = threading.Lock()
         self._renewal = _start_renewal(lease_id)
 
     def look(self) -> None:
@@ -67,8 +69,11 @@ class Lease:
         Raises:
             LeaseLostError: another attempt holds it.
         """
-        if retry_while_away(lambda: _renew(self._id)):
-            return
+        with self._lock:
+            if not retry_while_away(lambda: _renew(self._id)):
+                self._take_again()
+
+    def _take_again(self) -> None:
         lease_id = retry_while_away(lambda: _ask(self._limit))
         if lease_id is None:
             raise LeaseLostError(

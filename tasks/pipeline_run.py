@@ -74,6 +74,7 @@ from rlhf.tracking.tags import (
     USED_RUN,
     VERSION_TAG,
 )
+from tasks.checkpoint_mirror import check_address
 from tasks.form import named_by
 from tasks.pools import PoolError, check_pools
 from tasks.prefect_artifacts import show_card, show_failure, show_link, show_report, show_stages
@@ -112,6 +113,7 @@ class Pipeline:
         run_id: its MLflow run, the parent of its stages' runs.
         record: where the run comes from, as far as it is known by now.
         registered: whether its policy becomes a version of the recipe's registered model.
+        checkpoint_uri: address for copies of its stages' checkpoints; None for none.
         source: the data that it reads, once that is known.
         stages: how the stages went that are done.
         metrics: what they measured, by the metrics' names.
@@ -120,6 +122,7 @@ class Pipeline:
     run_id: str
     record: ProvenanceRecord
     registered: bool
+    checkpoint_uri: str | None = None
     source: DataSource | None = None
     stages: list[StageReport] = field(default_factory=list)
     metrics: dict[str, float] = field(default_factory=dict)
@@ -297,6 +300,7 @@ def _open_run(config: PipelineConfig) -> Iterator[tuple[Pipeline, PipelineConfig
     logging.getLogger("rlhf").setLevel(logging.INFO)
     drop_launcher_variables()
     check_pools(config)
+    check_address(config.cluster.checkpoint_uri)
     check_installed(config.rewards)
     check_models(config.model, config.rewards)
     config = settled(at_commits(config))
@@ -358,7 +362,7 @@ def _open(config: PipelineConfig) -> Pipeline:
     with closing_run(run_id):
         save_code(run_id, patch.content)
         save_record(run_id, record)
-    return Pipeline(run_id, record, config.registered)
+    return Pipeline(run_id, record, config.registered, config.cluster.checkpoint_uri)
 
 
 def page_tags() -> dict[str, str]:

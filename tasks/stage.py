@@ -39,6 +39,7 @@ from rlhf.tracking.queries import metrics_of
 from rlhf.tracking.runs import closing_run, finish_stage, log_metrics, metric_log, open_stage, set_tags
 from rlhf.tracking.tags import MACHINE_TAG
 from rlhf.workspace import Workspace, newest_step
+from tasks.checkpoint_mirror import address_of, mirrored, remove_copy
 from tasks.core_slots import reserve_cores
 from tasks.lease import Lease, attempt_lease
 from tasks.pipeline_run import current
@@ -275,8 +276,10 @@ def _attempt(call: _Call[R]) -> R:
     inputs = dict(_references(call.arguments))
     run_id = open_stage(current().run_id, name, call.fingerprint, _settings(call.arguments), inputs)
     started = time.monotonic()
+    address = address_of(current().checkpoint_uri, call.folder)
     with closing_run(run_id):
-        with metric_log(run_id) as log, watching(progress_artifact(name)):
+        copied = mirrored(call.folder / "checkpoints", address, call.lease.look if call.lease else lambda: None)
+        with metric_log(run_id) as log, watching(progress_artifact(name)), copied:
             told = _Told(name, log, call.folder / "checkpoints", call.lease)
             confirm = call.lease.confirm if call.lease else lambda: None
             attempt = Attempt(run_id, call.fingerprint, _workspace(call.folder, told), confirm)
@@ -289,6 +292,7 @@ def _attempt(call: _Call[R]) -> R:
         confirm()
         finish_stage(run_id, reference)
     tidy_up(call.folder)
+    remove_copy(address)
     return reference
 
 

@@ -34,3 +34,6 @@ class ClusterConfig(Section):
 
     stage_pools: StagePools = StagePools()
     """Pools that stages are sent to. `rlhf worker --pool NAME` on a host makes it one of the pool's."""
+    checkpoint_uri: Annotated[str, Field(pattern=r"^(s3|gs|abfs|file)://[^/]*/.+")] | None = None
+    """Address for copies of checkpoints, such as s3://BUCKET/FOLDER, from which a retry on another host goes on. Empty:
+    checkpoints stay on the host that computes."""
