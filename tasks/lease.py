@@ -15,6 +15,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from http import HTTPStatus
+from pathlib import Path
 from typing import IO
 from uuid import UUID
 
@@ -24,6 +25,7 @@ from prefect.settings import get_current_settings
 from pydantic import SecretStr
 
 from rlhf.errors import RLHFError
+from rlhf.files.atomic import write_file
 from rlhf.paths import source_root
 from tasks.core_slots import retry_while_away
 
@@ -45,12 +47,13 @@ class Lease:
     Args:
         limit: the name of the limit.
         lease_id: Prefect's id of the slot.
+        note: file that names the slot, by which the next attempt on this host gives it back where this one is killed.
     """
 
-    def __init__(self, limit: str, lease_id: UUID) -> None:
-        self._limit, self._id = limit, lease_id
+    def __init__(self, limit: str, lease_id: UUID, note: Path) -> None:
+        self._limit, self._note = limit, note
         self._lock = threading.Lock()
-        self._renewal = _start_renewal(lease_id)
+        self._begin(lease_id)
 
     def look(self) -> None:
         """See whether the lease is still renewed; costs nothing while it is.
@@ -81,16 +84,21 @@ class Lease:
                 "not renewed in time; nothing of this attempt is published; Retry finds what the other one makes"
             )
         self._end_renewal()
+        self._begin(lease_id)
+
+    def _begin(self, lease_id: UUID) -> None:
+        write_file(self._note, str(lease_id))
         self._id, self._renewal = lease_id, _start_renewal(lease_id)
 
     def release(self) -> None:
         """Let another attempt work. Where the server is away, the lease runs out."""
         self._end_renewal()
         try:
-            with get_client(sync_client=True) as client:
-                client.release_concurrency_slots_with_lease(lease_id=self._id)
+            _give_back(self._id)
         except httpx.HTTPError as error:
             logger.warning("the lease %s runs out in %.0f s: %s", self._id, LEASE_SECONDS, type(error).__name__)
+        else:
+            self._note.unlink(missing_ok=True)
 
     def _end_renewal(self) -> None:
         _input_of(self._renewal).close()
@@ -102,11 +110,12 @@ class Lease:
 
 
 @contextmanager
-def attempt_lease(fingerprint: str, busy: str) -> Iterator[Lease | None]:
-    """Wait until no other attempt has the lease of a fingerprint, and hold it.
+def attempt_lease(fingerprint: str, folder: Path, busy: str) -> Iterator[Lease | None]:
+    """Wait until no other attempt has the lease of a fingerprint, and hold it. The folder's lock is held by then.
 
     Args:
         fingerprint: of the stage.
+        folder: the working folder of this host's attempts.
         busy: what to say where another attempt has it.
 
     Yields:
@@ -115,8 +124,11 @@ def attempt_lease(fingerprint: str, busy: str) -> Iterator[Lease | None]:
     if "PREFECT_API_URL" not in os.environ:
         yield None
         return
-    limit = f"{PREFIX}{fingerprint[:16]}"
-    lease = Lease(limit, _wait_for(limit, busy))
+    limit, note = f"{PREFIX}{fingerprint[:16]}", folder / "lease"
+    if note.is_file():  # its attempt was killed: the folder's lock is free
+        killed = UUID(note.read_text())
+        retry_while_away(lambda: _give_back(killed))
+    lease = Lease(limit, _wait_for(limit, busy), note)
     try:
         yield lease
     finally:
@@ -150,6 +162,11 @@ def _ask(limit: str) -> UUID | None:
             raise
     # Of a limit that was removed in between there is no slot to hold.
     return UUID(answer["lease_id"]) if answer["limits"] else None
+
+
+def _give_back(lease_id: UUID) -> None:
+    with get_client(sync_client=True) as client:
+        client.release_concurrency_slots_with_lease(lease_id=lease_id)
 
 
 def _renew(lease_id: UUID) -> bool:

@@ -216,7 +216,7 @@ def _run(adapted: _Stage[R], arguments: Mapping[str, Any]) -> R:
         lease, found = None, artifacts.find_output(adapted.name, fingerprint, adapted.kind)
         if found is None:
             busy = f"another host works on {folder.name}; this one waits for it"
-            lease = held.enter_context(attempt_lease(fingerprint, busy))
+            lease = held.enter_context(attempt_lease(fingerprint, folder, busy))
             found = artifacts.find_output(adapted.name, fingerprint, adapted.kind) if lease else None
         call = _Call(adapted, arguments, fingerprint, found, lease)
         remove_if_foreign(local_folder("results") / fingerprint, adapted.kind)

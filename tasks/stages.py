@@ -65,7 +65,7 @@ class Outputs:
 
     def rest_of(self, stage: str) -> list[str]:
         """The names of the attempts at a stage that are still to come, which somebody else makes."""
-        return self._names.pop(stage, [stage])
+        return self._names.pop(stage, None) or [stage]
 
     def add(self, reference: Reference) -> None:
         """Add the output of the next stage."""

@@ -37,7 +37,7 @@ from rlhf.tracking.runs import close_killed_runs
 from tasks.core_slots import CORES, CORES_VARIABLE
 from tasks.pools import deployment_of
 
-_STOP_SECONDS = 20.0
+_STOP_SECONDS = 10.0
 
 
 def work(pool: str, on_ready: Callable[[], None] = lambda: None) -> None:
@@ -156,17 +156,14 @@ def _stop(process: "subprocess.Popen[bytes]", pool: str) -> None:
         cancel_in_flight(pool, is_ours)
     except httpx.HTTPError as error:
         say(f"Prefect does not answer, so runs are marked as Crashed later: {with_public_addresses(repr(error))}")
-    for ended in (process, *children):
-        _end(ended)
+    process.terminate()  # it tells Prefect that it goes, and waits for runs that did not end
+    with suppress(subprocess.TimeoutExpired):
+        process.wait(_STOP_SECONDS)
+    for child in children:
+        if child.is_running():
+            child.kill()
+    process.kill()
+    process.wait()
     psutil.wait_procs(children, timeout=_STOP_SECONDS)
     with suppress(httpx.HTTPError):  # said above; the heartbeat tells
         crash_in_flight(pool, lambda run: run.infrastructure_pid in pids)
-
-
-def _end(process: "subprocess.Popen[bytes] | psutil.Process") -> None:
-    """Kill a process: a worker that is asked to end would wait for its runs, which were cancelled by now."""
-    if isinstance(process, subprocess.Popen):
-        process.kill()
-        process.wait()
-    elif process.is_running():
-        process.kill()

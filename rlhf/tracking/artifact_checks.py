@@ -33,6 +33,8 @@ def check_location() -> None:
     if not is_server(tracking_uri()):
         return
     location = _location()
+    if urlsplit(location).scheme not in ("", "file"):
+        return
     own = tracking_database()
     is_own = own.is_file() and has_known_schema(own) and recorded_experiment() == location
     if not is_own:

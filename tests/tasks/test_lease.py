@@ -1,6 +1,7 @@
 """One attempt for a fingerprint on all hosts: a slot of Prefect's that a process of its own renews."""
 
 import time
+from pathlib import Path
 from uuid import UUID
 
 import pytest
@@ -38,20 +39,20 @@ def wait_for_the_end_of(lease: Lease) -> None:
     lease._renewal.wait(timeout=20)
 
 
-def test_one_at_a_time(limit: str, caplog: pytest.LogCaptureFixture):
-    with attempt_lease(limit, "busy") as lease:
+def test_one_at_a_time(limit: str, tmp_path: Path):
+    with attempt_lease(limit, tmp_path, "busy") as lease:
         assert lease is not None
         assert slots(limit) == 1
         assert leases._ask(f"{leases.PREFIX}{limit}") is None
         lease.confirm()
     assert slots(limit) == 0
     assert lease._renewal.poll() is not None
-    with attempt_lease(limit, "busy"):
+    with attempt_lease(limit, tmp_path, "busy"):
         pass
 
 
-def test_it_is_renewed_by_another_process(limit: str, monkeypatch: pytest.MonkeyPatch):
-    with attempt_lease(limit, "busy") as lease:
+def test_it_is_renewed_by_another_process(limit: str, tmp_path: Path):
+    with attempt_lease(limit, tmp_path, "busy") as lease:
         assert lease is not None
         time.sleep(2)
         lease.look()
@@ -60,8 +61,8 @@ def test_it_is_renewed_by_another_process(limit: str, monkeypatch: pytest.Monkey
         wait_for_the_end_of(lease)
 
 
-def test_a_lease_that_ran_out_is_taken_again(limit: str):
-    with attempt_lease(limit, "busy") as lease:
+def test_a_lease_that_ran_out_is_taken_again(limit: str, tmp_path: Path):
+    with attempt_lease(limit, tmp_path, "busy") as lease:
         assert lease is not None
         before: UUID = lease._id
         revoke(lease)
@@ -73,12 +74,12 @@ def test_a_lease_that_ran_out_is_taken_again(limit: str):
     assert slots(limit) == 0
 
 
-def test_an_attempt_that_another_has_taken_over_stops(limit: str):
-    with attempt_lease(limit, "busy") as lease:
+def test_an_attempt_that_another_has_taken_over_stops(limit: str, tmp_path: Path):
+    with attempt_lease(limit, tmp_path, "busy") as lease:
         assert lease is not None
         revoke(lease)
         wait_for_the_end_of(lease)
-        with attempt_lease(limit, "busy") as other:
+        with attempt_lease(limit, tmp_path / "other", "busy") as other:
             assert other is not None
             with pytest.raises(LeaseLostError, match="nothing of this attempt is published"):
                 lease.look()
@@ -88,6 +89,17 @@ def test_an_attempt_that_another_has_taken_over_stops(limit: str):
     assert slots(limit) == 0
 
 
-def test_a_run_with_a_server_of_its_own_needs_none():
-    with attempt_lease("f" * 64, "busy") as lease:
+def test_a_killed_attempt_of_this_host_is_not_waited_for(limit: str, tmp_path: Path):
+    name = f"{leases.PREFIX}{limit}"
+    killed = leases._ask(name)
+    (tmp_path / "lease").write_text(str(killed))
+    assert leases._ask(name) is None
+    with attempt_lease(limit, tmp_path, "busy") as lease:
+        assert lease is not None
+        assert lease._id != killed
+    assert not (tmp_path / "lease").exists()
+
+
+def test_a_run_with_a_server_of_its_own_needs_none(tmp_path: Path):
+    with attempt_lease("f" * 64, tmp_path, "busy") as lease:
         assert lease is None
