@@ -17,6 +17,7 @@ from prefect.states import Cancelling
 
 from rlhf.config.pipeline import PipelineConfig
 from rlhf.errors import ConfigError, RLHFError, nearest
+from rlhf.provenance.record import BaseRecord
 from rlhf.provenance.same_code import this_code
 from tasks.core_slots import retry_while_away
 
@@ -66,7 +67,9 @@ def check_pools(config: PipelineConfig) -> None:
                 logger.warning("no host of the pool %s is there now; its stages wait for `rlhf worker`", pool)
 
 
-def run_in_pool(pool: str, stage: str, config: PipelineConfig, runs: Mapping[str, str]) -> UUID:
+def run_in_pool(
+    pool: str, stage: str, config: PipelineConfig, runs: Mapping[str, str], bases: Mapping[str, BaseRecord]
+) -> UUID:
     """Have a host of a pool run a stage, and wait for the end. Without the run here the stage ends as well.
 
     Args:
@@ -74,6 +77,7 @@ def run_in_pool(pool: str, stage: str, config: PipelineConfig, runs: Mapping[str
         stage: its name.
         config: the recipe.
         runs: the MLflow runs of the stages that it reads from, by the names of the stage flow's parameters.
+        bases: models from outside, as this host has them.
 
     Returns:
         The flow run of the stage.
@@ -86,6 +90,7 @@ def run_in_pool(pool: str, stage: str, config: PipelineConfig, runs: Mapping[str
         "config": config.model_dump(mode="json"),
         "runs": dict(runs),
         "code": this_code().model_dump(mode="json"),
+        "bases": {setting: base.model_dump(mode="json") for setting, base in bases.items()},
     }
     run = run_deployment(f"{STAGE_FLOW}/{deployment_of(pool)}", parameters=parameters, timeout=0)
     logger.info("%s goes to the pool %s, as flow run %s", stage, pool, run.id)

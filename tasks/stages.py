@@ -192,7 +192,7 @@ def _in_pool(pool: str, stage: StageSpec, config: PipelineConfig, made: Outputs)
     started = time.monotonic()
     inputs = [STAGES[name] for name in stage.inputs]
     runs = {spec.run_argument: made[spec.output].run_id for spec in inputs}
-    flow_run_id = run_in_pool(pool, stage.name, config, runs)
+    flow_run_id = run_in_pool(pool, stage.name, config, runs, current().record.bases)
     return current().adopt(flow_run_id, made.rest_of(stage.name), stage.output, time.monotonic() - started)
 
 

@@ -3,7 +3,7 @@
 import logging
 import shutil
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -14,6 +14,23 @@ from rlhf.files.mirror import Mirror, list_files
 from tasks import checkpoint_mirror
 from tasks.checkpoint_mirror import address_of, check_address, mirrored, remove_copy
 from tasks.lease import LeaseLostError
+
+
+@pytest.fixture
+def bucket(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    """A copy's address in a bucket of an S3 server on this machine."""
+    import boto3
+    from moto.server import ThreadedMotoServer
+
+    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+    server.start()
+    host, port = server.get_host_and_port()
+    for name, value in {"ACCESS_KEY_ID": "a", "SECRET_ACCESS_KEY": "b", "DEFAULT_REGION": "us-east-1"}.items():
+        monkeypatch.setenv(f"AWS_{name}", value)
+    monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://{host}:{port}")
+    boto3.client("s3").create_bucket(Bucket="bucket")
+    yield "s3://bucket/checkpoints/policy-0123456789abcdef"
+    server.stop()
 
 
 @pytest.fixture
@@ -79,6 +96,20 @@ def test_the_newer_ones_win(tmp_path: Path, address: str):
         with mirrored(tmp_path / name, address):
             assert [path.name for path in (tmp_path / name).iterdir()] == [f"update_{step:06d}"]
         Mirror(address).push(tmp_path / "copied", list_files(tmp_path / "copied"))
+
+
+def test_in_s3(tmp_path: Path, bucket: str):
+    check_address("s3://bucket/checkpoints")
+    with pytest.raises(ConfigError, match="where nothing can be written"):
+        check_address("s3://other/checkpoints")
+    here, there = tmp_path / "here", tmp_path / "there"
+    for step in (1, 2, 3):
+        write(here, step)
+        assert Mirror(bucket).push(here, list_files(here))
+    with mirrored(there, bucket):
+        assert contents(there) == contents(here)
+    remove_copy(bucket)
+    assert Mirror(bucket).names() == []
 
 
 def test_files_that_change_meanwhile_are_no_copy(tmp_path: Path, address: str):
