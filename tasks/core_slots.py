@@ -19,6 +19,8 @@ logger = logging.getLogger("rlhf.slots")
 Result = TypeVar("Result")
 CORES = "rlhf-cores"
 """Prefect's global concurrency limit; `rlhf up` sets it to the number of cores. Without it nobody waits."""
+CORES_VARIABLE = "RLHF_CORES"
+"""The variable that names the limit of another host's cores; `rlhf worker` makes it and sets it."""
 _LEASE_SECONDS = 60.0
 _PATIENCE_SECONDS = 120.0
 _SERVER_ERROR = 500
@@ -46,12 +48,12 @@ def all_cores_held() -> Iterator[None]:
 
 @contextmanager
 def _locked(wanted: int) -> Iterator[None]:
-    limit = _retry_while_away(_limit)
+    limit = retry_while_away(_limit)
     if limit is None:
         yield
         return
     # A person may have set fewer slots than there are cores: who wants more takes all.
-    held = _retry_while_away(lambda: _occupied(min(wanted, limit)))
+    held = retry_while_away(lambda: _occupied(min(wanted, limit)))
     try:
         yield
     finally:
@@ -62,7 +64,7 @@ def _occupied(wanted: int) -> ExitStack:
     held = ExitStack()
     # Training keeps the interpreter busy: a renewal that came late is no reason to end it.
     limit = concurrency(
-        CORES, occupy=wanted, lease_duration=_LEASE_SECONDS, strict=False, raise_on_lease_renewal_failure=False
+        _name(), occupy=wanted, lease_duration=_LEASE_SECONDS, strict=False, raise_on_lease_renewal_failure=False
     )
     held.enter_context(limit)
     return held
@@ -80,7 +82,7 @@ def _release(held: ExitStack) -> None:
         )
 
 
-def _retry_while_away(call: Callable[[], Result]) -> Result:
+def retry_while_away(call: Callable[[], Result]) -> Result:
     """Call again while the server is away. Prefect's client does so only once it has reached it."""
     retrying = Retrying(
         retry=retry_if_exception(_is_away),
@@ -106,9 +108,13 @@ def _limit() -> int | None:
     """The number of slots; None where nobody set a limit."""
     with get_client(sync_client=True) as client:
         try:
-            return client.read_global_concurrency_limit_by_name(CORES).limit
+            return client.read_global_concurrency_limit_by_name(_name()).limit
         except ObjectNotFound:
             return None
+
+
+def _name() -> str:
+    return os.environ.get(CORES_VARIABLE, CORES)
 
 
 def _wanted(compute: ComputeConfig) -> int:

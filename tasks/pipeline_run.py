@@ -2,11 +2,13 @@
 
 import logging
 import os
-from collections.abc import Iterator
+import platform
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
+from uuid import UUID
 
 from prefect import Flow
 from prefect.client.orchestration import get_client
@@ -24,6 +26,7 @@ from rlhf.modeling.hub import at_commits
 from rlhf.modeling.run_models import check_hub_models, check_models
 from rlhf.modeling.template_choice import settled
 from rlhf.paths import source_root
+from rlhf.progress import StageEnded, tell
 from rlhf.provenance import Patch, ProvenanceRecord, StageRecord, working_patch
 from rlhf.provenance.capture import begin_record, with_data, with_stage
 from rlhf.provenance.storage import has_record, read_record, save_code, save_record
@@ -37,9 +40,10 @@ from rlhf.runs.report.documents import as_markdown
 from rlhf.stages import STAGES, is_round, stage_of
 from rlhf.text.markdown import escape
 from rlhf.tracking import artifacts
+from rlhf.tracking.artifact_checks import check_location
 from rlhf.tracking.client import check_reachable, run_url
 from rlhf.tracking.models import LONGEST_DESCRIPTION, check_recipe_name, describe_version, register_policy
-from rlhf.tracking.queries import metrics_of, tags_of
+from rlhf.tracking.queries import metrics_of, pipeline_of, tags_of
 from rlhf.tracking.run_locks import hold_run_lock
 from rlhf.tracking.runs import (
     close_killed_runs,
@@ -61,17 +65,21 @@ from rlhf.tracking.tags import (
     DIRTY_TAG,
     FLOW_RUN_PAGE_TAG,
     GROUP_TAG,
+    HOST_TAG,
     LOCK_TAG,
     NOTE_TAG,
     PARENT_TAG,
     POLICY_TAG,
     RECIPE_TAG,
     REFUSED_TAG,
+    RUN_OF_STAGE,
     SOURCE_TAG,
     USED_RUN,
     VERSION_TAG,
 )
+from tasks.checkpoint_mirror import check_address
 from tasks.form import named_by
+from tasks.pools import PoolError, check_pools
 from tasks.prefect_artifacts import show_card, show_failure, show_gates, show_link, show_report, show_stages
 
 logger = logging.getLogger("rlhf.pipeline")
@@ -109,6 +117,7 @@ class Pipeline:
         record: where the run comes from, as far as it is known by now.
         registered: whether its policy becomes a version of the recipe's registered model.
         gates: limits of its figures.
+        checkpoint_uri: address for copies of its stages' checkpoints; None for none.
         source: the data that it reads, once that is known.
         stages: how the stages went that are done.
         metrics: what they measured, by the metrics' names.
@@ -118,6 +127,7 @@ class Pipeline:
     record: ProvenanceRecord
     registered: bool
     gates: tuple[FigureGate, ...] = ()
+    checkpoint_uri: str | None = None
     source: DataSource | None = None
     stages: list[StageReport] = field(default_factory=list)
     metrics: dict[str, float] = field(default_factory=dict)
@@ -169,6 +179,40 @@ class Pipeline:
         trained = metrics_of(reference.run_id)[f"{stage}/trained_seconds"]
         report = StageReport(name=stage, state="cached", run_id=reference.run_id, seconds=0.0, trained_seconds=trained)
         self.finish_stage(report, reference, fingerprint)
+        return reference
+
+    def adopt(self, flow_run_id: UUID, names: Sequence[str], kind: type[AnyReference], seconds: float) -> AnyReference:
+        """Take the output of a stage that a flow run on another host has made or found for this run.
+
+        Args:
+            flow_run_id: it.
+            names: of the attempts at the stage, in their order; the last one is the stage's own.
+            kind: says which stage.
+            seconds: that this run waited.
+
+        Raises:
+            PoolError: the other host has logged to another store.
+        """
+        other = pipeline_of(str(flow_run_id))
+        if other is None:
+            raise PoolError(
+                f"flow run {flow_run_id} is done, and MLflow has no run of it; set MLFLOW_TRACKING_URI to the same "
+                "server on both hosts"
+            )
+        for name in names:
+            run_id = other.tags[f"{RUN_OF_STAGE}{name}"]
+            reference, fingerprint = artifacts.output_of(run_id, stage_of(kind).name, kind)
+            trained = metrics_of(run_id)[f"{stage_of(kind).name}/trained_seconds"]
+            is_new = tags_of(run_id).get(PARENT_TAG) == other.run_id
+            state: Literal["trained", "cached"] = "trained" if is_new else "cached"
+            report = StageReport(name=name, state=state, run_id=run_id, seconds=seconds, trained_seconds=trained)
+            self.finish_stage(report, reference, fingerprint)
+            tell(StageEnded(name, state, seconds))
+        show_link(
+            f"{stage_of(kind).command}-on-another-host",
+            run_url(other.run_id),
+            f"The MLflow run of the stage's own pipeline, computed on {other.tags.get(HOST_TAG, 'another host')}",
+        )
         return reference
 
     def _note_inputs_of(self, stage: str, reference: Reference) -> None:
@@ -272,6 +316,8 @@ def pipeline_run(config: PipelineConfig) -> Iterator[tuple[Pipeline, PipelineCon
 def _open_run(config: PipelineConfig) -> Iterator[tuple[Pipeline, PipelineConfig]]:
     logging.getLogger("rlhf").setLevel(logging.INFO)
     drop_launcher_variables()
+    check_pools(config)
+    check_address(config.cluster.checkpoint_uri)
     check_installed(config.rewards)
     check_figures(config.gates)
     check_models(config.model, config.rewards)
@@ -280,6 +326,7 @@ def _open_run(config: PipelineConfig) -> Iterator[tuple[Pipeline, PipelineConfig
     logger.info("%s", starting_model.described(config.model))
     with hold_run_lock(str(this_flow_run.id)):
         check_reachable()
+        check_location()
         if config.registered:
             check_recipe_name(config.name)
         close_killed_runs()
@@ -320,6 +367,7 @@ def _open(config: PipelineConfig) -> Pipeline:
         DIRTY_TAG: str(git.dirty).lower(),
         COMMIT_TAG: git.commit or "",
         SOURCE_TAG: "flows.pipeline",
+        HOST_TAG: platform.node(),
         RECIPE_TAG: config.name,
         **page_tags(),
     }
@@ -332,7 +380,7 @@ def _open(config: PipelineConfig) -> Pipeline:
     with closing_run(run_id):
         save_code(run_id, patch.content)
         save_record(run_id, record)
-    return Pipeline(run_id, record, config.registered, config.gates)
+    return Pipeline(run_id, record, config.registered, config.gates, config.cluster.checkpoint_uri)
 
 
 def page_tags() -> dict[str, str]:

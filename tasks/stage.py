@@ -10,7 +10,7 @@ import inspect
 import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
 from pathlib import Path
@@ -39,7 +39,9 @@ from rlhf.tracking.queries import metrics_of
 from rlhf.tracking.runs import closing_run, finish_stage, log_metrics, metric_log, open_stage, set_tags
 from rlhf.tracking.tags import MACHINE_TAG
 from rlhf.workspace import Workspace, newest_step
+from tasks.checkpoint_mirror import address_of, mirrored, remove_copy
 from tasks.core_slots import reserve_cores
+from tasks.lease import Lease, attempt_lease
 from tasks.pipeline_run import current
 from tasks.prefect_artifacts import progress_artifact
 from tasks.stored_results import remove_if_foreign
@@ -111,11 +113,13 @@ class Attempt:
         run_id: its MLflow run.
         fingerprint: of the stage's call.
         workspace: the folders that the stage works in, and where its metrics go.
+        confirm: raises where another attempt at the stage has taken over.
     """
 
     run_id: str
     fingerprint: str
     workspace: Workspace
+    confirm: Callable[[], None] = lambda: None
 
     def path(self, reference: Reference) -> Path:
         """The local folder of an input, verified."""
@@ -135,6 +139,7 @@ class Attempt:
 
     def save(self, kind: type[AnyReference], **more: object) -> AnyReference:
         """Store what the stage made, and return the reference to it."""
+        self.confirm()
         artifacts.save_report(self.run_id, self.workspace.report)
         uri, sha256 = artifacts.save_output(self.run_id, self.workspace.output)
         artifacts.save_answers(self.run_id, self.workspace.output)
@@ -159,6 +164,7 @@ class _Call(Generic[R]):
     arguments: Mapping[str, Any]
     fingerprint: str
     found: R | None
+    lease: Lease | None = None
 
     @property
     def folder(self) -> Path:
@@ -205,9 +211,14 @@ def _run(adapted: _Stage[R], arguments: Mapping[str, Any]) -> R:
             raise NotMadeError(name, folder, _settings(arguments))
         return made
     tell(StageBegan(name, newest_step(folder)))
-    with locked(lock_of(folder), f"another run works on {folder.name}; this one waits for it"):
-        found = artifacts.find_output(adapted.name, fingerprint, adapted.kind)
-        call = _Call(adapted, arguments, fingerprint, found)
+    with ExitStack() as held:
+        held.enter_context(locked(lock_of(folder), f"another run works on {folder.name}; this one waits for it"))
+        lease, found = None, artifacts.find_output(adapted.name, fingerprint, adapted.kind)
+        if found is None:
+            busy = f"another host works on {folder.name}; this one waits for it"
+            lease = held.enter_context(attempt_lease(fingerprint, folder, busy))
+            found = artifacts.find_output(adapted.name, fingerprint, adapted.kind) if lease else None
+        call = _Call(adapted, arguments, fingerprint, found, lease)
         remove_if_foreign(local_folder("results") / fingerprint, adapted.kind)
         reference: R = _task(call)(**arguments)
         if found is not None and reference != found:
@@ -265,18 +276,23 @@ def _attempt(call: _Call[R]) -> R:
     inputs = dict(_references(call.arguments))
     run_id = open_stage(current().run_id, name, call.fingerprint, _settings(call.arguments), inputs)
     started = time.monotonic()
+    address = address_of(current().checkpoint_uri, call.folder)
     with closing_run(run_id):
-        with metric_log(run_id) as log, watching(progress_artifact(name)):
-            told = _Told(name, log, call.folder / "checkpoints")
-            attempt = Attempt(run_id, call.fingerprint, _workspace(call.folder, told))
+        copied = mirrored(call.folder / "checkpoints", address, call.lease.look if call.lease else lambda: None)
+        with metric_log(run_id) as log, watching(progress_artifact(name)), copied:
+            told = _Told(name, log, call.folder / "checkpoints", call.lease)
+            confirm = call.lease.confirm if call.lease else lambda: None
+            attempt = Attempt(run_id, call.fingerprint, _workspace(call.folder, told), confirm)
             with peak_memory(_num_workers(call.arguments)) as peak:
                 reference = call.stage.body(attempt, **call.arguments)
         seconds = time.monotonic() - started
         costs = {"seconds": seconds, "trained_seconds": seconds, **peak.metrics()}
         log_metrics(run_id, {f"{name}/{cost}": value for cost, value in costs.items()})
         set_tags(run_id, {MACHINE_TAG: hardware()})
+        confirm()
         finish_stage(run_id, reference)
     tidy_up(call.folder)
+    remove_copy(address)
     return reference
 
 
@@ -296,15 +312,19 @@ class _Told:
         stage: its name.
         log: where metrics go.
         checkpoints: of the stage.
+        lease: of the attempt, which stops where it has lost it.
         newest: the last evaluation whose answers were told of.
     """
 
     stage: str
     log: Callable[[Mapping[str, float], int | None], None]
     checkpoints: Path
+    lease: Lease | None = None
     newest: Path | None = None
 
     def __call__(self, metrics: Mapping[str, float], step: int | None) -> None:
+        if self.lease is not None:
+            self.lease.look()
         self.log(metrics, step)
         tell(Measured(self.stage, metrics))
         newest = max(self.checkpoints.glob("generations/update_????.jsonl"), default=None)

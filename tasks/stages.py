@@ -1,11 +1,13 @@
 """The tasks of the stages of `rlhf.stages`, by the stages' names: what each of them takes from the recipe."""
 
+import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import TypeVar, cast
 
 from rlhf.config.pipeline import PipelineConfig
 from rlhf.errors import ConfigError
+from rlhf.progress import StageBegan, tell
 from rlhf.references import (
     AuditRef,
     DatasetRef,
@@ -17,10 +19,12 @@ from rlhf.references import (
     RevisionsRef,
     RewardModelsRef,
 )
-from rlhf.stages import StageSpec, attempt_names, is_round, pipeline_stages, stage_name, title_of
+from rlhf.stages import STAGES, StageSpec, attempt_names, is_round, pipeline_stages, stage_name, title_of
 from tasks.evaluate_policy import evaluate_policy
 from tasks.evaluate_reward_models import evaluate_reward_models, refuse_unfit
 from tasks.give_feedback import give_feedback
+from tasks.pipeline_run import current
+from tasks.pools import run_in_pool
 from tasks.prepare_data import CollectedSoFar, prepare_data
 from tasks.revise_sft import revise_sft
 from tasks.rounds import log_round
@@ -58,6 +62,10 @@ class Outputs:
         name = names.pop(0) if names else stage
         with as_round(name if is_round(name) else None):
             yield
+
+    def rest_of(self, stage: str) -> list[str]:
+        """The names of the attempts at a stage that are still to come, which somebody else makes."""
+        return self._names.pop(stage, None) or [stage]
 
     def add(self, reference: Reference) -> None:
         """Add the output of the next stage."""
@@ -178,6 +186,16 @@ STAGE_TASKS: Mapping[str, Callable[[PipelineConfig, Outputs], Reference]] = {
 }
 
 
+def _in_pool(pool: str, stage: StageSpec, config: PipelineConfig, made: Outputs) -> Reference:
+    """Have a host of a pool make or find the output of a stage."""
+    tell(StageBegan(stage.name))
+    started = time.monotonic()
+    inputs = [STAGES[name] for name in stage.inputs]
+    runs = {spec.run_argument: made[spec.output].run_id for spec in inputs}
+    flow_run_id = run_in_pool(pool, stage.name, config, runs, current().record.bases)
+    return current().adopt(flow_run_id, made.rest_of(stage.name), stage.output, time.monotonic() - started)
+
+
 def stages_of(config: PipelineConfig) -> tuple[StageSpec, ...]:
     """The stages that a run of a recipe calls one after another; what lies between rounds is called by the policy's."""
     stages = list(map(stage_name, attempt_names(config)))
@@ -204,7 +222,7 @@ def check_alone(stage: str, config: PipelineConfig) -> None:
     Raises:
         ConfigError: the recipe collects feedback or revises answers within the stage.
     """
-    feedback = any(choice.feedback is not None for choice in config.per_round)
+    feedback = config.asks_feedback
     section = {"policy": "feedback" if feedback else "", "sft": "revision" if config.revision else ""}.get(stage)
     if section:
         raise ConfigError(
@@ -221,8 +239,10 @@ def run_stages(config: PipelineConfig, check_data: Callable[[DatasetRef], None] 
         check_data: refuses prepared data before anything is trained on it.
     """
     made = Outputs(attempt_names(config))
+    pools = config.cluster.stage_pools.chosen
     for stage in stages_of(config):
-        made.add(STAGE_TASKS[stage.name](config, made))
+        pool = pools.get(stage.name)
+        made.add(STAGE_TASKS[stage.name](config, made) if pool is None else _in_pool(pool, stage, config, made))
         if stage.output is DatasetRef:
             check_data(made[DatasetRef])
     return made

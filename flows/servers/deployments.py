@@ -17,11 +17,18 @@ import httpx
 import psutil
 import yaml
 from prefect.client.orchestration import PrefectClient, get_client
-from prefect.client.schemas.actions import DeploymentScheduleCreate, WorkPoolCreate, WorkPoolUpdate
+from prefect.client.schemas.actions import (
+    DeploymentScheduleCreate,
+    VariableCreate,
+    VariableUpdate,
+    WorkPoolCreate,
+    WorkPoolUpdate,
+)
 from prefect.client.schemas.responses import DeploymentResponse
 from prefect.client.schemas.schedules import CronSchedule
 from prefect.exceptions import ObjectNotFound, PrefectException
 from prefect.utilities.callables import parameter_schema
+from pydantic import BaseModel
 from pydantic_core import to_json
 
 from flows.servers.automations import set_up_automations
@@ -33,10 +40,15 @@ from rlhf.config.recipes import recipes
 from rlhf.errors import ConfigError, one_line
 from rlhf.files.atomic import write_file
 from rlhf.paths import local_folder, run_environment, source_root
+from rlhf.provenance.same_code import Code, this_code
 from rlhf.services.schedule import Schedule, read_schedule
 from rlhf.text.terminal import say
+from rlhf.tracking.known_stores import store_identity
 from tasks.core_slots import CORES
+from tasks.lease import PREFIX
 
+CODE_VARIABLE = "rlhf_code"
+"""Prefect's variable that says what `rlhf up` has registered."""
 GIB = 2**30
 GIB_A_RUN = 1.0
 """Memory per run: a run that waits for cores holds half of it; the run that computes holds more."""
@@ -50,12 +62,26 @@ async def set_up() -> None:
         await _set_up_pool(client)
         await client.upsert_global_concurrency_limit_by_name(CORES, os.cpu_count() or 1)
         await set_up_automations(client)
+        await note_code(client)
+        await _remove_free_leases(client)
 
 
 async def pause_pool(*, paused: bool) -> None:
     """Stop, or let, workers take runs."""
     async with get_client() as client:
         await client.update_work_pool(POOL, WorkPoolUpdate(is_paused=paused))
+
+
+class Joined(BaseModel):
+    """What hosts must have in common with that of the servers.
+
+    Attributes:
+        code: of the host.
+        store: identity of its store of runs.
+    """
+
+    code: Code
+    store: str
 
 
 @dataclass(frozen=True)
@@ -185,7 +211,7 @@ def _schedule() -> Schedule | None:
 
 
 async def _set_up_pool(client: PrefectClient) -> None:
-    template = _job_template()
+    template = job_template(source_root())
     try:
         await client.read_work_pool(POOL)
     except ObjectNotFound:
@@ -195,17 +221,39 @@ async def _set_up_pool(client: PrefectClient) -> None:
     )
 
 
+async def _remove_free_leases(client: PrefectClient) -> None:
+    """Each fingerprint that was ever computed has left a limit."""
+    page, offset = 200, 0
+    while limits := await client.read_global_concurrency_limits(limit=page, offset=offset):
+        free = [limit for limit in limits if limit.name.startswith(PREFIX) and not limit.active_slots]
+        for limit in free:
+            await client.delete_global_concurrency_limit_by_name(limit.name)
+        offset += len(limits) - len(free)
+
+
+async def note_code(client: PrefectClient) -> None:
+    """Write down the code of this host and its store of runs, for hosts that join it."""
+    note = Joined(code=this_code(), store=store_identity()).model_dump(mode="json")
+    if await client.read_variable_by_name(CODE_VARIABLE) is None:
+        await client.create_variable(VariableCreate(name=CODE_VARIABLE, value=note))
+    else:
+        await client.update_variable(VariableUpdate(name=CODE_VARIABLE, value=note))
+
+
 def runs_at_a_time() -> int:
     """The number of runs that the machine's free memory holds; other runs wait, and hold nothing."""
     free = psutil.virtual_memory().available / GIB - KEPT_FREE_GIB
     return max(1, int(free / GIB_A_RUN))
 
 
-def _job_template() -> dict[str, Any]:
-    """The way the worker starts a run. A person who submits a run chooses data and settings, and nothing of this.
+def job_template(folder: Path | None) -> dict[str, Any]:
+    """The way a worker starts a run. A person who submits a run chooses data and settings, and nothing of this.
 
     The worker's own template lets a submitter name a command, an environment and a working folder, each of which is a
     way to run anything.
+
+    Args:
+        folder: that a run is started in; None for an empty one of its own.
     """
     return {
         "job_configuration": {
@@ -214,7 +262,7 @@ def _job_template() -> dict[str, Any]:
             "env": run_environment(),
             "labels": {},
             "stream_output": True,
-            "working_dir": str(source_root()),
+            "working_dir": None if folder is None else str(folder),
         },
         "variables": {"type": "object", "properties": {}, "additionalProperties": False},
     }

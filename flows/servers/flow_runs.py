@@ -1,7 +1,7 @@
 """Flow runs without a living process, and flow runs that are to be stopped."""
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from uuid import UUID
 
 from prefect.client.orchestration import SyncPrefectClient, get_client
@@ -21,7 +21,8 @@ from prefect.events import emit_event
 from prefect.states import Cancelled, Cancelling, Crashed
 
 from flows.servers.waiting import wait_until
-from rlhf.tracking.run_locks import is_alive
+from rlhf.tracking.run_locks import is_alive, was_here
+from rlhf.tracking.runs import is_running
 
 logger = logging.getLogger("rlhf.servers")
 POOL = "rlhf"
@@ -33,39 +34,57 @@ _PAGE = 200
 def mark_ownerless() -> list[UUID]:
     """Mark flow runs without a living process, and their task runs, as Crashed. Call it while no worker is up.
 
-    Prefect believes a run to be Running until it is told otherwise, and lets nobody retry it before.
+    Prefect believes a run to be Running until it is told otherwise, and lets nobody retry it before. A run of another
+    host is left alone: whether its process lives is not seen here, and its heartbeat tells.
 
     Returns:
         The flow runs that were marked.
     """
     with get_client(sync_client=True) as client:
-        ownerless = [run for run in _in_flight(client) if not is_alive(str(run.id))]
+        of_this_host = {run.id for run in _in_flight(client, POOL)}
+        ownerless = [
+            run
+            for run in _in_flight(client)
+            if not is_alive(str(run.id)) and (run.id in of_this_host or not _is_elsewhere(run))
+        ]
         for run in ownerless:
             _crash(client, run, "The process that worked on this run is gone; Retry goes on from the last checkpoint.")
     return [run.id for run in ownerless]
 
 
-def cancel_in_flight() -> None:
-    """Cancel the work pool's runs that are under way, and wait for their end. What does not end is left Cancelling."""
+def _is_elsewhere(run: FlowRun) -> bool:
+    """Whether a run of no work pool of this host may have its process on another host."""
+    return not was_here(str(run.id)) and (bool(run.work_pool_name) or is_running(str(run.id)))
+
+
+def cancel_in_flight(pool: str = POOL, is_meant: Callable[[FlowRun], bool] = lambda _: True) -> None:
+    """Cancel a work pool's runs that are under way, and wait for their end. What does not end is left Cancelling.
+
+    Args:
+        pool: its name.
+        is_meant: which of them.
+    """
     with get_client(sync_client=True) as client:
-        for run in _in_flight(client, of_pool=True):
+        meant = [run for run in _in_flight(client, pool) if is_meant(run)]
+        for run in meant:
             pending = run.state_type == StateType.PENDING
             message = "The services were told to stop; Retry goes on from the last checkpoint."
             client.set_flow_run_state(run.id, (Cancelled if pending else Cancelling)(message=message))
-        wait_until(lambda: not _in_flight(client, of_pool=True), CANCEL_SECONDS, every=0.5)
+        ids = {run.id for run in meant}
+        wait_until(lambda: ids.isdisjoint(run.id for run in _in_flight(client, pool)), CANCEL_SECONDS, every=0.5)
 
 
-def crash_in_flight() -> None:
-    """Mark the work pool's runs as Crashed that were killed with the worker."""
+def crash_in_flight(pool: str = POOL, is_meant: Callable[[FlowRun], bool] = lambda _: True) -> None:
+    """Mark a work pool's runs as Crashed that were killed with the worker."""
     with get_client(sync_client=True) as client:
-        for run in _in_flight(client, of_pool=True):
-            if not is_alive(str(run.id)):
+        for run in _in_flight(client, pool):
+            if is_meant(run) and not is_alive(str(run.id)):
                 _crash(client, run, "The run did not end in time, and was killed; Retry goes on.")
 
 
-def _in_flight(client: SyncPrefectClient, *, of_pool: bool = False) -> Sequence[FlowRun]:
+def _in_flight(client: SyncPrefectClient, of_pool: str | None = None) -> Sequence[FlowRun]:
     states = FlowRunFilterState(type=FlowRunFilterStateType(any_=_IN_FLIGHT))
-    pool = WorkPoolFilter(name=WorkPoolFilterName(any_=[POOL])) if of_pool else None
+    pool = None if of_pool is None else WorkPoolFilter(name=WorkPoolFilterName(any_=[of_pool]))
     runs: list[FlowRun] = []
     while True:
         page = client.read_flow_runs(

@@ -25,6 +25,7 @@ from rlhf.services.postgresql import prepare_database
 from rlhf.services.settings import USER, Services, services_folder, services_running
 from rlhf.text.terminal import say
 from rlhf.tracking import registry
+from rlhf.tracking.artifact_checks import check_no_folder
 from rlhf.tracking.client import prepare_store, runs_url
 from rlhf.tracking.runs import close_killed_runs
 
@@ -94,6 +95,8 @@ def _prepare_stores(services: Services) -> None:
     """Stores and users, which must be there before the first server starts."""
     if services.database is not None:
         prepare_database(services.database, services.database_given)
+    elif services.artifacts is not None:
+        check_no_folder(services.artifacts)
     else:
         # Runs of the command line share the store, so the experiment has its artifacts where they look for them.
         prepare_store()

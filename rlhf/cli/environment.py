@@ -3,7 +3,7 @@
 import os
 
 from rlhf.paths import configure_environment
-from rlhf.services.settings import PASSWORD_VARIABLE, LoginFrom, Services, running
+from rlhf.services.settings import PASSWORD_VARIABLE, USER, LoginFrom, Services, running
 
 
 def be_client_of(services: Services) -> None:
@@ -26,6 +26,15 @@ def use_the_store() -> None:
         from rlhf.tracking.client import check_reachable
 
         check_reachable()
+
+
+def log_in() -> None:
+    """Let RLHF_PASSWORD be the password for servers that variables name, unless others say more."""
+    password = os.environ.get(PASSWORD_VARIABLE)
+    if password:
+        os.environ.setdefault("PREFECT_API_AUTH_STRING", f"{USER}:{password}")
+        os.environ.setdefault("MLFLOW_TRACKING_USERNAME", USER)
+        os.environ.setdefault("MLFLOW_TRACKING_PASSWORD", password)
 
 
 def login_from() -> LoginFrom:

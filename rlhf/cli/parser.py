@@ -34,6 +34,7 @@ COMMANDS = {
     "users": "let people sign in to MLflow to answer, and no more",
     "data": "import, check, compare and share data",
     "up": "start Prefect, MLflow and a worker, with all deployments",
+    "worker": "compute on this host what another host's `rlhf up` sends to a pool",
     "schedule": "retrain every day at a time",
     "down": "stop what `rlhf up` has started",
     "ui": "say where Prefect's and MLflow's user interfaces are, and what opens them",

@@ -36,6 +36,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help=f"postgresql://USER@HOST:PORT/NAME for both, in schemas of their own; one with a password goes into "
         f"{DATABASE_VARIABLE} [default: SQLite files]",
     )
+    parser.add_argument(
+        "--artifacts-destination",
+        metavar="URI",
+        help="where MLflow's server keeps artifacts, for a store that has none yet: s3://BUCKET/FOLDER or "
+        "file:///FOLDER. Runs reach it through the server alone [default: mlruns/artifacts]",
+    )
 
 
 def add_ports(parser: argparse.ArgumentParser) -> None:
@@ -59,7 +65,8 @@ def run(options: argparse.Namespace) -> None:
     database = options.database or os.environ.get(DATABASE_VARIABLE)
     given = "--database" if options.database else DATABASE_VARIABLE
     login = "none" if options.no_password else login_from()
-    start(Services(options.host, options.prefect_port, options.mlflow_port, database, given, login))
+    ports = (options.prefect_port, options.mlflow_port)
+    start(Services(options.host, *ports, database, given, login, options.artifacts_destination))
 
 
 def start(services: Services, on_ready: Callable[[], None] = lambda: None) -> None:

@@ -11,6 +11,7 @@ from pydantic import Field, ValidationInfo, field_validator, model_validator
 
 from rlhf.config.base import Section, Seed
 from rlhf.config.best_of_n import BestOfNConfig
+from rlhf.config.cluster import ClusterConfig
 from rlhf.config.data import RULE_BEHIND, DataConfig, GoldName
 from rlhf.config.evaluation import EvaluationConfig, RewardAuditConfig
 from rlhf.config.feedback import FeedbackConfig, RevisionConfig
@@ -155,6 +156,8 @@ class PipelineConfig(MethodChoice):
     registered, but is no candidate, and retraining does not promote it."""
     compute: ComputeConfig = ComputeConfig()
     """Device, threads, precision."""
+    cluster: ClusterConfig = ClusterConfig()
+    """Hosts that stages are sent to."""
 
     @model_validator(mode="before")
     @classmethod
@@ -230,6 +233,17 @@ class PipelineConfig(MethodChoice):
         return self
 
     @model_validator(mode="after")
+    def _stages_can_be_sent_away(self) -> Self:
+        pools = self.cluster.stage_pools.chosen
+        asks = [name for name, choice in (("feedback", self.asks_feedback), ("revision", self.revision)) if choice]
+        if pools and asks:
+            raise ValueError(
+                f"cluster.stage_pools sends {', '.join(pools)} to other hosts, but the recipe has a section {asks[0]}, "
+                f"whose stages are made together with data in between; drop one of the two"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _there_is_a_base_to_sample(self) -> Self:
         if self.data.sampled_from is not None and self.model.architecture is not None:
             raise ValueError(
@@ -280,6 +294,11 @@ class PipelineConfig(MethodChoice):
                 f"dropped, so none are trained before it; set choose to random, or given_preferences to used"
             )
         return None
+
+    @property
+    def asks_feedback(self) -> bool:
+        """Whether a round begins with feedback."""
+        return any(choice.feedback is not None for choice in self.per_round)
 
     @property
     def gold(self) -> GoldName | None:

@@ -34,7 +34,7 @@ def begin_record(config: PipelineConfig, git: GitState, patch: Patch) -> Provena
         config_sha256=canonical_sha256(config.model_dump(mode="json")),
         lock_sha256=lock_sha256(),
         code=CodeRecord(commit=git.commit, dirty=git.dirty, patch_sha256=patch.sha256, left_out=patch.left_out),
-        bases=dict(_bases(config)),
+        bases=base_records(config),
         machine=machine(),
         compute={name: str(value) for name, value in compute.model_dump().items()},
         obstacles=(
@@ -76,6 +76,11 @@ def default_remote(folder: Path) -> str | None:
             url = config.get(section, "url", fallback=None)
             return public_address(url) if url else None
     return None
+
+
+def base_records(config: PipelineConfig) -> dict[str, BaseRecord]:
+    """The models from outside that a recipe names, by the settings that do, as they are on this host."""
+    return dict(_bases(config))
 
 
 def _bases(config: PipelineConfig) -> Iterator[tuple[str, BaseRecord]]:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from pydantic import BaseModel
 
+from rlhf.config.cluster import ClusterConfig
 from rlhf.config.data import DataConfig
 from rlhf.config.model import ModelConfig
 from rlhf.config.policy import RewardSourceConfig
@@ -114,6 +115,8 @@ def _canonical(value: object) -> object:
         return {"md5": value.md5, "embedded": value.embedded}
     if isinstance(value, DataConfig):
         return value.model_dump(mode="json", exclude={"path", "allow_dirty_data"})
+    if isinstance(value, ClusterConfig):
+        return None
     if isinstance(value, ModelConfig):
         return value.model_dump(mode="json") | {"base": _content(value.base)}
     if isinstance(value, RewardSourceConfig):

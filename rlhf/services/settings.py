@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
+from urllib.parse import urlsplit
 
 from rlhf.errors import ConfigError
 from rlhf.files.atomic import write_file
@@ -30,6 +31,7 @@ _LEAST_PASSWORD = 12  # MLflow takes no shorter one
 # Linux has 108 bytes for the path; one ends it, and supervisord first binds a name with its process id behind it.
 _LONGEST_SOCKET = 107 - len(".4194304")
 _LAST_PORT = 65535
+_DESTINATIONS = ("s3", "gs", "wasbs", "file")
 _LOOPBACK = ("127.0.0.1", "localhost", "::1")
 _ANY = ("0.0.0.0", "::")  # noqa: S104  # asked for, with a password
 
@@ -46,6 +48,7 @@ class Services:
         mlflow_port: of MLflow's.
         database: `postgresql://...` for both, in schemas of their own; None for SQLite files of the project.
         database_given: the flag or variable that the database was given by, for messages.
+        artifacts: where MLflow's server keeps artifacts, such as `s3://BUCKET/FOLDER`; None for the project's folder.
         login_from: what the servers ask for: what `RLHF_PASSWORD` holds (`variable`), what was made at the first
             start and is kept in `password_file()` (`file`), or nothing (`none`).
     """
@@ -56,6 +59,7 @@ class Services:
     database: str | None = None
     database_given: str = DATABASE_VARIABLE
     login_from: LoginFrom = "file"
+    artifacts: str | None = None
 
     @property
     def prefect_url(self) -> str:
@@ -129,6 +133,11 @@ class Services:
             raise ConfigError(f"--prefect-port and --mlflow-port are both {self.mlflow_port}; change one of the two")
         if self.database is not None:
             check_address(self.database, self.database_given)
+        if self.artifacts is not None and urlsplit(self.artifacts).scheme not in _DESTINATIONS:
+            raise ConfigError(
+                f"--artifacts-destination {self.artifacts}: expected s3://BUCKET/FOLDER, gs://..., wasbs://... or "
+                "file:///FOLDER"
+            )
         too_long = len(os.fsencode(socket_path())) - _LONGEST_SOCKET
         if too_long > 0:
             raise ConfigError(
@@ -155,7 +164,6 @@ class Services:
             "PREFECT_SERVER_UI_API_URL": "/api",
             "PREFECT_SERVER_CORS_ALLOWED_ORIGINS": self.prefect_url,
             "PREFECT_SERVER_CSRF_PROTECTION_ENABLED": "true",
-            "PREFECT_FLOWS_HEARTBEAT_FREQUENCY": "30",
             # A person who has submitted a form looks at the page.
             "PREFECT_WORKER_QUERY_SECONDS": "2",
             # The slots that runs hold are known again after the server was restarted.
@@ -187,7 +195,7 @@ class Services:
     def mlflow_command(self) -> list[str]:
         """Arguments of `mlflow server`. The store, which may hold a password, goes by the environment."""
         command = ["server", "--host", self.host, "--port", str(self.mlflow_port), "--workers", "1"]
-        command += ["--serve-artifacts", "--artifacts-destination", artifacts_folder().as_uri()]
+        command += ["--serve-artifacts", "--artifacts-destination", self.artifacts or artifacts_folder().as_uri()]
         return [*command, "--app-name", "rlhf"]
 
     def _with_ports(self) -> list[str]:

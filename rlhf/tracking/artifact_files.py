@@ -6,7 +6,7 @@ from urllib.parse import unquote, urlparse
 
 from rlhf.files.atomic import write_file
 from rlhf.paths import tracking_database
-from rlhf.tracking.locations import seen_from_here
+from rlhf.tracking.locations import is_of_server, seen_from_here
 from rlhf.tracking.records import RunRecord
 from rlhf.tracking.sqlite_store import has_known_schema, recorded_location
 
@@ -44,5 +44,7 @@ def local_artifacts(artifact_uri: str) -> Path | None:
     if urlparse(artifact_uri).scheme not in ("", "file"):
         return None
     if tracking_database().is_file() and not has_known_schema(tracking_database()):
+        return None
+    if is_of_server(artifact_uri, recorded_location):
         return None
     return Path(unquote(urlparse(seen_from_here(artifact_uri, recorded_location)).path))

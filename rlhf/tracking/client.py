@@ -12,8 +12,10 @@ from urllib.parse import urlsplit
 
 import requests
 from mlflow.exceptions import MlflowException
+from mlflow.store.artifact.artifact_repo import ArtifactRepository
 from mlflow.store.artifact.artifact_repository_registry import get_registered_artifact_repositories
 from mlflow.store.artifact.local_artifact_repo import LocalArtifactRepository
+from mlflow.store.artifact.mlflow_artifacts_repo import MlflowArtifactsRepository
 from mlflow.tracking import MlflowClient
 from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 from tenacity import RetryCallState, Retrying, retry_if_exception, stop_before_delay, wait_exponential
@@ -24,13 +26,16 @@ from rlhf.files.disk import full_disk, is_full
 from rlhf.files.locks import lock_of, locked
 from rlhf.paths import artifacts_folder, tracking_database
 from rlhf.tracking.deleted import deleted_experiment
-from rlhf.tracking.locations import seen_from_here
-from rlhf.tracking.records import store_address
+from rlhf.tracking.locations import is_of_server, seen_from_here, through_server
+from rlhf.tracking.records import is_server, store_address
 from rlhf.tracking.sqlite_store import has_known_schema, open_database, recorded_location
+from rlhf.tracking.store_host import check_host
 from rlhf.tracking.ui_view import KEY, TAG, shared_view
 
 logger = logging.getLogger(__name__)
 EXPERIMENT = "rlhf"
+HANDS_OUT = "X-RLHF-Artifacts"
+"""The header by which the server of `rlhf up` says that artifacts of its project's folder are asked of it."""
 PATIENCE_SECONDS = 360.0
 """`rlhf up` starts a server again that hangs, which takes two minutes; another may be down for longer."""
 ANSWER_SECONDS = 6.0
@@ -168,6 +173,7 @@ def _client_of(uri: str) -> MlflowClient:
         # Two processes that both migrate an empty file break it.
         with locked(lock_of(database)):
             open_database(database)
+            check_host(database)
             return MlflowClient(uri)
     except (sqlite3.Error, SQLAlchemyError, MlflowException) as error:  # the last: tables of another version of MLflow
         raise UnusableStoreError(_explain(error)) from error
@@ -206,15 +212,47 @@ class FolderOfArtifacts(LocalArtifactRepository):
     """A folder of artifacts as MLflow's client and server open it: where the project is now."""
 
     def __init__(self, artifact_uri: str, tracking_uri: str | None = None, registry_uri: str | None = None) -> None:
-        known = not tracking_database().is_file() or has_known_schema(tracking_database())
-        uri = seen_from_here(artifact_uri, recorded_location if known else _location_by_client)
+        uri = seen_from_here(artifact_uri, _recorded())
         super().__init__(uri, tracking_uri, registry_uri)
 
 
-def open_folders_where_they_are() -> None:
-    """Have MLflow open folders of artifacts by `FolderOfArtifacts`. The scheme of an address chooses the class."""
+def open_folders_where_they_are(*, in_server: bool = False) -> None:
+    """Have MLflow open folders of artifacts by `FolderOfArtifacts`. The scheme of an address chooses the class.
+
+    Args:
+        in_server: whether this is MLflow's server, whose folders are all its own.
+    """
     repositories: Any = get_registered_artifact_repositories()
-    repositories.update(dict.fromkeys(("", "file"), FolderOfArtifacts))
+    repositories.update(dict.fromkeys(("", "file"), FolderOfArtifacts if in_server else _open_folder))
+
+
+def _open_folder(
+    artifact_uri: str, tracking_uri: str | None = None, registry_uri: str | None = None
+) -> ArtifactRepository:
+    if not is_of_server(artifact_uri, _recorded()):
+        return FolderOfArtifacts(artifact_uri, tracking_uri, registry_uri)
+    store = store_address()
+    proxied = through_server(artifact_uri) if _serves_its_folder(store) else None
+    if proxied is None:
+        raise UnusableStoreError(
+            f"the MLflow store {public_address(store)} keeps its artifacts in {artifact_uri}, a folder of the server's "
+            "host, so what is written from here would not be seen there; start the server by `rlhf up` of this "
+            "version, or with --artifacts-destination, without --default-artifact-root and on a new store, so that it "
+            "hands artifacts through (mlflow-artifacts:)"
+        )
+    return MlflowArtifactsRepository(proxied, store, registry_uri)
+
+
+@functools.cache
+def _serves_its_folder(uri: str) -> bool:
+    """Whether a server is that of `rlhf up`, which hands out the artifacts of its project's folder."""
+    answer = retry_while_unavailable(lambda: requests.get(f"{uri.rstrip('/')}/health", timeout=ANSWER_SECONDS))
+    return HANDS_OUT in answer.headers
+
+
+def _recorded() -> Callable[[str], str | None]:
+    known = not tracking_database().is_file() or has_known_schema(tracking_database())
+    return recorded_location if known else _location_by_client
 
 
 def _location_by_client(run_id: str) -> str | None:
@@ -226,11 +264,6 @@ def _location_by_client(run_id: str) -> str | None:
         if error.error_code == "RESOURCE_DOES_NOT_EXIST":
             return None
         raise
-
-
-def is_server(uri: str) -> bool:
-    """Whether the store is behind a server."""
-    return uri.startswith(("http://", "https://"))
 
 
 def _refusal(error: Exception) -> int | None:

@@ -11,7 +11,7 @@ from rlhf.earlier_names import current_metric, current_section, current_tags, me
 from rlhf.tracking.client import TrackingError, client, experiment_id, retry_while_unavailable
 from rlhf.tracking.models import registered_models
 from rlhf.tracking.records import Condition, Input, RunRecord, is_finite, time_of
-from rlhf.tracking.tags import FINGERPRINT_TAG, KIND_TAG, STAGE_TAG
+from rlhf.tracking.tags import FINGERPRINT_TAG, FLOW_RUN_TAG, KIND_TAG, STAGE_TAG
 
 _GONE = "RESOURCE_DOES_NOT_EXIST"
 _IDS_AT_ONCE = 500  # an answer has 1,000 runs at most
@@ -125,6 +125,11 @@ def record_of(run: Run) -> RunRecord:
         not_finite=frozenset(current_metric(name) for name, value in metrics.items() if not is_finite(value)),
         inputs={dataset.name: Input.from_dataset(dataset.source, dataset.digest) for dataset in datasets},
     )
+
+
+def pipeline_of(flow_run_id: str) -> RunRecord | None:
+    """The pipeline run of a flow run, wherever it ran; None where there is none."""
+    return next(map(record_of, find(f"tags.`{FLOW_RUN_TAG}` = '{flow_run_id}'")), None)
 
 
 def find(condition: str) -> list[Run]:

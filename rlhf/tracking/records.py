@@ -176,3 +176,8 @@ def store_address() -> str:
     """The address of this project's store of runs: MLFLOW_TRACKING_URI, else the SQLite file of the project."""
     own = f"sqlite:///{tracking_database()}"
     return own if in_other_project() else os.environ.get("MLFLOW_TRACKING_URI") or own
+
+
+def is_server(uri: str) -> bool:
+    """Whether a store is behind a server."""
+    return uri.startswith(("http://", "https://"))

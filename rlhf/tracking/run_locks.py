@@ -26,6 +26,11 @@ def is_alive(flow_run_id: str) -> bool:
     return is_locked(_lock(flow_run_id))
 
 
+def was_here(flow_run_id: str) -> bool:
+    """Whether a process of this machine has worked on a flow run, and its books are not closed."""
+    return _lock(flow_run_id).is_file()
+
+
 def close_dead(close: Callable[[str], bool]) -> list[str]:
     """Close the books of flow runs whose process was killed, or ended by an error. Each is then forgotten.
 

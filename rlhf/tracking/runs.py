@@ -213,6 +213,8 @@ def finish_stage(run_id: str, reference: Reference) -> None:
     """Mark a stage's run as finished, from when on its output is found by its fingerprint."""
     set_tags(run_id, {OUTPUT_TAG: reference.model_dump_json()})
     close_run(run_id, "FINISHED")
+    # The store answers again; on another host there may be no next run to send what it did not take before.
+    _send_unsent()
 
 
 def close_run(run_id: str, status: Status, message: str = "") -> bool:
@@ -305,6 +307,11 @@ def close_killed_runs() -> list[str]:
         return _close_as_killed(running)
 
     return [flow_run_id for flow_run_id in close_dead(close) if flow_run_id in ended]
+
+
+def is_running(flow_run_id: str) -> bool:
+    """Whether the store has a run of a flow run that has no end, wherever its process is or was."""
+    return bool(_running(flow_run_id))
 
 
 def _running(flow_run_id: str) -> list[str]:

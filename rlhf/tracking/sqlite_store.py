@@ -180,6 +180,12 @@ def recorded_location(run_id: str) -> str | None:
     return str(rows[0][0]) if rows else None
 
 
+def recorded_experiment() -> str | None:
+    """The same by the experiment, whether it has runs or not; None where there is no experiment."""
+    rows = _read(tracking_database(), "SELECT artifact_location FROM experiments WHERE name = ?", [_EXPERIMENT])
+    return str(rows[0][0]) if rows else None
+
+
 def _connect(path: Path) -> sqlite3.Connection:
     return sqlite3.connect(f"file:{quote(str(path))}?mode=ro", uri=True, timeout=_PATIENCE_SECONDS)
 
