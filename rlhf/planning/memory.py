@@ -55,13 +55,38 @@ def peak_memory(config: PipelineConfig, shape: ModelShape, work: Workload) -> di
         shape: of the model that it starts from.
         work: its data.
     """
+    processes = config.compute.num_processes
+    is_sharded = getattr(config.compute, "sharding", "none") != "none"
+    peaks = memory_per_process(config, shape, work, processes if is_sharded else 1)
+    if config.compute.device == "cpu" and processes > 1:
+        policy = peaks["policy"]
+        beside = (processes - 1) * sum(policy.values()) + policy["process"]
+        peaks["policy"] = policy | {"further processes": beside}
+    return peaks
+
+
+def memory_per_process(config: PipelineConfig, shape: ModelShape, work: Workload, shards: int = 1) -> dict[str, Parts]:
+    """Bytes of a process of each stage at its peak, by what they are for. The policy's stage alone has several.
+
+    Args:
+        config: the recipe.
+        shape: of the model that it starts from.
+        work: its data.
+        shards: processes over which the weights of all models of the policy's stage are spread, with gradients and
+            optimizer; 1: each process holds all of them.
+
+    Source:
+        The layers that are gathered for a pass, and let go after it: FSDP2, `torch.distributed.fsdp.fully_shard`.
+    """
     device = config.compute.device
     stages: Mapping[str, Callable[[PipelineConfig, ModelShape, Workload], Parts]] = {
         "data": _data,
         "sft": _sft,
         "reward_model": _reward_models,
         "reward_audit": _audit,
-        "policy": lambda config, shape, work: _larger(*(_policy(recipe, shape, work) for recipe in config.per_round)),
+        "policy": lambda config, shape, work: _larger(
+            *(_policy(recipe, shape, work, shards) for recipe in config.per_round)
+        ),
         "evaluation": _evaluation,
     }
     peaks = {}
@@ -69,9 +94,6 @@ def peak_memory(config: PipelineConfig, shape: ModelShape, work: Workload) -> di
         parts = memory(config, shape, work) | {"process": _PROCESS[device][stage]}
         if device == "cpu" and (config.compute.dtype == "bf16" or shape.hidden_size**2 >= _LEAST_FP32_WEIGHTS):
             parts["kernels"] = _KERNELS.get(stage, 0.0)
-        if stage == "policy" and device == "cpu" and config.compute.num_processes > 1:
-            per_process = sum(parts.values())
-            parts["further processes"] = (config.compute.num_processes - 1) * per_process + parts["process"]
         peaks[stage] = parts
     return peaks
 
@@ -109,12 +131,12 @@ def _audit(config: PipelineConfig, shape: ModelShape, work: Workload) -> Parts:
     }
 
 
-def _policy(config: PipelineConfig, shape: ModelShape, work: Workload) -> Parts:
+def _policy(config: PipelineConfig, shape: ModelShape, work: Workload, shards: int) -> Parts:
     if config.rl is not None:
-        return _rollouts(config, config.rl, shape, work)
+        return _larger(*rollout_moments(config, config.rl, shape, work, shards).values())
     section, compute = config.policy, config.compute
     assert isinstance(section, OfflineConfig), "the other sections' settings"
-    frozen = _frozen(shape, compute)
+    frozen = frozen_bytes(shape, compute)
     tokens = rows_of_one(config) * section.rows_per_pass * work.longest
     passes = {
         "activations": _SLACK * tokens * kept_bytes(shape, work.longest, compute),
@@ -132,49 +154,106 @@ def rows_of_one(config: PipelineConfig) -> int:
     return 2 if config.method in ("dpo", "ipo", "simpo") else 1
 
 
-def _frozen(shape: ModelShape, compute: ComputeConfig) -> int:
+def frozen_bytes(shape: ModelShape, compute: ComputeConfig) -> int:
     """Bytes of a model that does not learn."""
     if compute.dtype == "bf16":
         return _CAST * shape.products + _WEIGHT * shape.embeddings
     return _WEIGHT * shape.parameters
 
 
-def _rollouts(config: PipelineConfig, rl: RLConfig, shape: ModelShape, work: Workload) -> Parts:
+def rollout_moments(
+    config: PipelineConfig, rl: RLConfig, shape: ModelShape, work: Workload, shards: int
+) -> dict[str, Parts]:
+    """Bytes that a process holds as it samples, learns from a rollout and saves the policy, by what they are for.
+
+    Args:
+        config: the recipe, of one round.
+        rl: its settings of rollouts.
+        shape: of the model.
+        work: its data.
+        shards: as `memory_per_process` has them.
+    """
     compute = config.compute
     share = rl.minibatch_size // compute.num_processes
     rows, longest = min(rl.micro_batch_size or share, share), _longest(config, work)
-    tokens = rows * longest
-    num_reward_models = 1 + sum(source.kind != "function" for source in rl.rewards)
-    learned = 2 if ROLLOUT_METHODS[config.method].has_critic and rl.sharing != "trunk" else 1
     at_a_time = 2 if rl.side_by_side else 1
-    frozen = _frozen(shape, compute)
-    if rl.sharing == "adapters":
-        assert rl.lora is not None, "the configuration asks for it"
-        adapters = shape.adapters(rl.lora.rank)
-        parts = {
-            "backbone": float(frozen),
-            "adapters that learn": float((_WEIGHT + _MOMENTS + _GRADIENT) * learned * adapters),
-            "adapters of reward models": float(_WEIGHT * num_reward_models * adapters),
-        }
-    else:
-        trained = shape.adapters(rl.lora.rank) if rl.lora else shape.parameters
-        of_policy = _WEIGHT * (shape.parameters + (trained if rl.lora else 0)) + _MOMENTS * trained
-        of_value = 0 if learned == 1 else (_WEIGHT + _MOMENTS) * shape.parameters
-        parts = {
-            "policy": float(of_policy),
-            "value model": float(of_value),
-            "gradients": float(_GRADIENT * (shape.parameters if learned == 2 else trained) * at_a_time),
-            "reference": float(frozen),
-            "reward models": float(num_reward_models * frozen),
-            "casts": float(at_a_time * _casts(shape, compute)),
-        }
+    held = {name: size / shards for name, size in _models(config, rl, shape).items()}
     sampled = max(rl.rollout_size, min(rl.num_validation_prompts, work.validation_prompts)) // compute.num_processes
     sampling = _sampling(config, shape, sampled, work, rows)
     training = {
-        "activations": _SLACK * at_a_time * tokens * kept_bytes(shape, longest, compute),
+        "activations": _SLACK * at_a_time * rows * longest * kept_bytes(shape, longest, compute),
         "logits": _SLACK * rows * rl.max_response_tokens * shape.vocab_size * _RL_LOGIT,
     }
-    return parts | _larger(sampling, training)
+    if shards > 1:
+        sampling |= {
+            "gathered policy": _gathered_policy(rl, shape, compute),
+            "casts": _policy_casts(rl, shape, compute),
+        }
+        training |= {"gathered blocks": _gathered_blocks(rl, shape), "gradients": held.pop("gradients")}
+        training |= {"casts": _policy_casts(rl, shape, compute)}
+    else:
+        held["casts"] = at_a_time * _policy_casts(rl, shape, compute)
+    moments = {"sampling": sampling, "training": training, "saving": _saving(rl, shape, compute, shards)}
+    return {moment: held | parts for moment, parts in moments.items()}
+
+
+def _models(config: PipelineConfig, rl: RLConfig, shape: ModelShape) -> Parts:
+    """Weights by their role, gradients and AdamW's moments."""
+    frozen = float(frozen_bytes(shape, config.compute))
+    num_reward_models = 1 + sum(source.kind != "function" for source in rl.rewards)
+    has_value_model = ROLLOUT_METHODS[config.method].has_critic and rl.sharing != "trunk"
+    if rl.sharing == "adapters":
+        assert rl.lora is not None, "the configuration asks for it"
+        adapters = shape.adapters(rl.lora.rank)
+        learned = (2 if has_value_model else 1) * adapters
+        return {
+            "backbone": frozen,
+            "adapters that learn": float(_WEIGHT * learned),
+            "adapters of reward models": float(_WEIGHT * num_reward_models * adapters),
+            "gradients": float(_GRADIENT * learned),
+            "optimizer": float(_MOMENTS * learned),
+        }
+    trained = shape.adapters(rl.lora.rank) if rl.lora else shape.parameters
+    of_value = shape.parameters if has_value_model else 0
+    return {
+        "policy": float(_WEIGHT * (shape.parameters + (trained if rl.lora else 0))),
+        "value model": float(_WEIGHT * of_value),
+        "optimizer": float(_MOMENTS * (trained + of_value)),
+        # The two models take turns, unless they work side by side.
+        "gradients": float(_GRADIENT * max(trained, of_value) * (2 if rl.side_by_side else 1)),
+        "reference": frozen,
+        "reward models": num_reward_models * frozen,
+    }
+
+
+def _policy_casts(rl: RLConfig, shape: ModelShape, compute: ComputeConfig) -> float:
+    """Rounded weights, which a pass keeps for its backward pass, gathered layers or not; a backbone is rounded once."""
+    return 0.0 if rl.sharing == "adapters" else _casts(shape, compute)
+
+
+def _gathered_policy(rl: RLConfig, shape: ModelShape, compute: ComputeConfig) -> float:
+    """A sharded policy as it samples: gathered once, since decoding calls each layer at every token."""
+    return float(frozen_bytes(shape, compute) if rl.sharing == "adapters" else _WEIGHT * shape.parameters)
+
+
+def _gathered_blocks(rl: RLConfig, shape: ModelShape) -> float:
+    """What of a sharded model a pass holds whole: what is around the blocks, a block, the next one, and a buffer.
+
+    Gradients of what is around them and of one block are whole before they are summed and spread.
+    """
+    block = shape.products / max(1, shape.num_layers)
+    if rl.sharing == "adapters":
+        return 3 * block * _CAST + _WEIGHT * shape.head
+    gradients = 0.0 if rl.lora else _GRADIENT * (shape.embeddings + block)
+    return _WEIGHT * (shape.embeddings + 2 * block + max(shape.embeddings, block)) + gradients
+
+
+def _saving(rl: RLConfig, shape: ModelShape, compute: ComputeConfig, shards: int) -> Parts:
+    """The best policy as it is saved: a plain copy, unless the policy is one itself."""
+    if shards == 1 and rl.lora is None:
+        return {}
+    whole = {"gathered policy": _gathered_policy(rl, shape, compute)} if shards > 1 else {}
+    return whole | {"copy that is saved": float(_WEIGHT * shape.parameters)}
 
 
 def _evaluation(config: PipelineConfig, shape: ModelShape, work: Workload) -> Parts:
