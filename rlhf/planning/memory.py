@@ -166,15 +166,21 @@ def _rollouts(config: PipelineConfig, rl: RLConfig, shape: ModelShape, work: Wor
             "gradients": float(_GRADIENT * (shape.parameters if learned == 2 else trained) * at_a_time),
             "reference": float(frozen),
             "reward models": float(num_reward_models * frozen),
-            "casts": float(at_a_time * _casts(shape, compute)),
         }
+    if compute.sharding != "none":  # on one machine; what is gathered comes on top
+        parts = {name: size / compute.num_processes for name, size in parts.items()}
+    casts = {} if rl.sharing == "adapters" else {"casts": float(at_a_time * _casts(shape, compute))}
     sampled = max(rl.rollout_size, min(rl.num_validation_prompts, work.validation_prompts)) // compute.num_processes
     sampling = _sampling(config, shape, sampled, work, rows)
     training = {
         "activations": _SLACK * at_a_time * tokens * kept_bytes(shape, longest, compute),
         "logits": _SLACK * rows * rl.max_response_tokens * shape.vocab_size * _RL_LOGIT,
     }
-    return parts | _larger(sampling, training)
+    if compute.sharding != "none":
+        sampling["gathered policy"] = float(frozen if rl.sharing == "adapters" else _WEIGHT * shape.parameters)
+        block = shape.products / max(1, shape.num_layers) + shape.embeddings
+        training["gathered blocks"] = (_WEIGHT + _GRADIENT) * block
+    return parts | casts | _larger(sampling, training)
 
 
 def _evaluation(config: PipelineConfig, shape: ModelShape, work: Workload) -> Parts:

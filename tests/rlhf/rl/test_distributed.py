@@ -28,7 +28,7 @@ def per_token(rollout):
 
 @pytest.fixture(scope="module")
 def world(tmp_path_factory):
-    """All cases, computed by one process and by two."""
+    """All cases, computed by one process, by two, and by two that hold half of the weights each."""
     world = World(tmp_path_factory.mktemp("world"))
     save_world(world.folder)
     fixed_rollout.save_all(world)
@@ -37,13 +37,15 @@ def world(tmp_path_factory):
 
 
 @pytest.fixture(params=CASES)
-def pair(request, world):
+def case(request):
+    return request.param
+
+
+@pytest.fixture(params=["2", "full"])
+def pair(request, world, case):
     """Of one case: what the single process has, and what each of the two has."""
-    names = ("1-0", "2-0", "2-1")
-    return [
-        (load(world.path(request.param, f"rollout-{name}")), load(world.path(request.param, f"step-{name}")))
-        for name in names
-    ]
+    names = ("1-0", f"{request.param}-0", f"{request.param}-1")
+    return [(load(world.path(case, f"rollout-{name}")), load(world.path(case, f"step-{name}"))) for name in names]
 
 
 def test_loss_and_gradients_on_a_fixed_rollout(pair):
@@ -91,6 +93,12 @@ def test_an_evaluation_of_fewer_prompts_than_processes(pair):
         (evaluation, generations), (expected, expected_generations) = shared["evaluation"], alone["evaluation"]
         assert [row.response for row in generations] == [row.response for row in expected_generations]
         assert evaluation.metrics() == pytest.approx(expected.metrics(), rel=1e-5, abs=1e-6)
+
+
+def test_sharded_models_are_held_in_halves(world, case):
+    for rank in (0, 1):
+        assert load(world.path(case, f"step-full-{rank}"))["held"] < 0.55
+        assert load(world.path(case, f"step-2-{rank}"))["held"] == 1.0
 
 
 def test_the_collectives(world):
