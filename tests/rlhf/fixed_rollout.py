@@ -1,6 +1,7 @@
 """What one process or several make of one rollout. Run by `test_processes.py`, alone and under torchrun."""
 
 import json
+import os
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,10 +12,11 @@ from tiny_world import SETUP
 
 from rlhf.config.model import ComputeConfig
 from rlhf.config.rl import ROLLOUT_METHODS, RLConfig
+from rlhf.errors import RLHFError
 from rlhf.modeling.context import start_stage
 from rlhf.policy import distributed as processes
 from rlhf.policy.context import Prompts
-from rlhf.policy.sharding import gathered, local_part, part_like
+from rlhf.policy.sharding import gathered, local_part, make_mesh, part_like
 from rlhf.policy.validation import validate
 from rlhf.rl.context import make_context
 from rlhf.rl.models import load_models
@@ -144,13 +146,17 @@ def try_collectives():
     found["come apart"] = message_of(lambda: processes.check_alike(parameters))
     processes.check_agreed("newest checkpoint", "update_000003")
     found["other disk"] = message_of(lambda: processes.check_agreed("newest checkpoint", f"update_00000{rank}"))
+    by_host = ComputeConfig(num_processes=2, sharding="node")
+    for name, per_host in {"one per host": 1, "uneven hosts": rank + 1}.items():
+        os.environ["LOCAL_WORLD_SIZE"] = str(per_host)
+        found[name] = message_of(lambda: make_mesh(by_host))
     return found
 
 
 def message_of(call):
     try:
         call()
-    except processes.ProcessesError as error:
+    except RLHFError as error:
         return str(error)
     return None
 

@@ -109,6 +109,8 @@ def test_the_collectives(world):
         assert found["summed"][:2] == [[1, -1], [1, 0]]
         assert "no longer hold the same weights" in found["come apart"]
         assert "update_000000 for one process and update_000001 for another" in found["other disk"]
+        assert "each host has one, so it would be ignored" in found["one per host"]
+        assert "the hosts have [1, 2] processes; start as many on each" in found["uneven hosts"]
     assert [found["summed"][2] for found in (first, second)] == [[0, 0], [1, -1]], "the argument is left as it was"
 
 

@@ -6,13 +6,18 @@ import sys
 from pathlib import Path
 
 import pytest
+import sharded_families
 import sharded_runs
+from families import ALL as ALL_FAMILIES
 from interrupted import contents
 from safetensors.torch import load_file
 from sharded_runs import MODES
 from tiny_world import WORDS, save_world
+from torch import nn
 
 from rlhf.config.model import ComputeConfig
+from rlhf.errors import ModelError
+from rlhf.policy.sharding import shard
 
 TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node"]
 IN_CI = ("none-fp32", "adapters-fp32")
@@ -67,6 +72,21 @@ def test_every_mode(tmp_path, num_processes, sharding):
     world = run_all(tmp_path, ALL, num_processes, sharding)
     for case in ALL:
         check(world, case)
+
+
+@pytest.mark.parametrize("families", [["qwen2, tied", "opt"], pytest.param([], marks=pytest.mark.soak)])
+def test_families(tmp_path, families):
+    """Those whose head is tied, and whose language model calls a part of its backbone past the whole; and all."""
+    program = [str(sharded_families.__file__), str(tmp_path / "found.json"), *families]
+    subprocess.run([*TORCHRUN, "2", *program], check=True)
+    found = json.loads((tmp_path / "found.json").read_text())
+    assert len(found) == len(families or ALL_FAMILIES)
+    assert {family: difference for family, difference in found.items() if difference[0] > 1e-5} == {}
+
+
+def test_a_model_that_does_not_name_its_blocks_is_refused():
+    with pytest.raises(ModelError, match="a Sequential cannot be sharded: transformers does not say what its blocks"):
+        shard(nn.Sequential(nn.Linear(2, 2)), mesh=object())
 
 
 def test_sharding_that_would_be_ignored_is_refused():
