@@ -35,6 +35,8 @@ CASES = {
     "grpo": {"num_responses_per_prompt": 4, "micro_batch_size": 2},
     "online_dpo": {"num_responses_per_prompt": 4},
 }
+ROUNDED = {"bf16": {"micro_batch_size": 2}, "bf16_trunk": {"micro_batch_size": 2, "sharing": "trunk"}}
+"""In bf16, where a product's rounding depends on its rows, so one process is no measure for two."""
 UPDATE = 5
 
 
@@ -55,7 +57,8 @@ def compute(world, case, sharding="none"):
     rollout = collect_rollout(context, UPDATE, 0.1, {})
     few = context.prompts.pick([3])
     evaluation, generations, _ = validate(context, few, UPDATE, 0, None)
-    fixed = load(world.path(case, "rollout-1-0")) if processes.num_processes() > 1 else rollout
+    of_case = "micro_batches" if case in ROUNDED else case
+    fixed = load(world.path(of_case, "rollout-1-0")) if processes.num_processes() > 1 else rollout
     perturb(context.models.policy_parameters, 0.02)
     gradients = {"policy": [], "value": []}
     for name, found in gradients.items():
@@ -86,12 +89,12 @@ def share_held(models):
 
 
 def make(world, case, sharding):
-    config = RLConfig(**(BASE | CASES[case]))
+    config = RLConfig(**(BASE | (CASES | ROUNDED)[case]))
     folder = world.folder / ("adapter_models" if config.sharing == "adapters" else "reward_models")
-    setup = SETUP
+    compute = {"num_threads": 1, "dtype": "bf16" if case in ROUNDED else "fp32"}
     if sharding != "none":
-        compute = ComputeConfig(**(SETUP.compute.model_dump() | {"num_processes": 2, "sharding": sharding}))
-        setup = SETUP.model_copy(update={"compute": compute})
+        compute |= {"num_processes": 2, "sharding": sharding}
+    setup = SETUP.model_copy(update={"compute": ComputeConfig(**compute)})
     stage = start_stage(config, setup, world.folder / "sft" / "policy")
     method = case if case in ROLLOUT_METHODS else "ppo"
     models = load_models(stage, world.folder / "sft", folder, has_critic=ROLLOUT_METHODS[method].has_critic)
@@ -121,7 +124,7 @@ def save_all(world, sharding="none"):
     """Compute every case and save what came of it, each process its own."""
     rank = dist.get_rank() if dist.is_initialized() else 0
     suffix = f"{processes.num_processes() if sharding == 'none' else sharding}-{rank}"
-    for case in CASES:
+    for case in CASES if processes.num_processes() == 1 else CASES | ROUNDED:
         found = compute(world, case, sharding)
         torch.save(found.pop("rollout"), world.path(case, f"rollout-{suffix}"))
         torch.save(found, world.path(case, f"step-{suffix}"))

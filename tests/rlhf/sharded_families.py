@@ -1,12 +1,8 @@
-"""Models of every family, whole and sharded: the same logits, states and gradients. Run by `test_sharding.py`."""
-
-import json
-import sys
-from pathlib import Path
+"""Models of every family, whole and sharded: the same logits, states and gradients. For `sharded_runs.py`."""
 
 import torch
 import torch.distributed as dist
-from families import ALL, make_family
+from families import make_family
 from peft import LoraConfig, get_peft_model
 from tiny_world import SETUP, WORDS
 
@@ -15,11 +11,9 @@ from rlhf.modeling.batches import pad_sequences
 from rlhf.modeling.logprobs import chosen_logprobs, response_logits
 from rlhf.modeling.models import freeze
 from rlhf.modeling.tokenizer import prepare_tokenizer
-from rlhf.policy import distributed as processes
 from rlhf.policy.sharding import gathered, make_mesh, shard, shard_parts, whole
 
 BATCH = pad_sequences([[6, 7, 8], [9]], [[10, 11], [12, 13, 14, 5]], 0)
-COMPUTE = ComputeConfig(dtype="fp32", num_threads=1, num_processes=2, sharding="full")
 
 
 def of_policy(model):
@@ -43,7 +37,7 @@ def of_parts(model):
 
 def adapted(model):
     torch.manual_seed(0)
-    freeze(model, COMPUTE)
+    freeze(model, SETUP.compute)
     fan = any("Conv1D" in type(module).__name__ for module in model.modules())
     config = LoraConfig(task_type="CAUSAL_LM", target_modules="all-linear", r=2, fan_in_fan_out=fan)
     peft = get_peft_model(model, config)
@@ -54,33 +48,23 @@ def adapted(model):
     return peft.get_base_model()
 
 
-def largest_differences(family, tokenizer, mesh):
-    """Relative, of what is computed by passes of two processes over the same rows, whose gradients are summed."""
-    pairs = [
-        (of_policy(make_family(family, tokenizer)), of_policy(shard(make_family(family, tokenizer), mesh))),
-        (of_parts(adapted(make_family(family, tokenizer))), of_parts(sharded_parts(family, tokenizer, mesh))),
-    ]
-    found = []
+def largest_differences(families, sharding):
+    """The largest of each family, relative. All processes pass over the same rows, and gradients are summed."""
+    size = dist.get_world_size()
+    mesh = make_mesh(ComputeConfig(num_processes=size, sharding=sharding))
+    tokenizer = prepare_tokenizer(SETUP.model, [WORDS])[0]
+    return {family: max(_differences(family, tokenizer, mesh, size)) for family in families}
+
+
+def _differences(family, tokenizer, mesh, size):
+    def make():
+        return make_family(family, tokenizer)
+
+    parts = adapted(make())
+    shard_parts(parts, mesh)
+    pairs = ((of_policy(make()), of_policy(shard(make(), mesh))), (of_parts(adapted(make())), of_parts(parts)))
     for expected, sharded in pairs:
         assert expected.keys() == sharded.keys(), expected.keys() ^ sharded.keys()
         for name, tensor in expected.items():
-            factor = 1 if name in ("logits", "again", "states") else dist.get_world_size()
-            scale = float((factor * tensor).abs().max()) or 1.0
-            found.append((float((sharded[name] - factor * tensor).abs().max()) / scale, name))
-    return max(found)
-
-
-def sharded_parts(family, tokenizer, mesh):
-    model = adapted(make_family(family, tokenizer))
-    shard_parts(model, mesh)
-    return model
-
-
-if __name__ == "__main__":
-    out, *families = sys.argv[1:]
-    torch.set_num_threads(1)
-    with processes.process_group(COMPUTE):
-        tokenizer = prepare_tokenizer(SETUP.model, [WORDS])[0]
-        mesh = make_mesh(COMPUTE)
-        found = {family: largest_differences(family, tokenizer, mesh) for family in families or ALL}
-        Path(out).write_text(json.dumps(found))
+            of_all = tensor if name in ("logits", "again", "states") else size * tensor
+            yield float((sharded[name] - of_all).abs().max()) / (float(of_all.abs().max()) or 1.0), name

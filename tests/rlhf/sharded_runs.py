@@ -6,6 +6,7 @@ import shutil
 import sys
 from pathlib import Path
 
+import sharded_families
 import torch
 import torch.distributed as dist
 from tiny_world import SETUP
@@ -102,7 +103,7 @@ def compute(world: Path, mode: str, dtype: str, sharding: str) -> None:
 
 
 if __name__ == "__main__":
-    world, sharding, *cases = sys.argv[1:]
+    world, sharding, families, *cases = sys.argv[1:]
     if sharding == "node":  # as if each two of them were on a host
         os.environ["LOCAL_WORLD_SIZE"] = "2"
     torch.set_num_threads(1)
@@ -110,3 +111,5 @@ if __name__ == "__main__":
         for case in cases:
             mode, dtype = case.split("-")
             compute(Path(world), mode, dtype, sharding)
+        differences = sharded_families.largest_differences(json.loads(families), sharding)
+        (Path(world) / "families.json").write_text(json.dumps(differences))

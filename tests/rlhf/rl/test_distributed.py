@@ -8,7 +8,7 @@ from pathlib import Path
 import fixed_rollout
 import pytest
 import torch
-from fixed_rollout import CASES, World, load
+from fixed_rollout import CASES, ROUNDED, World, load
 from tiny_world import SETUP, save_world
 
 from rlhf.config.model import ComputeConfig
@@ -93,6 +93,15 @@ def test_an_evaluation_of_fewer_prompts_than_processes(pair):
         (evaluation, generations), (expected, expected_generations) = shared["evaluation"], alone["evaluation"]
         assert [row.response for row in generations] == [row.response for row in expected_generations]
         assert evaluation.metrics() == pytest.approx(expected.metrics(), rel=1e-5, abs=1e-6)
+
+
+@pytest.mark.parametrize("case", ROUNDED)
+def test_gradients_of_rounded_weights_reach_the_weights(world, case):
+    """A rounded weight that is kept for the next micro-batch gives its gradient after the block's were summed."""
+    whole, sharded = (load(world.path(case, f"step-{sharding}-0"))["gradients"] for sharding in ("2", "full"))
+    for name, expected in whole.items():
+        for one, other in zip(expected, sharded[name], strict=True):
+            assert (one - other).norm() <= 1e-5 * one.norm()
 
 
 def test_sharded_models_are_held_in_halves(world, case):
