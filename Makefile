@@ -8,7 +8,7 @@ unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo up down test test-slow test-services test-all test-export coverage pictures tutorial docs soak check format lock clean bench bench-learning bench-optimum bench-scaling bench-services bench-coverage bench-feedback bench-promotion bench-gpu
+.PHONY: help demo up down test test-slow test-services test-all test-export coverage pictures tutorial docs soak check format lock clean bench bench-learning bench-optimum bench-scaling bench-processes bench-services bench-coverage bench-feedback bench-promotion bench-gpu
 
 help: ## Say what there is.
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -92,6 +92,9 @@ bench-optimum: .venv/installed ## Does PPO reach an optimum that is known? 60 ru
 
 bench-scaling: .venv/installed ## Cost against response length, rollout size and model size.
 	$(BIN)/python -m benchmarks.scaling $(BENCH_FLAGS)
+
+bench-processes: .venv/installed ## Two processes against one, with whole models and with sharded ones. A quarter of an hour.
+	$(BIN)/python -m benchmarks.processes $(if $(BUSY),--busy) $(ARGS)
 
 bench-services: .venv/installed ## What orchestration costs: start, share of the demo, a cached run.
 	$(BIN)/python -m benchmarks.services $(if $(BUSY),--busy) $(ARGS)

@@ -24,6 +24,7 @@ from rlhf.config.rl import ROLLOUT_METHODS, RLConfig, rollout_error
 from rlhf.errors import ConfigError
 from rlhf.modeling.context import start_stage
 from rlhf.modeling.models import save_model
+from rlhf.policy import distributed as processes
 from rlhf.policy import sampling
 from rlhf.policy.context import Prompts
 from rlhf.rl import optimization as updates
@@ -58,14 +59,23 @@ def rl_config(settings: Settings, method: str, sharing: str, side_by_side: bool)
     )
 
 
+def compute_config(parsed: argparse.Namespace, settings: Settings) -> ComputeConfig:
+    """Of each of the processes that torchrun started, or of this one alone."""
+    return ComputeConfig(
+        device="cuda" if settings.device == "cuda" else "cpu",
+        dtype=parsed.dtype,
+        num_threads=settings.threads,
+        num_processes=processes.num_started(),
+        sharding=parsed.sharding,
+    )
+
+
 def load(parsed: argparse.Namespace, settings: Settings, scratch: Path) -> RLContext:
     """A learner on the given models, laid out in `scratch` (as links) the way the stages leave them."""
     config = rl_config(settings, parsed.method, parsed.sharing, parsed.side_by_side)
     if reason := rollout_error(parsed.method, config):
         raise ConfigError(reason)
-    compute = ComputeConfig.model_validate(
-        {"device": settings.device, "dtype": parsed.dtype, "num_threads": settings.threads}
-    )
+    compute = compute_config(parsed, settings)
     prompts = read_prompts(parsed.prompts)
     longest = max(map(len, prompts)) + settings.response_tokens
     setup = Setup(seed=settings.seed, model=ModelConfig(max_length=longest), compute=compute)
@@ -132,9 +142,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--warmup-updates", type=int, default=0, help="first updates that are not counted at all")
     parser.add_argument("--sharing", choices=("none", "adapters", "trunk"), default="none")
     parser.add_argument("--side-by-side", action="store_true", help="policy and value model work at the same time")
+    parser.add_argument("--sharding", choices=("none", "full", "node"), default="none", help="of several processes")
     parsed = parser.parse_args(arguments)
     settings = settings_of(parsed)
-    with tempfile.TemporaryDirectory(prefix="bench_ours_") as scratch:
+    in_group = processes.process_group(compute_config(parsed, settings))
+    with in_group, tempfile.TemporaryDirectory(prefix="bench_ours_") as scratch:
         learner = load(parsed, settings, Path(scratch))
         clock = PhaseClock(torch.cuda.synchronize if settings.device == "cuda" else lambda: None)
         watch(clock, parsed.side_by_side)
@@ -146,7 +158,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
         register_optimizer_step_post_hook(count)
         seen = run(learner, settings, clock, parsed.snapshots, parsed.warmup_updates)
-        wall_s = clock.elapsed()
+        wall_s, is_first = clock.elapsed(), processes.is_first()
     episodes = settings.episodes - parsed.warmup_updates * settings.rollout
     result = {
         "trainer": "rlhf",
@@ -166,7 +178,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     }
     if settings.device == "cuda":
         result["peak_cuda_mb"] = torch.cuda.max_memory_allocated() // 2**20
-    write_result(parsed.out, result)
+    if is_first:
+        write_result(parsed.out, result)
 
 
 def _num_parameters(folder: Path) -> int:

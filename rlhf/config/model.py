@@ -36,6 +36,19 @@ class ComputeConfig(Section):
     num_processes: Count = 1
     """Processes that share the rows of each PPO step, each with num_threads threads on the CPU or with its own CUDA
     device. Other stages run in one process. Must divide the episodes of a minibatch."""
+    sharding: Literal["none", "full", "node"] = "none"
+    """Weights that each of these processes holds. none: all. full: its part of every model, and of what a model learns
+    by; it gathers the rest block by block while it computes. node: within a host as full, and each host holds all.
+    Needs several processes."""
+
+    @model_validator(mode="after")
+    def _sharding_needs_processes(self) -> Self:
+        if self.sharding != "none" and self.num_processes == 1:
+            raise ValueError(
+                f"sharding is {self.sharding} but num_processes is 1, so it would be ignored; set num_processes to 2 "
+                f"or more, or sharding to none"
+            )
+        return self
 
 
 class ArchitectureConfig(Section):

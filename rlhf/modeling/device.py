@@ -42,8 +42,13 @@ def configure(compute: ComputeConfig) -> torch.device:
 def cached_casts(compute: ComputeConfig) -> Iterator[None]:
     """Inside, `autocast` rounds each weight once, however often it is entered. No weight may change meanwhile.
 
-    Without gradients, each is also laid out once for the products of a CPU.
+    Without gradients, each is also laid out once for the products of a CPU. Where sharded weights may learn, each
+    pass rounds its own: their gradients are summed over the processes as the pass leaves a block, and what a rounded
+    weight of an earlier pass collects reaches the weight only after that.
     """
+    if compute.sharding != "none" and torch.is_grad_enabled():
+        yield
+        return
     with autocast(compute), in_fp32(compute.device), cached_weight_layouts():
         yield
 

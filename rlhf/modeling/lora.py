@@ -5,6 +5,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import torch
 from peft import LoraConfig as PeftConfig
 from peft import PeftModel, get_peft_model
 from peft.tuners.tuners_utils import BaseTunerLayer
@@ -43,6 +44,15 @@ def leave_inputs(model: Any) -> None:
 def merged(model: Any) -> Any:
     """A plain model with the adapters' product added to its weights; a model without adapters as it is."""
     return copy.deepcopy(model).merge_and_unload() if isinstance(model, PeftModel) else model
+
+
+def add_products(plain: Any, model: Any, adapter: str) -> Any:
+    """Add the products of a model's adapter to the weights of a plain one, and return it."""
+    with torch.no_grad():
+        for name, layer in model.named_modules():
+            if isinstance(layer, BaseTunerLayer):
+                plain.get_submodule(name).weight += layer.get_delta_weight(adapter)
+    return plain
 
 
 def save_adapter(model: Any, folder: Path) -> None:

@@ -56,7 +56,7 @@ def peak_memory(config: PipelineConfig, shape: ModelShape, work: Workload) -> di
         work: its data.
     """
     processes = config.compute.num_processes
-    is_sharded = getattr(config.compute, "sharding", "none") != "none"
+    is_sharded = config.compute.sharding != "none"
     peaks = memory_per_process(config, shape, work, processes if is_sharded else 1)
     if config.compute.device == "cpu" and processes > 1:
         policy = peaks["policy"]

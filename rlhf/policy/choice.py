@@ -17,6 +17,7 @@ from rlhf.policy.best_checkpoint import (
 )
 from rlhf.policy.context import PolicyContext, Prompts
 from rlhf.policy.objective import Units, best_evaluation
+from rlhf.policy.sharding import whole
 from rlhf.policy.validation import validate, write_generations
 from rlhf.workspace import Workspace
 
@@ -88,14 +89,16 @@ class Choice:
         )
         state = self.log_and_note(state, evaluation.metrics(), update)
         evaluations = [*state.evaluations, asdict(evaluation)]
+        last = None if last_checkpoint is None else f"the checkpoint of update {last_checkpoint}"
         if processes.is_first():
-            last = None if last_checkpoint is None else f"the checkpoint of update {last_checkpoint}"
             with explain_write_errors("the generations of a held-out evaluation", last):
                 write_generations(checkpoints, evaluation.update, generations)
-            if best_evaluation(evaluations, kl_budget)["update"] == update:
-                models = self.context.models
-                with explain_write_errors(f"the policy of update {update}", last):
+        if best_evaluation(evaluations, kl_budget)["update"] == update:
+            models = self.context.models
+            with whole(models.policy), explain_write_errors(f"the policy of update {update}", last):
+                if processes.is_first():
                     keep_candidate(checkpoints, update, models.export_policy(), self.context.tokenizer)
+            if processes.is_first():
                 remove_other_candidates(checkpoints, evaluations, kl_budget, last_checkpoint)
         memory, alarms = watch_evaluations(self.alarms, AlarmState(**state.alarms), evaluations, kl_budget)
         return raise_alarms(replace(state, evaluations=evaluations, units=asdict(units)), memory, alarms)

@@ -33,7 +33,7 @@ class PolicyModels:
         ref_policy: the SFT policy.
         sources: what scores are made of, in the order of the configuration.
         selection_reward_model: chooses checkpoints; training does not see its scores.
-        export_policy: a plain copy of the policy, to be saved.
+        export_policy: a plain copy of the policy, to be saved; of a sharded one where it is `whole`.
     """
 
     policy: Any

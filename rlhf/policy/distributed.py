@@ -5,6 +5,7 @@ is summed over all. With one process every function here hands back what it was 
 """
 
 import os
+import re
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
@@ -13,12 +14,16 @@ from typing import TypeVar
 import torch
 import torch.distributed as dist
 from torch import Tensor
+from torch.distributed.tensor import DTensor
 
 from rlhf.config.model import ComputeConfig
 from rlhf.errors import ConfigError, RLHFError
+from rlhf.policy.sharding import local_part, num_parts
 
 T = TypeVar("T")
 TIMEOUT = timedelta(minutes=30)
+_OF_TALKING = re.compile("gloo|nccl|connection (closed|reset)", re.IGNORECASE)
+"""In errors of torch's backends, which have no class of their own with gloo."""
 
 
 class ProcessesError(RLHFError):
@@ -82,8 +87,12 @@ def all_reduce_max(tensor: Tensor) -> Tensor:
 
 
 def sum_gradients(parameters: Sequence[torch.nn.Parameter]) -> None:
-    """Replace each gradient by its sum over all processes. Where none has a gradient there is none afterwards."""
-    if not dist.is_initialized():
+    """Replace each gradient by its sum over all processes. Where none has a gradient there is none afterwards.
+
+    Gradients of sharded parameters are summed already, by the backward pass.
+    """
+    parameters = [parameter for parameter in parameters if not isinstance(parameter, DTensor)]
+    if not dist.is_initialized() or not parameters:
         return
     used = all_reduce_max(torch.tensor([parameter.grad is not None for parameter in parameters], dtype=torch.int32))
     for parameter, is_used in zip(parameters, used.tolist(), strict=True):
@@ -106,12 +115,16 @@ def all_gather(own: Sequence[T], num_rows: int) -> list[T]:
 def check_alike(parameters: Iterable[torch.nn.Parameter]) -> None:
     """Check that all processes hold the same fp32 weights, bit by bit as far as a checksum tells.
 
+    Of sharded ones, that those which hold the same part do.
+
     Raises:
         ProcessesError: they do not.
     """
-    checksum = torch.stack([p.detach().view(torch.int32).sum(dtype=torch.int64) for p in parameters]).sum()
-    high, low = all_reduce_max(torch.stack([checksum, -checksum])).tolist()
-    if high != -low:
+    parameters = list(parameters)
+    held = [local_part(parameter.detach()) for parameter in parameters]
+    checksum = int(torch.stack([tensor.view(torch.int32).sum(dtype=torch.int64) for tensor in held]).sum())
+    checksums, parts = all_gather([checksum], num_processes()), num_parts(parameters)
+    if any(found != checksums[rank % parts] for rank, found in enumerate(checksums)):
         raise ProcessesError(
             "the processes no longer hold the same weights, so their gradients do not belong together; they must run "
             "on machines of one kind, with the same libraries"
@@ -165,6 +178,21 @@ def _reduced(tensor: Tensor, operation: dist.ReduceOp.RedOpType) -> Tensor:
     with _run_collective():
         dist.all_reduce(held, operation)
     return held.to(tensor.device)
+
+
+@contextmanager
+def noticing_losses() -> Iterator[None]:
+    """Within the block models gather weights by themselves: an error of theirs may mean that another process is gone.
+
+    Raises:
+        LostProcessError: it is.
+    """
+    try:
+        yield
+    except RuntimeError as error:
+        if not dist.is_initialized() or not _OF_TALKING.search(str(error)):
+            raise
+        raise LostProcessError(f"another process of this run is gone ({error}); its own error says why") from error
 
 
 @contextmanager

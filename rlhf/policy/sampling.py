@@ -4,6 +4,7 @@ Shapes: B responses, R response columns of the longest one. With several process
 and all of them hold the whole.
 """
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 
 import torch
@@ -18,6 +19,7 @@ from rlhf.modeling.precision import autocast
 from rlhf.policy import distributed as processes
 from rlhf.policy.context import PolicyContext, Prompts
 from rlhf.policy.kl import kl_exact
+from rlhf.policy.sharding import whole
 from rlhf.rewards.sources import SampledResponses, Source, raw_scores
 
 RowFunction = Callable[[SequenceBatch], tuple[Tensor, ...]]
@@ -40,11 +42,12 @@ def sample_responses(
     config, tokenizer, device = context.config, context.tokenizer, context.compute.device
     own = processes.local_rows(torch.arange(len(prompts.ids))).tolist()
     sampled: list[list[int]] = []
-    if own:  # of a few prompts a process may have none
-        noise = sampling_noise(seed, [noise_keys[i] for i in own], config.max_response_tokens)
-        ids = [prompts.ids[i] for i in own]
-        size = config.rows_per_pass
-        sampled = sample(context.models.policy, ids, noise, tokenizer, context.compute, config.temperature, size)
+    policy = context.models.policy
+    with whole(policy):  # decoding takes a pass for each token, and ends sooner in one process than in another
+        if own:  # of a few prompts a process may have none
+            noise = sampling_noise(seed, [noise_keys[i] for i in own], config.max_response_tokens)
+            ids, size = [prompts.ids[i] for i in own], config.rows_per_pass
+            sampled = sample(policy, ids, noise, tokenizer, context.compute, config.temperature, size)
     responses = processes.all_gather(sampled, len(prompts.ids))
     batch = pad_sequences(prompts.ids, responses, tokenizer.pad_token_id, device)
     ended = torch.tensor([response[-1] == tokenizer.eos_token_id for response in responses], device=device)
@@ -59,7 +62,7 @@ def response_logprobs_of(context: StageContext[PolicyConfig], model: object, bat
             logits = response_logits(model, rows)
         return (chosen_logprobs(logits, rows.responses, context.config.temperature),)
 
-    return map_rows(logprobs, batch, context.config)[0]
+    return map_rows(logprobs, batch, context)[0]
 
 
 def kl_of_responses(context: PolicyContext[PolicyConfig], batch: SequenceBatch) -> Tensor:
@@ -71,7 +74,7 @@ def kl_of_responses(context: PolicyContext[PolicyConfig], batch: SequenceBatch) 
             logits, ref_logits = (response_logits(model, rows) for model in models)
         return (kl_exact(logits, ref_logits, context.config.temperature),)
 
-    return map_rows(exact, batch, context.config)[0]
+    return map_rows(exact, batch, context)[0]
 
 
 def score_responses(context: PolicyContext[PolicyConfig], rows: SampledResponses) -> dict[str, Tensor]:
@@ -91,18 +94,24 @@ def _scores(context: PolicyContext[PolicyConfig], source: Source, rows: SampledR
     for index in _own_micro_batches(rows.batch, context.config):
         with autocast(context.compute):
             scores[index] = raw_scores(context, source, _pick(rows, index))
+    if source.model is not None:
+        for index in _idle_micro_batches(rows.batch, context):
+            with autocast(context.compute):
+                raw_scores(context, source, _pick(rows, index))
     return processes.all_reduce_sum(scores)
 
 
 @torch.no_grad()
 def map_rows(
-    compute_rows: RowFunction, batch: SequenceBatch, config: PolicyConfig, num_results: int = 1
+    compute_rows: RowFunction, batch: SequenceBatch, context: StageContext[PolicyConfig], num_results: int = 1
 ) -> tuple[Tensor, ...]:
     """Apply a function of several [b, r] to trimmed rows of like length and put the results together, each [B, R]."""
     results = [torch.zeros(batch.response_mask.shape, device=batch.input_ids.device) for _ in range(num_results)]
-    for index in _own_micro_batches(batch, config):
+    for index in _own_micro_batches(batch, context.config):
         for result, part in zip(results, compute_rows(batch.rows(index)), strict=True):
             result[index, : part.shape[1]] = part.float()
+    for index in _idle_micro_batches(batch, context):
+        compute_rows(batch.rows(index))
     return tuple(processes.all_reduce_sum(result).masked_fill(~batch.response_mask, 0.0) for result in results)
 
 
@@ -115,6 +124,26 @@ def micro_batches(batch: SequenceBatch, index: Tensor, size: int) -> list[Tensor
 def _own_micro_batches(batch: SequenceBatch, config: PolicyConfig) -> Iterator[Tensor]:
     everything = torch.arange(len(batch.input_ids), device=batch.input_ids.device)
     yield from micro_batches(batch, processes.local_rows(everything), config.rows_per_pass)
+
+
+def num_idle_passes(context: StageContext[PolicyConfig], num_rows: int, size: int) -> int:
+    """Passes that this process makes for nothing: sharded weights are gathered by all processes or by none.
+
+    Args:
+        context: whose weights may be sharded.
+        num_rows: of all processes together.
+        size: rows of a pass.
+    """
+    if context.compute.sharding == "none":
+        return 0
+    most, own = math.ceil(num_rows / processes.num_processes()), len(processes.local_rows(torch.arange(num_rows)))
+    return math.ceil(most / size) - math.ceil(own / size)
+
+
+def _idle_micro_batches(batch: SequenceBatch, context: StageContext[PolicyConfig]) -> Iterator[Tensor]:
+    num_rows = len(batch.input_ids)
+    for _ in range(num_idle_passes(context, num_rows, context.config.rows_per_pass)):
+        yield torch.zeros(1, dtype=torch.long, device=batch.input_ids.device)
 
 
 def _pick(rows: SampledResponses, index: Tensor) -> SampledResponses:

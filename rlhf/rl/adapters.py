@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from rlhf.config.model import LoraConfig, Setup
 from rlhf.errors import ModelError
 from rlhf.modeling.device import derive_seed
-from rlhf.modeling.lora import ADAPTER, leave_inputs, peft_config
+from rlhf.modeling.lora import ADAPTER, add_products, leave_inputs, peft_config
 from rlhf.modeling.models import freeze, load_policy
 from rlhf.rl.value_model import ValueModel, output_size, start_head
 
@@ -69,8 +69,12 @@ class Role:
 
     def __call__(self, **inputs: Any) -> Any:
         """Call the part."""
+        return self.switched_on()(**inputs)
+
+    def switched_on(self) -> Any:
+        """The part, with the role's adapter on."""
         self.backbone.activate(self.adapter)
-        return self.part(**inputs)
+        return self.part
 
     @property
     def config(self) -> Any:
@@ -145,12 +149,7 @@ def add_value_model(backbone: SharedBackbone, folder: Path, reward_model: Adapte
 
 def merged_policy(backbone: SharedBackbone, folder: Path, setup: Setup) -> Any:
     """A plain fp32 policy: the SFT weights as they were saved plus the policy adapter's product."""
-    plain = load_policy(folder, setup.compute)
-    with torch.no_grad():
-        for name, layer in backbone.causal_lm.named_modules():
-            if isinstance(layer, BaseTunerLayer):
-                plain.get_submodule(name).weight += layer.get_delta_weight("policy")
-    return plain
+    return add_products(load_policy(folder, setup.compute), backbone.causal_lm, "policy")
 
 
 def _read_adapter(folder: Path) -> tuple[dict[str, Tensor], Tensor]:

@@ -7,7 +7,8 @@ part of it.
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections import deque
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from typing import Any
 import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
+from torch.nn import Parameter
 from torch.optim import Optimizer
 
 from rlhf.errors import ArtifactMismatchError
@@ -22,10 +24,13 @@ from rlhf.files.atomic import new_folder
 from rlhf.files.hashing import altered_files
 from rlhf.files.manifest import hash_files
 from rlhf.files.tidying import tidy_up
+from rlhf.policy import distributed as processes
 from rlhf.policy.best_checkpoint import CheckpointError, ChoiceState, explain_write_errors
+from rlhf.policy.sharding import gathered, part_like
 from rlhf.rl.context import Optimizers
 from rlhf.rl.models import Models, Parameters
 
+NamedTensors = Iterator[tuple[str, Tensor]]
 NUM_KEPT = 2
 _STATE = "state.json"
 
@@ -50,6 +55,8 @@ def save_checkpoint(
 ) -> Path:
     """Write `folder/update_NNNN` and remove all but the newest two.
 
+    Every process takes part, which gathers what is sharded, and the first one writes.
+
     Args:
         folder: of all checkpoints.
         state: what is not in the tensors.
@@ -61,9 +68,13 @@ def save_checkpoint(
         CheckpointError: it cannot be written, for instance because the disk is full; earlier ones are as they were.
     """
     final = folder / f"update_{state.next_update:06d}"
+    if not processes.is_first():
+        for tensors in _tensors(models, optimizers).values():
+            deque(tensors, maxlen=0)
+        return final
     with explain_write_errors(f"the checkpoint {final}", checkpoint_name(folder)), new_folder(final) as temporary:
         for name, tensors in _tensors(models, optimizers).items():
-            save_file(tensors, temporary / name)
+            save_file(dict(tensors), temporary / name)
         words = {"state": asdict(state), "settings": settings, "sha256": hash_files(temporary)}
         (temporary / _STATE).write_text(json.dumps(words | {"own_sha256": _words_sha256(words)}))
     for old in sorted(folder.glob("update_??????"))[:-NUM_KEPT]:
@@ -125,7 +136,7 @@ def load_checkpoint(path: Path, models: Models, optimizers: Optimizers, settings
     return TrainerState(**words["state"])
 
 
-def _tensors(models: Models, optimizers: Optimizers) -> dict[str, dict[str, Tensor]]:
+def _tensors(models: Models, optimizers: Optimizers) -> dict[str, NamedTensors]:
     tensors = {
         "policy.safetensors": _weights(models.policy_parameters),
         "policy_optimizer.safetensors": _moments(optimizers.policy),
@@ -136,27 +147,31 @@ def _tensors(models: Models, optimizers: Optimizers) -> dict[str, dict[str, Tens
     return tensors
 
 
-def _weights(parameters: Parameters) -> dict[str, Tensor]:
-    return {name: parameter.detach().contiguous() for name, parameter in parameters.items()}
+def _weights(parameters: Parameters) -> NamedTensors:
+    for name, parameter in parameters.items():
+        yield name, gathered(parameter.detach()).contiguous()
 
 
 def _load_weights(parameters: Parameters, saved: Mapping[str, Tensor]) -> None:
     with torch.no_grad():
         for name, parameter in parameters.items():
-            parameter.copy_(saved[name])
+            parameter.copy_(part_like(saved[name], parameter))
 
 
-def _moments(optimizer: Optimizer) -> dict[str, Tensor]:
+def _moments(optimizer: Optimizer) -> NamedTensors:
     """AdamW's step and moments as `INDEX.NAME`; empty before the first step."""
-    state = optimizer.state_dict()["state"]
-    return {f"{index}.{name}": tensor.contiguous() for index, entry in state.items() for name, tensor in entry.items()}
+    for index, entry in optimizer.state_dict()["state"].items():
+        for name, tensor in entry.items():
+            yield f"{index}.{name}", gathered(tensor).contiguous()
 
 
 def _load_moments(optimizer: Optimizer, saved: Mapping[str, Tensor]) -> None:
+    parameters: list[Parameter] = [p for group in optimizer.param_groups for p in group["params"]]
     state: dict[int, dict[str, Tensor]] = {}
     for key, tensor in saved.items():
         index, name = key.split(".")
-        state.setdefault(int(index), {})[name] = tensor
+        held = part_like(tensor, parameters[int(index)]) if name != "step" else tensor
+        state.setdefault(int(index), {})[name] = held
     optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
 
 

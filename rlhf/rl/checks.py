@@ -8,6 +8,8 @@ import torch
 
 from rlhf.config.rl import AlarmsConfig
 from rlhf.errors import StartError, TrainingDivergedError
+from rlhf.policy import distributed as processes
+from rlhf.policy.sharding import local_part
 from rlhf.rl.checkpoint import latest_checkpoint
 from rlhf.rl.models import Models
 from rlhf.rl.optimization import MinibatchStatistics
@@ -37,8 +39,10 @@ def check_weights(models: Models, step: int, checkpoints: Path) -> None:
     Raises:
         TrainingDivergedError: naming a weight and the last good checkpoint.
     """
-    for name, parameter in (*models.policy_parameters.items(), *models.value_parameters.items()):
-        if not torch.isfinite(parameter).all():
+    named = [*models.policy_parameters.items(), *models.value_parameters.items()]
+    broken = torch.stack([~torch.isfinite(local_part(parameter)).all() for _, parameter in named])
+    for (name, _), is_broken in zip(named, processes.all_reduce_max(broken.int()).tolist(), strict=True):
+        if is_broken:
             raise TrainingDivergedError(step, f"the weight {name} is not finite", latest_checkpoint(checkpoints))
 
 

@@ -91,6 +91,7 @@ def _environment(num_processes: int, port: int) -> dict[str, str]:
         | os.environ
         | {
             "WORLD_SIZE": str(num_processes),
+            "LOCAL_WORLD_SIZE": str(num_processes),
             "MASTER_ADDR": "127.0.0.1",
             "MASTER_PORT": str(port),
             "TORCHELASTIC_USE_AGENT_STORE": "True",  # the store is here, and not in the first process

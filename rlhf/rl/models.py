@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from torch import nn
+from torch.distributed.device_mesh import DeviceMesh
 
 from rlhf.config.model import ComputeConfig
 from rlhf.config.rl import RLConfig
@@ -14,6 +15,7 @@ from rlhf.modeling.cpu.memory import trim_heap
 from rlhf.modeling.models import load_policy, load_reward_model
 from rlhf.policy.context import PolicyModels
 from rlhf.policy.models import load_policy_models
+from rlhf.policy.sharding import make_mesh, shard, shard_parts, shard_unit
 from rlhf.rewards.sources import Source, load_sources
 from rlhf.rl.adapters import Role, add_reward_model, add_value_model, add_zero_value_model, load_backbone, merged_policy
 from rlhf.rl.value_model import TrunkValueHead, ValueModel, output_size, start_value_model
@@ -41,6 +43,8 @@ def load_models(
 ) -> Models:
     """Load policy, reference, value model and reward models, and share what `config.sharing` says.
 
+    With `compute.sharding` each process keeps its part of them.
+
     Args:
         context: of the stage.
         start: holds `policy/`, the SFT policy.
@@ -48,26 +52,28 @@ def load_models(
         has_critic: whether there is a value model.
 
     Raises:
-        ModelError: a model cannot be loaded, or cannot be shared.
-        ConfigError: a reward source is not there.
+        ModelError: a model cannot be loaded, or cannot be shared or sharded.
+        ConfigError: a reward source is not there, or processes do not lie as `compute.sharding` wants them.
     """
     load = _load_adapters if context.config.sharing == "adapters" else _load_apart
-    models = load(context, start, reward_models, has_critic=has_critic)
+    models = load(context, start, reward_models, make_mesh(context.compute), has_critic=has_critic)
     trim_heap()
     return models
 
 
-def _load_apart(context: StageContext[RLConfig], start: Path, reward_models: Path, *, has_critic: bool) -> Models:
+def _load_apart(
+    context: StageContext[RLConfig], start: Path, reward_models: Path, mesh: DeviceMesh | None, *, has_critic: bool
+) -> Models:
     config, compute = context.config, context.compute
-    models = load_policy_models(context, start, reward_models)
+    models = load_policy_models(context, start, reward_models, mesh)
     value_model: ValueModel | TrunkValueHead | None
     if not has_critic:
         value_model = None
     elif config.sharing == "trunk":
-        value_model = TrunkValueHead(models.policy).to(compute.device)
+        value_model = shard_unit(TrunkValueHead(models.policy).to(compute.device), mesh)
     else:
         like_policy = next((source for source in models.sources if _is_like(source, models.ref_policy)), None)
-        value_model = _start_apart(like_policy, compute, start / "policy", reward_models)
+        value_model = shard(_start_apart(like_policy, compute, start / "policy", reward_models), mesh)
     return Models(
         **vars(models),
         value_model=value_model,
@@ -94,7 +100,9 @@ def _start_apart(source: Source | None, compute: ComputeConfig, start: Path, rew
     return start_value_model(load_reward_model(folder, compute, source.config.revision))
 
 
-def _load_adapters(context: StageContext[RLConfig], start: Path, reward_models: Path, *, has_critic: bool) -> Models:
+def _load_adapters(
+    context: StageContext[RLConfig], start: Path, reward_models: Path, mesh: DeviceMesh | None, *, has_critic: bool
+) -> Models:
     config, setup = context.config, context.setup
     assert config.lora is not None, "the configuration asks for it"
     start = start / "policy"
@@ -102,16 +110,19 @@ def _load_adapters(context: StageContext[RLConfig], start: Path, reward_models: 
     sources = load_sources(context, lambda name: add_reward_model(backbone, reward_models / name, name))
     trained = next((source for source in sources if source.config.kind == "trained"), None)
     value_model: ValueModel | None = None
-    value_parameters: Parameters = {}
     if has_critic:
         value_model = (
             add_value_model(backbone, reward_models / member_name(trained.config.member), trained.model)
             if trained
             else add_zero_value_model(backbone, config.lora, setup)
         )
+    selection = add_reward_model(backbone, reward_models / "selection_reward_model", "selection_reward_model")
+    shard_parts(backbone.causal_lm, mesh)
+    value_parameters: Parameters = {}
+    if value_model is not None:
+        shard_unit(value_model, mesh)
         of_head = {f"head.{name}": parameter for name, parameter in value_model.head.named_parameters()}
         value_parameters = backbone.parameters_of("value") | of_head
-    selection = add_reward_model(backbone, reward_models / "selection_reward_model", "selection_reward_model")
     return Models(
         policy=Role(backbone, "policy", backbone.causal_lm),
         ref_policy=Role(backbone, None, backbone.causal_lm),

@@ -20,6 +20,7 @@ from rlhf.modeling.precision import autocast
 from rlhf.policy import distributed as processes
 from rlhf.policy.kl import kl_k3
 from rlhf.policy.sampling import micro_batches
+from rlhf.policy.sharding import gathered
 from rlhf.rl.context import Optimizers, RLContext
 from rlhf.rl.loss import policy_loss, value_loss
 from rlhf.rl.ptx import demonstration_loss
@@ -243,7 +244,7 @@ def _optimizer_step(optimizer: Optimizer, config: RLConfig) -> float:
     """Sum over processes, clip, step and clear; returns the gradient's norm before clipping."""
     parameters: Sequence[Parameter] = [p for group in optimizer.param_groups for p in group["params"]]
     processes.sum_gradients(parameters)
-    norm = torch.nn.utils.clip_grad_norm_(parameters, config.max_grad_norm)
+    norm = gathered(torch.nn.utils.clip_grad_norm_(parameters, config.max_grad_norm))
     if torch.isfinite(norm):  # the trainer stops on what is not, with the weights still good
         optimizer.step()
     optimizer.zero_grad()

@@ -13,6 +13,7 @@ from rlhf.modeling.context import StageContext
 from rlhf.modeling.logprobs import chosen_logprobs, response_logits
 from rlhf.modeling.precision import autocast
 from rlhf.policy import distributed as processes
+from rlhf.policy.sampling import num_idle_passes
 from rlhf.rl.context import Demonstrations
 
 
@@ -44,6 +45,9 @@ def demonstration_loss(
     for loss in _losses(context, own, policy):
         (config.ptx_coef * loss / num_tokens).backward()
         total += loss.detach().double().cpu()
+    for _ in range(num_idle_passes(context, len(pairs), config.rows_per_pass)):
+        for loss in _losses(context, pairs[:1], policy):
+            (0.0 * loss).backward()
     return float(processes.all_reduce_sum(total)) / num_tokens
 
 
@@ -69,7 +73,7 @@ def _losses(context: StageContext[RLConfig], pairs: Demonstrations, policy: Any)
     """Sums of the loss over the tokens of rows of like length, nats."""
     config, compute = context.config, context.compute
     lengths = [len(prompt) + len(completion) for prompt, completion in pairs]
-    for index in batches_by_length(lengths, config.micro_batch_size or config.minibatch_size):
+    for index in batches_by_length(lengths, config.rows_per_pass):
         batch = pad_sequences(
             [pairs[i][0] for i in index], [pairs[i][1] for i in index], context.tokenizer.pad_token_id, compute.device
         )

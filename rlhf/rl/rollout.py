@@ -232,7 +232,7 @@ def _policy_and_values(context: RLContext, batch: SequenceBatch) -> tuple[Tensor
     value_model = models.value_model
     if value_model is None:
         with cached_casts(compute):
-            logprobs, entropy = map_rows(with_policy, batch, config, num_results=2)
+            logprobs, entropy = map_rows(with_policy, batch, context, num_results=2)
         return logprobs, entropy, None
 
     def with_values(rows: SequenceBatch) -> tuple[Tensor, ...]:
@@ -242,17 +242,17 @@ def _policy_and_values(context: RLContext, batch: SequenceBatch) -> tuple[Tensor
     if isinstance(value_model, TrunkValueHead):
         with cached_casts(compute):
             logprobs, entropy, values = map_rows(
-                lambda rows: (*with_policy(rows), *with_values(rows)), batch, config, num_results=3
+                lambda rows: (*with_policy(rows), *with_values(rows)), batch, context, num_results=3
             )
         return logprobs, entropy, values
 
     def of_policy() -> tuple[Tensor, ...]:
         with cached_casts(compute):
-            return map_rows(with_policy, batch, config, num_results=2)
+            return map_rows(with_policy, batch, context, num_results=2)
 
     def of_value_model() -> tuple[Tensor, ...]:
         with cached_casts(compute):
-            return map_rows(with_values, batch, config)
+            return map_rows(with_values, batch, context)
 
     of_tokens, of_states = _both(context, of_policy, of_value_model)
     return of_tokens[0], of_tokens[1], of_states[0]

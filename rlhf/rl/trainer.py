@@ -66,8 +66,11 @@ class Run:
 
     @cached_property
     def settings(self) -> dict[str, Any]:
-        """All settings of the run by name, as JSON. A folder counts by what is in it: a project may move."""
-        compute = self.context.compute.model_dump(mode="json")
+        """All settings of the run by name, as JSON. A folder counts by what is in it: a project may move.
+
+        Not `compute.sharding`: checkpoints hold whole tensors, and sharded and whole models go on from them alike.
+        """
+        compute = self.context.compute.model_dump(mode="json", exclude={"sharding"})
         of_compute = {f"compute.{name}": value for name, value in compute.items()}
         own = {"method": self.context.algorithm.method.title, "seed": self.context.setup.seed}
         settings = self.config.model_dump(mode="json") | of_compute | own
@@ -80,7 +83,7 @@ class Run:
 def train(request: RLRequest, workspace: Workspace) -> None:
     """Train in this process, which may be one of several that were started; see `rlhf.rl.stage.train_from_rollouts`."""
     context = start_stage(request.rl, request.setup, request.start / "policy")
-    with processes.process_group(context.compute):
+    with processes.process_group(context.compute), processes.noticing_losses():
         _train(_prepare(context, request, workspace))
 
 
@@ -135,9 +138,9 @@ def _diverging(run: Run, update: int) -> Iterator[None]:
 def _save(run: Run, state: TrainerState) -> None:
     models, optimizers = run.context.models, run.context.optimizers
     processes.check_alike([*models.policy_parameters.values(), *models.value_parameters.values()])
+    start = time.monotonic()
+    save_checkpoint(run.workspace.checkpoints, state, models, optimizers, run.settings)
     if processes.is_first():
-        start = time.monotonic()
-        save_checkpoint(run.workspace.checkpoints, state, models, optimizers, run.settings)
         run.choice.log({"policy/checkpoint_seconds": time.monotonic() - start}, state.next_update)
         remove_other_candidates(run.workspace.checkpoints, state.evaluations, run.config.kl_budget, state.next_update)
 

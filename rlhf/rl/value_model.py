@@ -68,7 +68,7 @@ def head_values(head: nn.Module, hidden: Tensor) -> Tensor:
     """Values [B, R], fp32, of hidden states [B, R, H]."""
     with in_fp32(hidden.device.type):
         values: Tensor = head(hidden.float()).squeeze(-1)
-    return values
+    return values.clone()  # a sharded module must not hand out a view
 
 
 def start_value_model(reward_model: Any) -> ValueModel:

@@ -1,6 +1,7 @@
 """What one process or several make of one rollout. Run by `test_processes.py`, alone and under torchrun."""
 
 import json
+import os
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,10 +10,13 @@ import torch
 import torch.distributed as dist
 from tiny_world import SETUP
 
+from rlhf.config.model import ComputeConfig
 from rlhf.config.rl import ROLLOUT_METHODS, RLConfig
+from rlhf.errors import RLHFError
 from rlhf.modeling.context import start_stage
 from rlhf.policy import distributed as processes
 from rlhf.policy.context import Prompts
+from rlhf.policy.sharding import gathered, local_part, make_mesh, part_like
 from rlhf.policy.validation import validate
 from rlhf.rl.context import make_context
 from rlhf.rl.models import load_models
@@ -31,6 +35,8 @@ CASES = {
     "grpo": {"num_responses_per_prompt": 4, "micro_batch_size": 2},
     "online_dpo": {"num_responses_per_prompt": 4},
 }
+ROUNDED = {"bf16": {"micro_batch_size": 2}, "bf16_trunk": {"micro_batch_size": 2, "sharing": "trunk"}}
+"""In bf16, where a product's rounding depends on its rows, so one process is no measure for two."""
 UPDATE = 5
 
 
@@ -44,14 +50,15 @@ class World:
         return self.folder / f"{case}-{name}.pt"
 
 
-def compute(world, case):
+def compute(world, case, sharding="none"):
     """Collect a rollout; then take one step on the rollout that the single process had, and note its gradients."""
-    context = make(world, case)
+    context = make(world, case, sharding)
     perturb(context.models.policy_parameters, 0.02)
     rollout = collect_rollout(context, UPDATE, 0.1, {})
     few = context.prompts.pick([3])
     evaluation, generations, _ = validate(context, few, UPDATE, 0, None)
-    fixed = load(world.path(case, "rollout-1-0")) if processes.num_processes() > 1 else rollout
+    of_case = "micro_batches" if case in ROUNDED else case
+    fixed = load(world.path(of_case, "rollout-1-0")) if processes.num_processes() > 1 else rollout
     perturb(context.models.policy_parameters, 0.02)
     gradients = {"policy": [], "value": []}
     for name, found in gradients.items():
@@ -61,20 +68,34 @@ def compute(world, case):
         optimizer.register_step_pre_hook(lambda o, *_, found=found: found.extend(of(o)))
     index = _shuffled(context, torch.Generator().manual_seed(0))[:8]
     statistics = train_minibatch(context, fixed, index, UPDATE, number=1)
-    weights = [p.detach() for p in context.models.policy_parameters.values()]
+    weights = [gathered(p.detach()) for p in context.models.policy_parameters.values()]
     return {
         "rollout": rollout,
         "evaluation": (evaluation, generations),
         "gradients": gradients,
         "statistics": statistics,
         "weights": weights,
+        "held": share_held(context.models),
     }
 
 
-def make(world, case):
-    config = RLConfig(**(BASE | CASES[case]))
+def share_held(models):
+    """The share of all models' parameters that this process holds."""
+    called = [models.policy, models.ref_policy, models.value_model, models.selection_reward_model]
+    called += [source.model for source in models.sources]
+    modules = [getattr(model, "part", model) for model in called if model is not None]  # of a role on a shared one
+    held = {id(p): p for module in modules if isinstance(module, torch.nn.Module) for p in module.parameters()}.values()
+    return sum(local_part(p).numel() for p in held) / sum(p.numel() for p in held)
+
+
+def make(world, case, sharding):
+    config = RLConfig(**(BASE | (CASES | ROUNDED)[case]))
     folder = world.folder / ("adapter_models" if config.sharing == "adapters" else "reward_models")
-    stage = start_stage(config, SETUP, world.folder / "sft" / "policy")
+    compute = {"num_threads": 1, "dtype": "bf16" if case in ROUNDED else "fp32"}
+    if sharding != "none":
+        compute |= {"num_processes": 2, "sharding": sharding}
+    setup = SETUP.model_copy(update={"compute": ComputeConfig(**compute)})
+    stage = start_stage(config, setup, world.folder / "sft" / "policy")
     method = case if case in ROLLOUT_METHODS else "ppo"
     models = load_models(stage, world.folder / "sft", folder, has_critic=ROLLOUT_METHODS[method].has_critic)
     ids = [[6 + (7 * row + column) % 20 for column in range(1 + row)] for row in range(16)]
@@ -87,11 +108,11 @@ def perturb(parameters, size):
     generator = torch.Generator().manual_seed(0)
     with torch.no_grad():
         for parameter in parameters.values():
-            parameter += size * torch.randn(parameter.shape, generator=generator)
+            parameter += part_like(size * torch.randn(parameter.shape, generator=generator), parameter)
 
 
 def of(optimizer):
-    return [p.grad.clone() for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
+    return [gathered(p.grad).clone() for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
 
 
 def load(path):
@@ -99,12 +120,12 @@ def load(path):
         return torch.load(path, weights_only=False)
 
 
-def save_all(world):
+def save_all(world, sharding="none"):
     """Compute every case and save what came of it, each process its own."""
     rank = dist.get_rank() if dist.is_initialized() else 0
-    suffix = f"{processes.num_processes()}-{rank}"
-    for case in CASES:
-        found = compute(world, case)
+    suffix = f"{processes.num_processes() if sharding == 'none' else sharding}-{rank}"
+    for case in CASES if processes.num_processes() == 1 else CASES | ROUNDED:
+        found = compute(world, case, sharding)
         torch.save(found.pop("rollout"), world.path(case, f"rollout-{suffix}"))
         torch.save(found, world.path(case, f"step-{suffix}"))
 
@@ -128,13 +149,17 @@ def try_collectives():
     found["come apart"] = message_of(lambda: processes.check_alike(parameters))
     processes.check_agreed("newest checkpoint", "update_000003")
     found["other disk"] = message_of(lambda: processes.check_agreed("newest checkpoint", f"update_00000{rank}"))
+    by_host = ComputeConfig(num_processes=2, sharding="node")
+    for name, per_host in {"one per host": 1, "uneven hosts": rank + 1}.items():
+        os.environ["LOCAL_WORLD_SIZE"] = str(per_host)
+        found[name] = message_of(lambda: make_mesh(by_host))
     return found
 
 
 def message_of(call):
     try:
         call()
-    except processes.ProcessesError as error:
+    except RLHFError as error:
         return str(error)
     return None
 
@@ -145,5 +170,6 @@ if __name__ == "__main__":
     torch.set_num_threads(1)
     with processes.process_group(compute_config):
         save_all(world)
+        save_all(world, "full")
         collectives = try_collectives()
         (world.folder / f"collectives-{dist.get_rank()}.json").write_text(json.dumps(collectives))

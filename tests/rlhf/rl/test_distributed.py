@@ -8,7 +8,7 @@ from pathlib import Path
 import fixed_rollout
 import pytest
 import torch
-from fixed_rollout import CASES, World, load
+from fixed_rollout import CASES, ROUNDED, World, load
 from tiny_world import SETUP, save_world
 
 from rlhf.config.model import ComputeConfig
@@ -28,7 +28,7 @@ def per_token(rollout):
 
 @pytest.fixture(scope="module")
 def world(tmp_path_factory):
-    """All cases, computed by one process and by two."""
+    """All cases, computed by one process, by two, and by two that hold half of the weights each."""
     world = World(tmp_path_factory.mktemp("world"))
     save_world(world.folder)
     fixed_rollout.save_all(world)
@@ -37,13 +37,15 @@ def world(tmp_path_factory):
 
 
 @pytest.fixture(params=CASES)
-def pair(request, world):
+def case(request):
+    return request.param
+
+
+@pytest.fixture(params=["2", "full"])
+def pair(request, world, case):
     """Of one case: what the single process has, and what each of the two has."""
-    names = ("1-0", "2-0", "2-1")
-    return [
-        (load(world.path(request.param, f"rollout-{name}")), load(world.path(request.param, f"step-{name}")))
-        for name in names
-    ]
+    names = ("1-0", f"{request.param}-0", f"{request.param}-1")
+    return [(load(world.path(case, f"rollout-{name}")), load(world.path(case, f"step-{name}"))) for name in names]
 
 
 def test_loss_and_gradients_on_a_fixed_rollout(pair):
@@ -93,6 +95,21 @@ def test_an_evaluation_of_fewer_prompts_than_processes(pair):
         assert evaluation.metrics() == pytest.approx(expected.metrics(), rel=1e-5, abs=1e-6)
 
 
+@pytest.mark.parametrize("case", ROUNDED)
+def test_gradients_of_rounded_weights_reach_the_weights(world, case):
+    """A rounded weight that is kept for the next micro-batch gives its gradient after the block's were summed."""
+    whole, sharded = (load(world.path(case, f"step-{sharding}-0"))["gradients"] for sharding in ("2", "full"))
+    for name, expected in whole.items():
+        for one, other in zip(expected, sharded[name], strict=True):
+            assert (one - other).norm() <= 1e-5 * one.norm()
+
+
+def test_sharded_models_are_held_in_halves(world, case):
+    for rank in (0, 1):
+        assert load(world.path(case, f"step-full-{rank}"))["held"] < 0.55
+        assert load(world.path(case, f"step-2-{rank}"))["held"] == 1.0
+
+
 def test_the_collectives(world):
     first, second = (json.loads((world.folder / f"collectives-{rank}.json").read_text()) for rank in (0, 1))
     for found in (first, second):
@@ -101,6 +118,8 @@ def test_the_collectives(world):
         assert found["summed"][:2] == [[1, -1], [1, 0]]
         assert "no longer hold the same weights" in found["come apart"]
         assert "update_000000 for one process and update_000001 for another" in found["other disk"]
+        assert "each host has one, so it would be ignored" in found["one per host"]
+        assert "the hosts have [1, 2] processes; start as many on each" in found["uneven hosts"]
     assert [found["summed"][2] for found in (first, second)] == [[0, 0], [1, -1]], "the argument is left as it was"
 
 

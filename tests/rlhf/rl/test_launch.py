@@ -57,12 +57,15 @@ class Run:
     seed: int = 0
     method: str = "ppo"
     dtype: str = "fp32"
+    sharding: str = "none"
     logged: dict[str, dict[str, float]] = field(default_factory=dict)
     interrupt_at: int | None = None
 
     @property
     def setup(self) -> Setup:
-        compute = ComputeConfig(dtype=self.dtype, num_threads=1, num_processes=self.num_processes)
+        compute = ComputeConfig(
+            dtype=self.dtype, num_threads=1, num_processes=self.num_processes, sharding=self.sharding
+        )
         return SETUP.model_copy(update={"compute": compute, "seed": self.seed})
 
     def __call__(self, **settings: Any) -> Path:
@@ -277,6 +280,16 @@ LOST = {
     "os._exit(7)": (ProcessesError, r"process 1 of 2 .* ended with exit code 7; the last it said was 'a last word'"),
     "sys.exit('enough')": (ProcessesError, r"process 1 of 2 .* failed with SystemExit: enough"),
 }
+
+
+def test_the_loss_of_a_process_is_told_where_models_are_sharded(world, tmp_path, install):
+    """The others see it in the middle of a pass, and say so as an error of torch."""
+    action, (kind, message) = next(item for item in LOST.items() if "SIGKILL" in item[0])
+    install(FUNCTION.format(action=action), "spoiler = my_rewards:score")
+    run = Run(world, tmp_path / "run", sharding="full")
+    with pytest.raises(kind, match=message):
+        run(rewards=[{"kind": "function", "name": "spoiler"}], micro_batch_size=4)
+    assert descendants() == []
 
 
 @pytest.mark.parametrize("action", LOST)
