@@ -17,8 +17,11 @@ from prefect.runtime import flow_run as this_flow_run
 from prefect.states import Cancelled
 
 from rlhf import provenance
+from rlhf.cluster.group import check_group
+from rlhf.config.cluster import ClusterConfig
 from rlhf.config.pipeline import PipelineConfig
 from rlhf.failures import explained
+from rlhf.files.checkpoint_mirror import check_address
 from rlhf.modeling import starting_model
 from rlhf.modeling.hub import at_commits
 from rlhf.modeling.run_models import check_hub_models, check_models
@@ -74,7 +77,6 @@ from rlhf.tracking.tags import (
     USED_RUN,
     VERSION_TAG,
 )
-from tasks.checkpoint_mirror import check_address
 from tasks.form import named_by
 from tasks.pools import PoolError, check_pools
 from tasks.prefect_artifacts import show_card, show_failure, show_link, show_report, show_stages
@@ -113,7 +115,7 @@ class Pipeline:
         run_id: its MLflow run, the parent of its stages' runs.
         record: where the run comes from, as far as it is known by now.
         registered: whether its policy becomes a version of the recipe's registered model.
-        checkpoint_uri: address for copies of its stages' checkpoints; None for none.
+        cluster: hosts and nodes that its stages run on.
         source: the data that it reads, once that is known.
         stages: how the stages went that are done.
         metrics: what they measured, by the metrics' names.
@@ -122,7 +124,7 @@ class Pipeline:
     run_id: str
     record: ProvenanceRecord
     registered: bool
-    checkpoint_uri: str | None = None
+    cluster: ClusterConfig = field(default_factory=ClusterConfig)
     source: DataSource | None = None
     stages: list[StageReport] = field(default_factory=list)
     metrics: dict[str, float] = field(default_factory=dict)
@@ -301,6 +303,8 @@ def _open_run(config: PipelineConfig) -> Iterator[tuple[Pipeline, PipelineConfig
     drop_launcher_variables()
     check_pools(config)
     check_address(config.cluster.checkpoint_uri)
+    if config.cluster.backend == "ray" and config.cluster.stage_pools.policy is None:
+        check_group(config.cluster, config.compute)
     check_installed(config.rewards)
     check_models(config.model, config.rewards)
     config = settled(at_commits(config))
@@ -362,7 +366,7 @@ def _open(config: PipelineConfig) -> Pipeline:
     with closing_run(run_id):
         save_code(run_id, patch.content)
         save_record(run_id, record)
-    return Pipeline(run_id, record, config.registered, config.cluster.checkpoint_uri)
+    return Pipeline(run_id, record, config.registered, config.cluster)
 
 
 def page_tags() -> dict[str, str]:
