@@ -5,7 +5,6 @@ It ends with the process that has started it, and all that it has started on the
 
 import argparse
 import os
-import socket
 import sys
 import tempfile
 import threading
@@ -30,9 +29,10 @@ from rlhf.policy.distributed import ProcessesError
 from rlhf.rl.worker import ParentConnection
 from rlhf.workspace import Workspace
 
-ANSWER_SECONDS = 50.0
-"""How long the cluster may take to answer, and its nodes to say what they are."""
-_CONNECT_SECONDS = 5.0
+ANSWER_SECONDS = 20.0
+"""How long the head may take to answer."""
+NODE_SECONDS = 40.0
+"""How long nodes may take to start a process that says what they are."""
 
 
 class Losses(UserCallback):  # type: ignore[misc]
@@ -99,12 +99,15 @@ def end(parent: ParentConnection, error: RLHFError) -> None:
 
 def _run(plan: Plan, parent: ParentConnection) -> None:
     address, clock = plan.cluster.address, Clock(parent)
-    silent = f"the Ray cluster at {address} did not answer within {ANSWER_SECONDS:.0f} s; look at `ray status` there"
+    silent = (
+        f"cluster.address is {address}, where no Ray head has answered within {ANSWER_SECONDS:.0f} s; look at `ray "
+        f"status --address {address}`, or give the address of another one"
+    )
     clock.start(ANSWER_SECONDS, ConfigError(silent))
     _connect(str(address))
+    clock.stop()
     host = facts(ray.util.get_node_ip_address())
     _check_nodes(plan, host)
-    clock.stop()
     if plan.request is None:
         return
     if plan.copy_address is not None:
@@ -119,16 +122,8 @@ def _connect(address: str) -> None:
     """Join the cluster as a driver.
 
     Raises:
-        ConfigError: nothing or something else answers there, or this host is none of its nodes.
+        ConfigError: this host is none of its nodes, or has other versions.
     """
-    host, _, port = address.rpartition(":")
-    try:
-        socket.create_connection((host, int(port)), _CONNECT_SECONDS).close()
-    except OSError as error:
-        raise ConfigError(
-            f"cluster.address is {address}, where nothing answers ({one_line(error)}); start the head there with "
-            f"`ray start --head --port {port}`, or give its address"
-        ) from error
     try:
         ray.init(address=address, logging_level="WARNING")
     except (OSError, RuntimeError, ValueError, RayError) as error:
@@ -195,9 +190,10 @@ def _ask(questions: Mapping[str, Any]) -> dict[str, Any]:
         ConfigError: a node's own, or it could not be asked.
     """
     answers = {}
+    ray.wait(list(questions.values()), num_returns=len(questions), timeout=NODE_SECONDS)
     for node, question in questions.items():
         try:
-            answers[node] = ray.get(question, timeout=ANSWER_SECONDS)
+            answers[node] = ray.get(question, timeout=0)
         except (RayError, GetTimeoutError) as error:
             if isinstance(cause := getattr(error, "cause", None), RLHFError):
                 raise cause from error

@@ -3,6 +3,7 @@
 Ray is spoken to by a process of its own, the driver. It ends with the stage that has started it, and the group with it.
 """
 
+import socket
 import tempfile
 from importlib.util import find_spec
 from pathlib import Path
@@ -10,11 +11,12 @@ from pathlib import Path
 from rlhf.cluster.plan import Plan
 from rlhf.config.cluster import ClusterConfig
 from rlhf.config.model import ComputeConfig
-from rlhf.errors import ConfigError
+from rlhf.errors import ConfigError, one_line
 from rlhf.rl.launch import follow, importing_environment, start_worker
 from rlhf.rl.request import RLRequest
 from rlhf.workspace import MetricLog, Workspace
 
+_CONNECT_SECONDS = 5.0
 _ENVIRONMENT = {
     "RAY_TRAIN_V2_ENABLED": "1",
     "RAY_CHDIR_TO_TRIAL_DIR": "0",
@@ -58,11 +60,24 @@ def run_group(cluster: ClusterConfig, copy_address: str | None, request: RLReque
 def _drive(plan: Plan, folder: Path, log_metrics: MetricLog) -> None:
     if find_spec("ray") is None:
         raise ConfigError(
-            "cluster.backend is ray, but Ray is not installed on this host; install it with `pip install --editable "
-            "'.[cluster]'`, here and on each node, or set backend to local"
+            "cluster.backend is ray, but Ray is not installed on this host; install it with `pip install "
+            "--constraint requirements.lock 'ray[default,train]>=2.60,<3'`, here and on each node, or set backend to "
+            "local"
         )
+    _check_answers(str(plan.cluster.address))
     file = folder / "group.json"
     file.write_text(plan.model_dump_json(indent=2) + "\n")
     environment = importing_environment() | _ENVIRONMENT
     with start_worker("the driver of the group", "rlhf.cluster.driver", file, environment, folder / "group.log") as one:
         follow([one], log_metrics)
+
+
+def _check_answers(address: str) -> None:
+    host, _, port = address.rpartition(":")
+    try:
+        socket.create_connection((host, int(port)), _CONNECT_SECONDS).close()
+    except OSError as error:
+        raise ConfigError(
+            f"cluster.address is {address}, where nothing answers ({one_line(error)}); start the head there with `ray "
+            f"start --head --port {port}`, or give its address"
+        ) from error

@@ -241,17 +241,11 @@ class PipelineConfig(MethodChoice):
 
     @model_validator(mode="after")
     def _a_group_has_work(self) -> Self:
-        if self.cluster.backend == "ray":
-            if not any(recipe.method in ROLLOUT_METHODS for recipe in self.per_round):
-                raise ValueError(
-                    f"cluster.backend is ray, but method {self.method} works in one process, so it would be ignored; "
-                    f"set backend to local, or take one of {', '.join(ROLLOUT_METHODS)}"
-                )
-            if self.compute.num_processes == 1:
-                raise ValueError(
-                    "cluster.backend is ray, but compute.num_processes is 1, so it would be ignored; raise it, or set "
-                    "backend to local"
-                )
+        if self.cluster.backend == "ray" and self.compute.num_processes == 1:
+            raise ValueError(
+                "cluster.backend is ray, but compute.num_processes is 1, so it would be ignored; raise it, or set "
+                "backend to local"
+            )
         return self
 
     @model_validator(mode="after")
