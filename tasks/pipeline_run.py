@@ -21,6 +21,9 @@ from rlhf.config.gates import FigureGate
 from rlhf.config.pipeline import PipelineConfig
 from rlhf.failures import explained
 from rlhf.figure_gates import check_figures, figure_verdicts, refusal
+from rlhf.cluster.group import check_group
+from rlhf.config.cluster import ClusterConfig
+from rlhf.files.checkpoint_mirror import check_address
 from rlhf.modeling import starting_model
 from rlhf.modeling.hub import at_commits
 from rlhf.modeling.run_models import check_hub_models, check_models
@@ -77,7 +80,6 @@ from rlhf.tracking.tags import (
     USED_RUN,
     VERSION_TAG,
 )
-from tasks.checkpoint_mirror import check_address
 from tasks.form import named_by
 from tasks.pools import PoolError, check_pools
 from tasks.prefect_artifacts import show_card, show_failure, show_gates, show_link, show_report, show_stages
@@ -117,7 +119,7 @@ class Pipeline:
         record: where the run comes from, as far as it is known by now.
         registered: whether its policy becomes a version of the recipe's registered model.
         gates: limits of its figures.
-        checkpoint_uri: address for copies of its stages' checkpoints; None for none.
+        cluster: hosts and nodes that its stages run on.
         source: the data that it reads, once that is known.
         stages: how the stages went that are done.
         metrics: what they measured, by the metrics' names.
@@ -127,7 +129,7 @@ class Pipeline:
     record: ProvenanceRecord
     registered: bool
     gates: tuple[FigureGate, ...] = ()
-    checkpoint_uri: str | None = None
+    cluster: ClusterConfig = field(default_factory=ClusterConfig)
     source: DataSource | None = None
     stages: list[StageReport] = field(default_factory=list)
     metrics: dict[str, float] = field(default_factory=dict)
@@ -318,6 +320,8 @@ def _open_run(config: PipelineConfig) -> Iterator[tuple[Pipeline, PipelineConfig
     drop_launcher_variables()
     check_pools(config)
     check_address(config.cluster.checkpoint_uri)
+    if config.cluster.backend == "ray" and config.cluster.stage_pools.policy is None:
+        check_group(config.cluster, config.compute)
     check_installed(config.rewards)
     check_figures(config.gates)
     check_models(config.model, config.rewards)
@@ -380,7 +384,7 @@ def _open(config: PipelineConfig) -> Pipeline:
     with closing_run(run_id):
         save_code(run_id, patch.content)
         save_record(run_id, record)
-    return Pipeline(run_id, record, config.registered, config.gates, config.cluster.checkpoint_uri)
+    return Pipeline(run_id, record, config.registered, config.gates, config.cluster)
 
 
 def page_tags() -> dict[str, str]:

@@ -22,7 +22,9 @@ from pydantic import BaseModel
 
 from rlhf.config.model import ModelConfig, Setup
 from rlhf.config.policy import PolicyConfig
+from rlhf.config.rl import RLConfig
 from rlhf.errors import RLHFError
+from rlhf.files.checkpoint_mirror import address_of, mirrored, remove_copy
 from rlhf.files.locks import lock_of, locked
 from rlhf.files.tidying import tidy_up
 from rlhf.modeling.hub import base_with_folder, source_with_folder
@@ -39,7 +41,6 @@ from rlhf.tracking.queries import metrics_of
 from rlhf.tracking.runs import closing_run, finish_stage, log_metrics, metric_log, open_stage, set_tags
 from rlhf.tracking.tags import MACHINE_TAG
 from rlhf.workspace import Workspace, newest_step
-from tasks.checkpoint_mirror import address_of, mirrored, remove_copy
 from tasks.core_slots import reserve_cores
 from tasks.lease import Lease, attempt_lease
 from tasks.pipeline_run import current
@@ -241,7 +242,8 @@ def _task(call: _Call[R], *, refresh: bool = False) -> Task[..., R]:
     def run(*_: object, **__: object) -> R:
         if call.found is not None:
             return call.found
-        with reserve_cores(call.arguments):
+        # Ray queues by itself what it computes, wherever that is.
+        with reserve_cores({} if _is_on_ray(call.arguments) else call.arguments):
             return _attempt(call)
 
     functools.update_wrapper(run, call.stage.body)
@@ -276,14 +278,15 @@ def _attempt(call: _Call[R]) -> R:
     inputs = dict(_references(call.arguments))
     run_id = open_stage(current().run_id, name, call.fingerprint, _settings(call.arguments), inputs)
     started = time.monotonic()
-    address = address_of(current().checkpoint_uri, call.folder)
+    address, is_on_ray = address_of(current().cluster.checkpoint_uri, call.folder), _is_on_ray(call.arguments)
     with closing_run(run_id):
-        copied = mirrored(call.folder / "checkpoints", address, call.lease.look if call.lease else lambda: None)
+        may_copy = call.lease.look if call.lease else lambda: None
+        copied = mirrored(call.folder / "checkpoints", None if is_on_ray else address, may_copy)
         with metric_log(run_id) as log, watching(progress_artifact(name)), copied:
             told = _Told(name, log, call.folder / "checkpoints", call.lease)
             confirm = call.lease.confirm if call.lease else lambda: None
             attempt = Attempt(run_id, call.fingerprint, _workspace(call.folder, told), confirm)
-            with peak_memory(_num_workers(call.arguments)) as peak:
+            with peak_memory(0 if is_on_ray else _num_workers(call.arguments)) as peak:
                 reference = call.stage.body(attempt, **call.arguments)
         seconds = time.monotonic() - started
         costs = {"seconds": seconds, "trained_seconds": seconds, **peak.metrics()}
@@ -302,6 +305,11 @@ def _num_workers(arguments: Mapping[str, Any]) -> int:
     setups = [value for value in arguments.values() if isinstance(value, Setup)]
     several = setups[0].compute.num_processes if is_policy and setups else 1
     return several if several > 1 else 0
+
+
+def _is_on_ray(arguments: Mapping[str, Any]) -> bool:
+    """Whether nodes of a Ray cluster compute a stage, and copy its checkpoints."""
+    return current().cluster.backend == "ray" and isinstance(arguments.get("config"), RLConfig)
 
 
 @dataclass

@@ -2,13 +2,16 @@
 
 import json
 from collections.abc import Mapping
+from functools import partial
 from importlib import import_module
 from typing import Any
 
+from rlhf.cluster.group import run_group
 from rlhf.config.model import Setup
 from rlhf.config.pipeline import METHOD_SECTIONS
 from rlhf.config.policy import PolicyConfig
 from rlhf.errors import StartError
+from rlhf.files.checkpoint_mirror import address_of
 from rlhf.references import DatasetRef, ModelRef, PolicyRef, RewardModelsRef
 from rlhf.tracking.runs import set_alarms
 from tasks.pipeline_run import current
@@ -39,6 +42,10 @@ def train_policy(
     """
     section = METHOD_SECTIONS[method]
     train = getattr(import_module(f"rlhf.{section}.stage"), _FUNCTIONS[section])
+    cluster = current().cluster
+    if section == "rl" and cluster.backend == "ray":
+        copy_address = address_of(cluster.checkpoint_uri, attempt.workspace.checkpoints.parent)
+        train = partial(train, start_processes=partial(run_group, cluster, copy_address))
     try:
         train(
             method,

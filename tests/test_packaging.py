@@ -1,7 +1,9 @@
 """How the project is installed: from a clone, in place."""
 
+import json
 import subprocess
 import sys
+import tomllib
 import zipfile
 from collections import Counter
 from pathlib import Path
@@ -47,3 +49,17 @@ def test_pytest_tells_our_test_files_apart() -> None:
     """It imports each by its name alone, so two of one name cannot be collected in one run."""
     names = Counter(file.name for file in (_ROOT / "tests").rglob("test_*.py"))
     assert [name for name, count in names.items() if count > 1] == []
+
+
+@pytest.mark.soak
+def test_ray_comes_beside_what_the_lock_names() -> None:
+    """It asks the package index what the extra `cluster` would install here."""
+    extra = tomllib.loads((_ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]["cluster"]
+    command = [sys.executable, "-m", "pip", "install", "--dry-run", "--quiet", "--report", "-", *extra]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    new = {item["metadata"]["name"].lower().replace("_", "-") for item in json.loads(done.stdout)["install"]}
+    lines = (_ROOT / "requirements.lock").read_text().split("\n")
+    locked = {line.partition("==")[0].lower().replace("_", "-") for line in lines if "==" in line}
+    assert len(locked) > 100
+    assert new & locked == set(), "a version of the lock would change"

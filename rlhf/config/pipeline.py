@@ -157,7 +157,7 @@ class PipelineConfig(MethodChoice):
     compute: ComputeConfig = ComputeConfig()
     """Device, threads, precision."""
     cluster: ClusterConfig = ClusterConfig()
-    """Hosts that stages are sent to."""
+    """Hosts that stages are sent to, and nodes that share a stage."""
 
     @model_validator(mode="before")
     @classmethod
@@ -240,6 +240,15 @@ class PipelineConfig(MethodChoice):
             raise ValueError(
                 f"cluster.stage_pools sends {', '.join(pools)} to other hosts, but the recipe has a section {asks[0]}, "
                 f"whose stages are made together with data in between; drop one of the two"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _a_group_has_work(self) -> Self:
+        if self.cluster.backend == "ray" and self.compute.num_processes == 1:
+            raise ValueError(
+                "cluster.backend is ray, but compute.num_processes is 1, so it would be ignored; raise it, or set "
+                "backend to local"
             )
         return self
 

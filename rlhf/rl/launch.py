@@ -27,7 +27,7 @@ from rlhf.errors import RLHFError
 from rlhf.policy.distributed import LostProcessError, ProcessesError
 from rlhf.progress import report_progress
 from rlhf.rl.request import RLRequest
-from rlhf.workspace import Workspace
+from rlhf.workspace import MetricLog, Workspace
 
 END_SECONDS = 10.0
 """How long a process may take to end once it was told to."""
@@ -40,14 +40,14 @@ class Worker:
     """A process that was started.
 
     Attributes:
-        rank: its number, from 0.
+        name: what messages call it.
         process: the process.
         connection: its messages come through here.
         log: the file of what it prints.
         errors: what it said that it ended with; at most one.
     """
 
-    rank: int
+    name: str
     process: "subprocess.Popen[bytes]"
     connection: "Connection[bytes, bytes]"
     log: Path
@@ -67,12 +67,26 @@ def train_in_processes(request: RLRequest, workspace: Workspace) -> None:
     """
     folder, num_processes = workspace.checkpoints / "processes", request.setup.compute.num_processes
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / "request.json").write_text(request.model_dump_json(indent=2) + "\n")
+    file = folder / "request.json"
+    file.write_text(request.model_dump_json(indent=2) + "\n")
     with ExitStack() as stack:
         store = _rendezvous_store()
-        environment = _environment(num_processes, store.port)
-        workers = [stack.enter_context(_start_worker(rank, environment, folder)) for rank in range(num_processes)]
-        _follow(workers, workspace)
+        workers = []
+        for rank in range(num_processes):
+            environment = _environment(num_processes, store.port) | {"RANK": str(rank), "LOCAL_RANK": str(rank)}
+            name, log = process_name(rank, num_processes), folder / f"process_{rank}.log"
+            workers.append(stack.enter_context(start_worker(name, "rlhf.rl.worker", file, environment, log)))
+        follow(workers, workspace.log_metrics)
+
+
+def process_name(rank: int, num_processes: int) -> str:
+    """The name of a process in messages."""
+    return f"process {rank} of {num_processes} (counted from 0)"
+
+
+def importing_environment() -> dict[str, str]:
+    """This process's environment, in which another process sees the modules that this one sees."""
+    return os.environ | {"PYTHONPATH": os.pathsep.join(path or str(Path.cwd()) for path in sys.path)}
 
 
 def _rendezvous_store() -> TCPStore:
@@ -88,36 +102,41 @@ def _environment(num_processes: int, port: int) -> dict[str, str]:
     talking = {"GLOO_SOCKET_IFNAME": loopback} if loopback else {}
     return (
         talking
-        | os.environ
+        | importing_environment()
         | {
             "WORLD_SIZE": str(num_processes),
             "LOCAL_WORLD_SIZE": str(num_processes),
             "MASTER_ADDR": "127.0.0.1",
             "MASTER_PORT": str(port),
             "TORCHELASTIC_USE_AGENT_STORE": "True",  # the store is here, and not in the first process
-            "PYTHONPATH": os.pathsep.join(path or str(Path.cwd()) for path in sys.path),
         }
     )
 
 
 @contextmanager
-def _start_worker(rank: int, environment: Mapping[str, str], folder: Path) -> Iterator[Worker]:
-    """A process in a session of its own, so that Ctrl-C in a terminal is for this process to handle."""
+def start_worker(name: str, module: str, request: Path, environment: Mapping[str, str], log: Path) -> Iterator[Worker]:
+    """A process in a session of its own, so that Ctrl-C in a terminal is for this process to handle.
+
+    Args:
+        name: what messages call it.
+        module: that it runs.
+        request: the file that says what to do.
+        environment: its own.
+        log: the file of what it prints.
+    """
     connection, theirs = multiprocessing.Pipe()
-    log = folder / f"process_{rank}.log"
-    module = [sys.executable, "-P", "-m", "rlhf.rl.worker", str(folder / "request.json")]
     with theirs, log.open("wb") as output:
         process = subprocess.Popen(
-            [*module, "--connection", str(theirs.fileno())],
+            [sys.executable, "-P", "-m", module, str(request), "--connection", str(theirs.fileno())],
             stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=subprocess.STDOUT,
-            env={**environment, "RANK": str(rank), "LOCAL_RANK": str(rank)},
+            env=environment,
             pass_fds=[theirs.fileno()],
             start_new_session=True,
         )
     try:
-        yield Worker(rank, process, connection, log)
+        yield Worker(name, process, connection, log)
     finally:
         connection.close()  # it ends by that
         try:
@@ -127,27 +146,31 @@ def _start_worker(rank: int, environment: Mapping[str, str], folder: Path) -> It
             process.wait()
 
 
-def _follow(workers: Sequence[Worker], workspace: Workspace) -> None:
-    """Pass on what the processes send, until all of them ended well."""
+def follow(workers: Sequence[Worker], log_metrics: MetricLog) -> None:
+    """Pass on what the processes send, until all of them ended well.
+
+    Raises:
+        RLHFError: the error of the process that failed first.
+    """
     running = {worker.connection: worker for worker in workers}
     while running:
         for connection in wait(list(running)):
             worker = running[connection]  # type: ignore[index]
-            if _take_message(worker, workspace):
+            if _take_message(worker, log_metrics):
                 continue
             del running[worker.connection]
             if worker.process.wait() != 0:
-                raise _failure(workers, workspace)
+                raise _failure(workers, log_metrics)
 
 
-def _take_message(worker: Worker, workspace: Workspace) -> bool:
+def _take_message(worker: Worker, log_metrics: MetricLog) -> bool:
     """Act on a message; False where there will be none any more."""
     try:
         message = json.loads(worker.connection.recv_bytes())
     except (EOFError, ConnectionError):
         return False
     if message["kind"] == "metrics":
-        workspace.log_metrics(message["metrics"], message["step"])
+        log_metrics(message["metrics"], message["step"])
         with suppress(ConnectionError):
             worker.connection.send_bytes(b"taken")
     elif message["kind"] == "progress":
@@ -159,7 +182,7 @@ def _take_message(worker: Worker, workspace: Workspace) -> bool:
     return True
 
 
-def _failure(workers: Sequence[Worker], workspace: Workspace) -> RLHFError:
+def _failure(workers: Sequence[Worker], log_metrics: MetricLog) -> RLHFError:
     """The error of the process that failed first: another one's may be that it misses it."""
     deadline = time.monotonic() + FAIL_SECONDS
     for worker in workers:
@@ -167,10 +190,10 @@ def _failure(workers: Sequence[Worker], workspace: Workspace) -> RLHFError:
             worker.process.wait(max(0.0, deadline - time.monotonic()))
         except subprocess.TimeoutExpired:
             continue
-        while not worker.connection.closed and worker.connection.poll() and _take_message(worker, workspace):
+        while not worker.connection.closed and worker.connection.poll() and _take_message(worker, log_metrics):
             pass
     failed = [worker for worker in workers if worker.process.poll() not in (None, 0)]
-    return _error_of(min(failed, key=_error_priority), len(workers))
+    return _error_of(min(failed, key=_error_priority))
 
 
 def _error_priority(worker: Worker) -> int:
@@ -183,8 +206,8 @@ def _error_priority(worker: Worker) -> int:
     return 0 if error["is_ours"] else 1
 
 
-def _error_of(worker: Worker, num_processes: int) -> RLHFError:
-    who = f"process {worker.rank} of {num_processes} (counted from 0)"
+def _error_of(worker: Worker) -> RLHFError:
+    who = worker.errors[0].get("who", worker.name) if worker.errors else worker.name
     if not worker.errors:
         last = worker.log.read_text(errors="replace").strip().splitlines()[-1:] or ["nothing"]
         return ProcessesError(

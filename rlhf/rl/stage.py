@@ -1,5 +1,6 @@
 """Training from rollouts as a stage: in this process, or in several that are started for it."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 from rlhf.config.model import Setup
@@ -13,14 +14,22 @@ from rlhf.workspace import Workspace
 
 
 def train_from_rollouts(
-    method: str, config: RLConfig, setup: Setup, data: Path, start: Path, reward_models: Path, workspace: Workspace
+    method: str,
+    config: RLConfig,
+    setup: Setup,
+    data: Path,
+    start: Path,
+    reward_models: Path,
+    workspace: Workspace,
+    *,
+    start_processes: Callable[[RLRequest, Workspace], None] = train_in_processes,
 ) -> None:
     """Train by a method that learns from rollouts.
 
     The chosen policy, the evaluations and their generations are left in `workspace.output`.
 
     With `compute.num_processes` above 1 the work is done by as many processes, of which the first one writes. They are
-    started here, unless `torchrun` or `accelerate launch` has started this very process as one of them.
+    started here, unless a launcher has started this very process as one of them.
 
     Args:
         method: one of `rlhf.config.rl.ROLLOUT_METHODS`.
@@ -30,6 +39,7 @@ def train_from_rollouts(
         start: the SFT stage's output; its policy is also the reference.
         reward_models: the reward stage's output.
         workspace: a run that was killed goes on from `workspace.checkpoints`.
+        start_processes: has several processes do the work: on this machine, or as a group of a cluster.
 
     Raises:
         TrainingDivergedError: a loss, a logit or a weight that is not finite.
@@ -52,4 +62,4 @@ def train_from_rollouts(
     request = RLRequest(
         method=method, rl=config, setup=setup, data=data, start=start, reward_models=reward_models, **folders
     )
-    (train_in_processes if several else train)(request, workspace)
+    (start_processes if several else train)(request, workspace)

@@ -58,16 +58,7 @@ class ParentConnection:
 
     def report_error(self, error: BaseException) -> None:
         """Say what this process ends with, so that it can be raised there."""
-        kind = type(error)
-        self.send(
-            "error",
-            module=kind.__module__,
-            name=kind.__qualname__,
-            is_ours=isinstance(error, RLHFError),
-            message=str(error),
-            attributes=vars(error) if isinstance(error, RLHFError) else {},
-            traceback="".join(traceback.format_exception(error)),
-        )
+        self.send("error", **described_error(error))
 
     def _listen(self) -> None:
         try:
@@ -88,6 +79,19 @@ class LogLines(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
         """Send one."""
         self.parent.send("log", logger=record.name, level=record.levelno, message=self.format(record))
+
+
+def described_error(error: BaseException) -> dict[str, Any]:
+    """An error as JSON, from which `rlhf.rl.launch` makes it again in another process."""
+    kind = type(error)
+    return {
+        "module": kind.__module__,
+        "name": kind.__qualname__,
+        "is_ours": isinstance(error, RLHFError),
+        "message": str(error),
+        "attributes": vars(error) if isinstance(error, RLHFError) else {},
+        "traceback": "".join(traceback.format_exception(error)),
+    }
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -10,9 +10,9 @@ import pytest
 
 from rlhf.config.loading import load_config
 from rlhf.errors import ConfigError
+from rlhf.files import checkpoint_mirror
+from rlhf.files.checkpoint_mirror import address_of, check_address, mirrored, remove_copy
 from rlhf.files.mirror import Mirror, list_files
-from tasks import checkpoint_mirror
-from tasks.checkpoint_mirror import address_of, check_address, mirrored, remove_copy
 from tasks.lease import LeaseLostError
 
 

@@ -82,14 +82,14 @@ def _bring(mirror: Mirror, checkpoints: Path, address: str) -> None:
     try:
         names = mirror.names()
         here = list_files(checkpoints).stamps if checkpoints.is_dir() else {}
-        if names and (not here or _newest(names) > _newest(here)):
+        if names and (not here or last_step(names) > last_step(here)):
             mirror.fetch(checkpoints)
             logger.info("checkpoints were brought from %s", address)
     except ArtifactMismatchError as error:
         logger.warning("the checkpoints at %s are not used: %s", address, error)
 
 
-def _newest(names: Iterable[str]) -> int:
+def last_step(names: Iterable[str]) -> int:
     """The highest step that a checkpoint is of; -1 without one."""
     steps = (_STEP.search(name) for name in names if not name.startswith(_NO_CHECKPOINTS))
     return max((int(step[1]) for step in steps if step), default=-1)
