@@ -57,6 +57,8 @@ class Calibration:
     Attributes:
         expected_calibration_error: their distance, averaged over the predictions. Never 0 by chance: see `null`.
         null: what it is where the model is calibrated.
+        interval: of the distance that chance has no part in. Chance adds at most the null's mean, which the lower end is
+            less; at the upper end nothing is taken off.
         brier: mean of (1 - P(chosen wins))^2, 0.25 for a coin. Lower is better.
         log_loss: mean of -log P(chosen wins) in nats per pair, 0.693 for a coin. Lower is better.
         bins: those that hold a prediction, by rising confidence.
@@ -64,6 +66,7 @@ class Calibration:
 
     expected_calibration_error: float
     null: CalibrationNull
+    interval: Estimate
     brier: Estimate
     log_loss: Estimate
     bins: tuple[ReliabilityBin, ...]
@@ -106,9 +109,14 @@ def calibration(margins: ArrayLike, num_bins: int, seed: int, prompts: Sequence[
         low, high = float(edges[number]), float(edges[number + 1])
         mean = float(confidence[rows].mean())
         bins.append(ReliabilityBin(low, high, len(rows), len(set(inside)), mean, accuracy))
+    gaps, null = right - confidence, _null(confidence, right, which, keys, seed)
+    # With the sign of each bin held, the error is a mean over rows.
+    signed = mean_interval(gaps * np.sign(np.bincount(which, gaps))[which], keys)
+    error = _error(gaps, which)
     return Calibration(
-        _error(right - confidence, which),
-        _null(confidence, right, which, keys, seed),
+        error,
+        null,
+        Estimate(error, max(0.0, signed.low - null.mean), max(error, signed.high)),
         mean_interval((1 - p) ** 2, keys),
         mean_interval(np.logaddexp(0, -margin), keys),
         tuple(bins),
