@@ -21,8 +21,9 @@ def unreachable_thresholds(config: RewardAuditConfig, ceiling: Estimate | None) 
         ceiling: the most that the annotators' agreement allows; None where it is unknown.
     """
     return [
-        f"reward_audit.{name} is {getattr(config, name):g}, which no model can reach here: by how far annotators agree, "
-        f"none is right in more than {ceiling.value:.3f} ({ceiling.low:.3f} to {ceiling.high:.3f}) of the pairs; lower it."
+        f"reward_audit.{name} is {getattr(config, name):g}, which no model can reach here: by how far annotators "
+        f"agree, none is right in more than {ceiling.value:.3f} ({ceiling.low:.3f} to {ceiling.high:.3f}) of the pairs; "
+        f"lower it."
         for name in unreachable(config, ceiling)
         if ceiling
     ]

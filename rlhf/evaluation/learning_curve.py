@@ -46,9 +46,8 @@ def learning_curve(
 ) -> LearningCurve:
     """Extrapolate the accuracy of reward models by the power law error(n) = a + b n^-c.
 
-    The law is fitted to the errors by least squares, in which a point weighs the more the more pairs are behind it, with
-    a of at least 0 and c from 0.05 to 2: so what the next doubling brings is from a quarter to all of what the law says
-    of the last one. The interval is that of a bootstrap over held-out prompts with a fit for each resample. Another
+    The law is fitted to the errors by least squares, in which a point with more pairs weighs more, with a of at least 0
+    and c from 0.05 to 2: so the next doubling brings from a quarter to all of what the law says of the last one. The interval is that of a bootstrap over held-out prompts with a fit for each resample. Another
     draw of training pairs, or another seed, is not in it: there is one model of each size.
 
     Args:

@@ -59,7 +59,9 @@ def accuracy_by(field: str, margins: NDArray[Any], pairs: HeldOutPairs) -> list[
     if not any(row.get(field) for row in pairs.rows):
         return []
     names = np.array([str(row.get(field) or "unnamed") for row in pairs.rows])
-    return [{field: str(name), **accuracy_of(margins, pairs, np.flatnonzero(names == name))} for name in np.unique(names)]
+    return [
+        {field: str(name), **accuracy_of(margins, pairs, np.flatnonzero(names == name))} for name in np.unique(names)
+    ]
 
 
 def accuracy_on_held_out_annotators(margins: NDArray[Any], pairs: HeldOutPairs) -> dict[str, Any] | None:

@@ -5,7 +5,7 @@ Several pairs may share a prompt: of several raters, of rankings. The prompt is 
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""Temperature scaling: one number that a reward model's scores are divided by, so that it is as sure as it should be."""
+"""Temperature scaling: one number by which scores are divided, so that a model is as sure as it should be."""
 
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass

@@ -136,7 +136,8 @@ def _audit(config: PipelineConfig, machine: _Machine) -> float:
     pairs, audit = machine.work.test_preferences, config.reward_audit
     changed = min(pairs, audit.num_perturbed)
     rows = 2 * pairs + _CHANGES * changed + (_TRIED_WORDS if changed else 0)
-    return machine.forward(2 * rows, audit.batch_size, 0) + (_learning_curve(config, machine) if audit.learning_curve else 0)
+    seconds = machine.forward(2 * rows, audit.batch_size, 0)
+    return seconds + _learning_curve(config, machine) if audit.learning_curve else seconds
 
 
 def _learning_curve(config: PipelineConfig, machine: _Machine) -> float:
