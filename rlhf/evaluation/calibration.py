@@ -12,7 +12,7 @@ from numpy.typing import ArrayLike, NDArray
 from rlhf.evaluation.intervals import prompt_numbers
 from rlhf.evaluation.statistics import Estimate, mean_interval, share_interval
 
-_NUM_NULL_DRAWS = 1000
+NUM_NULL_DRAWS = 1000
 _NULL_QUANTILE = 0.95
 
 
@@ -72,7 +72,13 @@ class Calibration:
     bins: tuple[ReliabilityBin, ...]
 
 
-def calibration(margins: ArrayLike, num_bins: int, seed: int, prompts: Sequence[Hashable] | None = None) -> Calibration:
+def calibration(
+    margins: ArrayLike,
+    num_bins: int,
+    seed: int,
+    prompts: Sequence[Hashable] | None = None,
+    num_draws: int = NUM_NULL_DRAWS,
+) -> Calibration:
     """Calibration of a reward model whose scores of chosen and rejected responses differ by these margins.
 
     Which of two responses stands first says nothing, so a probability of "chosen wins" is not compared with an outcome
@@ -84,6 +90,7 @@ def calibration(margins: ArrayLike, num_bins: int, seed: int, prompts: Sequence[
         num_bins: of equal width over [0.5, 1].
         seed: of the null's draws.
         prompts: the prompt of each pair, [N]; None where no two share one.
+        num_draws: of outcomes, for the null.
 
     Raises:
         DataError: fewer than two prompts.
@@ -109,7 +116,7 @@ def calibration(margins: ArrayLike, num_bins: int, seed: int, prompts: Sequence[
         low, high = float(edges[number]), float(edges[number + 1])
         mean = float(confidence[rows].mean())
         bins.append(ReliabilityBin(low, high, len(rows), len(set(inside)), mean, accuracy))
-    gaps, null = right - confidence, _null(confidence, right, which, keys, seed)
+    gaps, null = right - confidence, _null(confidence, right, which, keys, seed, num_draws)
     # With the sign of each bin held, the error is a mean over rows.
     signed = mean_interval(gaps * np.sign(np.bincount(which, gaps))[which], keys)
     error = _error(gaps, which)
@@ -134,6 +141,7 @@ def _null(
     which: NDArray[np.intp],
     keys: Sequence[Hashable],
     seed: int,
+    num_draws: int,
 ) -> CalibrationNull:
     """Outcomes drawn from the confidences themselves, as alike within a prompt as the true ones are.
 
@@ -145,7 +153,7 @@ def _null(
     alike = _likeness(right, which, prompt) ** 0.5
     rng = np.random.default_rng(seed)
     errors = []
-    for _ in range(_NUM_NULL_DRAWS):
+    for _ in range(num_draws):
         drawn = rng.random(len(confidence))
         if alike:
             drawn = np.where(rng.random(len(drawn)) < alike, rng.random(size)[prompt], drawn)

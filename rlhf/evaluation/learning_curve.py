@@ -42,7 +42,11 @@ class LearningCurve:
 
 
 def learning_curve(
-    num_pairs: Sequence[int], outcomes: Sequence[ArrayLike], seed: int, prompts: Prompts = None
+    num_pairs: Sequence[int],
+    outcomes: Sequence[ArrayLike],
+    seed: int,
+    prompts: Prompts = None,
+    num_resamples: int = NUM_RESAMPLES,
 ) -> LearningCurve:
     """Extrapolate the accuracy of reward models by the power law error(n) = a + b n^-c.
 
@@ -55,6 +59,7 @@ def learning_curve(
         outcomes: of each model on the held-out pairs, 1 where it is right, 1/2 a tie, 0 else, [K] of [N].
         seed: of the resamples.
         prompts: the prompt of each held-out pair, [N].
+        num_resamples: samples of prompts.
 
     Raises:
         DataError: fewer than two prompts.
@@ -64,7 +69,7 @@ def learning_curve(
         Decision Making 12 (2012); expanded percentiles as in `paired_bootstrap`.
     """
     sizes = np.asarray(num_pairs, dtype=np.float64) / num_pairs[-1]
-    errors, grouped = resampled_means([1 - np.asarray(right) for right in outcomes], NUM_RESAMPLES, seed, prompts)
+    errors, grouped = resampled_means([1 - np.asarray(right) for right in outcomes], num_resamples, seed, prompts)
     observed = np.array([[1 - float(np.mean(right)) for right in outcomes]])
     estimate, resampled = extrapolate(sizes, observed)[:, 0], extrapolate(sizes, errors)
     low, high = np.quantile(resampled, expanded_percentiles(grouped), axis=1)

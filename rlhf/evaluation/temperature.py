@@ -8,7 +8,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from rlhf.errors import DataError
 from rlhf.evaluation.calibration import Calibration, calibration
-from rlhf.evaluation.intervals import prompt_numbers
+from rlhf.evaluation.intervals import Prompts, prompt_numbers
 from rlhf.evaluation.statistics import Estimate, mean_interval
 
 
@@ -64,7 +64,7 @@ def temperature_scaling(
     first, second = (fit_temperature(margin[half]) for half in (~in_second, in_second))
     scaled = margin / np.where(in_second, first, second)
     return TemperatureScaling(
-        _temperature_interval(margin, prompts),
+        temperature_interval(margin, prompts),
         (first, second),
         calibration(scaled, num_bins, seed, prompts),
         mean_interval(np.logaddexp(0, -scaled) - np.logaddexp(0, -margin), prompts),
@@ -100,8 +100,17 @@ def fit_temperature(margins: NDArray[np.float64]) -> float:
     return float(np.abs(margins).max() / brentq(slope, 0.0, end, xtol=1e-12))
 
 
-def _temperature_interval(margins: NDArray[np.float64], prompts: Sequence[Hashable]) -> Estimate:
-    """The temperature of all pairs; the interval is that of its logarithm, linear in each pair's influence on it."""
+def temperature_interval(margins: NDArray[np.float64], prompts: Prompts) -> Estimate:
+    """The temperature of all pairs; the interval is that of its logarithm, linear in each pair's influence on it.
+
+    Args:
+        margins: score of the chosen less score of the rejected response, [N].
+        prompts: the prompt of each pair, [N].
+
+    Raises:
+        NoTemperatureError: the likelihood has no maximum between 0 and infinity.
+        DataError: fewer than two prompts.
+    """
     from scipy.special import expit
 
     temperature = fit_temperature(margins)
