@@ -78,7 +78,8 @@ def comparison(row: Row, prompt: Messages, answers: Sequence[Messages], ranks: S
         RowDroppedError: it cannot be used.
     """
     _check(prompt, answers)
-    given = attributes({"category": row.get("subset"), **row}, ("annotator", "criteria", "source", "category"))
+    named = {**row, "category": row.get("category") or row.get("subset")}
+    given = attributes(named, ("annotator", "criteria", "source", "category"))
     if len(answers) == 2 and ranks[0] != ranks[1]:
         chosen, rejected = answers if ranks[0] < ranks[1] else reversed(answers)
         if chosen == rejected:

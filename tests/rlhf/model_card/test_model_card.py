@@ -231,7 +231,7 @@ def test_categories_ensemble_and_learning_curve_are_in_the_card(own_world, tmp_p
         "| Accuracy of the mean of 2 members | 75.0% (57.9% to 86.7%) |",
         "| Pairs whose winner the members do not agree about | 0.0% (",
         "### Would more labels help?",
-        "cannot be told from this curve: with twice the 80 pairs accuracy would be 75.0%",
+        "More labels like these would help little: with twice the 80 pairs accuracy would be 75.0%",
         "| 160, extrapolated | 75.0% (",
     ):
         assert row in text, row

@@ -36,9 +36,9 @@ def test_a_benchmarks_subset_is_the_category(tmp_path: Path) -> None:
     assert [row["category"] for row in rows] == [*SUBSETS, *SUBSETS]
 
 
-def test_a_category_comes_before_a_subset_and_an_empty_one_is_none(tmp_path: Path) -> None:
+def test_a_category_comes_before_a_subset_where_it_is_not_empty(tmp_path: Path) -> None:
     rows = [rewardbench(number) | {"category": "Chat" if number else ""} for number in range(4)]
-    assert [row.get("category") for row in imported(rows, tmp_path)] == [None, "Chat", "Chat", "Chat"]
+    assert [row.get("category") for row in imported(rows, tmp_path)] == [SUBSETS[0], "Chat", "Chat", "Chat"]
 
 
 def test_a_person_may_name_the_column(tmp_path: Path) -> None:
