@@ -289,11 +289,17 @@ def _audits() -> Iterator[Case]:
         end = f"correlation {alike:g}"
         shares = (0.95, 0.8, 0.6)
         of_groups = groups([1 / 3] * 3, _thirds)
-        yield Case(f"mean of three shares, {end}", "share", sum(shares) / 3, _by_group(shares, _thirds, alike), of_groups)
+        yield Case(
+            f"mean of three shares, {end}", "share", sum(shares) / 3, _by_group(shares, _thirds, alike), of_groups
+        )
         apart = groups([1, -1], lambda keys: keys % 2)
         draw = _by_group((0.9, 0.7), lambda keys: keys % 2, alike)
         yield Case(f"a share less another, {end}", "share", 0.2, draw, apart, alone=alike == 0)
-    for name, floor, factor, exponent in (("steep", 0.1, 0.2, 0.5), ("flat", 0.25, 0.02, 0.3), ("at its end", 0.2, 0.0, 1.0)):
+    for name, floor, factor, exponent in (
+        ("steep", 0.1, 0.2, 0.5),
+        ("flat", 0.25, 0.02, 0.3),
+        ("at its end", 0.2, 0.0, 1.0),
+    ):
         accuracy = 1 - floor - factor * np.array(SHARES) ** -exponent
         truth = factor * (1 - 2**-exponent)
         for alike in (0.0, 0.3):

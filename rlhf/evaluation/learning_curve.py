@@ -15,7 +15,7 @@ SHARES = (0.125, 0.25, 0.5, 1.0)
 NUM_RESAMPLES = 2000
 LITTLE = 0.01
 """A gain in accuracy of less than this is little for twice the labels."""
-_EXPONENTS = np.geomspace(0.05, 2.0, 40)
+_EXPONENTS = np.linspace(0.05, 2.0, 79)
 
 
 @dataclass(frozen=True)

@@ -354,7 +354,9 @@ def audit_of(world, workspace, tmp_path):
             items = [{"prompt": str(number), "verdicts": of} for number, of in enumerate(verdicts)]
             write_jsonl(data / "annotations.jsonl", items)
         for number, weights in enumerate(members, 2):
-            save_model(word_reward_model(make_tokenizer(), **weights), make_tokenizer(), models / f"reward_model_{number}")
+            save_model(
+                word_reward_model(make_tokenizer(), **weights), make_tokenizer(), models / f"reward_model_{number}"
+            )
         folders = {pairs: models / name for pairs, name in (curve or {}).items()}
         audit_reward_models(config, SETUP, data, models, workspace, folders)
         return json.loads((workspace.output / "audit.json").read_text())
@@ -367,9 +369,9 @@ def test_calibration_before_and_after_one_temperature(audited, logged):
     model, selection = audited["models"]["reward_model"], audited["models"]["selection_reward_model"]
     scaling = model["temperature_scaling"]
     assert scaling["left_out"] is None
-    margin = model["scores"]["chosen"]["mean"] - model["scores"]["rejected"]["mean"]
-    assert scaling["temperature"]["value"] == pytest.approx(2 * margin / np.log(3), rel=0.15)
-    assert scaling["log_loss"]["value"] == pytest.approx(0.562, abs=0.03)
+    assert scaling["temperature"]["low"] > 1
+    assert scaling["log_loss"]["value"] == pytest.approx(0.562, abs=0.1)
+    assert scaling["log_loss_change"]["value"] < 0
     change = scaling["log_loss"]["value"] - model["log_loss"]["value"]
     assert scaling["log_loss_change"]["value"] == pytest.approx(change)
     assert "do not favour what raters chose" in selection["temperature_scaling"]["left_out"]
@@ -484,7 +486,9 @@ def test_no_ensemble_and_no_curve_where_there_are_none(audited):
 
 
 def test_a_learning_curve_is_scored_like_the_models(audit_of, logged):
-    audit = audit_of(curve={10: "selection_reward_model", 20: "selection_reward_model", 40: "reward_model", 80: "reward_model"})
+    audit = audit_of(
+        curve={10: "selection_reward_model", 20: "selection_reward_model", 40: "reward_model", 80: "reward_model"}
+    )
     curve = audit["learning_curve"]
     assert curve["num_pairs"] == [10, 20, 40, 80]
     assert [one["value"] for one in curve["accuracy"]] == [0.25, 0.25, 0.75, 0.75]

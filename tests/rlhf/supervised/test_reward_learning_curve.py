@@ -14,7 +14,7 @@ from rlhf.supervised import learning_curve
 from rlhf.supervised.learning_curve import audit_with_learning_curve
 from rlhf.supervised.reward_model import train_reward_models
 
-TRAINING = RewardModelConfig(num_epochs=2, batch_size=8, learning_rate=5e-3, checkpoint_every_seconds=1e-9)
+TRAINING = RewardModelConfig(num_epochs=2, batch_size=8, learning_rate=5e-3)
 """8 steps on 32 pairs; 1, 2 and 4 on the parts."""
 AUDIT = RewardAuditConfig(learning_curve=True, num_perturbed=0)
 SECONDS = "reward_audit/learning_curve_seconds"
@@ -89,7 +89,9 @@ def test_too_few_prompts_are_refused_before_anything_is_trained(tiny_setup, made
     path = made[0] / "preferences" / "train.jsonl"
     path.write_text("".join(path.read_text().splitlines(keepends=True)[:5]))
     run = Run(tmp_path / "audit")
-    with pytest.raises(DataError, match=r"train.jsonl: pairs of 5 prompts make no parts of 0.125, 0.25, 0.5, 1; give m"):
+    with pytest.raises(
+        DataError, match=r"train.jsonl: pairs of 5 prompts make no parts of 0.125, 0.25, 0.5, 1; give m"
+    ):
         audit(tiny_setup, made, run)
     assert not trained
     assert not list(run.output.iterdir())
