@@ -51,7 +51,7 @@ class Case:
 
     Attributes:
         name: for people, and decides the draws.
-        kind: share, mean, difference, temperature or gain; bound where the interval may be too wide, but not too narrow.
+        kind: share, mean, difference, temperature or gain; bound where it may be too wide, but not too narrow.
         truth: what the interval must hold.
         draw: makes the values.
         interval: the function under test.

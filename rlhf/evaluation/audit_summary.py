@@ -22,8 +22,8 @@ def unreachable_thresholds(config: RewardAuditConfig, ceiling: Estimate | None) 
     """
     return [
         f"reward_audit.{name} is {getattr(config, name):g}, which no model can reach here: by how far annotators "
-        f"agree, none is right in more than {ceiling.value:.3f} ({ceiling.low:.3f} to {ceiling.high:.3f}) of the pairs; "
-        f"lower it."
+        f"agree, none is right in more than {ceiling.value:.3f} ({ceiling.low:.3f} to {ceiling.high:.3f}) of the "
+        f"pairs; lower it."
         for name in unreachable(config, ceiling)
         if ceiling
     ]

@@ -57,8 +57,8 @@ class Calibration:
     Attributes:
         expected_calibration_error: their distance, averaged over the predictions. Never 0 by chance: see `null`.
         null: what it is where the model is calibrated.
-        interval: of the distance that chance has no part in. Chance adds at most the null's mean, which is taken off the
-            lower end; from the upper end nothing is.
+        interval: of the distance without what chance adds, which is at most the null's mean: it is taken off the lower
+            end, and not off the upper one.
         brier: mean of (1 - P(chosen wins))^2, 0.25 for a coin. Lower is better.
         log_loss: mean of -log P(chosen wins) in nats per pair, 0.693 for a coin. Lower is better.
         bins: those that hold a prediction, by rising confidence.

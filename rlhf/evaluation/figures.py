@@ -78,7 +78,7 @@ class ScoredPairs:
     @property
     def margins(self) -> NDArray[Any]:
         """How much higher the chosen response of each pair scores, [N]."""
-        return self.chosen - self.rejected
+        return np.asarray(self.chosen - self.rejected)
 
 
 @contextmanager

@@ -51,8 +51,9 @@ def learning_curve(
     """Extrapolate the accuracy of reward models by the power law error(n) = a + b n^-c.
 
     The law is fitted to the errors by least squares, in which a point with more pairs weighs more, with a of at least 0
-    and c from 0.05 to 2: so the next doubling brings from a quarter to all of what the law says of the last one. The interval is that of a bootstrap over held-out prompts with a fit for each resample. Another
-    draw of training pairs, or another seed, is not in it: there is one model of each size.
+    and c from 0.05 to 2: so the next doubling brings from a quarter to all of what the law says of the last one. The
+    interval is that of a bootstrap over held-out prompts with a fit for each resample. Another draw of training pairs,
+    or another seed, is not in it: there is one model of each size.
 
     Args:
         num_pairs: training pairs of each model, rising, [K].
@@ -69,9 +70,9 @@ def learning_curve(
         Decision Making 12 (2012); expanded percentiles as in `paired_bootstrap`.
     """
     sizes = np.asarray(num_pairs, dtype=np.float64) / num_pairs[-1]
-    errors, grouped = resampled_means([1 - np.asarray(right) for right in outcomes], num_resamples, seed, prompts)
-    observed = np.array([[1 - float(np.mean(right)) for right in outcomes]])
-    estimate, resampled = extrapolate(sizes, observed)[:, 0], extrapolate(sizes, errors)
+    wrong = 1 - np.asarray(outcomes, dtype=np.float64)
+    errors, grouped = resampled_means(list(wrong), num_resamples, seed, prompts)
+    estimate, resampled = extrapolate(sizes, wrong.mean(axis=1)[None])[:, 0], extrapolate(sizes, errors)
     low, high = np.quantile(resampled, expanded_percentiles(grouped), axis=1)
     doubled, gain = (
         Estimate(float(value), float(min(value, start)), float(max(value, end)))

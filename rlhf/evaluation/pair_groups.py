@@ -135,7 +135,7 @@ def accuracy_of(
 
 def right(margins: NDArray[Any]) -> NDArray[np.float64]:
     """Whether the chosen response of each pair scores higher, ties half, [N]."""
-    return (np.sign(margins) + 1) / 2
+    return np.asarray((np.sign(margins) + 1) / 2)
 
 
 def _contrast(

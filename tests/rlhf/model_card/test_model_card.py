@@ -200,7 +200,7 @@ def test_agreement_of_annotators_stands_beside_the_accuracy(own_world, tmp_path)
         "2 annotators judged 10 times the same two responses",
         "| One annotator with another, ties apart | 75.0% (40.9% to 92.9%) |",
         "| The most that their agreement allows | 85.4% (50.0% to 96.3%) |",
-        "Reward model: its accuracy, 75.0% (57.9% to 86.7%), reaches how often one annotator agrees with another, 75.0% (",
+        "Reward model: its accuracy, 75.0% (57.9% to 86.7%), reaches how often one annotator agrees with another",
         "(chooses checkpoints): its accuracy, 25.0% (13.3% to 42.1%), lies below how often",
         "By that agreement no model is right in more than 85.4% (50.0% to 96.3%) of the pairs.",
         "| a and b | 10 | 0.600 | 0.231 |",
