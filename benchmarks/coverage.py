@@ -22,7 +22,10 @@ from numpy.typing import NDArray
 
 from benchmarks import readme, records
 from rlhf.evaluation import bounds
-from rlhf.evaluation.statistics import Estimate, mean_interval, paired_bootstrap, share_interval
+from rlhf.evaluation.calibration import calibration
+from rlhf.evaluation.learning_curve import SHARES, learning_curve
+from rlhf.evaluation.statistics import Estimate, group_contrast, mean_interval, paired_bootstrap, share_interval
+from rlhf.evaluation.temperature import NoTemperatureError, temperature_interval
 
 RESULTS = records.RESULTS / "coverage.jsonl"
 PROMPTS = (10, 30, 100, 500)
@@ -30,10 +33,14 @@ PROMPTS = (10, 30, 100, 500)
 MOST_ROWS = 30
 TWO_SIDED, ONE_SIDED = (0.93, 0.97), 0.94
 _RESAMPLES = 1000
+_NUM_BINS = 10
+_TYPICAL = 1.5
+"""Standard deviation of a calibrated model's margins."""
 
 Values = NDArray[np.float64]
 Keys = Sequence[int]
 Rng = np.random.Generator
+Interval = Callable[[Values, Keys | None], Estimate]
 Draw = Callable[[Rng, NDArray[np.intp]], Values]
 """Values of rows, [N], by the prompt of each, [N]."""
 
@@ -44,7 +51,7 @@ class Case:
 
     Attributes:
         name: for people, and decides the draws.
-        kind: share, mean, difference or bound.
+        kind: share, mean, difference, temperature or gain; bound where it may be too wide, but not too narrow.
         truth: what the interval must hold.
         draw: makes the values.
         interval: the function under test.
@@ -55,7 +62,7 @@ class Case:
     kind: str
     truth: float
     draw: Draw
-    interval: Callable[[Values, Keys | None], Estimate]
+    interval: Interval
     alone: bool = False
 
 
@@ -88,7 +95,7 @@ class Cell:
 
 def cases() -> list[Case]:
     """All of them."""
-    return [*_shares(), *_means(), *_differences(), *_bounds()]
+    return [*_shares(), *_means(), *_differences(), *_bounds(), *_audits()]
 
 
 def measure(case: Case, prompts: int, most_rows: int, repetitions: int) -> tuple[float, float, float, float]:
@@ -176,7 +183,8 @@ def _cells() -> Iterator[tuple[Case, int, int]]:
 
 def _session(repetitions: int) -> str:
     digest = hashlib.sha256(str(repetitions).encode())
-    measured = [records.ROOT / "rlhf" / "evaluation" / f"{name}.py" for name in ("statistics", "intervals", "bounds")]
+    names = ("statistics", "intervals", "bounds", "calibration", "temperature", "learning_curve")
+    measured = [records.ROOT / "rlhf" / "evaluation" / f"{name}.py" for name in names]
     for path in [*measured, Path(__file__)]:
         digest.update(path.read_bytes() if path.exists() else b"")
     return digest.hexdigest()[:12]
@@ -246,6 +254,110 @@ def _bounds() -> Iterator[Case]:
     normal = _mixed(lambda rng, size: rng.normal(size=size), 1.0)
     yield Case("lower bound of a mean of normal values", "bound", 0.0, normal, mean, alone=True)
     yield Case("upper bound of a ratio of mean lengths", "bound", 1.0, normal, longer, alone=True)
+
+
+def _audits() -> Iterator[Case]:
+    """Of the reward-model audit: temperature, calibration error, shares of groups, the learning curve."""
+
+    def temperature(values: Values, keys: Keys | None) -> Estimate:
+        try:
+            return temperature_interval(values, keys)
+        except NoTemperatureError:
+            return Estimate(0.0, 0.0, 1e9)
+
+    def error(values: Values, keys: Keys | None) -> Estimate:
+        return calibration(values, _NUM_BINS, 0, keys, num_draws=50).interval
+
+    def groups(weights: Sequence[float], of_rows: Callable[[NDArray[np.intp]], NDArray[np.intp]]) -> Interval:
+        def interval(values: Values, keys: Keys | None) -> Estimate:
+            numbers = of_rows(np.arange(len(values)) if keys is None else np.asarray(keys))
+            rows = [np.flatnonzero(numbers == number) for number in range(len(weights))]
+            return group_contrast(values, rows, weights, keys)
+
+        return interval
+
+    def gain(values: Values, keys: Keys | None) -> Estimate:
+        return learning_curve([100, 200, 400, 800], list(values.T), 0, keys, _RESAMPLES).gain
+
+    for true in (1.0, 2.0):
+        for alike in (0.0, 0.3):
+            draw = _margins(true, alike)
+            name = f"of margins {true:g} times as large as they should be, correlation {alike:g}"
+            yield Case(f"temperature {name}", "temperature", true, draw, temperature, alone=alike == 0)
+            yield Case(f"calibration error {name}", "bound", _true_error(true), draw, error, alone=alike == 0)
+    for alike in (0.0, 0.3):
+        end = f"correlation {alike:g}"
+        shares = (0.95, 0.8, 0.6)
+        of_groups = groups([1 / 3] * 3, _thirds)
+        yield Case(
+            f"mean of three shares, {end}", "share", sum(shares) / 3, _by_group(shares, _thirds, alike), of_groups
+        )
+        apart = groups([1, -1], lambda keys: keys % 2)
+        draw = _by_group((0.9, 0.7), lambda keys: keys % 2, alike)
+        yield Case(f"a share less another, {end}", "share", 0.2, draw, apart, alone=alike == 0)
+    for name, floor, factor, exponent in (
+        ("steep", 0.1, 0.2, 0.5),
+        ("flat", 0.25, 0.02, 0.3),
+        ("at its end", 0.2, 0.0, 1.0),
+    ):
+        accuracy = 1 - floor - factor * np.array(SHARES) ** -exponent
+        truth = factor * (1 - 2**-exponent)
+        for alike in (0.0, 0.3):
+            draw = _of_models(accuracy, alike)
+            yield Case(f"gain of a {name} learning curve, correlation {alike:g}", "gain", truth, draw, gain, alike == 0)
+
+
+def _thirds(keys: NDArray[np.intp]) -> NDArray[np.intp]:
+    """Three groups, of a half, a third and a sixth of the prompts."""
+    return np.asarray(np.array([0, 0, 0, 1, 1, 2])[keys % 6])
+
+
+def _margins(temperature: float, alike: float) -> Draw:
+    """Margins that are right as often as they say once they are divided by the temperature."""
+
+    def draw(rng: Rng, keys: NDArray[np.intp]) -> Values:
+        from scipy.special import expit, ndtr
+
+        size = _mixed(lambda rng, size: rng.normal(size=size), alike)(rng, keys)
+        chance = ndtr(_mixed(lambda rng, size: rng.normal(size=size), alike)(rng, keys))
+        size = _TYPICAL * np.abs(size)
+        return np.asarray(temperature * np.where(chance < expit(size), size, -size))
+
+    return draw
+
+
+def _true_error(temperature: float) -> float:
+    """The calibration error of `_margins` with as many pairs as one likes."""
+    from scipy.special import expit, ndtri
+
+    sizes = _TYPICAL * np.abs(ndtri((np.arange(200_000) + 0.5) / 200_000))
+    confidence = expit(temperature * sizes)
+    which = np.minimum(((confidence - 0.5) * 2 * _NUM_BINS).astype(int), _NUM_BINS - 1)
+    return float(np.abs(np.bincount(which, confidence - expit(sizes))).sum() / len(sizes))
+
+
+def _by_group(shares: Sequence[float], group: Callable[[NDArray[np.intp]], NDArray[np.intp]], alike: float) -> Draw:
+    """Outcomes whose share hangs on the group of the prompt."""
+
+    def draw(rng: Rng, keys: NDArray[np.intp]) -> Values:
+        drawn = [_outcomes({1.0: share, 0.0: 1 - share}, alike)(rng, keys) for share in shares]
+        return np.asarray(np.choose(group(keys), drawn))
+
+    return draw
+
+
+def _of_models(accuracy: Values, alike: float) -> Draw:
+    """Outcomes of several models on the same rows, [N, K], of which a model's errors are mostly the others' as well."""
+
+    def draw(rng: Rng, keys: NDArray[np.intp]) -> Values:
+        from scipy.special import ndtri
+
+        normal = _mixed(lambda rng, size: rng.normal(size=size), alike)
+        shared = normal(rng, keys)
+        own = np.stack([normal(rng, keys) for _ in accuracy], axis=1)
+        return np.asarray((0.8**0.5 * shared[:, None] + 0.2**0.5 * own < ndtri(accuracy)).astype(float))
+
+    return draw
 
 
 def _bootstrap(values: Values, keys: Keys | None) -> Estimate:

@@ -122,7 +122,7 @@ _ROWS = (
         title="reward-model audit",
         summary="Measure the reward models.",
         output=AuditRef,
-        inputs=("data", "reward_model"),
+        inputs=("data", "sft", "reward_model"),
         run_argument="reward_audit_run",
     ),
     StageSpec(

@@ -1,26 +1,47 @@
 """The task of reward-model evaluation."""
 
 import json
+from collections.abc import Mapping
 from typing import Any
 
 from rlhf.config.evaluation import RewardAuditConfig
 from rlhf.config.model import Setup
+from rlhf.config.supervised import RewardModelConfig
 from rlhf.errors import UnfitRewardModelError
-from rlhf.references import AuditRef, DatasetRef, RewardModelsRef
+from rlhf.references import AuditRef, DatasetRef, ModelRef, RewardModelsRef
 from rlhf.tracking.artifacts import local_path
 from tasks.stage import Attempt, stage
 
 
-@stage("reward_audit", version="1", module="rlhf.evaluation.reward_audit")
-def evaluate_reward_models(
-    attempt: Attempt, config: RewardAuditConfig, setup: Setup, data: DatasetRef, reward_models: RewardModelsRef
-) -> AuditRef:
-    """Measure both reward models on held-out pairs."""
-    from rlhf.evaluation.reward_audit import audit_reward_models
+def _module(arguments: Mapping[str, Any]) -> str:
+    """The module that does the work: what trains models counts only where some are trained."""
+    return "rlhf.evaluation.reward_audit" if arguments["start"] is None else "rlhf.supervised.learning_curve"
 
-    audit_reward_models(
-        config, attempt.setup(setup), attempt.path(data), attempt.path(reward_models), attempt.workspace
-    )
+
+@stage("reward_audit", version="1", module=_module)
+def evaluate_reward_models(
+    attempt: Attempt,
+    config: RewardAuditConfig,
+    setup: Setup,
+    data: DatasetRef,
+    reward_models: RewardModelsRef,
+    training: RewardModelConfig | None = None,
+    start: ModelRef | None = None,
+) -> AuditRef:
+    """Measure both reward models on held-out pairs.
+
+    `training` and `start` are what a learning curve is made with, and None without one.
+    """
+    setup, prepared, trained = attempt.setup(setup), attempt.path(data), attempt.path(reward_models)
+    if training is None or start is None:
+        from rlhf.evaluation.reward_audit import audit_reward_models
+
+        audit_reward_models(config, setup, prepared, trained, attempt.workspace)
+    else:
+        from rlhf.supervised.learning_curve import audit_with_learning_curve
+
+        sft = attempt.path(start)
+        audit_with_learning_curve(config, training, setup, prepared, sft, trained, attempt.workspace)
     return attempt.save(AuditRef)
 
 

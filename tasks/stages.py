@@ -117,7 +117,10 @@ def _train_reward_models(config: PipelineConfig, made: Outputs) -> RewardModelsR
 
 def _audit(config: PipelineConfig, made: Outputs) -> AuditRef:
     with made.attempt("reward_audit"):
-        audit = evaluate_reward_models(config.reward_audit, config.setup, made[DatasetRef], made[RewardModelsRef])
+        training, start = (config.reward_model, made[ModelRef]) if config.reward_audit.learning_curve else (None, None)
+        audit = evaluate_reward_models(
+            config.reward_audit, config.setup, made[DatasetRef], made[RewardModelsRef], training, start
+        )
     if config.reward_audit.on_unfit == "stop" and not is_planning():
         refuse_unfit(audit)
     return audit

@@ -26,6 +26,9 @@ class RewardAuditConfig(Section):
     maximum_flip_rate: Probability = 0.5
     """Share of right preferences that such a change may overturn: a reward model is unfit where the interval is wholly
     above, and weak where it is wholly above half of it."""
+    learning_curve: bool = False
+    """Whether reward models are trained on an eighth, a quarter and a half of the pairs as well, which takes seven
+    eighths of the reward model's training once more, to say whether more labels would help."""
     on_unfit: Literal["stop", "report"] = "stop"
     """Whether a run stops where a reward model is unfit, before a policy is trained by it, or only says so."""
 

@@ -32,7 +32,7 @@ RANKING_FIELDS = ("prompt", "responses", "ranks")
 OPTIONAL_FIELDS = {
     "demonstrations": ("source", "round"),
     "preferences": (
-        *("margin", "probability", "annotator", "criteria", "source"),
+        *("margin", "probability", "annotator", "criteria", "source", "category"),
         # Of a round of feedback: who wrote the responses, why the better one is, what else was said of each.
         *("round", "policies", "rationale", "flags"),
     ),
@@ -40,6 +40,8 @@ OPTIONAL_FIELDS = {
     "labels": ("annotator", "source"),
     "corpus": ("source",),
 }
+ORIGIN_FIELDS = ("source", "category")
+"""Where a row is from, and what it is about: rows that differ in these alone are the same row."""
 JUDGE_SOURCE = "feedback of a judge"
 """Beginning of the source of a row that a model has labelled, and no person; the round's name follows."""
 OF_RESPONSES = ("policies", "flags")
@@ -302,7 +304,7 @@ def _check_response(messages: Any, field: str) -> None:
 
 
 def _check_optional(row: Row) -> None:
-    for field in ("annotator", "criteria", "source", "round", "rationale"):
+    for field in ("annotator", "criteria", *ORIGIN_FIELDS, "round", "rationale"):
         if field in row and not _is_text(row[field]):
             raise _text_error(row[field], f'"{field}"')
     policies, flags = row.get("policies", []), row.get("flags", [])

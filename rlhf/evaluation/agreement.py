@@ -44,6 +44,8 @@ class Agreement:
         all: share of all twos of verdicts on an item that are the same.
         decided: the same of the twos in which neither is a tie; None where there is none. Held-out pairs have no ties
             either, so this stands beside a model's accuracy: how often one more annotator would agree.
+        ceiling: the most often that any model can agree with single annotators (`accuracy_ceiling`); None without
+            `decided`.
         fleiss_kappa: agreement beyond chance of all annotators.
         twos: the ten twos of annotators with the most items in common.
     """
@@ -52,6 +54,7 @@ class Agreement:
     num_annotators: int
     all: Estimate
     decided: Estimate | None
+    ceiling: Estimate | None
     fleiss_kappa: float | None
     twos: tuple[TwoAnnotators, ...]
 
@@ -80,16 +83,37 @@ def annotator_agreement(
         for (first, one), (second, other) in combinations(sorted(verdict.items()), 2):
             by_two[first, second].append((one, other))
             same.append((key, one == other, tie not in (one, other)))
-    decided = [(key, is_same) for key, is_same, is_decided in same if is_decided]
+    of_decided = [(key, is_same) for key, is_same, is_decided in same if is_decided]
+    decided = None
+    if of_decided:
+        decided = share_interval([float(is_same) for _, is_same in of_decided], [key for key, _ in of_decided])
     most = sorted(by_two, key=lambda two: (-len(by_two[two]), two))[:_MOST_PAIRS]
     return Agreement(
         len(items),
         len({name for _, verdict in items for name in verdict}),
         share_interval([float(is_same) for _, is_same, _ in same], [key for key, *_ in same]),
-        share_interval([float(is_same) for _, is_same in decided], [key for key, _ in decided]) if decided else None,
+        decided,
+        accuracy_ceiling(decided) if decided else None,
         fleiss_kappa([list(verdict.values()) for _, verdict in items]),
         tuple(_two_annotators(*two, by_two[two]) for two in most),
     )
+
+
+def accuracy_ceiling(agreement: Estimate) -> Estimate:
+    """The accuracy that no model exceeds against the verdicts of single annotators, by how far two of them agree.
+
+    Where annotators prefer one response with probability p, at least a half, two of them agree with probability
+    A = p^2 + (1 - p)^2, and a model that always says what most would say is right with probability p = (1 + sqrt(2 A -
+    1)) / 2. That is concave in A, so over pairs of different p no model is right more often than the same figure of the
+    mean A (Jensen's inequality). The best model lies between A and this.
+
+    Args:
+        agreement: of two annotators, ties apart; each end is transformed.
+    """
+    value, low, high = (
+        (1 + max(0.0, 2 * end - 1) ** 0.5) / 2 for end in (agreement.value, agreement.low, agreement.high)
+    )
+    return Estimate(value, low, high)
 
 
 def cohen_kappa(verdicts: Sequence[tuple[Hashable, Hashable]]) -> float | None:

@@ -12,7 +12,7 @@ from numpy.typing import ArrayLike, NDArray
 from rlhf.evaluation.intervals import prompt_numbers
 from rlhf.evaluation.statistics import Estimate, mean_interval, share_interval
 
-_NUM_NULL_DRAWS = 1000
+NUM_NULL_DRAWS = 1000
 _NULL_QUANTILE = 0.95
 
 
@@ -57,6 +57,8 @@ class Calibration:
     Attributes:
         expected_calibration_error: their distance, averaged over the predictions. Never 0 by chance: see `null`.
         null: what it is where the model is calibrated.
+        interval: of the distance without what chance adds, which is at most the null's mean: it is taken off the lower
+            end, and not off the upper one.
         brier: mean of (1 - P(chosen wins))^2, 0.25 for a coin. Lower is better.
         log_loss: mean of -log P(chosen wins) in nats per pair, 0.693 for a coin. Lower is better.
         bins: those that hold a prediction, by rising confidence.
@@ -64,12 +66,19 @@ class Calibration:
 
     expected_calibration_error: float
     null: CalibrationNull
+    interval: Estimate
     brier: Estimate
     log_loss: Estimate
     bins: tuple[ReliabilityBin, ...]
 
 
-def calibration(margins: ArrayLike, num_bins: int, seed: int, prompts: Sequence[Hashable] | None = None) -> Calibration:
+def calibration(
+    margins: ArrayLike,
+    num_bins: int,
+    seed: int,
+    prompts: Sequence[Hashable] | None = None,
+    num_draws: int = NUM_NULL_DRAWS,
+) -> Calibration:
     """Calibration of a reward model whose scores of chosen and rejected responses differ by these margins.
 
     Which of two responses stands first says nothing, so a probability of "chosen wins" is not compared with an outcome
@@ -81,6 +90,7 @@ def calibration(margins: ArrayLike, num_bins: int, seed: int, prompts: Sequence[
         num_bins: of equal width over [0.5, 1].
         seed: of the null's draws.
         prompts: the prompt of each pair, [N]; None where no two share one.
+        num_draws: of outcomes, for the null.
 
     Raises:
         DataError: fewer than two prompts.
@@ -106,9 +116,14 @@ def calibration(margins: ArrayLike, num_bins: int, seed: int, prompts: Sequence[
         low, high = float(edges[number]), float(edges[number + 1])
         mean = float(confidence[rows].mean())
         bins.append(ReliabilityBin(low, high, len(rows), len(set(inside)), mean, accuracy))
+    gaps, null = right - confidence, _null(confidence, right, which, keys, seed, num_draws)
+    # With the sign of each bin held, the error is a mean over rows.
+    signed = mean_interval(gaps * np.sign(np.bincount(which, gaps))[which], keys)
+    error = _error(gaps, which)
     return Calibration(
-        _error(right - confidence, which),
-        _null(confidence, right, which, keys, seed),
+        error,
+        null,
+        Estimate(error, max(0.0, signed.low - null.mean), max(error, signed.high)),
         mean_interval((1 - p) ** 2, keys),
         mean_interval(np.logaddexp(0, -margin), keys),
         tuple(bins),
@@ -126,6 +141,7 @@ def _null(
     which: NDArray[np.intp],
     keys: Sequence[Hashable],
     seed: int,
+    num_draws: int,
 ) -> CalibrationNull:
     """Outcomes drawn from the confidences themselves, as alike within a prompt as the true ones are.
 
@@ -137,7 +153,7 @@ def _null(
     alike = _likeness(right, which, prompt) ** 0.5
     rng = np.random.default_rng(seed)
     errors = []
-    for _ in range(_NUM_NULL_DRAWS):
+    for _ in range(num_draws):
         drawn = rng.random(len(confidence))
         if alike:
             drawn = np.where(rng.random(len(drawn)) < alike, rng.random(size)[prompt], drawn)

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from rlhf.evaluation.calibration import Calibration
 from rlhf.evaluation.statistics import Estimate
+from rlhf.evaluation.temperature import TemperatureScaling
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -63,6 +64,7 @@ class ScoredPairs:
         num_prompts: different prompts among the pairs.
         accuracy: share of the pairs in which the chosen one scores higher.
         calibration: of P(chosen wins).
+        scaling: the same with one temperature; a text says why there is none.
     """
 
     title: str
@@ -71,6 +73,12 @@ class ScoredPairs:
     num_prompts: int
     accuracy: Estimate
     calibration: Calibration
+    scaling: TemperatureScaling | str
+
+    @property
+    def margins(self) -> NDArray[Any]:
+        """How much higher the chosen response of each pair scores, [N]."""
+        return np.asarray(self.chosen - self.rejected)
 
 
 @contextmanager
@@ -156,26 +164,38 @@ def draw_scores(models: Sequence[ScoredPairs], path: Path) -> None:
 
 
 def _reliability_panel(axes: "Axes", model: ScoredPairs) -> None:
-    bins = model.calibration.bins
-    x, accuracy = [group.confidence for group in bins], [group.accuracy for group in bins]
     axes.plot([0.5, 1], [0.5, 1], color=GREY, linestyle=(0, (4, 3)), linewidth=1.4, label="perfectly calibrated")
+    lowest = _reliability_line(axes, model.calibration, "reward model, 95% interval", BLUE)
+    text = f"accuracy {model.accuracy.value:.1%}, calibration error {_calibration_error(model.calibration)}"
+    if isinstance(model.scaling, TemperatureScaling):
+        label = f"scaled by a temperature of {model.scaling.temperature.value:.2f}"
+        lowest = min(lowest, _reliability_line(axes, model.scaling.calibration, label, ORANGE))
+        text += f"; scaled {_calibration_error(model.scaling.calibration)}"
+    subtitle(axes, model.title, text)
+    axes.set_xlim(0.485, 1.015)
+    axes.set_ylim(min(0.38, lowest) - 0.02, 1.03)
+    percent_axis(axes.yaxis)
+    axes.legend(loc="best")
+
+
+def _calibration_error(of: Calibration) -> str:
+    return f"{of.expected_calibration_error:.3f} (chance: {of.null.high:.3f})"
+
+
+def _reliability_line(axes: "Axes", of: Calibration, label: str, color: str) -> float:
+    """Confidence against accuracy. Returns where the lowest interval ends."""
+    accuracy = [group.accuracy for group in of.bins]
     axes.errorbar(
-        x,
+        [group.confidence for group in of.bins],
         [a.value for a in accuracy],
         yerr=_errors(accuracy),
-        color=BLUE,
+        color=color,
         marker="o",
         capsize=3,
         elinewidth=1.3,
-        label="reward model, 95% interval",
+        label=label,
     )
-    error, null = model.calibration.expected_calibration_error, model.calibration.null.high
-    text = f"accuracy {model.accuracy.value:.1%}, calibration error {error:.3f} (chance: {null:.3f})"
-    subtitle(axes, model.title, text)
-    axes.set_xlim(0.485, 1.015)
-    axes.set_ylim(min(0.38, *[a.low for a in accuracy]) - 0.02, 1.03)
-    percent_axis(axes.yaxis)
-    axes.legend(loc="best")
+    return min(a.low for a in accuracy)
 
 
 def _confidence_histogram(axes: "Axes", model: ScoredPairs) -> None:

@@ -24,15 +24,16 @@ class Judged:
     reasons: tuple[str, ...]
 
 
-def verdict_on(config: RewardAuditConfig, model: Mapping[str, Any]) -> Judged:
+def verdict_on(config: RewardAuditConfig, model: Mapping[str, Any], ceiling: Estimate | None = None) -> Judged:
     """The verdict on a reward model. `unfit` needs an interval that is wholly beyond a threshold.
 
     Args:
         config: thresholds.
         model: as `audit.json` has it, with its `robustness`.
+        ceiling: the most that the annotators' agreement allows any model's accuracy to be; None where it is unknown.
     """
     found: dict[Verdict, list[str]] = {verdict: [] for verdict in WORST_FIRST}
-    _judge_accuracy(config, Estimate(**model["accuracy"]), found)
+    _judge_accuracy(config, Estimate(**model["accuracy"]), ceiling, found)
     over_rule = model["accuracy_over_length_rule"]
     if over_rule["high"] < 0:
         found["unfit"].append(
@@ -46,16 +47,29 @@ def verdict_on(config: RewardAuditConfig, model: Mapping[str, Any]) -> Judged:
     return Judged(verdict, tuple(found[verdict]))
 
 
-def _judge_accuracy(config: RewardAuditConfig, accuracy: Estimate, found: Mapping[Verdict, list[str]]) -> None:
+def unreachable(config: RewardAuditConfig, ceiling: Estimate | None) -> list[str]:
+    """The thresholds of accuracy that lie above all that the annotators' agreement allows."""
+    names = ("minimum_accuracy", "fit_accuracy")
+    return [name for name in names if ceiling is not None and getattr(config, name) > ceiling.high]
+
+
+def _judge_accuracy(
+    config: RewardAuditConfig, accuracy: Estimate, ceiling: Estimate | None, found: Mapping[Verdict, list[str]]
+) -> None:
     shown = f"held-out accuracy is {accuracy.value:.3f} ({accuracy.low:.3f} to {accuracy.high:.3f})"
+
+    def threshold(name: str) -> str:
+        beyond = ", which annotators who differ so often let no model reach"
+        return f"{getattr(config, name):g}{beyond if name in unreachable(config, ceiling) else ''}"
+
     if accuracy.high < config.minimum_accuracy:
-        found["unfit"].append(f"{shown}, surely below {config.minimum_accuracy:g}")
+        found["unfit"].append(f"{shown}, surely below {threshold('minimum_accuracy')}")
     elif accuracy.low <= config.minimum_accuracy:
         found["unknown"].append(
-            f"{shown}: more held-out pairs must tell whether it is above {config.minimum_accuracy:g}"
+            f"{shown}: more held-out pairs must tell whether it is above {threshold('minimum_accuracy')}"
         )
     elif accuracy.low <= config.fit_accuracy:
-        found["weak"].append(f"{shown}, not surely above {config.fit_accuracy:g}")
+        found["weak"].append(f"{shown}, not surely above {threshold('fit_accuracy')}")
 
 
 def _judge_flips(config: RewardAuditConfig, title: str, flips: Estimate, found: Mapping[Verdict, list[str]]) -> None:

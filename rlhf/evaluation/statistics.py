@@ -20,6 +20,7 @@ from rlhf.errors import DataError
 from rlhf.evaluation.intervals import (
     CONFIDENCE,
     Prompts,
+    RowsByPrompt,
     design_effect,
     group_by_prompt,
     quantile,
@@ -166,18 +167,85 @@ def paired_bootstrap(differences: ArrayLike, num_resamples: int, seed: int, prom
         "Statistical significance tests for machine translation evaluation", EMNLP 2004; expanded percentiles,
         Hesterberg, "What teachers should know about the bootstrap", The American Statistician 69 (2015), section 4.3.
     """
-    grouped = sample_of_prompts(differences, prompts)
-    size = len(grouped.counts)
+    means, grouped = resampled_means([differences], num_resamples, seed, prompts)
+    low, high = np.quantile(means[:, 0], expanded_percentiles(grouped))
+    return Estimate(grouped.mean, float(low), float(high))
+
+
+def resampled_means(
+    values: Sequence[ArrayLike], num_resamples: int, seed: int, prompts: Prompts = None
+) -> tuple[NDArray[np.float64], RowsByPrompt]:
+    """The means of several values of the same rows, [S, K], each over S samples of prompts; and the rows by prompt.
+
+    Args:
+        values: K of them for each row, [K] of [N].
+        num_resamples: samples of G prompts drawn with replacement, each prompt with all its rows.
+        seed: of the draw.
+        prompts: the prompt of each row, [N].
+
+    Raises:
+        DataError: fewer than two prompts.
+    """
+    grouped = [sample_of_prompts(of_rows, prompts) for of_rows in values]
+    counts, size = grouped[0].counts, len(grouped[0].counts)
     rng = np.random.default_rng(seed)
     at_once = max(1, _RESAMPLED_VALUES_AT_ONCE // size)
     means = []
     for start in range(0, num_resamples, at_once):
         drawn = rng.integers(size, size=(min(at_once, num_resamples - start), size))
-        means.append(grouped.sums[drawn].sum(axis=1) / grouped.counts[drawn].sum(axis=1))
+        rows = counts[drawn].sum(axis=1)
+        means.append(np.stack([group.sums[drawn].sum(axis=1) / rows for group in grouped], axis=1))
+    return np.concatenate(means), grouped[0]
+
+
+def expanded_percentiles(grouped: RowsByPrompt) -> list[float]:
+    """The shares of a bootstrap's resamples that lie below either end of its interval (see `paired_bootstrap`)."""
     spread = (grouped.effective / (grouped.effective - 1)) ** 0.5
     tail = NormalDist().cdf(-spread * quantile(grouped.degrees))
-    low, high = np.quantile(np.concatenate(means), [tail, 1 - tail])
-    return Estimate(grouped.mean, float(low), float(high))
+    return [tail, 1 - tail]
+
+
+def group_contrast(
+    outcomes: ArrayLike, groups: Sequence[NDArray[np.intp]], weights: Sequence[float], prompts: Prompts = None
+) -> Estimate:
+    """A weighted sum of the shares of groups of rows, such as their mean, or one less another, with its interval.
+
+    Each group's rows are divided by its design effect, as in `share_interval`, and 4 / K rows are added to it, half of
+    them 1 and half 0: without them groups whose rows are all alike would have no variance. Where groups have prompts in
+    common, the interval is at least that of the sum as a mean over prompts.
+
+    Args:
+        outcomes: each 0, 1/2 or 1, [N].
+        groups: the row numbers of each of K groups; none is empty, and no row is in two.
+        weights: of the groups' shares, [K].
+        prompts: the prompt of each row, [N].
+
+    Source:
+        Price and Bonett, "An improved confidence interval for a linear function of binomial proportions", Computational
+        Statistics and Data Analysis 45 (2004).
+    """
+    values = np.asarray(outcomes, dtype=np.float64)
+    keys = range(len(values)) if prompts is None else prompts
+    value = centre = variance = squares = 0.0
+    linear = np.zeros(len(values))
+    for group, weight in zip(groups, weights, strict=True):
+        grouped = group_by_prompt(values[group], [keys[row] for row in group])
+        effect, degrees = design_effect(values[group], grouped)
+        rows = len(group) / effect
+        share = (grouped.mean * rows + 2 / len(groups)) / (rows + 4 / len(groups))
+        own = weight**2 * share * (1 - share) / (rows + 4 / len(groups))
+        value, centre = value + weight * grouped.mean, centre + weight * share
+        variance, squares = variance + own, squares + own**2 / degrees
+        linear[group] = weight * (values[group] - grouped.mean) / len(group)
+    error = variance**0.5 * quantile(variance**2 / squares if squares else np.inf)
+    low, high = min(value, centre - error), max(value, centre + error)
+    prompts_of_groups = [{keys[row] for row in group} for group in groups]
+    if 1 < len(set().union(*prompts_of_groups)) < sum(map(len, prompts_of_groups)):
+        rows_of_groups = np.concatenate(groups)
+        of_rows = linear[rows_of_groups] * len(rows_of_groups)
+        mean = mean_interval(value + of_rows, [keys[row] for row in rows_of_groups])
+        low, high = min(low, mean.low), max(high, mean.high)
+    return Estimate(value, low, high)
 
 
 def win_rate(first: ArrayLike, second: ArrayLike, prompts: Prompts = None) -> WinRate:

@@ -19,26 +19,32 @@ from rlhf.config.policy import RewardSourceConfig
 from rlhf.data.preparation.report import in_tokens_table, tokenizer_sentences
 from rlhf.figure_gates import refusal
 from rlhf.headline import FITNESS, verdict
+from rlhf.model_card.audit_tables import (
+    agreement_of_annotators,
+    annotators_sentence,
+    audit_table,
+    ensemble_table,
+    group_tables,
+    learning_curve_table,
+    length_table,
+    robustness_table,
+    scaling_table,
+)
 from rlhf.model_card.lineage import lineage_markdown
 from rlhf.model_card.metadata import card_metadata
 from rlhf.model_card.tables import (
     JUDGES,
     PLACEHOLDER,
-    agreement_of_annotators,
-    audit_table,
     combination_text,
     composition_table,
     count_text,
     curve_table,
     gates_table,
-    group_tables,
-    length_table,
     lengths_table,
     portable,
     portable_command,
     preparation_table,
     results_table,
-    robustness_table,
     settings_table,
     share_text,
     sources_table,
@@ -196,6 +202,10 @@ def _texts(config: PipelineConfig, facts: CardFacts, measured: _Measured, datash
         "agreement": share_text(measured.audit["agreement"]["same_preference"]),
         "audit_table": audit_table(measured.audit),
         "agreement_of_annotators": agreement_of_annotators(measured.audit),
+        "scaling_table": scaling_table(measured.audit),
+        "annotators_sentence": annotators_sentence(measured.audit),
+        "ensemble_table": ensemble_table(measured.audit),
+        "learning_curve_table": learning_curve_table(measured.audit),
         "length_table": length_table(measured.audit),
         "robustness_table": robustness_table(measured.audit),
         "group_tables": group_tables(measured.audit),

@@ -16,6 +16,7 @@ from rlhf.config.pipeline import PipelineConfig
 from rlhf.config.policy import PolicyConfig
 from rlhf.config.rl import ROLLOUT_METHODS, RLConfig
 from rlhf.config.supervised import TrainingSection
+from rlhf.evaluation.learning_curve import SHARES
 from rlhf.planning.memory import kept_bytes, rows_of_one
 from rlhf.planning.shape import ModelShape, Workload
 
@@ -135,7 +136,17 @@ def _audit(config: PipelineConfig, machine: _Machine) -> float:
     pairs, audit = machine.work.test_preferences, config.reward_audit
     changed = min(pairs, audit.num_perturbed)
     rows = 2 * pairs + _CHANGES * changed + (_TRIED_WORDS if changed else 0)
-    return machine.forward(2 * rows, audit.batch_size, 0)
+    seconds = machine.forward(2 * rows, audit.batch_size, 0)
+    return seconds + _learning_curve(config, machine) if audit.learning_curve else seconds
+
+
+def _learning_curve(config: PipelineConfig, machine: _Machine) -> float:
+    """Training on parts of the pairs, and scoring by the models of all points."""
+    work, model = machine.work, config.reward_model
+    pairs = work.preferences // (model.num_members if model.members_learn_from == "parts" else 1)
+    trained = sum(_training(model, math.ceil(share * pairs), 2, machine) for share in SHARES[:-1])
+    rows = 2 * work.test_preferences * len(SHARES)
+    return trained + machine.forward(rows, config.reward_audit.batch_size, 0)
 
 
 def _reward_models(config: PipelineConfig, machine: _Machine) -> float:

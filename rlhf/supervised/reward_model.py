@@ -77,9 +77,10 @@ class _Pairs:
 
 
 @dataclass(frozen=True)
-class _Inputs:
-    """Inputs of all models: the SFT policy that each starts from, and what all are validated on."""
+class Inputs:
+    """Inputs of all models: the stage that trains them, the SFT policy that each starts from, what validates them."""
 
+    stage: str
     starts: Mapping[str, Path]
     demonstrations: Mapping[str, list[list[int]]]
     validation: _Pairs
@@ -120,10 +121,10 @@ def train_reward_models(config: RewardModelConfig, setup: Setup, data: Path, sta
             f"preferences: reward_model.judge_weight is {config.judge_weight:g}, but no pair was labelled by a judge, "
             f"so it would be ignored; drop it"
         )
-    rows = {**_members(context, train), SELECTION: selection}
-    inputs = _read_inputs(context, data, start)
+    rows = {**member_rows(context, train), SELECTION: selection}
+    inputs = read_inputs(context, data, "reward_model", _starts(config, start))
     for name in rows:
-        finished = train_once(name, partial(_train_to_end, context, name, rows[name], inputs), workspace)
+        finished = train_once(name, partial(train_to_end, context, name, rows[name], inputs), workspace)
         shutil.copytree(finished / "model", workspace.output / name, dirs_exist_ok=True)
 
 
@@ -152,10 +153,22 @@ def start_reward_model(folder: Path, compute: ComputeConfig, seed: int) -> Any:
     return model.to(compute.device)
 
 
-def _train_to_end(
-    context: Context, name: str, rows: Sequence[Row], inputs: _Inputs, folder: Path, workspace: Workspace
+def train_to_end(
+    context: Context, name: str, rows: Sequence[Row], inputs: Inputs, folder: Path, workspace: Workspace
 ) -> None:
-    """Train, centre and validate one model."""
+    """Train, centre and validate one model.
+
+    Args:
+        context: of the stage.
+        name: of the model, which decides its seed.
+        rows: the preferences that it learns from.
+        inputs: of all models of the stage.
+        folder: the model goes to `model/` in it.
+        workspace: with checkpoints of the model's own.
+
+    Raises:
+        TrainingDivergedError: the loss or a weight is not finite.
+    """
     pairs = _with_margins(context.config, _encode(context.tokenizer, rows))
     if context.config.judge_weight != 1.0:
         weights = [context.config.judge_weight if is_of_judge(row) else 1.0 for row in rows]
@@ -168,11 +181,11 @@ def _train_to_end(
     workspace.log_metrics({f"{name}/{key}": value for key, value in metrics.items()}, None)
 
 
-def _train(context: Context, name: str, pairs: _Pairs, inputs: _Inputs, folder: Path, workspace: Workspace) -> int:
+def _train(context: Context, name: str, pairs: _Pairs, inputs: Inputs, folder: Path, workspace: Workspace) -> int:
     """Train and save. Returns the number of steps."""
     config, tokenizer, seed = context.config, context.tokenizer, context.seed(name)
     trainer_class, dataset = _dataset(config, pairs, seed)
-    report = partial(_report, name, config.num_members)
+    report = partial(_report, inputs, name)
     curve = {"loss": f"{name}/loss", "accuracy": f"{name}/accuracy"}
     model = start_reward_model(inputs.starts[name], context.compute, derive_seed(seed, "head"))
     trainer = trainer_class(
@@ -193,14 +206,14 @@ def _train(context: Context, name: str, pairs: _Pairs, inputs: _Inputs, folder: 
     return num_steps
 
 
-def _report(name: str, num_members: int, done: int, total: int) -> None:
+def _report(inputs: Inputs, name: str, done: int, total: int) -> None:
     """To those who watch, all models are one stage, and each is as much of it."""
-    names = [*map(member_name, range(1, num_members + 1)), SELECTION]
-    report_progress("reward_model", names.index(name) * total + done, len(names) * total)
+    names = list(inputs.starts)
+    report_progress(inputs.stage, names.index(name) * total + done, len(names) * total)
 
 
 def _centre_and_validate(
-    context: Context, name: str, folder: Path, inputs: _Inputs, margins: Sequence[float] | None
+    context: Context, name: str, folder: Path, inputs: Inputs, margins: Sequence[float] | None
 ) -> dict[str, float]:
     """Note the demonstrations' mean score and the margins in the saved model's config; compare the held-out pairs."""
     config, model = context.config, load_reward_model(folder, context.compute)
@@ -243,7 +256,15 @@ def _dataset(config: RewardModelConfig, pairs: _Pairs, seed: int) -> tuple[type[
     return PreferenceTrainer, Dataset.from_dict(columns).select(order(lengths))
 
 
-def _read_inputs(context: Context, data: Path, start: Path) -> _Inputs:
+def read_inputs(context: Context, data: Path, stage: str, starts: Mapping[str, Path]) -> Inputs:
+    """The inputs of all models that a stage trains.
+
+    Args:
+        context: of the stage.
+        data: prepared data.
+        stage: its name.
+        starts: the SFT policy that each model starts from, in the order in which they are trained.
+    """
     tokenizer = context.tokenizer
     demonstrations = {}
     for split in ("train", "validation"):
@@ -252,7 +273,7 @@ def _read_inputs(context: Context, data: Path, start: Path) -> _Inputs:
         drawn = [rows[i] for i in shuffled[: context.config.num_centring_rows]]
         demonstrations[split] = _join(tokenizer, drawn, "completion")
     validation = _encode(tokenizer, _read(data / "preferences" / "validation.jsonl"))
-    return _Inputs(_starts(context.config, start), demonstrations, validation)
+    return Inputs(stage, starts, demonstrations, validation)
 
 
 def _starts(config: RewardModelConfig, start: Path) -> dict[str, Path]:
@@ -264,8 +285,12 @@ def _starts(config: RewardModelConfig, start: Path) -> dict[str, Path]:
     return {**of_members, SELECTION: start / policy_name(1)}
 
 
-def _members(context: Context, rows: Sequence[Row]) -> dict[str, list[Row]]:
-    """The pairs of each member of the ensemble; parts are of whole prompts."""
+def member_rows(context: Context, rows: Sequence[Row]) -> dict[str, list[Row]]:
+    """The preferences of each member of the ensemble, by the member's name; parts are of whole prompts.
+
+    Raises:
+        DataError: there are fewer prompts than members that learn from parts.
+    """
     config = context.config
     names = [member_name(member) for member in range(1, config.num_members + 1)]
     if config.members_learn_from == "all" or len(names) == 1:

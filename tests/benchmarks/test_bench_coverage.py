@@ -23,11 +23,25 @@ def covered(case, prompts=30, most_rows=coverage.MOST_ROWS):
         "win rate of 30.0% wins and 50% ties, correlation 0.3",
         "mean of normal values, correlation 0.3",
         "paired three-valued differences, correlation 0.3",
+        "mean of three shares, correlation 0.3",
+        "a share less another, correlation 0.3",
+        "temperature of margins 2 times as large as they should be, correlation 0.3",
     ],
 )
 def test_intervals_by_prompt_hold_the_truth(name):
     low, high = coverage.TWO_SIDED
     assert low - SLACK <= covered(CASES[name]) <= high + SLACK
+
+
+@pytest.mark.parametrize("true", [1, 2])
+def test_the_calibration_errors_interval_holds_at_least_as_often(true):
+    case = CASES[f"calibration error of margins {true} times as large as they should be, correlation 0"]
+    assert coverage.measure(case, 100, 1, 100)[0] >= 0.95 - 2 * SLACK
+
+
+def test_the_gain_of_more_labels_is_in_its_interval():
+    case = CASES["gain of a steep learning curve, correlation 0.3"]
+    assert coverage.measure(case, 100, coverage.MOST_ROWS, 60)[0] >= 0.88
 
 
 def test_intervals_by_row_do_not():

@@ -180,7 +180,7 @@ def check_stages_alone(report: PipelineReport) -> None:
         stages.data_stage(config()),
         stages.sft_stage(config(), run),
         stages.reward_model_stage(config(), of["data"], of["sft"]),
-        stages.reward_audit_stage(config(), run, of["reward_model"]),
+        stages.reward_audit_stage(config(), run, of["sft"], of["reward_model"]),
         stages.policy_stage(config(), run, run, run),
         stages.evaluation_stage(config(), run, of["sft"], run, of["policy"]),
         stages.model_card_stage(config(), run, run, run, run).stages[-1],

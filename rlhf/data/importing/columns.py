@@ -31,6 +31,7 @@ ROLES = {
     "annotator": "who judged",
     "criteria": "what was judged",
     "source": "where the row is from",
+    "category": "what the row is about; a column subset is one as well",
     "ignored": "a column that looks like a verdict and is not to be read; may be given again",
 }
 _OUTCOMES = {"verdict": get_args(Outcome), "label": ("wanted", "unwanted")}

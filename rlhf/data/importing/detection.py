@@ -14,7 +14,7 @@ from rlhf.data.importing.columns import (
 from rlhf.data.importing.conversions import find_answers, find_pairs, find_prompts
 from rlhf.data.importing.dialogues import RowDroppedError
 from rlhf.data.importing.exports import find_argilla, find_label_studio
-from rlhf.data.importing.form import Form
+from rlhf.data.importing.form import CATEGORIES, Form
 from rlhf.data.importing.judged import find_judged
 from rlhf.data.importing.nested import find_compared, find_rankings, find_rated, find_self_instruct, find_trees
 from rlhf.data.schema import Row, is_ranking
@@ -113,7 +113,8 @@ def check_column(form: Form, name: str, source: str) -> None:
 
 
 def _suspicious(form: Form, survey: Survey, given: GivenColumns) -> list[str]:
-    understood = form.read | form.known
+    # A category may be "safe" and "unsafe": nobody said that it is not a verdict.
+    understood = (form.read | form.known) - (CATEGORIES - given.columns.keys())
     names = [name for name, column in survey.items() if name not in understood and looks_like_verdict(name, column)]
     # Fields of unread columns are checked too; in columns that are read only the fields of messages are.
     looked_into = [name for name, column in survey.items() if name not in understood or column.num_messages]

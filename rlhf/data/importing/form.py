@@ -18,7 +18,9 @@ from rlhf.data.schema import TIE, Row
 Numbered = tuple[int, Row]
 
 UNPAIRED = "the prompt has one rated answer alone"
-ATTRIBUTES = frozenset(["margin", "probability", "annotator", "criteria", "source"])
+CATEGORIES = frozenset(["category", "subset"])
+"""Columns that say what a row is about; benchmarks have subsets."""
+ATTRIBUTES = frozenset(["margin", "probability", "annotator", "criteria", "source"]) | CATEGORIES
 """Columns that go into a preference as they are."""
 _NUMBERS = (
     ("margin", 0.0, sys.float_info.max, "finite number of at least 0"),
@@ -67,7 +69,7 @@ def comparison(row: Row, prompt: Messages, answers: Sequence[Messages], ranks: S
     """A preference between two or more answers: a pair, a ranking, or a tie.
 
     Args:
-        row: of the file; margin, probability, annotator, criteria and source are taken from it.
+        row: of the file; margin, probability, annotator, criteria, source and category are taken from it.
         prompt: what was answered.
         answers: the answers, at least two.
         ranks: their ranks, the smallest the best; equal ones are ties.
@@ -76,7 +78,8 @@ def comparison(row: Row, prompt: Messages, answers: Sequence[Messages], ranks: S
         RowDroppedError: it cannot be used.
     """
     _check(prompt, answers)
-    given = attributes(row, ("annotator", "criteria", "source"))
+    named = {**row, "category": row.get("category") or row.get("subset")}
+    given = attributes(named, ("annotator", "criteria", "source", "category"))
     if len(answers) == 2 and ranks[0] != ranks[1]:
         chosen, rejected = answers if ranks[0] < ranks[1] else reversed(answers)
         if chosen == rejected:

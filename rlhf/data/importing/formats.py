@@ -10,7 +10,7 @@ from pathlib import Path
 
 from rlhf.data.importing.detection import FORMATS
 from rlhf.data.importing.reading import RowReader, SourceOptions, open_rows
-from rlhf.data.schema import ALL_KINDS, DATASHEET, KINDS, Row, is_ranking, validate_file
+from rlhf.data.schema import ALL_KINDS, DATASHEET, KINDS, ORIGIN_FIELDS, Row, is_ranking, validate_file
 from rlhf.files.atomic import install, staged
 from rlhf.text.markdown import escape
 
@@ -154,7 +154,7 @@ def _write_rows(folder: Path, main: RowReader, extras: dict[str, RowReader]) -> 
         for row in main.rows():
             texts = {name: to_json(value) for name, value in row.items()}
             write("preferences", texts)
-            seen.add(hash(tuple(texts[name] for name in texts if name != "source")))
+            seen.add(hash(tuple(texts[name] for name in texts if name not in ORIGIN_FIELDS)))
             for kind, made in _made_of(row, texts):
                 if kind not in extras:
                     write(kind, made)

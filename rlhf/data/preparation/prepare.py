@@ -22,6 +22,7 @@ from rlhf.data.schema import (
     ALL_KINDS,
     DATASHEET,
     KINDS,
+    ORIGIN_FIELDS,
     TEXT_FIELDS,
     Row,
     check_files,
@@ -215,7 +216,7 @@ def _read(path: Path, kind: str, ties: str, max_rows: int | None, counts: Counts
     points = 0.0
     for line, row in islice(_pairs(read_rows(path, kind), kind, ties, counts), max_rows):
         points += longer_wins_points(row) if kind == "preferences" else 0.0
-        text = json.dumps({name: value for name, value in row.items() if name != "source"}, sort_keys=True)
+        text = json.dumps({name: value for name, value in row.items() if name not in ORIGIN_FIELDS}, sort_keys=True)
         if text in seen:
             counts.duplicates[kind] += 1
             continue

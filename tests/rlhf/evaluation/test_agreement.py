@@ -3,9 +3,11 @@ import json
 from itertools import combinations
 from pathlib import Path
 
+import numpy as np
 import pytest
 
-from rlhf.evaluation.agreement import annotator_agreement, cohen_kappa, fleiss_kappa
+from rlhf.evaluation.agreement import accuracy_ceiling, annotator_agreement, cohen_kappa, fleiss_kappa
+from rlhf.evaluation.statistics import Estimate
 
 NAMES = ("annotator1", "annotator2", "annotator3")
 
@@ -51,6 +53,25 @@ def test_three_raters_of_real_pairs(pandalm):
     assert (agreement.num_items, agreement.num_annotators) == (999, 3)
 
 
+def test_kappas_of_real_pairs_are_those_of_scikit_learn(pandalm):
+    metrics = pytest.importorskip("sklearn.metrics")
+    for one, other in combinations(NAMES, 2):
+        columns = [[row[name] for row in pandalm] for name in (one, other)]
+        assert cohen_kappa(list(zip(*columns, strict=True))) == pytest.approx(metrics.cohen_kappa_score(*columns))
+
+
+def test_the_ceiling_is_what_no_model_exceeds():
+    """Single verdicts of annotators of whom a share p prefers one response: the best model says what most would say."""
+    rng = np.random.default_rng(0)
+    for p in (np.full(1000, 0.8), rng.uniform(0.5, 1, 1000), rng.choice([0.5, 1.0], 1000)):
+        agreement = float((p**2 + (1 - p) ** 2).mean())
+        ceiling = accuracy_ceiling(Estimate(agreement, agreement, agreement)).value
+        assert agreement <= p.mean() + 1e-9
+        assert p.mean() <= ceiling + 1e-9
+    found = accuracy_ceiling(Estimate(0.8**2 + 0.2**2, 0.4, 1.0))
+    assert (found.value, found.low, found.high) == pytest.approx((0.8, 0.5, 1.0))
+
+
 def test_prompts_are_the_witnesses_and_single_verdicts_say_nothing():
     once = [{"a": 1, "b": 1}, {"a": 1, "b": 2}, {"a": 2, "b": 2}, {"a": 0, "b": 1}]
     items, prompts = [*once * 5, {"a": 1}], [*[n for n in range(4) for _ in range(5)], "x"]
@@ -65,4 +86,5 @@ def test_prompts_are_the_witnesses_and_single_verdicts_say_nothing():
 
 
 def test_only_ties_leave_nothing_decided():
-    assert annotator_agreement([{"a": 0, "b": 1}], 0).decided is None
+    agreement = annotator_agreement([{"a": 0, "b": 1}], 0)
+    assert agreement.decided is agreement.ceiling is None

@@ -14,6 +14,7 @@ from rlhf.errors import DataError
 from rlhf.evaluation.statistics import (
     correlation,
     distinct_n,
+    group_contrast,
     mean_interval,
     paired_bootstrap,
     quantile_groups,
@@ -240,3 +241,57 @@ def test_quantile_groups_are_a_partition_by_rising_value(values, num_groups):
 
 def test_quantile_groups_keep_the_order_of_equal_values():
     assert np.concatenate(quantile_groups([1.0] * 50, 4)).tolist() == list(range(50))
+
+
+def rows_of(*sizes):
+    """Row numbers of groups that follow one another."""
+    ends = np.cumsum([0, *sizes])
+    return [np.arange(start, end) for start, end in itertools.pairwise(ends)]
+
+
+def test_group_contrast_by_hand():
+    """Agresti and Caffo's interval of two shares: a success and a failure are added to each, 10/12 and 4/12."""
+    estimate = group_contrast([1.0] * 9 + [0.0] + [1.0] * 3 + [0.0] * 7, rows_of(10, 10), [1, -1])
+    assert estimate.value == pytest.approx(0.6)
+    half = 1.959964 * math.sqrt((10 / 12 * 2 / 12 + 4 / 12 * 8 / 12) / 12)
+    assert (estimate.low, estimate.high) == pytest.approx((0.5 - half, 0.5 + half), abs=1e-6)
+
+
+def test_a_mean_of_groups_weighs_each_alike():
+    outcomes = [1.0] * 90 + [0.0] * 10 + [1.0] * 2 + [0.0] * 8
+    mean = group_contrast(outcomes, rows_of(100, 10), [0.5, 0.5])
+    assert mean.value == pytest.approx((0.9 + 0.2) / 2)
+    assert mean.low < mean.value < mean.high
+    pooled = share_interval(outcomes)
+    assert mean.high - mean.low > pooled.high - pooled.low
+
+
+def test_groups_whose_rows_are_all_alike_leave_room():
+    estimate = group_contrast([1.0] * 10, rows_of(5, 5), [0.5, 0.5])
+    assert estimate.value == 1
+    assert estimate.low < 0.9
+
+
+def test_rows_of_a_prompt_are_one_witness_in_every_group():
+    outcomes = np.random.default_rng(0).integers(0, 2, 60).astype(float)
+    prompts = np.repeat(np.arange(60), 4).tolist()
+    once, together, alone = (
+        group_contrast(values, groups, [1, -1], keys)
+        for values, groups, keys in (
+            (outcomes, rows_of(40, 20), None),
+            (np.repeat(outcomes, 4), rows_of(160, 80), prompts),
+            (np.repeat(outcomes, 4), rows_of(160, 80), None),
+        )
+    )
+    assert together.value == pytest.approx(once.value)
+    assert together.high - together.low >= 0.99 * (once.high - once.low)
+    assert alone.high - alone.low < 0.6 * (once.high - once.low)
+
+
+def test_groups_that_share_their_prompts_are_no_independent_witnesses():
+    """Both rows of each prompt are alike, one in each group: their mean is as uncertain as that of one group."""
+    outcomes = np.repeat(np.random.default_rng(0).integers(0, 2, 50), 2).astype(float)
+    prompts, groups = np.repeat(np.arange(50), 2).tolist(), [np.arange(0, 100, 2), np.arange(1, 100, 2)]
+    mean = group_contrast(outcomes, groups, [0.5, 0.5], prompts)
+    one = mean_interval(outcomes[::2])
+    assert mean.high - mean.low >= 0.99 * (one.high - one.low)

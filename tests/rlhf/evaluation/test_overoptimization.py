@@ -89,7 +89,7 @@ def test_one_point_is_a_figure_too(tmp_path):
 
 def test_audit_figures_of_a_model_that_gives_one_score_to_all(tmp_path):
     same = np.zeros(6)
-    one = ScoredPairs("Constant", same, same, 6, win_rate(same, same).rate, calibration(np.zeros(6), 10, 0))
+    one = ScoredPairs("Constant", same, same, 6, win_rate(same, same).rate, calibration(np.zeros(6), 10, 0), "none")
     draw_reliability([one], tmp_path / "reliability.png")
     draw_scores([one, one], tmp_path / "scores.png")
     for path in tmp_path.iterdir():

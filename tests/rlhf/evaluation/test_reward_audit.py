@@ -17,7 +17,9 @@ from rlhf.data.preparation.prepare import prepare_data
 from rlhf.data.schema import read_rows
 from rlhf.data.versions.resolve import resolve
 from rlhf.errors import DataError
-from rlhf.evaluation.reward_audit import audit_reward_models, count_characters
+from rlhf.evaluation.ensembles import measure_ensemble
+from rlhf.evaluation.pair_groups import HeldOutPairs, count_characters
+from rlhf.evaluation.reward_audit import audit_reward_models
 from rlhf.evaluation.statistics import share_interval, win_rate
 from rlhf.modeling.conversations import encode_pairs
 from rlhf.modeling.models import load_reward_model, save_model
@@ -335,3 +337,162 @@ def test_the_longer_one_wins_on_real_pairs(real_data):
 
 def test_characters_are_those_of_all_messages():
     assert count_characters([*user("abc"), *assistant("de"), *user("")]) == 5
+
+
+@pytest.fixture
+def audit_of(world, workspace, tmp_path):
+    """Audits the world's reward models after its pairs, annotations or models were changed."""
+
+    def audit(change=lambda number, row: row, config=CONFIG, verdicts=None, members=(), curve=None):
+        data, models = tmp_path / "changed", tmp_path / "changed_models"
+        shutil.copytree(world / "data", data)
+        shutil.copytree(world / "reward_models", models)
+        path = data / "preferences" / "test.jsonl"
+        rows = [json.loads(line) for line in path.read_text().splitlines()]
+        write_jsonl(path, [change(number, row) for number, row in enumerate(rows)])
+        if verdicts:
+            items = [{"prompt": str(number), "verdicts": of} for number, of in enumerate(verdicts)]
+            write_jsonl(data / "annotations.jsonl", items)
+        for number, weights in enumerate(members, 2):
+            save_model(
+                word_reward_model(make_tokenizer(), **weights), make_tokenizer(), models / f"reward_model_{number}"
+            )
+        folders = {pairs: models / name for pairs, name in (curve or {}).items()}
+        audit_reward_models(config, SETUP, data, models, workspace, folders)
+        return json.loads((workspace.output / "audit.json").read_text())
+
+    return audit
+
+
+def test_calibration_before_and_after_one_temperature(audited, logged):
+    """The model is as sure of its 24 right pairs as of its 8 wrong ones: scaled, it says 3/4 of all."""
+    model, selection = audited["models"]["reward_model"], audited["models"]["selection_reward_model"]
+    scaling = model["temperature_scaling"]
+    assert scaling["left_out"] is None
+    assert scaling["temperature"]["low"] > 1
+    assert scaling["log_loss"]["value"] == pytest.approx(0.562, abs=0.1)
+    assert scaling["log_loss_change"]["value"] < 0
+    change = scaling["log_loss"]["value"] - model["log_loss"]["value"]
+    assert scaling["log_loss_change"]["value"] == pytest.approx(change)
+    assert "do not favour what raters chose" in selection["temperature_scaling"]["left_out"]
+    interval = model["expected_calibration_error_interval"]
+    assert interval["low"] <= interval["value"] == model["expected_calibration_error"] <= interval["high"]
+    [(metrics, _)] = logged
+    assert metrics["reward_audit/temperature"] == scaling["temperature"]["value"]
+    assert "reward_audit/selection_temperature" not in metrics
+
+
+def test_accuracy_by_category_and_its_mean(audit_of, logged):
+    """24 right pairs of hard products in one category, the 8 wrong ones in another, two right ones in a third."""
+    names = ["products"] * 22 + ["rest"] * 2 + ["sums"] * 7 + [None]
+    audit = audit_of(lambda number, row: row | ({"category": names[number]} if names[number] else {}))
+    model = audit["models"]["reward_model"]
+    groups = {group["category"]: (group["count"], group["accuracy"]["value"]) for group in model["by_category"]}
+    assert groups == {"products": (22, 1), "rest": (2, 1), "sums": (7, 0), "unnamed": (1, 0)}
+    mean = model["mean_over_categories"]
+    assert mean["value"] == pytest.approx(2 / 3)
+    assert mean["low"] < 2 / 3 < mean["high"]
+    assert {group["category"]: group["says_little"] for group in model["by_category"]} == {
+        "products": False, "rest": True, "sums": True, "unnamed": True,
+    }  # fmt: skip
+    assert logged[0][0]["reward_audit/accuracy_mean_over_categories"] == mean["value"]
+
+
+def test_one_category_or_none_has_no_mean(audited, audit_of):
+    assert audited["models"]["reward_model"]["by_category"] == []
+    assert audited["models"]["reward_model"]["mean_over_categories"] is None
+    model = audit_of(lambda number, row: row | {"category": "all"})["models"]["reward_model"]
+    assert [group["count"] for group in model["by_category"]] == [32]
+    assert model["mean_over_categories"] is None
+
+
+def test_strong_preferences_against_weak_ones(audited, audit_of):
+    """Raters were sure of the products, which the model has right."""
+    assert audited["models"]["reward_model"]["strong_less_weak"] is None
+    audit = audit_of(lambda number, row: row | {"margin": 3.0 if number < 24 else 1.0})
+    known, opposite = (audit["models"][name]["strong_less_weak"] for name in ("reward_model", "selection_reward_model"))
+    assert (known["value"], opposite["value"]) == (1, -1)
+    assert known["low"] > 0.5
+    assert opposite["high"] < -0.5
+
+
+AGREED, APART = {"a": "first", "b": "first"}, {"a": "first", "b": "second"}
+
+
+def test_a_model_that_reaches_the_annotators_agreement_says_so(audit_of, audited, logged):
+    """75% accuracy, and annotators who agree in 70% of the pairs."""
+    assert audited["models"]["reward_model"]["reaches_annotators"] is None
+    audit = audit_of(verdicts=[AGREED] * 70 + [APART] * 30)
+    models = audit["models"]
+    assert models["reward_model"]["reaches_annotators"] is True
+    assert models["selection_reward_model"]["reaches_annotators"] is False
+    ceiling = audit["annotators"]["ceiling"]
+    assert ceiling["value"] == pytest.approx((1 + 0.4**0.5) / 2)
+    assert logged[-1][0]["reward_audit/accuracy_ceiling"] == ceiling["value"]
+
+
+@pytest.mark.parametrize("num_perturbed", [0])
+def test_a_threshold_beyond_the_ceiling_is_named(audit_of, num_perturbed):
+    """The model is right in three of four pairs; nobody can be right in nine of ten."""
+    config = RewardAuditConfig(batch_size=5, num_perturbed=num_perturbed, fit_accuracy=0.9)
+    audit = audit_of(config=config, verdicts=[AGREED] * 70 + [APART] * 30)
+    model = audit["models"]["reward_model"]
+    assert model["verdict"] == "weak"
+    [reason] = model["reasons"]
+    assert reason.endswith("not surely above 0.9, which annotators who differ so often let no model reach")
+    assert "reward_audit.fit_accuracy is 0.9, which no model can reach here" in audit["warnings"][0]
+    assert not any("minimum_accuracy" in text for text in audit["warnings"])
+
+
+def test_a_threshold_within_the_ceilings_interval_is_not(audit_of):
+    config = RewardAuditConfig(batch_size=5, num_perturbed=0, fit_accuracy=0.85)
+    audit = audit_of(config=config, verdicts=[AGREED] * 7 + [APART] * 3)
+    assert not any("no model can reach" in text for text in [*audit["warnings"], *audit["reasons"]])
+
+
+def test_an_ensemble_whose_disagreement_knows_its_errors(audit_of, logged):
+    """Members that pay for other words of the hedged answer, and one that pays for it on hard products alone."""
+    audit = audit_of(members=({"believe": 4.0, "verify": 1.0}, {"believe": -1.0}))
+    ensemble = audit["ensemble"]
+    assert ensemble["num_members"] == 3
+    assert [member["value"] for member in ensemble["members"]] == [0.75, 0.75, 0.25]
+    assert ensemble["accuracy"]["value"] == 0.75
+    assert ensemble["disputed"]["value"] == 1
+    assert ensemble["disagreement"]["value"] > 0.3
+    assert sum(group["count"] for group in ensemble["by_disagreement"]) == 32
+    [(metrics, _)] = logged
+    assert metrics["reward_audit/ensemble_disputed"] == 1
+
+
+def test_members_that_are_one_do_not_disagree(audit_of):
+    ensemble = audit_of(members=({"believe": 4.0},))["ensemble"]
+    assert ensemble["disputed"]["value"] == ensemble["disagreement"]["value"] == 0
+
+
+def test_disagreement_knows_errors_where_members_disagree_about_wrong_pairs():
+    """Numbers alone: two members who differ in every third pair, which their mean has wrong."""
+    margins = [np.tile([1.0, 1.0, third], 20) for third in (4.0, -4.5)]
+    pairs = HeldOutPairs([{}] * 60, [], [str(n) for n in range(60)], [], [], np.zeros(120, int), np.zeros(120, int))
+    found = measure_ensemble(margins, [np.zeros(60)] * 2, pairs)
+    assert [group["accuracy"]["value"] for group in found["by_disagreement"]] == [1, 1, 0]
+    assert found["least_less_most"]["value"] == 1
+    assert found["least_less_most"]["low"] > 0.5
+    assert found["disputed"]["value"] == pytest.approx(1 / 3)
+    assert (found["by_disagreement"][2]["from"], found["by_disagreement"][2]["to"]) == (4.25, 4.25)
+
+
+def test_no_ensemble_and_no_curve_where_there_are_none(audited):
+    assert audited["ensemble"] is audited["learning_curve"] is None
+
+
+def test_a_learning_curve_is_scored_like_the_models(audit_of, logged):
+    audit = audit_of(
+        curve={10: "selection_reward_model", 20: "selection_reward_model", 40: "reward_model", 80: "reward_model"}
+    )
+    curve = audit["learning_curve"]
+    assert curve["num_pairs"] == [10, 20, 40, 80]
+    assert [one["value"] for one in curve["accuracy"]] == [0.25, 0.25, 0.75, 0.75]
+    assert curve["accuracy"][3] == audit["models"]["reward_model"]["accuracy"]
+    steps = {step: metrics["reward_audit/learning_curve_accuracy"] for metrics, step in logged if step is not None}
+    assert steps == {10: 0.25, 20: 0.25, 40: 0.75, 80: 0.75}
+    assert logged[0][0]["reward_audit/learning_curve_gain"] == curve["gain"]["value"]

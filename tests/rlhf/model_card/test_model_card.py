@@ -160,7 +160,9 @@ def test_what_the_card_must_say(card):
         "| the reward model that PPO climbed | 48 | 0 | 0 | 48 | 100.0%",
         "| the selection reward model | 0 | 0 | 48 | 48 | 0.0%",
         "32 held-out pairs of 32 prompts",
-        "(by chance 0.",
+        "; by chance 0.",
+        "| Reward model, scaled | ",
+        "| Selection reward model (chooses checkpoints), scaled | none: its scores do not favour what raters chose",
         "| 0.0% (0.0% to 32.4%), 8 pairs of 8 prompts | 100.0% (86.2% to 100.0%), 24 pairs of 24 prompts |",
         "+0.875 (+",  # gold gained
         "`kl_coef` | 0.07",
@@ -197,11 +199,42 @@ def test_agreement_of_annotators_stands_beside_the_accuracy(own_world, tmp_path)
     for row in (
         "2 annotators judged 10 times the same two responses",
         "| One annotator with another, ties apart | 75.0% (40.9% to 92.9%) |",
+        "| The most that their agreement allows | 85.4% (50.0% to 96.3%) |",
+        "Reward model: its accuracy, 75.0% (57.9% to 86.7%), reaches how often one annotator agrees with another",
+        "(chooses checkpoints): its accuracy, 25.0% (13.3% to 42.1%), lies below how often",
+        "By that agreement no model is right in more than 85.4% (50.0% to 96.3%) of the pairs.",
         "| a and b | 10 | 0.600 | 0.231 |",
         "| a | 16 | 16 |",
         "| All that no stage learned from | 16 | 16 |",
     ):
         assert row in text
+
+
+def test_categories_ensemble_and_learning_curve_are_in_the_card(own_world, tmp_path):
+    from rlhf.evaluation.reward_audit import audit_reward_models
+
+    data, models, audit = own_world / "data", own_world / "reward_models", make_workspace(tmp_path / "audit")
+    path = data / "preferences" / "test.jsonl"
+    rows = [json.loads(line) for line in path.read_text().splitlines()]
+    write_jsonl(path, [{**row, "category": row["source"], "margin": i % 2} for i, row in enumerate(rows)])
+    shutil.copytree(models / "reward_model", models / "reward_model_2")
+    curve = {size: models / "reward_model" for size in (10, 20, 40, 80)}
+    audit_reward_models(RewardAuditConfig(), SETUP, data, models, audit, curve)
+    shutil.copy(audit.output / "audit.json", own_world / "audit" / "output" / "audit.json")
+    text = section(ModelCard.load(write(own_world, tmp_path / "card") / "README.md"), "Reward models")
+    for row in (
+        "<summary>Accuracy by: Category</summary>",
+        "| Mean, each category alike |  |  | 50.0% (",
+        "| All pairs together |  |  | 75.0% (57.9% to 86.7%) |",
+        "Too few pairs to say much, since an interval is wider than 20 points: easy sums.",
+        "| Strongest less weakest |  |  | ",
+        "| Accuracy of the mean of 2 members | 75.0% (57.9% to 86.7%) |",
+        "| Pairs whose winner the members do not agree about | 0.0% (",
+        "### Would more labels help?",
+        "More labels like these would help little: with twice the 80 pairs accuracy would be 75.0%",
+        "| 160, extrapolated | 75.0% (",
+    ):
+        assert row in text, row
 
 
 def test_limitations_hold_the_warnings(world, card):

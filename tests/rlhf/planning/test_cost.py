@@ -146,3 +146,12 @@ def test_a_recipe_keeps_data_apart():
     few = expected_workload(survey, recipe(**{"data.max_rows": 100}))
     assert few.demonstrations == 85
     assert json.dumps(work.__dict__)
+
+
+def test_a_learning_curve_is_seven_eighths_of_the_reward_models_training():
+    plain, curve = (
+        duration(recipe(**{"reward_audit.learning_curve": on}), BILLION, WORK)["reward_audit"] for on in (False, True)
+    )
+    both = duration(recipe(), BILLION, WORK)["reward_model"]
+    scoring = duration(recipe(**{"reward_audit.num_perturbed": 0}), BILLION, WORK)["reward_audit"]
+    assert curve - plain == pytest.approx(7 / 8 * both / 2 + 2 * scoring, rel=0.05)

@@ -98,7 +98,7 @@ def test_writes_what_the_next_stages_read(tmp_path: Path, rows: Rows) -> None:
 
 
 def test_keeps_what_the_rows_say_beside_the_text(tmp_path: Path, rows: Rows) -> None:
-    extra = {"margin": 2.0, "annotator": "a", "criteria": "c", "source": "s"}
+    extra = {"margin": 2.0, "annotator": "a", "criteria": "c", "source": "s", "category": "k"}
     rows["preferences"] = [row | extra for row in rows["preferences"]]
     prepared = prepare(tmp_path, write_folder(tmp_path / "data", rows))
     assert all(row.items() >= extra.items() for row in prepared.rows("preferences", "test"))
