@@ -10,7 +10,6 @@ Imports numpy only at the top; scipy, which takes a second, where it is needed.
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
-from statistics import NormalDist
 from typing import Any
 
 import numpy as np
@@ -148,9 +147,7 @@ def mean_interval(values: ArrayLike, prompts: Prompts = None, confidence: float 
 def paired_bootstrap(differences: ArrayLike, num_resamples: int, seed: int, prompts: Prompts = None) -> Estimate:
     """The mean of paired differences with its bootstrap interval. Prompts are resampled, each with all its pairs.
 
-    The percentiles are the expanded ones: as far out as makes up for the bootstrap's variance, which is too small by
-    1/G with G prompts, and for its normal quantiles, where Student's are due. With hundreds of prompts nothing is left
-    of the expansion.
+    The percentiles are the expanded ones of `RowsByPrompt.tail`.
 
     Args:
         differences: one per pair, such as the policy's gold reward less the baseline's on the same prompt, [N].
@@ -174,9 +171,7 @@ def paired_bootstrap(differences: ArrayLike, num_resamples: int, seed: int, prom
     for start in range(0, num_resamples, at_once):
         drawn = rng.integers(size, size=(min(at_once, num_resamples - start), size))
         means.append(grouped.sums[drawn].sum(axis=1) / grouped.counts[drawn].sum(axis=1))
-    spread = (grouped.effective / (grouped.effective - 1)) ** 0.5
-    tail = NormalDist().cdf(-spread * quantile(grouped.degrees))
-    low, high = np.quantile(np.concatenate(means), [tail, 1 - tail])
+    low, high = np.quantile(np.concatenate(means), [grouped.tail, 1 - grouped.tail])
     return Estimate(grouped.mean, float(low), float(high))
 
 
