@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 
 from benchmarks import readme, records
 from rlhf.evaluation import bounds
+from rlhf.evaluation.scaling_law import POLICY_GRADIENT, fit_policy_gradient
 from rlhf.evaluation.statistics import Estimate, mean_interval, paired_bootstrap, share_interval
 
 RESULTS = records.RESULTS / "coverage.jsonl"
@@ -88,7 +89,7 @@ class Cell:
 
 def cases() -> list[Case]:
     """All of them."""
-    return [*_shares(), *_means(), *_differences(), *_bounds()]
+    return [*_shares(), *_means(), *_differences(), *_bounds(), *_peaks()]
 
 
 def measure(case: Case, prompts: int, most_rows: int, repetitions: int) -> tuple[float, float, float, float]:
@@ -176,7 +177,8 @@ def _cells() -> Iterator[tuple[Case, int, int]]:
 
 def _session(repetitions: int) -> str:
     digest = hashlib.sha256(str(repetitions).encode())
-    measured = [records.ROOT / "rlhf" / "evaluation" / f"{name}.py" for name in ("statistics", "intervals", "bounds")]
+    names = ("statistics", "intervals", "bounds", "scaling_law")
+    measured = [records.ROOT / "rlhf" / "evaluation" / f"{name}.py" for name in names]
     for path in [*measured, Path(__file__)]:
         digest.update(path.read_bytes() if path.exists() else b"")
     return digest.hexdigest()[:12]
@@ -246,6 +248,28 @@ def _bounds() -> Iterator[Case]:
     normal = _mixed(lambda rng, size: rng.normal(size=size), 1.0)
     yield Case("lower bound of a mean of normal values", "bound", 0.0, normal, mean, alone=True)
     yield Case("upper bound of a ratio of mean lengths", "bound", 1.0, normal, longer, alone=True)
+
+
+def _peaks() -> Iterator[Case]:
+    """The distance at which a score peaks, by a form fitted to its values at twelve distances, [N, 2, 13]: KL, score.
+
+    The rows of a prompt share half of their noise, which hits KL and score.
+    """
+    distances = np.linspace(0, 3, 13)
+
+    def draw(rng: Rng, keys: NDArray[np.intp]) -> Values:
+        size = int(keys[-1]) + 1
+        kl = distances**2 * rng.gamma(4, 0.25, size=(size, 1))[keys] * rng.gamma(4, 0.25, size=(len(keys), 1))
+        noise = [rng.normal(size=(number, len(distances))) for number in (size, len(keys))]
+        score = POLICY_GRADIENT.gain(distances, 1.2, 0.8) + 0.5**0.5 * (noise[0][keys] + noise[1])
+        return np.stack([kl, score], axis=1)
+
+    def peak(values: Values, keys: Keys | None) -> Estimate:
+        fit = fit_policy_gradient(values[:, 0], values[:, 1], keys, _RESAMPLES, 0)
+        assert fit is not None, "there are twelve points"
+        return Estimate(fit.peak.value, fit.peak.low, min(fit.peak.high, 1e9))
+
+    yield Case("peak of a fitted score", "difference", float(np.exp(1.2 / 0.8 - 1)), draw, peak, alone=True)
 
 
 def _bootstrap(values: Values, keys: Keys | None) -> Estimate:
