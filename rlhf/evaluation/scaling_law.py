@@ -174,7 +174,8 @@ def _solve(form: Form, distances: Floats, gains: Floats) -> tuple[Floats, Floats
 
 
 def _interval(value: float, resampled: Floats, tail: float) -> Estimate:
-    """A value with the percentiles of its resamples, which may be infinite, so that none lies between two of them."""
-    known = resampled[~np.isnan(resampled)]
-    low, high = np.quantile(known, [tail, 1 - tail], method="inverted_cdf")
+    """A value with the ends of its resamples, of which some may be infinite, so that nothing is interpolated."""
+    known = np.sort(resampled[~np.isnan(resampled)])
+    low = known[int(np.floor(tail * (len(known) - 1)))]
+    high = known[int(np.ceil((1 - tail) * (len(known) - 1)))]
     return Estimate(float(value), float(low), float(high))

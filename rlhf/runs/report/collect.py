@@ -1,5 +1,6 @@
 """What a run came to, on one page: collected from its stages' outputs and metrics."""
 
+import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -49,6 +50,7 @@ class RunReport:
         samples: answers before and after.
         num_alarms: alarms that went off in PPO.
         figure: of reward against KL; None where there is none.
+        on_the_way: sentences on over-optimization and the choice of the checkpoint; none of runs of before.
     """
 
     run_id: str
@@ -60,6 +62,7 @@ class RunReport:
     samples: Sequence[Sample]
     num_alarms: int
     figure: Path | None
+    on_the_way: Sequence[str] = ()
 
     @property
     def seconds(self) -> float:
@@ -106,7 +109,13 @@ def collect(store: RunStore, run_id: str) -> RunReport:
         [_sample(row) for row in islice(read_json_lines(evaluation / "side_by_side.jsonl"), NUM_SAMPLES)],
         int(metrics.get("policy/num_alarms", 0)),
         picture if picture.is_file() else None,
+        _on_the_way(evaluation / "evaluation.json"),
     )
+
+
+def _on_the_way(evaluation: Path) -> list[str]:
+    found = json.loads(evaluation.read_text(encoding="utf-8"))
+    return list(found.get("overoptimization", {}).get("sentences", ()))
 
 
 def _sample(row: Mapping[str, Any]) -> Sample:
