@@ -79,21 +79,18 @@ class Curve:
         points: a point for each evaluation, [U].
         prompts: conversations, the same at each evaluation, [N].
         values: kl, score, selection_score, held_out_score, and gold where there is a rule, of each row, [N, U].
+        chosen_update: updates that the chosen checkpoint has.
     """
 
     points: Sequence[CurvePoint]
     prompts: Sequence[Conversation]
     values: Rows
+    chosen_update: int
 
     @property
     def keys(self) -> list[str]:
         """The key of each row's prompt, [N]."""
         return [prompt_key(prompt) for prompt in self.prompts]
-
-    @property
-    def chosen_update(self) -> int:
-        """Updates that the chosen checkpoint has."""
-        return next(point.update for point in self.points if point.chosen)
 
     def turn(self, of: str = "held_out_score") -> Turn:
         """Where the score went on rising while another figure fell; prompts count alike, however many rows they have.
@@ -147,7 +144,7 @@ def overoptimization_curve(policy: Path, rule: GoldRule | None) -> Curve:
         points.append(_point(int(file.stem.removeprefix("update_")), chosen, rows, judgement))
         columns.append(_values(rows, judgement))
     values = {name: np.stack([column[name] for column in columns], axis=1) for name in columns[0]}
-    return Curve(points, prompts, values)
+    return Curve(points, prompts, values, chosen)
 
 
 @dataclass(frozen=True)

@@ -1,5 +1,6 @@
 """Gao et al.'s forms: coefficients that are known come back, their intervals hold them, and what cannot be told is not."""
 
+import dataclasses
 import json
 
 import numpy as np
@@ -54,7 +55,7 @@ def test_rows_of_a_prompt_are_no_independent_witnesses():
     rows, keys = np.repeat(np.arange(200), 4), [str(n) for n in np.repeat(np.arange(200), 4)]
     once = fit_policy_gradient(kl, values, None, 500, 0)
     four = fit_policy_gradient(kl[rows], values[rows], keys, 500, 0)
-    assert four == once
+    assert dataclasses.astuple(four.peak) == pytest.approx(dataclasses.astuple(once.peak))
     by_row = fit_policy_gradient(kl[rows], values[rows], None, 500, 0)
     assert by_row.peak.high - by_row.peak.low < 0.7 * (once.peak.high - once.peak.low)
 
