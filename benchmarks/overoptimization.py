@@ -1,12 +1,12 @@
 """Does the report name the update at which over-optimization began, and is the chosen checkpoint a good one?
 
-    python -m benchmarks.overoptimization                     # both recipes, seeds 7, 11, 23, 31, 47: hours on two cores
+    python -m benchmarks.overoptimization                     # both recipes, five seeds: hours on two cores
     python -m benchmarks.overoptimization overoptimize --seeds 7
 
 The demo, and the demo without a KL penalty and four times as long (configs/overoptimize.yaml). A run says by proxy and
 selection scores alone where it turned, and chooses its checkpoint by them; the gold rule, which nothing in a run reads
-before its evaluation, is the check. Where gold turned is found by the same rule, from gold reward on the same validation
-prompts. Only results are measured, no times, so the machine may be busy. A recipe and seed that is done is not run
+before its evaluation, is the check. Where gold turned is found by the same test, of gold reward on the same prompts.
+Only results are measured, no times, so the machine may be busy. A recipe and seed that is done is not run
 again, but for --fresh. Seeds 0 and 1 are for tuning, and none of the results.
 """
 
@@ -90,7 +90,8 @@ def _largest_best_of_n(best_of_n: Mapping[str, Any], metrics: Mapping[str, float
 
 def says_the_truth(row: Mapping[str, Any]) -> bool:
     """The named update is near where gold turned; or none is named where gold did not turn."""
-    named, truth = (turn["update"] if turn["state"] == "over_optimized" else None for turn in (row["turn"], row["gold_turn"]))
+    turns = (row["turn"], row["gold_turn"])
+    named, truth = (turn["update"] if turn["state"] == "over_optimized" else None for turn in turns)
     if named is None or truth is None:
         return named is truth
     return abs(named - truth) <= NEAR * truth
@@ -107,7 +108,8 @@ def part(rows: Mapping[str, Mapping[str, Any]]) -> str:
     """The table, by recipe and seed, and what became of the targets."""
     reported = [row for row in rows.values() if row["seed"] not in TUNED_ON]
     ordered = sorted(reported, key=lambda row: (row["recipe"], row["seed"]))
-    header = ["recipe, seed", "named update (95%)", "gold turned (95%)", "right", "chosen", "gold: SFT", "chosen", "best", "last"]
+    header = ["recipe, seed", "named update (95%)", "gold turned (95%)", "right", "chosen"]
+    header += ["gold: SFT", "chosen", "best", "last"]
     header += ["share of the best gain", "sqrt(KL) at the end", "peak of the selection score's fit"]
     lines = table(header, [_cells(row) for row in ordered], right=range(4, 11))
     text = [lines, *_verdicts(ordered)]
@@ -119,8 +121,9 @@ def part(rows: Mapping[str, Mapping[str, Any]]) -> str:
 def _cells(row: Mapping[str, Any]) -> list[str]:
     gold, peak = row["gold"], row["fits"]["selection_score"]
     chosen = gold[row["updates"].index(row["chosen_update"])]
-    seen = peak is not None and peak["peak_seen"]
-    ends = f"{peak['peak']['value']:.2f} ({peak['peak']['low']:.2f} to {peak['peak']['high']:.2f})" if seen else "not seen"
+    seen = "not seen"
+    if peak is not None and peak["peak_seen"]:
+        seen = "{value:.2f} ({low:.2f} to {high:.2f})".format(**peak["peak"])
     return [
         f"{row['recipe']}, {row['seed']}",
         _turned(row["turn"]),
@@ -130,7 +133,7 @@ def _cells(row: Mapping[str, Any]) -> list[str]:
         *(f"{value:.3f}" for value in (gold[0], chosen, max(gold), gold[-1])),
         f"{share_of_best(row):.0%}",
         f"{max(row['kl'][-1], 0) ** 0.5:.2f}",
-        ends,
+        seen,
     ]
 
 
@@ -145,15 +148,16 @@ def _verdicts(rows: Sequence[Mapping[str, Any]]) -> Iterator[str]:
     if long := of_recipe["overoptimize"]:
         right = sum(map(says_the_truth, long))
         yield (
-            f"`overoptimize`: the named update is within {NEAR:.0%} of where gold turned, or none is named where gold did "
-            f"not turn, in {right} of {len(long)} seeds (target four of five: {_met(right >= LEAST_RIGHT * len(long))})."
+            f"`overoptimize`: the named update is within {NEAR:.0%} of where gold turned, or none is named where gold "
+            f"did not turn, in {right} of {len(long)} seeds (target four of five: "
+            f"{_met(right >= LEAST_RIGHT * len(long))})."
         )
     if demo := of_recipe["demo"]:
         shares = [share_of_best(row) for row in demo]
         yield (
-            f"`demo`: the chosen checkpoint has {np.mean(shares):.0%} of the best checkpoint's gold gain over SFT, in the "
-            f"mean of {len(demo)} seeds (target {LEAST_SHARE:.0%}: {_met(np.mean(shares) >= LEAST_SHARE)}); over-optimization "
-            f"is named in {sum(row['turn']['state'] == 'over_optimized' for row in demo)} of them."
+            f"`demo`: the chosen checkpoint has {np.mean(shares):.0%} of the best checkpoint's gold gain over SFT, in "
+            f"the mean of {len(demo)} seeds (target {LEAST_SHARE:.0%}: {_met(np.mean(shares) >= LEAST_SHARE)}); "
+            f"over-optimization is named in {sum(row['turn']['state'] == 'over_optimized' for row in demo)} of them."
         )
 
 

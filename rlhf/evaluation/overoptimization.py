@@ -206,8 +206,8 @@ def _describe_fits(fits: Mapping[str, Fit | None]) -> str:
         f"{fit.r_squared:.2f} of {name}" for name, fit in fitted.items() if fit.r_squared is not None
     )
     return (
-        f"By {one.form} of the distance d, the square root of the KL (Gao et al.), fitted to {one.num_points} checkpoints "
-        f"up to d = {one.largest:.2f}, {', '.join(peaks)}; R^2 is {explained or 'not known'}."
+        f"By {one.form} of the distance d, the square root of the KL (Gao et al.), fitted to {one.num_points} "
+        f"checkpoints up to d = {one.largest:.2f}, {', '.join(peaks)}; R^2 is {explained or 'not known'}."
     )
 
 
@@ -278,7 +278,7 @@ def _point(
 
 def _values(rows: Sequence[Mapping[str, Any]], judgement: Judgement | None) -> Rows:
     """Figures of each row, [N]; runs of before have no held-out score, and the selection score stands for it."""
-    values = {name: np.array([row[name] for row in rows], dtype=np.float64) for name in ("kl", "score", "selection_score")}
-    held_out = [row.get("held_out_score", row["selection_score"]) for row in rows]
+    columns = {name: [row[name] for row in rows] for name in ("kl", "score", "selection_score")}
+    columns["held_out_score"] = [row.get("held_out_score", row["selection_score"]) for row in rows]
     gold = {"gold": judgement.rewards} if judgement else {}
-    return values | {"held_out_score": np.array(held_out, dtype=np.float64)} | gold
+    return {name: np.array(column, dtype=np.float64) for name, column in columns.items()} | gold

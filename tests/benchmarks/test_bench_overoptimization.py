@@ -47,4 +47,4 @@ def test_the_table_has_targets_and_leaves_out_what_was_tuned_on():
     assert "| overoptimize, 23 | did not turn | 90 (82 to 98) | **no** |" in text
     assert "overoptimize, 0" not in text
     assert "in 2 of 3 seeds (target four of five: **missed**)" in text
-    assert "has 67% of the best checkpoint's gold gain over SFT, in the mean of 1 seeds (target 90%: **missed**)" in text
+    assert "has 67% of the best checkpoint's gold gain over SFT, in the mean of 1 seeds (target 90%: **miss" in text

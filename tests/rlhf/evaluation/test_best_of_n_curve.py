@@ -1,4 +1,4 @@
-"""Best-of-n of the SFT policy: the estimator against all subsets, real sampling, and a killed evaluation that goes on."""
+"""Best-of-n of the SFT policy: the estimator against all subsets, real sampling, a killed evaluation that goes on."""
 
 import itertools
 import json
@@ -36,7 +36,7 @@ def test_the_kl_is_known():
 
 @pytest.fixture
 def models(tmp_path):
-    """An SFT policy that says many things, a reward model that likes hedging, and a selection model that dislikes it."""
+    """An SFT policy that says many things; a reward model that likes hedging, and a selection model that does not."""
     tokenizer = make_tokenizer()
     save_model(saying_policy(tokenizer, HEDGED, logit=3.0), tokenizer, tmp_path / "sft" / "policy")
     for name, weight in (("reward_model", 4.0), ("selection_reward_model", -4.0)):

@@ -1,4 +1,4 @@
-"""Gao et al.'s forms: coefficients that are known come back, their intervals hold them, and what cannot be told is not."""
+"""Gao et al.'s forms: coefficients that are known come back, intervals hold them, what cannot be told is not."""
 
 import dataclasses
 import json
