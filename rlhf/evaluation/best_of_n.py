@@ -148,7 +148,7 @@ def best_of_subsets(values: Floats, scores: Floats, num_samples: int) -> Floats:
 
 
 def best_of_n_kl(num_samples: int) -> float:
-    """log n - (n - 1)/n, nats per response."""
+    """The KL of the best of n, which is at most log n - (n - 1)/n, nats per response."""
     return math.log(num_samples) - (num_samples - 1) / num_samples
 
 

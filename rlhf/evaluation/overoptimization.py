@@ -202,9 +202,7 @@ def _describe_fits(fits: Mapping[str, Fit | None]) -> str:
         else f"of {name} no peak is seen within the range"
         for name, fit in fitted.items()
     ]
-    explained = ", ".join(
-        f"{fit.r_squared:.2f} of {name}" for name, fit in fitted.items() if fit.r_squared is not None
-    )
+    explained = ", ".join(f"{fit.r_squared:.2f} of {name}" for name, fit in fitted.items() if fit.r_squared is not None)
     return (
         f"By {one.form} of the distance d, the square root of the KL (Gao et al.), fitted to {one.num_points} "
         f"checkpoints up to d = {one.largest:.2f}, {', '.join(peaks)}; R^2 is {explained or 'not known'}."

@@ -224,9 +224,7 @@ def _write(workspace: Workspace, evaluation: Mapping[str, Any], curve: Sequence[
         (workspace.output / name).write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
 
 
-def _log(
-    workspace: Workspace, curve: Sequence[CurvePoint], findings: Findings, metrics: Mapping[str, float]
-) -> None:
+def _log(workspace: Workspace, curve: Sequence[CurvePoint], findings: Findings, metrics: Mapping[str, float]) -> None:
     for point in curve:
         means = {"score": point.score, "selection_score": point.selection_score, "kl": point.kl, "gold": point.gold}
         curves = {name: mean.value for name, mean in means.items() if mean is not None}

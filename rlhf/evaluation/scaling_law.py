@@ -88,9 +88,7 @@ class Fit:
         return asdict(self) | {"peak": peak, "peak_seen": self.peak_seen}
 
 
-def fit_policy_gradient(
-    kl: Floats, values: Floats, prompts: Prompts, num_resamples: int, seed: int
-) -> Fit | None:
+def fit_policy_gradient(kl: Floats, values: Floats, prompts: Prompts, num_resamples: int, seed: int) -> Fit | None:
     """Fit the form of policy gradients to a score; None where there are too few points.
 
     Args:
@@ -106,9 +104,7 @@ def fit_policy_gradient(
     return _fit(POLICY_GRADIENT, np.stack([kl, values]), prompts, num_resamples, seed)
 
 
-def fit_best_of_n(
-    kl: Floats, values: Floats, prompts: Prompts, num_resamples: int, seed: int
-) -> Fit | None:
+def fit_best_of_n(kl: Floats, values: Floats, prompts: Prompts, num_resamples: int, seed: int) -> Fit | None:
     """Fit the form of best-of-n sampling; arguments as above, but the KL is known, [U]."""
     rows = np.broadcast_to(kl, values.shape)
     return _fit(BEST_OF_N, np.stack([rows, values]), prompts, num_resamples, seed)
@@ -128,8 +124,7 @@ def _fit(form: Form, rows: Floats, prompts: Prompts, num_resamples: int, seed: i
         return None
     resampled = _solve(form, *_points(_resampled_means(sums, grouped.counts, num_resamples, seed)))
     estimates = [
-        _interval(value[0], values, grouped.tail)
-        for value, values in zip((alpha, beta, peak), resampled, strict=True)
+        _interval(value[0], values, grouped.tail) for value, values in zip((alpha, beta, peak), resampled, strict=True)
     ]
     errors = gains[0] - form.gain(distances[0], alpha[0], beta[0])
     spread = float(((gains[0] - gains[0].mean()) ** 2).sum())

@@ -46,9 +46,7 @@ def models(tmp_path):
 
 def measure(models, checkpoints, config=CONFIG, rule=RULE):
     context = StageContext(config, SETUP, make_tokenizer())
-    found = measure_best_of_n(
-        context, 8, PROMPTS, models / "sft", models / "reward_models", rule, models / checkpoints
-    )
+    found = measure_best_of_n(context, 8, PROMPTS, models / "sft", models / "reward_models", rule, models / checkpoints)
     return json.loads(json.dumps(found.as_dict(), allow_nan=False))
 
 

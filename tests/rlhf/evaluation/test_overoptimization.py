@@ -168,5 +168,5 @@ def test_evaluations_of_other_prompts_are_not_compared(tmp_path):
     write_run(tmp_path)
     path = tmp_path / "generations" / "update_0008.jsonl"
     path.write_text("\n".join(reversed(path.read_text().splitlines())) + "\n")
-    with pytest.raises(DataError, match="the prompts are not those of update_0000.jsonl"):
+    with pytest.raises(DataError, match=r"the prompts are not those of update_0000\.jsonl"):
         overoptimization_curve(tmp_path, rule=None)
