@@ -94,7 +94,7 @@ def says_the_truth(row: Mapping[str, Any]) -> bool:
     named, truth = (turn["update"] if turn["state"] == "over_optimized" else None for turn in turns)
     if named is None or truth is None:
         return named is truth
-    return abs(named - truth) <= NEAR * truth
+    return bool(abs(named - truth) <= NEAR * truth)
 
 
 def share_of_best(row: Mapping[str, Any]) -> float:

@@ -49,7 +49,7 @@ class BestOfNPoint:
     @property
     def sqrt_kl(self) -> float:
         """Distance from the SFT policy."""
-        return self.kl**0.5
+        return math.sqrt(self.kl)
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -51,7 +51,7 @@ def draw_overoptimization(points: Sequence[CurvePoint], path: Path, findings: Fi
         if has_gold:
             _gold_panel(rows[1], points)
         if findings is not None:
-            _draw_findings(rows, points, findings)
+            _draw_findings(list(rows), points, findings)
         rows[-1].set_xlabel(_DISTANCE)
         hedges = all({"hedging_easy", "hedging_hard"} & point.shares.keys() for point in points)
         (_hedging_panel if hedges else _repetition_panel)(right.subplots(), points)
@@ -108,7 +108,7 @@ def _draw_fit(axes: "Axes", fit: Fit, start: float, largest: float, color: str) 
 def _draw_best_of_n(axes: "Axes", best_of_n: BestOfN, name: str, color: str) -> None:
     x, values = [point.sqrt_kl for point in best_of_n.points], [point.values[name] for point in best_of_n.points]
     largest = best_of_n.points[-1].num_samples
-    style = {"color": color, "marker": "^", "markerfacecolor": "white", "linewidth": 0.8}
+    style: dict[str, Any] = {"color": color, "marker": "^", "markerfacecolor": "white", "linewidth": 0.8}
     errors = [[value.value - value.low for value in values], [value.high - value.value for value in values]]
     label = f"best of n of SFT by the score, n up to {largest}"
     axes.errorbar(x, [value.value for value in values], yerr=errors, elinewidth=1.0, alpha=0.8, label=label, **style)

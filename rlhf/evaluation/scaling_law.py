@@ -123,18 +123,19 @@ def _fit(form: Form, rows: Floats, prompts: Prompts, num_resamples: int, seed: i
     if np.isnan(alpha[0]):
         return None
     resampled = _solve(form, *_points(_resampled_means(sums, grouped.counts, num_resamples, seed)))
-    estimates = [
+    intervals = [
         _interval(value[0], values, grouped.tail) for value, values in zip((alpha, beta, peak), resampled, strict=True)
     ]
     errors = gains[0] - form.gain(distances[0], alpha[0], beta[0])
     spread = float(((gains[0] - gains[0].mean()) ** 2).sum())
     return Fit(
-        form.text,
-        *estimates[:2],
-        1 - float((errors**2).sum()) / spread if spread > 0 else None,
-        estimates[2],
-        float(distances.max()),
-        distances.shape[1],
+        form=form.text,
+        alpha=intervals[0],
+        beta=intervals[1],
+        r_squared=1 - float((errors**2).sum()) / spread if spread > 0 else None,
+        peak=intervals[2],
+        largest=float(distances.max()),
+        num_points=distances.shape[1],
     )
 
 
