@@ -198,14 +198,15 @@ def _describe_fits(fits: Mapping[str, Fit | None]) -> str:
     one = next(iter(fitted.values()))
     peaks = [
         f"{name} peaks at {fit.peak.value:.2f} ({fit.peak.low:.2f} to {fit.peak.high:.2f})"
-        if fit.peak_seen
-        else f"of {name} no peak is seen within the range"
         for name, fit in fitted.items()
+        if fit.peak_seen
     ]
+    if unseen := [name for name, fit in fitted.items() if not fit.peak_seen]:
+        peaks.append(f"no peak of {', '.join(unseen)} is seen within the range")
     explained = ", ".join(f"{fit.r_squared:.2f} of {name}" for name, fit in fitted.items() if fit.r_squared is not None)
     return (
         f"By {one.form} of the distance d, the square root of the KL (Gao et al.), fitted to {one.num_points} "
-        f"checkpoints up to d = {one.largest:.2f}, {', '.join(peaks)}; R^2 is {explained or 'not known'}."
+        f"checkpoints up to d = {one.largest:.2f}: {'; '.join(peaks)}. R^2 is {explained or 'not known'}."
     )
 
 

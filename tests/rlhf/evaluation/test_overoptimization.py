@@ -153,7 +153,7 @@ def test_a_run_that_over_optimizes_is_described(tmp_path):
     assert turn.startswith(f"Over-optimization began at update {found.turn.update}")
     assert "The chosen checkpoint, of update 16, is not from after that." in turn
     assert "the selection score peaks at" in fits
-    assert "of the score no peak is seen within the range" in fits
+    assert "no peak of the score is seen within the range" in fits
 
 
 def test_findings_are_drawn(tmp_path):
