@@ -102,7 +102,7 @@ _COLORS = {"score": BLUE, "selection_score": ORANGE, "gold": GREEN}
 def _draw_fit(axes: "Axes", fit: Fit, start: float, largest: float, color: str) -> None:
     x = np.linspace(0.0, largest, 200)
     y = start + FORMS[fit.form].gain(x, fit.alpha.value, fit.beta.value)
-    axes.plot(x, y, color=color, linewidth=1.1, linestyle=(0, (5, 2)), zorder=2)
+    axes.plot(x, y, color=color, linewidth=1.2, linestyle=(0, (1, 1.5)), zorder=2, label=f"{fit.form}, fitted")
 
 
 def _draw_best_of_n(axes: "Axes", best_of_n: BestOfN, name: str, color: str) -> None:

@@ -125,9 +125,12 @@ def describe_turn(turn: Turn, chosen_update: int) -> str:
         )
     if turn.state == "none":
         chosen = "which was chosen" if chosen_update == turn.update else f"and update {chosen_update} was chosen"
+        best = f"(update {turn.update}, {chosen})"
+        if turn.update == turn.last:
+            return f"No over-optimization was seen: the held-out score is best at the end {best}."
         return (
             f"No over-optimization was seen: after update {turn.last} the held-out score is not surely below its best "
-            f"(update {turn.update}, {chosen})."
+            f"{best}."
         )
     span = f"update {turn.update} ({turn.earliest} to {turn.latest})"
     fell = f"the held-out score fell by {turn.fall.mean:.3f} ({turn.fall.in_errors})"
