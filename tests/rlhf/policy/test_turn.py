@@ -91,7 +91,10 @@ def test_what_is_said_names_turn_and_choice():
     assert "to update 96 the score went on rising" in said
     assert "The chosen checkpoint, of update 48, is not from after that." in said
     assert "of update 96, lies beyond it" in describe_turn(turn, 96)
-    none = find(0, RISING, RISING)
+    end = find(0, RISING, RISING)
+    assert "is best at the end (update 96, which was chosen)." in describe_turn(end, 96)
+    none = find(0, PLATEAU, RISING)
+    assert 48 <= none.update < 96
     assert f"its best (update {none.update}, which was chosen)" in describe_turn(none, none.update)
     assert "and update 4 was chosen)" in describe_turn(none, 4)
 
