@@ -3,6 +3,8 @@
 import pytest
 
 from benchmarks.overoptimization import part, says_the_truth, share_of_best
+from benchmarks.records import ROOT
+from rlhf.config.loading import load_config
 
 
 def turn(update, state="over_optimized"):
@@ -48,3 +50,12 @@ def test_the_table_has_targets_and_leaves_out_what_was_tuned_on():
     assert "overoptimize, 0" not in text
     assert "in 2 of 3 seeds (target four of five: **missed**)" in text
     assert "has 67% of the best checkpoint's gold gain over SFT, in the mean of 1 seeds (target 90%: **miss" in text
+
+
+def test_the_recipe_is_the_demo_without_a_penalty_and_four_times_as_long():
+    demo, long = (load_config(ROOT / "configs" / f"{name}.yaml") for name in ("demo", "overoptimize"))
+    changed = {"num_updates": 4 * demo.rl.num_updates, "kl_coef": 0.0, "kl_budget": 1000.0}
+    assert long.rl == demo.rl.model_copy(update={**changed, "alarms": long.rl.alarms})
+    assert long.rl.alarms == demo.rl.alarms.model_copy(update={"fatal": ()})
+    for name in ("data", "sft", "reward_model", "model", "compute"):
+        assert getattr(long, name) == getattr(demo, name), "what the demo has made is found"
