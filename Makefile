@@ -8,7 +8,7 @@ unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo up down test test-slow test-services test-all test-export coverage pictures tutorial docs soak check format lock clean bench bench-learning bench-optimum bench-scaling bench-processes bench-services bench-coverage bench-feedback bench-promotion bench-gpu
+.PHONY: help demo up down test test-slow test-services test-all test-export coverage pictures tutorial docs soak check format lock clean bench bench-learning bench-optimum bench-scaling bench-processes bench-services bench-coverage bench-feedback bench-promotion bench-gpu bench-overoptimization
 
 help: ## Say what there is.
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -104,6 +104,9 @@ bench-promotion: .venv/installed ## False promotions over nights, and how soon a
 
 bench-feedback: .venv/installed ## Rounds of feedback against one, a judge's labels against people's: an hour and a half.
 	$(BIN)/python -m benchmarks.feedback $(ARGS)
+
+bench-overoptimization: .venv/installed ## Is the update at which over-optimization began named, and is the choice a good one? Hours.
+	$(BIN)/python -m benchmarks.overoptimization $(ARGS)
 
 bench-coverage: .venv/installed ## How often the printed intervals hold the truth, on simulated data. ARGS="--only share"
 	$(BIN)/python -m benchmarks.coverage $(ARGS)

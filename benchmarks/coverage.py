@@ -26,6 +26,7 @@ from rlhf.evaluation.calibration import calibration
 from rlhf.evaluation.learning_curve import SHARES, learning_curve
 from rlhf.evaluation.statistics import Estimate, group_contrast, mean_interval, paired_bootstrap, share_interval
 from rlhf.evaluation.temperature import NoTemperatureError, temperature_interval
+from rlhf.evaluation.scaling_law import POLICY_GRADIENT, fit_policy_gradient
 
 RESULTS = records.RESULTS / "coverage.jsonl"
 PROMPTS = (10, 30, 100, 500)
@@ -95,7 +96,7 @@ class Cell:
 
 def cases() -> list[Case]:
     """All of them."""
-    return [*_shares(), *_means(), *_differences(), *_bounds(), *_audits()]
+    return [*_shares(), *_means(), *_differences(), *_bounds(), *_audits(), *_peaks()]
 
 
 def measure(case: Case, prompts: int, most_rows: int, repetitions: int) -> tuple[float, float, float, float]:
@@ -183,7 +184,7 @@ def _cells() -> Iterator[tuple[Case, int, int]]:
 
 def _session(repetitions: int) -> str:
     digest = hashlib.sha256(str(repetitions).encode())
-    names = ("statistics", "intervals", "bounds", "calibration", "temperature", "learning_curve")
+    names = ("statistics", "intervals", "bounds", "calibration", "temperature", "learning_curve", "scaling_law")
     measured = [records.ROOT / "rlhf" / "evaluation" / f"{name}.py" for name in names]
     for path in [*measured, Path(__file__)]:
         digest.update(path.read_bytes() if path.exists() else b"")
@@ -358,6 +359,25 @@ def _of_models(accuracy: Values, alike: float) -> Draw:
         return np.asarray((0.8**0.5 * shared[:, None] + 0.2**0.5 * own < ndtri(accuracy)).astype(float))
 
     return draw
+def _peaks() -> Iterator[Case]:
+    """The distance at which a score peaks, by a form fitted to its values at twelve distances, [N, 2, 13]: KL, score.
+
+    The rows of a prompt share half of their noise, which hits KL and score.
+    """
+    distances = np.linspace(0, 3, 13)
+
+        size = int(keys[-1]) + 1
+        kl = distances**2 * rng.gamma(4, 0.25, size=(size, 1))[keys] * rng.gamma(4, 0.25, size=(len(keys), 1))
+        noise = [rng.normal(size=(number, len(distances))) for number in (size, len(keys))]
+        score = POLICY_GRADIENT.gain(distances, 1.2, 0.8) + 0.5**0.5 * (noise[0][keys] + noise[1])
+        return np.stack([kl, score], axis=1)
+
+    def peak(values: Values, keys: Keys | None) -> Estimate:
+        fit = fit_policy_gradient(values[:, 0], values[:, 1], keys, _RESAMPLES, 0)
+        assert fit is not None, "there are twelve points"
+        return Estimate(fit.peak.value, fit.peak.low, min(fit.peak.high, 1e9))
+
+    yield Case("peak of a fitted score", "difference", float(np.exp(1.2 / 0.8 - 1)), draw, peak, alone=True)
 
 
 def _bootstrap(values: Values, keys: Keys | None) -> Estimate:

@@ -11,6 +11,7 @@ ROWS = (
     ("hedged, easy questions", "evaluation/policy_hedging_easy", "{:.1%}"),
     ("hedged, hard questions", "evaluation/policy_hedging_hard", "{:.1%}"),
     ("KL to the SFT policy, nats/response", "evaluation/kl", "{:.2f}"),
+    ("over-optimized from update", "evaluation/over_optimized_from", "{:.0f}"),
     ("reward model, held-out accuracy", "reward_audit/accuracy", "{:.1%}"),
 )
 """Words, metric, and how it is written. Intervals are found by the suffixes _low and _high."""

@@ -29,6 +29,7 @@ class Metric:
     interval: bool = False
 
 
+_ENDS = ("", "_low", "_high")
 _DECLARED: dict[str, Metric] = {
     "data/num_demonstrations_train": Metric("rows"),
     "data/num_preferences_train": Metric("rows", summary=True),
@@ -206,6 +207,19 @@ _DECLARED: dict[str, Metric] = {
     "evaluation/curve_gold": Metric("gold", "higher", curve=True),
     "evaluation/curve_distinct_2": Metric("", "higher"),
     "evaluation/curve_kl": Metric("nats/response", "lower", curve=True),
+    "evaluation/over_optimized": Metric("", "lower"),
+    **{f"evaluation/over_optimized_from{end}": Metric("update") for end in _ENDS},
+    **{
+        f"evaluation/{name}_fit_{figure}{end}": Metric(unit)
+        for name in ("score", "selection_score", "gold")
+        for figure, unit in {"alpha": "1/sqrt(nat)", "beta": "1/sqrt(nat)", "peak": "sqrt(nat)"}.items()
+        for end in _ENDS
+    },
+    **{f"evaluation/{name}_fit_r_squared": Metric("") for name in ("score", "selection_score", "gold")},
+    "evaluation/best_of_n_score": Metric("score", "higher"),
+    "evaluation/best_of_n_selection_score": Metric("score", "higher"),
+    "evaluation/best_of_n_gold": Metric("gold", "higher"),
+    "evaluation/best_of_n_seconds": Metric("s", "lower"),
     "evaluation/num_responses": Metric("responses"),
     "evaluation/num_prompts": Metric("prompts"),
     "evaluation/num_warnings": Metric("", "lower", summary=True),
@@ -232,7 +246,6 @@ _DECLARED: dict[str, Metric] = {
     "comparison/champion_refusal_rate": Metric("", "neither"),
 }
 
-_ENDS = ("", "_low", "_high")
 METRICS: dict[str, Metric] = {
     f"{name}{end}": replace(metric, summary=metric.summary and not end)
     for name, metric in _DECLARED.items()

@@ -17,12 +17,12 @@ from prefect.runtime import flow_run as this_flow_run
 from prefect.states import Cancelled
 
 from rlhf import provenance
+from rlhf.cluster.group import check_group
+from rlhf.config.cluster import ClusterConfig
 from rlhf.config.gates import FigureGate
 from rlhf.config.pipeline import PipelineConfig
 from rlhf.failures import explained
 from rlhf.figure_gates import check_figures, figure_verdicts, refusal
-from rlhf.cluster.group import check_group
-from rlhf.config.cluster import ClusterConfig
 from rlhf.files.checkpoint_mirror import check_address
 from rlhf.modeling import starting_model
 from rlhf.modeling.hub import at_commits

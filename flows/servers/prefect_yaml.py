@@ -38,6 +38,11 @@ _RECIPES = {
         "cpu",
         "The embedded default by best-of-n: from the best of the policy's own responses.",
     ),
+    "overoptimize": (
+        "overoptimize",
+        "cpu",
+        "The embedded default without a KL penalty, four times as long: the policy games its reward model.",
+    ),
     "stories": (
         "stories",
         "cpu",

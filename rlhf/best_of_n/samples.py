@@ -20,8 +20,8 @@ from rlhf.errors import TrainingDivergedError
 from rlhf.files.atomic import write_file
 from rlhf.modeling.conversations import encode_prompts
 from rlhf.policy.context import PolicyContext, Prompts
+from rlhf.policy.parts import collect_parts
 from rlhf.policy.sampling import sample_responses, score_responses
-from rlhf.progress import report_progress
 from rlhf.rewards.sources import apply_penalties, combine
 from rlhf.text.lines import read_json_lines
 
@@ -79,17 +79,16 @@ def collect_samples(context: Context, checkpoints: Path, seed: int) -> Samples:
         ScoringError: a source failed, or its scores are not one finite number for each response.
     """
     number = len(context.prompts.ids)
-    rows: list[dict[str, Any]] = []
-    for first in range(0, number, _PROMPTS_IN_A_PART):
-        prompts = range(first, min(first + _PROMPTS_IN_A_PART, number))
-        path = checkpoints / "samples" / f"prompts_{first:08d}.jsonl"
-        if not path.is_file():
-            try:
-                write_file(path, "".join(json_lines(_sample(context, prompts, seed))))
-            except FloatingPointError as error:
-                raise TrainingDivergedError(0, str(error), None) from error
-        rows += read_json_lines(path)
-        report_progress("policy", prompts.stop, number)
+    try:
+        rows = collect_parts(
+            checkpoints / "samples",
+            "policy",
+            number,
+            _PROMPTS_IN_A_PART,
+            lambda prompts: _sample(context, prompts, seed),
+        )
+    except FloatingPointError as error:
+        raise TrainingDivergedError(0, str(error), None) from error
     names = [source.config.name for source in context.models.sources]
     raw = {name: torch.tensor([row["scores"][name] for row in rows]) for name in names}
     ended, lengths = (torch.tensor([row[name] for row in rows]) for name in ("ended", "num_tokens"))

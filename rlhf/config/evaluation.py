@@ -56,7 +56,16 @@ class EvaluationConfig(Section):
     """Pairs of responses kept as a table."""
     num_bootstrap: Annotated[int, Field(ge=100)] = 2000
     """Resamples per bootstrap interval."""
+    best_of_n: Annotated[int, Field(ge=0, le=4096)] = 0
+    """Responses sampled from the SFT policy to each validation prompt (N), of which the best n = 1, 2, 4, ..., N by the
+    reward model's score are set beside the policy, as the cheap way to the same distance. 0: none."""
     gold: GoldName | None = None
     """Rule for the worth of a response; no other stage reads it. calibrated_arithmetic: right answers, or hedged
     answers where they are wrong. pleasant_words: share of English words that people rate as pleasant. Empty: the rule
     behind the labels of the embedded data set, or no rule."""
+
+    @model_validator(mode="after")
+    def _best_of_one_is_none(self) -> Self:
+        if self.best_of_n == 1:
+            raise ValueError("best_of_n is 1, of which nothing is best; set it to 2 or more, such as 64, or to 0")
+        return self

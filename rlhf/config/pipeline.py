@@ -253,6 +253,15 @@ class PipelineConfig(MethodChoice):
         return self
 
     @model_validator(mode="after")
+    def _best_of_n_is_of_the_start(self) -> Self:
+        if self.evaluation.best_of_n and self.start == "previous":
+            raise ValueError(
+                "evaluation.best_of_n samples from the SFT policy, but start is previous, so the distances of the "
+                "policy's checkpoints are from another one; set it to 0"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _there_is_a_base_to_sample(self) -> Self:
         if self.data.sampled_from is not None and self.model.architecture is not None:
             raise ValueError(

@@ -104,6 +104,9 @@ class PolicyConfig(Section):
     chosen."""
     num_validation_prompts: Count = 512
     """Validation prompts per held-out evaluation."""
+    stop_after_turn: Count | None = None
+    """Held-out evaluations in a row that must show that the score goes on rising while the held-out score has fallen,
+    surely, for training to stop. Empty: it goes on."""
     lora: LoraConfig | None = None
     """Adapters of the policy, trained in place of all weights. Empty: all weights are trained."""
 
@@ -168,6 +171,15 @@ class PolicyConfig(Section):
                 f"length_penalty_free_tokens ({self.length_penalty_free_tokens}) leaves no token of "
                 f"max_response_tokens ({self.max_response_tokens}) to penalize, so length_penalty would be ignored; "
                 f"make it smaller"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _a_turn_can_be_seen(self) -> Self:
+        if self.stop_after_turn is not None and not any(source.kind == "trained" for source in self.rewards):
+            raise ValueError(
+                "stop_after_turn is set, but rewards has no source of kind trained, which the selection reward model "
+                "could stand for, so it would be ignored; drop it"
             )
         return self
 

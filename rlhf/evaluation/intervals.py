@@ -57,6 +57,19 @@ class RowsByPrompt:
         """Degrees of freedom of the mean's variance, were all rows of a prompt alike: G - 1, or less."""
         return float((self.weights**2).sum() ** 2 / (self.weights**4).sum() - 1)
 
+    @property
+    def tail(self) -> float:
+        """Share of the bootstrap's resamples beyond each end of a 95% interval, whose percentiles are expanded.
+
+        As far out as makes up for the bootstrap's variance, which is too small by 1/G, and for its normal quantiles,
+        where Student's are due. With hundreds of prompts nothing is left of the expansion.
+
+        Source:
+            Hesterberg, "What teachers should know about the bootstrap", The American Statistician 69 (2015), 4.3.
+        """
+        spread = (self.effective / (self.effective - 1)) ** 0.5
+        return NormalDist().cdf(-spread * quantile(self.degrees))
+
 
 def prompt_numbers(prompts: Sequence[Hashable]) -> NDArray[np.intp]:
     """The prompt of each row as a number, from 0 on in the order in which prompts come first, [N]."""

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from rlhf.evaluation.intervals import Prompts
-from rlhf.evaluation.statistics import Estimate, expanded_percentiles, resampled_means, share_interval
+from rlhf.evaluation.statistics import Estimate, resampled_means, share_interval
 
 SHARES = (0.125, 0.25, 0.5, 1.0)
 """Shares of the training pairs that the reward models of a curve learn from."""
@@ -73,7 +73,7 @@ def learning_curve(
     wrong = 1 - np.asarray(outcomes, dtype=np.float64)
     errors, grouped = resampled_means(list(wrong), num_resamples, seed, prompts)
     estimate, resampled = extrapolate(sizes, wrong.mean(axis=1)[None])[:, 0], extrapolate(sizes, errors)
-    low, high = np.quantile(resampled, expanded_percentiles(grouped), axis=1)
+    low, high = np.quantile(resampled, [grouped.tail, 1 - grouped.tail], axis=1)
     doubled, gain = (
         Estimate(float(value), float(min(value, start)), float(max(value, end)))
         for value, start, end in zip(estimate, low, high, strict=True)

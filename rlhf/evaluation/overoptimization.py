@@ -1,6 +1,7 @@
 """The curve that shows whether training went too far: proxy score, selection score and gold reward against sqrt(KL).
 
 Every method keeps the generations of its held-out evaluations. They are scored by the gold rule here, after the fact.
+Where training turned is said by the scores alone; where gold reward turned stands beside it as a check.
 
 Source: Gao, Schulman, Hilton, "Scaling laws for reward model overoptimization", 2210.10760, figure 1 and section 3.2.
 """
@@ -9,29 +10,24 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
 
 from rlhf.data.preparation.splits import prompt_key
 from rlhf.errors import DataError
-from rlhf.evaluation.figures import (
-    BLUE,
-    GREEN,
-    GREY,
-    ORANGE,
-    PURPLE,
-    VERMILION,
-    line_with_band,
-    new_figure,
-    path_with_bars,
-    percent_axis,
-)
+from rlhf.evaluation.best_of_n import BestOfN
+from rlhf.evaluation.bounds import by_prompt
 from rlhf.evaluation.gold import shares
+from rlhf.evaluation.scaling_law import Fit, fit_policy_gradient
 from rlhf.evaluation.statistics import Estimate, distinct_n, mean_interval
-from rlhf.gold.rules import GoldRule
+from rlhf.gold.rules import GoldRule, Judgement
+from rlhf.modeling.conversations import Conversation
+from rlhf.policy.turn import Turn, describe_turn, find_turn
 from rlhf.text.lines import read_json_lines
 
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
+Rows = Mapping[str, NDArray[np.float64]]
 
 LEAST_DISTINCT_2 = 0.5
 """Share of the SFT policy's distinct-2 below which responses are said to repeat themselves."""
@@ -75,7 +71,53 @@ class CurvePoint:
         return asdict(self) | {"sqrt_kl": self.sqrt_kl}
 
 
-def overoptimization_curve(policy: Path, rule: GoldRule | None) -> list[CurvePoint]:
+@dataclass(frozen=True)
+class Curve:
+    """The held-out evaluations of a run: N rows of validation prompts, U evaluations.
+
+    Attributes:
+        points: a point for each evaluation, [U].
+        prompts: conversations, the same at each evaluation, [N].
+        values: kl, score, selection_score, held_out_score, and gold where there is a rule, of each row, [N, U].
+        chosen_update: updates that the chosen checkpoint has.
+    """
+
+    points: Sequence[CurvePoint]
+    prompts: Sequence[Conversation]
+    values: Rows
+    chosen_update: int
+
+    @property
+    def keys(self) -> list[str]:
+        """The key of each row's prompt, [N]."""
+        return [prompt_key(prompt) for prompt in self.prompts]
+
+    def turn(self, of: str = "held_out_score") -> Turn:
+        """Where the score went on rising while another figure fell; prompts count alike, however many rows they have.
+
+        Args:
+            of: held_out_score, by which the run is judged, or gold, for the check.
+        """
+        keys, updates = self.keys, [point.update for point in self.points]
+        scores, other = (
+            np.stack([by_prompt(column, keys) for column in self.values[name].T], axis=1) for name in ("score", of)
+        )
+        return find_turn(updates, scores, other)
+
+    def fits(self, num_resamples: int, seed: int) -> dict[str, Fit | None]:
+        """Gao et al.'s form, fitted to each figure against the distance; None where there are too few points."""
+        return {
+            name: fit_policy_gradient(self.values["kl"], self.values[name], self.keys, num_resamples, seed)
+            for name in FITTED
+            if name in self.values
+        }
+
+
+FITTED = ("score", "selection_score", "gold")
+"""Figures to which a form is fitted."""
+
+
+def overoptimization_curve(policy: Path, rule: GoldRule | None) -> Curve:
     """Read the kept generations and judge them.
 
     Args:
@@ -83,13 +125,89 @@ def overoptimization_curve(policy: Path, rule: GoldRule | None) -> list[CurvePoi
         rule: gives gold rewards, where there is one.
 
     Raises:
-        DataError: there are no generations.
+        DataError: there are no generations, or not of the same prompts at each evaluation.
     """
     files = sorted((policy / "generations").glob("update_*.jsonl"))
     if not files:
         raise DataError(f"{policy / 'generations'}: there are no kept generations; train the policy again")
     chosen = json.loads((policy / "summary.json").read_text(encoding="utf-8"))["chosen_update"]
-    return [_point(file, chosen, rule) for file in files]
+    prompts: list[Conversation] = [row["prompt"] for row in read_json_lines(files[0])]
+    points, columns = [], []
+    for file in files:
+        rows = list(read_json_lines(file))
+        if [row["prompt"] for row in rows] != prompts:
+            raise DataError(
+                f"{file}: the prompts are not those of {files[0].name}, so evaluations cannot be compared; train the "
+                f"policy again"
+            )
+        judgement = rule.judge(prompts, [row["response"] for row in rows]) if rule else None
+        points.append(_point(int(file.stem.removeprefix("update_")), chosen, rows, judgement))
+        columns.append(_values(rows, judgement))
+    values = {name: np.stack([column[name] for column in columns], axis=1) for name in columns[0]}
+    return Curve(points, prompts, values, chosen)
+
+
+@dataclass(frozen=True)
+class Findings:
+    """What a curve shows of over-optimization.
+
+    Attributes:
+        turn: where the score went on rising while the held-out score fell, by these alone.
+        gold_turn: the same of gold reward, as a check, where there is a rule.
+        fits: of Gao et al.'s form to each figure; None where there are too few points.
+        best_of_n: of the SFT policy, where it was measured.
+        chosen_update: updates that the chosen checkpoint has.
+    """
+
+    turn: Turn
+    gold_turn: Turn | None = None
+    fits: Mapping[str, Fit | None] = field(default_factory=dict)
+    best_of_n: BestOfN | None = None
+    chosen_update: int = 0
+
+    def as_dict(self) -> dict[str, Any]:
+        """For JSON, with the sentences for people."""
+        return {
+            "turn": asdict(self.turn),
+            "gold_turn": self.gold_turn and asdict(self.gold_turn),
+            "fits": {name: fit and fit.as_dict() for name, fit in self.fits.items()},
+            "best_of_n": self.best_of_n and self.best_of_n.as_dict(),
+            "sentences": [describe_turn(self.turn, self.chosen_update), _describe_fits(self.fits)],
+        }
+
+
+def examine(curve: Curve, num_resamples: int, seed: int, best_of_n: BestOfN | None) -> Findings:
+    """Look for over-optimization in a run's curve.
+
+    Args:
+        curve: of the run.
+        num_resamples: of the bootstrap.
+        seed: of its draws.
+        best_of_n: of the SFT policy, where it was measured.
+    """
+    gold_turn = curve.turn("gold") if "gold" in curve.values else None
+    return Findings(curve.turn(), gold_turn, curve.fits(num_resamples, seed), best_of_n, curve.chosen_update)
+
+
+def _describe_fits(fits: Mapping[str, Fit | None]) -> str:
+    """One sentence on where the fitted curves peak."""
+    words = {"score": "the score", "selection_score": "the selection score", "gold": "gold reward"}
+    fitted = {words[name]: fit for name, fit in fits.items() if fit is not None}
+    if not fitted:
+        return "There are too few checkpoints to fit a form to the scores."
+    one = next(iter(fitted.values()))
+    peaks = [
+        f"{name} peaks at {fit.peak.value:.2f} ({fit.peak.low:.2f} to {fit.peak.high:.2f})"
+        for name, fit in fitted.items()
+        if fit.peak_seen
+    ]
+    if unseen := [name for name, fit in fitted.items() if not fit.peak_seen]:
+        peaks.append(f"no peak of {', '.join(unseen)} is seen within the range")
+    explained = ", ".join(f"{fit.r_squared:.2f} of {name}" for name, fit in fitted.items() if fit.r_squared is not None)
+    return (
+        f"By {one.form} of the distance d, the square root of the KL (Gao et al.), fitted to {one.num_points} "
+        f"checkpoints up to d = {one.largest:.2f}: {'; '.join(peaks)}. R^2 is {explained or 'not known'}."
+    )
 
 
 def curve_warnings(points: Sequence[CurvePoint]) -> list[str]:
@@ -138,35 +256,11 @@ def _lost_gold(points: Sequence[CurvePoint]) -> list[str]:
     return warnings
 
 
-def draw_overoptimization(points: Sequence[CurvePoint], path: Path) -> None:
-    """Draw the curve: scores (and gold reward) against sqrt(KL), and what the responses are like over the updates."""
-    has_gold = bool(_gold(points))
-    title = (
-        "Scores on the way, and what the raters meant"
-        if has_gold
-        else "Scores on the way, and what chose the checkpoint"
-    )
-    with new_figure(path, title, 12.0, 6.0 if has_gold else 5.2) as drawn:
-        grid = drawn.add_gridspec(1, 2, width_ratios=[1.32, 1])
-        left, right = drawn.add_subfigure(grid[0, 0]), drawn.add_subfigure(grid[0, 1])
-        rows = left.subplots(1 + has_gold, 1, sharex=True, squeeze=False, height_ratios=[1.15, 1][: 1 + has_gold])[:, 0]
-        _score_panel(rows[0], points)
-        if has_gold:
-            _gold_panel(rows[1], points)
-        rows[-1].set_xlabel(_DISTANCE)
-        hedges = all({"hedging_easy", "hedging_hard"} & point.shares.keys() for point in points)
-        (_hedging_panel if hedges else _repetition_panel)(right.subplots(), points)
-
-
-_DISTANCE = "distance from the SFT policy: square root of the KL in nats per response"
-
-
-def _point(file: Path, chosen_update: int, rule: GoldRule | None) -> CurvePoint:
-    rows = list(read_json_lines(file))
-    update = int(file.stem.removeprefix("update_"))
+def _point(
+    update: int, chosen_update: int, rows: Sequence[Mapping[str, Any]], judgement: Judgement | None
+) -> CurvePoint:
     responses = [row["response"] for row in rows]
     prompts = [prompt_key(row["prompt"]) for row in rows]
-    judgement = rule.judge([row["prompt"] for row in rows], responses) if rule else None
     return CurvePoint(
         update=update,
         chosen=update == chosen_update,
@@ -181,56 +275,9 @@ def _point(file: Path, chosen_update: int, rule: GoldRule | None) -> CurvePoint:
     )
 
 
-def _gold(points: Sequence[CurvePoint]) -> list[Estimate]:
-    return [point.gold for point in points if point.gold is not None]
-
-
-def _score_panel(axes: "Axes", points: Sequence[CurvePoint]) -> None:
-    x = [point.sqrt_kl for point in points]
-    path_with_bars(axes, x, [point.score for point in points], "score", BLUE)
-    path_with_bars(
-        axes, x, [point.selection_score for point in points], "selection reward model (chooses)", ORANGE, "s"
-    )
-    _finish(axes, "Score and selection score", "mean score", [point.sqrt_kl for point in points if point.chosen])
-
-
-def _gold_panel(axes: "Axes", points: Sequence[CurvePoint]) -> None:
-    path_with_bars(axes, [point.sqrt_kl for point in points], _gold(points), "gold reward", GREEN, "D")
-    positions = [point.sqrt_kl for point in points if point.chosen]
-    _finish(axes, "Gold reward, which training never sees", "mean gold reward", positions, with_legend=False)
-
-
-def _hedging_panel(axes: "Axes", points: Sequence[CurvePoint]) -> None:
-    x = [point.update for point in points]
-    styles = {"hedging_hard": ("on hard questions", PURPLE, "s"), "hedging_easy": ("on easy questions", VERMILION, "o")}
-    for name, (label, color, marker) in styles.items():
-        if all(name in point.shares for point in points):
-            line_with_band(axes, x, [point.shares[name] for point in points], label, color, marker)
-    axes.set_ylim(-0.03, 1.03)
-    _finish_by_update(axes, points, "Answers that hedge", "share of responses")
-
-
-def _repetition_panel(axes: "Axes", points: Sequence[CurvePoint]) -> None:
-    x, y = [point.update for point in points], [point.distinct_2 for point in points]
-    axes.plot(x, y, color=PURPLE, marker="s", markeredgecolor="white", label="distinct-2")
-    axes.axhline(
-        LEAST_DISTINCT_2 * y[0], color=VERMILION, linewidth=1.2, label="responses repeat themselves below this"
-    )
-    axes.set_ylim(0.0, 1.03)
-    _finish_by_update(axes, points, "Different pairs of words", "share of all pairs of neighbouring words")
-
-
-def _finish_by_update(axes: "Axes", points: Sequence[CurvePoint], title: str, label: str) -> None:
-    axes.set_xlabel("update")
-    percent_axis(axes.yaxis)
-    _finish(axes, title, label, [point.update for point in points if point.chosen])
-
-
-def _finish(axes: "Axes", title: str, label: str, chosen: Sequence[float], *, with_legend: bool = True) -> None:
-    """Title, label and legend, and a line at the chosen checkpoint."""
-    axes.set_title(title)
-    axes.set_ylabel(label)
-    for position in chosen:
-        axes.axvline(position, color=GREY, linestyle=(0, (4, 3)), linewidth=1.4, zorder=1, label="chosen checkpoint")
-    if with_legend:
-        axes.legend(loc="best")
+def _values(rows: Sequence[Mapping[str, Any]], judgement: Judgement | None) -> Rows:
+    """Figures of each row, [N]; runs of before have no held-out score, and the selection score stands for it."""
+    columns = {name: [row[name] for row in rows] for name in ("kl", "score", "selection_score")}
+    columns["held_out_score"] = [row.get("held_out_score", row["selection_score"]) for row in rows]
+    gold = {"gold": judgement.rewards} if judgement else {}
+    return {name: np.array(column, dtype=np.float64) for name, column in columns.items()} | gold

@@ -5,6 +5,7 @@ The reward model that PPO climbed has a row of its own, since its verdict flatte
 """
 
 import json
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -28,9 +29,11 @@ from rlhf.evaluation.answers import (
     respond,
     total_logprobs,
 )
+from rlhf.evaluation.best_of_n import measure_best_of_n
 from rlhf.evaluation.gold import find_rule, shares
 from rlhf.evaluation.length_control import length_controlled_win_rate
-from rlhf.evaluation.overoptimization import CurvePoint, curve_warnings, draw_overoptimization, overoptimization_curve
+from rlhf.evaluation.overoptimization import CurvePoint, Findings, curve_warnings, examine, overoptimization_curve
+from rlhf.evaluation.overoptimization_figure import draw_overoptimization
 from rlhf.evaluation.prompts import PromptChoice, choose_prompts
 from rlhf.evaluation.side_by_side import as_json_lines, as_table, side_by_side
 from rlhf.evaluation.statistics import (
@@ -76,7 +79,7 @@ def evaluate_policy(
         policy: the PPO stage's output.
         baseline: the SFT stage's output.
         reward_models: the reward-model stage's output.
-        workspace: where results go.
+        workspace: where results go; samples of best-of-n that a killed run has left in its checkpoints are used.
 
     Raises:
         DataError: there are too few test prompts.
@@ -95,20 +98,26 @@ def evaluate_policy(
         _judge(context, choice.prompts, of_model, {name: both[row] for name, both in scores.items()}, rule)
         for row, of_model in enumerate(ids)
     )
-    curve = overoptimization_curve(policy, rule)
+    curve, started, best_of_n = overoptimization_curve(policy, rule), time.monotonic(), None
+    if config.best_of_n:
+        asked, checkpoints = curve.prompts, workspace.checkpoints
+        best_of_n = measure_best_of_n(context, max_response_tokens, asked, baseline, reward_models, rule, checkpoints)
+    seconds = {"evaluation/best_of_n_seconds": time.monotonic() - started} if best_of_n else {}
+    findings = examine(curve, config.num_bootstrap, context.seed("bootstrap"), best_of_n)
     evaluation = _compare(context, choice, ours, theirs, kl)
     evaluation["max_response_tokens"] = max_response_tokens
     evaluation["gold_meaning"] = rule.meaning if rule else None
-    evaluation["warnings"] += curve_warnings(curve)
-    _write(workspace, evaluation, curve)
-    draw_overoptimization(curve, workspace.output / "overoptimization.png")
+    evaluation["warnings"] += curve_warnings(curve.points)
+    evaluation["overoptimization"] = findings.as_dict()
+    _write(workspace, evaluation, curve.points)
+    draw_overoptimization(curve.points, workspace.output / "overoptimization.png", findings)
     samples = side_by_side(choice.prompts, {"policy": ours, "baseline": theirs})
     first = samples[: config.num_side_by_side]
     (workspace.output / "judgements.jsonl").write_text(as_json_lines(samples), encoding="utf-8")
     for folder in (workspace.output, workspace.report):
         (folder / "side_by_side.jsonl").write_text(as_json_lines(first), encoding="utf-8")
         (folder / "side_by_side.md").write_text(as_table(first, _TITLES, "test"), encoding="utf-8")
-    _log(workspace, evaluation, curve)
+    _log(workspace, curve.points, findings, _metrics(evaluation) | seconds)
 
 
 def _sample(
@@ -215,13 +224,35 @@ def _write(workspace: Workspace, evaluation: Mapping[str, Any], curve: Sequence[
         (workspace.output / name).write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
 
 
-def _log(workspace: Workspace, evaluation: Mapping[str, Any], curve: Sequence[CurvePoint]) -> None:
+def _log(workspace: Workspace, curve: Sequence[CurvePoint], findings: Findings, metrics: Mapping[str, float]) -> None:
     for point in curve:
         means = {"score": point.score, "selection_score": point.selection_score, "kl": point.kl, "gold": point.gold}
         curves = {name: mean.value for name, mean in means.items() if mean is not None}
         curves["distinct_2"] = point.distinct_2
         workspace.log_metrics({f"evaluation/curve_{name}": value for name, value in curves.items()}, point.update)
-    workspace.log_metrics(_metrics(evaluation), None)
+    for best in findings.best_of_n.points if findings.best_of_n else ():
+        values = {f"evaluation/best_of_n_{name}": value.value for name, value in best.values.items()}
+        workspace.log_metrics(values, best.num_samples)
+    workspace.log_metrics({**metrics, **_overoptimization_metrics(findings)}, None)
+
+
+def _overoptimization_metrics(findings: Findings) -> dict[str, float]:
+    """Turn and fits; what is infinite or not known is left out."""
+    turn, metrics = findings.turn, {}
+    if turn.state != "unknown":
+        metrics["evaluation/over_optimized"] = float(turn.state == "over_optimized")
+    if turn.state == "over_optimized":
+        span = {"": turn.update, "_low": turn.earliest, "_high": turn.latest}
+        metrics |= {f"evaluation/over_optimized_from{end}": float(update) for end, update in span.items()}
+    for name, fit in findings.fits.items():
+        if fit is None:
+            continue
+        figures = {"alpha": fit.alpha, "beta": fit.beta} | ({"peak": fit.peak} if fit.peak_seen else {})
+        intervals = {f"{name}_fit_{figure}": estimate.as_dict() for figure, estimate in figures.items()}
+        metrics |= {f"evaluation/{figure}": value for figure, value in interval_metrics(intervals).items()}
+        if fit.r_squared is not None:
+            metrics[f"evaluation/{name}_fit_r_squared"] = fit.r_squared
+    return metrics
 
 
 def _metrics(evaluation: Mapping[str, Any]) -> dict[str, float]:

@@ -10,7 +10,6 @@ Imports numpy only at the top; scipy, which takes a second, where it is needed.
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
-from statistics import NormalDist
 from typing import Any
 
 import numpy as np
@@ -149,9 +148,7 @@ def mean_interval(values: ArrayLike, prompts: Prompts = None, confidence: float 
 def paired_bootstrap(differences: ArrayLike, num_resamples: int, seed: int, prompts: Prompts = None) -> Estimate:
     """The mean of paired differences with its bootstrap interval. Prompts are resampled, each with all its pairs.
 
-    The percentiles are the expanded ones: as far out as makes up for the bootstrap's variance, which is too small by
-    1/G with G prompts, and for its normal quantiles, where Student's are due. With hundreds of prompts nothing is left
-    of the expansion.
+    The percentiles are the expanded ones of `RowsByPrompt.tail`.
 
     Args:
         differences: one per pair, such as the policy's gold reward less the baseline's on the same prompt, [N].
@@ -168,7 +165,7 @@ def paired_bootstrap(differences: ArrayLike, num_resamples: int, seed: int, prom
         Hesterberg, "What teachers should know about the bootstrap", The American Statistician 69 (2015), section 4.3.
     """
     means, grouped = resampled_means([differences], num_resamples, seed, prompts)
-    low, high = np.quantile(means[:, 0], expanded_percentiles(grouped))
+    low, high = np.quantile(means[:, 0], [grouped.tail, 1 - grouped.tail])
     return Estimate(grouped.mean, float(low), float(high))
 
 
@@ -196,13 +193,6 @@ def resampled_means(
         rows = counts[drawn].sum(axis=1)
         means.append(np.stack([group.sums[drawn].sum(axis=1) / rows for group in grouped], axis=1))
     return np.concatenate(means), grouped[0]
-
-
-def expanded_percentiles(grouped: RowsByPrompt) -> list[float]:
-    """The shares of a bootstrap's resamples that lie below either end of its interval (see `paired_bootstrap`)."""
-    spread = (grouped.effective / (grouped.effective - 1)) ** 0.5
-    tail = NormalDist().cdf(-spread * quantile(grouped.degrees))
-    return [tail, 1 - tail]
 
 
 def group_contrast(

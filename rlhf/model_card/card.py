@@ -35,6 +35,7 @@ from rlhf.model_card.metadata import card_metadata
 from rlhf.model_card.tables import (
     JUDGES,
     PLACEHOLDER,
+    best_of_n_table,
     combination_text,
     composition_table,
     count_text,
@@ -66,7 +67,10 @@ _MAX_DATASHEET_CHARACTERS = 20_000
 _SMALL_MODEL = 1_000_000_000
 _LICENCE = re.compile(r"#+ *licen[cs]e\b", re.IGNORECASE)
 _STARTS = {"sft": "SFT", "previous": "the round before"}
-_STOPS = {"kl_budget": "the KL to the SFT policy passed its budget"}
+_STOPS = {
+    "kl_budget": "the KL to the SFT policy passed its budget",
+    "turn": "the held-out score had turned while the score went on rising",
+}
 
 
 @dataclass(frozen=True)
@@ -192,6 +196,8 @@ def _texts(config: PipelineConfig, facts: CardFacts, measured: _Measured, datash
         "results_table": results_table(evaluation, climbed),
         "wins_table": wins_table(evaluation, climbed),
         "curve_table": curve_table(measured.curve),
+        "overoptimization": measured.evaluation["overoptimization"]["sentences"],
+        "best_of_n_table": best_of_n_table(measured.evaluation["overoptimization"]["best_of_n"]),
         "limitations": _limitations(config, facts, measured),
         "composition_table": composition_table(measured.report),
         "preparation_table": preparation_table(measured.report),

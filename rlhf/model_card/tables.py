@@ -123,6 +123,18 @@ def curve_table(curve: Sequence[Mapping[str, Any]]) -> str:
     return table(header, rows)
 
 
+def best_of_n_table(best_of_n: Mapping[str, Any] | None) -> str | None:
+    """What the best of n responses of the SFT policy is worth; None where it was not measured."""
+    if best_of_n is None:
+        return None
+    names = [name for name in ("score", "selection_score", "gold") if name in best_of_n["points"][0]["values"]]
+    rows = [
+        [str(point["num_samples"]), f"{point['kl']:.2f}", *(value_text(point["values"][name]) for name in names)]
+        for point in best_of_n["points"]
+    ]
+    return table(["n", "KL", *(name.replace("_", " ").capitalize() for name in names)], rows)
+
+
 def composition_table(report: Mapping[str, Any]) -> str:
     """Rows of every split."""
     splits = report["splits"]

@@ -214,4 +214,9 @@ def _evaluation(config: PipelineConfig, machine: _Machine) -> float:
     rows = min(settings.num_prompts, work.test_prompts)
     sampling = machine.generation(rows, settings.batch_size, config.policy.max_response_tokens)
     scoring = machine.forward(rows, settings.batch_size, work.response_tokens)
-    return 2 * sampling + 2 * scoring + 4 * machine.forward(rows, settings.batch_size, 0)
+    seconds = 2 * sampling + 2 * scoring + 4 * machine.forward(rows, settings.batch_size, 0)
+    ranked = settings.best_of_n * min(config.policy.num_validation_prompts, work.validation_prompts)
+    if ranked:
+        seconds += machine.generation(ranked, settings.batch_size, config.policy.max_response_tokens)
+        seconds += machine.forward(2 * ranked, settings.batch_size, 0)
+    return seconds

@@ -41,7 +41,7 @@ class ChoiceState:
     logged: list[list[Any]] = field(default_factory=list)
 
 
-_OF_PROMPTS = ("objectives", "scores")  # which the generations have
+_OF_PROMPTS = ("objectives", "scores", "held_out_scores")  # which the generations have
 
 
 class CheckpointError(RLHFError):

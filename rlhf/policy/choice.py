@@ -18,6 +18,7 @@ from rlhf.policy.best_checkpoint import (
 from rlhf.policy.context import PolicyContext, Prompts
 from rlhf.policy.objective import Units, best_evaluation
 from rlhf.policy.sharding import whole
+from rlhf.policy.turn import is_certain
 from rlhf.policy.validation import validate, write_generations
 from rlhf.workspace import Workspace
 
@@ -101,7 +102,11 @@ class Choice:
             if processes.is_first():
                 remove_other_candidates(checkpoints, evaluations, kl_budget, last_checkpoint)
         memory, alarms = watch_evaluations(self.alarms, AlarmState(**state.alarms), evaluations, kl_budget)
-        return raise_alarms(replace(state, evaluations=evaluations, units=asdict(units)), memory, alarms)
+        state = raise_alarms(replace(state, evaluations=evaluations, units=asdict(units)), memory, alarms)
+        enough = self.context.config.stop_after_turn
+        if state.stopped_because is None and enough is not None and is_certain(evaluations, enough):
+            state = replace(state, stopped_because="turn")
+        return state
 
     def finish(self, state: ChoiceState, num_updates: int, stopped_because: str) -> None:
         """Write the chosen policy and the evidence for it to the stage's output.

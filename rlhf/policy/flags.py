@@ -5,6 +5,7 @@ from typing import Any
 
 from rlhf.config.policy import PolicyConfig
 from rlhf.policy.objective import best_evaluation, paired_gain
+from rlhf.policy.turn import describe_turn, turn_of
 
 
 def run_flags(
@@ -27,6 +28,8 @@ def run_flags(
         flags.append(
             f"Training was stopped because the KL to the SFT policy passed {config.kl_budget:g} nats per response."
         )
+    if stopped_because == "turn":
+        flags.append(f"Training was stopped early. {describe_turn(turn_of(evaluations), best['update'])}")
     if best["update"] == 0:
         flags.append(_why_none_was_chosen(config, evaluations))
     if not any(source.kind == "trained" for source in config.rewards):

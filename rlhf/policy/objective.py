@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 from torch import Tensor
 
 from rlhf.config.policy import PolicyConfig
@@ -130,7 +131,11 @@ def paired_gain(evaluation: Mapping[str, Any], over: Mapping[str, Any], of: str 
         over: the one that it is compared with.
         of: `objectives` or `scores`.
     """
-    differences = np.array(evaluation[of], dtype=np.float64) - np.array(over[of], dtype=np.float64)
+    return gain_of(np.array(evaluation[of], dtype=np.float64) - np.array(over[of], dtype=np.float64))
+
+
+def gain_of(differences: NDArray[np.float64]) -> Gain:
+    """The gain that paired differences show, a prompt each."""
     error = float(differences.std(ddof=1)) / math.sqrt(len(differences)) if len(differences) > 1 else math.inf
     return Gain(float(differences.mean()), error)
 

@@ -69,6 +69,7 @@ class Evaluation:
         objective: mean objective.
         objectives: of each prompt, in the order of the prompts: by them evaluations are compared in pairs.
         scores: the same of the scores.
+        held_out_scores: the same of the held-out scores.
     """
 
     update: int
@@ -82,6 +83,7 @@ class Evaluation:
     objective: float
     objectives: list[float]
     scores: list[float]
+    held_out_scores: list[float]
 
     def metrics(self) -> dict[str, float]:
         """Under the names of `rlhf.metrics`."""
@@ -175,6 +177,7 @@ def _summarize(generations: Sequence[Generation], update: int, episodes: int) ->
         episodes=episodes,
         objectives=[generation.objective for generation in generations],
         scores=[generation.score for generation in generations],
+        held_out_scores=[generation.held_out_score for generation in generations],
         **{name: mean(name) for name in _MEANS},
         **{name: mean(of) for name, of in _MEANS_BY_OTHER_NAMES.items()},
     )

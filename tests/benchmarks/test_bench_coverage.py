@@ -44,6 +44,13 @@ def test_the_gain_of_more_labels_is_in_its_interval():
     assert coverage.measure(case, 100, coverage.MOST_ROWS, 60)[0] >= 0.88
 
 
+@pytest.mark.parametrize("most_rows", [1, 10])
+def test_the_interval_of_a_fitted_peak_holds_it(most_rows):
+    low, high = coverage.TWO_SIDED
+    held = coverage.measure(CASES["peak of a fitted score"], 100, most_rows, 200)[0]
+    assert low - 0.031 <= held <= high + 0.031  # two standard errors of 200 repetitions
+
+
 def test_intervals_by_row_do_not():
     """The fault that the prompt as the unit mends: rows of one prompt taken for independent witnesses."""
     by_row = {

@@ -83,6 +83,12 @@ def test_what_people_wrote_is_text_on_every_page(made: RunReport):
     assert "2 alarms went off in training." in markdown
 
 
+def test_the_choice_is_told_with_what_was_seen_on_the_way(made: RunReport):
+    told = replace(made, on_the_way=["Over-optimization began at update 8.", "The chosen one is of update 4."])
+    for text in (as_markdown(told), as_html(told)):
+        assert "Over-optimization began at update 8. The chosen one is of update 4." in text
+
+
 def test_a_description_holds_as_many_samples_as_fit(made: RunReport):
     whole, short = as_markdown(made), as_markdown(made, 4000)
     assert len(short) <= 4001 < len(whole)

@@ -62,6 +62,7 @@ class RunReport:
         samples: answers before and after.
         num_alarms: alarms that went off in PPO.
         figure: of reward against KL; None where there is none.
+        on_the_way: sentences on over-optimization and the choice of the checkpoint; none of runs of before.
     """
 
     run_id: str
@@ -74,6 +75,7 @@ class RunReport:
     samples: Sequence[Sample]
     num_alarms: int
     figure: Path | None
+    on_the_way: Sequence[str] = ()
 
     @property
     def seconds(self) -> float:
@@ -123,6 +125,7 @@ def collect(store: RunStore, run_id: str) -> RunReport:
         [_sample(row, judge) for row in islice(read_json_lines(evaluation / "judgements.jsonl"), _MOST_SAMPLES)],
         int(metrics.get("policy/num_alarms", 0)),
         picture if picture.is_file() else None,
+        _on_the_way(evaluation / "evaluation.json"),
     )
 
 
@@ -130,6 +133,11 @@ def _sample(row: Mapping[str, Any], judge: str) -> Sample:
     baseline, policy = row["baseline"], row["policy"]
     gain = policy[judge] - baseline[judge]
     return Sample(row["prompt"][-1]["content"], baseline["response"], policy["response"], gain)
+
+
+def _on_the_way(evaluation: Path) -> list[str]:
+    found = json.loads(evaluation.read_text(encoding="utf-8"))
+    return list(found.get("overoptimization", {}).get("sentences", ()))
 
 
 def _limitations(card: Path) -> list[str]:

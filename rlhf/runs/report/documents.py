@@ -22,6 +22,7 @@ def as_markdown(report: RunReport, max_characters: int | None = None) -> str:
     parts = [
         f"**{escape(report.verdict)}**",
         table(["measured on held-out data", "value", "95% interval"], rows, numbers=[1, 2]),
+        *([escape(" ".join(report.on_the_way))] if report.on_the_way else []),
         _cost(report),
         "\n".join(["### Limitations", "", *(f"- {sentence}" for sentence in report.limitations)]),
     ]

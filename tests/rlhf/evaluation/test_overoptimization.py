@@ -4,9 +4,11 @@ import matplotlib.image
 import numpy as np
 import pytest
 
+from rlhf.errors import DataError
 from rlhf.evaluation.calibration import calibration
 from rlhf.evaluation.figures import ScoredPairs, draw_reliability, draw_scores
-from rlhf.evaluation.overoptimization import CurvePoint, curve_warnings, draw_overoptimization, overoptimization_curve
+from rlhf.evaluation.overoptimization import CurvePoint, curve_warnings, examine, overoptimization_curve
+from rlhf.evaluation.overoptimization_figure import draw_overoptimization
 from rlhf.evaluation.statistics import Estimate, share_interval, win_rate
 
 
@@ -112,6 +114,59 @@ def test_generations_may_hold_what_others_take_for_the_end_of_a_line(tmp_path):
     (tmp_path / "generations").mkdir()
     (tmp_path / "generations" / "update_0002.jsonl").write_text("\n".join(lines) + "\n", encoding="utf-8")
     (tmp_path / "summary.json").write_text('{"chosen_update": 2}')
-    (point,) = overoptimization_curve(tmp_path, rule=None)
+    (point,) = overoptimization_curve(tmp_path, rule=None).points
     assert (point.num_responses, point.num_prompts, point.score.value) == (2, 2, 1.0)
     assert point.distinct_2 == 0.5  # both say the same
+
+
+def write_run(folder, chosen=16):
+    """A run that over-optimizes: the score rises to the end, selection and held-out score turn at update 20."""
+    rng = np.random.default_rng(0)
+    own = rng.normal(size=60)
+    (folder / "generations").mkdir()
+    for update in range(0, 44, 4):
+        turned = 1 - ((update - 20) / 20) ** 2
+        rows = [
+            {
+                "prompt": [{"role": "user", "content": f"What is {number} + 1 ?"}],
+                "response": "The answer is 3 .",
+                "kl": (update / 10) ** 2,
+                "score": own[number] + update / 20 + 0.1 * rng.normal(),
+                "selection_score": own[number] + turned + 0.1 * rng.normal(),
+                "held_out_score": own[number] + turned + 0.1 * rng.normal(),
+            }
+            for number in range(60)
+        ]
+        path = folder / "generations" / f"update_{update:04d}.jsonl"
+        path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    (folder / "summary.json").write_text(json.dumps({"chosen_update": chosen}))
+    return overoptimization_curve(folder, rule=None)
+
+
+def test_a_run_that_over_optimizes_is_described(tmp_path):
+    found = examine(write_run(tmp_path), 200, 0, None)
+    assert (found.turn.state, found.gold_turn) == ("over_optimized", None)
+    assert 16 <= found.turn.update <= 24
+    assert found.fits["selection_score"].peak_seen
+    assert not found.fits["score"].peak_seen
+    turn, fits = json.loads(json.dumps(found.as_dict(), allow_nan=False))["sentences"]
+    assert turn.startswith(f"Over-optimization began at update {found.turn.update}")
+    assert "The chosen checkpoint, of update 16, is not from after that." in turn
+    assert "the selection score peaks at" in fits
+    assert "no peak of the score is seen within the range" in fits
+
+
+def test_findings_are_drawn(tmp_path):
+    curve = write_run(tmp_path)
+    draw_overoptimization(curve.points, tmp_path / "plain.png")
+    draw_overoptimization(curve.points, tmp_path / "findings.png", examine(curve, 200, 0, None))
+    plain, drawn = (matplotlib.image.imread(tmp_path / f"{name}.png") for name in ("plain", "findings"))
+    assert plain.shape != drawn.shape or not np.array_equal(plain, drawn)
+
+
+def test_evaluations_of_other_prompts_are_not_compared(tmp_path):
+    write_run(tmp_path)
+    path = tmp_path / "generations" / "update_0008.jsonl"
+    path.write_text("\n".join(reversed(path.read_text().splitlines())) + "\n")
+    with pytest.raises(DataError, match=r"the prompts are not those of update_0000\.jsonl"):
+        overoptimization_curve(tmp_path, rule=None)

@@ -112,6 +112,35 @@ def test_curve_by_hand(evaluated, workspace):
     assert any("chosen checkpoint (update 4)" in warning for warning in evaluated["warnings"])
 
 
+def test_where_the_run_turned_is_told_and_checked(evaluated, logged):
+    # The score rises by 1 each time; the selection score is 0, 1 and 0; gold reward rises.
+    found = evaluated["overoptimization"]
+    turn = found["turn"]
+    assert (turn["state"], turn["update"], turn["earliest"], turn["latest"]) == ("over_optimized", 4, 4, 4)
+    assert (turn["fall"]["mean"], turn["rise"]["mean"]) == pytest.approx((1, 1))
+    assert found["gold_turn"]["state"] == "none"
+    assert found["best_of_n"] is None
+    assert found["fits"] == {"score": None, "selection_score": None, "gold": None}, "two points besides the start"
+    metrics = next(metrics for metrics, step in logged if step is None)
+    assert metrics["evaluation/over_optimized"] == 1
+    assert metrics["evaluation/over_optimized_from"] == metrics["evaluation/over_optimized_from_high"] == 4
+
+
+def test_best_of_n_of_the_baseline_is_set_beside_the_policy(own_world, workspace, logged):
+    save_model(saying_policy(make_tokenizer(), HEDGED, logit=3.0), make_tokenizer(), own_world / "sft" / "policy")
+    config = CONFIG.model_copy(update={"best_of_n": 8})
+    found = evaluate(own_world, workspace, config)["overoptimization"]["best_of_n"]
+    assert [point["num_samples"] for point in found["points"]] == [1, 2, 4, 8]
+    assert found["num_prompts"] == 12, "the validation prompts of the curve"
+    steps = {step: metrics for metrics, step in logged if "evaluation/best_of_n_gold" in metrics}
+    assert steps[8]["evaluation/best_of_n_score"] == found["points"][-1]["values"]["score"]["value"]
+    (final,) = [metrics for metrics, step in logged if step is None]
+    assert final["evaluation/best_of_n_seconds"] > 0
+    first = {path.name: path.read_bytes() for path in workspace.output.iterdir()}
+    evaluate(own_world, workspace, config)
+    assert {path.name: path.read_bytes() for path in workspace.output.iterdir()} == first
+
+
 def test_metrics_are_declared_and_equal_the_file(evaluated, logged):
     final = [metrics for metrics, step in logged if step is None]
     assert len(final) == 1

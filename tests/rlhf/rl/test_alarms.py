@@ -237,6 +237,20 @@ class TestInRealRuns:
         assert summary(run)["chosen_update"] == 0
         assert any(flag.endswith("It ended the run.") for flag in summary(run)["flags"])
 
+    def test_a_run_stops_after_its_turn_where_it_is_asked_to(self, tiny_run, tiny_tokenizer, like_last_token):
+        """The reward model likes EOS, the selection model does not, and the selection score falls from the start."""
+        run, unasked = tiny_run(), tiny_run("unasked")
+        like_last_token(run.reward_models / "selection_reward_model", tiny_tokenizer.eos_token_id, -2.0)
+        settings = {"num_updates": 14, "rollout_size": 32, "evaluate_every": 2, **GREEDY}
+        run(stop_after_turn=2, **settings)
+        unasked(**settings)
+        assert (summary(run)["stopped_because"], summary(unasked)["stopped_because"]) == ("turn", "finished")
+        ended = summary(run)["num_updates"]
+        assert 4 <= ended < 14
+        assert run.evaluations() == unasked.evaluations()[: len(run.evaluations())]
+        (flag,) = [flag for flag in summary(run)["flags"] if flag.startswith("Training was stopped early.")]
+        assert f"to update {ended} the score went on rising" in flag
+
     def test_a_value_model_that_knows_nothing_explains_less_than_nothing(
         self, tiny_run, tiny_tokenizer, like_last_token
     ):
