@@ -69,6 +69,7 @@ from rlhf.tracking.tags import (
     VERSION_TAG,
 )
 from tasks.form import named_by
+from tasks.judge_files import check_judge_files
 from tasks.prefect_artifacts import show_card, show_failure, show_link, show_report, show_stages
 
 logger = logging.getLogger("rlhf.pipeline")
@@ -241,7 +242,7 @@ def pipeline_run(config: PipelineConfig) -> Iterator[tuple[Pipeline, PipelineCon
 
     Raises:
         InputError: what a stage would refuse after hours: reward functions and models that are not there, templates
-            that are broken.
+            that are broken, files of an LLM judge that cannot be read.
     """
     try:
         with _open_run(config) as opened:
@@ -257,6 +258,7 @@ def _open_run(config: PipelineConfig) -> Iterator[tuple[Pipeline, PipelineConfig
     drop_launcher_variables()
     check_installed(config.rewards)
     check_models(config.model, config.rewards)
+    check_judge_files(config.evaluation)
     config = settled(at_commits(config))
     check_hub_models(config.model, config.rewards)
     logger.info("%s", starting_model.described(config.model))
