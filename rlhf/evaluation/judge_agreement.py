@@ -1,6 +1,7 @@
 """Agreement of an LLM judge with people, on pairs that people have labelled: what its verdicts are worth."""
 
 import hashlib
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -106,8 +107,9 @@ def read_labels(config: EvaluationJudgeConfig, data: Path, root: Path) -> Labels
         DataError: the file is not there, or a row is at fault.
     """
     if config.labelled is None:
-        pairs, source = _pairs(data / "preferences" / "test.jsonl"), "the data's held-out pairs"
-        people = _annotators(data)
+        rule = json.loads((data / "report.json").read_text(encoding="utf-8"))["gold"]
+        source = "the data's held-out pairs" + (", whose raters are simulated" if rule is not None else "")
+        pairs, people = _pairs(data / "preferences" / "test.jsonl"), _annotators(data)
     else:
         pairs, source = _pairs(below(root, config.labelled, "evaluation.judge.labelled")), config.labelled
         people = annotator_agreement(
