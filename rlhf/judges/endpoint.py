@@ -6,9 +6,9 @@ import math
 import os
 import sqlite3
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -122,32 +122,40 @@ class Endpoint:
         places: dict[str, list[int]] = {}
         for place, messages in enumerate(asked):
             places.setdefault(self._key(self._request(messages, max_tokens, letters)), []).append(place)
-        num_questions = len(places)
+        num_questions, is_known, in_a_row = len(places), False, 0
         for key, answer in self._memory.read_all(list(places)):
-            known = Completion(**answer)
+            known, is_known = Completion(**answer), True
             yield from ((place, known) for place in places.pop(key))
-        is_known, in_a_row, waiting = len(places) < num_questions, 0, iter(places)
-        pool, running = ThreadPoolExecutor(self.config.concurrency), dict[Future[Completion], str]()
+        unknown = {key: asked[some[0]] for key, some in places.items()}
+        with closing(self._outcomes(unknown, max_tokens, letters)) as outcomes:
+            for key, outcome in outcomes:
+                if isinstance(outcome, Completion):
+                    is_known, in_a_row = True, 0
+                    yield from ((place, outcome) for place in places[key])
+                    continue
+                in_a_row += not (is_known and isinstance(outcome, QuestionRefusedError))
+                if failures is None or in_a_row in (_MOST_IN_A_ROW, num_questions):
+                    raise outcome
+                failures.append(outcome)
+
+    def _outcomes(
+        self, asked: Mapping[str, Sequence[Message]], max_tokens: int, letters: bool
+    ) -> Generator[tuple[str, Completion | EndpointError], None, None]:
+        """Answers to questions by their keys, or what went wrong, as they come."""
+        waiting, running = iter(asked), dict[Future[Completion], str]()
+        pool = ThreadPoolExecutor(self.config.concurrency)
         try:
             while True:
                 while len(running) < self.config.concurrency and (key := next(waiting, "")):
-                    running[pool.submit(self.ask, asked[places[key][0]], max_tokens, letters=letters)] = key
+                    running[pool.submit(self.ask, asked[key], max_tokens, letters=letters)] = key
                 if not running:
                     return
                 for done in wait(running, return_when=FIRST_COMPLETED).done:
                     key, error = running.pop(done), done.exception()
-                    if not isinstance(error, EndpointError):
-                        is_known, in_a_row, completion = True, 0, done.result()
-                        yield from ((place, completion) for place in places[key])
-                        continue
-                    in_a_row += not (is_known and isinstance(error, QuestionRefusedError))
-                    is_at_fault = in_a_row in (_MOST_IN_A_ROW, num_questions)
-                    if failures is None or is_at_fault or isinstance(error, BudgetSpentError):
+                    if isinstance(error, BudgetSpentError):  # the others are being answered, and paid
+                        pool.shutdown(cancel_futures=True)
                         raise error
-                    failures.append(error)
-        except BudgetSpentError:  # the others are being answered, and paid
-            pool.shutdown(cancel_futures=True)
-            raise
+                    yield key, error if isinstance(error, EndpointError) else done.result()
         finally:  # what is still under way after another error may take minutes, with all its retries
             pool.shutdown(wait=not running, cancel_futures=True)
 
