@@ -137,7 +137,9 @@ def agreement_with_people(
         for pair, judgment in zip(pairs, judgments, strict=True)
         for verdict in pair.verdicts.values()
     ]
-    decided = [(key, judgment.agrees(prefers_first=said == FIRST)) for key, said, judgment in said if said != TIE]
+    decided = [
+        (key, judgment.agrees(prefers_first=verdict == FIRST)) for key, verdict, judgment in said if verdict != TIE
+    ]
     if not decided:
         return None
     both_decide = [(key, same) for key, same in decided if same != 0.5]
