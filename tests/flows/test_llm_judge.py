@@ -45,7 +45,6 @@ def test_a_run_with_a_judge(project: Path, capsys: pytest.CaptureFixture[str]):
         assert "(the data's held-out pairs" in card
         assert main(["report", report.run_id]) == 0
         assert "| LLM judge, agreement with people | " in capsys.readouterr().out
-        assert trained(run(endpoint.url, **{"endpoint.max_requests": 1000})) == set()
         (project / "criteria.yaml").write_text("- Shorter answers are better.\n")
         assert trained(run(endpoint.url)) == {"evaluation", "model_card"}
     assert (project / ".rlhf" / "judgments" / "answers.db").is_file()

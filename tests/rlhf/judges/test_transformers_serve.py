@@ -29,7 +29,7 @@ def served(tmp_path):
     command += ["--host", "127.0.0.1", "--port", str(port), "--device", "cpu"]
     process = subprocess.Popen(command, env=os.environ | {"HF_HUB_OFFLINE": "1"}, stdout=subprocess.DEVNULL)
     address = f"http://127.0.0.1:{port}"
-    for _ in range(600):
+    for _ in range(3000):
         try:
             httpx.get(f"{address}/health").raise_for_status()
             break
