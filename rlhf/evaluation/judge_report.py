@@ -62,19 +62,17 @@ def _measured(judged: Figures) -> str:
             "**It was never measured against people:** none has decided any pair, and unmeasured_judge is set. Nobody "
             "knows whether people would say the same."
         )
-    kappa = "undefined" if found["kappa"] is None else _number(found["kappa"])
-    said = [
-        f"Measured on {found['num_verdicts']:,} verdicts of people on pairs of {found['num_prompts']:,} prompts "
-        f"({escape(judged['labels'])}), it agrees with {_share(found['agreement'])} of those that decide, half of one "
-        f"where it decides nothing itself; with {_share(found['decided'])} of those in which both decide; and with "
-        f"{_share(found['with_ties'])} of all, a tie being a verdict, too. Cohen's kappa of the latter is {kappa}."
+    people = judged["people"]["decided"] if judged["people"] else None
+    rows = [
+        ["Verdicts that decide; half where the judge decides nothing", _share(found["agreement"])],
+        ["Verdicts where both decide", _share(found["decided"])],
+        ["All that could be read, a tie being a verdict, too", _share(found["with_ties"])],
+        ["Cohen's kappa of the latter", _number(found["kappa"]) if found["kappa"] else "undefined"],
+        ["Pairs of which its answers could not be read", f"{found['num_abstentions']:,}"],
+        *([["One annotator with another, ties apart", _share(people)]] if people else []),
     ]
-    if found["num_abstentions"]:
-        said.append(f"Of {found['num_abstentions']:,} pairs its answers could not be read.")
-    people = judged["people"]
-    if people is not None and people["decided"] is not None:
-        said.append(f"One person agrees with another on {_share(people['decided'])}, ties apart.")
-    return " ".join(said)
+    counts = f"{found['num_verdicts']:,} verdicts on pairs of {found['num_prompts']:,} prompts"
+    return table([f"Agreement, on {counts} ({escape(judged['labels'])})", ""], rows)
 
 
 def _verdict_rows(verdicts: Figures) -> list[list[str]]:

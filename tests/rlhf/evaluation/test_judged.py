@@ -116,7 +116,7 @@ def test_files_of_a_judge(world, workspace):
     assert all(row["grades"] in ([8, 3], [3, 8]) and len(row["by_order"]) == 2 for row in rows)
     report = (workspace.report / "judge.md").read_text()
     assert "| Win rate, ties half | 66.7% (" in report
-    assert "Cohen's kappa of the latter is 1.00 (1.00 to 1.00)." in report
+    assert "| Cohen's kappa of the latter | 1.00 (1.00 to 1.00) |" in report
 
 
 def test_at_most_so_many_prompts_and_no_grades(world, workspace):
