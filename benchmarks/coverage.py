@@ -24,9 +24,9 @@ from benchmarks import readme, records
 from rlhf.evaluation import bounds
 from rlhf.evaluation.calibration import calibration
 from rlhf.evaluation.learning_curve import SHARES, learning_curve
+from rlhf.evaluation.scaling_law import POLICY_GRADIENT, fit_policy_gradient
 from rlhf.evaluation.statistics import Estimate, group_contrast, mean_interval, paired_bootstrap, share_interval
 from rlhf.evaluation.temperature import NoTemperatureError, temperature_interval
-from rlhf.evaluation.scaling_law import POLICY_GRADIENT, fit_policy_gradient
 
 RESULTS = records.RESULTS / "coverage.jsonl"
 PROMPTS = (10, 30, 100, 500)
@@ -359,6 +359,8 @@ def _of_models(accuracy: Values, alike: float) -> Draw:
         return np.asarray((0.8**0.5 * shared[:, None] + 0.2**0.5 * own < ndtri(accuracy)).astype(float))
 
     return draw
+
+
 def _peaks() -> Iterator[Case]:
     """The distance at which a score peaks, by a form fitted to its values at twelve distances, [N, 2, 13]: KL, score.
 
@@ -366,6 +368,7 @@ def _peaks() -> Iterator[Case]:
     """
     distances = np.linspace(0, 3, 13)
 
+    def draw(rng: Rng, keys: NDArray[np.intp]) -> Values:
         size = int(keys[-1]) + 1
         kl = distances**2 * rng.gamma(4, 0.25, size=(size, 1))[keys] * rng.gamma(4, 0.25, size=(len(keys), 1))
         noise = [rng.normal(size=(number, len(distances))) for number in (size, len(keys))]

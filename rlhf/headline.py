@@ -8,6 +8,8 @@ ROWS = (
     ("gold reward, gain", "evaluation/gold_gain", "{:+.3f}"),
     ("win rate against SFT", "evaluation/win_rate", "{:.1%}"),
     ("the same, by the first reward model", "evaluation/score_win_rate", "{:.1%}"),
+    ("the same, by the LLM judge", "evaluation/judge_win_rate", "{:.1%}"),
+    ("LLM judge, agreement with people", "evaluation/judge_agreement", "{:.1%}"),
     ("hedged, easy questions", "evaluation/policy_hedging_easy", "{:.1%}"),
     ("hedged, hard questions", "evaluation/policy_hedging_hard", "{:.1%}"),
     ("KL to the SFT policy, nats/response", "evaluation/kl", "{:.2f}"),

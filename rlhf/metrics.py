@@ -246,6 +246,31 @@ _DECLARED: dict[str, Metric] = {
     "comparison/champion_refusal_rate": Metric("", "neither"),
 }
 
+# Of an LLM judge, on two models' answers.
+_JUDGED = {"evaluation": ("policy", "baseline"), "comparison": ("candidate", "champion")}
+_DECLARED |= {
+    f"{stage}/judge_{name}": metric
+    for stage, models in _JUDGED.items()
+    for name, metric in {
+        "win_rate": Metric("", "higher", summary=True, interval=True),
+        "length_controlled_win_rate": Metric("", "higher", interval=True),
+        "grade_gain": Metric("grade", "higher", interval=True),
+        **{f"{model}_grade": Metric("grade", "higher") for model in models},
+        "agreement": Metric("", "higher", summary=True, interval=True),
+        "kappa": Metric("", "higher", interval=True),
+        "consistency": Metric("", "higher", interval=True),
+        "first_place": Metric("", "neither", interval=True),
+        "num_prompts": Metric("prompts"),
+        "num_abstentions": Metric("prompts", "lower"),
+        "num_failed": Metric("requests", "lower"),
+    }.items()
+}
+# Of the policy against reference answers.
+_DECLARED |= {
+    f"evaluation/reference_{judge}_win_rate": Metric("", "higher", interval=True)
+    for judge in ("gold", "selection_score", "score", "judge")
+}
+
 METRICS: dict[str, Metric] = {
     f"{name}{end}": replace(metric, summary=metric.summary and not end)
     for name, metric in _DECLARED.items()

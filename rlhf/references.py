@@ -59,6 +59,13 @@ class FileDigests(FrozenModel):
     guidelines: str | None = None
 
 
+class JudgeFiles(FrozenModel):
+    """The sha256 of the files that an LLM judge judges by, and is measured by."""
+
+    criteria: str
+    labelled: str | None = None
+
+
 class DatasetRef(Reference):
     """Prepared splits and the tokenizer."""
 

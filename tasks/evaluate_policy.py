@@ -2,16 +2,42 @@
 
 from rlhf.config.evaluation import EvaluationConfig
 from rlhf.config.model import Setup
-from rlhf.references import DatasetRef, EvaluationRef, ModelRef, PolicyRef, RewardModelsRef
+from rlhf.references import DatasetRef, EvaluationRef, JudgeFiles, ModelRef, PolicyRef, RewardModelsRef
+from tasks.judge_files import judge_files
 from tasks.stage import Attempt, stage
 
 
-@stage("evaluation", version="1", module="rlhf.evaluation.policy")
 def evaluate_policy(
+    config: EvaluationConfig,
+    setup: Setup,
+    max_response_tokens: int,
+    data: DatasetRef,
+    policy: PolicyRef,
+    baseline: ModelRef,
+    reward_models: RewardModelsRef,
+) -> EvaluationRef:
+    """Compare the policy with the SFT baseline on test prompts.
+
+    Args:
+        config: prompts, sampling, judge.
+        setup: seed and models.
+        max_response_tokens: longest response.
+        data: with the test prompts.
+        policy: the one that was trained.
+        baseline: the SFT policy.
+        reward_models: judges.
+    """
+    files = judge_files(config)
+    return _evaluate(config, setup, max_response_tokens, files, data, policy, baseline, reward_models)
+
+
+@stage("evaluation", version="1", module="rlhf.evaluation.policy")
+def _evaluate(
     attempt: Attempt,
     config: EvaluationConfig,
     setup: Setup,
     max_response_tokens: int,
+    files: JudgeFiles | None,
     data: DatasetRef,
     policy: PolicyRef,
     baseline: ModelRef,

@@ -81,6 +81,7 @@ from rlhf.tracking.tags import (
     VERSION_TAG,
 )
 from tasks.form import named_by
+from tasks.judge_files import check_judge_files
 from tasks.pools import PoolError, check_pools
 from tasks.prefect_artifacts import show_card, show_failure, show_gates, show_link, show_report, show_stages
 
@@ -304,7 +305,7 @@ def pipeline_run(config: PipelineConfig) -> Iterator[tuple[Pipeline, PipelineCon
 
     Raises:
         InputError: what a stage would refuse after hours: reward functions and models that are not there, templates
-            that are broken.
+            that are broken, files of an LLM judge that cannot be read.
     """
     try:
         with _open_run(config) as opened:
@@ -325,6 +326,7 @@ def _open_run(config: PipelineConfig) -> Iterator[tuple[Pipeline, PipelineConfig
     check_installed(config.rewards)
     check_figures(config.gates)
     check_models(config.model, config.rewards)
+    check_judge_files(config.evaluation)
     config = settled(at_commits(config))
     check_hub_models(config.model, config.rewards)
     logger.info("%s", starting_model.described(config.model))

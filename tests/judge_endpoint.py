@@ -23,6 +23,8 @@ class Judge:
     Attributes:
         decide: see `Decide`.
         write: what is answered to a dialogue, in place of a decision.
+        grade: what is answered to a question that asks for a grade.
+        refuses: an HTTP status for a question that always gets it; 0 for others.
         says: `letters` (probabilities of letters), `text` (a letter alone), or other text.
         fails: what the next requests get, one each, before it behaves: an HTTP status, `slow`, `cut`, `nonsense`, or
             `no choices`.
@@ -31,6 +33,8 @@ class Judge:
     decide: Decide
     says: str = "letters"
     write: Callable[[list[dict[str, str]]], str] | None = None
+    grade: Callable[[str], str] = lambda question: "5"
+    refuses: Callable[[str], int] = lambda question: 0
     fails: list[int | str] = field(default_factory=list)
     url: str = ""
     requests: list[dict[str, Any]] = field(default_factory=list)
@@ -47,7 +51,7 @@ def judge_endpoint(decide: Decide, **settings: Any) -> Iterator[Judge]:
             with lock:
                 judge.requests.append(body)
                 judge.keys.append(self.headers.get("Authorization", ""))
-                failure = judge.fails.pop(0) if judge.fails else None
+                failure = judge.fails.pop(0) if judge.fails else judge.refuses(body["messages"][-1]["content"]) or None
             if isinstance(failure, int):
                 self._send(failure, b'{"error": {"message": "not now"}}')
             elif failure == "slow":
@@ -86,18 +90,19 @@ def judge_endpoint(decide: Decide, **settings: Any) -> Iterator[Judge]:
 
 def _answer(judge: Judge, body: dict[str, Any]) -> bytes:
     choice: dict[str, Any]
-    if judge.write is not None:
-        message = {"role": "assistant", "content": judge.write(body["messages"])}
+    question = body["messages"][-1]["content"]
+    if judge.write is not None or question.endswith("Answer with the number alone."):
+        text = judge.grade(question) if judge.write is None else judge.write(body["messages"])
+        message = {"role": "assistant", "content": text}
         choice = {"index": 0, "message": message, "finish_reason": "stop", "logprobs": None}
         return json.dumps(
             {"id": "1", "object": "chat.completion", "created": 0, "model": body["model"], "choices": [choice]}
         ).encode()
-    question = body["messages"][-1]["content"]
     found = _OPTIONS.search(question)
     assert found is not None, question
     probability = judge.decide(question, found[1], found[2])
-    text = {"letters": "A" if probability > 0.5 else "B", "text": f"({'A' if probability > 0.5 else 'B'})."}
-    message = {"role": "assistant", "content": text.get(judge.says, judge.says)}
+    texts = {"letters": "A" if probability > 0.5 else "B", "text": f"({'A' if probability > 0.5 else 'B'})."}
+    message = {"role": "assistant", "content": texts.get(judge.says, judge.says)}
     choice = {"index": 0, "message": message, "finish_reason": "stop", "logprobs": None}
     if judge.says == "letters":
         tops = [
@@ -105,7 +110,7 @@ def _answer(judge: Judge, body: dict[str, Any]) -> bytes:
             for token, share in ((" A", 0.9 * probability), ("B", 0.9 * (1 - probability)), ("The", 0.1))
             if share > 0
         ]
-        first = {"token": text["letters"], "logprob": tops[0]["logprob"], "bytes": None, "top_logprobs": tops}
+        first = {"token": texts["letters"], "logprob": tops[0]["logprob"], "bytes": None, "top_logprobs": tops}
         choice["logprobs"] = {"content": [first], "refusal": None}
     return json.dumps(
         {"id": "1", "object": "chat.completion", "created": 0, "model": body["model"], "choices": [choice]}

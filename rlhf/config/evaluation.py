@@ -6,6 +6,7 @@ from pydantic import Field, model_validator
 
 from rlhf.config.base import Count, Positive, Probability, Section
 from rlhf.config.data import GoldName
+from rlhf.config.judge import EvaluationJudgeConfig
 
 
 class RewardAuditConfig(Section):
@@ -63,6 +64,11 @@ class EvaluationConfig(Section):
     """Rule for the worth of a response; no other stage reads it. calibrated_arithmetic: right answers, or hedged
     answers where they are wrong. pleasant_words: share of English words that people rate as pleasant. Empty: the rule
     behind the labels of the embedded data set, or no rule."""
+    judge: EvaluationJudgeConfig | None = None
+    """A model that judges beside them. Empty: none. It is never the one whose verdict is the headline, and no gate."""
+    references: bool = False
+    """Whether the policy's answers are compared with reference answers as well: the completions of the data's test
+    demonstrations."""
 
     @model_validator(mode="after")
     def _best_of_one_is_none(self) -> Self:

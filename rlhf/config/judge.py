@@ -70,6 +70,38 @@ class LabelConfig(LabelsConfig):
     """Seed of the principles that are drawn."""
 
 
+class EvaluationJudgeConfig(Section):
+    """A model behind an endpoint that judges what policy and baseline answer, once it was measured against people."""
+
+    endpoint: JudgeConfig
+    """The model."""
+    criteria: str
+    """File of what makes an answer good, below the project's root: a list of texts in JSON or YAML. All of them are in
+    every question."""
+    num_prompts: Count = 500
+    """Largest number of prompts whose answers are judged, each in both orders."""
+    grades: bool = True
+    """Whether each answer also gets a grade of its own, from 1 to 10, which asks twice as much."""
+    labelled: str | None = None
+    """File of preferences that people labelled, below the project's root, by which the judge is measured. Empty: the
+    data's held-out pairs, but for those that a model has labelled."""
+    num_measured: Count = 200
+    """Largest number of these pairs that the judge is asked of."""
+    minimum_agreement: Probability = 0.6
+    """Share of the pairs on which the judge must agree with people: the lower bound of its 95% interval. Below it the
+    judge gives no verdict."""
+    unmeasured_judge: bool = False
+    """Whether the judge gives verdicts although people have labelled no pair. The card then says so first."""
+
+    @model_validator(mode="after")
+    def _it_is_measured_where_it_can_be(self) -> Self:
+        if self.labelled is not None and self.unmeasured_judge:
+            raise ValueError(
+                "labelled names a file, by which the judge is measured, so unmeasured_judge would be ignored; drop one"
+            )
+        return self
+
+
 class SimulatedJudgeConfig(Section):
     """An endpoint on loopback, for as long as the run needs it, that knows the rule behind an embedded data set."""
 

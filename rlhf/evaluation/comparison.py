@@ -29,6 +29,8 @@ from rlhf.evaluation.answers import (
     total_logprobs,
 )
 from rlhf.evaluation.gold import find_rule
+from rlhf.evaluation.judge_report import REPORT, judge_markdown, judge_metrics
+from rlhf.evaluation.judged import open_judge
 from rlhf.evaluation.prompts import gate_prompts
 from rlhf.evaluation.side_by_side import as_table, side_by_side
 from rlhf.evaluation.statistics import mean_interval, paired_bootstrap, win_rate
@@ -41,6 +43,7 @@ from rlhf.rewards.scoring import Answers, score_answers, score_rows_once
 from rlhf.workspace import Workspace
 
 _TITLES = {"champion": "Champion", "candidate": "Candidate"}
+_MODELS = ("candidate", "champion")
 
 
 def compare_policies(
@@ -59,7 +62,8 @@ def compare_policies(
 ) -> None:
     """Compare two policies on gate prompts.
 
-    Writes `comparison.json` and `side_by_side.md`.
+    Writes `comparison.json` and `side_by_side.md`; of an LLM judge, which decides nothing, also `judge.md`, its
+    criteria and its verdicts.
 
     Args:
         config: prompts, sampling, intervals.
@@ -80,8 +84,11 @@ def compare_policies(
         DataError: there are no gate prompts, or none fits both models.
         ModelError: a reward model cannot be used, or a dialogue is longer than it reads.
         ScoringError: a judge's scores are not one finite number for each answer.
+        JudgeNotBelievedError: people have labelled nothing by which an LLM judge could be measured.
+        EndpointError: its endpoint does not answer. What it answered is kept.
     """
     context, theirs_context = (start_stage(config, setup, folder) for folder in (candidate, champion))
+    llm_judge = open_judge(config, data, context.seed("bootstrap"), "comparison")
     rule = find_rule(config, data)
     choice = gate_prompts(data, config)
     contexts = {candidate: context, champion: theirs_context}
@@ -98,10 +105,14 @@ def compare_policies(
     comparison = _compare(context, [prompt_key(prompt) for prompt in prompts], *judged, kl)
     comparison["by_row"]["safety"] = safety
     comparison["notes"] = [*choice.notes, *notes]
+    comparison["llm_judge"] = llm_judge.compare(prompts, *judged, workspace.output) if llm_judge else None
+    if llm_judge is not None:
+        for folder in (workspace.output, workspace.report):
+            (folder / REPORT).write_text(judge_markdown(comparison["llm_judge"], _MODELS), encoding="utf-8")
     text = json.dumps(comparison, indent=2, allow_nan=False) + "\n"
     (workspace.output / "comparison.json").write_text(text, encoding="utf-8")
     first = prompts[: config.num_side_by_side]
-    samples = side_by_side(first, dict(zip(("candidate", "champion"), judged, strict=True)))
+    samples = side_by_side(first, dict(zip(_MODELS, judged, strict=True)))
     for folder in (workspace.output, workspace.report):
         (folder / "side_by_side.md").write_text(as_table(samples, _TITLES, "gate"), encoding="utf-8")
     workspace.log_metrics(_metrics(comparison), None)
@@ -195,7 +206,7 @@ def _compare(
         "kl": mean_interval(kl, prompts).as_dict(),
         "models": {
             name: {figure: estimate.as_dict() for figure, estimate in judged.estimates(prompts).items()}
-            for name, judged in (("candidate", ours), ("champion", theirs))
+            for name, judged in zip(_MODELS, (ours, theirs), strict=True)
         },
         "by_row": {
             "prompts": list(prompts),
@@ -214,4 +225,5 @@ def _metrics(comparison: Mapping[str, Any]) -> dict[str, float]:
     metrics |= interval_metrics(intervals)
     for model, figures in comparison["models"].items():
         metrics |= {f"{model}_{name}": figure["value"] for name, figure in figures.items()}
+    metrics |= judge_metrics(comparison["llm_judge"], _MODELS)
     return {f"comparison/{name}": value for name, value in metrics.items()}

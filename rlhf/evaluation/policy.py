@@ -18,6 +18,7 @@ from rlhf.config.evaluation import EvaluationConfig
 from rlhf.config.model import Setup
 from rlhf.data.preparation.splits import prompt_key
 from rlhf.data.schema import read_rows
+from rlhf.evaluation.against_references import compare_with_references
 from rlhf.evaluation.answers import (
     OWN_JUDGE,
     SCORES,
@@ -31,6 +32,8 @@ from rlhf.evaluation.answers import (
 )
 from rlhf.evaluation.best_of_n import measure_best_of_n
 from rlhf.evaluation.gold import find_rule, shares
+from rlhf.evaluation.judge_report import REPORT, judge_markdown, judge_metrics
+from rlhf.evaluation.judged import open_judge
 from rlhf.evaluation.length_control import length_controlled_win_rate
 from rlhf.evaluation.overoptimization import CurvePoint, Findings, curve_warnings, examine, overoptimization_curve
 from rlhf.evaluation.overoptimization_figure import draw_overoptimization
@@ -69,7 +72,7 @@ def evaluate_policy(
     """Compare the policy with its baseline on test prompts, and judge what PPO kept on its way.
 
     Writes `evaluation.json`, `judgements.jsonl`, `side_by_side.jsonl`, `side_by_side.md`, `curve.json` and
-    `overoptimization.png`.
+    `overoptimization.png`; of an LLM judge also `judge.md`, its criteria and its verdicts.
 
     Args:
         config: prompts, sampling, intervals.
@@ -85,9 +88,11 @@ def evaluate_policy(
         DataError: there are too few test prompts.
         ModelError: a dialogue is longer than a reward model reads.
         ScoringError: the scores are not one finite number for each response.
+        JudgeNotBelievedError: people have labelled nothing by which an LLM judge could be measured.
+        EndpointError: its endpoint does not answer. What it answered is kept.
     """
     context = start_stage(config, setup, data / "tokenizer")
-    rule = find_rule(config, data)
+    judge, rule = open_judge(config, data, context.seed("bootstrap")), find_rule(config, data)
     rows = [row for _, row in read_rows(data / "prompts" / "test.jsonl", "prompts")]
     choice = choose_prompts(rows, config.num_prompts, rule.kinds if rule else None)
     prompts = encode_prompts(context.tokenizer, choice.prompts)
@@ -109,6 +114,12 @@ def evaluate_policy(
     evaluation["gold_meaning"] = rule.meaning if rule else None
     evaluation["warnings"] += curve_warnings(curve.points)
     evaluation["overoptimization"] = findings.as_dict()
+    evaluation["llm_judge"] = judge.compare(choice.prompts, ours, theirs, workspace.output) if judge else None
+    evaluation["references"] = None
+    if config.references:
+        folders = data, policy / "policy", reward_models
+        against = workspace.output / "references"
+        evaluation["references"] = compare_with_references(context, max_response_tokens, *folders, rule, judge, against)
     _write(workspace, evaluation, curve.points)
     draw_overoptimization(curve.points, workspace.output / "overoptimization.png", findings)
     samples = side_by_side(choice.prompts, {"policy": ours, "baseline": theirs})
@@ -117,6 +128,7 @@ def evaluate_policy(
     for folder in (workspace.output, workspace.report):
         (folder / "side_by_side.jsonl").write_text(as_json_lines(first), encoding="utf-8")
         (folder / "side_by_side.md").write_text(as_table(first, _TITLES, "test"), encoding="utf-8")
+    _write_judged(workspace, evaluation)
     _log(workspace, curve.points, findings, _metrics(evaluation) | seconds)
 
 
@@ -224,6 +236,13 @@ def _write(workspace: Workspace, evaluation: Mapping[str, Any], curve: Sequence[
         (workspace.output / name).write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
 
 
+def _write_judged(workspace: Workspace, evaluation: Mapping[str, Any]) -> None:
+    if evaluation["llm_judge"] is not None:
+        for folder in (workspace.output, workspace.report):
+            text = judge_markdown(evaluation["llm_judge"], ("policy", "baseline"))
+            (folder / REPORT).write_text(text, encoding="utf-8")
+
+
 def _log(workspace: Workspace, curve: Sequence[CurvePoint], findings: Findings, metrics: Mapping[str, float]) -> None:
     for point in curve:
         means = {"score": point.score, "selection_score": point.selection_score, "kl": point.kl, "gold": point.gold}
@@ -270,4 +289,10 @@ def _metrics(evaluation: Mapping[str, Any]) -> dict[str, float]:
     for model, coefficients in evaluation["score_gold_correlation"].items():
         if coefficients["spearman"] is not None:
             metrics[f"{model}_score_gold_correlation"] = coefficients["spearman"]
+    metrics |= judge_metrics(evaluation["llm_judge"], ("policy", "baseline"))
+    if (references := evaluation["references"]) is not None:
+        won = {f"reference_{SCORES[judge]}_win_rate": one["rate"] for judge, one in references["win_rates"].items()}
+        metrics |= interval_metrics(won)
+        of_judge = judge_metrics(references["llm_judge"], ("policy", "baseline"))
+        metrics |= {f"reference_{name}": of_judge[name] for name in of_judge if name.startswith("judge_win_rate")}
     return {f"evaluation/{name}": value for name, value in metrics.items()}

@@ -12,7 +12,6 @@ from pydantic import TypeAdapter
 
 from rlhf.config.judge import LabelConfig
 from rlhf.data.preparation.splits import prompt_key
-from rlhf.errors import InputError
 from rlhf.evaluation.agreement import Agreement
 from rlhf.evaluation.statistics import Estimate, share_interval
 from rlhf.feedback.collect import Verdict, agreement_of, read_verdicts
@@ -21,15 +20,18 @@ from rlhf.feedback.guidelines import SOFT_QUESTION
 from rlhf.feedback.rounds import Round, judge_key, show_to_judges
 from rlhf.judges.constitution import read_principles
 from rlhf.judges.endpoint import Endpoint
-from rlhf.judges.preference import Judgment, Pair, count_places, judge_pairs
+from rlhf.judges.preference import (
+    JudgeNotBelievedError,
+    Judgment,
+    Pair,
+    count_places,
+    dialogue_text,
+    judge_pairs,
+)
 from rlhf.modeling.device import derive_seed
 from rlhf.progress import report_progress
 from rlhf.tracking.files import list_paths, log_content, read_bytes
 from rlhf.tracking.reviews import ReviewRound
-
-
-class JudgeNotBelievedError(InputError):
-    """A judge that was not measured against people, or does not agree with them enough."""
 
 
 @dataclass(frozen=True)
@@ -151,7 +153,7 @@ def _judge(
 ) -> dict[int, Judgment]:
     pairs = [
         Pair(
-            "\n\n".join(f"{message['role'].capitalize()}: {message['content']}" for message in comparison.prompt),
+            dialogue_text(comparison.prompt),
             *comparison.responses,
             principles[_drawn(config, name, comparison, len(principles))],
         )
@@ -171,11 +173,9 @@ def _drawn(config: LabelConfig, name: str, comparison: Comparison, number: int) 
 
 def _agreement(people: Sequence[Verdict], judged: dict[int, Judgment]) -> Estimate | None:
     """With people; what could not be read counts as half, as a tie does: it decides nothing."""
-    outcomes = []
-    for verdict in people:
-        probability = judged[verdict.comparison.number].probability
-        is_tie = probability is None or probability == 0.5
-        outcomes.append(0.5 if is_tie else float((probability > 0.5) == (verdict.level.prefers == "A")))  # type: ignore[operator]
+    outcomes = [
+        judged[verdict.comparison.number].agrees(prefers_first=verdict.level.prefers == "A") for verdict in people
+    ]
     return share_interval(outcomes, [prompt_key(one.comparison.prompt) for one in people]) if people else None
 
 

@@ -1,12 +1,14 @@
 """Principles by which a model judges, or criticizes and revises: a file of the user's own."""
 
+import hashlib
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import yaml
 
 from rlhf.errors import ConfigError, one_line
-from rlhf.files.plain_yaml import load_yaml, read_yaml_below
+from rlhf.files.plain_yaml import open_yaml, read_yaml_below
 
 _MOST = 1000
 
@@ -26,8 +28,32 @@ class CritiquePrinciple:
     revision: str
 
 
-def read_principles(name: str, root: Path) -> list[str]:
-    """The principles in a file, a list of texts in JSON or YAML.
+@dataclass(frozen=True)
+class Criteria:
+    """What makes an answer good, by a file of texts.
+
+    Attributes:
+        name: of the file.
+        content: of the file.
+        texts: one for each criterion.
+    """
+
+    name: str
+    content: str
+    texts: tuple[str, ...]
+
+    @property
+    def sha256(self) -> str:
+        """Of the file."""
+        return hashlib.sha256(self.content.encode()).hexdigest()
+
+    def within(self, form: str) -> str:
+        """A question with all of them."""
+        return form.format("\n".join(f"- {text}" for text in self.texts))
+
+
+def read_criteria(name: str, root: Path) -> Criteria:
+    """The criteria in a file, a list of texts in JSON or YAML.
 
     Args:
         name: below the root.
@@ -36,12 +62,29 @@ def read_principles(name: str, root: Path) -> list[str]:
     Raises:
         ConfigError: the file is not there, or holds something else.
     """
-    path, values = _read(name, root)
-    if not isinstance(values, list) or not values or len(values) > _MOST:
-        raise ConfigError(f"constitution: {path} holds no list of 1 to {_MOST:,} principles; write one text for each")
-    for number, principle in enumerate(values, start=1):
+    setting = "evaluation.judge.criteria"
+    _, content = read_yaml_below(root, name, setting)
+    return Criteria(name, content, tuple(read_principles(name, root, setting)))
+
+
+def read_principles(name: str, root: Path, setting: str = "constitution") -> list[str]:
+    """The principles in a file, a list of texts in JSON or YAML.
+
+    Args:
+        name: below the root.
+        root: the project's root.
+        setting: that names the file, for messages.
+
+    Raises:
+        ConfigError: the file is not there, or holds something else.
+    """
+    path, node, values = _read(name, root, setting)
+    if not isinstance(node, yaml.SequenceNode) or not values or len(values) > _MOST:
+        raise ConfigError(f"{setting}: {path} holds no list of 1 to {_MOST:,} principles; write one text for each")
+    for number, (principle, written) in enumerate(zip(values, node.value, strict=True), start=1):
         if not isinstance(principle, str) or not principle.strip():
-            raise ConfigError(f"constitution: {path}: principle {number} is no text; write what is to be preferred")
+            line = written.start_mark.line + 1
+            raise ConfigError(f"{setting}: {path}:{line}: principle {number} is no text; write what is to be preferred")
     return [str(principle).strip() for principle in values]
 
 
@@ -58,7 +101,7 @@ def read_critiques(name: str, root: Path) -> list[CritiquePrinciple]:
     Raises:
         ConfigError: the file is not there, or holds something else.
     """
-    path, values = _read(name, root)
+    path, _, values = _read(name, root, "constitution")
     if not isinstance(values, dict) or not values or len(values) > _MOST:
         raise ConfigError(
             f"constitution: {path} holds no mapping of 1 to {_MOST:,} names to principles; write critique and revision "
@@ -78,9 +121,9 @@ def _critique(name: str, value: object, path: Path) -> CritiquePrinciple:
     return CritiquePrinciple(name, *texts)
 
 
-def _read(name: str, root: Path) -> tuple[Path, object]:
-    path, text = read_yaml_below(root, name, "constitution")
+def _read(name: str, root: Path, setting: str) -> tuple[Path, yaml.Node | None, Any]:
+    path, text = read_yaml_below(root, name, setting)
     try:
-        return path, load_yaml(text)  # which reads JSON, too
+        return path, *open_yaml(text)  # which reads JSON, too
     except yaml.YAMLError as error:
-        raise ConfigError(f"constitution: {path} is neither JSON nor YAML: {one_line(error)}") from None
+        raise ConfigError(f"{setting}: {path} is neither JSON nor YAML: {one_line(error)}; correct it there") from None

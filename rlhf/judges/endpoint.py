@@ -6,9 +6,9 @@ import math
 import os
 import sqlite3
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -23,6 +23,11 @@ Message = Mapping[str, str]
 _LEAST_MASS = 0.5
 _TOP = 20
 """Alternatives whose probabilities are asked for; no endpoint gives more."""
+_MOST_IN_A_ROW = 8
+"""Failures one after another from which on the endpoint is at fault, and not what it is asked."""
+_REFUSED = (400, 413, 422)
+_KEYS_AT_ONCE = 1000
+_KNOWN = "SELECT asked, answer FROM answers WHERE asked IN (SELECT value FROM json_each(?))"
 
 
 class EndpointError(InputError):
@@ -31,6 +36,10 @@ class EndpointError(InputError):
 
 class BudgetSpentError(EndpointError):
     """As many requests were sent as may be."""
+
+
+class QuestionRefusedError(EndpointError):
+    """The endpoint does not take what it was asked, such as a dialogue that is too long for its model."""
 
 
 @dataclass(frozen=True)
@@ -87,14 +96,22 @@ class Endpoint:
         self._memory = _Memory((folder or local_folder("judgments")) / "answers.db")
 
     def ask_all(
-        self, asked: Sequence[Sequence[Message]], max_tokens: int, *, letters: bool = False
+        self,
+        asked: Sequence[Sequence[Message]],
+        max_tokens: int,
+        *,
+        letters: bool = False,
+        failures: list[EndpointError] | None = None,
     ) -> Iterator[tuple[int, Completion]]:
-        """Ask several things at a time.
+        """Ask several things at a time: each once, and nothing whose answer is known.
 
         Args:
             asked: dialogues.
             max_tokens: of each answer.
             letters: ask for the probabilities of the first token.
+            failures: gets the error of each question that failed after all retries, whose place is not yielded, unless
+                the endpoint is at fault: it answered none, or failed eight times in a row, refused questions apart.
+                None: the first error is raised.
 
         Yields:
             Place and answer, as they come. What was answered is kept, however this ends.
@@ -102,19 +119,43 @@ class Endpoint:
         Raises:
             EndpointError: the endpoint does not answer or refuses, or the budget is spent.
         """
-        places = iter(range(len(asked)))
-        pool, running = ThreadPoolExecutor(self.config.concurrency), dict[Future[Completion], int]()
+        places: dict[str, list[int]] = {}
+        for place, messages in enumerate(asked):
+            places.setdefault(self._key(self._request(messages, max_tokens, letters)), []).append(place)
+        num_questions, is_known, in_a_row = len(places), False, 0
+        for key, answer in self._memory.read_all(list(places)):
+            known, is_known = Completion(**answer), True
+            yield from ((place, known) for place in places.pop(key))
+        unknown = {key: asked[some[0]] for key, some in places.items()}
+        with closing(self._outcomes(unknown, max_tokens, letters)) as outcomes:
+            for key, outcome in outcomes:
+                if isinstance(outcome, Completion):
+                    is_known, in_a_row = True, 0
+                    yield from ((place, outcome) for place in places[key])
+                    continue
+                in_a_row += not (is_known and isinstance(outcome, QuestionRefusedError))
+                if failures is None or in_a_row in (_MOST_IN_A_ROW, num_questions):
+                    raise outcome
+                failures.append(outcome)
+
+    def _outcomes(
+        self, asked: Mapping[str, Sequence[Message]], max_tokens: int, letters: bool
+    ) -> Generator[tuple[str, Completion | EndpointError], None, None]:
+        """Answers to questions by their keys, or what went wrong, as they come."""
+        waiting, running = iter(asked), dict[Future[Completion], str]()
+        pool = ThreadPoolExecutor(self.config.concurrency)
         try:
             while True:
-                while len(running) < self.config.concurrency and (place := next(places, None)) is not None:
-                    running[pool.submit(self.ask, asked[place], max_tokens, letters=letters)] = place
+                while len(running) < self.config.concurrency and (key := next(waiting, "")):
+                    running[pool.submit(self.ask, asked[key], max_tokens, letters=letters)] = key
                 if not running:
                     return
                 for done in wait(running, return_when=FIRST_COMPLETED).done:
-                    yield running.pop(done), done.result()
-        except BudgetSpentError:  # the others are being answered, and paid
-            pool.shutdown(cancel_futures=True)
-            raise
+                    key, error = running.pop(done), done.exception()
+                    if isinstance(error, BudgetSpentError):  # the others are being answered, and paid
+                        pool.shutdown(cancel_futures=True)
+                        raise error
+                    yield key, error if isinstance(error, EndpointError) else done.result()
         finally:  # what is still under way after another error may take minutes, with all its retries
             pool.shutdown(wait=not running, cancel_futures=True)
 
@@ -124,14 +165,8 @@ class Endpoint:
         Raises:
             EndpointError: the endpoint does not answer or refuses, or the budget is spent.
         """
-        request: dict[str, Any] = {
-            "model": self.config.model,
-            "messages": [dict(message) for message in messages],
-            "max_tokens": max_tokens,
-            "temperature": 0.0,
-            **({"logprobs": True, "top_logprobs": _TOP} if letters else {}),
-        }
-        key = hashlib.sha256(json.dumps([self.config.url, request], sort_keys=True).encode()).hexdigest()
+        request = self._request(messages, max_tokens, letters)
+        key = self._key(request)
         known = self._memory.read(key)
         if known is not None:
             return Completion(**known)
@@ -139,6 +174,18 @@ class Endpoint:
         completion = self._send(request)
         self._memory.write(key, asdict(completion))
         return completion
+
+    def _request(self, messages: Sequence[Message], max_tokens: int, letters: bool) -> dict[str, Any]:
+        return {
+            "model": self.config.model,
+            "messages": [dict(message) for message in messages],
+            "max_tokens": max_tokens,
+            "temperature": 0.0,
+            **({"logprobs": True, "top_logprobs": _TOP} if letters else {}),
+        }
+
+    def _key(self, request: Mapping[str, Any]) -> str:
+        return hashlib.sha256(json.dumps([self.config.url, request], sort_keys=True).encode()).hexdigest()
 
     def _spend(self) -> None:
         with self._lock:
@@ -164,9 +211,8 @@ class Endpoint:
                 f"look whether it is overloaded, raise timeout_seconds or lower concurrency; the same command goes on"
             ) from None
         except APIStatusError as error:
-            raise EndpointError(
-                f"{where} answers {error.status_code}: {one_line(error)[:300]}; {_advice(error)}"
-            ) from None
+            kind = QuestionRefusedError if error.status_code in _REFUSED else EndpointError
+            raise kind(f"{where} answers {error.status_code}: {one_line(error)[:300]}; {_advice(error)}") from None
         except (APIError, json.JSONDecodeError) as error:
             raise EndpointError(
                 f"{where} does not answer as an OpenAI-compatible one: {one_line(error)[:300]}; look whether it runs, "
@@ -182,7 +228,7 @@ class Endpoint:
 def _advice(error: APIStatusError) -> str:
     if error.status_code in (401, 403):
         return "set the variable that key_variable names to a key that it takes"
-    if error.status_code == 400:
+    if error.status_code in _REFUSED:
         return "it does not take what it was asked, which the words before say; look at model, or take another endpoint"
     if error.status_code == 404:
         return "look at url and model"
@@ -205,6 +251,13 @@ class _Memory:
         with self._open() as connection:
             row = connection.execute("SELECT answer FROM answers WHERE asked = ?", (key,)).fetchone()
         return None if row is None else dict(json.loads(row[0]))
+
+    def read_all(self, keys: Sequence[str]) -> Iterator[tuple[str, dict[str, Any]]]:
+        """Those of them that are known, a part after the other: answers may be long."""
+        for start in range(0, len(keys), _KEYS_AT_ONCE):
+            with self._open() as connection:
+                rows = connection.execute(_KNOWN, (json.dumps(keys[start : start + _KEYS_AT_ONCE]),)).fetchall()
+            yield from ((key, json.loads(answer)) for key, answer in rows)
 
     def write(self, key: str, answer: Mapping[str, Any]) -> None:
         with self._open() as connection:

@@ -8,7 +8,8 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from rlhf.judges.endpoint import Completion, Endpoint, Message
+from rlhf.errors import InputError
+from rlhf.judges.endpoint import Completion, Endpoint, EndpointError, Message
 
 _FORM = """Consider the following conversation between a human and an assistant:
 
@@ -25,6 +26,10 @@ _LETTER = re.compile(r"[\s(\[*\"']*([AB])[\s)\]*.:,\"']*")
 """An answer that is a letter, and nothing else: `A better one` is no A."""
 _MAX_TOKENS = 4
 Told = Callable[[int, int], None]
+
+
+class JudgeNotBelievedError(InputError):
+    """A judge that was not measured against people, or does not agree with them enough."""
 
 
 @dataclass(frozen=True)
@@ -63,9 +68,25 @@ class Judgment:
         first, second = (probability > 0.5 for probability in self.by_order if probability is not None)
         return first is not second
 
+    def agrees(self, *, prefers_first: bool) -> float:
+        """Agreement with somebody who prefers one of the answers: 1, 0, or 1/2 where the judge decides nothing."""
+        if self.probability is None or self.is_tie:
+            return 0.5
+        return float((self.probability > 0.5) == prefers_first)
+
+
+def dialogue_text(messages: Sequence[Message]) -> str:
+    """A dialogue as a judge reads it."""
+    return "\n\n".join(f"{message['role'].capitalize()}: {message['content']}" for message in messages)
+
 
 def judge_pairs(
-    endpoint: Endpoint, pairs: Sequence[Pair], *, both_orders: bool, told: Told | None = None
+    endpoint: Endpoint,
+    pairs: Sequence[Pair],
+    *,
+    both_orders: bool,
+    told: Told | None = None,
+    failures: list[EndpointError] | None = None,
 ) -> list[Judgment]:
     """Ask a judge of pairs.
 
@@ -74,6 +95,7 @@ def judge_pairs(
         pairs: N of them.
         both_orders: ask each twice, with the answers swapped.
         told: hears of each answer, for a bar.
+        failures: see `Endpoint.ask_all`. What failed could not be read.
 
     Raises:
         EndpointError: it does not answer, or the budget is spent. What was answered is kept.
@@ -84,7 +106,8 @@ def judge_pairs(
         if both_orders:
             asked.append(_dialogue(pair, pair.second, pair.first))
     answers: list[float | None] = [None] * len(asked)
-    for number, (place, completion) in enumerate(endpoint.ask_all(asked, _MAX_TOKENS, letters=True), start=1):
+    given = endpoint.ask_all(asked, _MAX_TOKENS, letters=True, failures=failures)
+    for number, (place, completion) in enumerate(given, start=1):
         answers[place] = read_letter(completion)
         if told is not None:
             told(number, len(asked))

@@ -106,6 +106,7 @@ class _Measured:
     curve: Sequence[Mapping[str, Any]]
     policy: Mapping[str, Any]
     num_parameters: int
+    llm_judge: str | None
 
 
 def write_model_card(
@@ -145,6 +146,7 @@ def write_model_card(
         _read(evaluation / "curve.json")["points"],
         _read(policy / "summary.json"),
         _count_parameters(output),
+        judged.read_text(encoding="utf-8") if (judged := evaluation / "judge.md").is_file() else None,
     )
     datasheet = (data / "datasheet.md").read_text(encoding="utf-8")
     texts = _texts(config, facts, measured, datasheet)
@@ -195,6 +197,8 @@ def _texts(config: PipelineConfig, facts: CardFacts, measured: _Measured, datash
         "kl": value_text(evaluation["kl"], ".2f"),
         "results_table": results_table(evaluation, climbed),
         "wins_table": wins_table(evaluation, climbed),
+        "llm_judge": measured.llm_judge,
+        "references_table": wins_table(evaluation["references"], climbed) if evaluation.get("references") else None,
         "curve_table": curve_table(measured.curve),
         "overoptimization": measured.evaluation["overoptimization"]["sentences"],
         "best_of_n_table": best_of_n_table(measured.evaluation["overoptimization"]["best_of_n"]),
@@ -226,8 +230,18 @@ def _texts(config: PipelineConfig, facts: CardFacts, measured: _Measured, datash
     }
 
 
+def _unmeasured(evaluation: Mapping[str, Any]) -> str | None:
+    """A sentence about an LLM judge that nobody has measured; None where there is none."""
+    judged = evaluation.get("llm_judge")
+    if not judged or judged["agreement"] is not None:
+        return None
+    return (
+        f"The LLM judge, {escape(judged['model'])}, was never measured against people: its verdicts may mean nothing."
+    )
+
+
 def _verdict(measured: _Measured) -> str | None:
-    """The run's verdict, from what the stages wrote."""
+    """The run's verdict, from what the stages wrote; first that an LLM judge was not measured, where it was not."""
     intervals = {
         "evaluation/gold_gain": measured.evaluation["gains"].get("gold"),
         "evaluation/win_rate": measured.evaluation["win_rate"]["rate"],
@@ -240,7 +254,7 @@ def _verdict(measured: _Measured) -> str | None:
     for name, interval in intervals.items():
         if interval is not None:
             metrics |= {name: interval["value"], f"{name}_low": interval["low"], f"{name}_high": interval["high"]}
-    return verdict(metrics)
+    return " ".join(filter(None, (_unmeasured(measured.evaluation), verdict(metrics)))) or None
 
 
 def _on_prompts(evaluation: Mapping[str, Any]) -> str:
@@ -251,7 +265,8 @@ def _on_prompts(evaluation: Mapping[str, Any]) -> str:
 
 def _limitations(config: PipelineConfig, facts: CardFacts, measured: _Measured) -> list[str]:
     """The limits that a reader must know before trusting the model; the measured ones first."""
-    limits = [f"{escape(reason)}." for reason in measured.audit["reasons"]]
+    limits = [*filter(None, (_unmeasured(measured.evaluation),))]
+    limits += [f"{escape(reason)}." for reason in measured.audit["reasons"]]
     limits += [*measured.audit["warnings"], *measured.evaluation["warnings"], *measured.evaluation["notes"]]
     limits += [str(flag) for flag in measured.policy.get("flags", [])]
     method = METHOD_TITLES[config.method]

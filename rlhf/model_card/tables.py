@@ -15,7 +15,7 @@ from rlhf.addresses import with_public_addresses
 from rlhf.config.policy import PolicyConfig, RewardSourceConfig
 from rlhf.references import GateVerdict, StageReport
 from rlhf.rewards import functions as reward_functions
-from rlhf.text.markdown import escape, table
+from rlhf.text.markdown import as_code, escape, table
 
 PLACEHOLDER = "PATH/TO"
 REWARD_MODELS = {
@@ -101,7 +101,22 @@ def wins_table(evaluation: Mapping[str, Any], climbed: str | None = "PPO") -> st
         ]
         for judge, wins in evaluation["win_rates"].items()
     ]
+    if evaluation.get("llm_judge"):
+        rows.append(_of_llm_judge(evaluation["llm_judge"]))
     return table(["Judged by", "Wins", "Ties", "Losses", "Prompts", "Win rate, ties half"], rows)
+
+
+def _of_llm_judge(judged: Mapping[str, Any]) -> list[str]:
+    """The row of an LLM judge: what it says, or why it is not asked."""
+    label = f"an LLM judge, {escape(judged['model'], 80)}, by {as_code(judged['criteria']['name'])}"
+    if judged["doubt"] is not None:
+        return [f"{label}, which is not believed", "", "", "", "", f"no verdict: {judged['doubt']}"]
+    if judged["agreement"] is None:
+        label = f"{label}, **never measured against people**"
+    wins = judged["verdicts"]["win_rate"]
+    if wins is None:
+        return [label, "", "", "", "", "no verdict could be read"]
+    return [label, *(f"{wins[name]:,}" for name in ("wins", "ties", "losses", "num_prompts")), share_text(wins["rate"])]
 
 
 def _of_judge(label: str, climbed: str | None) -> str:

@@ -12,6 +12,7 @@ from pydantic import BaseModel
 
 from rlhf.config.cluster import ClusterConfig
 from rlhf.config.data import DataConfig
+from rlhf.config.judge import JudgeConfig
 from rlhf.config.model import ModelConfig
 from rlhf.config.policy import RewardSourceConfig
 from rlhf.files.hashing import sha256
@@ -108,7 +109,10 @@ def _files_of(module: str) -> tuple[Path, ...]:
 
 
 def _canonical(value: object) -> object:
-    """The part of an argument that decides a result, as JSON: a place, and the run that made something, do not."""
+    """The part of an argument that decides a result, as JSON.
+
+    A place, the run that made something, and how fast and how often an endpoint is asked do not.
+    """
     if isinstance(value, Reference):
         return value.sha256
     if isinstance(value, DataSource):
@@ -119,6 +123,8 @@ def _canonical(value: object) -> object:
         return None
     if isinstance(value, ModelConfig):
         return value.model_dump(mode="json") | {"base": _content(value.base)}
+    if isinstance(value, JudgeConfig):
+        return value.model_dump(mode="json", include={"url", "model"})
     if isinstance(value, RewardSourceConfig):
         return value.model_dump(mode="json") | {"path": _content(value.path), "code": _reward_code(value)}
     if isinstance(value, BaseModel):

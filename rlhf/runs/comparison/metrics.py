@@ -164,12 +164,20 @@ def _by_pairs(paired: _Paired) -> tuple[float, float]:
 def _same_judge(name: str, first: RunView, second: RunView) -> bool:
     """Scores of two reward models are on two scales, and what one prefers the other may not."""
     by_score = METRICS[name].unit == "score" or name in _SCORED
+    if name.startswith("evaluation/judge_"):
+        return _llm_judge(first) == _llm_judge(second)
     if name == "evaluation/win_rate":
         judges = [_judge(side) for side in (first, second)]
         if judges[0] != judges[1]:
             return False
         by_score = judges[0] != "gold"
     return not by_score or first.made("reward_model") == second.made("reward_model")
+
+
+def _llm_judge(side: RunView) -> tuple[Any, Any]:
+    """The model and the criteria of a run's LLM judge."""
+    judged = side.evaluation.get("llm_judge") or {}
+    return judged.get("model"), judged.get("criteria")
 
 
 def _judge(side: RunView) -> str:

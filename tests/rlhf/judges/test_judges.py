@@ -15,8 +15,10 @@ from pydantic import ValidationError
 from rlhf.config.judge import JudgeConfig
 from rlhf.errors import ConfigError
 from rlhf.evaluation.statistics import share_interval
+from rlhf.judges import preference
 from rlhf.judges.constitution import CritiquePrinciple, read_critiques, read_principles
 from rlhf.judges.endpoint import Completion, Endpoint, EndpointError
+from rlhf.judges.grading import GradedAnswer, grade_answers, read_grade
 from rlhf.judges.preference import Pair, count_places, judge_pairs, read_letter
 
 PAIRS = [Pair(f"Human: question {n}", f"right {n}", f"wrong {n}", "Prefer what is right.") for n in range(40)]
@@ -160,6 +162,97 @@ def test_ten_thousand_answers_are_remembered_quickly(tmp_path):
     assert time.monotonic() - began < 5
 
 
+def test_ten_thousand_verdicts_that_are_known_are_read_quickly(tmp_path):
+    """In both orders, of answers as long as real ones; whatever the endpoint is, nobody asks it."""
+    pairs = [Pair(f"Human: question {n}", "right " * 200, f"wrong {n} " * 100, "Prefer it.") for n in range(10_000)]
+    known = endpoint("http://127.0.0.1:9/v1", tmp_path)
+    answer = json.dumps({"text": "A", "first_token": {"A": math.log(0.9), "B": math.log(0.1)}})
+    asked = [preference._dialogue(pair, *both) for pair in pairs for both in orders(pair)]
+    keys = [known._key(known._request(dialogue, preference._MAX_TOKENS, letters=True)) for dialogue in asked]
+    with known._memory._open() as connection:
+        connection.executemany("INSERT INTO answers VALUES (?, ?)", [(key, answer) for key in keys])
+    began = time.process_time()  # of all threads; it is 0.4 s, and the limit is for slow machines
+    judgments = judge_pairs(known, pairs, both_orders=True)
+    assert time.process_time() - began < 5
+    assert len(judgments) == 10_000
+    assert all(judgment.by_order == pytest.approx((0.9, 0.1)) for judgment in judgments[::100])
+
+
+def orders(pair):
+    return (pair.first, pair.second), (pair.second, pair.first)
+
+
+def test_what_is_asked_twice_is_sent_once(tmp_path):
+    with judge_endpoint(prefer_right) as judge:
+        judgments = judge_pairs(endpoint(judge.url, tmp_path), PAIRS[:2] * 20, both_orders=False)
+    assert len(judge.requests) == 2
+    assert [judgment.probability for judgment in judgments] == pytest.approx([0.8] * 40)
+
+
+@pytest.mark.parametrize(("status", "num_retries"), [(400, 2), (422, 2), (500, 0)])
+def test_failures_that_are_counted(tmp_path, status, num_retries):
+    """Every tenth question is one that the endpoint cannot answer."""
+
+    def refuses(question):
+        return status if any(f"question {n}\n" in question for n in range(0, 40, 10)) else 0
+
+    failures = []
+    with judge_endpoint(prefer_right, refuses=refuses) as judge:
+        asked = endpoint(judge.url, tmp_path, num_retries=num_retries)
+        judgments = judge_pairs(asked, PAIRS, both_orders=True, failures=failures)
+    assert [place for place, one in enumerate(judgments) if one.probability is None] == [0, 10, 20, 30]
+    assert len(failures) == 8
+    assert all(f"answers {status}" in str(error) for error in failures)
+
+
+def test_refused_questions_that_are_left_at_the_end_are_not_the_endpoints_fault(tmp_path):
+    """As after a kill: all others are known by then."""
+    with judge_endpoint(prefer_right) as judge:
+        judge_pairs(endpoint(judge.url, tmp_path), PAIRS[:1], both_orders=True)
+        judge.refuses = lambda _: 400
+        failures = []
+        judgments = judge_pairs(endpoint(judge.url, tmp_path), PAIRS[:20], both_orders=True, failures=failures)
+        assert (judgments[0].probability, len(failures)) == (pytest.approx(0.8), 38)
+        with pytest.raises(EndpointError, match=r"answers 400: .*; it does not take what it was asked"):
+            judge_pairs(endpoint(judge.url, tmp_path), PAIRS[1:], both_orders=True, failures=[])
+        judge.refuses = lambda _: 503
+        with pytest.raises(EndpointError, match="answers 503"):
+            judge_pairs(endpoint(judge.url, tmp_path, num_retries=0), PAIRS, both_orders=True, failures=[])
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("7", 7),
+        (" **10**.", 10),
+        ("[[8]]", 8),
+        ("9/10", 9),
+        ("9 / 10", 9),
+        ("0", None),
+        ("11", None),
+        ("8 out of 12", None),
+        ("8.5", None),
+        ("-3", None),
+        ("Grade: 8", None),
+        ("", None),
+    ],
+)
+def test_grades_out_of_text_are_read_and_never_guessed(text, expected):
+    assert read_grade(text) == expected
+
+
+def test_grades_of_single_answers(tmp_path):
+    answers = [GradedAnswer("Human: How many?", text, "Right answers are better.") for text in ("12", "13", "?")]
+    with judge_endpoint(prefer_right, grade=lambda q: {"12": "10", "13": "2"}.get(said(q), "no idea")) as judge:
+        assert grade_answers(endpoint(judge.url, tmp_path), answers) == [10, 2, None]
+        assert "logprobs" not in judge.requests[0]
+        assert "Right answers are better.\n\nGrade the answer" in judge.requests[0]["messages"][0]["content"]
+
+
+def said(question):
+    return question.partition("The answer: ")[2].partition("\n")[0]
+
+
 def test_a_judge_that_errs_at_a_known_rate_on_real_comparisons(tmp_path, real_data: Path):
     """LLMBar's natural set (2310.07641): the accuracy that comes out is the rate's, within its interval."""
     with gzip.open(real_data / "preference" / "llmbar_natural.jsonl.gz", "rt", encoding="utf-8") as file:
@@ -186,7 +279,7 @@ def test_a_judge_that_errs_at_a_known_rate_on_real_comparisons(tmp_path, real_da
     [
         ("[]", r"holds no list of 1 to 1,000 principles; write one text for each"),
         ("a: b", "holds no list of 1 to 1,000 principles"),
-        ("[good, 3]", "principle 2 is no text; write what is to be preferred"),
+        ("[good, 3]", "c.yaml:1: principle 2 is no text; write what is to be preferred"),
         ("[good, ' ']", "principle 2 is no text"),
         ("[good", "is neither JSON nor YAML"),
     ],

@@ -8,10 +8,12 @@ from dataclasses import replace
 import pytest
 import yaml
 from huggingface_hub import ModelCard
-from known_models import HEDGED, SETUP, write_jsonl, write_world
+from judge_endpoint import judge_endpoint
+from known_models import EASY, HEDGED, PLAIN, SETUP, assistant, user, write_jsonl, write_world
 from markdown_it import MarkdownIt
 
 from rlhf.config.evaluation import EvaluationConfig, RewardAuditConfig
+from rlhf.config.judge import EvaluationJudgeConfig, JudgeConfig
 from rlhf.config.model import ModelConfig
 from rlhf.config.pipeline import PipelineConfig
 from rlhf.config.rl import RLConfig
@@ -240,6 +242,71 @@ def test_categories_ensemble_and_learning_curve_are_in_the_card(own_world, tmp_p
         "| 160, extrapolated | 75.0% (",
     ):
         assert row in text, row
+
+
+@pytest.fixture
+def judged_world(own_world, tmp_path, monkeypatch):
+    """Evaluates again with an LLM judge, as the settings say, of which people have labelled nothing where `labels` is
+    false."""
+    monkeypatch.setenv("RLHF_ROOT", str(tmp_path))
+    (tmp_path / "criteria_1.yaml").write_text("- Right answers are better.\n")
+    demonstrations = [{"prompt": user(q), "completion": assistant(PLAIN)} for q in EASY]
+    write_jsonl(own_world / "data" / "demonstrations" / "test.jsonl", demonstrations)
+
+    def judge(decide, labels=True, **settings):
+        from rlhf.evaluation.policy import evaluate_policy
+
+        if not labels:
+            path = own_world / "data" / "preferences" / "test.jsonl"
+            rows = [
+                json.loads(line) | {"source": "feedback of a judge"} for line in path.read_text().split("\n") if line
+            ]
+            write_jsonl(path, rows)
+        with judge_endpoint(decide) as endpoint:
+            model = JudgeConfig(url=endpoint.url, model="the <b>judge</b>")
+            by = EvaluationJudgeConfig(endpoint=model, criteria="criteria_1.yaml", **settings)
+            config = EvaluationConfig(num_prompts=48, num_bootstrap=200, judge=by, references=True)
+            folders = [own_world / name for name in ("data", "policy", "sft", "reward_models")]
+            shutil.rmtree(own_world / "evaluation")
+            evaluate_policy(config, SETUP, 16, *folders, make_workspace(own_world / "evaluation"))
+        return (
+            write(own_world, tmp_path / "card", CONFIG.model_copy(update={"evaluation": config})) / "README.md"
+        ).read_text()
+
+    return judge
+
+
+def hedges(_, first, __):
+    return 0.9 if first == HEDGED else 0.1
+
+
+def test_an_llm_judge_has_a_row_and_a_section(judged_world):
+    text = judged_world(
+        lambda question, *both: hedges(question, *both) if " * " in question else 1 - hedges(question, *both)
+    )
+    row = "| an LLM judge, the &lt;b&gt;judge&lt;/b&gt;, by `criteria_1.yaml` | 32 | 0 | 16 | 48 | 66.7% ("
+    assert row in text
+    assert "### LLM judge\n" in text
+    assert "The win rate of this card is that of the gold rule." in text
+    assert "Against reference answers, the completions of 16 test demonstrations" in text
+    assert text.count("an LLM judge, the &lt;b&gt;judge") == 2
+    assert "<b>" not in text
+
+
+def test_a_judge_that_is_not_believed_has_a_row_that_says_why(judged_world):
+    text = judged_world(lambda *_: 0.9)
+    assert (
+        "by `criteria_1.yaml`, which is not believed |  |  |  |  | no verdict: it agrees with people on 50.0% (" in text
+    )
+    assert "**It is not believed, and gave no verdict:**" in text
+
+
+def test_a_judge_that_nobody_measured_is_what_the_card_says_first(judged_world):
+    text = judged_world(hedges, labels=False, unmeasured_judge=True)
+    said = "The LLM judge, the &lt;b&gt;judge&lt;/b&gt;, was never measured against people"
+    assert f"# tiny\n\n**{said}: its verdicts may mean nothing. " in text
+    assert section(ModelCard(text), "Limitations").strip().startswith(f"- {said}")
+    assert "by `criteria_1.yaml`, **never measured against people** | 48 |" in text
 
 
 def test_limitations_hold_the_warnings(world, card):

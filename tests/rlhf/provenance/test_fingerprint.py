@@ -10,6 +10,7 @@ import pytest
 
 from rlhf import provenance
 from rlhf.config.data import DataConfig
+from rlhf.config.judge import JudgeConfig
 from rlhf.config.model import ModelConfig, Setup
 from rlhf.config.pipeline import PipelineConfig
 from rlhf.config.rl import RLConfig
@@ -90,6 +91,14 @@ def test_of_the_data_its_hash_counts_and_not_its_place():
     assert ppo_print(data=here, source=SOURCE) == ppo_print(data=there, source=moved)
     assert ppo_print(source=SOURCE) != ppo_print(source=SOURCE.model_copy(update={"md5": "2"}))
     assert ppo_print(data=here) != ppo_print(data=here.model_copy(update={"test_fraction": 0.2}))
+
+
+def test_how_an_endpoint_is_asked_does_not_count():
+    """A run whose budget was spent goes on with another one."""
+    judge = JudgeConfig(url="http://127.0.0.1:8000/v1", model="m")
+    hurried = judge.model_copy(update={"max_requests": 7, "concurrency": 1, "key_variable": "OTHER", "num_retries": 0})
+    assert ppo_print(judge=judge) == ppo_print(judge=hurried)
+    assert ppo_print(judge=judge) != ppo_print(judge=judge.model_copy(update={"model": "n"}))
 
 
 def test_a_base_model_in_a_folder_is_known_by_its_content(tmp_path: Path):

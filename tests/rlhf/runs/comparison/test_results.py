@@ -120,6 +120,23 @@ def test_win_rates_of_two_judges_are_not_compared(make_run: MakeRun, sides: Side
     assert (same.difference.noise, same.difference.method) == ("equal", "pairs")
 
 
+def test_win_rates_by_two_llm_judges_are_not_compared(make_run: MakeRun, sides: Sides):
+    def run(model: str, sha256: str) -> str:
+        judged = evaluation([1.0, -1.0, 1.0])
+        judged["metrics"] |= {"evaluation/judge_win_rate": 0.6}
+        by = {"model": model, "criteria": {"name": "criteria.yaml", "sha256": sha256}}
+        judged["files"]["evaluation.json"] = json.dumps({"llm_judge": by})
+        return make_run(stages={"reward_model": {}, "evaluation": judged})
+
+    def noise(first: str, second: str) -> str:
+        found = result(compare_results(*sides(first, second)), "evaluation/judge_win_rate")
+        assert found.difference is not None
+        return found.difference.noise
+
+    assert noise(run("m", "1"), run("m", "1")) == "equal"
+    assert noise(run("m", "1"), run("n", "1")) == noise(run("m", "1"), run("m", "2")) == "other judge"
+
+
 def test_other_prompts_are_no_pairs(make_run: MakeRun, sides: Sides):
     other = evaluation([1.0, 0.0, 1.0])
     other["files"]["judgements.jsonl"] = other["files"]["judgements.jsonl"].replace("question 1", "question 9")
