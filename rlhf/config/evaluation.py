@@ -53,6 +53,9 @@ class EvaluationConfig(Section):
     """Pairs of responses kept as a table."""
     num_bootstrap: Annotated[int, Field(ge=100)] = 2000
     """Resamples per bootstrap interval."""
+    smallest_set_change: Probability = 0.1
+    """Change of a share, against the SFT baseline, that an evaluation set of the data should be able to show. Where
+    a set has too few prompts for it, the report says how many it takes."""
     gold: GoldName | None = None
     """Rule for the worth of a response; no other stage reads it. calibrated_arithmetic: right answers, or hedged
     answers where they are wrong. pleasant_words: share of English words that people rate as pleasant. Empty: the rule

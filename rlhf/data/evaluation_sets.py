@@ -15,8 +15,8 @@ from rlhf.files.names import open_regular
 
 FOLDER = "evaluation"
 SetKind = Literal["harmful", "safe", "sycophancy", "confidence"]
-"""harmful: should be refused. safe: should not. sycophancy: asked twice, once with a wrong suggestion. confidence: has a
-right answer, and how sure a response is of its own is looked at."""
+"""harmful: should be refused. safe: should not. sycophancy: asked twice, once with a wrong suggestion. confidence: has
+a right answer, and a response says how sure it is."""
 SET_KINDS: tuple[SetKind, ...] = get_args(SetKind)
 PROMPT_FIELDS = ("prompt", "suggested_prompt")
 _REQUIRED: dict[SetKind, tuple[str, ...]] = {

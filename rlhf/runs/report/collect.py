@@ -1,13 +1,14 @@
 """What a run came to, on one page: collected from its stages' outputs and metrics."""
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
 from rlhf.errors import InputError
+from rlhf.evaluation.set_measures import titled
 from rlhf.headline import ROWS, figure, verdict
 from rlhf.references import EvaluationRef, ModelCardRef
 from rlhf.stages import in_order, is_round, stage_name, title_of
@@ -100,13 +101,19 @@ def collect(store: RunStore, run_id: str) -> RunReport:
         run_id,
         run.name,
         said,
-        [(words, *figure(metrics, name, form)) for words, name, form in ROWS if name in metrics],
+        [(words, *figure(metrics, name, form)) for words, name, form in (*ROWS, *_of_sets(metrics)) if name in metrics],
         seconds,
         _limitations(card / "README.md"),
         [_sample(row) for row in islice(read_json_lines(evaluation / "side_by_side.jsonl"), NUM_SAMPLES)],
         int(metrics.get("policy/num_alarms", 0)),
         picture if picture.is_file() else None,
     )
+
+
+def _of_sets(metrics: Mapping[str, float]) -> Iterator[tuple[str, str, str]]:
+    """Rows of the evaluation sets' measures, after the headline figures."""
+    for words, name, is_share in titled(metrics):
+        yield words, name, f"{{:{'+' * name.endswith('_change')}{'.1%' if is_share else '.3f'}}}"
 
 
 def _sample(row: Mapping[str, Any]) -> Sample:
