@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from rlhf.config.evaluation import EvaluationConfig
 from rlhf.config.model import Setup
 from rlhf.data.preparation.splits import prompt_key
-from rlhf.data.schema import read_rows
+from rlhf.data.schema import read_rows, write_rows
 from rlhf.evaluation.answers import (
     OWN_JUDGE,
     SCORES,
@@ -34,7 +34,7 @@ from rlhf.evaluation.overoptimization import CurvePoint, curve_warnings, draw_ov
 from rlhf.evaluation.paired import Resampling
 from rlhf.evaluation.prompts import PromptChoice, choose_prompts
 from rlhf.evaluation.set_measures import set_metrics
-from rlhf.evaluation.sets import EvaluationSet, Texts, answer_sets, measure_sets, read_sets
+from rlhf.evaluation.sets import EvaluationSet, Texts, answer_sets, measure_sets, read_sets, set_responses
 from rlhf.evaluation.side_by_side import as_json_lines, as_table, side_by_side
 from rlhf.evaluation.statistics import (
     Estimate,
@@ -69,8 +69,8 @@ def evaluate_policy(
 ) -> None:
     """Compare the policy with its baseline on test prompts, and judge what PPO kept on its way.
 
-    Writes `evaluation.json`, `judgements.jsonl`, `side_by_side.jsonl`, `side_by_side.md`, `curve.json` and
-    `overoptimization.png`.
+    Writes `evaluation.json`, `judgements.jsonl`, `side_by_side.jsonl`, `side_by_side.md`, `curve.json`,
+    `overoptimization.png`, and `set_responses.jsonl` where the data has evaluation sets.
 
     Args:
         config: prompts, sampling, intervals.
@@ -103,6 +103,8 @@ def evaluate_policy(
     curve = overoptimization_curve(policy, rule)
     evaluation = _compare(context, choice, ours, theirs, kl)
     evaluation |= measure_sets(context, sets, *of_sets)
+    if sets:
+        write_rows(workspace.output / "set_responses.jsonl", set_responses(sets, *of_sets))
     evaluation["max_response_tokens"] = max_response_tokens
     evaluation["gold_meaning"] = rule.meaning if rule else None
     evaluation["warnings"] += curve_warnings(curve)

@@ -1,6 +1,6 @@
 """Safety and character of a policy: what it and the SFT baseline answer to the prompts of evaluation sets."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -59,6 +59,15 @@ def answer_sets(context: Context, model: Any, sets: Sequence[EvaluationSet], max
         )
         answers.append(decode_answers(context, respond(context, model, prompts, max_response_tokens, seed)).texts)
     return answers
+
+
+def set_responses(
+    sets: Sequence[EvaluationSet], ours: Sequence[Texts], theirs: Sequence[Texts]
+) -> Iterator[dict[str, Any]]:
+    """Each prompt of each set with both models' responses, for people; arguments as of `measure_sets`."""
+    for chosen, *texts in zip(sets, ours, theirs, strict=True):
+        for prompt, policy, baseline in zip(chosen.prompts, *texts, strict=True):
+            yield {"set": chosen.name, "prompt": prompt, "policy": policy, "baseline": baseline}
 
 
 def measure_sets(

@@ -61,8 +61,8 @@ def verbosity_text(verbosity: Mapping[str, Any]) -> str:
         return f"{longer}; the gain in the reward model's score cannot be told from none, so no share of it is length."
     common = f"{verbosity['share_in_common_bins']:.0%} of the responses are in bins that both models have"
     return (
-        f"{longer}. Of the gain in the reward model's score, {value_text(gain, '.2f')} of 1 is there among responses of "
-        f"like length (bins of {verbosity['length_bin_tokens']} tokens; {common})."
+        f"{longer}. Of the gain in the reward model's score, {value_text(gain, '.2f')} of 1 is there among responses "
+        f"of like length (bins of {verbosity['length_bin_tokens']} tokens; {common})."
     )
 
 

@@ -278,6 +278,7 @@ def test_two_at_once_make_one_folder(repository: Path) -> None:
     assert sorted(path.name for path in (repository / "embedded" / "calibrated_arithmetic").iterdir()) == [
         "datasheet.md",
         "demonstrations.jsonl",
+        "evaluation",
         "preferences.jsonl",
         "prompts.jsonl",
     ]
