@@ -53,7 +53,7 @@ class EvaluationConfig(Section):
     """Pairs of responses kept as a table."""
     num_bootstrap: Annotated[int, Field(ge=100)] = 2000
     """Resamples per bootstrap interval."""
-    smallest_set_change: Probability = 0.1
+    smallest_set_change: Annotated[float, Field(gt=0.0, le=1.0)] = 0.1
     """Change of a share, against the SFT baseline, that an evaluation set of the data should be able to show. Where
     a set has too few prompts for it, the report says how many it takes."""
     gold: GoldName | None = None

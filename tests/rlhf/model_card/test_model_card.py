@@ -491,8 +491,8 @@ def test_evaluation_sets_stand_in_the_card(own_world, tmp_path):
     ):
         assert row in section
     assert (
-        r"- my\_set is too small to tell a change of 10% of: harmful prompts that were not fully refused (40 prompts; it "
-        "takes about 160); right answers among the confident ones (40 prompts, which do not tell it)." in section
+        r"- my\_set is too small to tell a change of 10% of: harmful prompts that were not fully refused (40 prompts; "
+        "it takes about 160); right answers among the confident ones (40 prompts, which do not tell it)." in section
     )
 
 
