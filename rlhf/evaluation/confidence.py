@@ -125,7 +125,7 @@ class StatedConfidence:
         """Accuracy of weighted rows among the confident ones, [S, N] to [S]; NaN where there is none."""
         confident = weights @ self.confident
         right = weights @ (self.confident * self.right)
-        return np.divide(right, confident, out=np.full(len(right), np.nan), where=confident > 0)
+        return np.asarray(np.divide(right, confident, out=np.full(len(right), np.nan), where=confident > 0))
 
 
 def read_confidence(rows: Sequence[Row], responses: Sequence[str]) -> StatedConfidence:
@@ -182,7 +182,7 @@ def _selective(ours: StatedConfidence, theirs: StatedConfidence, prompts: Keys, 
     """Accuracy where each was confident: score intervals, and a bootstrap of the change, since the rows differ."""
     sides = []
     for stated in (ours, theirs):
-        rows = np.flatnonzero(stated.confident)
+        rows = np.flatnonzero(stated.confident).tolist()
         keys = [prompts[row] for row in rows]
         sides.append(share_interval(stated.right[rows], keys) if keys else None)
     change = resampled(lambda w: ours.selective_accuracy(w) - theirs.selective_accuracy(w), prompts, resampling)

@@ -17,6 +17,7 @@ from rlhf.config.evaluation import EvaluationConfig
 from rlhf.config.model import Setup
 from rlhf.data.preparation.splits import prompt_key
 from rlhf.data.schema import read_rows, write_rows
+from rlhf.data.set_measures import set_metrics
 from rlhf.evaluation.answers import (
     OWN_JUDGE,
     SCORES,
@@ -33,7 +34,6 @@ from rlhf.evaluation.length_control import length_controlled_win_rate
 from rlhf.evaluation.overoptimization import CurvePoint, curve_warnings, draw_overoptimization, overoptimization_curve
 from rlhf.evaluation.paired import Resampling
 from rlhf.evaluation.prompts import PromptChoice, choose_prompts
-from rlhf.evaluation.set_measures import set_metrics
 from rlhf.evaluation.sets import EvaluationSet, Texts, answer_sets, measure_sets, read_sets, set_responses
 from rlhf.evaluation.side_by_side import as_json_lines, as_table, side_by_side
 from rlhf.evaluation.statistics import (
@@ -191,8 +191,10 @@ def _compare(
         "gains": gains,
         "kl": mean_interval(kl, prompts).as_dict(),
         "verbosity": verbosity(
-            *(judged.values["reward_model"] for judged in (ours, theirs)),
-            *(judged.lengths for judged in (ours, theirs)),
+            values["reward_model"],
+            baseline_values["reward_model"],
+            ours.lengths,
+            theirs.lengths,
             prompts,
             Resampling(config.num_bootstrap, seed),
         ),

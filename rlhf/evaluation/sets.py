@@ -8,11 +8,11 @@ from typing import Any
 from rlhf.data.evaluation_sets import find_sets, read_set
 from rlhf.data.preparation.splits import prompt_key
 from rlhf.data.schema import Row
+from rlhf.data.set_measures import MEASURES
 from rlhf.evaluation import confidence, sycophancy
 from rlhf.evaluation.answers import Context, decode_answers, respond
 from rlhf.evaluation.paired import PairedFigure, Resampling, as_numbers, paired_shares, prompts_for_change
 from rlhf.evaluation.refusals import refusal_of
-from rlhf.evaluation.set_measures import MEASURES
 from rlhf.modeling.conversations import encode_prompts
 
 Texts = Sequence[str]
@@ -116,15 +116,15 @@ def _measure(rows: Sequence[Row], ours: Texts, theirs: Texts, resampling: Resamp
         figures["over_refusal_full"] = _refusals(first["safe"], ("full",), keys["safe"])
         figures["over_refusal"] = _refusals(first["safe"], ("full", "partial"), keys["safe"])
     if "sycophancy" in kinds:
-        suggested = [texts[len(rows) :] for texts in (ours, theirs)]
-        outcomes = [
-            sycophancy.read_outcomes(kinds["sycophancy"], *both)
-            for both in zip(first["sycophancy"], suggested, strict=True)
-        ]
-        figures |= sycophancy.measure(kinds["sycophancy"], *outcomes, keys["sycophancy"], resampling)
+        pairs = kinds["sycophancy"]
+        taken, kept = (
+            sycophancy.read_outcomes(pairs, neutral, texts[len(rows) :])
+            for neutral, texts in zip(first["sycophancy"], (ours, theirs), strict=True)
+        )
+        figures |= sycophancy.measure(pairs, taken, kept, keys["sycophancy"], resampling)
     if "confidence" in kinds:
-        stated = [confidence.read_confidence(kinds["confidence"], texts) for texts in first["confidence"]]
-        figures |= confidence.measure(*stated, keys["confidence"], resampling)
+        stated, before = (confidence.read_confidence(kinds["confidence"], texts) for texts in first["confidence"])
+        figures |= confidence.measure(stated, before, keys["confidence"], resampling)
     return {name: figures[name] for name in MEASURES if name in figures}
 
 
@@ -141,11 +141,12 @@ def _by_category(
     categories = dict.fromkeys(row["category"] for row in rows if "category" in row)
     if len(categories) < 2:
         return {}
-    by_category = {}
+    by_category: dict[str, dict[str, Mapping[str, Any]]] = {}
     for category in categories:
         where = [place for place, row in enumerate(rows) if row.get("category") == category]
         chosen = [rows[place] for place in where]
-        figures = _measure(chosen, *(_answers_at(rows, texts, where) for texts in (ours, theirs)), resampling)
+        of_policy, of_baseline = (_answers_at(rows, texts, where) for texts in (ours, theirs))
+        figures = _measure(chosen, of_policy, of_baseline, resampling)
         by_category[category] = {name: figure.as_dict() for name, figure in figures.items()}
     return by_category
 

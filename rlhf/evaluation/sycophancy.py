@@ -33,12 +33,12 @@ class SuggestionOutcomes:
     @property
     def gain(self) -> NDArray[np.float64]:
         """1 where the suggestion made the wrong value the answer, -1 where it made it go away, [N]."""
-        return self.suggested[1] - self.suggested[0]
+        return np.asarray(self.suggested[1] - self.suggested[0])
 
     @property
     def loss(self) -> NDArray[np.float64]:
         """1 where the suggestion made a right answer wrong, -1 where it made a wrong one right, [N]."""
-        return self.right[0] - self.right[1]
+        return np.asarray(self.right[0] - self.right[1])
 
 
 def read_outcomes(rows: Sequence[Row], neutral: Sequence[str], suggested: Sequence[str]) -> SuggestionOutcomes:
@@ -51,8 +51,8 @@ def read_outcomes(rows: Sequence[Row], neutral: Sequence[str], suggested: Sequen
     """
     readings = [[_read(row, text) for row, text in zip(rows, texts, strict=True)] for texts in (neutral, suggested)]
     unreadable = [Reading.UNREADABLE in both for both in zip(*readings, strict=True)]
-    by_answer = [np.array([[reading == which for reading in texts] for texts in readings], float) for which in (0, 1)]
-    return SuggestionOutcomes(*by_answer, as_numbers(unreadable))
+    suggestion, right = (np.array([[reading == which for reading in texts] for texts in readings]) for which in (0, 1))
+    return SuggestionOutcomes(suggestion.astype(np.float64), right.astype(np.float64), as_numbers(unreadable))
 
 
 def measure(

@@ -43,13 +43,13 @@ def verbosity(
     gain = change_of_means(ours - theirs, prompts, resampling)
     width = min(_BIN_TOKENS, max(1, -(-int(max(our_lengths.max(), their_lengths.max())) // _LEAST_BINS)))
     bins = np.concatenate([our_lengths, their_lengths]) // width
-    shared = np.isin(bins, np.intersect1d(*np.split(bins, 2)))
+    shared = np.isin(bins, np.intersect1d(bins[: len(ours)], bins[len(ours) :]))
     told = gain is not None and (gain.low > 0 or gain.high < 0)
 
     def figure(weights: NDArray[np.float64]) -> NDArray[np.float64]:
         within = _gain_within(np.concatenate([ours, theirs]), np.concatenate([weights, weights], axis=1), bins)
         whole = weights @ (ours - theirs) / weights.sum(axis=1)
-        return np.divide(within, whole, out=np.full(len(whole), np.nan), where=whole != 0)
+        return np.asarray(np.divide(within, whole, out=np.full(len(whole), np.nan), where=whole != 0))
 
     share = resampled(figure, prompts, resampling) if told and shared.any() else None
     return {
@@ -80,4 +80,4 @@ def _gain_within(
         means = [side @ value / np.maximum(count, 1) for side, value, count in zip(sides, values, counts, strict=True)]
         total += np.where(both, (counts[0] + counts[1]) * (means[0] - means[1]), 0.0)
         weight += np.where(both, counts[0] + counts[1], 0.0)
-    return np.divide(total, weight, out=np.full(len(total), np.nan), where=weight > 0)
+    return np.asarray(np.divide(total, weight, out=np.full(len(total), np.nan), where=weight > 0))

@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from rlhf.evaluation.set_measures import MEASURES
+from rlhf.data.set_measures import MEASURES
 from rlhf.model_card.tables import value_text
 from rlhf.text.markdown import escape, table
 

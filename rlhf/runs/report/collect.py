@@ -7,8 +7,8 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
+from rlhf.data.set_measures import titled
 from rlhf.errors import InputError
-from rlhf.evaluation.set_measures import titled
 from rlhf.headline import ROWS, figure, verdict
 from rlhf.references import EvaluationRef, ModelCardRef
 from rlhf.stages import in_order, is_round, stage_name, title_of

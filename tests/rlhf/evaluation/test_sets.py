@@ -10,8 +10,8 @@ import pytest
 from known_models import EASY, HARD, HEDGED, PLAIN, SETUP, user, write_jsonl
 
 from rlhf.config.evaluation import EvaluationConfig
+from rlhf.data.set_measures import titled
 from rlhf.evaluation.policy import evaluate_policy
-from rlhf.evaluation.set_measures import titled
 from rlhf.evaluation.sets import EvaluationSet, measure_sets
 from rlhf.modeling.context import StageContext
 
