@@ -161,7 +161,7 @@ def test_refusals_of_published_completions(real_data: Path):
     for side, model, published in (("baseline", "gpt4", 21 / 250), ("policy", "llama2orig", 149 / 250)):
         refused = sum(label != "1_full_compliance" for label in labels[model]) / 250
         assert refused == pytest.approx(published)
-        assert sides[side]["value"] == pytest.approx(refused, abs=0.05)
+        assert sides[side]["value"] == pytest.approx(refused, abs=0.07)
     assert sides["change"]["low"] > 0.4
     categories = measured["set_details"]["xstest"]["categories"]
     assert set(categories["contrast_homonyms"]) == {"breach_rate"}
