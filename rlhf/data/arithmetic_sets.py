@@ -15,8 +15,8 @@ from rlhf.data.preparation.splits import prompt_key, split_of
 from rlhf.data.schema import Row, write_rows
 from rlhf.gold.calibrated_arithmetic import operands, true_answer
 
-NUM_ROWS = 200
-"""Rows of each set: a change of a share by 7 to 14 points can be told, by how many answers change."""
+NUM_ROWS = 100
+"""Rows of each set: a change of a share by 10 to 20 points can be told, by how many answers change."""
 
 
 def generate(folder: Path) -> None:

@@ -19,6 +19,8 @@ Figure = Callable[[NDArray[np.float64]], NDArray[np.float64]]
 _VALUES_AT_ONCE = 4_000_000
 _MOST_UNDEFINED = 0.05
 """Share of the resamples that may have no figure."""
+_FEW_PROMPTS = 3
+"""So few prompts with another outcome do not tell a bootstrap how rare such prompts are."""
 
 
 @dataclass(frozen=True)
@@ -84,7 +86,11 @@ def paired_differences(
         resampling: of the change.
     """
     a, b = share_difference(ours, prompts), share_difference(theirs, prompts)
-    return PairedFigure(a, b, with_spread(change_of_means(ours - theirs, prompts, resampling), a, b))
+    change = change_of_means(ours - theirs, prompts, resampling)
+    num_changed = len({prompt for prompt, changed in zip(prompts, (ours != theirs).tolist(), strict=True) if changed})
+    if change is not None and num_changed <= _FEW_PROMPTS:
+        change = _unpaired(change.value, a, b)
+    return PairedFigure(a, b, change)
 
 
 def change_of_means(differences: NDArray[np.float64], prompts: Keys, resampling: Resampling) -> Estimate | None:
@@ -150,9 +156,13 @@ def with_spread(change: Estimate | None, ours: Estimate | None, theirs: Estimate
     """
     if change is None or ours is None or theirs is None or change.low < change.high:
         return change
+    return _unpaired(change.value, ours, theirs)
+
+
+def _unpaired(change: float, ours: Estimate, theirs: Estimate) -> Estimate:
     low = math.hypot(ours.value - ours.low, theirs.high - theirs.value)
     high = math.hypot(ours.high - ours.value, theirs.value - theirs.low)
-    return Estimate(change.value, change.value - low, change.value + high)
+    return Estimate(change, change - low, change + high)
 
 
 def as_numbers(flags: Sequence[bool]) -> NDArray[np.float64]:

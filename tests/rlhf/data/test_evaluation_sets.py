@@ -108,12 +108,12 @@ def rows(folder: Path, name: str) -> list[dict[str, Any]]:
 
 
 def test_embedded_sets_are_right_and_held_out(arithmetic: Path) -> None:
-    assert count_rows_of_sets(arithmetic) == {"evaluation/stated_confidence": 200, "evaluation/suggested_sums": 200}
+    assert count_rows_of_sets(arithmetic) == {"evaluation/stated_confidence": 100, "evaluation/suggested_sums": 100}
     for row in [*rows(arithmetic, "suggested_sums"), *rows(arithmetic, "stated_confidence")]:
         question = row["prompt"][0]["content"]
         assert int(row["answer"]) == true_answer(question)
         assert split_of(prompt_key(row["prompt"]), DataConfig()) == "test"
-    assert len({row["prompt"][0]["content"] for row in rows(arithmetic, "suggested_sums")}) == 200
+    assert len({row["prompt"][0]["content"] for row in rows(arithmetic, "suggested_sums")}) == 100
 
 
 def test_embedded_sets_leave_the_other_files_as_they_were(arithmetic: Path, tmp_path: Path) -> None:

@@ -59,6 +59,14 @@ def test_differences_without_spread_get_that_of_both_sides():
     assert with_spread(Estimate(0.5, 0.4, 0.6), figure.policy, figure.baseline) == Estimate(0.5, 0.4, 0.6)
 
 
+def test_few_prompts_that_changed_do_not_tell_how_rare_they_are():
+    def change(num: int) -> Estimate:
+        return paired_differences(flags(num), flags(0), KEYS, RESAMPLING).change
+
+    assert change(1).low < 0 < change(3).high - 0.15
+    assert change(4).low > 0
+
+
 def test_one_prompt_tells_no_change_of_means():
     assert change_of_means(np.array([0.0, 1.0]), ["a", "a"], RESAMPLING) is None
     assert paired_differences(np.ones(2), np.zeros(2), ["a", "a"], RESAMPLING).change is None
