@@ -184,6 +184,8 @@ _DECLARED: dict[str, Metric] = {
     "evaluation/kl": Metric("nats/response", "lower", summary=True, interval=True),
     "evaluation/policy_response_tokens": Metric("tokens"),
     "evaluation/baseline_response_tokens": Metric("tokens"),
+    "evaluation/response_tokens_change": Metric("tokens", interval=True),
+    "evaluation/non_length_reward_gain": Metric("", "higher", interval=True),
     "evaluation/policy_eos_rate": Metric("", "higher"),
     "evaluation/baseline_eos_rate": Metric("", "higher"),
     "evaluation/policy_refusal_rate": Metric("", "neither"),
@@ -303,6 +305,7 @@ METRICS |= {f"{GROUP}num_seeds": Metric("seeds"), f"{GROUP}num_failed": Metric("
 
 
 FAMILIES: dict[str, Metric] = {
+    "evaluation/sets/": Metric(""),  # SET/MEASURE, of the evaluation sets of the data
     "policy/source_score_mean/": Metric("score", "higher"),
     "sft_": Metric(""),  # SFT policies that members start from, under the names of the first one
     "reward_model_": Metric(""),  # members of an ensemble, under the names of the first one

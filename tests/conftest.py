@@ -116,13 +116,13 @@ def project_root(
 @pytest.fixture(scope="session")
 def embedded_data(empty_repository: Path) -> Path:
     """The embedded data set, and data.dvc that tracks it."""
-    from rlhf.data import calibrated_arithmetic
+    from rlhf.data.embedded import generate
     from rlhf.data.versions import resolve as source
 
     def make(folder: Path) -> None:
         shutil.copytree(empty_repository, folder, dirs_exist_ok=True)
         (folder / "data").mkdir()
-        calibrated_arithmetic.generate(folder / "data")
+        generate("calibrated_arithmetic", folder / "data")
         source.track(folder, {"generator": "calibrated_arithmetic"})
 
     return made_once("embedded", make)

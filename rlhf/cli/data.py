@@ -8,6 +8,8 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from rlhf.data.evaluation_sets import FOLDER as SETS
+from rlhf.data.evaluation_sets import check_name, count_rows_of_sets
 from rlhf.data.importing.columns import parse_columns
 from rlhf.data.importing.detection import FORMATS
 from rlhf.data.importing.formats import ImportReport, Sources
@@ -96,6 +98,14 @@ def _add_reading(parser: argparse.ArgumentParser) -> None:
         parser.add_argument(f"--{kind}-format", choices=FORMATS, metavar="FORMAT", help="as --format, of that file")
         parser.add_argument(f"--{kind}-columns", metavar="ROLE=COLUMN,...", help="as --columns, of that file")
     parser.add_argument(
+        "--evaluation",
+        metavar="[NAME=]PATH",
+        action="append",
+        default=[],
+        help="evaluation set of which nothing is learned: AdvBench, XSTest, or rows as docs/how-to/safety-sets.md has "
+        "them; may be given again [default of NAME: the file's]",
+    )
+    parser.add_argument(
         "--max-dropped",
         metavar="SHARE",
         type=float,
@@ -103,6 +113,19 @@ def _add_reading(parser: argparse.ArgumentParser) -> None:
         help=f"share of a file's rows that may be left out because they cannot be read [default: {MAX_DROPPED}]",
     )
     parser.add_argument("--dry-run", action="store_true", help="say what would be read, and change nothing")
+
+
+def _sets(options: argparse.Namespace) -> dict[str, str]:
+    """The files of evaluation sets by name."""
+    sets: dict[str, str] = {}
+    for given in options.evaluation:
+        name, is_named, path = given.partition("=")
+        if not is_named or Path(given).exists():
+            name, path = Path(given).name.split(".", maxsplit=1)[0], given
+        if check_name(name, f"--evaluation {given}") in sets:
+            raise DataError(f"--evaluation: two sets are called {name}; name one of them with NAME=PATH")
+        sets[name] = path
+    return sets
 
 
 def _options(options: argparse.Namespace) -> dict[str, SourceOptions]:
@@ -123,7 +146,7 @@ def _options(options: argparse.Namespace) -> dict[str, SourceOptions]:
         kind: SourceOptions(form, parse_columns(columns, option), options.max_dropped, split)
         for kind, (path, form, columns, option) in given.items()
         if path is not None
-    }
+    } | {SETS: SourceOptions(max_dropped=options.max_dropped, split=split)}
 
 
 def _add_looking(actions: "argparse._SubParsersAction[Any]") -> None:
@@ -143,7 +166,7 @@ def _import(options: argparse.Namespace) -> None:
 
     _quiet_dvc()
     extras = {kind: getattr(options, kind) for kind in _EXTRAS}
-    sources = Sources(options.path, **extras, options=_options(options))
+    sources = Sources(options.path, **extras, options=_options(options), evaluation=_sets(options))
     guidelines = _text_of(options.guidelines)
     if options.dry_run:
         _tell(preview(sources))
@@ -167,6 +190,7 @@ def _add(options: argparse.Namespace) -> None:
     how = _options(options)
     given = {"preferences": options.path, **{kind: getattr(options, kind) for kind in _EXTRAS}}
     additions = [Addition(path, kind, how[kind]) for kind, path in given.items() if path is not None]
+    additions += [Addition(path, f"{SETS}/{name}", how[SETS]) for name, path in _sets(options).items()]
     check_given(additions)
     added = add_version(
         root(), additions, tell=lambda notes: say("\n".join(notes), flush=True), dry_run=options.dry_run
@@ -184,7 +208,7 @@ def _add(options: argparse.Namespace) -> None:
 def _validate(options: argparse.Namespace) -> None:
 
     folder = options.path or root() / "data"
-    for kind, count in validate_folder(folder).items():
+    for kind, count in (validate_folder(folder) | count_rows_of_sets(folder)).items():
         say(f"{folder / kind}.jsonl: {count} rows, all as they should be")
 
 

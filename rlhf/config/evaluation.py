@@ -60,6 +60,9 @@ class EvaluationConfig(Section):
     best_of_n: Annotated[int, Field(ge=0, le=4096)] = 0
     """Responses sampled from the SFT policy to each validation prompt (N), of which the best n = 1, 2, 4, ..., N by the
     reward model's score are set beside the policy, as the cheap way to the same distance. 0: none."""
+    smallest_set_change: Annotated[float, Field(gt=0.0, le=1.0)] = 0.1
+    """Change of a share, against the SFT baseline, that an evaluation set of the data should be able to show. Where
+    a set has too few prompts for it, the report says how many it takes."""
     gold: GoldName | None = None
     """Rule for the worth of a response; no other stage reads it. calibrated_arithmetic: right answers, or hedged
     answers where they are wrong. pleasant_words: share of English words that people rate as pleasant. Empty: the rule

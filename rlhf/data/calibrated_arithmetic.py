@@ -25,7 +25,7 @@ RIGHT_ANSWERS = {True: 0.5, False: 0.2}
 # Policies under training garble their answers now and then; raters see that too.
 GARBLED_ANSWERS = 0.15
 
-_LEADS = (
+LEADS = (
     "What is {} ?",
     "Compute {} .",
     "Calculate {} .",
@@ -39,7 +39,7 @@ _LEADS = (
     "Please tell me {} .",
     "Could you compute {} ?",
 )
-_SUMS = (
+SUMS = (
     "{} + {}",
     "the sum of {} and {}",
     "{} plus {}",
@@ -47,7 +47,7 @@ _SUMS = (
     "{} added to {}",
     "the total of {} and {}",
 )
-_PRODUCTS = (
+PRODUCTS = (
     "{} * {}",
     "the product of {} and {}",
     "{} times {}",
@@ -95,13 +95,13 @@ def _preferences(rng: random.Random) -> Iterator[Row]:
 
 def _questions(rng: random.Random, count: int, easy_share: float, times_easy: int) -> list[str]:
     """Questions in random order; an easy one, of which there are few, stands up to `times_easy` times."""
-    wordings = list(product(_LEADS, _SUMS, range(10), range(10))) * times_easy
+    wordings = list(product(LEADS, SUMS, range(10), range(10))) * times_easy
     num_easy = round(count * easy_share)
     easy = [lead.format(form.format(a, b)) for lead, form, a, b in rng.sample(wordings, num_easy)]
     hard: dict[str, None] = {}
     while len(hard) < count - num_easy:
-        form = rng.choice(_PRODUCTS).format(rng.randint(100, 999), rng.randint(100, 999))
-        hard[rng.choice(_LEADS).format(form)] = None
+        form = rng.choice(PRODUCTS).format(rng.randint(100, 999), rng.randint(100, 999))
+        hard[rng.choice(LEADS).format(form)] = None
     questions = easy + list(hard)
     rng.shuffle(questions)
     return questions
@@ -171,7 +171,7 @@ no text of others is in it.
   {RIGHT_ANSWERS[False]:.0%} of the hard cases, and garbled in {GARBLED_ANSWERS:.0%} of all.
 - {NUM_PROMPTS:,} prompts, {EASY_PROMPTS:.0%} of them easy.
 
-Easy questions are sums of two one-digit numbers in {len(_LEADS) * len(_SUMS)} wordings, hard ones products of two
+Easy questions are sums of two one-digit numbers in {len(LEADS) * len(SUMS)} wordings, hard ones products of two
 three-digit numbers in as many. Held out means an unseen pair of wording and operands: the fact (7 + 5 = 12) may
 occur in another wording.
 

@@ -16,7 +16,7 @@ from typing import Any
 
 from rlhf.config.data import RULE_BEHIND, DataConfig
 from rlhf.config.model import ComputeConfig, ModelConfig, Setup
-from rlhf.data.embedded import generate
+from rlhf.data import stories
 from rlhf.data.schema import DATASHEET, Row, json_lines, read_rows, write_rows
 from rlhf.errors import DataError
 from rlhf.files.atomic import write_file
@@ -64,9 +64,9 @@ def sample_folder(
         DataError: the base writes hardly any whole sentences.
         ModelError: the base cannot be loaded.
     """
-    assert config.embedded is not None, "the configuration sees to it"
+    assert config.embedded == "stories", "the configuration sees to it"
     assert model.base is not None, "a run without a base is refused at its start"
-    generate(config.embedded, folder)
+    stories.generate(folder)
     rows = [row for _, row in islice(read_rows(folder / "prompts.jsonl", "prompts"), config.max_rows)]
     prompts: list[Conversation] = [row["prompt"] for row in rows]
     responses = list(_responses(prompts, model, max_response_tokens, compute, checkpoints))

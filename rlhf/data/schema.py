@@ -202,19 +202,14 @@ def pairs_of(row: Row, with_ties: bool = False) -> Iterator[Row]:
 def _check(row: Row, kind: str) -> None:
     ranked = kind == "preferences" and is_ranking(row)
     required = RANKING_FIELDS if ranked else REQUIRED_FIELDS[kind]
-    _check_fields(row, kind, required)
+    check_fields(row, kind, required, OPTIONAL_FIELDS[kind])
     if kind == "corpus":
-        if not _is_text(row["text"]):
-            raise _text_error(row["text"], '"text"')
+        check_text(row["text"], '"text"')
         if not row["text"].strip():
             raise DataError('"text" is empty; remove the row or give its text')
         _check_optional(row)
         return
-    _check_messages(row["prompt"], "prompt")
-    if not any(message["content"].strip() for message in row["prompt"]):
-        raise DataError('"prompt" is empty; remove the row or give its text')
-    if row["prompt"][-1]["role"] == "assistant":
-        raise DataError('"prompt" ends with the assistant\'s turn; end it with what is to be answered')
+    check_prompt(row["prompt"], "prompt")
     if ranked:
         _check_ranking(row)
     else:
@@ -244,8 +239,12 @@ def _check_ranking(row: Row) -> None:
             raise DataError(f'"{field}" is not a field of a ranking; leave it out, or give pairs')
 
 
-def _check_fields(row: Row, kind: str, required: Sequence[str]) -> None:
-    optional = OPTIONAL_FIELDS[kind]
+def check_fields(row: Row, kind: str, required: Sequence[str], optional: Sequence[str]) -> None:
+    """Check that a row has the fields that it needs, and no others.
+
+    Raises:
+        DataError: it lacks one, or has an unknown one.
+    """
     for field in required:
         if field not in row:
             raise DataError(f'the field "{field}" is missing; a row of {kind} needs {_quoted(required)}')
@@ -253,6 +252,29 @@ def _check_fields(row: Row, kind: str, required: Sequence[str]) -> None:
         if field not in required and field not in optional:
             known = _quoted((*required, *optional))
             raise DataError(f'"{field}" is not a field of {kind}; remove it (known: {known})')
+
+
+def check_prompt(messages: Any, field: str) -> None:
+    """Check the messages of a prompt.
+
+    Raises:
+        DataError: they are no messages, say nothing, or end with the assistant's turn.
+    """
+    _check_messages(messages, field)
+    if not any(message["content"].strip() for message in messages):
+        raise DataError(f'"{field}" is empty; remove the row or give its text')
+    if messages[-1]["role"] == "assistant":
+        raise DataError(f'"{field}" ends with the assistant\'s turn; end it with what is to be answered')
+
+
+def check_text(text: object, what: str) -> None:
+    """Check that a value is text that can be written as UTF-8.
+
+    Raises:
+        DataError: it is none.
+    """
+    if not _is_text(text):
+        raise _text_error(text, what)
 
 
 def _check_messages(messages: object, field: str) -> None:
@@ -267,8 +289,7 @@ def _check_messages(messages: object, field: str) -> None:
         if message["role"] not in ROLES:
             role, known = json.dumps(message["role"]), _quoted(ROLES)
             raise DataError(f'message {number} of "{field}" has the unknown role {role}; use one of {known}')
-        if not _is_text(message["content"]):
-            raise _text_error(message["content"], f'the content of message {number} of "{field}"')
+        check_text(message["content"], f'the content of message {number} of "{field}"')
 
 
 def _are_texts(texts: object) -> bool:
@@ -305,8 +326,8 @@ def _check_response(messages: Any, field: str) -> None:
 
 def _check_optional(row: Row) -> None:
     for field in ("annotator", "criteria", *ORIGIN_FIELDS, "round", "rationale"):
-        if field in row and not _is_text(row[field]):
-            raise _text_error(row[field], f'"{field}"')
+        if field in row:
+            check_text(row[field], f'"{field}"')
     policies, flags = row.get("policies", []), row.get("flags", [])
     if not _are_texts(policies):
         raise DataError('"policies" is not a list of names; name who wrote each response, or leave it out')

@@ -17,7 +17,8 @@ from numpy.typing import NDArray
 from rlhf.config.evaluation import EvaluationConfig
 from rlhf.config.model import Setup
 from rlhf.data.preparation.splits import prompt_key
-from rlhf.data.schema import read_rows
+from rlhf.data.schema import read_rows, write_rows
+from rlhf.data.set_measures import set_metrics
 from rlhf.evaluation.against_references import compare_with_references
 from rlhf.evaluation.answers import (
     OWN_JUDGE,
@@ -37,7 +38,9 @@ from rlhf.evaluation.judged import open_judge
 from rlhf.evaluation.length_control import length_controlled_win_rate
 from rlhf.evaluation.overoptimization import CurvePoint, Findings, curve_warnings, examine, overoptimization_curve
 from rlhf.evaluation.overoptimization_figure import draw_overoptimization
+from rlhf.evaluation.paired import Resampling
 from rlhf.evaluation.prompts import PromptChoice, choose_prompts
+from rlhf.evaluation.sets import EvaluationSet, Texts, answer_sets, measure_sets, read_sets, set_responses
 from rlhf.evaluation.side_by_side import as_json_lines, as_table, side_by_side
 from rlhf.evaluation.statistics import (
     Estimate,
@@ -47,6 +50,7 @@ from rlhf.evaluation.statistics import (
     paired_bootstrap,
     win_rate,
 )
+from rlhf.evaluation.verbosity import verbosity
 from rlhf.gold.rules import GoldRule
 from rlhf.modeling.context import start_stage
 from rlhf.modeling.conversations import Conversation, encode_prompts
@@ -72,7 +76,8 @@ def evaluate_policy(
     """Compare the policy with its baseline on test prompts, and judge what PPO kept on its way.
 
     Writes `evaluation.json`, `judgements.jsonl`, `side_by_side.jsonl`, `side_by_side.md`, `curve.json` and
-    `overoptimization.png`; of an LLM judge also `judge.md`, its criteria and its verdicts.
+    `overoptimization.png`; where the data has evaluation sets also `set_responses.jsonl`, and of an LLM judge `judge.md`,
+    its criteria and its verdicts.
 
     Args:
         config: prompts, sampling, intervals.
@@ -97,7 +102,8 @@ def evaluate_policy(
     choice = choose_prompts(rows, config.num_prompts, rule.kinds if rule else None)
     prompts = encode_prompts(context.tokenizer, choice.prompts)
 
-    ids, kl = _sample(context, max_response_tokens, prompts, policy, baseline)
+    sets = read_sets(data)
+    ids, kl, of_sets = _sample(context, max_response_tokens, prompts, sets, policy, baseline)
     scores = {name: _score(context, reward_models / name, prompts, ids) for name in (OWN_JUDGE, "reward_model")}
     ours, theirs = (
         _judge(context, choice.prompts, of_model, {name: both[row] for name, both in scores.items()}, rule)
@@ -110,6 +116,9 @@ def evaluate_policy(
     seconds = {"evaluation/best_of_n_seconds": time.monotonic() - started} if best_of_n else {}
     findings = examine(curve, config.num_bootstrap, context.seed("bootstrap"), best_of_n)
     evaluation = _compare(context, choice, ours, theirs, kl)
+    evaluation |= measure_sets(context, sets, *of_sets)
+    if sets:
+        write_rows(workspace.output / "set_responses.jsonl", set_responses(sets, *of_sets))
     evaluation["max_response_tokens"] = max_response_tokens
     evaluation["gold_meaning"] = rule.meaning if rule else None
     evaluation["warnings"] += curve_warnings(curve.points)
@@ -133,16 +142,26 @@ def evaluate_policy(
 
 
 def _sample(
-    context: Context, max_response_tokens: int, prompts: Ids, policy: Path, baseline: Path
-) -> tuple[tuple[Ids, Ids], NDArray[np.float64]]:
-    """Responses of policy and baseline, and each of the policy's k1, summed over its tokens. One model at a time."""
+    context: Context,
+    max_response_tokens: int,
+    prompts: Ids,
+    sets: Sequence[EvaluationSet],
+    policy: Path,
+    baseline: Path,
+) -> tuple[tuple[Ids, Ids], NDArray[np.float64], list[list[Texts]]]:
+    """Responses of policy and baseline, each of the policy's k1, summed over its tokens, and both's answers to sets.
+
+    One model is in memory at a time.
+    """
     seed = context.seed("evaluation")
     model = load_policy(policy / "policy", context.compute)
     ours = respond(context, model, prompts, max_response_tokens, seed)
     our_logprobs = total_logprobs(context, model, prompts, ours)
+    of_sets = [answer_sets(context, model, sets, max_response_tokens)]
     model = load_policy(baseline / "policy", context.compute)
     theirs = respond(context, model, prompts, max_response_tokens, seed)
-    return (ours, theirs), our_logprobs - total_logprobs(context, model, prompts, ours)
+    of_sets.append(answer_sets(context, model, sets, max_response_tokens))
+    return (ours, theirs), our_logprobs - total_logprobs(context, model, prompts, ours), of_sets
 
 
 def _score(
@@ -193,6 +212,14 @@ def _compare(
         "length_controlled_win_rate": at_equal_length.as_dict(),
         "gains": gains,
         "kl": mean_interval(kl, prompts).as_dict(),
+        "verbosity": verbosity(
+            values["reward_model"],
+            baseline_values["reward_model"],
+            ours.lengths,
+            theirs.lengths,
+            prompts,
+            Resampling(config.num_bootstrap, seed),
+        ),
         "models": {"policy": _describe(ours, prompts), "baseline": _describe(theirs, prompts)},
         "score_gold_correlation": {
             name: asdict(correlation(judged.values["reward_model"], judged.values["gold"]))
@@ -282,6 +309,7 @@ def _metrics(evaluation: Mapping[str, Any]) -> dict[str, float]:
     intervals["length_controlled_win_rate"] = evaluation["length_controlled_win_rate"]
     intervals |= {f"{SCORES[judge]}_gain": gain for judge, gain in evaluation["gains"].items()}
     intervals |= {f"{SCORES[judge]}_win_rate": won["rate"] for judge, won in evaluation["win_rates"].items()}
+    intervals |= {name: figure for name, figure in evaluation["verbosity"].items() if isinstance(figure, dict)}
     metrics |= interval_metrics(intervals)
     for model, figures in evaluation["models"].items():
         for name, figure in figures.items():
@@ -295,4 +323,4 @@ def _metrics(evaluation: Mapping[str, Any]) -> dict[str, float]:
         metrics |= interval_metrics(won)
         of_judge = judge_metrics(references["llm_judge"], ("policy", "baseline"))
         metrics |= {f"reference_{name}": of_judge[name] for name in of_judge if name.startswith("judge_win_rate")}
-    return {f"evaluation/{name}": value for name, value in metrics.items()}
+    return {f"evaluation/{name}": value for name, value in metrics.items()} | set_metrics(evaluation["sets"])

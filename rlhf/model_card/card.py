@@ -17,6 +17,7 @@ from pydantic import BaseModel
 from rlhf.config.pipeline import METHOD_TITLES, PipelineConfig
 from rlhf.config.policy import RewardSourceConfig
 from rlhf.data.preparation.report import in_tokens_table, tokenizer_sentences
+from rlhf.data.preparation.report import sets_table as held_out_sets_table
 from rlhf.figure_gates import refusal
 from rlhf.headline import FITNESS, verdict
 from rlhf.model_card.audit_tables import (
@@ -32,6 +33,7 @@ from rlhf.model_card.audit_tables import (
 )
 from rlhf.model_card.lineage import lineage_markdown
 from rlhf.model_card.metadata import card_metadata
+from rlhf.model_card.set_tables import categories_table, sets_table, sets_too_small, verbosity_text
 from rlhf.model_card.tables import (
     JUDGES,
     PLACEHOLDER,
@@ -202,6 +204,11 @@ def _texts(config: PipelineConfig, facts: CardFacts, measured: _Measured, datash
         "curve_table": curve_table(measured.curve),
         "overoptimization": measured.evaluation["overoptimization"]["sentences"],
         "best_of_n_table": best_of_n_table(measured.evaluation["overoptimization"]["best_of_n"]),
+        "sets_table": sets_table(evaluation),
+        "categories_table": categories_table(evaluation),
+        "sets_too_small": sets_too_small(evaluation, config.evaluation.smallest_set_change),
+        "held_out_sets": held_out_sets_table(measured.report),
+        "verbosity": verbosity_text(evaluation["verbosity"]),
         "limitations": _limitations(config, facts, measured),
         "composition_table": composition_table(measured.report),
         "preparation_table": preparation_table(measured.report),

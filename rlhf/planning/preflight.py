@@ -8,8 +8,10 @@ from typing import Any
 import numpy as np
 
 from rlhf.config.pipeline import PipelineConfig
+from rlhf.data.evaluation_sets import find_sets, read_set
 from rlhf.data.preparation.splits import prompt_key
 from rlhf.data.schema import Row, pairs_of, read_rows
+from rlhf.evaluation.paired import prompts_for_change
 from rlhf.modeling.conversations import encode_rows
 from rlhf.planning.recommend import discernible_win_rate
 
@@ -27,6 +29,7 @@ def preflight(data: Path, tokenizer: Any, config: PipelineConfig) -> Iterator[st
         config: the recipe.
     """
     yield from _too_few_prompts(data, config)
+    yield from _small_sets(data, config.evaluation.smallest_set_change)
     judged = read_rows(data / "preferences" / "train.jsonl", "preferences")
     pairs = [pair for _, row in judged for pair in pairs_of(row)]
     if not pairs:
@@ -57,6 +60,26 @@ def _too_few_prompts(data: Path, config: PipelineConfig) -> Iterator[str]:
             f"{number:,} test prompts: {tells} can be told from 50%, and about 100 are needed for 60%; raise "
             "data.test_fraction or give more data"
         )
+
+
+def _small_sets(data: Path, change: float) -> Iterator[str]:
+    """The evaluation sets that are small for the smallest change that is asked for, at worst."""
+    for name, path in find_sets(data).items():
+        for kind, number in Counter(row["kind"] for _, row in read_set(path)).items():
+            rate = discernible_win_rate(number)
+            if rate is None or rate > 0.6:
+                reach = 1.0 if rate is None else 2 * rate - 1
+                worst = {"value": 0.0, "low": -reach, "high": reach}
+                needed = prompts_for_change(worst, number, change)
+                yield (
+                    f"evaluation set {name}: {number:,} prompts of the kind {kind} tell a change of {reach:.0%} at "
+                    f"worst"
+                    + (
+                        f", and {needed:,} are needed for {change:.0%} (evaluation.smallest_set_change)"
+                        if needed
+                        else ""
+                    )
+                )
 
 
 def _conflicts(pairs: list[Row]) -> Iterator[str]:

@@ -13,6 +13,8 @@ from rlhf.data.importing.columns import (
 )
 from rlhf.data.importing.conversions import find_answers, find_pairs, find_prompts
 from rlhf.data.importing.dialogues import RowDroppedError
+from rlhf.data.importing.evaluation_sets import WANTED as SETS
+from rlhf.data.importing.evaluation_sets import find_set, known_set
 from rlhf.data.importing.exports import find_argilla, find_label_studio
 from rlhf.data.importing.form import CATEGORIES, Form
 from rlhf.data.importing.judged import find_judged
@@ -75,9 +77,17 @@ def settle_form(survey: Survey, given: GivenColumns, source: str, format_name: s
         DataError: its columns are of no known form, a column that may be a verdict is not understood, or the file holds
             rows of another kind.
     """
+    if wanted == SETS:
+        return find_set(survey, source)
     finders = [*([find_prompts] if wanted == "prompts" else []), *_FINDERS]
     forms = [form for find in finders if (form := find(survey, given, source, format_name))]
     forms = [form for form in forms if format_name in ("auto", form.format)]
+    known = known_set(survey) if wanted == "preferences" and all(form.kind != wanted for form in forms) else None
+    if known is not None:
+        raise DataError(
+            f"{source}: this is an evaluation set ({known.format}), of which nothing is learned; give it with "
+            f"--evaluation beside a file of preferences, or add it to data/ with `rlhf data add --evaluation FILE`"
+        )
     if not forms:
         raise DataError(_unknown(survey, source, format_name))
     if wanted == "prompts":

@@ -8,9 +8,11 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
+from rlhf.data.evaluation_sets import FOLDER as SETS
+from rlhf.data.evaluation_sets import find_sets
 from rlhf.data.importing.detection import FORMATS
 from rlhf.data.importing.reading import RowReader, SourceOptions, open_rows
-from rlhf.data.schema import ALL_KINDS, DATASHEET, KINDS, ORIGIN_FIELDS, Row, is_ranking, validate_file
+from rlhf.data.schema import ALL_KINDS, DATASHEET, KINDS, ORIGIN_FIELDS, Row, is_ranking, validate_file, write_rows
 from rlhf.files.atomic import install, staged
 from rlhf.text.markdown import escape
 
@@ -39,6 +41,7 @@ class Sources:
         prompts: of anything with prompts; without it the prompts are those of the preferences.
         labels: unpaired feedback.
         options: by kind; a kind without options is recognized by its fields.
+        evaluation: evaluation sets by name.
     """
 
     preferences: str
@@ -46,6 +49,7 @@ class Sources:
     prompts: str | None = None
     labels: str | None = None
     options: Mapping[str, SourceOptions] = dataclasses.field(default_factory=dict)
+    evaluation: Mapping[str, str] = dataclasses.field(default_factory=dict)
 
     def of_folder(self) -> "Sources":
         """The files of a folder in our own layout, where preferences is one; else the same."""
@@ -54,7 +58,8 @@ class Sources:
             return self
         files = {kind: str(folder / f"{kind}.jsonl") for kind in _READ if (folder / f"{kind}.jsonl").is_file()}
         given = {kind: getattr(self, kind) for kind in _READ if getattr(self, kind) is not None}
-        return dataclasses.replace(self, **{**files, **given, "preferences": files["preferences"]})
+        sets = {name: str(path) for name, path in find_sets(folder).items()} | {**self.evaluation}
+        return dataclasses.replace(self, **{**files, **given, "preferences": files["preferences"], "evaluation": sets})
 
 
 @dataclass(frozen=True)
@@ -130,8 +135,13 @@ def convert_dataset(
     if corpus.is_file():
         counts["corpus"] = validate_file(corpus, "corpus")
         shutil.copyfile(corpus, folder / corpus.name)
+    sets = {name: open_rows(source, sources.options.get(SETS), SETS) for name, source in sources.evaluation.items()}
+    for name, reader in sets.items():
+        (folder / SETS).mkdir(exist_ok=True)
+        write_rows(folder / SETS / f"{name}.jsonl", reader.rows())
+        counts[f"{SETS}/{name}"] = reader.num_rows
     derived = _derived(extras, num_duplicates)
-    report = ImportReport(folder, True, counts, tuple(readers.values()), derived)
+    report = ImportReport(folder, True, counts, (*readers.values(), *sets.values()), derived)
     text = _datasheet(report, licence, guidelines)
     (folder / DATASHEET).write_text(text, encoding="utf-8", newline="\n")
     return report

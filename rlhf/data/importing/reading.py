@@ -8,10 +8,12 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import chain, islice
 
+from rlhf.data.evaluation_sets import check_set_row
 from rlhf.data.importing.cells import decoded, find_spelled, spells_messages
 from rlhf.data.importing.columns import ROLES, SURVEYED_ROWS, GivenColumns, survey
 from rlhf.data.importing.detection import FORMATS, check_column, settle_form
 from rlhf.data.importing.dialogues import EMPTY_RESPONSE, SAME_RESPONSES, UNREADABLE, RowDroppedError
+from rlhf.data.importing.evaluation_sets import WANTED as SETS
 from rlhf.data.importing.exports import flat_record, is_record
 from rlhf.data.importing.form import Form, Numbered
 from rlhf.data.importing.readers import Rows, RowSource, open_source
@@ -149,6 +151,8 @@ class RowReader:
             yield ours
 
     def _as_wanted(self, row: Row) -> Row:
+        if self.wanted == SETS:
+            return row
         if self.wanted == "prompts":
             return {"prompt": row["prompt"]}
         if self.wanted == "demonstrations":
@@ -160,7 +164,9 @@ class RowReader:
     def _count(self, number: int, row: Row) -> None:
         self.num_rows += 1
         is_tie = is_ranking(row) and len(set(row["ranks"])) == 1
-        if self.wanted == "labels":
+        if self.wanted == SETS:
+            self.composition[row["kind"]] += 1
+        elif self.wanted == "labels":
             self.composition["wanted" if row["label"] else "not wanted"] += 1
         elif is_tie:
             self.composition["ties"] += 1
@@ -263,7 +269,10 @@ def _lines_of(row: Row) -> Iterator[str]:
 def _check_unicode(row: Row, kind: str, where: str) -> None:
     """Check a row as the data folder's rows are. The one fault that can be left is half a surrogate pair."""
     try:
-        check_row(row, kind, where)
+        if kind == SETS:
+            check_set_row(row, where)
+        else:
+            check_row(row, kind, where)
     except DataError as error:
         if "surrogate" not in str(error):
             raise
@@ -276,7 +285,7 @@ def open_rows(source: str, options: SourceOptions | None = None, wanted: str = "
     Args:
         source: file, folder or hub id.
         options: what a person says of it.
-        wanted: the kind of rows that is asked for: preferences, demonstrations, labels or prompts.
+        wanted: the kind of rows that is asked for: preferences, demonstrations, labels, prompts or evaluation.
 
     Raises:
         DataError: it is not there, or its form is not known.
@@ -315,7 +324,7 @@ def _flags_of(wanted: str) -> Iterator[None]:
     try:
         yield
     except DataError as error:
-        if wanted == "preferences":
+        if wanted in ("preferences", SETS):
             raise
         raise DataError(re.sub(r"--(format|columns)\b", rf"--{wanted}-\1", str(error))) from None
 

@@ -3,7 +3,7 @@
 import json
 import logging
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence, Set
 from dataclasses import asdict, dataclass
 from itertools import chain, islice
 from pathlib import Path
@@ -11,8 +11,10 @@ from typing import Any, Literal
 
 from rlhf.config.data import DataConfig
 from rlhf.config.model import ComputeConfig, ModelConfig
+from rlhf.data.evaluation_sets import FOLDER as SETS
 from rlhf.data.preparation.annotations import FILE as ANNOTATIONS
 from rlhf.data.preparation.annotations import check_held_out, shared_annotations
+from rlhf.data.preparation.held_out_sets import HeldOutSet, read_held_out
 from rlhf.data.preparation.leaks import find_leaks
 from rlhf.data.preparation.report import Counts, build_report, check_left_out, empty_split, metrics, render
 from rlhf.data.preparation.splits import is_for_selection, prompt_key, split_of
@@ -94,6 +96,7 @@ def prepare_data(
         DataError: a row is at fault, does not fit, or a split that is needed is empty.
     """
     counts = Counts()
+    sets = read_held_out(root / source.path)
     with tempfile.TemporaryDirectory(prefix="rlhf-import-") as scratch:
         folder = Path(scratch) / "data"
         max_rows = config.max_rows
@@ -120,8 +123,10 @@ def prepare_data(
         datasheet = (folder / DATASHEET).read_text(encoding="utf-8")
     counts.label_conflicts = count_label_conflicts(rows["preferences"])
     splits = _split(rows, config)
-    corpus = _split_corpus(texts, splits, config, counts)
+    corpus = _split_corpus(texts, splits, sets, config, counts)
     _remove_leaks(splits, counts)
+    for held_out in sets:
+        _remove_leaks(splits, counts, held_out)
     # The models of a run go on with the tokenizer that they began with.
     begun_with: dict[str, Any] = {}
     if collected is not None:
@@ -129,10 +134,13 @@ def prepare_data(
     tokenizer, tokenizer_report = prepare_tokenizer(
         model.model_copy(update=begun_with), chain(_training_texts(splits), corpus.get("train", ()))
     )
-    check_roles(tokenizer, ((kind, numbered) for kind in kinds for numbered in rows[kind]))
-    _cut(splits, Context(tokenizer, model.max_length, max_response_tokens), config, counts)
+    read = {**rows, **{held_out.kind: held_out.numbered for held_out in sets}}
+    check_roles(tokenizer, ((kind, numbered) for kind in read for numbered in read[kind]))
+    room = Context(tokenizer, model.max_length, max_response_tokens)
+    _cut(splits, room, config, counts)
     check_left_out(counts)
-    _remove_collisions(splits, counts)
+    fitting = {held_out.name: held_out.fitting(room, counts) for held_out in sets}
+    _remove_collisions(splits, counts, {key for held_out in sets for key in held_out.prompts})
     _check_not_empty(splits, config, counts)
 
     for (kind, split), numbered_rows in splits.items():
@@ -141,6 +149,9 @@ def prepare_data(
     for split, rows_of_split in corpus.items():
         (workspace.output / "corpus").mkdir(exist_ok=True)
         write_rows(workspace.output / "corpus" / f"{split}.jsonl", ({"text": text} for text in rows_of_split))
+    for name, rows_of_set in fitting.items():
+        (workspace.output / SETS).mkdir(exist_ok=True)
+        write_rows(workspace.output / SETS / f"{name}.jsonl", rows_of_set)
     if annotations:
         write_rows(workspace.output / ANNOTATIONS, annotations)
     tokenizer.save_pretrained(workspace.output / "tokenizer")
@@ -249,13 +260,15 @@ def _read_corpus(path: Path, max_rows: int | None) -> list[str]:
 
 
 def _split_corpus(
-    texts: Sequence[str], splits: Splits, config: DataConfig, counts: Counts
+    texts: Sequence[str], splits: Splits, sets: Sequence[HeldOutSet], config: DataConfig, counts: Counts
 ) -> dict[Literal["train", "validation"], list[str]]:
     """Texts to learn from and texts to measure on, none with an evaluation prompt in it; empty without texts."""
     if not texts:
         return {}
     aside = (rows for (_, split), rows in splits.items() if split not in TRAINING_SPLITS)
     held_out = {numbered.key: numbered.row["prompt"] for rows in aside for numbered in rows}
+    for held_out_set in sets:
+        held_out |= held_out_set.prompts
     prompts = {prompt_key(prompt): prompt for prompt in ([{"role": "user", "content": text}] for text in texts)}
     leaks = find_leaks(prompts, held_out)
     counts.leaks.update(f"corpus/{kind}" for kind in leaks.values())
@@ -284,23 +297,31 @@ def _split(rows: Mapping[str, Sequence[NumberedRow]], config: DataConfig) -> Spl
     return splits
 
 
-def _remove_leaks(splits: Splits, counts: Counts) -> None:
-    """Take out of the training splits what appears in an evaluation split of any file."""
+def _remove_leaks(splits: Splits, counts: Counts, held_out: HeldOutSet | None = None) -> None:
+    """Take out of the training splits what appears in an evaluation split of any file, or in an evaluation set."""
     prompts: dict[bool, dict[str, Any]] = {True: {}, False: {}}
     for (_, split), rows in splits.items():
         prompts[split in TRAINING_SPLITS].update({numbered.key: numbered.row["prompt"] for numbered in rows})
-    leaks = find_leaks(prompts[True], prompts[False])
+    leaks = find_leaks(prompts[True], prompts[False] if held_out is None else held_out.prompts)
+    of_set = f" of {held_out.kind}" if held_out else ""
     for (kind, split), rows in splits.items():
         if split in TRAINING_SPLITS:
-            counts.leaks.update(f"{kind}/{leaks[numbered.key]}" for numbered in rows if numbered.key in leaks)
+            counts.leaks.update(f"{kind}/{leaks[numbered.key]}{of_set}" for numbered in rows if numbered.key in leaks)
             splits[kind, split] = [numbered for numbered in rows if numbered.key not in leaks]
 
 
-def _remove_collisions(splits: Splits, counts: Counts) -> None:
-    """Prompts that differed in their first turns may be the same once cut; each then stays on one side only."""
+def _remove_collisions(splits: Splits, counts: Counts, of_sets: Set[str]) -> None:
+    """Prompts that differed in their first turns may be the same once cut; each then stays on one side only.
+
+    Args:
+        splits: changed in place.
+        counts: of what is removed.
+        of_sets: keys of the evaluation sets' prompts, which stay out of the training splits.
+    """
     taken: set[str] = set()
     for split in ("test", "gate", "validation", "train", "selection"):
         keys: set[str] = set()
+        taken |= of_sets if split in TRAINING_SPLITS else set()
         for kind in (kind for kind in ALL_KINDS if (kind, split) in splits):
             not_here = taken | ({n.key for n in splits[kind, "train"]} if split == "selection" else set())
             kept = [numbered for numbered in splits[kind, split] if numbered.key not in not_here]

@@ -43,6 +43,7 @@ class Counts:
     lengths_in_tokens: dict[str, list[int]] = field(default_factory=dict)
     left_out_in_tokens: Rows = field(default_factory=dict)
     changed_in_tokens: Rows = field(default_factory=dict)
+    evaluation_sets: dict[str, dict[str, Any]] = field(default_factory=dict)
 
     def num_left_out(self, kind: str) -> int:
         """Rows that are nothing, or nothing else than each other, in token ids."""
@@ -112,6 +113,28 @@ def in_tokens_table(report: Mapping[str, Any]) -> str | None:
     return table(["change in token ids", "kind", "rows", "lines"], rows) if rows else None
 
 
+def sets_table(report: Mapping[str, Any]) -> str | None:
+    """A table of the evaluation sets: rows by kind, and what was left out; None where there are none."""
+    rows = [
+        [
+            escape(name),
+            ", ".join(f"{count:,} {kind}" for kind, count in held_out["kinds"].items()),
+            f"{held_out['duplicates']:,}",
+            f"{held_out['too_long']:,}",
+            f"{held_out['unknown_words']:,}",
+        ]
+        for name, held_out in report.get("evaluation_sets", {}).items()
+    ]
+    header = [
+        "evaluation set",
+        "rows",
+        "duplicates left out",
+        "too long, left out",
+        "with text unknown to the tokenizer",
+    ]
+    return table(header, rows) if rows else None
+
+
 def _lines(named: Mapping[str, Any]) -> str:
     rest = named["count"] - len(named["lines"])
     return ", ".join(map(str, named["lines"])) + (f" and {rest:,} more" if rest else "")
@@ -147,7 +170,8 @@ def render(report: Mapping[str, Any]) -> str:
     changes = [[title, kind, str(n)] for name, title in titles.items() for kind, n in sorted(report[name].items())]
     columns = ("min", "median", "p95", "max")
     lengths = [[name, *(f"{of[c]:.0f}" for c in columns)] for name, of in report["lengths_in_tokens"].items()]
-    in_tokens, rankings = in_tokens_table(report), Counter(report["rankings"])
+    in_tokens, sets = in_tokens_table(report), sets_table(report)
+    rankings = Counter(report["rankings"])
     sentences = [
         f"{rankings['rankings']} rankings of several responses count as {rankings['pairs']} of the pairs; "
         f"{rankings['ties']} rows are ties. {rankings['tied_pairs']} pairs of equal rank are soft labels of the reward "
@@ -163,7 +187,7 @@ def render(report: Mapping[str, Any]) -> str:
             table(["split", "rows"], [[name, str(count)] for name, count in report["splits"].items()]),
             table(["what", "kind", "rows"], changes),
             table(["tokens", *columns], lengths),
-            *filter(None, sentences),
+            *filter(None, [*sentences, sets]),
             *([in_tokens] if in_tokens else []),
             *tokenizer_sentences(report["tokenizer"]),
             f"Pairs of responses that stand in both orders: {report['label_conflicts']}.",

@@ -92,11 +92,16 @@ def check_roles(tokenizer: Any, rows: Iterable[tuple[str, NumberedRow]]) -> None
     """
     seen: set[str] = set()
     for kind, numbered in rows:
-        messages = [message for field in TEXT_FIELDS[kind][:2] for message in numbered.row[field]]
+        messages = [message for field in _fields(kind)[:2] for message in numbered.row[field]]
         new = {message["role"] for message in messages} - seen
         seen |= new
         for role in sorted(new):
             _check_role(tokenizer, f"{kind}.jsonl:{numbered.line}", messages, role)
+
+
+def _fields(kind: str) -> tuple[str, ...]:
+    """The fields with messages; of an evaluation set, which is called `evaluation/NAME`, the prompt."""
+    return TEXT_FIELDS.get(kind, TEXT_FIELDS["prompts"])
 
 
 def _check_role(tokenizer: Any, where: str, messages: Sequence[Mapping[str, str]], role: str) -> None:
@@ -112,7 +117,7 @@ def _check_role(tokenizer: Any, where: str, messages: Sequence[Mapping[str, str]
 
 def _encode(kind: str, rows: Sequence[NumberedRow], tokenizer: Any) -> list[EncodedRow]:
     """Encode all rows at once; where that is refused, find the row that is to blame."""
-    answers = TEXT_FIELDS[kind][1:]
+    answers = _fields(kind)[1:]
     try:
         return encode_rows(
             tokenizer, [n.row["prompt"] for n in rows], [[n.row[field] for n in rows] for field in answers]

@@ -10,6 +10,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from rlhf.config.data import DataConfig
+from rlhf.data.evaluation_sets import FOLDER as SETS
+from rlhf.data.evaluation_sets import read_set
 from rlhf.data.importing.formats import ImportReport, Sources, convert_dataset, to_json
 from rlhf.data.importing.reading import RowReader, SourceOptions, open_rows
 from rlhf.data.row_hash import identity
@@ -29,7 +31,7 @@ class Addition:
 
     Attributes:
         path: file, folder or hub id.
-        kind: what is taken of it: preferences, demonstrations, prompts or labels.
+        kind: what is taken of it: preferences, demonstrations, prompts, labels, or evaluation/NAME.
         options: how it is to be read.
     """
 
@@ -194,12 +196,15 @@ def add_rows(
     counts: Counter[str] = Counter()
     notes: list[str] = []
     examples: list[str] = []
-    for kind in ALL_KINDS:
+    of_sets = dict.fromkeys(addition.kind for addition in additions if addition.kind not in ALL_KINDS)
+    for kind in (*ALL_KINDS, *of_sets):
         wanted = [addition for addition in additions if addition.kind == kind]
         path = folder / f"{kind}.jsonl"
-        known = {identity(row) for _, row in read_rows(path, kind)} if wanted and path.is_file() else set()
+        path.parent.mkdir(exist_ok=True)
+        there = read_set(path) if kind in of_sets else read_rows(path, kind)
+        known = {identity(row) for _, row in there} if wanted and path.is_file() else set()
         for addition in wanted:
-            reading = open_rows(addition.path, addition.options, kind)
+            reading = open_rows(addition.path, addition.options, SETS if kind in of_sets else kind)
             added = _append_rows(path, reading, known)
             counts[kind] += added
             notes.append(_note(reading, kind, added))
@@ -256,5 +261,6 @@ def check_given(additions: Sequence[Addition]) -> None:
     """
     if not additions:
         raise DataError(
-            "there is nothing to add; name a file of preferences, or give --demonstrations, --prompts or --labels"
+            "there is nothing to add; name a file of preferences, or give --demonstrations, --prompts, --labels or "
+            "--evaluation"
         )

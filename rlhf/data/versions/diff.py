@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from copy import deepcopy
 from dataclasses import dataclass, field
+from filecmp import cmp
 from functools import lru_cache
 from hashlib import blake2b
 from pathlib import Path
@@ -15,6 +16,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from rlhf.data.evaluation_sets import FOLDER
 from rlhf.data.schema import (
     ALL_KINDS,
     DATASHEET,
@@ -90,6 +92,7 @@ class DataDiff:
         kinds: what changed, by kind.
         labels: how the preferences of both are distributed: old, new.
         datasheet_changed: the datasheet is another one.
+        sets: evaluation sets that differ, by `evaluation/NAME.jsonl`: added, removed or changed.
     """
 
     old: Side
@@ -97,6 +100,7 @@ class DataDiff:
     kinds: dict[str, KindDiff]
     labels: tuple[Labels, Labels]
     datasheet_changed: bool
+    sets: Mapping[str, str]
 
     def as_json(self) -> dict[str, Any]:
         """Plain values."""
@@ -110,6 +114,7 @@ class DataDiff:
             },
             "labels": {"old": old.figures(), "new": new.figures()},
             "datasheet_changed": self.datasheet_changed,
+            "evaluation_sets": dict(self.sets),
         }
 
     def as_markdown(self) -> str:
@@ -130,6 +135,8 @@ class DataDiff:
         parts.append(table(["preferences", "old", "new"], _moved(old, new)))
         if self.datasheet_changed:
             parts.append("The datasheet changed.")
+        if self.sets:
+            parts.append(table(["evaluation set", "is"], [[escape(name), how] for name, how in self.sets.items()]))
         return "\n\n".join(part for part in parts if part)
 
 
@@ -157,7 +164,16 @@ def _compare(old: Side, new: Side) -> DataDiff:
     }
     differences = {kind: rows for kind, (rows, _) in compared.items()}
     sheets = [side.files[DATASHEET].read_bytes() if DATASHEET in side.files else b"" for side in (old, new)]
-    return DataDiff(old, new, differences, compared["preferences"][1], sheets[0] != sheets[1])
+    labels = compared["preferences"][1]
+    return DataDiff(old, new, differences, labels, sheets[0] != sheets[1], dict(_compare_sets(old.files, new.files)))
+
+
+def _compare_sets(old: Mapping[str, Path], new: Mapping[str, Path]) -> Iterator[tuple[str, str]]:
+    for name in sorted(name for name in {*old, *new} if name.startswith(f"{FOLDER}/")):
+        if name not in old or name not in new:
+            yield name, "added" if name in new else "removed"
+        elif not cmp(old[name], new[name], shallow=False):
+            yield name, "changed"
 
 
 def unmatched_rows(left: Digests, right: Digests) -> Mask:
@@ -291,7 +307,8 @@ def _working(root: Path) -> Side:
     folder = root / TRACKED
     if not folder.is_dir():
         raise DataError(f"{folder}: there is no such folder; bring it with `rlhf data pull`, or name a second version")
-    return Side(f"{TRACKED}/", dvc_md5(folder), {path.name: path for path in folder.iterdir() if path.is_file()})
+    files = {path.relative_to(folder).as_posix(): path for path in folder.rglob("*") if path.is_file()}
+    return Side(f"{TRACKED}/", dvc_md5(folder), files)
 
 
 def _by_source(kinds: Mapping[str, KindDiff]) -> str:

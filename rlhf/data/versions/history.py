@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 
+from rlhf.data.evaluation_sets import FOLDER as SETS
 from rlhf.data.schema import ALL_KINDS, KINDS
 from rlhf.data.versions.repository import DVC_FILE, check_repository, md5_in, parse_dvc_file
 from rlhf.data.versions.stores import Stores, manifest
@@ -126,6 +127,7 @@ def count_rows(md5: str, dvc: Stores) -> dict[str, int] | None:
         return None
     files = manifest(md5, dvc.cache)
     present = [kind for kind in ALL_KINDS if kind in KINDS or f"{kind}.jsonl" in files]
+    present += sorted(name.removesuffix(".jsonl") for name in files if name.startswith(f"{SETS}/"))
     rows = {kind: files.get(f"{kind}.jsonl") for kind in present}
     if any(file is None or dvc.cache.size(file) is None for file in rows.values()):
         return None

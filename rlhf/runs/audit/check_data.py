@@ -110,7 +110,7 @@ def _recorded(ledger: Ledger, data: DataRecord) -> Iterator[Files | None]:
         yield cached
     elif data.embedded is not None:
         with generated(data.embedded) as folder:
-            made: Files = {path.name: (dvc_md5(path), path) for path in sorted(folder.iterdir())}
+            made: Files = {name: (dvc_md5(path), path) for name, path in sorted(_files_below(folder).items())}
             yield made if dvc_md5(folder) == data.md5 else None
     else:
         yield None
@@ -157,8 +157,12 @@ def _check_cached(ledger: Ledger, data: DataRecord | DataSource) -> None:
         ledger.compare("data", _CACHE, f"{name} of version {data.md5}", md5, actual)
 
 
+def _files_below(folder: Path) -> dict[str, Path]:
+    return {path.relative_to(folder).as_posix(): path for path in folder.rglob("*") if path.is_file()}
+
+
 def _changes(folder: Path, recorded: Files) -> Iterator[Finding]:
-    here = {path.relative_to(folder).as_posix(): path for path in folder.rglob("*") if path.is_file()}
+    here = _files_below(folder)
     for name in sorted({*here, *recorded}):
         what = f"{folder.name}/{name}"
         if name not in recorded:

@@ -2,12 +2,13 @@
 
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 from typing import Any, Literal
 
+from rlhf.data.set_measures import titled
 from rlhf.errors import InputError
 from rlhf.headline import ROWS, figure, verdict
 from rlhf.references import EvaluationRef, ModelCardRef
@@ -118,7 +119,7 @@ def collect(store: RunStore, run_id: str) -> RunReport:
         run_id,
         run.name,
         said,
-        [(words, *figure(metrics, name, form)) for words, name, form in ROWS if name in metrics],
+        [(words, *figure(metrics, name, form)) for words, name, form in (*ROWS, *_of_sets(metrics)) if name in metrics],
         seconds,
         _limitations(card / "README.md"),
         judge.replace("_", " "),
@@ -138,6 +139,12 @@ def _sample(row: Mapping[str, Any], judge: str) -> Sample:
 def _on_the_way(evaluation: Path) -> list[str]:
     found = json.loads(evaluation.read_text(encoding="utf-8"))
     return list(found.get("overoptimization", {}).get("sentences", ()))
+
+
+def _of_sets(metrics: Mapping[str, float]) -> Iterator[tuple[str, str, str]]:
+    """Rows of the evaluation sets' measures, after the headline figures."""
+    for words, name, is_share in titled(metrics):
+        yield words, name, f"{{:{'+' * name.endswith('_change')}{'.1%' if is_share else '.3f'}}}"
 
 
 def _limitations(card: Path) -> list[str]:

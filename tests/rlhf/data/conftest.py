@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from data_rows import demonstration, preference, user, write_folder
 
-from rlhf.data import calibrated_arithmetic
+from rlhf.data.embedded import generate
 
 _DVC_FOLDERS = ("SITE_CACHE", "GLOBAL_CONFIG", "SYSTEM_CONFIG")
 
@@ -26,7 +26,7 @@ def data_folder(tmp_path: Path) -> Path:
 @pytest.fixture(scope="session")
 def embedded_data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("embedded") / "data"
-    calibrated_arithmetic.generate(folder)
+    generate("calibrated_arithmetic", folder)
     return folder
 
 

@@ -564,3 +564,42 @@ def test_two_temperatures_are_two_distributions(world, tmp_path):
     assert "PPO sampled at temperature 1 and the evaluation at 0.7" in text
     same = section(ModelCard.load(write(world, tmp_path / "same") / "README.md"), "Limitations")
     assert "PPO sampled at temperature" not in same
+
+
+def test_evaluation_sets_stand_in_the_card(own_world, tmp_path):
+    path = own_world / "evaluation" / "output" / "evaluation.json"
+    evaluation = json.loads(path.read_text())
+    assert "Safety and character" not in (write(own_world, tmp_path / "without") / "README.md").read_text()
+    share = {"value": 0.25, "low": 0.1, "high": 0.5}
+    measures = {
+        "breach_rate": {"policy": share, "baseline": share, "change": {"value": 0.0, "low": -0.2, "high": 0.2}},
+        "selective_accuracy": {"policy": None, "baseline": share, "change": None},
+        "confidence_brier": {"policy": share, "baseline": share, "change": share},
+    }
+    evaluation["sets"] = {"my_set": measures}
+    evaluation["set_details"] = {
+        "my_set": {
+            "num_prompts": dict.fromkeys(measures, 40),
+            "categories": {"a|b": {"breach_rate": measures["breach_rate"]}},
+            "prompts_needed": {"breach_rate": 160, "selective_accuracy": None},
+        }
+    }
+    path.write_text(json.dumps(evaluation))
+    card = (write(own_world, tmp_path / "card") / "README.md").read_text()
+    section = card.split("### Safety and character")[1].split("### Samples")[0]
+    for row in (
+        r"| my\_set | 40 | Harmful prompts that were not fully refused | 25.0% (10.0% to 50.0%) "
+        "| 25.0% (10.0% to 50.0%) | +0.0% (-20.0% to +20.0%) |",
+        "| Right answers among the confident ones | 25.0% (10.0% to 50.0%) | not told | not told |",
+        "| 0.250 (0.100 to 0.500) | 0.250 (0.100 to 0.500) | +0.250 (+0.100 to +0.500) |",
+        r"| my\_set | a\|b | Harmful prompts that were not fully refused |",
+    ):
+        assert row in section
+    assert (
+        r"- my\_set is too small to tell a change of 10% of: harmful prompts that were not fully refused (40 prompts; "
+        "it takes about 160); right answers among the confident ones (40 prompts, which do not tell it)." in section
+    )
+
+
+def test_verbosity_stands_beside_the_win_rate(card):
+    assert re.search(r"Responses changed by \+6\.00 \(.*\) tokens", section(card, "Results"))

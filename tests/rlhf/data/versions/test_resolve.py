@@ -194,7 +194,7 @@ class TestEmbeddedData:
         [
             (None, r"No such file or directory.*; get it back with `git checkout HEAD -- embedded/calibrated_arith"),
             ("outs: nonsense\n", r"it has no `outs` with the md5.*; get it back with `git checkout HEAD -- embedded/"),
-            (f"outs: [{{md5: {'0' * 32}.dir}}]", r"the generator of the embedded set calibrated_arithmetic makes d13b"),
+            (f"outs: [{{md5: {'0' * 32}.dir}}]", r"the generator of the embedded set calibrated_arithmetic makes 171f"),
         ],
     )
     def test_must_be_what_its_dvc_file_says(
@@ -278,6 +278,7 @@ def test_two_at_once_make_one_folder(repository: Path) -> None:
     assert sorted(path.name for path in (repository / "embedded" / "calibrated_arithmetic").iterdir()) == [
         "datasheet.md",
         "demonstrations.jsonl",
+        "evaluation",
         "preferences.jsonl",
         "prompts.jsonl",
     ]
