@@ -76,8 +76,8 @@ def evaluate_policy(
     """Compare the policy with its baseline on test prompts, and judge what PPO kept on its way.
 
     Writes `evaluation.json`, `judgements.jsonl`, `side_by_side.jsonl`, `side_by_side.md`, `curve.json` and
-    `overoptimization.png`; where the data has evaluation sets also `set_responses.jsonl`, and of an LLM judge `judge.md`,
-    its criteria and its verdicts.
+    `overoptimization.png`; where the data has evaluation sets `set_responses.jsonl`; of an LLM judge `judge.md`, its
+    criteria and its verdicts.
 
     Args:
         config: prompts, sampling, intervals.
