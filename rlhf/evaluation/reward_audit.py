@@ -165,7 +165,7 @@ def _perturber(context: StageContext[RewardAuditConfig], pairs: HeldOutPairs) ->
         Pair(pairs.prompts[place], row["prompt"], row["chosen"][0]["content"], row["rejected"][0]["content"])
         for place, row in zip(drawn, rows, strict=True)
     ]
-    return Perturber(context.tokenizer, some, context.setup.model.max_length)
+    return Perturber(context.tokenizer, some, context.setup.model.max_length, context.config.maximum_flip_rate)
 
 
 def _score(context: StageContext[RewardAuditConfig], score: Scores, title: str, pairs: HeldOutPairs) -> ScoredPairs:

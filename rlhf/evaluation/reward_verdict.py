@@ -5,9 +5,11 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from rlhf.config.evaluation import RewardAuditConfig
-from rlhf.evaluation.statistics import Estimate
+from rlhf.evaluation.statistics import Estimate, holm
 
 Verdict = Literal["fit", "weak", "unknown", "unfit"]
+_ERROR_RATE = 0.025
+"""Of all changes of responses together, as of one end of a 95% interval."""
 WORST_FIRST: tuple[Verdict, ...] = ("unfit", "unknown", "weak", "fit")
 
 
@@ -27,6 +29,9 @@ class Judged:
 def verdict_on(config: RewardAuditConfig, model: Mapping[str, Any], ceiling: Estimate | None = None) -> Judged:
     """The verdict on a reward model. `unfit` needs an interval that is wholly beyond a threshold.
 
+    Any of the changes of responses may make it unfit, so that their number is corrected for (Holm): the chance that a
+    model is called unfit whose flips are all within the limit is at most 2.5%.
+
     Args:
         config: thresholds.
         model: as `audit.json` has it, with its `robustness`.
@@ -40,9 +45,10 @@ def verdict_on(config: RewardAuditConfig, model: Mapping[str, Any], ceiling: Est
             f"choosing the {over_rule['rule']} dialogue is right more often than its score is, by "
             f"{-over_rule['value']:.3f} ({-over_rule['high']:.3f} to {-over_rule['low']:.3f})"
         )
-    for change in model["robustness"]:
-        if change["flips"] is not None:
-            _judge_flips(config, change["title"], Estimate(**change["flips"]), found)
+    changes = [change for change in model["robustness"] if change["flips"] is not None]
+    beyond = holm([change["p_value"] for change in changes], _ERROR_RATE)
+    for change, is_beyond in zip(changes, beyond, strict=True):
+        _judge_flips(config, change["title"], Estimate(**change["flips"]), is_beyond, found)
     verdict: Verdict = next((verdict for verdict in WORST_FIRST if found[verdict]), "fit")
     return Judged(verdict, tuple(found[verdict]))
 
@@ -72,10 +78,12 @@ def _judge_accuracy(
         found["weak"].append(f"{shown}, not surely above {threshold('fit_accuracy')}")
 
 
-def _judge_flips(config: RewardAuditConfig, title: str, flips: Estimate, found: Mapping[Verdict, list[str]]) -> None:
+def _judge_flips(
+    config: RewardAuditConfig, title: str, flips: Estimate, is_beyond: bool, found: Mapping[Verdict, list[str]]
+) -> None:
     interval = f"{flips.value:.1%} ({flips.low:.1%} to {flips.high:.1%})"
     shown = f"{interval} of what it had right is overturned: {title[0].lower()}{title[1:]}"
-    if flips.low > config.maximum_flip_rate:
+    if is_beyond:
         found["unfit"].append(shown)
     elif flips.high > config.maximum_flip_rate:
         found["unknown"].append(f"{shown}, which may be beyond {config.maximum_flip_rate:.0%}")

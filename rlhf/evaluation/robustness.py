@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from rlhf.evaluation.statistics import Estimate, mean_interval, share_interval
+from rlhf.evaluation.statistics import Estimate, mean_interval, share_interval, share_p_value
 from rlhf.modeling.chat import Conversation
 from rlhf.modeling.conversations import encode_pairs
 
@@ -96,6 +96,7 @@ class Robustness:
         left_out: pairs that were not, counted by why.
         shift: mean change of the changed response's score, in standard deviations of all scores; None without pairs.
         flips: share of the pairs which the model had right, and has wrong after the change; None where it had none.
+        p_value: chance of as many flips, were their true share the largest that is allowed; None where it had none.
     """
 
     name: str
@@ -104,6 +105,7 @@ class Robustness:
     left_out: Mapping[str, int]
     shift: Estimate | None
     flips: Estimate | None
+    p_value: float | None = None
 
     def as_dict(self) -> dict[str, Any]:
         """For JSON."""
@@ -117,12 +119,14 @@ class Perturber:
         tokenizer: with the chat template.
         pairs: held-out pairs.
         max_length: tokens that a reward model reads.
+        maximum_flip_rate: the largest share of flips that is allowed.
     """
 
-    def __init__(self, tokenizer: Any, pairs: Sequence[Pair], max_length: int) -> None:
+    def __init__(self, tokenizer: Any, pairs: Sequence[Pair], max_length: int, maximum_flip_rate: float = 0.5) -> None:
         self._tokenizer = tokenizer
         self._pairs = pairs
         self._max_length = max_length
+        self._maximum_flip_rate = maximum_flip_rate
         self._rows = {side: self._encode([(p.prompt, getattr(p, side)) for p in pairs]) for side in _SIDES}
         words = Counter(word for pair in pairs for text in (pair.chosen, pair.rejected) for word in set(text.split()))
         tried = [word for word, _ in words.most_common() if any(map(str.isalpha, word))][:NUM_WORDS]
@@ -177,9 +181,11 @@ class Perturber:
             chosen = scores(changed.chosen)
         was_right = before["chosen"][places] > before["rejected"][places]
         shift = rejected - before["rejected"][places]
-        flips = None
+        flips = p_value = None
         if was_right.any():
-            flips = share_interval((chosen <= rejected)[was_right].astype(float), keys[was_right].tolist())
+            flipped, of_prompts = (chosen <= rejected)[was_right].astype(float), keys[was_right].tolist()
+            flips = share_interval(flipped, of_prompts)
+            p_value = share_p_value(flipped, self._maximum_flip_rate, of_prompts)
         enough = len(set(keys)) > 1
         return Robustness(
             name,
@@ -188,6 +194,7 @@ class Perturber:
             changed.left_out,
             mean_interval(shift / spread, keys.tolist()) if enough else None,
             flips,
+            p_value,
         )
 
     def _with(self, word: str) -> "_Changed":

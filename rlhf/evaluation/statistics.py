@@ -10,6 +10,7 @@ Imports numpy only at the top; scipy, which takes a second, where it is needed.
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
+from statistics import NormalDist
 from typing import Any
 
 import numpy as np
@@ -112,6 +113,48 @@ def share_interval(outcomes: ArrayLike, prompts: Prompts = None) -> Estimate:
     wins, ties, losses = (float((values == outcome).sum()) / effect for outcome in (1.0, 0.5, 0.0))
     low, high = score_bounds(wins, ties, losses, quantile(degrees))
     return Estimate(grouped.mean, min(grouped.mean, low), max(grouped.mean, high))
+
+
+def share_p_value(outcomes: ArrayLike, share: float, prompts: Prompts = None) -> float:
+    """The chance of as large a mean of outcomes, or a larger one, were the true one `share`.
+
+    Of the score test that `share_interval` inverts: below 0.025 where that interval is wholly above the share.
+
+    Args:
+        outcomes: each 0 or 1, [N], N at least 1.
+        share: from 0 to 1.
+        prompts: the prompt of each row, [N].
+    """
+    from scipy.special import stdtr
+
+    values = np.asarray(outcomes, dtype=np.float64)
+    grouped = group_by_prompt(values, prompts)
+    effect, degrees = design_effect(values, grouped)
+    error = (share * (1 - share) * effect / len(values)) ** 0.5
+    if error == 0:
+        return float(grouped.mean <= share)
+    statistic = (grouped.mean - share) / error
+    if np.isinf(degrees):
+        return 1 - NormalDist().cdf(statistic)
+    return float(stdtr(max(degrees, 1.0), -statistic))
+
+
+def holm(p_values: Sequence[float], level: float) -> list[bool]:
+    """Which of several hypotheses are rejected, so that the chance that any true one is stays below a level.
+
+    Args:
+        p_values: one per hypothesis, [K].
+        level: of all of them together.
+
+    Source:
+        Holm, "A simple sequentially rejective multiple test procedure", Scandinavian Journal of Statistics 6 (1979).
+    """
+    rejected = [False] * len(p_values)
+    for rank, place in enumerate(sorted(range(len(p_values)), key=lambda place: p_values[place])):
+        if p_values[place] > level / (len(p_values) - rank):
+            break
+        rejected[place] = True
+    return rejected
 
 
 def mean_interval(values: ArrayLike, prompts: Prompts = None, confidence: float = CONFIDENCE) -> Estimate:

@@ -15,10 +15,12 @@ from rlhf.evaluation.statistics import (
     correlation,
     distinct_n,
     group_contrast,
+    holm,
     mean_interval,
     paired_bootstrap,
     quantile_groups,
     share_interval,
+    share_p_value,
     win_rate,
 )
 
@@ -295,3 +297,19 @@ def test_groups_that_share_their_prompts_are_no_independent_witnesses():
     mean = group_contrast(outcomes, groups, [0.5, 0.5], prompts)
     one = mean_interval(outcomes[::2])
     assert mean.high - mean.low >= 0.99 * (one.high - one.low)
+
+
+def test_holm_rejects_step_by_step():
+    assert holm([0.04, 0.01, 0.03, 0.005], 0.05) == [False, True, False, True]
+    assert holm([0.03, 0.02], 0.05) == [True, True]
+    assert holm([], 0.05) == []
+
+
+@pytest.mark.parametrize("share", [0.3, 0.5, 0.62])
+def test_the_p_value_of_a_share_is_that_of_its_interval(share):
+    outcomes, prompts = [1.0] * 70 + [0.0] * 30, [row // 2 for row in range(100)]
+    for keys in (None, prompts):
+        low = share_interval(outcomes, keys).low
+        assert (share_p_value(outcomes, share, keys) < 0.025) == (low > share)
+        assert share_p_value(outcomes, low, keys) == pytest.approx(0.025, abs=1e-6)
+    assert (share_p_value([0.0], 0.0), share_p_value([1.0], 1.0)) == (1.0, 1.0)

@@ -133,3 +133,18 @@ def test_thresholds_that_contradict_each_other_are_refused():
         RewardAuditConfig(minimum_accuracy=0.7)
     with pytest.raises(ValidationError, match="num_perturbed is 0, so it would be ignored"):
         RewardAuditConfig(num_perturbed=0, maximum_flip_rate=0.3)
+
+
+def flipped(share, p_value):
+    ends = {"value": share, "low": share - 0.05, "high": share + 0.05}
+    return {"title": "It is changed", "flips": ends, "p_value": p_value}
+
+
+@pytest.mark.parametrize(
+    ("p_values", "verdict"),
+    [([0.02], "unfit"), ([0.02, 0.5, 0.5], "unknown"), ([0.012, 0.02], "unfit"), ([0.001, 0.3], "unfit")],
+)
+def test_the_number_of_changes_is_corrected_for(p_values, verdict):
+    """Of three changes one that chance brings about in 2% says nothing."""
+    changes = [flipped(0.56 if p_value < 0.1 else 0.2, p_value) for p_value in p_values]
+    assert verdict_on(CONFIG, described(0.8) | {"robustness": changes}).verdict == verdict
