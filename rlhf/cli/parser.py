@@ -16,6 +16,7 @@ from rlhf.text.terminal import printable, say
 COMMANDS = {
     "init": "write a recipe for your own data and model",
     "plan": "say what a run of a recipe would find, compute and cost",
+    "size": "say whether a recipe fits GPUs that need not be here, and how long an update would take",
     "run": "run all stages of a recipe",
     "stage": "run one stage on the outputs of earlier runs",
     "compare-methods": "run a recipe with several methods, and say which differences are real",
@@ -70,7 +71,7 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
         parser.print_help()
         parser.exit()
     switches: Collection[str] = ()
-    if named in ("plan", "run", "compare-methods", "stage"):
+    if named in ("plan", "size", "run", "compare-methods", "stage"):
         arguments = [given_flag(argument) for argument in arguments]
         recipe = command_module("recipe")
         switches = recipe.switches()

@@ -17,7 +17,7 @@ from rlhf.planning.shape import ModelShape, Workload
 ROOM = 0.9
 """Share of a machine's memory that a run may take."""
 ADAPTERS: Mapping[str, Any] = {"rank": 32, "alpha": 64}
-_MICRO_BATCHES = (8, 4, 2, 1)
+MICRO_BATCHES = (8, 4, 2, 1)
 _FEW_RESPONSES = 16
 _NAMED_PARTS = 4
 
@@ -60,31 +60,32 @@ def what_would_fit(config: PipelineConfig, shape: ModelShape, work: Workload, me
         memory: bytes of the machine.
     """
     for changes in _changes(config):
-        changed = _changed(config, changes)
+        changed = changed_recipe(config, changes)
         total = peak_of(changed, shape, work).total if changed is not None else memory
         if total <= ROOM * memory:
-            return f"it takes {total / GB:.1f} GB with {_as_flags(changes)}"
+            return f"it takes {total / GB:.1f} GB with {as_flags(changes)}"
     return f"take a base of at most {most_parameters(config, shape, work, memory):,} parameters, or a larger machine"
 
 
 def most_parameters(config: PipelineConfig, shape: ModelShape, work: Workload, memory: float) -> int:
     """Parameters of the largest model of this kind that fits as adapters over one backbone, a row at a time."""
-    peak = peak_of(_changed(config, _smallest(config)) or config, shape, work)
+    peak = peak_of(changed_recipe(config, smallest(config)) or config, shape, work)
     fixed = sum(peak.parts.get(name, 0.0) for name in ("process", "kernels", "rows"))
     return max(0, int(shape.parameters * (ROOM * memory - fixed) / (peak.total - fixed)))
 
 
 def _changes(config: PipelineConfig) -> Iterator[dict[str, Any]]:
     """In the order in which they cost the least: time first, then what is trained."""
-    for rows in _MICRO_BATCHES:
-        yield _rows_at_once(config, rows)
-    yield _adapters(config)
-    for rows in _MICRO_BATCHES:
-        yield _adapters(config) | _rows_at_once(config, rows)
-    yield _smallest(config)
+    for rows in MICRO_BATCHES:
+        yield rows_at_once(config, rows)
+    yield adapters(config)
+    for rows in MICRO_BATCHES:
+        yield adapters(config) | rows_at_once(config, rows)
+    yield smallest(config)
 
 
-def _adapters(config: PipelineConfig) -> dict[str, Any]:
+def adapters(config: PipelineConfig) -> dict[str, Any]:
+    """Adapters in place of all weights, in every stage that trains, over one backbone where the method samples."""
     lora = {f"{section}.lora": ADAPTERS for section in ("sft", "reward_model", config.section)}
     if config.rl is None:
         return lora
@@ -92,18 +93,18 @@ def _adapters(config: PipelineConfig) -> dict[str, Any]:
     return lora | {"rl.sharing": "adapters"} | in_turn
 
 
-def _smallest(config: PipelineConfig) -> dict[str, Any]:
+def smallest(config: PipelineConfig) -> dict[str, Any]:
     """Adapters, a row at a time, and few responses that are sampled together."""
     rl = config.rl
     if rl is None:
-        return _adapters(config) | _rows_at_once(config, 1)
+        return adapters(config) | rows_at_once(config, 1)
     responses = math.lcm(rl.num_minibatches, rl.num_responses_per_prompt)
     sampled = min(rl.rollout_size, -(-_FEW_RESPONSES // responses) * responses)
     few = {"rl.rollout_size": sampled, "rl.num_validation_prompts": min(sampled, rl.num_validation_prompts)}
-    return _adapters(config) | _rows_at_once(config, 1) | few
+    return adapters(config) | rows_at_once(config, 1) | few
 
 
-def _rows_at_once(config: PipelineConfig, rows: int) -> dict[str, Any]:
+def rows_at_once(config: PipelineConfig, rows: int) -> dict[str, Any]:
     """Rows of each forward pass, where the recipe has more."""
     now = {
         "sft.micro_batch_size": config.sft.micro_batch_size or config.sft.batch_size,
@@ -115,7 +116,7 @@ def _rows_at_once(config: PipelineConfig, rows: int) -> dict[str, Any]:
     return {name: rows for name, number in now.items() if number > rows}
 
 
-def _changed(config: PipelineConfig, changes: Mapping[str, Any]) -> PipelineConfig | None:
+def changed_recipe(config: PipelineConfig, changes: Mapping[str, Any]) -> PipelineConfig | None:
     """The recipe with other settings; None where it cannot be so."""
     changed = json.loads(config.model_dump_json())
     for name, value in changes.items():
@@ -127,6 +128,7 @@ def _changed(config: PipelineConfig, changes: Mapping[str, Any]) -> PipelineConf
         return None
 
 
-def _as_flags(changes: Mapping[str, Any]) -> str:
+def as_flags(changes: Mapping[str, Any]) -> str:
+    """Changed settings as they are typed."""
     values = flatten(changes)
     return " ".join(f"{settings()[name].flag} {json.dumps(value).strip(chr(34))}" for name, value in values.items())

@@ -55,13 +55,36 @@ def peak_memory(config: PipelineConfig, shape: ModelShape, work: Workload) -> di
         shape: of the model that it starts from.
         work: its data.
     """
+    peaks = memory_per_process(config, shape, work)
+    if config.compute.device == "cpu" and config.compute.num_processes > 1:
+        policy = peaks["policy"]
+        beside = (config.compute.num_processes - 1) * sum(policy.values()) + policy["process"]
+        peaks["policy"] = policy | {"further processes": beside}
+    return peaks
+
+
+def memory_per_process(config: PipelineConfig, shape: ModelShape, work: Workload, shards: int = 1) -> dict[str, Parts]:
+    """Bytes of a process of each stage at its peak, by what they are for. The policy's stage alone has several.
+
+    Args:
+        config: the recipe.
+        shape: of the model that it starts from.
+        work: its data.
+        shards: processes over which the weights of all models of the policy's stage are spread, with gradients and
+            optimizer; 1: each process holds all of them.
+
+    Source:
+        The layers that are gathered for a pass, and let go after it: FSDP2, `torch.distributed.fsdp.fully_shard`.
+    """
     device = config.compute.device
     stages: Mapping[str, Callable[[PipelineConfig, ModelShape, Workload], Parts]] = {
         "data": _data,
         "sft": _sft,
         "reward_model": _reward_models,
         "reward_audit": _audit,
-        "policy": lambda config, shape, work: _larger(*(_policy(recipe, shape, work) for recipe in config.per_round)),
+        "policy": lambda config, shape, work: _larger(
+            *(_policy(recipe, shape, work, shards) for recipe in config.per_round)
+        ),
         "evaluation": _evaluation,
     }
     peaks = {}
@@ -69,9 +92,6 @@ def peak_memory(config: PipelineConfig, shape: ModelShape, work: Workload) -> di
         parts = memory(config, shape, work) | {"process": _PROCESS[device][stage]}
         if device == "cpu" and (config.compute.dtype == "bf16" or shape.hidden_size**2 >= _LEAST_FP32_WEIGHTS):
             parts["kernels"] = _KERNELS.get(stage, 0.0)
-        if stage == "policy" and device == "cpu" and config.compute.num_processes > 1:
-            per_process = sum(parts.values())
-            parts["further processes"] = (config.compute.num_processes - 1) * per_process + parts["process"]
         peaks[stage] = parts
     return peaks
 
@@ -109,12 +129,12 @@ def _audit(config: PipelineConfig, shape: ModelShape, work: Workload) -> Parts:
     }
 
 
-def _policy(config: PipelineConfig, shape: ModelShape, work: Workload) -> Parts:
+def _policy(config: PipelineConfig, shape: ModelShape, work: Workload, shards: int) -> Parts:
     if config.rl is not None:
-        return _rollouts(config, config.rl, shape, work)
+        return _rollouts(config, config.rl, shape, work, shards)
     section, compute = config.policy, config.compute
     assert isinstance(section, OfflineConfig), "the other sections' settings"
-    frozen = _frozen(shape, compute)
+    frozen = frozen_bytes(shape, compute)
     tokens = rows_of_one(config) * section.rows_per_pass * work.longest
     passes = {
         "activations": _SLACK * tokens * kept_bytes(shape, work.longest, compute),
@@ -132,49 +152,80 @@ def rows_of_one(config: PipelineConfig) -> int:
     return 2 if config.method in ("dpo", "ipo", "simpo") else 1
 
 
-def _frozen(shape: ModelShape, compute: ComputeConfig) -> int:
+def frozen_bytes(shape: ModelShape, compute: ComputeConfig) -> int:
     """Bytes of a model that does not learn."""
     if compute.dtype == "bf16":
         return _CAST * shape.products + _WEIGHT * shape.embeddings
     return _WEIGHT * shape.parameters
 
 
-def _rollouts(config: PipelineConfig, rl: RLConfig, shape: ModelShape, work: Workload) -> Parts:
+def _rollouts(config: PipelineConfig, rl: RLConfig, shape: ModelShape, work: Workload, shards: int) -> Parts:
     compute = config.compute
     share = rl.minibatch_size // compute.num_processes
     rows, longest = min(rl.micro_batch_size or share, share), _longest(config, work)
-    tokens = rows * longest
-    num_reward_models = 1 + sum(source.kind != "function" for source in rl.rewards)
-    learned = 2 if ROLLOUT_METHODS[config.method].has_critic and rl.sharing != "trunk" else 1
     at_a_time = 2 if rl.side_by_side else 1
-    frozen = _frozen(shape, compute)
-    if rl.sharing == "adapters":
-        assert rl.lora is not None, "the configuration asks for it"
-        adapters = shape.adapters(rl.lora.rank)
-        parts = {
-            "backbone": float(frozen),
-            "adapters that learn": float((_WEIGHT + _MOMENTS + _GRADIENT) * learned * adapters),
-            "adapters of reward models": float(_WEIGHT * num_reward_models * adapters),
-        }
-    else:
-        trained = shape.adapters(rl.lora.rank) if rl.lora else shape.parameters
-        of_policy = _WEIGHT * (shape.parameters + (trained if rl.lora else 0)) + _MOMENTS * trained
-        of_value = 0 if learned == 1 else (_WEIGHT + _MOMENTS) * shape.parameters
-        parts = {
-            "policy": float(of_policy),
-            "value model": float(of_value),
-            "gradients": float(_GRADIENT * (shape.parameters if learned == 2 else trained) * at_a_time),
-            "reference": float(frozen),
-            "reward models": float(num_reward_models * frozen),
-            "casts": float(at_a_time * _casts(shape, compute)),
-        }
+    held = {name: size / shards for name, size in _models(config, rl, shape).items()}
     sampled = max(rl.rollout_size, min(rl.num_validation_prompts, work.validation_prompts)) // compute.num_processes
     sampling = _sampling(config, shape, sampled, work, rows)
     training = {
-        "activations": _SLACK * at_a_time * tokens * kept_bytes(shape, longest, compute),
+        "activations": _SLACK * at_a_time * rows * longest * kept_bytes(shape, longest, compute),
         "logits": _SLACK * rows * rl.max_response_tokens * shape.vocab_size * _RL_LOGIT,
     }
-    return parts | _larger(sampling, training)
+    if shards > 1:
+        sampling |= {"whole policy": _whole_policy(rl, shape, compute)}
+        training |= {"gathered layers": _gathered_layers(rl, shape, compute), "gradients": held.pop("gradients")}
+    elif rl.sharing != "adapters":
+        held["casts"] = at_a_time * _casts(shape, compute)
+    return held | _larger(sampling, training)
+
+
+def _models(config: PipelineConfig, rl: RLConfig, shape: ModelShape) -> Parts:
+    """Weights by their role, gradients and AdamW's moments."""
+    frozen = float(frozen_bytes(shape, config.compute))
+    num_reward_models = 1 + sum(source.kind != "function" for source in rl.rewards)
+    has_value_model = ROLLOUT_METHODS[config.method].has_critic and rl.sharing != "trunk"
+    if rl.sharing == "adapters":
+        assert rl.lora is not None, "the configuration asks for it"
+        adapters = shape.adapters(rl.lora.rank)
+        learned = (2 if has_value_model else 1) * adapters
+        return {
+            "backbone": frozen,
+            "adapters that learn": float(_WEIGHT * learned),
+            "adapters of reward models": float(_WEIGHT * num_reward_models * adapters),
+            "gradients": float(_GRADIENT * learned),
+            "optimizer": float(_MOMENTS * learned),
+        }
+    trained = shape.adapters(rl.lora.rank) if rl.lora else shape.parameters
+    of_value = shape.parameters if has_value_model else 0
+    return {
+        "policy": float(_WEIGHT * (shape.parameters + (trained if rl.lora else 0))),
+        "value model": float(_WEIGHT * of_value),
+        "optimizer": float(_MOMENTS * (trained + of_value)),
+        # The two models take turns, unless they work side by side.
+        "gradients": float(_GRADIENT * max(trained, of_value) * (2 if rl.side_by_side else 1)),
+        "reference": frozen,
+        "reward models": num_reward_models * frozen,
+    }
+
+
+def _whole_policy(rl: RLConfig, shape: ModelShape, compute: ComputeConfig) -> float:
+    """A sharded policy as it samples: gathered once, since decoding calls each layer at every token."""
+    if rl.sharing == "adapters":
+        return float(frozen_bytes(shape, compute))
+    return _WEIGHT * shape.parameters + _casts(shape, compute)
+
+
+def _gathered_layers(rl: RLConfig, shape: ModelShape, compute: ComputeConfig) -> float:
+    """What of a sharded model a pass holds whole: embeddings and head, the block that works and the next one.
+
+    Gradients of the embeddings and of one block are whole before they are summed and spread.
+    """
+    block = shape.products / max(1, shape.num_layers)
+    if rl.sharing == "adapters":
+        return 2 * block * (_CAST if compute.dtype == "bf16" else _WEIGHT) + _WEIGHT * shape.embeddings
+    cast = _CAST if compute.dtype == "bf16" else 0
+    gradients = 0.0 if rl.lora else _GRADIENT * (shape.embeddings + block)
+    return 2 * block * (_WEIGHT + cast) + _WEIGHT * shape.embeddings + gradients
 
 
 def _evaluation(config: PipelineConfig, shape: ModelShape, work: Workload) -> Parts:
