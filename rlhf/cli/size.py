@@ -1,6 +1,7 @@
 """`rlhf size`: whether a recipe would fit GPUs that are not here, and how long an update would take on them."""
 
 import argparse
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
 from rich.padding import Padding
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
 
 _SHARDINGS = ("none", "node", "full")
 _MOST_OPTIONS = 4
+_DOES = {"sampling": "samples", "training": "learns", "saving": "saves"}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -94,9 +96,7 @@ def _model(config: PipelineConfig, size: str | None) -> "tuple[str, ModelShape]"
     shape = shape_of(config.model, None if survey is None else survey[1])
     name = config.model.base or "a Llama that is built"
     if shape is None:
-        raise InputError(
-            f"{name}: its shape is not known before it is downloaded; give the --shape of a model of its size, such as 7B"
-        )
+        raise InputError(f"{name}: its shape is not known before it is downloaded; give a --shape, such as 7B")
     return name, shape
 
 
@@ -138,11 +138,18 @@ def _stages(sizing: "Sizing") -> Table:
 
 
 def _roles(sizing: "Sizing") -> Table:
-    table = Table("the policy's stage, in each process", "GB")
-    table.columns[1].justify = "right"
-    for name, size in sorted(sizing.stages["policy"].items(), key=lambda part: -part[1]):
-        table.add_row(name, f"{size / 1e9:,.2f}")
+    table = Table("the policy's stage, GB in each process", *(f"as it {_DOES[moment]}" for moment in sizing.moments))
+    for column in table.columns[1:]:
+        column.justify = "right"
+    roles = dict.fromkeys(role for parts in sizing.moments.values() for role in parts)
+    for role in roles:
+        table.add_row(role, *_in_gb(parts.get(role, 0.0) for parts in sizing.moments.values()))
+    table.add_row("all", *_in_gb(sum(parts.values()) for parts in sizing.moments.values()))
     return table
+
+
+def _in_gb(sizes: Iterable[float]) -> list[str]:
+    return [f"{size / 1e9:,.2f}" if size else "" for size in sizes]
 
 
 def _update(sizing: "Sizing") -> Table:
@@ -169,8 +176,8 @@ def _does_not_fit(sizing: "Sizing", flags: str | None, least: "Peak") -> str:
     memory = sizing.cluster.gpu.memory
     advice = f"it fits with {flags}" if flags else f"no change that was tried lets it fit; {_takes(least)} at least"
     return (
-        f"{sizing.config.name} does not fit {sizing.cluster}: {_takes(sizing.peak)}, and a GPU has {memory / 1e9:g} GB, "
-        f"of which a run may take {sizing.room / memory:.0%}; {advice}"
+        f"{sizing.config.name} does not fit {sizing.cluster}: {_takes(sizing.peak)}, and a GPU has "
+        f"{memory / 1e9:g} GB, of which a run may take {sizing.room / memory:.0%}; {advice}"
     )
 
 

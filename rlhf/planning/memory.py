@@ -131,7 +131,7 @@ def _audit(config: PipelineConfig, shape: ModelShape, work: Workload) -> Parts:
 
 def _policy(config: PipelineConfig, shape: ModelShape, work: Workload, shards: int) -> Parts:
     if config.rl is not None:
-        return _rollouts(config, config.rl, shape, work, shards)
+        return _larger(*rollout_moments(config, config.rl, shape, work, shards).values())
     section, compute = config.policy, config.compute
     assert isinstance(section, OfflineConfig), "the other sections' settings"
     frozen = frozen_bytes(shape, compute)
@@ -159,7 +159,18 @@ def frozen_bytes(shape: ModelShape, compute: ComputeConfig) -> int:
     return _WEIGHT * shape.parameters
 
 
-def _rollouts(config: PipelineConfig, rl: RLConfig, shape: ModelShape, work: Workload, shards: int) -> Parts:
+def rollout_moments(
+    config: PipelineConfig, rl: RLConfig, shape: ModelShape, work: Workload, shards: int
+) -> dict[str, Parts]:
+    """Bytes that a process holds as it samples, learns from a rollout and saves the policy, by what they are for.
+
+    Args:
+        config: the recipe, of one round.
+        rl: its settings of rollouts.
+        shape: of the model.
+        work: its data.
+        shards: as `memory_per_process` has them.
+    """
     compute = config.compute
     share = rl.minibatch_size // compute.num_processes
     rows, longest = min(rl.micro_batch_size or share, share), _longest(config, work)
@@ -172,11 +183,13 @@ def _rollouts(config: PipelineConfig, rl: RLConfig, shape: ModelShape, work: Wor
         "logits": _SLACK * rows * rl.max_response_tokens * shape.vocab_size * _RL_LOGIT,
     }
     if shards > 1:
-        sampling |= {"whole policy": _whole_policy(rl, shape, compute)}
-        training |= {"gathered layers": _gathered_layers(rl, shape, compute), "gradients": held.pop("gradients")}
-    elif rl.sharing != "adapters":
-        held["casts"] = at_a_time * _casts(shape, compute)
-    return held | _larger(sampling, training)
+        sampling |= {"whole policy": _whole_policy(rl, shape, compute), "casts": _policy_casts(rl, shape, compute)}
+        training |= {"gathered layers": _gathered_layers(rl, shape), "gradients": held.pop("gradients")}
+        training |= {"casts": _policy_casts(rl, shape, compute)}
+    else:
+        held["casts"] = at_a_time * _policy_casts(rl, shape, compute)
+    moments = {"sampling": sampling, "training": training, "saving": _saving(rl, shape, compute, shards)}
+    return {moment: held | parts for moment, parts in moments.items()}
 
 
 def _models(config: PipelineConfig, rl: RLConfig, shape: ModelShape) -> Parts:
@@ -208,24 +221,34 @@ def _models(config: PipelineConfig, rl: RLConfig, shape: ModelShape) -> Parts:
     }
 
 
+def _policy_casts(rl: RLConfig, shape: ModelShape, compute: ComputeConfig) -> float:
+    """Rounded weights, which a pass keeps for its backward pass, gathered layers or not; a backbone is rounded once."""
+    return 0.0 if rl.sharing == "adapters" else _casts(shape, compute)
+
+
 def _whole_policy(rl: RLConfig, shape: ModelShape, compute: ComputeConfig) -> float:
     """A sharded policy as it samples: gathered once, since decoding calls each layer at every token."""
-    if rl.sharing == "adapters":
-        return float(frozen_bytes(shape, compute))
-    return _WEIGHT * shape.parameters + _casts(shape, compute)
+    return float(frozen_bytes(shape, compute) if rl.sharing == "adapters" else _WEIGHT * shape.parameters)
 
 
-def _gathered_layers(rl: RLConfig, shape: ModelShape, compute: ComputeConfig) -> float:
-    """What of a sharded model a pass holds whole: embeddings and head, the block that works and the next one.
+def _gathered_layers(rl: RLConfig, shape: ModelShape) -> float:
+    """What of a sharded model a pass holds whole: what is around the blocks, a block, the next one, and a buffer.
 
-    Gradients of the embeddings and of one block are whole before they are summed and spread.
+    Gradients of what is around them and of one block are whole before they are summed and spread.
     """
     block = shape.products / max(1, shape.num_layers)
     if rl.sharing == "adapters":
-        return 2 * block * (_CAST if compute.dtype == "bf16" else _WEIGHT) + _WEIGHT * shape.embeddings
-    cast = _CAST if compute.dtype == "bf16" else 0
+        return 3 * block * _CAST + _WEIGHT * shape.head
     gradients = 0.0 if rl.lora else _GRADIENT * (shape.embeddings + block)
-    return 2 * block * (_WEIGHT + cast) + _WEIGHT * shape.embeddings + gradients
+    return _WEIGHT * (shape.embeddings + 2 * block + max(shape.embeddings, block)) + gradients
+
+
+def _saving(rl: RLConfig, shape: ModelShape, compute: ComputeConfig, shards: int) -> Parts:
+    """The best policy as it is saved: a plain copy, unless the policy is one itself."""
+    if shards == 1 and rl.lora is None:
+        return {}
+    whole = {"whole policy": _whole_policy(rl, shape, compute)} if shards > 1 else {}
+    return whole | {"copy that is saved": float(_WEIGHT * shape.parameters)}
 
 
 def _evaluation(config: PipelineConfig, shape: ModelShape, work: Workload) -> Parts:

@@ -14,7 +14,7 @@ def llama_shape(
     is_tied: bool = False,
     has_biases: bool = False,
 ) -> ModelShape:
-    """A Llama, with biases on queries, keys and values a Qwen. Heads: of queries, of keys and values, and their width."""
+    """A Llama, or with biases on queries, keys and values a Qwen. Heads: of queries, of keys, and their width."""
     num_heads, num_key_value_heads, head_size = heads
     queries, keys = num_heads * head_size, num_key_value_heads * head_size
     block = 2 * hidden_size * (queries + keys) + 3 * hidden_size * feed_forward_size + 2 * hidden_size

@@ -23,7 +23,7 @@ from rlhf.planning.fit import (
     smallest,
 )
 from rlhf.planning.hardware import Cluster
-from rlhf.planning.memory import Parts, memory_per_process
+from rlhf.planning.memory import Parts, memory_per_process, rollout_moments
 from rlhf.planning.shape import ModelShape, Workload
 from rlhf.planning.throughput import Seconds, update_seconds
 
@@ -49,6 +49,7 @@ class Sizing:
         cluster: the GPUs.
         sharding: how models are spread.
         stages: bytes of a process at each stage's peak, by what they are for.
+        moments: the same of the policy's stage as it samples, trains and saves; of a method without rollouts its peak.
         update: seconds of an update's phases; None where they cannot be said.
     """
 
@@ -57,6 +58,7 @@ class Sizing:
     cluster: Cluster
     sharding: Sharding
     stages: Mapping[str, Parts]
+    moments: Mapping[str, Parts]
     update: Mapping[str, Seconds] | None
 
     @property
@@ -133,10 +135,16 @@ def size_recipe(config: PipelineConfig, shape: ModelShape, cluster: Cluster, sha
         raise InputError(f"--sharding {sharding}: {why}, so it would be ignored; drop it")
     config = _on(config, processes)
     shards = {"none": 1, "node": min(cluster.per_node, processes), "full": processes}[sharding]
-    stages = memory_per_process(config, shape, full_length(config), shards)
+    work = full_length(config)
+    stages = memory_per_process(config, shape, work, shards)
     if config.data.sampled_from is None:
         del stages["data"]  # no model takes part in it
-    return Sizing(config, shape, cluster, sharding, stages, update_seconds(config, shape, cluster, shards))
+    moments = {"training": stages["policy"]}
+    if config.rl is not None:
+        process = {"process": stages["policy"]["process"]}
+        of_rollouts = rollout_moments(config, config.rl, shape, work, shards)
+        moments = {moment: parts | process for moment, parts in of_rollouts.items()}
+    return Sizing(config, shape, cluster, sharding, stages, moments, update_seconds(config, shape, cluster, shards))
 
 
 def full_length(config: PipelineConfig) -> Workload:
@@ -166,14 +174,15 @@ def options(sizing: Sizing) -> Iterator[Option]:
     change what is trained; more GPUs change what a run costs. One that changes all that an earlier option does, and
     more, is left out.
     """
-    given: list[Settings] = []
+    given: list[set[str]] = []
     for settings, cluster, shardings in _kinds(sizing):
         fitting = (one for one in _variants(sizing, settings, cluster, shardings) if one.sizing.fits)
         option = next(fitting, None)
         if option is not None:
             option = _without_needless(sizing, option)
-            if not any(earlier.keys() <= option.settings.keys() for earlier in given):
-                given.append(option.settings)
+            changed = {f"{name} {value}" if name == "rl.sharing" else name for name, value in option.settings.items()}
+            if not any(earlier <= changed for earlier in given):
+                given.append(changed)
                 yield option
 
 
@@ -188,10 +197,13 @@ def least_peak(sizing: Sizing) -> Peak:
 def _kinds(sizing: Sizing) -> Iterator[tuple[Settings, Cluster, Sequence[Sharding]]]:
     """Changed settings, GPUs, and how models are spread over them; beside each, fewer rows in a pass are tried."""
     config, cluster = sizing.config, sizing.cluster
-    now = SHARDINGS[SHARDINGS.index(sizing.sharding) :]
+    wider = SHARDINGS[SHARDINGS.index(sizing.sharding) + 1 :]
+    # Within one node the two are the same.
+    wider = tuple(sharding for sharding in wider if sharding == "full" or cluster.nodes > 1)
+    now = (sizing.sharding, *wider)
     supervised = {f"{stage}.lora": ADAPTERS for stage in ("sft", "reward_model") if getattr(config, stage).lora is None}
-    yield {}, cluster, now[:1]
-    yield {}, cluster, now[1:]
+    yield {}, cluster, (sizing.sharding,)
+    yield {}, cluster, wider
     has_own_value_model = config.rl is not None and config.rl.sharing == "none" and _has_critic(config)
     trunk = {"rl.sharing": "trunk"} if has_own_value_model else {}
     yield trunk, cluster, now

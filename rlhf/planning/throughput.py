@@ -29,7 +29,8 @@ class Efficiency:
         mfu: share of the peak operations in passes over whole rows.
         reading: share of the memory's bandwidth.
         link: share of the link within a node.
-        between_nodes: bytes per second of each GPU to other nodes, one way.
+        between_nodes: bytes per second of each GPU to other nodes, one way. A byte that all processes need crosses
+            once from node to node, and the GPUs of a node share its bytes.
         call: seconds of a block in a step of decoding beside what it reads.
         overlaps: whether sharded weights are gathered while other layers compute.
     """
@@ -181,7 +182,8 @@ class _Update:
         return self._moving(2 * num_bytes, copies, self.cluster.nodes > 1)
 
     def _moving(self, num_bytes: float, group: int, crosses_nodes: bool) -> float:
-        rate = min(self.link, self.efficiency.between_nodes) if crosses_nodes else self.link
+        between_nodes = self.efficiency.between_nodes * self.cluster.per_node
+        rate = min(self.link, between_nodes) if crosses_nodes else self.link
         return num_bytes * (group - 1) / group / rate
 
 
