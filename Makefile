@@ -69,6 +69,10 @@ check: .venv/installed-dev ## Formatting, lint, types, and the contracts between
 prefect.yaml: .venv/installed rlhf/stages.py flows/servers/prefect_yaml.py ## Write the deployments anew.
 	$(BIN)/python -m flows.servers.prefect_yaml
 
+docs/scaling.md: .venv/installed $(wildcard rlhf/planning/*.py) configs/gpu.yaml benchmarks/scaling_page.py ## Write its tables anew.
+	$(BIN)/python -m benchmarks.scaling_page
+	@touch $@
+
 format: .venv/installed-dev ## Put the code in form.
 	$(BIN)/ruff check --fix-only
 	$(BIN)/ruff format

@@ -141,7 +141,7 @@ def _roles(sizing: "Sizing") -> Table:
     table = Table("the policy's stage, GB in each process", *(f"as it {_DOES[moment]}" for moment in sizing.moments))
     for column in table.columns[1:]:
         column.justify = "right"
-    roles = dict.fromkeys(role for parts in sizing.moments.values() for role in parts)
+    roles = dict.fromkeys(role for parts in sizing.moments.values() for role, size in parts.items() if size)
     for role in roles:
         table.add_row(role, *_in_gb(parts.get(role, 0.0) for parts in sizing.moments.values()))
     table.add_row("all", *_in_gb(sum(parts.values()) for parts in sizing.moments.values()))

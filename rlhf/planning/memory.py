@@ -55,10 +55,12 @@ def peak_memory(config: PipelineConfig, shape: ModelShape, work: Workload) -> di
         shape: of the model that it starts from.
         work: its data.
     """
-    peaks = memory_per_process(config, shape, work)
-    if config.compute.device == "cpu" and config.compute.num_processes > 1:
+    processes = config.compute.num_processes
+    is_sharded = getattr(config.compute, "sharding", "none") != "none"
+    peaks = memory_per_process(config, shape, work, processes if is_sharded else 1)
+    if config.compute.device == "cpu" and processes > 1:
         policy = peaks["policy"]
-        beside = (config.compute.num_processes - 1) * sum(policy.values()) + policy["process"]
+        beside = (processes - 1) * sum(policy.values()) + policy["process"]
         peaks["policy"] = policy | {"further processes": beside}
     return peaks
 

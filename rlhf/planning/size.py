@@ -8,6 +8,7 @@ from typing import Any, Literal, get_args
 
 from pydantic import ValidationError
 
+from rlhf.config.model import ComputeConfig
 from rlhf.config.pipeline import PipelineConfig
 from rlhf.config.rl import ROLLOUT_METHODS
 from rlhf.errors import ConfigError, InputError
@@ -133,7 +134,7 @@ def size_recipe(config: PipelineConfig, shape: ModelShape, cluster: Cluster, sha
     if sharding != "none" and processes == 1:
         why = "there is one GPU" if cluster.size == 1 else f"{config.method} trains in one process"
         raise InputError(f"--sharding {sharding}: {why}, so it would be ignored; drop it")
-    config = _on(config, processes)
+    config = _on(config, processes, sharding)
     shards = {"none": 1, "node": min(cluster.per_node, processes), "full": processes}[sharding]
     work = full_length(config)
     stages = memory_per_process(config, shape, work, shards)
@@ -228,7 +229,8 @@ def _variants(sizing: Sizing, settings: Settings, cluster: Cluster, shardings: S
 
 def _sized(sizing: Sizing, settings: Settings, cluster: Cluster, sharding: Sharding) -> Option | None:
     """What a change comes to; None where it cannot be."""
-    config = changed_recipe(sizing.config, {**settings, "compute.num_processes": 1})
+    alone = {f"compute.{name}": value for name, value in _compute(1, "none").items()}
+    config = changed_recipe(sizing.config, {**settings, **alone})
     if config is None:
         return None
     with suppress(InputError):
@@ -262,16 +264,21 @@ def _in_processes(config: PipelineConfig) -> bool:
     return all(recipe.rl is not None for recipe in config.per_round)
 
 
-def _on(config: PipelineConfig, processes: int) -> PipelineConfig:
+def _on(config: PipelineConfig, processes: int, sharding: Sharding) -> PipelineConfig:
     """The recipe on CUDA devices, one per process.
 
     Raises:
         ConfigError: it cannot be so.
     """
     values = json.loads(config.model_dump_json())
-    values["compute"] |= {"device": "cuda", "num_processes": processes}
+    values["compute"] |= _compute(processes, sharding)
     try:
         return PipelineConfig.model_validate(values)
     except ValidationError as error:
         reasons = "; ".join(detail["msg"].removeprefix("Value error, ") for detail in error.errors())
         raise ConfigError(f"{config.name} on {processes} GPUs, a process each: {reasons}") from None
+
+
+def _compute(processes: int, sharding: Sharding) -> dict[str, Any]:
+    values = {"device": "cuda", "num_processes": processes}
+    return values | ({"sharding": sharding} if "sharding" in ComputeConfig.model_fields else {})
