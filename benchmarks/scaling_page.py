@@ -80,7 +80,7 @@ def stages_table() -> str:
 
 def roles_table(size: str) -> str:
     """GB of each role in the policy's stage on 8 GPUs, as it samples, learns and saves."""
-    columns = {}
+    columns: dict[str, Parts] = {}
     for recipe, sharding in (("full weights", "full"), ("adapters", "none")):
         sizing = next(one for one in _sized(size, recipe, "8xH100") if one.sharding == sharding)
         columns |= {f"{recipe}, {moment}": _with_adapters(parts) for moment, parts in sizing.moments.items()}
