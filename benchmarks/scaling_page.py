@@ -136,7 +136,8 @@ def _grid() -> Iterator[tuple[list[str], list[Sizing]]]:
 
 
 def _columns() -> list[str]:
-    return [gpus.removesuffix("xH100").replace("x", " x ") for gpus in CLUSTERS]
+    counts = [gpus.removesuffix("xH100").replace("x", " x ") for gpus in CLUSTERS]
+    return [f"{count} GPU{'' if count == '1' else 's'}" for count in counts]
 
 
 @cache
