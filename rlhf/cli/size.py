@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from rlhf.planning.size import Option, Sizing
 
 _SHARDINGS = ("none", "node", "full")
-_MOST_OPTIONS = 4
+_MOST_OPTIONS = 3
 _DOES = {"sampling": "samples", "training": "learns", "saving": "saves"}
 
 
@@ -85,6 +85,7 @@ def _model(config: PipelineConfig, size: str | None) -> "tuple[str, ModelShape]"
         from rlhf.planning.public_shapes import public_shape
 
         return public_shape(size)
+    from rlhf.modeling.hub import base_with_folder, check_model_folder
     from rlhf.planning.shape import shape_of
     from rlhf.planning.workload import survey_before
 
@@ -92,6 +93,8 @@ def _model(config: PipelineConfig, size: str | None) -> "tuple[str, ModelShape]"
         raise InputError(
             "model.base is not set, so the model's shape is not known; name a base, or give a --shape such as 7B"
         )
+    if config.model.base is not None:
+        check_model_folder(str(base_with_folder(config.model).base))
     survey = survey_before(config) if config.model.base is None else None
     shape = shape_of(config.model, None if survey is None else survey[1])
     name = config.model.base or "a Llama that is built"
@@ -104,10 +107,12 @@ def _print(name: str, sizing: "Sizing", changes: "list[Option]") -> None:
     console, config = TextConsole(), sizing.config
     processes = config.compute.num_processes
     console.print(
-        f"{config.name} on {sizing.cluster}: {name}, {sizing.shape.parameters / 1e9:.2f} billion parameters, "
+        f"{config.name} on {sizing.cluster}: {name}, {sizing.shape.parameters:,} parameters, "
         f"{_counted(processes, 'process', 'processes')}, sharding {sizing.sharding}. Rows of {config.model.max_length} "
         f"tokens, {config.max_response_tokens} of them of the response; data may be shorter."
     )
+    if processes < sizing.cluster.size:
+        console.print(f"One GPU works and the others are idle, since {config.method} trains in one process.")
     console.print(_stages(sizing))
     console.print(_roles(sizing))
     if sizing.update is not None:

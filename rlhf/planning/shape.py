@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from rlhf.config.model import ArchitectureConfig, ModelConfig
+from rlhf.errors import ModelError
 from rlhf.modeling.files import local_files
 from rlhf.modeling.headers import read_weights
 from rlhf.modeling.hub import base_with_folder, is_hub_id
@@ -122,7 +123,11 @@ def shape_in(folder: Path) -> ModelShape:
         ModelError: a file is not what it should be.
     """
     files = local_files(folder)
-    config, weights = json.loads(files.read_settings()["config.json"]), read_weights(files)
+    try:
+        config = json.loads(files.read_settings()["config.json"])
+    except (KeyError, ValueError):
+        raise ModelError(f"{folder}: there is no config.json that can be read; give a model's folder") from None
+    weights = read_weights(files)
     hidden = first(config, "hidden_size", "n_embd", "d_model") or 0
     heads = first(config, "num_attention_heads", "n_head") or 1
     head_size = first(config, "head_dim") or hidden // heads

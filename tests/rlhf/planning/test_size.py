@@ -273,6 +273,7 @@ def test_the_command_gives_json(capsys: pytest.CaptureFixture[str]):
         (["--gpus", "8xH10"], "--gpus 8xH10: H10 is not a known kind of GPU"),
         (["--gpus", "1xH100"], "Qwen/Qwen2.5-0.5B-Instruct: its shape is not known before it is downloaded; give a"),
         (["--gpus", "1xH100", "--model.base", "none"], "model.base is not set, so the model's shape is not known"),
+        (["--gpus", "1xH100", "--model.base", "./no/folder"], "./no/folder: no such model folder; give a folder, or"),
         (["--gpus", "1xH100", "--shape", "7T"], "--shape 7T: not a known shape; the nearest known one is 7"),
     ],
 )
@@ -289,5 +290,8 @@ def test_a_base_that_is_here_and_a_model_that_is_built_have_shapes(capsys: pytes
     assert main(["size", str(GPU), *base, "--gpus", "1xL4", "--json"]) == 0
     here = json.loads(capsys.readouterr().out)
     assert here["parameters"] == shape_in(tmp_path / "sft" / "policy").parameters
+    (tmp_path / "sft" / "policy" / "config.json").write_text("{")
+    assert main(["size", str(GPU), *base, "--gpus", "1xL4"]) == 2
+    assert "there is no config.json that can be read" in capsys.readouterr().err
     assert main(["size", str(GPU.with_name("demo.yaml")), "--gpus", "1xL4", "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["model"] == "a Llama that is built"
