@@ -2,8 +2,7 @@
 
     python -m benchmarks.our_run --policy DIR --reward DIR --prompts FILE.jsonl --out result.json
 
-The loop over updates alone is timed. The library's functions are watched from outside and left as they are. Started by
-torchrun with `--processes`, each process takes its share of the rows, and the first one tells the result.
+The loop over updates alone is timed. The library's functions are watched from outside and left as they are.
 """
 
 import argparse
@@ -27,8 +26,6 @@ from rlhf.modeling.context import start_stage
 from rlhf.modeling.models import save_model
 from rlhf.policy import sampling
 from rlhf.policy.context import Prompts
-from rlhf.policy.distributed import all_reduce_max, process_group
-from rlhf.policy.distributed import is_first as is_first_process
 from rlhf.rl import optimization as updates
 from rlhf.rl import rollout as rollouts
 from rlhf.rl.context import RLContext, make_context
@@ -61,18 +58,14 @@ def rl_config(settings: Settings, method: str, sharing: str, side_by_side: bool)
     )
 
 
-def compute_of(parsed: argparse.Namespace) -> ComputeConfig:
-    """Device, threads, precision and processes."""
-    processes = {"num_processes": parsed.processes} | ({"sharding": parsed.sharding} if parsed.sharding else {})
-    threads = {"device": parsed.device, "dtype": parsed.dtype, "num_threads": parsed.threads}
-    return ComputeConfig.model_validate(threads | processes)
-
-
 def load(parsed: argparse.Namespace, settings: Settings, scratch: Path) -> RLContext:
     """A learner on the given models, laid out in `scratch` (as links) the way the stages leave them."""
-    config, compute = rl_config(settings, parsed.method, parsed.sharing, parsed.side_by_side), compute_of(parsed)
+    config = rl_config(settings, parsed.method, parsed.sharing, parsed.side_by_side)
     if reason := rollout_error(parsed.method, config):
         raise ConfigError(reason)
+    compute = ComputeConfig.model_validate(
+        {"device": settings.device, "dtype": parsed.dtype, "num_threads": settings.threads}
+    )
     prompts = read_prompts(parsed.prompts)
     longest = max(map(len, prompts)) + settings.response_tokens
     setup = Setup(seed=settings.seed, model=ModelConfig(max_length=longest), compute=compute)
@@ -139,12 +132,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--warmup-updates", type=int, default=0, help="first updates that are not counted at all")
     parser.add_argument("--sharing", choices=("none", "adapters", "trunk"), default="none")
     parser.add_argument("--side-by-side", action="store_true", help="policy and value model work at the same time")
-    parser.add_argument("--processes", type=int, default=1, help="as many as torchrun starts")
-    parser.add_argument("--sharding", default="", help="compute.sharding")
     parsed = parser.parse_args(arguments)
     settings = settings_of(parsed)
-    compute = compute_of(parsed)
-    with process_group(compute), tempfile.TemporaryDirectory(prefix="bench_ours_") as scratch:
+    with tempfile.TemporaryDirectory(prefix="bench_ours_") as scratch:
         learner = load(parsed, settings, Path(scratch))
         clock = PhaseClock(torch.cuda.synchronize if settings.device == "cuda" else lambda: None)
         watch(clock, parsed.side_by_side)
@@ -157,8 +147,6 @@ def main(arguments: Sequence[str] | None = None) -> None:
         register_optimizer_step_post_hook(count)
         seen = run(learner, settings, clock, parsed.snapshots, parsed.warmup_updates)
         wall_s = clock.elapsed()
-        largest = int(all_reduce_max(torch.tensor(peak_rss_mb())))
-        is_first = is_first_process()
     episodes = settings.episodes - parsed.warmup_updates * settings.rollout
     result = {
         "trainer": "rlhf",
@@ -172,14 +160,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
         "episodes_per_s": round(episodes / wall_s, 3),
         "seconds": clock.report(wall_s),
         "optimizer_steps": max(steps.values()),
-        "peak_rss_mb": largest,
+        "peak_rss_mb": peak_rss_mb(),
         **seen,
         "versions": versions("torch", "transformers", "peft"),
     }
     if settings.device == "cuda":
         result["peak_cuda_mb"] = torch.cuda.max_memory_allocated() // 2**20
-    if is_first:
-        write_result(parsed.out, result)
+    write_result(parsed.out, result)
 
 
 def _num_parameters(folder: Path) -> int:

@@ -56,8 +56,8 @@ class Case:
 
     @property
     def is_possible(self) -> bool:
-        """Whether the project has what the case needs."""
-        return self.sharding == "none" or "sharding" in ComputeConfig.model_fields
+        """Whether `benchmarks.our_run` takes part in a group of processes, which it does since there is sharding."""
+        return self.processes == 1 or "sharding" in ComputeConfig.model_fields
 
 
 CASES = {
@@ -80,7 +80,7 @@ def main() -> None:
     rows = json.loads(FILE.read_text()) if FILE.exists() else {}
     for name in options.cases or CASES:
         if not CASES[name].is_possible:
-            print(f"{name}: not run, since there is no compute.sharding", file=sys.stderr)
+            print(f"{name}: not run, since this project has no compute.sharding", file=sys.stderr)
             continue
         parts = predicted(CASES[name])
         rows[name] = {
@@ -143,15 +143,14 @@ def shape_of(models: str) -> ModelShape:
 
 
 def measured(case: Case) -> int:
-    """Peak MB of the process that held the most."""
-    flags = [*made_elsewhere(case.models).flags(), *SETTINGS.flags(), "--sharing", case.sharing]
-    threads, module = SETTINGS.threads, "benchmarks.our_run"
+    """Peak MB of the process, of several the first."""
+    settings = replace(SETTINGS, threads=SETTINGS.threads // case.processes)
+    flags = [*made_elsewhere(case.models).flags(), *settings.flags(), "--sharing", case.sharing]
+    module = "benchmarks.our_run"
     if case.processes > 1:
-        sharding = ["--sharding", case.sharding] if case.sharding != "none" else []
-        flags = [*flags, "--processes", str(case.processes), *sharding, "--threads", "1"]
-        flags = ["--standalone", "--nproc-per-node", str(case.processes), "-m", module, *flags]
-        threads, module = 1, "torch.distributed.run"
-    return int(run_side(sys.executable, module, flags, threads, case.name).result["peak_rss_mb"])
+        started = ["--standalone", "--nproc-per-node", str(case.processes), "-m", module]
+        flags, module = [*started, *flags, "--sharding", case.sharding], "torch.distributed.run"
+    return int(run_side(sys.executable, module, flags, settings.threads, case.name).result["peak_rss_mb"])
 
 
 def part(rows: Mapping[str, Mapping[str, Any]]) -> str:
