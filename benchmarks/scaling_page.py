@@ -27,8 +27,8 @@ RECIPES = {
 }
 ROLES = (
     *("policy", "value model", "reference", "reward models", "backbone", "adapters", "optimizer", "gradients"),
-    *("gathered layers", "casts", "activations", "keys and values", "logits"),
-    *("whole policy", "copy that is saved", "process"),
+    *("gathered blocks", "casts", "activations", "keys and values", "logits"),
+    *("gathered policy", "copy that is saved", "process"),
 )
 _ADAPTERS = ("adapters that learn", "adapters of reward models")
 

@@ -185,8 +185,11 @@ def rollout_moments(
         "logits": _SLACK * rows * rl.max_response_tokens * shape.vocab_size * _RL_LOGIT,
     }
     if shards > 1:
-        sampling |= {"whole policy": _whole_policy(rl, shape, compute), "casts": _policy_casts(rl, shape, compute)}
-        training |= {"gathered layers": _gathered_layers(rl, shape), "gradients": held.pop("gradients")}
+        sampling |= {
+            "gathered policy": _gathered_policy(rl, shape, compute),
+            "casts": _policy_casts(rl, shape, compute),
+        }
+        training |= {"gathered blocks": _gathered_blocks(rl, shape), "gradients": held.pop("gradients")}
         training |= {"casts": _policy_casts(rl, shape, compute)}
     else:
         held["casts"] = at_a_time * _policy_casts(rl, shape, compute)
@@ -228,12 +231,12 @@ def _policy_casts(rl: RLConfig, shape: ModelShape, compute: ComputeConfig) -> fl
     return 0.0 if rl.sharing == "adapters" else _casts(shape, compute)
 
 
-def _whole_policy(rl: RLConfig, shape: ModelShape, compute: ComputeConfig) -> float:
+def _gathered_policy(rl: RLConfig, shape: ModelShape, compute: ComputeConfig) -> float:
     """A sharded policy as it samples: gathered once, since decoding calls each layer at every token."""
     return float(frozen_bytes(shape, compute) if rl.sharing == "adapters" else _WEIGHT * shape.parameters)
 
 
-def _gathered_layers(rl: RLConfig, shape: ModelShape) -> float:
+def _gathered_blocks(rl: RLConfig, shape: ModelShape) -> float:
     """What of a sharded model a pass holds whole: what is around the blocks, a block, the next one, and a buffer.
 
     Gradients of what is around them and of one block are whole before they are summed and spread.
@@ -249,7 +252,7 @@ def _saving(rl: RLConfig, shape: ModelShape, compute: ComputeConfig, shards: int
     """The best policy as it is saved: a plain copy, unless the policy is one itself."""
     if shards == 1 and rl.lora is None:
         return {}
-    whole = {"whole policy": _whole_policy(rl, shape, compute)} if shards > 1 else {}
+    whole = {"gathered policy": _gathered_policy(rl, shape, compute)} if shards > 1 else {}
     return whole | {"copy that is saved": float(_WEIGHT * shape.parameters)}
 
 

@@ -66,9 +66,9 @@ def test_sharding_divides_what_is_held_and_adds_what_is_gathered():
         assert after[kept] == before[kept]
     block = SEVEN.products / 28
     whole = SEVEN.embeddings + 2 * block
-    assert after["gathered layers"] == pytest.approx(4 * (whole + SEVEN.embeddings + SEVEN.embeddings + block))
-    assert after.keys() - before.keys() == {"gathered layers"}
-    assert spread.moments["sampling"]["whole policy"] == 4 * WEIGHTS, "decoding gathers all of it"
+    assert after["gathered blocks"] == pytest.approx(4 * (whole + SEVEN.embeddings + SEVEN.embeddings + block))
+    assert after.keys() - before.keys() == {"gathered blocks"}
+    assert spread.moments["sampling"]["gathered policy"] == 4 * WEIGHTS, "decoding gathers all of it"
     assert spread.moments["saving"]["copy that is saved"] == 4 * WEIGHTS
 
 
