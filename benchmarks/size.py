@@ -30,7 +30,7 @@ IMPORTS = 391 * 2**20
 """Bytes of a process of the benchmark that has imported all and holds no model (docs/memory-and-time.md)."""
 KERNELS = 198 * 2**20
 """Bytes of oneDNN's kernels and of holes in the heap: what the four runs of `make bench` in turn and in bf16, which
-docs/memory-and-time.md has, held on average beyond imports and models. A whole stage, with its evaluations, makes more."""
+docs/memory-and-time.md has, held on average beyond imports and models. A whole stage has more of them."""
 SETTINGS = Settings(episodes=128, rollout=64, micro_batch=16, ppo_epochs=1, threads=1)
 _LORA = {"rank": 16}
 
