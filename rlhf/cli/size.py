@@ -64,7 +64,7 @@ def run(options: argparse.Namespace) -> None:
 
     cluster = read_cluster(options.gpus)
     name, shape = _model(config, options.shape)
-    sharding = options.sharding or getattr(config.compute, "sharding", "none")
+    sharding = options.sharding or config.compute.sharding
     sizing = size_recipe(config, shape, cluster, sharding)
     changes = [] if sizing.fits else list(options_of(sizing))[:_MOST_OPTIONS]
     if options.json:

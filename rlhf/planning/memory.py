@@ -189,7 +189,7 @@ def rollout_moments(
             "gathered policy": _gathered_policy(rl, shape, compute),
             "casts": _policy_casts(rl, shape, compute),
         }
-        training |= {"gathered blocks": _gathered_blocks(rl, shape), "gradients": held.pop("gradients")}
+        training |= {"gathered blocks": _gathered_blocks(rl, shape, compute), "gradients": held.pop("gradients")}
         training |= {"casts": _policy_casts(rl, shape, compute)}
     else:
         held["casts"] = at_a_time * _policy_casts(rl, shape, compute)
@@ -236,11 +236,14 @@ def _gathered_policy(rl: RLConfig, shape: ModelShape, compute: ComputeConfig) ->
     return float(frozen_bytes(shape, compute) if rl.sharing == "adapters" else _WEIGHT * shape.parameters)
 
 
-def _gathered_blocks(rl: RLConfig, shape: ModelShape) -> float:
+def _gathered_blocks(rl: RLConfig, shape: ModelShape, compute: ComputeConfig) -> float:
     """What of a sharded model a pass holds whole: what is around the blocks, a block, the next one, and a buffer.
 
-    Gradients of what is around them and of one block are whole before they are summed and spread.
+    Gradients of what is around them and of one block are whole before they are summed and spread. In the heap of a CPU
+    activations fill the room that a block leaves, so that the next one needs other room, and in the end all of them do.
     """
+    if compute.device == "cpu":
+        return _gathered_policy(rl, shape, compute) + (0.0 if rl.lora else _GRADIENT * shape.parameters)
     block = shape.products / max(1, shape.num_layers)
     if rl.sharing == "adapters":
         return 3 * block * _CAST + _WEIGHT * shape.head

@@ -8,7 +8,6 @@ from typing import Any, Literal, get_args
 
 from pydantic import ValidationError
 
-from rlhf.config.model import ComputeConfig
 from rlhf.config.pipeline import PipelineConfig
 from rlhf.config.rl import ROLLOUT_METHODS
 from rlhf.errors import ConfigError, InputError
@@ -280,5 +279,4 @@ def _on(config: PipelineConfig, processes: int, sharding: Sharding) -> PipelineC
 
 
 def _compute(processes: int, sharding: Sharding) -> dict[str, Any]:
-    values = {"device": "cuda", "num_processes": processes}
-    return values | ({"sharding": sharding} if "sharding" in ComputeConfig.model_fields else {})
+    return {"device": "cuda", "num_processes": processes, "sharding": sharding}

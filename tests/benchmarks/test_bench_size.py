@@ -39,7 +39,7 @@ def test_the_table_says_the_worst_error_and_what_was_not_run():
     row = {"when": "2026-01-01 10:00", "commit": "abc", "machine": "a machine"}
     said = part({"2M-none": row | {"measured_mb": 797}, "20M-trunk": row | {"measured_mb": 1300}})
     assert "| 2M | none | 1 |  | 716 | 797 | -10% |  |" in said
-    assert "| 20M | none | 2 | full | 1,2" in said
+    assert "| 20M | none | 2 | full | 1,3" in said
     assert "| not run |  |  |" in said
     assert "The worst error is 10% (bound 15%)" in said
     assert part({}) == "Nothing was measured yet."

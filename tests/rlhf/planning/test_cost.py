@@ -87,8 +87,8 @@ def test_rows_at_once_and_lengths_decide_what_comes_and_goes():
     assert 3.5 < totals[1] / totals[0] < 4.2, "each process holds all models"
     shards = recipe(**few, **{"compute.num_processes": 4, "compute.sharding": "full"})
     parts = peak_memory(shards, BILLION, WORK)["policy"]
-    assert parts["policy"] == 12e9 / 4
-    assert parts["gathered policy"] == 4e9, "while it samples"
+    assert parts["policy"] == 4e9 / 4
+    assert parts["gathered blocks"] == 8e9, "while it learns"
     assert sum(parts.values()) < 0.7 * totals[1]
 
 

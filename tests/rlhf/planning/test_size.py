@@ -70,6 +70,9 @@ def test_sharding_divides_what_is_held_and_adds_what_is_gathered():
     assert after.keys() - before.keys() == {"gathered blocks"}
     assert spread.moments["sampling"]["gathered policy"] == 4 * WEIGHTS, "decoding gathers all of it"
     assert spread.moments["saving"]["copy that is saved"] == 4 * WEIGHTS
+    on_a_cpu = recipe(**WHOLE, **{"compute.device": "cpu"})
+    held = memory_per_process(on_a_cpu, SEVEN, full_length(on_a_cpu), 8)["policy"]
+    assert held["gathered blocks"] == 8 * WEIGHTS, "weights and gradients, for what is freed is not used again"
 
 
 def test_node_spreads_over_a_node_and_full_over_all():
