@@ -93,9 +93,7 @@ def audit_metrics(audit: Mapping[str, Any]) -> dict[str, float]:
     for name, prefix in (("reward_model", "reward_audit/"), ("selection_reward_model", "reward_audit/selection_")):
         model = audit["models"][name]
         metrics |= {
-            f"{prefix}accuracy": model["accuracy"]["value"],
-            f"{prefix}accuracy_low": model["accuracy"]["low"],
-            f"{prefix}accuracy_high": model["accuracy"]["high"],
+            **_with_interval(f"{prefix}accuracy", model["accuracy"]),
             f"{prefix}expected_calibration_error": model["expected_calibration_error"],
             f"{prefix}expected_calibration_error_null": model["expected_calibration_error_null"]["high"],
             f"{prefix}brier": model["brier"]["value"],
@@ -110,7 +108,7 @@ def audit_metrics(audit: Mapping[str, Any]) -> dict[str, float]:
                 f"{prefix}scaled_log_loss": scaling["log_loss"]["value"],
             }
         if model["mean_over_categories"] is not None:
-            metrics[f"{prefix}accuracy_mean_over_categories"] = model["mean_over_categories"]["value"]
+            metrics |= _with_interval(f"{prefix}accuracy_mean_over_categories", model["mean_over_categories"])
         if model["strong_less_weak"] is not None:
             metrics[f"{prefix}accuracy_strong_less_weak"] = model["strong_less_weak"]["value"]
         correlations = {
@@ -131,9 +129,15 @@ def audit_metrics(audit: Mapping[str, Any]) -> dict[str, float]:
             metrics["reward_audit/annotator_agreement_decided"] = annotators["decided"]["value"]
             metrics["reward_audit/accuracy_ceiling"] = annotators["ceiling"]["value"]
     for key, figures in (
-        ("ensemble", ("accuracy", "disagreement", "disputed", "least_less_most")),
+        ("ensemble", ("disagreement", "disputed", "least_less_most")),
         ("learning_curve", ("doubled", "gain")),
     ):
         if audit[key] is not None:
             metrics |= {f"reward_audit/{key}_{name}": audit[key][name]["value"] for name in figures}
+    if audit["ensemble"] is not None:
+        metrics |= _with_interval("reward_audit/ensemble_accuracy", audit["ensemble"]["accuracy"])
     return metrics
+
+
+def _with_interval(name: str, estimate: Mapping[str, float]) -> dict[str, float]:
+    return {name: estimate["value"], f"{name}_low": estimate["low"], f"{name}_high": estimate["high"]}

@@ -168,9 +168,9 @@ def _reliability_panel(axes: "Axes", model: ScoredPairs) -> None:
     lowest = _reliability_line(axes, model.calibration, "reward model, 95% interval", BLUE)
     text = f"accuracy {model.accuracy.value:.1%}, calibration error {_calibration_error(model.calibration)}"
     if isinstance(model.scaling, TemperatureScaling):
-        label = f"scaled by a temperature of {model.scaling.temperature.value:.2f}"
-        lowest = min(lowest, _reliability_line(axes, model.scaling.calibration, label, ORANGE))
-        text += f"; scaled {_calibration_error(model.scaling.calibration)}"
+        scaled, temperature = model.scaling.calibration, model.scaling.temperature.value
+        label = f"scaled by {temperature:.2f}: error {_calibration_error(scaled)}"
+        lowest = min(lowest, _reliability_line(axes, scaled, label, ORANGE))
     subtitle(axes, model.title, text)
     axes.set_xlim(0.485, 1.015)
     axes.set_ylim(min(0.38, lowest) - 0.02, 1.03)

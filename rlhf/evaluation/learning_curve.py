@@ -110,8 +110,9 @@ def extrapolate(sizes: NDArray[np.float64], errors: NDArray[np.float64]) -> NDAr
 
 def _answer(num_pairs: int, doubled: Estimate, gain: Estimate) -> str:
     """One sentence for the card."""
-    shown = f"{gain.value:+.1%} ({gain.low:+.1%} to {gain.high:+.1%})"
-    at = f"with twice the {num_pairs:,} pairs accuracy would be {doubled.value:.1%}, which is {shown} more"
+    points = [f"{100 * end:+.1f}" for end in (gain.value, gain.low, gain.high)]
+    change = f"a change of {points[0]} points ({points[1]} to {points[2]})"
+    at = f"with twice the {num_pairs:,} pairs accuracy would be {doubled.value:.1%}, {change}"
     if gain.low > LITTLE:
         return f"More labels would help: {at}."
     if gain.high < LITTLE:
