@@ -7,9 +7,10 @@ from prefect.client.schemas.actions import WorkPoolCreate
 from prefect.client.schemas.objects import FlowRun
 from prefect.states import Running
 
+from flows.servers.automations import SILENCE
 from flows.servers.flow_runs import mark_ownerless
 from rlhf.files.locks import locked
-from rlhf.paths import local_folder
+from rlhf.paths import local_folder, run_environment
 from rlhf.tracking.runs import close_run, open_pipeline
 
 pytestmark = pytest.mark.usefixtures("project_root", "prefect_server")
@@ -48,3 +49,7 @@ def test_runs_of_other_hosts_are_left_to_their_heartbeat():
     with get_client(sync_client=True) as client:
         for run in (elsewhere, there):  # which other tests would wait for
             client.delete_flow_run(run.id)
+
+
+def test_a_run_in_a_terminal_is_heard_in_time():
+    assert SILENCE.total_seconds() >= 3 * int(run_environment()["PREFECT_FLOWS_HEARTBEAT_FREQUENCY"])

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 from started_services import ROOT, wait_for
 
-pytestmark = [pytest.mark.soak, pytest.mark.timeout(1500)]
+pytestmark = [pytest.mark.soak, pytest.mark.timeout(3600)]
 PASSWORD = "a password of the tests"
 _NET = "10.211.37"
 
