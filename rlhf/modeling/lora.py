@@ -51,7 +51,8 @@ def add_products(plain: Any, model: Any, adapter: str) -> Any:
     with torch.no_grad():
         for name, layer in model.named_modules():
             if isinstance(layer, BaseTunerLayer):
-                plain.get_submodule(name).weight += layer.get_delta_weight(adapter)
+                weight = plain.get_submodule(name).weight
+                weight += layer.get_delta_weight(adapter).to(weight.device)
     return plain
 
 

@@ -62,8 +62,8 @@ def load_policy_models(
 
 @torch.no_grad()
 def _plain_copy(policy: Any, folder: Path, compute: ComputeConfig) -> Any:
-    """A copy of a policy that is whole for the moment; it was loaded from `folder`, and may have adapters."""
-    plain = load_policy(folder, compute)
+    """A copy, on the CPU, of a policy that is whole for now; it was loaded from `folder`, and may have adapters."""
+    plain = load_policy(folder, compute.model_copy(update={"device": "cpu"}))
     if isinstance(policy, PeftModel):
         return add_products(plain, policy.get_base_model(), "default")
     for name, parameter in plain.named_parameters():

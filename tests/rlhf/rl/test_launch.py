@@ -284,10 +284,11 @@ LOST = {
 
 def test_the_loss_of_a_process_is_told_where_models_are_sharded(world, tmp_path, install):
     """The others see it in the middle of a pass, and say so as an error of torch."""
-    action, (kind, message) = next(item for item in LOST.items() if "SIGKILL" in item[0])
-    install(FUNCTION.format(action=action), "spoiler = my_rewards:score")
+    within_a_pass = "register_module_forward_hook(lambda *_: os.kill(os.getpid(), signal.SIGKILL))"
+    imported = "from torch.nn.modules.module import register_module_forward_hook"
+    install(FUNCTION.format(action=f"{imported}; {within_a_pass}"), "spoiler = my_rewards:score")
     run = Run(world, tmp_path / "run", sharding="full")
-    with pytest.raises(kind, match=message):
+    with pytest.raises(ProcessesError, match=r"process 1 of 2 .* was killed by SIGKILL"):
         run(rewards=[{"kind": "function", "name": "spoiler"}], micro_batch_size=4)
     assert descendants() == []
 

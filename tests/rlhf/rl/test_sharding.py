@@ -15,6 +15,8 @@ from tiny_world import WORDS, save_world
 from torch import nn
 
 from rlhf.config.model import ComputeConfig
+from rlhf.config.pipeline import PipelineConfig
+from rlhf.config.rl import RLConfig
 from rlhf.errors import ModelError
 from rlhf.policy.sharding import shard
 
@@ -95,3 +97,15 @@ def test_a_model_that_does_not_name_its_blocks_is_refused():
 def test_sharding_that_would_be_ignored_is_refused():
     with pytest.raises(ValueError, match="sharding is full but num_processes is 1, so it would be ignored"):
         ComputeConfig(sharding="full")
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"method": "dpo"}, "DPO trains in one process; set it to 1, or take a method of the section rl"),
+        ({"rl": RLConfig(side_by_side=True)}, r"rl\.side_by_side is for one process"),
+    ],
+)
+def test_what_has_one_process_is_not_sharded(settings, message):
+    with pytest.raises(ValueError, match=message):
+        PipelineConfig(compute=ComputeConfig(num_processes=2, sharding="full"), **settings)
