@@ -156,6 +156,7 @@ def _texts(config: PipelineConfig, facts: CardFacts, measured: _Measured, datash
     """The texts that the template puts in, as Markdown."""
     evaluation = measured.evaluation
     method = METHOD_TITLES[config.method]
+    overoptimization = evaluation.get("overoptimization", {})  # which earlier evaluations have not
     climbs = config.preference is None
     climbed = method if climbs and any(source.kind == "trained" for source in config.policy.rewards) else None
     sources = sources_table(config.policy.rewards) if config.policy.rewards != (RewardSourceConfig(),) else None
@@ -185,8 +186,8 @@ def _texts(config: PipelineConfig, facts: CardFacts, measured: _Measured, datash
         "results_table": results_table(evaluation, climbed),
         "wins_table": wins_table(evaluation, climbed),
         "curve_table": curve_table(measured.curve),
-        "overoptimization": measured.evaluation["overoptimization"]["sentences"],
-        "best_of_n_table": best_of_n_table(measured.evaluation["overoptimization"]["best_of_n"]),
+        "overoptimization": overoptimization.get("sentences", []),
+        "best_of_n_table": best_of_n_table(overoptimization.get("best_of_n")),
         "limitations": _limitations(config, facts, measured),
         "composition_table": composition_table(measured.report),
         "preparation_table": preparation_table(measured.report),
