@@ -170,6 +170,7 @@ def _texts(config: PipelineConfig, facts: CardFacts, measured: _Measured, datash
     """The texts that the template puts in, as Markdown."""
     evaluation = measured.evaluation
     method = METHOD_TITLES[config.method]
+    overoptimization = evaluation.get("overoptimization", {})  # which earlier evaluations have not
     climbs = config.preference is None
     climbed = method if climbs and any(source.kind == "trained" for source in config.policy.rewards) else None
     sources = sources_table(config.policy.rewards) if config.policy.rewards != (RewardSourceConfig(),) else None
@@ -202,8 +203,8 @@ def _texts(config: PipelineConfig, facts: CardFacts, measured: _Measured, datash
         "llm_judge": measured.llm_judge,
         "references_table": wins_table(evaluation["references"], climbed) if evaluation.get("references") else None,
         "curve_table": curve_table(measured.curve),
-        "overoptimization": measured.evaluation["overoptimization"]["sentences"],
-        "best_of_n_table": best_of_n_table(measured.evaluation["overoptimization"]["best_of_n"]),
+        "overoptimization": overoptimization.get("sentences", []),
+        "best_of_n_table": best_of_n_table(overoptimization.get("best_of_n")),
         "sets_table": sets_table(evaluation),
         "categories_table": categories_table(evaluation),
         "sets_too_small": sets_too_small(evaluation, config.evaluation.smallest_set_change),
