@@ -4,20 +4,17 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-
 from rlhf.data.preparation.splits import prompt_key
 from rlhf.data.schema import read_rows
 from rlhf.errors import DataError
-from rlhf.evaluation.answers import OWN_JUDGE, Context, JudgedAnswers, decode_answers, respond
+from rlhf.evaluation.answers import OWN_JUDGE, Context, decode_answers, judge_answers, respond
 from rlhf.evaluation.judged import LLMJudge
 from rlhf.evaluation.prompts import choose_prompts
 from rlhf.evaluation.statistics import win_rate
 from rlhf.gold.rules import GoldRule
-from rlhf.modeling.conversations import Conversation, encode_answers, encode_prompts
+from rlhf.modeling.conversations import Conversation, encode_prompts
 from rlhf.modeling.models import load_policy
-from rlhf.rewards.scoring import Answers, score_rows_once
+from rlhf.rewards.scoring import Answers
 
 
 def compare_with_references(
@@ -51,23 +48,9 @@ def compare_with_references(
     encoded = encode_prompts(context.tokenizer, prompts)
     seed = context.seed("references")
     ids = respond(context, load_policy(policy, context.compute), encoded, max_response_tokens, seed)
-    written = encode_answers(context.tokenizer, prompts, texts, [True] * len(texts))
-    both = {
-        "policy": (decode_answers(context, ids), [len(row) for row in ids]),
-        "references": (Answers(texts, [True] * len(texts)), [len(answer) for _, answer in written]),
-    }
-    rows = [*((*prompt, *answer) for prompt, answer in zip(encoded, ids, strict=True)), *((*p, *a) for p, a in written)]
-    values: dict[str, dict[str, NDArray[np.float64]]] = {
-        name: {"gold": rule.judge(prompts, answers.texts).rewards} if rule else {}
-        for name, (answers, _) in both.items()
-    }
-    for model in (OWN_JUDGE, "reward_model"):
-        scores = score_rows_once(reward_models / model, context.compute, rows, context.config.batch_size)
-        for of_name, of_model in zip(values.values(), np.split(scores, 2), strict=True):
-            of_name[model] = of_model
-    ours, theirs = (
-        JudgedAnswers(answers, np.array(lengths), values[name]) for name, (answers, lengths) in both.items()
-    )
+    written = decode_answers(context, ids), Answers(texts, [True] * len(texts))
+    models = {name: reward_models / name for name in (OWN_JUDGE, "reward_model")}
+    ours, theirs = judge_answers(context, models, prompts, written, rule)
     keys = [prompt_key(prompt) for prompt in prompts]
     return {
         "num_prompts": len(keys),

@@ -5,6 +5,7 @@ Shapes: N prompts, each with one response.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,12 +14,13 @@ from numpy.typing import NDArray
 from rlhf.config.evaluation import EvaluationConfig
 from rlhf.evaluation.refusals import refusal_of
 from rlhf.evaluation.statistics import Estimate, mean_interval, share_interval
-from rlhf.gold.rules import Judgement
+from rlhf.gold.rules import GoldRule, Judgement
 from rlhf.modeling.context import StageContext
-from rlhf.modeling.conversations import decode_responses
+from rlhf.modeling.conversations import Conversation, decode_responses, encode_answers
 from rlhf.modeling.generation import generate_responses
 from rlhf.modeling.logprobs import response_logprobs
-from rlhf.rewards.scoring import Answers
+from rlhf.modeling.tokenizer import load_tokenizer
+from rlhf.rewards.scoring import Answers, score_rows_once
 
 Context = StageContext[EvaluationConfig]
 Ids = Sequence[Sequence[int]]
@@ -96,6 +98,39 @@ def decode_answers(context: Context, ids: Ids) -> Answers:
     """The texts of responses, and whether each has its EOS."""
     tokenizer = context.tokenizer
     return Answers(decode_responses(tokenizer, ids), [tokenizer.eos_token_id in row for row in ids])
+
+
+def judge_answers(
+    context: Context,
+    reward_models: Mapping[str, Path],
+    prompts: Sequence[Conversation],
+    answers: Sequence[Answers],
+    rule: GoldRule | None,
+) -> tuple[JudgedAnswers, JudgedAnswers]:
+    """Two models' answers by every judge: by the rule where there is one, by reward models in their own tokens.
+
+    Args:
+        context: of the evaluation.
+        reward_models: folders of models with their tokenizers, by the names of judges; lengths are in tokens of the
+            first one.
+        prompts: N of them.
+        answers: of both models, each [N].
+        rule: the gold rule, where there is one.
+    """
+    values: tuple[dict[str, NDArray[np.float64]], ...] = tuple(
+        {"gold": rule.judge(prompts, by_model.texts).rewards} if rule else {} for by_model in answers
+    )
+    lengths: list[NDArray[np.int64]] = []
+    for name, folder in reward_models.items():
+        tokenizer = load_tokenizer(folder)
+        encoded = [encode_answers(tokenizer, prompts, of_model.texts, of_model.ended) for of_model in answers]
+        rows = [(*prompt, *answer) for pairs in encoded for prompt, answer in pairs]
+        scores = score_rows_once(folder, context.compute, rows, context.config.batch_size)
+        for of_model, of_name in zip(values, np.split(scores, 2), strict=True):
+            of_model[name] = of_name
+        lengths = lengths or [np.array([len(answer) for _, answer in pairs]) for pairs in encoded]
+    ours, theirs = (JudgedAnswers(*columns) for columns in zip(answers, lengths, values, strict=True))
+    return ours, theirs
 
 
 def interval_metrics(intervals: Mapping[str, Mapping[str, float]]) -> dict[str, float]:

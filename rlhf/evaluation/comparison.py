@@ -25,6 +25,7 @@ from rlhf.evaluation.answers import (
     JudgedAnswers,
     decode_answers,
     interval_metrics,
+    judge_answers,
     respond,
     total_logprobs,
 )
@@ -34,12 +35,10 @@ from rlhf.evaluation.judged import open_judge
 from rlhf.evaluation.prompts import gate_prompts
 from rlhf.evaluation.side_by_side import as_table, side_by_side
 from rlhf.evaluation.statistics import mean_interval, paired_bootstrap, win_rate
-from rlhf.gold.rules import GoldRule
 from rlhf.modeling.context import start_stage
-from rlhf.modeling.conversations import Conversation, encode_answers, encode_prompts
+from rlhf.modeling.conversations import Conversation, encode_prompts
 from rlhf.modeling.models import load_policy
-from rlhf.modeling.tokenizer import load_tokenizer
-from rlhf.rewards.scoring import Answers, score_answers, score_rows_once
+from rlhf.rewards.scoring import Answers, score_answers
 from rlhf.workspace import Workspace
 
 _TITLES = {"champion": "Champion", "candidate": "Candidate"}
@@ -96,8 +95,9 @@ def compare_policies(
     seed = context.seed("comparison", noise)
     ours, kl = _answer(context, max_response_tokens, seed, candidate, prompts, baseline)
     theirs, _ = _answer(theirs_context, max_response_tokens, seed, champion, prompts)
-    models = {OWN_JUDGE: reward_models} | ({CHAMPIONS_JUDGE: champion_reward_models} if champion_reward_models else {})
-    judged = _judge(context, models, prompts, (ours, theirs), rule)
+    folders = {OWN_JUDGE: reward_models} | ({CHAMPIONS_JUDGE: champion_reward_models} if champion_reward_models else {})
+    models = {name: folder / "selection_reward_model" for name, folder in folders.items()}
+    judged = judge_answers(context, models, prompts, (ours, theirs), rule)
     safety = {
         judge.name: score_answers(judge, setup.compute, prompts, ours, config.batch_size).tolist()
         for judge in judges.safety
@@ -153,31 +153,6 @@ def _answer(
         ours = total_logprobs(context, model, encoded, ids)
         kl = ours - total_logprobs(context, load_policy(baseline, context.compute), encoded, ids)
     return decode_answers(context, ids), kl
-
-
-def _judge(
-    context: Context,
-    reward_models: Mapping[str, Path],
-    prompts: Sequence[Conversation],
-    answers: Sequence[Answers],
-    rule: GoldRule | None,
-) -> tuple[JudgedAnswers, JudgedAnswers]:
-    """Both models' answers by every judge: by the rule where there is one, by selection models in their own tokens."""
-    values: tuple[dict[str, NDArray[np.float64]], ...] = tuple(
-        {"gold": rule.judge(prompts, by_model.texts).rewards} if rule else {} for by_model in answers
-    )
-    lengths: list[NDArray[np.int64]] = []
-    for name, folder in reward_models.items():
-        folder = folder / "selection_reward_model"
-        tokenizer = load_tokenizer(folder)
-        encoded = [encode_answers(tokenizer, prompts, of_model.texts, of_model.ended) for of_model in answers]
-        rows = [(*prompt, *answer) for pairs in encoded for prompt, answer in pairs]
-        scores = score_rows_once(folder, context.compute, rows, context.config.batch_size)
-        for of_model, of_name in zip(values, np.split(scores, 2), strict=True):
-            of_model[name] = of_name
-        lengths = lengths or [np.array([len(answer) for _, answer in pairs]) for pairs in encoded]
-    ours, theirs = (JudgedAnswers(*columns) for columns in zip(answers, lengths, values, strict=True))
-    return ours, theirs
 
 
 def _compare(
