@@ -142,8 +142,8 @@ def describe_turn(turn: Turn, chosen_update: int) -> str:
             f"over-optimization. {chosen}"
         )
     return (
-        f"Over-optimization began at {span}: from there to update {turn.last} the score went on rising, by "
-        f"{turn.rise.mean:.3f} ({turn.rise.in_errors}), and {fell}. {chosen}"
+        f"Over-optimization began at {span} by the held-out score: from there to update {turn.last} the score went on "
+        f"rising, by {turn.rise.mean:.3f} ({turn.rise.in_errors}), and {fell}. {chosen}"
     )
 
 

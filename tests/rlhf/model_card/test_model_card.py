@@ -155,7 +155,7 @@ def test_every_figure_and_link_is_there(world, tmp_path):
 
 def test_what_the_card_must_say(card):
     for text in (
-        "Over-optimization began at update 4 (4 to 4): from there to update 8 the score went on rising, by 1.000 (",
+        "Over-optimization began at update 4 (4 to 4) by the held-out score: from there to update 8 the score went on",
         "The chosen checkpoint, of update 4, is not from after that.",
         "There are too few checkpoints to fit a form to the scores.",
         "Best-of-n of the SFT policy, on the same prompts",
