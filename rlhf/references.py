@@ -125,6 +125,10 @@ class PipelineReport(FrozenModel):
     """Local folder that loads with AutoModelForCausalLM.from_pretrained, or the artifact's URI where it is remote."""
     model_card: str
     """The card's README.md."""
+    gates: tuple["GateVerdict", ...] = ()
+    """Verdicts of the recipe's gates on the run's own figures."""
+    refused: str | None = None
+    """What the gates have against the policy; None where all of them held."""
 
 
 class SeedReport(FrozenModel):
@@ -243,7 +247,7 @@ class FeedbackReport(FrozenModel):
 
 
 class GateVerdict(FrozenModel):
-    """What one gate of retraining says of a candidate."""
+    """What one gate says of a policy."""
 
     model_config = ConfigDict(ser_json_inf_nan="constants")
 

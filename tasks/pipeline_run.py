@@ -15,8 +15,10 @@ from prefect.runtime import flow_run as this_flow_run
 from prefect.states import Cancelled
 
 from rlhf import provenance
+from rlhf.config.gates import FigureGate
 from rlhf.config.pipeline import PipelineConfig
 from rlhf.failures import explained
+from rlhf.figure_gates import check_figures, figure_verdicts, refusal
 from rlhf.modeling import starting_model
 from rlhf.modeling.hub import at_commits
 from rlhf.modeling.run_models import check_hub_models, check_models
@@ -25,7 +27,7 @@ from rlhf.paths import source_root
 from rlhf.provenance import Patch, ProvenanceRecord, StageRecord, working_patch
 from rlhf.provenance.capture import begin_record, with_data, with_stage
 from rlhf.provenance.storage import has_record, read_record, save_code, save_record
-from rlhf.references import DatasetRef, DataSource, ModelCardRef, PipelineReport, Reference, StageReport
+from rlhf.references import DatasetRef, DataSource, GateVerdict, ModelCardRef, PipelineReport, Reference, StageReport
 from rlhf.rewards.functions import check_installed
 from rlhf.rl.launchers import drop_launcher_variables
 from rlhf.runs.names import run_name
@@ -64,12 +66,13 @@ from rlhf.tracking.tags import (
     PARENT_TAG,
     POLICY_TAG,
     RECIPE_TAG,
+    REFUSED_TAG,
     SOURCE_TAG,
     USED_RUN,
     VERSION_TAG,
 )
 from tasks.form import named_by
-from tasks.prefect_artifacts import show_card, show_failure, show_link, show_report, show_stages
+from tasks.prefect_artifacts import show_card, show_failure, show_gates, show_link, show_report, show_stages
 
 logger = logging.getLogger("rlhf.pipeline")
 AnyReference = TypeVar("AnyReference", bound=Reference)
@@ -105,6 +108,7 @@ class Pipeline:
         run_id: its MLflow run, the parent of its stages' runs.
         record: where the run comes from, as far as it is known by now.
         registered: whether its policy becomes a version of the recipe's registered model.
+        gates: limits of its figures.
         source: the data that it reads, once that is known.
         stages: how the stages went that are done.
         metrics: what they measured, by the metrics' names.
@@ -113,6 +117,7 @@ class Pipeline:
     run_id: str
     record: ProvenanceRecord
     registered: bool
+    gates: tuple[FigureGate, ...] = ()
     source: DataSource | None = None
     stages: list[StageReport] = field(default_factory=list)
     metrics: dict[str, float] = field(default_factory=dict)
@@ -174,9 +179,14 @@ class Pipeline:
         self.record = self.record.model_copy(update={"stages": upstream | self.record.stages})
 
     def report(self, card: ModelCardRef) -> PipelineReport:
-        """Register the policy as its recipe's candidate, and say what has come of the run."""
-        version = register_policy(card, self.record.recipe) if self.registered else None
-        set_tags(self.run_id, {POLICY_TAG: card.sha256} | ({VERSION_TAG: version} if version else {}))
+        """Register the policy, as its recipe's candidate where its gates hold, and say what has come of the run."""
+        refused = refusal(self.verdicts)
+        is_candidate = refused is None
+        version = register_policy(card, self.record.recipe, candidate=is_candidate) if self.registered else None
+        said = {POLICY_TAG: card.sha256, VERSION_TAG: version, REFUSED_TAG: refused}
+        set_tags(self.run_id, {name: text for name, text in said.items() if text is not None})
+        if self.verdicts:
+            show_gates(self.verdicts, None)
         folder = artifacts.stored_at(card)
         policy = str(folder) if folder else card.uri
         self._show_report(version)
@@ -189,7 +199,14 @@ class Pipeline:
             stages=self.stages,
             policy_path=policy,
             model_card=f"{policy}/README.md",
+            gates=self.verdicts,
+            refused=refused,
         )
+
+    @property
+    def verdicts(self) -> tuple[GateVerdict, ...]:
+        """The gates' verdicts, by what the stages so far have measured."""
+        return figure_verdicts(self.gates, self.metrics)
 
     def _show_report(self, version: str | None) -> None:
         """What the run came to, on its page and its policy's in MLflow, and as Prefect's artifact."""
@@ -256,6 +273,7 @@ def _open_run(config: PipelineConfig) -> Iterator[tuple[Pipeline, PipelineConfig
     logging.getLogger("rlhf").setLevel(logging.INFO)
     drop_launcher_variables()
     check_installed(config.rewards)
+    check_figures(config.gates)
     check_models(config.model, config.rewards)
     config = settled(at_commits(config))
     check_hub_models(config.model, config.rewards)
@@ -314,7 +332,7 @@ def _open(config: PipelineConfig) -> Pipeline:
     with closing_run(run_id):
         save_code(run_id, patch.content)
         save_record(run_id, record)
-    return Pipeline(run_id, record, config.registered)
+    return Pipeline(run_id, record, config.registered, config.gates)
 
 
 def page_tags() -> dict[str, str]:

@@ -2,7 +2,8 @@
 
 from prefect.runtime import flow_run as this_flow_run
 
-from rlhf.references import GateVerdict, Proposal, RetrainReport, Verdict
+from rlhf.figure_gates import explain_gate
+from rlhf.references import Proposal, RetrainReport, Verdict
 from rlhf.tracking import registry
 from rlhf.tracking.client import run_url
 from rlhf.tracking.runs import set_tags
@@ -43,22 +44,5 @@ def end(
 
 def reject(proposal: Proposal) -> RetrainReport:
     """The champion stays, since a gate did not hold; say which, and by how much."""
-    failed = "; ".join(_explain(gate) for gate in proposal.gates if not gate.held)
+    failed = "; ".join(explain_gate(gate) for gate in proposal.gates if not gate.held)
     return end("rejected", f"Version {proposal.candidate} does not become the champion: {failed}.", proposal=proposal)
-
-
-def _explain(gate: GateVerdict) -> str:
-    if gate.words is not None:
-        return f"{gate.gate}: the audit calls them {gate.words}"
-    least, side = ("least", "lower") if gate.at_least else ("most", "upper")
-    of = "" if gate.value is None else f" of {gate.value:.4g}"
-    by = f" by {gate.judge.replace('_', ' ')}" if gate.judge else ""
-    text = (
-        f"{gate.gate}{of}{by} has a {side} bound of {gate.found:.4g} and must be at {least} {gate.limit:.4g} (off by "
-        f"{abs(gate.margin):.4g})"
-    )
-    if gate.prompts is None:
-        return text
-    if gate.prompts_needed is None:
-        return f"{text} on {gate.prompts:,} prompts, and more would not help"
-    return f"{text} on {gate.prompts:,} prompts, where such a figure needs {gate.prompts_needed:,}"

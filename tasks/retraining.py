@@ -89,7 +89,7 @@ def propose(
     spending = retraining.spending_of(run.record.recipe, retrain, version, comparison)
     fitness = fitness_gate(retrain, read_audit(audit))
     of_comparison = apply_gates(retrain, gate_inputs(compared), spending.level if spending else ORDINARY_LEVEL)
-    gates = of_comparison if fitness is None else (fitness, *of_comparison)
+    gates = (*filter(None, (fitness,)), *run.verdicts, *of_comparison)
     show_gates(gates, spending)
     proposal = Proposal(
         run_id=run.run_id,

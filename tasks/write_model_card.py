@@ -32,6 +32,7 @@ def _write(
         record=run.record,
         data_source=run.source or data.source,
         stages=tuple(run.stages),
+        gates=run.verdicts,
     )
     model_card.write_model_card(
         config,

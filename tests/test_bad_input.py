@@ -26,6 +26,12 @@ KINDS = ("demonstrations", "preferences", "prompts")
 pytestmark = pytest.mark.usefixtures("prefect_server")
 
 
+def _one_of(values):
+    """The last of them in CI, and `make soak` has all: the reader's own tests have the others too."""
+    rows = [value if isinstance(value, tuple) else (value,) for value in values]
+    return [*(pytest.param(*row, marks=pytest.mark.soak) for row in rows[:-1]), pytest.param(*rows[-1])]
+
+
 def user(text):
     return [{"role": "user", "content": text}]
 
@@ -187,38 +193,40 @@ class TestDataFiles:
     def test_no_folder(self, refused, tmp_path):
         assert "nowhere: there is no such file or folder" in refused(*elsewhere(tmp_path / "nowhere"))
 
-    @pytest.mark.parametrize("kind", KINDS)
+    @pytest.mark.parametrize("kind", _one_of(KINDS))
     def test_missing(self, refused, data, kind):
         (data / f"{kind}.jsonl").unlink()
         assert f"{kind}.jsonl: the file is missing" in refused(*elsewhere(data))
 
-    @pytest.mark.parametrize("kind", KINDS)
+    @pytest.mark.parametrize("kind", _one_of(KINDS))
     def test_empty(self, refused, data, kind):
         (data / f"{kind}.jsonl").write_text("")
         assert f"{kind}.jsonl: the file is empty" in refused(*elsewhere(data))
 
     @pytest.mark.parametrize(
         ("row", "what"),
-        [
-            (b'{"prompt": [\n', "preferences.jsonl:121: the line is not JSON"),
-            (
-                {"prompt": user("Why ?"), "chosen": assistant("So .")},
-                'preferences.jsonl:121: the field "rejected" is missing',
-            ),
-            (
-                {"prompt": user("Why ?"), "chosen": assistant("So ."), "rejected": assistant("So .")},
-                'preferences.jsonl:121: "chosen" and "rejected" are the same text',
-            ),
-            (
-                {
-                    "prompt": [{"role": "narrator", "content": "Once"}],
-                    "chosen": assistant("A"),
-                    "rejected": assistant("B"),
-                },
-                'preferences.jsonl:121: message 1 of "prompt" has the unknown role "narrator"',
-            ),
-            (b'{"prompt": "\xff"}\n', "preferences.jsonl:121: byte 13 of the line (0xff) is not UTF-8"),
-        ],
+        _one_of(
+            [
+                (b'{"prompt": [\n', "preferences.jsonl:121: the line is not JSON"),
+                (
+                    {"prompt": user("Why ?"), "chosen": assistant("So .")},
+                    'preferences.jsonl:121: the field "rejected" is missing',
+                ),
+                (
+                    {"prompt": user("Why ?"), "chosen": assistant("So ."), "rejected": assistant("So .")},
+                    'preferences.jsonl:121: "chosen" and "rejected" are the same text',
+                ),
+                (
+                    {
+                        "prompt": [{"role": "narrator", "content": "Once"}],
+                        "chosen": assistant("A"),
+                        "rejected": assistant("B"),
+                    },
+                    'preferences.jsonl:121: message 1 of "prompt" has the unknown role "narrator"',
+                ),
+                (b'{"prompt": "\xff"}\n', "preferences.jsonl:121: byte 13 of the line (0xff) is not UTF-8"),
+            ]
+        ),
     )
     def test_row(self, refused, data, row, what):
         append(data / "preferences.jsonl", row)
@@ -344,21 +352,23 @@ class TestLibraries:
 
     @pytest.mark.parametrize(
         ("error", "what"),
-        [
-            (SafetensorError("Error while deserializing header"), "a file of weights failed (SafetensorError: "),
-            (
-                jinja2.TemplateSyntaxError("unexpected '}'", 3),
-                "the chat template failed (TemplateError: unexpected '}'",
-            ),
-            (pyarrow.ArrowInvalid("not a parquet file"), "a Parquet or CSV file failed (ArrowException: "),
-            (DvcException("no such remote"), "DVC failed (DvcException: no such remote)"),
-            (MissingResult("gone"), "Prefect failed (PrefectException: gone)"),
-            (OSError(errno.ENOSPC, "No space left on device", "/x/y"), "/: the disk is full ("),
-            (
-                PermissionError(errno.EACCES, "Permission denied", "/x/y"),
-                "/x/y: may not be read or written by this user",
-            ),
-        ],
+        _one_of(
+            [
+                (SafetensorError("Error while deserializing header"), "a file of weights failed (SafetensorError: "),
+                (
+                    jinja2.TemplateSyntaxError("unexpected '}'", 3),
+                    "the chat template failed (TemplateError: unexpected '}'",
+                ),
+                (pyarrow.ArrowInvalid("not a parquet file"), "a Parquet or CSV file failed (ArrowException: "),
+                (DvcException("no such remote"), "DVC failed (DvcException: no such remote)"),
+                (MissingResult("gone"), "Prefect failed (PrefectException: gone)"),
+                (OSError(errno.ENOSPC, "No space left on device", "/x/y"), "/: the disk is full ("),
+                (
+                    PermissionError(errno.EACCES, "Permission denied", "/x/y"),
+                    "/x/y: may not be read or written by this user",
+                ),
+            ]
+        ),
         ids=lambda value: type(value).__name__ if isinstance(value, Exception) else "",
     )
     def test_one_line(self, refused, data, project_root, monkeypatch, error, what):

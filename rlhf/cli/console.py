@@ -26,7 +26,7 @@ def print_report(report: PipelineReport) -> None:
     print_stages(report.stages)
     said = verdict(report.metrics)
     if said is not None:
-        console.print(said, style="bold")
+        console.print(" ".join(filter(None, (said, report.refused))), style="bold")
     console.print(_metric_table(report.metrics))
     for note in _notes(report.metrics):
         console.print(note, style="yellow")

@@ -133,11 +133,13 @@ def read_recipe(options: argparse.Namespace) -> PipelineConfig:
 
 def say_first(config: PipelineConfig) -> None:
     """Print the model that a run starts from, on standard error, before a server is started for the run."""
+    from rlhf.figure_gates import check_figures
     from rlhf.modeling.run_models import check_models
     from rlhf.modeling.starting_model import described
     from rlhf.rewards.functions import check_installed
 
     check_installed(config.rewards)
+    check_figures(config.gates)
     check_models(config.model, config.rewards)
     say(described(config.model), file=sys.stderr, flush=True)
 

@@ -14,6 +14,7 @@ from rlhf.config.best_of_n import BestOfNConfig
 from rlhf.config.data import RULE_BEHIND, DataConfig, GoldName
 from rlhf.config.evaluation import EvaluationConfig, RewardAuditConfig
 from rlhf.config.feedback import FeedbackConfig, RevisionConfig
+from rlhf.config.gates import FigureGate
 from rlhf.config.model import ComputeConfig, ModelConfig, Setup
 from rlhf.config.policy import PolicyConfig, RewardSourceConfig
 from rlhf.config.preference import PREFERENCE_METHODS, PreferenceConfig, preference_error
@@ -149,6 +150,9 @@ class PipelineConfig(MethodChoice):
     """Training of the policy on the best of its own responses."""
     evaluation: EvaluationConfig = EvaluationConfig()
     """Evaluation of the policy."""
+    gates: tuple[FigureGate, ...] = ()
+    """Limits of the run's own figures, such as [{figure: evaluation/kl, at_most: 5}]. A policy that is beyond one is
+    registered, but is no candidate, and retraining does not promote it."""
     compute: ComputeConfig = ComputeConfig()
     """Device, threads, precision."""
 

@@ -18,6 +18,7 @@ from rlhf.config.pipeline import METHOD_TITLES, PipelineConfig
 from rlhf.config.policy import RewardSourceConfig
 from rlhf.data.preparation.report import in_tokens_table, tokenizer_sentences
 from rlhf.data.preparation.report import sets_table as held_out_sets_table
+from rlhf.figure_gates import refusal
 from rlhf.headline import FITNESS, verdict
 from rlhf.model_card.lineage import lineage_markdown
 from rlhf.model_card.metadata import card_metadata
@@ -31,6 +32,7 @@ from rlhf.model_card.tables import (
     composition_table,
     count_text,
     curve_table,
+    gates_table,
     group_tables,
     length_table,
     lengths_table,
@@ -48,7 +50,7 @@ from rlhf.model_card.tables import (
 )
 from rlhf.modeling.hub import is_hub_id
 from rlhf.provenance.record import RECORD_FILE, ProvenanceRecord, record_bytes
-from rlhf.references import DataSource, StageReport
+from rlhf.references import DataSource, GateVerdict, StageReport
 from rlhf.text.lines import lines_of, read_json_lines
 from rlhf.text.markdown import as_code, escape
 from rlhf.workspace import Workspace
@@ -72,6 +74,7 @@ class CardFacts:
         record: where the run comes from.
         data_source: the data set that was read.
         stages: how the stages before the card went, in their order.
+        gates: verdicts of the recipe's gates on the run's figures.
         command: what was typed, where a command line started the run.
         notes: further limits of this run, in sentences.
     """
@@ -80,6 +83,7 @@ class CardFacts:
     record: ProvenanceRecord
     data_source: DataSource
     stages: tuple[StageReport, ...]
+    gates: tuple[GateVerdict, ...] = ()
     command: str | None = None
     notes: tuple[str, ...] = ()
 
@@ -172,7 +176,8 @@ def _texts(config: PipelineConfig, facts: CardFacts, measured: _Measured, datash
         "num_parameters": count_text(measured.num_parameters),
         "base": _base(config),
         "base_differences": [escape(sentence) for sentence in measured.report.get("base", [])],
-        "verdict": _verdict(measured),
+        "verdict": " ".join(filter(None, (_verdict(measured), escape(refusal(facts.gates) or "")))),
+        "gates_table": gates_table(facts.gates),
         "on_prompts": _on_prompts(evaluation),
         "judge": JUDGES[evaluation["judge"]],
         "win_rate": share_text(evaluation["win_rate"]["rate"]),

@@ -13,7 +13,7 @@ from pydantic import BaseModel
 
 from rlhf.addresses import with_public_addresses
 from rlhf.config.policy import PolicyConfig, RewardSourceConfig
-from rlhf.references import StageReport
+from rlhf.references import GateVerdict, StageReport
 from rlhf.rewards import functions as reward_functions
 from rlhf.text.markdown import escape, table
 
@@ -75,6 +75,21 @@ def results_table(evaluation: Mapping[str, Any], climbed: str | None = "PPO") ->
     ]
     rows += [[f"Distinct-{n}", *(f"{model[f'distinct_{n}']:.3f}" for model in (baseline, policy)), ""] for n in (1, 2)]
     return table(["", "SFT baseline", "Policy", "Paired gain"], rows)
+
+
+def gates_table(gates: Sequence[GateVerdict]) -> str | None:
+    """What each gate on the run's figures asks for, and found; None without gates."""
+    rows = [
+        [
+            f"`{gate.gate}`",
+            f"at {'least' if gate.at_least else 'most'} {gate.limit:.4g}",
+            "not measured" if gate.value is None else f"{gate.value:.4g}",
+            f"{gate.found:.4g}",
+            "yes" if gate.held else "**no**",
+        ]
+        for gate in gates
+    ]
+    return table(["Figure", "Limit", "Value", "End of its interval", "Held"], rows, numbers=[2, 3]) if rows else None
 
 
 def wins_table(evaluation: Mapping[str, Any], climbed: str | None = "PPO") -> str:

@@ -48,12 +48,13 @@ def check_recipe_name(recipe: str) -> None:
         )
 
 
-def register_policy(reference: Reference, recipe: str) -> str:
-    """Register a recipe's policy and give it the alias `candidate`. The same content gets no second version.
+def register_policy(reference: Reference, recipe: str, *, candidate: bool = True) -> str:
+    """Register a recipe's policy. The same content gets no second version.
 
     Args:
         reference: the policy's folder.
         recipe: name of the recipe, and of the registered model.
+        candidate: whether the version gets the alias `candidate`.
 
     Returns:
         The version, as `RECIPE/NUMBER`.
@@ -62,7 +63,7 @@ def register_policy(reference: Reference, recipe: str) -> str:
         ConfigError: somebody else has a registered model of that name.
     """
     check_recipe_name(recipe)
-    return retry_while_unavailable(lambda: _register(reference, recipe))
+    return retry_while_unavailable(lambda: _register(reference, recipe, candidate))
 
 
 def describe_version(version: str, tags: Mapping[str, str], description: str) -> None:
@@ -79,7 +80,7 @@ def describe_version(version: str, tags: Mapping[str, str], description: str) ->
         retry_while_unavailable(functools.partial(client().set_model_version_tag, model, number, name, value))
 
 
-def _register(reference: Reference, recipe: str) -> str:
+def _register(reference: Reference, recipe: str, candidate: bool) -> str:
     try:
         client().create_registered_model(recipe, tags={KIND_TAG: POLICY})
     except MlflowException as error:
@@ -94,5 +95,6 @@ def _register(reference: Reference, recipe: str) -> str:
         .create_model_version(recipe, reference.uri, run_id=reference.run_id, tags={"sha256": reference.sha256})
         .version
     )
-    client().set_registered_model_alias(recipe, "candidate", version)
+    if candidate:
+        client().set_registered_model_alias(recipe, "candidate", version)
     return f"{recipe}/{version}"

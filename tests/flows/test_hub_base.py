@@ -72,8 +72,8 @@ def test_a_base_of_the_hub(embedded_project: Path, client_environment: dict[str,
         check_commit(first, first_commit)
 
         without_hub = run(HF_ENDPOINT="http://127.0.0.1:9")
-        offline = run(HF_HUB_OFFLINE="1")
-        assert states(without_hub) == states(offline) == {"cached"}
+        offline = run("data", HF_HUB_OFFLINE="1")
+        assert states(without_hub) == {offline["state"]} == {"cached"}
         assert without_hub["imported"] == offline["imported"] == []
         check_commit(without_hub, first_commit)
 

@@ -16,7 +16,7 @@ from flows.pipeline import rlhf_pipeline
 from rlhf.chat.policies import find_policy
 from rlhf.config.loading import load_config
 from rlhf.config.pipeline import PipelineConfig
-from rlhf.errors import DataError, InputError
+from rlhf.errors import ConfigError, DataError, InputError
 from rlhf.references import PipelineReport
 from rlhf.runs.audit.target import find_target
 from rlhf.runs.audit.verify import verify
@@ -140,6 +140,25 @@ def check_registry(first: PipelineReport, third: PipelineReport) -> None:
     assert target.version is None
     assert verify(target).sound
     assert str(find_policy(trial.run_id).folder) == trial.policy_path
+    assert client.get_model_version_by_alias("smoke", "candidate").run_id == first.stages[-1].run_id
+    check_gates(client, first)
+
+
+def check_gates(client: MlflowClient, first: PipelineReport) -> None:
+    """A policy that a gate refuses is registered, and is no candidate; card, MLflow and Prefect say why."""
+    with pytest.raises(ConfigError, match="there is no figure evaluation/los; the nearest one"):
+        rlhf_pipeline(config(gates=[{"figure": "evaluation/los", "at_most": 1}]))
+    limits = [{"figure": "evaluation/win_rate", "at_least": 1}, {"figure": "evaluation/kl", "at_most": 1e9}]
+    refused = rlhf_pipeline(config(gates=limits))
+    assert [gate.held for gate in refused.gates] == [False, True]
+    assert refused.refused is not None
+    assert "refused by the recipe's gates: evaluation/win_rate of " in refused.refused
+    tags = client.get_run(refused.run_id).data.tags
+    assert (tags["rlhf.policy_version"], tags["rlhf.refused"]) == ("smoke/3", refused.refused)
+    assert "refused by the recipe" in tags["mlflow.note.content"]
+    card = Path(refused.model_card).read_text()
+    assert "| `evaluation/win_rate` | at least 1 |" in card
+    assert "refused by the recipe" in card[: card.index("## Use")]
     assert client.get_model_version_by_alias("smoke", "candidate").run_id == first.stages[-1].run_id
 
 

@@ -3,11 +3,13 @@
 import re
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from browser import opened
 from markdown_it import MarkdownIt
+from playwright.sync_api import expect
 from retraining_runs import config, last_flow_run, shown_in
 
 from flows.pipeline import rlhf_pipeline
@@ -25,10 +27,10 @@ HOSTILE = "<script>alert(1)</script> ![x](http://elsewhere/x.png) **bold** | cel
 
 @pytest.fixture
 def made(tmp_path: Path) -> RunReport:
-    sample = Sample(HOSTILE, "before", "after " * 200)
+    sample = Sample(HOSTILE, "before", "after " * 200, 0.5)
     return RunReport(
         "a" * 32, "mine, seed 0", "The policy is better.", [("win rate", "60%", "55% to 65%")], [("SFT", 61.0)],
-        ["Only `18.3%` end."], [sample] * 10, 2, None,
+        ["Only `18.3%` end."], "gold", [sample] * 10, 2, None,
     )  # fmt: skip
 
 
@@ -42,7 +44,7 @@ def test_the_same_words_everywhere(project: Path, capsys: pytest.CaptureFixture[
     assert said.endswith(KEPT_SFT), "what puts it in doubt stands first"
     assert printed.startswith(f"**{said}**\n\n| measured on held-out data | value | 95% interval |\n")
     assert "| win rate against SFT | 50.0% |" in printed
-    assert "### Before and after\n\nThe first 4 test prompts, not picked." in printed
+    assert "### Before and after\n\nThe first 10 test prompts, not picked." in printed
     assert "- No PPO checkpoint was chosen: the weights are those of SFT." in printed
     assert re.search(r"Computed in \d+ s; the longest stage, .*, took \d+ s\.", printed)
     described = tags_of(run_id)["mlflow.note.content"]
@@ -54,7 +56,7 @@ def test_the_same_words_everywhere(project: Path, capsys: pytest.CaptureFixture[
     assert main(["report", run_id, "--html", str(page)]) == 0
     text = page.read_text()
     assert said in text
-    assert text.count("<article>") == 4
+    assert text.count("<article data-gain") == report.metrics["evaluation/num_responses"]
     assert "data:image/png;base64," in text
     assert not re.search(r'(src|href)="(?!data:)', text), "it asks nobody for anything"
 
@@ -73,7 +75,9 @@ def test_the_cards_code_runs_as_it_stands(project: Path):
 def test_what_people_wrote_is_text_on_every_page(made: RunReport):
     markdown, html = as_markdown(made), as_html(made)
     shown = MarkdownIt("gfm-like", {"linkify": False}).render(markdown)
-    assert not re.search(r"<(script|img|a)\b", shown + html)
+    before_our_own, _, _ = html.partition("<script>\nconst form")
+    assert len(before_our_own) < len(html)
+    assert not re.search(r"<(script|img|a)\b", shown + before_our_own)
     assert "<strong>bold" not in shown
     assert "<code>18.3%</code>" in html
     assert "2 alarms went off in training." in markdown
@@ -93,6 +97,30 @@ def test_a_run_that_has_come_to_nothing(project: Path, tmp_path: Path, capsys: p
     assert main(["report", run_id, "--html", str(tmp_path)]) == 2
     assert "it is a folder; give a file" in capsys.readouterr().err
     assert collect(open_store(), find_policy(None).run_id or "").samples
+
+
+@pytest.mark.services
+def test_samples_are_filtered_and_ordered(made: RunReport, tmp_path: Path):
+    gains = [0.0, -1.0, *(float(number) for number in range(1, 44))]
+    samples = [Sample(f"What is {number}?", "Before", f"After {gain}", gain) for number, gain in enumerate(gains)]
+    file = tmp_path / "report.html"
+    file.write_text(as_html(replace(made, samples=samples)))
+    with opened() as page:
+        page.goto(file.as_uri())
+        articles, said = page.locator("article:visible"), page.locator("output")
+        expect(said).to_have_text("20 of 45 shown")
+        page.get_by_role("button", name="Show more").click()
+        expect(articles).to_have_count(40)
+        page.get_by_label("Order").select_option("largest loss first")
+        expect(articles.first).to_contain_text("What is 1?")
+        page.get_by_label("Better").select_option("policy")
+        expect(said).to_have_text("20 of 43 shown")
+        expect(articles.first).to_contain_text("After 1.0")
+        page.get_by_label("Text").fill("AFTER 43")
+        expect(articles).to_have_count(1)
+        page.get_by_label("Better").select_option("SFT policy")
+        expect(said).to_have_text("0 of 0 shown")
+        expect(page.get_by_role("button", name="Show more")).to_be_hidden()
 
 
 @pytest.mark.services

@@ -87,18 +87,18 @@ def test_the_first_champion_then_nothing_new():
 @pytest.mark.usefixtures("project")
 def test_a_gate_that_fails_says_which_and_by_how_much():
     strict = RetrainConfig(minimum_fitness="fit", minimum_win_rate=1.0, minimum_reward_gain=None, maximum_kl=1e9)
-    report = retrain(config(), strict)
+    report = retrain(config(gates=[{"figure": "evaluation/win_rate", "at_least": 1.0}]), strict)
     run = last_flow_run()
     assert (report.verdict, report.champion) == ("rejected", None)
     assert report.proposal is not None
-    assert report.proposal.failed == ("reward_models", "win_rate"), "of 0.2 epochs none is fit"
-    assert outcome(run) == "rejected by reward_models, win_rate"
+    assert report.proposal.failed == ("reward_models", "evaluation/win_rate", "win_rate"), "of 0.2 epochs none is fit"
+    assert outcome(run) == "rejected by reward_models, evaluation/win_rate, win_rate"
     assert run.state is not None
     assert run.state.is_completed()
     shown = shown_in(run)
     assert "must be at least 1 (off by 0." in shown["retrain-verdict"]
     rows = json.loads(shown["gates"])
-    held = {"reward_models": "no", "win_rate": "no", "kl": "yes", "length_growth": "yes"}
+    held = {"reward_models": "no", "evaluation/win_rate": "no", "win_rate": "no", "kl": "yes", "length_growth": "yes"}
     assert {row["gate"]: row["held"] for row in rows} == held
     assert rows[0]["limit"] == "at least fit"
     assert "reward_models: the audit calls them " in report.reason
@@ -211,8 +211,7 @@ def test_comparisons_are_counted_by_champion(project: Path):
     assert second.proposal.spending is not None
     assert (second.proposal.champion, second.proposal.spending.comparison) == ("smoke/1", 1)
     tracking_client.client().delete_run(second.proposal.run_id)
-    write_inbox(project, 80)
-    third = retrain(config(seed=1), inbox)
+    third = retrain(config(**{"rl.kl_coef": 0.2}), inbox)
     assert third.proposal is not None
     assert third.proposal.spending is not None
     assert third.proposal.spending.comparison == 2
@@ -237,7 +236,6 @@ def test_a_champion_whose_judge_is_gone(project: Path):
     assert compared["deciding"] == ["selection_reward_model", "champion_selection_reward_model"]
 
     artifacts.remove_output(champion.reward_models.run_id)
-    write_inbox(project, 80)
     runs = len(pipeline_runs("rlhf.kind", "pipeline"))
     gone = r"version smoke/1, the champion: its reward models are gone, .*set retrain.champion_judges to false"
     with pytest.raises(ArtifactMismatchError, match=gone):

@@ -1,11 +1,12 @@
 """What a run came to, on one page: collected from its stages' outputs and metrics."""
 
+import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from rlhf.data.set_measures import titled
 from rlhf.errors import InputError
@@ -15,9 +16,11 @@ from rlhf.stages import in_order, is_round, stage_name, title_of
 from rlhf.text.lines import read_json_lines
 from rlhf.tracking.artifacts import local_path, output_of
 from rlhf.tracking.records import RunStore
-from rlhf.tracking.tags import stage_runs
+from rlhf.tracking.tags import REFUSED_TAG, stage_runs
 
 NUM_SAMPLES = 10
+"""Answers of the report as text; the page has as many as `_MOST_SAMPLES`."""
+_MOST_SAMPLES = 500
 _LIMITATIONS = re.compile(r"^## Limitations\n(.*?)^## ", re.MULTILINE | re.DOTALL)
 
 
@@ -29,11 +32,20 @@ class Sample:
         prompt: the last turn.
         baseline: the SFT policy's answer.
         policy: the policy's.
+        gain: what the policy's answer is worth by the judge of the headline, less the baseline's.
     """
 
     prompt: str
     baseline: str
     policy: str
+    gain: float
+
+    @property
+    def better(self) -> Literal["policy", "baseline", "neither"]:
+        """Whose answer the judge prefers."""
+        if self.gain == 0:
+            return "neither"
+        return "policy" if self.gain > 0 else "baseline"
 
 
 @dataclass(frozen=True)
@@ -47,6 +59,7 @@ class RunReport:
         rows: words, value and 95% interval of each headline figure.
         stages: title and seconds of each stage, when it was computed.
         limitations: what a reader must know, as Markdown.
+        judge: who judges the samples.
         samples: answers before and after.
         num_alarms: alarms that went off in PPO.
         figure: of reward against KL; None where there is none.
@@ -58,6 +71,7 @@ class RunReport:
     rows: Sequence[tuple[str, str, str]]
     stages: Sequence[tuple[str, float]]
     limitations: Sequence[str]
+    judge: str
     samples: Sequence[Sample]
     num_alarms: int
     figure: Path | None
@@ -91,6 +105,8 @@ def collect(store: RunStore, run_id: str) -> RunReport:
     said = verdict(metrics)
     if said is None:
         raise InputError(f"MLflow run {run_id} has no figures of an evaluation; name a run that has finished")
+    said = " ".join(filter(None, (said, run.tags.get(REFUSED_TAG))))
+    judge = json.loads((evaluation / "evaluation.json").read_text(encoding="utf-8"))["judge"]
     picture = evaluation / "overoptimization.png"
     seconds = [
         (title_of(name), records[of_stages[name]].metrics.get(f"{stage_name(name)}/trained_seconds", 0.0))
@@ -104,7 +120,8 @@ def collect(store: RunStore, run_id: str) -> RunReport:
         [(words, *figure(metrics, name, form)) for words, name, form in (*ROWS, *_of_sets(metrics)) if name in metrics],
         seconds,
         _limitations(card / "README.md"),
-        [_sample(row) for row in islice(read_json_lines(evaluation / "side_by_side.jsonl"), NUM_SAMPLES)],
+        judge.replace("_", " "),
+        [_sample(row, judge) for row in islice(read_json_lines(evaluation / "judgements.jsonl"), _MOST_SAMPLES)],
         int(metrics.get("policy/num_alarms", 0)),
         picture if picture.is_file() else None,
     )
@@ -116,8 +133,10 @@ def _of_sets(metrics: Mapping[str, float]) -> Iterator[tuple[str, str, str]]:
         yield words, name, f"{{:{'+' * name.endswith('_change')}{'.1%' if is_share else '.3f'}}}"
 
 
-def _sample(row: Mapping[str, Any]) -> Sample:
-    return Sample(row["prompt"][-1]["content"], row["baseline"]["response"], row["policy"]["response"])
+def _sample(row: Mapping[str, Any], judge: str) -> Sample:
+    baseline, policy = row["baseline"], row["policy"]
+    gain = policy[judge] - baseline[judge]
+    return Sample(row["prompt"][-1]["content"], baseline["response"], policy["response"], gain)
 
 
 def _limitations(card: Path) -> list[str]:

@@ -7,7 +7,7 @@ from markdown_it import MarkdownIt
 from markupsafe import Markup
 
 from rlhf.runs.pages import page_template
-from rlhf.runs.report.collect import RunReport
+from rlhf.runs.report.collect import NUM_SAMPLES, RunReport
 from rlhf.text.markdown import escape, table
 
 
@@ -26,7 +26,9 @@ def as_markdown(report: RunReport, max_characters: int | None = None) -> str:
         "\n".join(["### Limitations", "", *(f"- {sentence}" for sentence in report.limitations)]),
     ]
     text = "\n\n".join(parts)
-    samples = [[escape(text) or "(empty)" for text in (s.prompt, s.baseline, s.policy)] for s in report.samples]
+    samples = [
+        [escape(text) or "(empty)" for text in (s.prompt, s.baseline, s.policy)] for s in report.samples[:NUM_SAMPLES]
+    ]
     while samples:
         title = f"### Before and after\n\nThe first {len(samples)} test prompts, not picked."
         whole = "\n\n".join([text, title, table(["Prompt", "SFT policy", "Policy"], samples)])

@@ -1,4 +1,4 @@
-"""A PPO run that may be killed at a moment: `python killed_run.py SETUP DATA START REWARD_MODELS FOLDER [MOMENT]`."""
+"""A run that may be killed: `python killed_run.py SETUP DATA START REWARD_MODELS FOLDER [MOMENT [METHOD]]`."""
 
 import importlib
 import json
@@ -25,6 +25,14 @@ CONFIG = RLConfig(
     kl_budget=1e6,
     learning_rate=1e-3,
 )
+OF_GROUPS = CONFIG.model_copy(
+    update={
+        "num_updates": 4,
+        "num_responses_per_prompt": 4,
+        "num_critic_warmup_updates": RLConfig().num_critic_warmup_updates,
+    }
+)
+"""Of the methods without a critic."""
 
 
 def die_at(call: str) -> None:
@@ -42,7 +50,15 @@ def die_at(call: str) -> None:
     setattr(module, name, counted)
 
 
-def main(setup: str, data: str, start: str, reward_models: str, folder: str, moment: str | None = None) -> None:
+def main(
+    setup: str,
+    data: str,
+    start: str,
+    reward_models: str,
+    folder: str,
+    moment: str | None = None,
+    method: str = "ppo",
+) -> None:
     """Train, and write what is logged to metrics.jsonl."""
     if moment is not None:
         die_at(moment)
@@ -55,7 +71,8 @@ def main(setup: str, data: str, start: str, reward_models: str, folder: str, mom
         parts = [Path(folder) / part for part in ("output", "report", "checkpoints")]
         inputs = [Path(path) for path in (data, start, reward_models)]
         workspace = Workspace(*parts, log_metrics)
-        train_from_rollouts("ppo", CONFIG, Setup.model_validate_json(setup), *inputs, workspace)
+        config = CONFIG if method == "ppo" else OF_GROUPS
+        train_from_rollouts(method, config, Setup.model_validate_json(setup), *inputs, workspace)
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
-"""A PPO run that is really killed, at moments that nobody chose, ends with the bits of one that was left alone.
+"""A run that is really killed, at moments that nobody chose, ends with the bits of one that was left alone.
 
-CI meets every third of the moments, and `make soak` all.
+CI meets every third of PPO's moments and one of each other method, and `make soak` all.
 """
 
 import json
@@ -41,6 +41,14 @@ MOMENTS = {
 }
 
 
+OF_METHODS = {
+    "rloo": "rlhf.rl.optimization:_optimizer_step:5",
+    "grpo": "rlhf.rl.checkpoint:save_file:7",
+    "dr_grpo": "rlhf.modeling.generation:sample_tokens:30",
+    "online_dpo": "rlhf.rl.trainer:trim_heap:2",
+}
+
+
 def inputs(run, folder: Path) -> list[str]:
     for part in ("output", "report", "checkpoints"):
         (folder / part).mkdir(parents=True, exist_ok=True)
@@ -51,11 +59,11 @@ def command(run, folder: Path) -> list[str]:
     return [sys.executable, str(PROGRAM), *inputs(run, folder)]
 
 
-def start(run, folder: Path, moment: str | None = None) -> BaseProcess:
+def start(run, folder: Path, moment: str | None = None, method: str = "ppo") -> BaseProcess:
     """A run in a process of its own, which does not wait for imports: it is a fork of one that has them."""
     forks = multiprocessing.get_context("forkserver")
     forks.set_forkserver_preload(["killed_run"])
-    process = forks.Process(target=killed_run.main, args=(*inputs(run, folder), moment))
+    process = forks.Process(target=killed_run.main, args=(*inputs(run, folder), moment, method))
     process.start()
     return process
 
@@ -104,6 +112,28 @@ def test_a_run_that_was_killed_at_a_bad_moment_ends_with_the_same_bits(run, whol
     assert contents(tmp_path / "output") == contents(whole / "output")
     assert curve(tmp_path) == curve(whole)
     assert not list(tmp_path.rglob("*.partial"))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("method", "moment"),
+    [
+        *OF_METHODS.items(),
+        *(
+            pytest.param(method, moment, marks=pytest.mark.soak)
+            for method in OF_METHODS
+            for moment in OF_METHODS.values()
+            if moment != OF_METHODS[method]
+        ),
+    ],
+)
+def test_a_method_without_a_critic_that_was_killed_ends_with_the_same_bits(run, tmp_path, method, moment):
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    assert end_of(start(run, whole, method=method)) == 0
+    assert end_of(start(run, killed, moment, method)) == -signal.SIGKILL
+    assert end_of(start(run, killed, method=method)) == 0
+    assert contents(killed / "output") == contents(whole / "output")
+    assert curve(killed) == curve(whole)
 
 
 FULL_DISK = """

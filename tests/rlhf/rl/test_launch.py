@@ -3,6 +3,7 @@
 import json
 import logging
 import os
+import random
 import signal
 import statistics
 import subprocess
@@ -19,7 +20,7 @@ from started_services import command_line
 from tiny_world import SETUP, save_world
 
 from rlhf.config.model import ComputeConfig, Setup
-from rlhf.config.rl import RLConfig
+from rlhf.config.rl import ROLLOUT_METHODS, RLConfig
 from rlhf.errors import TrainingDivergedError
 from rlhf.policy.distributed import ProcessesError
 from rlhf.progress import watching
@@ -31,6 +32,8 @@ from rlhf.workspace import Workspace
 
 BASE = {"num_updates": 4, "rollout_size": 16, "num_minibatches": 2, "max_response_tokens": 8, "learning_rate": 1e-3}
 BASE |= {"evaluate_every": 2, "checkpoint_every": 1, "num_critic_warmup_updates": 1, "kl_budget": 1e6}
+OF_GROUPS = {name: value for name, value in BASE.items() if name != "num_critic_warmup_updates"}
+OF_GROUPS |= {"num_responses_per_prompt": 4}
 CLOCKS = ("policy/episodes_per_second", "policy/checkpoint_seconds")
 WORKER = ["-m", "rlhf.rl.worker"]
 TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", *WORKER]
@@ -52,6 +55,7 @@ class Run:
     folder: Path
     num_processes: int = 2
     seed: int = 0
+    method: str = "ppo"
     dtype: str = "fp32"
     logged: dict[str, dict[str, float]] = field(default_factory=dict)
     interrupt_at: int | None = None
@@ -67,18 +71,22 @@ class Run:
         folders = [self.folder / part for part in ("output", "report", "checkpoints")]
         inputs = [self.world / part for part in ("data", "sft", "reward_models")]
         train_from_rollouts(
-            "ppo", RLConfig(**(BASE | settings)), self.setup, *inputs, Workspace(*folders, self._log_metrics)
+            self.method, self._config(settings), self.setup, *inputs, Workspace(*folders, self._log_metrics)
         )
         return self.folder / "output"
 
     def request(self, **settings: Any) -> str:
         inputs = {part: self.world / part for part in ("data", "reward_models")} | {"start": self.world / "sft"}
         folders = {part: self.folder / part for part in ("output", "report", "checkpoints")}
-        request = RLRequest(method="ppo", rl=RLConfig(**(BASE | settings)), setup=self.setup, **inputs, **folders)
+        request = RLRequest(method=self.method, rl=self._config(settings), setup=self.setup, **inputs, **folders)
         self.folder.mkdir(exist_ok=True)
         path = self.folder / "request.json"
         path.write_text(request.model_dump_json())
         return str(path)
+
+    def _config(self, settings: dict[str, Any]) -> RLConfig:
+        base = BASE if self.method == "ppo" else OF_GROUPS
+        return RLConfig(**(base | settings))
 
     def logged_to_file(self) -> dict[str, dict[str, float]]:
         """Of a request: what was logged last of every step, clocks apart."""
@@ -228,6 +236,30 @@ def test_a_parent_that_is_killed_takes_its_processes_along(whole, world, tmp_pat
     subprocess.run(command, check=True)
     assert contents(broken.folder / "output") == contents(run.folder / "output")
     assert broken.logged_to_file() == run.logged
+
+
+@pytest.mark.soak
+@pytest.mark.parametrize("method", ROLLOUT_METHODS)
+def test_two_processes_that_are_killed_again_and_again_end_with_the_same_bits(world, tmp_path, method):
+    """At random moments: the parent, or one of its processes, which takes the others along."""
+    whole, broken = (Run(world, tmp_path / name, method=method) for name in ("whole", "broken"))
+    subprocess.run([sys.executable, *WORKER, whole.request()], check=True)
+    command = [sys.executable, *WORKER, broken.request()]
+    seed = int(os.environ.get("RLHF_KILL_SEED", 338))
+    print(f"RLHF_KILL_SEED={seed}")
+    moments, num_killed = random.Random(seed), 0
+    for _ in range(4):
+        parent = subprocess.Popen(command, stderr=subprocess.DEVNULL)
+        while not descendants() and parent.poll() is None:
+            time.sleep(0.01)
+        time.sleep(moments.uniform(4.0, 14.0))
+        moments.choice([psutil.Process(parent.pid), *descendants()]).kill()
+        num_killed += parent.wait(timeout=60) != 0
+        psutil.wait_procs(descendants(), timeout=60)
+    assert num_killed > 0
+    subprocess.run(command, check=True)
+    assert contents(broken.folder / "output") == contents(whole.folder / "output")
+    assert broken.logged_to_file() == whole.logged_to_file()
 
 
 FUNCTION = """

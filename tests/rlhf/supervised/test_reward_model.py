@@ -265,7 +265,7 @@ def test_seed_decides_every_bit(tiny_setup, arithmetic_data, start, tmp_path):
 @pytest.mark.parametrize(
     ("killed_at", "steps_left"),
     [
-        (("reward_model/loss", 3), 3 + 5),
+        pytest.param(("reward_model/loss", 3), 3 + 5, marks=pytest.mark.soak),
         (("selection_reward_model/loss", 3), 3),
         (("selection_reward_model/validation_accuracy", None), 0),
     ],
