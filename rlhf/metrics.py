@@ -243,7 +243,7 @@ METRICS |= {f"{GROUP}num_seeds": Metric("seeds"), f"{GROUP}num_failed": Metric("
 
 
 FAMILIES: dict[str, Metric] = {
-    "evaluation/sets/": Metric(""),  # SET/MEASURE, of the evaluation sets of the data
+    "evaluation/sets/": Metric("", interval=True),  # SET/MEASURE, of the evaluation sets of the data
     "policy/source_score_mean/": Metric("score", "higher"),
     "sft_": Metric(""),  # SFT policies that members start from, under the names of the first one
     "reward_model_": Metric(""),  # members of an ensemble, under the names of the first one
