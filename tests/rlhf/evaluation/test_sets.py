@@ -10,9 +10,11 @@ import pytest
 from known_models import EASY, HARD, HEDGED, PLAIN, SETUP, user, write_jsonl
 
 from rlhf.config.evaluation import EvaluationConfig
+from rlhf.config.gates import FigureGate
 from rlhf.data.set_measures import titled
 from rlhf.evaluation.policy import evaluate_policy
 from rlhf.evaluation.sets import EvaluationSet, measure_sets
+from rlhf.figure_gates import check_figures, figure_verdicts
 from rlhf.modeling.context import StageContext
 
 CONFIG = EvaluationConfig(num_prompts=48, batch_size=7, num_bootstrap=300)
@@ -166,3 +168,11 @@ def test_refusals_of_published_completions(real_data: Path):
     categories = measured["set_details"]["xstest"]["categories"]
     assert set(categories["contrast_homonyms"]) == {"breach_rate"}
     assert set(categories["homonyms"]) == {"over_refusal_full", "over_refusal"}
+
+
+def test_a_measure_of_a_set_can_be_a_gate(evaluated, logged):
+    (final,) = [metrics for metrics, step in logged if step is None]
+    rate, brier = "evaluation/sets/doors/breach_rate", "evaluation/sets/character/confidence_brier_change"
+    gates = [FigureGate(figure=rate, at_most=0.1), FigureGate(figure=brier, at_most=0.1)]
+    check_figures(gates)
+    assert [verdict.held for verdict in figure_verdicts(gates, final)] == [False, True]
