@@ -22,7 +22,6 @@ class RayNodes:
     prefix: dict[str, list[str]]
     port: int
     nodes: dict[str, "subprocess.Popen[bytes]"] = field(default_factory=dict)
-    processes: dict[str, list[psutil.Process]] = field(default_factory=dict)
 
     @property
     def address(self) -> str:
@@ -44,10 +43,10 @@ class RayNodes:
         command = [*self.prefix[name], sys.executable, "-m", "ray.scripts.scripts", "start", "--block", *where]
         command += [f"--node-ip-address={self.ip(name)}", f"--num-cpus={num_cpus}", "--disable-usage-stats"]
         command += ["--object-store-memory=100000000"]
-        log = (self.folder / f"{name}.log").open("wb")
-        self.nodes[name] = subprocess.Popen(
-            command, env=self.environment, stdout=log, stderr=log, stdin=subprocess.DEVNULL, start_new_session=True
-        )
+        with (self.folder / f"{name}.log").open("wb") as log:
+            self.nodes[name] = subprocess.Popen(
+                command, env=self.environment, stdout=log, stderr=log, stdin=subprocess.DEVNULL, start_new_session=True
+            )
         deadline = time.monotonic() + 120
         while b"Ray runtime started" not in (self.folder / f"{name}.log").read_bytes():
             assert self.nodes[name].poll() is None, (self.folder / f"{name}.log").read_text()
