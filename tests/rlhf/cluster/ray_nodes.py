@@ -42,7 +42,7 @@ class RayNodes:
         )
         command = [*self.prefix[name], sys.executable, "-m", "ray.scripts.scripts", "start", "--block", *where]
         command += [f"--node-ip-address={self.ip(name)}", f"--num-cpus={num_cpus}", "--disable-usage-stats"]
-        command += ["--object-store-memory=100000000"]
+        command += ["--object-store-memory=100000000", f"--temp-dir={self.folder / name[-1]}"]
         with (self.folder / f"{name}.log").open("wb") as log:
             self.nodes[name] = subprocess.Popen(
                 command, env=self.environment, stdout=log, stderr=log, stdin=subprocess.DEVNULL, start_new_session=True
