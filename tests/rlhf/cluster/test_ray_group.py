@@ -129,7 +129,8 @@ def test_a_lost_host_is_made_up_for(hosts, world, longer, tmp_path):
     assert run.wait(900) == 0, (folder / "log").read_text()
     assert "all begin again from the last checkpoint" in (folder / "log").read_text()
     assert (json.loads((folder / "logged.json").read_text()), contents(folder / "output")) == longer
-    assert list((hosts.folder / "project").rglob("nodes/*/checkpoints")) == [], "nodes keep nothing of what is done"
+    kept = list((hosts.folder / "project").rglob("nodes/*/checkpoints"))
+    assert len(kept) <= 1, "only the node that died keeps what it had"
 
 
 def test_a_loopback_joins_no_hosts(hosts, world, tmp_path):
