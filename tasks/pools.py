@@ -10,7 +10,7 @@ from uuid import UUID
 import httpx
 from prefect.client.orchestration import SyncPrefectClient, get_client
 from prefect.client.schemas.filters import FlowFilter, FlowFilterName
-from prefect.client.schemas.objects import State, WorkerStatus
+from prefect.client.schemas.objects import FlowRun, State, WorkerStatus
 from prefect.deployments import run_deployment
 from prefect.exceptions import ObjectNotFound
 from prefect.states import Cancelling
@@ -93,6 +93,7 @@ def run_in_pool(
         "bases": {setting: base.model_dump(mode="json") for setting, base in bases.items()},
     }
     run = run_deployment(f"{STAGE_FLOW}/{deployment_of(pool)}", parameters=parameters, timeout=0)
+    assert isinstance(run, FlowRun), "a flow calls it without await"
     logger.info("%s goes to the pool %s, as flow run %s", stage, pool, run.id)
     with _ended_with_this_run(run.id):
         state = _wait(run.id)

@@ -222,7 +222,7 @@ def check_alone(stage: str, config: PipelineConfig) -> None:
     Raises:
         ConfigError: the recipe collects feedback or revises answers within the stage.
     """
-    feedback = any(choice.feedback is not None for choice in config.per_round)
+    feedback = config.asks_feedback
     section = {"policy": "feedback" if feedback else "", "sft": "revision" if config.revision else ""}.get(stage)
     if section:
         raise ConfigError(

@@ -137,8 +137,6 @@ def _environment() -> dict[str, str]:
         "PYTHONPATH": os.pathsep.join(paths),
         "RLHF_ROOT": str(root()),
         CORES_VARIABLE: cores_limit(),
-        # By which runs of this host are known to live, as those of `rlhf up` are.
-        "PREFECT_FLOWS_HEARTBEAT_FREQUENCY": "30",
         "PREFECT_WORKER_QUERY_SECONDS": "2",
         "PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL": "INFO",
     }

@@ -303,7 +303,7 @@ class PipelineConfig(MethodChoice):
     @property
     def asks_feedback(self) -> bool:
         """Whether a round begins with feedback."""
-        return any(choice.feedback is not None for choice in (*self.rounds, self))
+        return any(choice.feedback is not None for choice in self.per_round)
 
     @property
     def gold(self) -> GoldName | None:

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import fsspec
+from fsspec.implementations.local import LocalFileSystem
 
 from rlhf.errors import ArtifactMismatchError
 from rlhf.files.atomic import new_folder
@@ -125,12 +126,17 @@ class Mirror:
             OSError: of the system or library behind the address.
         """
         probe = posixpath.join(self._base, f"probe-{uuid.uuid4().hex}")
-        self._files.makedirs(self._base, exist_ok=True)
+        self._make(self._base)
         self._files.pipe_file(probe, b"probe")
         read = self._files.cat_file(probe)
         self._files.rm(probe)
         if read != b"probe":
             raise OSError("it gave back something else than was written to it")
+
+    def _make(self, folder: str) -> None:
+        """Make a folder. Other storages have no folders, and S3's would make a bucket."""
+        if isinstance(self._files, LocalFileSystem):
+            self._files.makedirs(folder, exist_ok=True)
 
     def _sha256(self, folder: Path, name: str, stamp: tuple[int, int]) -> str:
         key = (name, *stamp)
@@ -144,7 +150,7 @@ class Mirror:
     def _sizes(self) -> dict[str, int]:
         """The size of each object that is there, by its sha256."""
         folder = posixpath.join(self._base, _OBJECTS)
-        self._files.makedirs(folder, exist_ok=True)
+        self._make(folder)
         self._files.invalidate_cache()
         entries: list[dict[str, Any]] = self._files.ls(folder, detail=True) if self._files.exists(folder) else []
         return {posixpath.basename(entry["name"]): int(entry["size"]) for entry in entries if entry["type"] == "file"}

@@ -164,7 +164,6 @@ class Services:
             "PREFECT_SERVER_UI_API_URL": "/api",
             "PREFECT_SERVER_CORS_ALLOWED_ORIGINS": self.prefect_url,
             "PREFECT_SERVER_CSRF_PROTECTION_ENABLED": "true",
-            "PREFECT_FLOWS_HEARTBEAT_FREQUENCY": "30",
             # A person who has submitted a form looks at the page.
             "PREFECT_WORKER_QUERY_SECONDS": "2",
             # The slots that runs hold are known again after the server was restarted.

@@ -2,7 +2,7 @@
 
 import os
 
-from mlflow.server import ARTIFACTS_DESTINATION_ENV_VAR
+from mlflow.server.constants import ARTIFACTS_DESTINATION_ENV_VAR
 from starlette.datastructures import MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 

@@ -8,7 +8,8 @@ from mlflow.utils.rest_utils import http_request, verify_rest_response
 
 from rlhf.errors import InputError
 from rlhf.services.settings import USER
-from rlhf.tracking.client import TrackingError, experiment_id, is_server, retry_while_unavailable, tracking_uri
+from rlhf.tracking.client import TrackingError, experiment_id, retry_while_unavailable, tracking_uri
+from rlhf.tracking.records import is_server
 
 _USERS = "/api/2.0/mlflow/users/"
 _GRANT = "/api/3.0/mlflow/users/permissions/grant"

@@ -25,7 +25,8 @@ from opentelemetry.trace import SpanContext, Status, StatusCode, TraceFlags
 from rlhf.addresses import public_address
 from rlhf.errors import InputError
 from rlhf.paths import artifacts_folder
-from rlhf.tracking.client import client, is_server, retry_while_unavailable, tracking_uri
+from rlhf.tracking.client import client, retry_while_unavailable, tracking_uri
+from rlhf.tracking.records import is_server
 from rlhf.tracking.tags import DESCRIPTION_TAG
 
 Element = TypeVar("Element")

@@ -8,8 +8,8 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from rlhf.paths import stage_folder
-from rlhf.tracking.client import is_server, tracking_uri
-from rlhf.tracking.records import GROUP, PIPELINE, RunRecord
+from rlhf.tracking.client import tracking_uri
+from rlhf.tracking.records import GROUP, PIPELINE, RunRecord, is_server
 from rlhf.tracking.registry import promotions
 from rlhf.tracking.run_details import VersionFacts
 from rlhf.tracking.run_locks import is_alive
