@@ -4,6 +4,7 @@ import os
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -59,8 +60,9 @@ class RayNodes:
         return [node, *node.children(recursive=True)]
 
     def kill(self, name: str) -> None:
-        for process in self.of(name):
-            process.kill()
+        with suppress(psutil.NoSuchProcess):
+            for process in self.of(name):
+                process.kill()
         self.nodes.pop(name).wait()
 
     def close(self) -> None:
