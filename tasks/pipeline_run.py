@@ -17,7 +17,6 @@ from prefect.runtime import flow_run as this_flow_run
 from prefect.states import Cancelled
 
 from rlhf import provenance
-from rlhf.cluster.group import check_group
 from rlhf.config.cluster import ClusterConfig
 from rlhf.config.gates import FigureGate
 from rlhf.config.pipeline import PipelineConfig
@@ -322,6 +321,8 @@ def _open_run(config: PipelineConfig) -> Iterator[tuple[Pipeline, PipelineConfig
     check_pools(config)
     check_address(config.cluster.checkpoint_uri)
     if config.cluster.backend == "ray" and config.cluster.stage_pools.policy is None:
+        from rlhf.cluster.group import check_group  # imports torch, which a run that finds all its stages does without
+
         check_group(config.cluster, config.compute)
     check_installed(config.rewards)
     check_figures(config.gates)

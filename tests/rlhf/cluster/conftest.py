@@ -66,7 +66,9 @@ def _cluster(prefix: dict[str, list[str]]) -> Iterator[RayNodes]:
     pytest.importorskip("ray")
     # The path of a socket may have 107 bytes, of which Ray's own part takes most.
     with tempfile.TemporaryDirectory(prefix="r", ignore_cleanup_errors=True) as folder:
-        nodes = RayNodes(Path(folder), prefix, free_port())
+        # Ray's workers have the ports from 10,002 to 19,999.
+        port = next(port for port in iter(free_port, 0) if port >= 20_000)
+        nodes = RayNodes(Path(folder), prefix, port)
         try:
             yield nodes
         finally:

@@ -4,6 +4,7 @@ import os
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -22,7 +23,6 @@ class RayNodes:
     prefix: dict[str, list[str]]
     port: int
     nodes: dict[str, "subprocess.Popen[bytes]"] = field(default_factory=dict)
-    processes: dict[str, list[psutil.Process]] = field(default_factory=dict)
 
     @property
     def address(self) -> str:
@@ -43,11 +43,11 @@ class RayNodes:
         )
         command = [*self.prefix[name], sys.executable, "-m", "ray.scripts.scripts", "start", "--block", *where]
         command += [f"--node-ip-address={self.ip(name)}", f"--num-cpus={num_cpus}", "--disable-usage-stats"]
-        command += ["--object-store-memory=100000000"]
-        log = (self.folder / f"{name}.log").open("wb")
-        self.nodes[name] = subprocess.Popen(
-            command, env=self.environment, stdout=log, stderr=log, stdin=subprocess.DEVNULL, start_new_session=True
-        )
+        command += ["--object-store-memory=100000000", f"--temp-dir={self.folder / name[-1]}"]
+        with (self.folder / f"{name}.log").open("wb") as log:
+            self.nodes[name] = subprocess.Popen(
+                command, env=self.environment, stdout=log, stderr=log, stdin=subprocess.DEVNULL, start_new_session=True
+            )
         deadline = time.monotonic() + 120
         while b"Ray runtime started" not in (self.folder / f"{name}.log").read_bytes():
             assert self.nodes[name].poll() is None, (self.folder / f"{name}.log").read_text()
@@ -60,8 +60,9 @@ class RayNodes:
         return [node, *node.children(recursive=True)]
 
     def kill(self, name: str) -> None:
-        for process in self.of(name):
-            process.kill()
+        with suppress(psutil.NoSuchProcess):
+            for process in self.of(name):
+                process.kill()
         self.nodes.pop(name).wait()
 
     def close(self) -> None:

@@ -129,7 +129,8 @@ def test_a_lost_host_is_made_up_for(hosts, world, longer, tmp_path):
     assert run.wait(900) == 0, (folder / "log").read_text()
     assert "all begin again from the last checkpoint" in (folder / "log").read_text()
     assert (json.loads((folder / "logged.json").read_text()), contents(folder / "output")) == longer
-    assert list((hosts.folder / "project").rglob("nodes/*/checkpoints")) == [], "nodes keep nothing of what is done"
+    kept = list((hosts.folder / "project").rglob("nodes/*/checkpoints"))
+    assert len(kept) <= 1, "only the node that died keeps what it had"
 
 
 def test_a_loopback_joins_no_hosts(hosts, world, tmp_path):
@@ -169,10 +170,11 @@ def test_something_else_at_the_address():
 
 def test_a_group_without_room_does_not_wait_for_ever(here, world, tmp_path):
     """The cores are there, and another job holds them."""
-    program = "import ray, time; ray.init(address={!r}); ray.get(ray.remote(num_cpus=2)(time.sleep).remote(600))"
-    job = subprocess.Popen([sys.executable, "-c", program.format(here.address)], env=here.environment)
+    program = "import ray, time\n@ray.remote(num_cpus=2)\ndef hold():\n    time.sleep(600)\n"
+    program += f"ray.init(address={here.address!r})\nray.get(hold.remote())"
+    job = subprocess.Popen([sys.executable, "-c", program], env=here.environment)
     try:
-        wait_for(lambda: any("ray::sleep" in " ".join(one.cmdline()) for one in here.of("rlhf-a")), 120)
+        wait_for(lambda: any("ray::hold" in " ".join(one.cmdline()) for one in here.of("rlhf-a")), 120)
         with pytest.raises(ProcessesError, match=r"did not begin within 20 s .*`ray status` says"):
             train(world, tmp_path, on_ray(here, start_timeout=20))
     finally:
