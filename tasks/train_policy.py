@@ -6,7 +6,6 @@ from functools import partial
 from importlib import import_module
 from typing import Any
 
-from rlhf.cluster.group import run_group
 from rlhf.config.model import Setup
 from rlhf.config.pipeline import METHOD_SECTIONS
 from rlhf.config.policy import PolicyConfig
@@ -44,6 +43,8 @@ def train_policy(
     train = getattr(import_module(f"rlhf.{section}.stage"), _FUNCTIONS[section])
     cluster = current().cluster
     if section == "rl" and cluster.backend == "ray":
+        from rlhf.cluster.group import run_group
+
         copy_address = address_of(cluster.checkpoint_uri, attempt.workspace.checkpoints.parent)
         train = partial(train, start_processes=partial(run_group, cluster, copy_address))
     try:
