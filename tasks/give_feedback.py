@@ -1,13 +1,11 @@
 """The task of feedback on the newest policy's answers."""
 
-import hashlib
-
 from rlhf.config.data import GoldName
 from rlhf.config.feedback import FeedbackConfig
 from rlhf.config.model import Setup
-from rlhf.files.names import below
 from rlhf.paths import root
 from rlhf.references import DatasetRef, FeedbackRef, FileDigests, ModelRef, PolicyRef, RewardModelsRef
+from tasks.file_digests import digest
 from tasks.pipeline_run import current
 from tasks.prefect_artifacts import show_round
 from tasks.stage import Attempt, stage
@@ -48,8 +46,7 @@ def digests(**files: str | None) -> FileDigests:
     Raises:
         ConfigError: there is no such file.
     """
-    given = {setting: below(root(), name, setting) for setting, name in files.items() if name is not None}
-    return FileDigests(**{setting: hashlib.sha256(path.read_bytes()).hexdigest() for setting, path in given.items()})
+    return FileDigests(**{setting: digest(setting, name) for setting, name in files.items() if name is not None})
 
 
 @stage("feedback", version="1", module="rlhf.feedback.stage")

@@ -2,12 +2,10 @@
 
 from rlhf.config.evaluation import EvaluationConfig
 from rlhf.data.schema import validate_file
-from rlhf.errors import ConfigError
-from rlhf.files.hashing import sha256
-from rlhf.files.names import below
 from rlhf.judges.constitution import read_criteria
 from rlhf.paths import root
 from rlhf.references import JudgeFiles
+from tasks.file_digests import digest
 
 
 def judge_files(config: EvaluationConfig) -> JudgeFiles | None:
@@ -20,8 +18,8 @@ def judge_files(config: EvaluationConfig) -> JudgeFiles | None:
     if judge is None:
         return None
     return JudgeFiles(
-        criteria=_digest("criteria", judge.criteria),
-        labelled=_digest("labelled", judge.labelled) if judge.labelled is not None else None,
+        criteria=digest("evaluation.judge.criteria", judge.criteria),
+        labelled=digest("evaluation.judge.labelled", judge.labelled) if judge.labelled is not None else None,
     )
 
 
@@ -37,13 +35,5 @@ def check_judge_files(config: EvaluationConfig) -> None:
         return
     read_criteria(judge.criteria, root())
     if judge.labelled is not None:
-        _digest("labelled", judge.labelled)
+        digest("evaluation.judge.labelled", judge.labelled)
         validate_file(root() / judge.labelled, "preferences")
-
-
-def _digest(setting: str, name: str) -> str:
-    setting = f"evaluation.judge.{setting}"
-    path = below(root(), name, setting)
-    if not path.is_file():
-        raise ConfigError(f"{setting}: {path}: there is no such file; name one that is there, below the project's root")
-    return sha256(path)
