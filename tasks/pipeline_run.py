@@ -82,7 +82,7 @@ from rlhf.tracking.tags import (
 from tasks.form import named_by
 from tasks.judge_files import check_judge_files
 from tasks.pools import PoolError, check_pools
-from tasks.prefect_artifacts import show_card, show_failure, show_gates, show_link, show_report, show_stages
+from tasks.prefect_artifacts import show_card, show_failure, show_figure_gates, show_link, show_report, show_stages
 
 logger = logging.getLogger("rlhf.pipeline")
 AnyReference = TypeVar("AnyReference", bound=Reference)
@@ -232,7 +232,7 @@ class Pipeline:
         said = {POLICY_TAG: card.sha256, VERSION_TAG: version, REFUSED_TAG: refused}
         set_tags(self.run_id, {name: text for name, text in said.items() if text is not None})
         if self.verdicts:
-            show_gates(self.verdicts, None)
+            show_figure_gates(self.verdicts)
         folder = artifacts.stored_at(card)
         policy = str(folder) if folder else card.uri
         self._show_report(version)

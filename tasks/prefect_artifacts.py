@@ -122,6 +122,12 @@ def show_reproduction(text: str) -> None:
 
 
 @_best_effort()
+def show_figure_gates(gates: Sequence[GateVerdict]) -> None:
+    """Show what the recipe's own gates asked for and found."""
+    create_table_artifact(table=[gate_row(gate) for gate in gates], key="figure-gates", description="The run's figures")
+
+
+@_best_effort()
 def show_gates(gates: Sequence[GateVerdict], spending: Spending | None) -> None:
     """Show what each gate asked for and found, and what is known of false promotions."""
     description = "Candidate and gates" + (f". {spending.sentence}" if spending else "")
