@@ -152,8 +152,7 @@ class PipelineConfig(MethodChoice):
     evaluation: EvaluationConfig = EvaluationConfig()
     """Evaluation of the policy."""
     gates: tuple[FigureGate, ...] = ()
-    """Limits of the run's own figures, such as [{figure: evaluation/kl, at_most: 5}]. A policy that is beyond one is
-    registered, but is no candidate, and retraining does not promote it."""
+    """Limits of the run's own figures that a candidate must keep, such as [{figure: evaluation/kl, at_most: 5}]."""
     compute: ComputeConfig = ComputeConfig()
     """Device, threads, precision."""
     cluster: ClusterConfig = ClusterConfig()

@@ -100,7 +100,7 @@ def test_help_is_short_and_has_a_section_on_demand(capsys, monkeypatch, command)
     assert "\npreference:\n" in short
     assert "--seed N" in short
     assert "--help SECTION shows the settings of a section" in short
-    assert len(short.splitlines()) < 100
+    assert len(short.splitlines()) < 110
     with pytest.raises(SystemExit, match="0"):
         main([*command, "--help", "rl"])
     section = capsys.readouterr().out
@@ -429,7 +429,7 @@ class TestRun:
         assert "a launcher's variables are in the environment" in trained.stderr
         assert trained.stderr.count("a launcher's variables") == 1
         report = json.loads(trained.stdout)
-        assert set(report) == {"run_id", "metrics", "stages", "policy_path", "model_card"}
+        assert set(report) == {"run_id", "metrics", "stages", "policy_path", "model_card", "gates", "refused"}
         assert {stage["state"] for stage in report["stages"]} == {"trained"}
         assert set(report["stages"][0]) == {"name", "state", "run_id", "seconds", "trained_seconds"}
         assert (Path(report["policy_path"]) / "model.safetensors").is_file()

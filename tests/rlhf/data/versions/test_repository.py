@@ -103,7 +103,7 @@ def test_git_tracks_it_too(project: Path, tmp_path: Path, contents: Callable[[Pa
     git(project, "commit", "--quiet", "--message", "By mistake")
     assert resolve(RECIPE, project).tracked
     before = contents(project / "data")
-    with pytest.raises(DataError, match=r"data: git tracks this folder \(4 files, such as data/") as error:
+    with pytest.raises(DataError, match=r"data: git tracks this folder \(6 files, such as data/") as error:
         import_version(project, str(write_lines(tmp_path / "rows.jsonl", [preference()])), replace=True)
     with pytest.raises(DataError, match="git tracks this folder"):
         status(project)
