@@ -68,6 +68,8 @@ _MAX_SAMPLE_CHARACTERS = 300
 _MAX_DATASHEET_CHARACTERS = 20_000
 _SMALL_MODEL = 1_000_000_000
 _LICENCE = re.compile(r"#+ *licen[cs]e\b", re.IGNORECASE)
+_WHERE = "cluster"
+"""Section of the hosts that computed, which no result depends on, and whose addresses are nobody's business."""
 _STARTS = {"sft": "SFT", "previous": "the round before"}
 _STOPS = {
     "kl_budget": "the KL to the SFT policy passed its budget",
@@ -138,7 +140,7 @@ def write_model_card(
     output = workspace.output
     shutil.copytree(policy / "policy", output, dirs_exist_ok=True)
     figures = _copy_figures([evaluation, audit, policy], output / "figures")
-    recipe = yaml.safe_dump(portable(config.model_dump(mode="json")), sort_keys=False, width=120)
+    recipe = yaml.safe_dump(portable(config.model_dump(mode="json", exclude={_WHERE})), sort_keys=False, width=120)
     (output / "config.yaml").write_text(recipe, encoding="utf-8")
     (output / RECORD_FILE).write_bytes(record_bytes(facts.record))
     measured = _Measured(
@@ -324,7 +326,7 @@ def _limitations(config: PipelineConfig, facts: CardFacts, measured: _Measured) 
 def _sections(config: PipelineConfig) -> Iterator[tuple[str, BaseModel]]:
     for name in type(config).model_fields:
         section = getattr(config, name)
-        if isinstance(section, BaseModel):
+        if isinstance(section, BaseModel) and name != _WHERE:
             yield name, section
         if name == "rounds":
             yield from ((f"rounds[{number}]", choice) for number, choice in enumerate(section))
