@@ -81,10 +81,12 @@ def titled(metrics: Mapping[str, float]) -> Iterator[tuple[str, str, bool]]:
     for name in names:
         for measure in HEADLINES:
             described = MEASURES[measure]
+            title = described.title
+            begun = title if title.startswith("Brier") else f"{title[0].lower()}{title[1:]}"
             for suffix, words in (("", ""), ("_change", ", change from SFT")):
                 if (metric := f"{METRICS}{name}/{measure}{suffix}") in metrics:
                     yield (
-                        f"{name}: {described.title[0].lower()}{described.title[1:]}{words}",
+                        f"{name}: {begun}{words}",
                         metric,
                         described.is_share,
                     )

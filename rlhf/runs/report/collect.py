@@ -122,7 +122,7 @@ def collect(store: RunStore, run_id: str) -> RunReport:
         [(words, *figure(metrics, name, form)) for words, name, form in (*ROWS, *_of_sets(metrics)) if name in metrics],
         seconds,
         _limitations(card / "README.md"),
-        judge.replace("_", " "),
+        "gold rule" if judge == "gold" else judge.replace("_", " "),
         [_sample(row, judge) for row in islice(read_json_lines(evaluation / "judgements.jsonl"), _MOST_SAMPLES)],
         int(metrics.get("policy/num_alarms", 0)),
         picture if picture.is_file() else None,
