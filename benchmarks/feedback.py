@@ -12,6 +12,7 @@ import argparse
 import json
 import tempfile
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ import yaml
 
 from benchmarks.plan import make_project, rlhf
 from benchmarks.readme import table, write_part
-from benchmarks.records import RESULTS, ROOT, commit, machine, now
+from benchmarks.records import RESULTS, ROOT, measure_missing
 from rlhf.config.feedback import AskConfig
 from rlhf.config.loading import load_config
 from rlhf.config.pipeline import PipelineConfig
@@ -72,18 +73,11 @@ def main() -> None:
     options = parser.parse_args()
     if unknown := set(options.arms) - set(ARMS):
         parser.error(f"there is no recipe {min(unknown)}; there are {', '.join(ARMS)}")
-    rows = json.loads(FILE.read_text()) if FILE.exists() else {}
     with tempfile.TemporaryDirectory(prefix="rlhf-feedback-") as folder:
         root = Path(folder) / "project"
         make_project(root)
-        for seed in map(int, options.seeds.split(",")):
-            for arm in options.arms or ARMS:
-                key = f"{arm}, seed {seed}"
-                if key in rows and not options.fresh:
-                    continue
-                rows[key] = measure(root, arm, seed) | {"when": now(), "commit": commit(), "machine": machine()}
-                print(json.dumps({key: rows[key]}), flush=True)
-                FILE.write_text(json.dumps(rows, indent=1) + "\n")
+        cells = [(arm, seed) for seed in map(int, options.seeds.split(",")) for arm in options.arms or ARMS]
+        rows = measure_missing(FILE, cells, partial(measure, root), fresh=options.fresh)
     write_part("feedback", part(rows))
     print(part(rows))
 

@@ -14,6 +14,7 @@ import argparse
 import json
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,7 @@ import numpy as np
 
 from benchmarks.plan import make_project, rlhf
 from benchmarks.readme import table, write_part
-from benchmarks.records import RESULTS, commit, machine, now
+from benchmarks.records import RESULTS, measure_missing
 from rlhf.paths import in_project
 from rlhf.references import EvaluationRef
 from rlhf.tracking.artifacts import local_path, output_of
@@ -43,19 +44,12 @@ def main() -> None:
     options = parser.parse_args()
     if unknown := set(options.recipes) - set(RECIPES):
         parser.error(f"there is no recipe {min(unknown)}; there are {', '.join(RECIPES)}")
-    rows = json.loads(FILE.read_text()) if FILE.exists() else {}
     with tempfile.TemporaryDirectory(prefix="rlhf-overoptimization-") as folder:
         root = (options.project or Path(folder) / "project").resolve()
         if not root.exists():
             make_project(root)
-        for seed in map(int, options.seeds.split(",")):
-            for recipe in options.recipes or RECIPES:
-                key = f"{recipe}, seed {seed}"
-                if key in rows and not options.fresh:
-                    continue
-                rows[key] = measure(root, recipe, seed) | {"when": now(), "commit": commit(), "machine": machine()}
-                print(json.dumps({key: rows[key]}), flush=True)
-                FILE.write_text(json.dumps(rows, indent=1) + "\n")
+        cells = [(recipe, seed) for seed in map(int, options.seeds.split(",")) for recipe in options.recipes or RECIPES]
+        rows = measure_missing(FILE, cells, partial(measure, root), fresh=options.fresh)
     write_part("overoptimization", part(rows))
     print(part(rows))
 

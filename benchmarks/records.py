@@ -9,7 +9,7 @@ import hashlib
 import json
 import platform
 import subprocess
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -55,6 +55,31 @@ def append(path: Path, record: Any) -> None:
         file.seek(0)
         file.truncate(file.read().rfind(b"\n") + 1)
         file.write((json.dumps(asdict(record)) + "\n").encode())
+
+
+def measure_missing(
+    file: Path, cells: Iterable[tuple[str, int]], measure: Callable[[str, int], Result], *, fresh: bool
+) -> dict[str, Result]:
+    """Measure recipes and seeds that are not measured yet; each is kept as soon as it is done.
+
+    Args:
+        file: keeps all results as JSON, by `RECIPE, seed SEED`.
+        cells: recipe and seed.
+        measure: of one of them.
+        fresh: measure again what is done.
+
+    Returns:
+        All results that the file has by then.
+    """
+    rows: dict[str, Result] = json.loads(file.read_text()) if file.exists() else {}
+    for recipe, seed in cells:
+        key = f"{recipe}, seed {seed}"
+        if key in rows and not fresh:
+            continue
+        rows[key] = measure(recipe, seed) | {"when": now(), "commit": commit(), "machine": machine()}
+        print(json.dumps({key: rows[key]}), flush=True)
+        file.write_text(json.dumps(rows, indent=1) + "\n")
+    return rows
 
 
 def read_cycles(path: Path) -> list[Cycle]:

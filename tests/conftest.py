@@ -190,3 +190,20 @@ def client_environment(prefect_server: str) -> dict[str, str]:
     password = get_current_settings().api.auth_string
     assert password is not None
     return {"PREFECT_API_URL": prefect_server, "PREFECT_API_AUTH_STRING": password.get_secret_value()}
+
+
+@pytest.fixture
+def s3_bucket(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    """The name of a bucket of an S3 server on this machine, which the environment names."""
+    import boto3
+    from moto.server import ThreadedMotoServer
+
+    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+    server.start()
+    host, port = server.get_host_and_port()
+    for name, value in {"ACCESS_KEY_ID": "a", "SECRET_ACCESS_KEY": "b", "DEFAULT_REGION": "us-east-1"}.items():
+        monkeypatch.setenv(f"AWS_{name}", value)
+    monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://{host}:{port}")
+    boto3.client("s3").create_bucket(Bucket="bucket")
+    yield "bucket"
+    server.stop()

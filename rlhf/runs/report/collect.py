@@ -108,7 +108,8 @@ def collect(store: RunStore, run_id: str) -> RunReport:
     if said is None:
         raise InputError(f"MLflow run {run_id} has no figures of an evaluation; name a run that has finished")
     said = " ".join(filter(None, (said, run.tags.get(REFUSED_TAG))))
-    judge = json.loads((evaluation / "evaluation.json").read_text(encoding="utf-8"))["judge"]
+    measured = json.loads((evaluation / "evaluation.json").read_text(encoding="utf-8"))
+    judge = measured["judge"]
     picture = evaluation / "overoptimization.png"
     seconds = [
         (title_of(name), records[of_stages[name]].metrics.get(f"{stage_name(name)}/trained_seconds", 0.0))
@@ -126,7 +127,7 @@ def collect(store: RunStore, run_id: str) -> RunReport:
         [_sample(row, judge) for row in islice(read_json_lines(evaluation / "judgements.jsonl"), _MOST_SAMPLES)],
         int(metrics.get("policy/num_alarms", 0)),
         picture if picture.is_file() else None,
-        _on_the_way(evaluation / "evaluation.json"),
+        list(measured.get("overoptimization", {}).get("sentences", ())),
     )
 
 
@@ -134,11 +135,6 @@ def _sample(row: Mapping[str, Any], judge: str) -> Sample:
     baseline, policy = row["baseline"], row["policy"]
     gain = policy[judge] - baseline[judge]
     return Sample(row["prompt"][-1]["content"], baseline["response"], policy["response"], gain)
-
-
-def _on_the_way(evaluation: Path) -> list[str]:
-    found = json.loads(evaluation.read_text(encoding="utf-8"))
-    return list(found.get("overoptimization", {}).get("sentences", ()))
 
 
 def _of_sets(metrics: Mapping[str, float]) -> Iterator[tuple[str, str, str]]:
